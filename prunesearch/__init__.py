@@ -1,0 +1,31 @@
+"""prunesearch: Pareto-optimal token-pruning schedules for the user's model, data, device and budget."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Loaded on first use, so that `import prunesearch` (and `--help`) imports no torch.
+_PUBLIC = {
+    "Schedule": "prunesearch.core.schedule",
+    "Stage": "prunesearch.core.schedule",
+    "Budget": "prunesearch.core.budget",
+    "PruneSearchError": "prunesearch.core.errors",
+    "SCORERS": "prunesearch.core.registry",
+    "MERGES": "prunesearch.core.registry",
+    "apply_": "prunesearch.pruning.apply",
+    "handle_of": "prunesearch.pruning.apply",
+    "mean_pool": "prunesearch.pruning.pooling",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _PUBLIC[name]
+    except KeyError:
+        raise AttributeError(f"module 'prunesearch' has no attribute '{name}'") from None
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,287 @@
+"""Schedules: which blocks reduce tokens, to how many, scored by what, dropped or merged how.
+
+The one rounding rule of the project lives here (`kept_count`); runtime, cost model and FLOP counts all call it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.registry import MERGES, SCORERS
+
+SCHEDULE_VERSION = 1
+# Products such as 0.07 * 100 come out a hair above the integer they mean; they must not round up past it.
+_ROUNDING_SLACK = 1e-9
+
+
+def kept_count(keep: float, reducible: int) -> int:
+    """Tokens that leave a stage, protected ones apart: `ceil(keep * reducible)`.
+
+    Args:
+        keep: fraction in (0, 1] of the reducible tokens the sequence had at the start.
+        reducible: number of those tokens (without padding and protected tokens).
+    """
+    return math.ceil(keep * reducible - _ROUNDING_SLACK)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One reduction site, between the attention and the MLP of block `layer`.
+
+    Args:
+        layer: index of the block, from 0.
+        keep: fraction in (0, 1] of the INITIAL reducible tokens that leave the stage.
+        scorer: a name in `SCORERS`; ignored by merges that match by similarity alone (`bipartite`).
+        merge: a name in `MERGES`; what becomes of the tokens that are not kept.
+    """
+
+    layer: int
+    keep: float
+    scorer: str = "cls_attention"
+    merge: str = "drop"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
+            raise PruneSearchError(f"`layer` must be an integer >= 0, but got {self.layer!r}")
+        if isinstance(self.keep, bool) or not isinstance(self.keep, (int, float)):
+            raise PruneSearchError(f"`keep` must be a number in (0, 1], but got {self.keep!r}")
+        if not 0.0 < self.keep <= 1.0:
+            raise PruneSearchError(f"`0 < keep <= 1` must hold, but got keep={self.keep!r}")
+        SCORERS.entry(self.scorer)
+        MERGES.entry(self.merge)
+
+    @property
+    def method(self) -> str:
+        """`scorer+merge`, or the merge alone where the scorer is ignored: equal methods reduce alike."""
+        return f"{self.scorer}+{self.merge}" if MERGES.entry(self.merge).uses_scores else self.merge
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain JSON form."""
+        return {
+            "layer": self.layer,
+            "keep": self.keep,
+            "scorer": self.scorer,
+            "merge": self.merge,
+        }
+
+
+def parse_method(method: str) -> tuple[str, str]:
+    """Split `scorer+merge` (or a merge that needs no scorer) into `(scorer, merge)`, checking both names.
+
+    >>> parse_method("value_norm+fuse"), parse_method("bipartite")
+    (('value_norm', 'fuse'), ('cls_attention', 'bipartite'))
+    """
+    scorer, plus, merge = method.partition("+")
+    if not plus:
+        scorer, merge = Stage.scorer, method
+        if MERGES.entry(merge).uses_scores:
+            raise PruneSearchError(
+                f"merge '{merge}' needs a scorer: write it as SCORER+{merge}, for example cls_attention+{merge}"
+            )
+    SCORERS.entry(scorer)
+    MERGES.entry(merge)
+    return scorer, merge
+
+
+class Schedule:
+    """A sparse, ordered list of stages; `keep` falls strictly from stage to stage.
+
+    Immutable, hashable and comparable; an empty schedule is the unpruned model. A stage with
+    `keep == 1.0` is legal and does nothing.
+
+    Raises:
+        PruneSearchError: if layers do not rise or keeps do not fall strictly.
+    """
+
+    def __init__(self, stages: Iterable[Stage] = ()) -> None:
+        self.stages: tuple[Stage, ...] = tuple(stages)
+        for stage in self.stages:
+            if not isinstance(stage, Stage):
+                raise PruneSearchError(f"a schedule is a list of Stage, but got {stage!r}")
+        for before, after in zip(self.stages, self.stages[1:], strict=False):
+            if after.layer <= before.layer:
+                raise PruneSearchError(
+                    f"layers must rise from stage to stage, but layer {after.layer} follows {before.layer}"
+                )
+            if after.keep >= before.keep:
+                raise PruneSearchError(
+                    "keep must fall strictly from stage to stage (it counts the initial tokens), but "
+                    f"{after.keep} at layer {after.layer} follows {before.keep} at layer {before.layer}"
+                )
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.stages)
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and self.stages == other.stages
+
+    def __hash__(self) -> int:
+        return hash(self.stages)
+
+    def __repr__(self) -> str:
+        return f"Schedule({list(self.stages)!r})"
+
+    def __str__(self) -> str:
+        """One short line: `3:0.70 cls_attention+fuse > 6:0.50 bipartite`; `unpruned` when empty."""
+        return " > ".join(f"{s.layer}:{s.keep:.2f} {s.method}" for s in self.stages) or "unpruned"
+
+    def check_depth(self, depth: int) -> None:
+        """Raise if a stage names a block that a model of `depth` blocks does not have."""
+        for stage in self.stages:
+            if stage.layer >= depth:
+                raise PruneSearchError(
+                    f"`layer < {depth}` must hold for a model of {depth} blocks, but got layer={stage.layer}"
+                )
+
+    def counts(self, depth: int, tokens: int, protected: int) -> list[int]:
+        """Tokens leaving each block (protected ones included) of a sequence of `tokens` without padding.
+
+        Args:
+            depth: number of blocks of the model.
+            tokens: sequence length at the start, protected tokens included.
+            protected: how many of them are never reduced.
+
+        Returns:
+            `depth` counts; the same numbers that flow at run time.
+        """
+        self.check_depth(depth)
+        if not 0 <= protected <= tokens:
+            raise PruneSearchError(f"`0 <= protected <= tokens` must hold, but got {protected} of {tokens}")
+        reducible = tokens - protected
+        by_layer = {s.layer: protected + kept_count(s.keep, reducible) for s in self.stages}
+        current, out = tokens, []
+        for layer in range(depth):
+            current = by_layer.get(layer, current)
+            out.append(current)
+        return out
+
+    # -- conversions: per-layer lists that papers and other tools use ----------------------------------
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Sequence[int],
+        tokens: int,
+        protected: int = 1,
+        scorer: str = "cls_attention",
+        merge: str = "drop",
+    ) -> Schedule:
+        """Build a schedule from the tokens leaving each block (protected ones included).
+
+        Blocks that do not reduce get no stage. The fractions are exact: `counts()` gives the list back.
+
+        Raises:
+            PruneSearchError: if the counts rise, or fall to the protected tokens or below.
+        """
+        reducible, current, stages = tokens - protected, tokens, []
+        for layer, count in enumerate(counts):
+            if count > current:
+                raise PruneSearchError(f"kept counts must not rise, but block {layer} keeps {count} of {current}")
+            if count <= protected:
+                raise PruneSearchError(
+                    f"a stage must leave more than the {protected} protected tokens, but block {layer} keeps {count}"
+                )
+            if count < current:
+                keep = (count - protected) / reducible
+                stages.append(Stage(layer, keep, scorer, merge))
+            current = count
+        return cls(stages)
+
+    def to_counts(self, depth: int, tokens: int, protected: int = 1) -> list[int]:
+        """Alias of `counts`, the inverse of `from_counts`."""
+        return self.counts(depth, tokens, protected)
+
+    @classmethod
+    def from_removed(
+        cls,
+        removed: Sequence[int],
+        tokens: int,
+        protected: int = 1,
+        scorer: str = "cls_attention",
+        merge: str = "bipartite",
+    ) -> Schedule:
+        """Build a schedule from the tokens REMOVED in each block, the form of ToMe's `r` list."""
+        counts, current = [], tokens
+        for layer, r in enumerate(removed):
+            if r < 0:
+                raise PruneSearchError(f"tokens removed must be >= 0, but block {layer} has {r}")
+            current -= r
+            counts.append(current)
+        return cls.from_counts(counts, tokens, protected, scorer, merge)
+
+    def to_removed(self, depth: int, tokens: int, protected: int = 1) -> list[int]:
+        """Tokens removed in each block; the inverse of `from_removed`."""
+        counts = [tokens, *self.counts(depth, tokens, protected)]
+        return [before - after for before, after in itertools.pairwise(counts)]
+
+    @classmethod
+    def from_ratios(cls, ratios: Sequence[float], scorer: str = "cls_attention", merge: str = "drop") -> Schedule:
+        """Build a schedule from per-block MULTIPLICATIVE keep ratios (EViT's 0.7 at three blocks is 1,1,1,0.7,…)."""
+        keep, stages = 1.0, []
+        for layer, ratio in enumerate(ratios):
+            if not 0.0 < ratio <= 1.0:
+                raise PruneSearchError(f"`0 < ratio <= 1` must hold, but block {layer} has {ratio!r}")
+            if ratio < 1.0:
+                keep *= ratio
+                stages.append(Stage(layer, keep, scorer, merge))
+        return cls(stages)
+
+    def to_ratios(self, depth: int) -> list[float]:
+        """Per-block multiplicative keep ratios; the inverse of `from_ratios` up to rounding of the product."""
+        self.check_depth(depth)
+        ratios, keep = [1.0] * depth, 1.0
+        for stage in self.stages:
+            ratios[stage.layer] = stage.keep / keep
+            keep = stage.keep
+        return ratios
+
+    # -- JSON -------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the versioned plain form that `from_dict` reads back without loss."""
+        return {
+            "format": "prunesearch.schedule",
+            "version": SCHEDULE_VERSION,
+            "stages": [s.to_dict() for s in self.stages],
+        }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Return the versioned JSON text; floats round-trip exactly."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Schedule:
+        """Read the plain form; one clear error for a wrong format, a newer version or an unknown key."""
+        if not isinstance(data, dict) or data.get("format") != "prunesearch.schedule":
+            raise CorruptFileError('a schedule must have "format": "prunesearch.schedule"')
+        if data.get("version") != SCHEDULE_VERSION:
+            raise CorruptFileError(
+                f"schedule version must be {SCHEDULE_VERSION}, but got {data.get('version')!r}: "
+                "use the prunesearch that wrote it, or a newer one"
+            )
+        stages = data.get("stages")
+        if not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
+            raise CorruptFileError('"stages" must be a list of objects')
+        fields = {"layer", "keep", "scorer", "merge"}
+        for s in stages:
+            if set(s) != fields:
+                raise CorruptFileError(f"a stage has exactly the keys {sorted(fields)}, but got {sorted(s)}")
+        return cls(Stage(**s) for s in stages)
+
+    @classmethod
+    def from_json(cls, text: str) -> Schedule:
+        """Read JSON text written by `to_json`."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CorruptFileError(f"not a JSON schedule: {error}") from None
+        return cls.from_dict(data)

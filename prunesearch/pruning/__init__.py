@@ -1,0 +1,1 @@
+"""Token reduction at run time: scorers, merges, model families, and `apply_`."""

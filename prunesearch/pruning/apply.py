@@ -1,0 +1,241 @@
+"""`apply_`: put a schedule into a model, in place, and take it out again exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import MERGES, SCORERS
+from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.pruning.assignment import Assignment
+from prunesearch.pruning.attention import AttentionView, attention_name, close_slot, open_slot
+from prunesearch.pruning.families import find_encoder
+from prunesearch.pruning.merges import MergeInput
+from prunesearch.pruning.pooling import attach_mean_head
+from prunesearch.pruning.scorers import ScorerInput, mean_key
+from prunesearch.pruning.tokens import Tokens
+from prunesearch.pruning.trace import Trace
+
+_HANDLE = "_prunesearch_handle"
+# kernels that take no additive mask, which proportional attention needs
+_NO_BIAS = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
+def apply_(model: nn.Module, schedule: Schedule, *, trace: bool = False, seed: int = 0) -> Handle:
+    """Reduce tokens inside `model` from now on, as `schedule` says. In place; undone by `handle.remove()`.
+
+    Args:
+        model: a supported transformers model (`prunesearch.pruning.families`), or a module that contains one.
+        schedule: the stages; an empty schedule leaves the computation as it was.
+        trace: keep, for the latest forward, which inputs every surviving token holds (`handle.trace`).
+        seed: of the `random` scorer.
+
+    Returns:
+        The handle that takes other schedules (`set`) and undoes everything (`remove`).
+
+    Raises:
+        UnsupportedModelError: if the model's family is unknown.
+        PruneSearchError: if the model already carries a schedule, or the schedule does not fit it.
+    """
+    return Handle(model, schedule, trace=trace, seed=seed)
+
+
+def handle_of(model: nn.Module) -> Handle | None:
+    """Return the handle of the schedule that `model` (or a model inside it) carries, or None."""
+    for module in model.modules():
+        handle = module.__dict__.get(_HANDLE)
+        if isinstance(handle, Handle):
+            return handle
+    return None
+
+
+class Handle:
+    """A schedule at work in a model. `trace` describes the latest forward if it was asked for, `tokens` its end."""
+
+    def __init__(self, model: nn.Module, schedule: Schedule, *, trace: bool = False, seed: int = 0) -> None:
+        self.encoder = find_encoder(model)
+        if handle_of(model) is not None:
+            raise PruneSearchError(
+                "the model already carries a schedule: use handle.set(schedule), or handle.remove() first"
+            )
+        self._config = self.encoder.base.config
+        self._attention = self._config._attn_implementation
+        self._check(schedule)
+        self.seed = seed
+        self.trace: Trace | None = Trace() if trace else None
+        self.tokens: Tokens | None = None
+        self.recorded: list[Tensor] | None = None
+        self._resume: tuple[int, Tensor] | None = None
+        self._stages: dict[int, Stage] = {}
+        self._keep_before: dict[int, float] = {}
+        self._slots: dict[int, Any] = {}
+        self.schedule = schedule
+        self._config._attn_implementation = attention_name(self._attention)
+        for index, block in enumerate(self.encoder.blocks):
+            block.forward = partial(self._forward, index)
+        self.encoder.base.__dict__[_HANDLE] = self
+        self._undo_head = attach_mean_head(model, self)
+        self.set(schedule)
+
+    def set(self, schedule: Schedule) -> None:
+        """Put another schedule in place of the present one; the model itself is not touched again."""
+        self._check(schedule)
+        for layer in self._slots:
+            close_slot(self.encoder.cores[layer])
+        before = [1.0, *(s.keep for s in schedule)]
+        self.schedule = schedule
+        self._stages = {s.layer: s for s in schedule}
+        self._keep_before = {s.layer: k for s, k in zip(schedule, before, strict=False)}
+        self._slots = {s.layer: open_slot(self.encoder.cores[s.layer]) for s in schedule}
+
+    def remove(self) -> None:
+        """Undo `apply_`: the model computes, bit for bit, what it did before. Safe to call twice."""
+        if self.encoder.base.__dict__.get(_HANDLE) is not self:
+            return
+        for layer in self._slots:
+            close_slot(self.encoder.cores[layer])
+        for block in self.encoder.blocks:
+            del block.forward
+        self._undo_head()
+        self._config._attn_implementation = self._attention
+        del self.encoder.base.__dict__[_HANDLE]
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    @contextmanager
+    def record_inputs(self) -> Iterator[list[Tensor]]:
+        """Within the block, `[batch, tokens, width]` inputs of every block of the latest forward are collected."""
+        self.recorded = []
+        try:
+            yield self.recorded
+        finally:
+            self.recorded = None
+
+    @contextmanager
+    def resume_at(self, layer: int, hidden: Tensor) -> Iterator[None]:
+        """Within the block, forwards skip the blocks before `layer` and give it `hidden` as its input.
+
+        `hidden` must come from a forward on the same inputs without a stage before `layer` (`record_inputs`).
+        """
+        self._resume = (layer, hidden)
+        try:
+            yield
+        finally:
+            self._resume = None
+
+    def _check(self, schedule: Schedule) -> None:
+        schedule.check_depth(self.encoder.depth)
+        if self._attention in _NO_BIAS:
+            merging = [s for s in schedule if MERGES.entry(s.merge).makes_sizes]
+            if merging:
+                raise PruneSearchError(
+                    f"merge '{merging[0].merge}' needs `+ log(size)` on the keys, which {self._attention} cannot add: "
+                    "use merge='drop', or load the model with attn_implementation='sdpa'"
+                )
+
+    # -- the forward ---------------------------------------------------------------------------------
+
+    def _forward(
+        self,
+        index: int,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        *_: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Stand in for the forward of block `index`."""
+        if self._resume is not None:
+            start, hidden = self._resume
+            if index < start:
+                return hidden_states
+            if index == start:
+                hidden_states = hidden
+        if index == 0 or (self._resume is not None and index == self._resume[0]):
+            self.tokens = None
+            if self.trace is not None:
+                self.trace.clear()
+        if self.recorded is not None:
+            if index == 0:
+                self.recorded.clear()
+            self.recorded.append(hidden_states)
+        return self.run_block(index, hidden_states, attention_mask, kwargs)
+
+    def run_block(self, index: int, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        """Compute block `index` on `x` `[batch, n, width]`, its stage included; keeps `self.tokens` up to date."""
+        block, layout = self.encoder.blocks[index], self.encoder.family.layout
+        mask = self.block_mask(x, mask)
+        x = layout.attend(block, x, mask, kwargs)
+        stage = self._stages.get(index)
+        if stage is not None:
+            x = self.reduce(stage, x, mask, self._slots[index].take())
+        return layout.feed(block, x)
+
+    def block_mask(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """The mask for the next attention: the model's own until a stage has reduced, then that of the tokens left."""
+        if self.tokens is None:
+            return mask
+        if self._attention in _NO_BIAS:
+            return self.tokens.valid
+        return self.tokens.attention_mask(x.dtype, additive=self._attention == "eager")
+
+    def reduce(self, stage: Stage, x: Tensor, mask: Tensor | None, view: AttentionView) -> Tensor:
+        """Carry out `stage` on `x` `[batch, n, width]`; returns `[batch, n_out, width]` and updates `self.tokens`."""
+        tokens = self.tokens
+        if tokens is None:
+            encoder = self.encoder
+            tokens = Tokens.start(x, mask, encoder.leading, encoder.family.trailing)
+        n_out = tokens.width_after(stage.keep)
+        if n_out >= tokens.n:
+            return x
+        assignment = self._decide(stage, tokens, view, n_out)
+        if self.trace is not None:
+            self.trace.add(stage, assignment, tokens, x)
+        self.tokens = assignment.advance(tokens)
+        return assignment.features(x)
+
+    def _decide(self, stage: Stage, tokens: Tokens, view: AttentionView, n_out: int) -> Assignment:
+        score: Tensor | None = None
+        if MERGES.entry(stage.merge).uses_scores:
+            score = SCORERS.load(stage.scorer)(self._scorer_input(stage, tokens, view, n_out))
+        merge_input = MergeInput(
+            tokens=tokens,
+            key=mean_key(view),
+            score=score,
+            keep=stage.keep,
+            keep_before=self._keep_before.get(stage.layer, 1.0),
+            n_out=n_out,
+        )
+        assignment: Assignment = MERGES.load(stage.merge)(merge_input)
+        return assignment
+
+    def _scorer_input(self, stage: Stage, tokens: Tokens, view: AttentionView, n_out: int) -> ScorerInput:
+        counts = tokens.row_counts(stage.keep)
+        keep: int | Tensor = n_out - tokens.n_protected
+        if counts is not None:
+            keep = counts - tokens.protected.sum(1)
+        return ScorerInput(
+            attention=view,
+            tokens=tokens,
+            keep=keep,
+            layer=stage.layer,
+            depth=self.encoder.depth,
+            seed=self.seed,
+            cls=self.encoder.family.cls,
+        )
+
+
+def sizes_of(handle: Handle, hidden: Tensor) -> Tensor:
+    """`[batch, n]` how many inputs each token of the latest output stands for (ones if nothing was reduced)."""
+    if handle.tokens is None:
+        return torch.ones(hidden.shape[:2], device=hidden.device)
+    return handle.tokens.mass

@@ -1,0 +1,117 @@
+"""A look into a block's attention, taken at transformers' attention interface.
+
+`attention_name(base)` registers, once, a variant of an attention implementation that computes the same thing and
+leaves queries, keys and values with the modules that asked for them. Nothing is copied and no N x N matrix is made.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+_PREFIX = "prunesearch_"
+_SLOT = "_prunesearch_attention"
+
+
+@dataclass
+class AttentionView:
+    """What a stage sees of its block's attention; filled anew by every forward.
+
+    `query`, `key`, `value` are `[batch, heads, tokens, head_dim]`; `mask` is additive or boolean and broadcasts to
+    `[batch, heads, tokens, tokens]`; `weights` are the probabilities where the backend computes them (eager only).
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    scaling: float
+    weights: Tensor | None
+
+    def logits(self, query: Tensor, rows: slice | None = None) -> Tensor:
+        """Attention logits, mask added, of some queries against all keys, in float32 or better.
+
+        Args:
+            query: `[batch, heads, q, head_dim]`.
+            rows: which query rows of a full mask these are; None for a mask that is the same for every query.
+
+        Returns:
+            `[batch, heads, q, tokens]`.
+        """
+        wide = torch.promote_types(query.dtype, torch.float32)
+        scores = (query @ self.key.transpose(-1, -2)).to(wide) * self.scaling
+        if self.mask is None:
+            return scores
+        mask = self.mask
+        if mask.shape[-2] != 1:
+            mask = mask[..., rows if rows is not None else slice(0, 1), :]
+        if mask.dtype == torch.bool:
+            return scores.masked_fill(~mask, torch.finfo(wide).min)
+        return scores + mask
+
+
+class AttentionSlot:
+    """Holds the latest `AttentionView` of one attention module while a stage needs it."""
+
+    def __init__(self) -> None:
+        self.view: AttentionView | None = None
+
+    def take(self) -> AttentionView:
+        """Return the view and forget it, so that no activation outlives its block."""
+        if self.view is None:
+            raise RuntimeError("the block's attention did not go through transformers' interface")
+        view, self.view = self.view, None
+        return view
+
+
+def open_slot(module: nn.Module) -> AttentionSlot:
+    """Ask `module` (a leaf attention module) to leave its queries, keys and values in the returned slot."""
+    slot = AttentionSlot()
+    module.__dict__[_SLOT] = slot
+    return slot
+
+
+def close_slot(module: nn.Module) -> None:
+    """Undo `open_slot`."""
+    module.__dict__.pop(_SLOT, None)
+
+
+def attention_name(base: str) -> str:
+    """Return the name of the observing variant of the attention implementation `base`, registering it if needed."""
+    if base.startswith(_PREFIX):
+        return base
+    name = _PREFIX + base
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        ALL_ATTENTION_FUNCTIONS.register(name, _observed(base))
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    return name
+
+
+def _observed(base: str) -> Any:
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if base == "eager":  # every modeling file has its own; it is in no table
+            forward = sys.modules[type(module).__module__].eager_attention_forward
+        else:
+            forward = ALL_ATTENTION_FUNCTIONS[base]
+        output, weights = forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        slot: AttentionSlot | None = module.__dict__.get(_SLOT)
+        if slot is not None:
+            scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+            slot.view = AttentionView(query, key, value, attention_mask, scale, weights)
+        return output, weights
+
+    return attention

@@ -1,0 +1,170 @@
+"""Importance of tokens, `[batch, tokens]`: high = keep, never negative, in float32 or better.
+
+Every scorer takes a `ScorerInput` and returns one score per token; what it says of padding and protected tokens is
+ignored. A new scorer is one function here and one row in `core.registry.SCORERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunesearch.pruning.attention import AttentionView
+from prunesearch.pruning.tokens import Tokens
+
+_CHUNK = 64  # queries per slab where all rows of the attention are needed: memory O(CHUNK x N), never N x N
+_MARGIN = 0.9  # PiToMe's margin at the first block; it falls to 0 at the last
+
+
+@dataclass(frozen=True)
+class ScorerInput:
+    """What a scorer may look at.
+
+    `cls` is the place of the CLS token among a row's real tokens, or None if the model has none; `keep` is the number
+    of reducible tokens that will be left, an int or `[batch]`; `depth` is the number of blocks of the model.
+    """
+
+    attention: AttentionView
+    tokens: Tokens
+    keep: int | Tensor
+    layer: int
+    depth: int
+    seed: int
+    cls: int | None
+
+
+def cls_attention(inputs: ScorerInput) -> Tensor:
+    """Attention of the CLS query to each key, mean over heads (EViT, Liang et al. 2022).
+
+    Without a CLS token this is `attention_received`: the attention of the average query.
+    """
+    if inputs.cls is None:
+        return attention_received(inputs)
+    return _cls_rows(inputs).mean(1)
+
+
+def attention_received(inputs: ScorerInput) -> Tensor:
+    """Mean attention a token receives, over heads and real queries (PoWER-BERT, Goyal et al. 2020)."""
+    valid = inputs.tokens.valid
+    total: Tensor | None = None
+    for rows, weights in _attention_slabs(inputs.attention):
+        per_query = weights.mean(1)
+        if valid is not None:
+            per_query = per_query * valid[:, rows, None]
+        part = per_query.sum(1)
+        total = part if total is None else total + part
+    assert total is not None  # a sequence has at least one query
+    count = inputs.tokens.n if valid is None else valid.sum(1, keepdim=True)
+    return total / count
+
+
+def attention_entropy(inputs: ScorerInput) -> Tensor:
+    """`log(keys) - H` of a token's own attention, mean over heads: focused tokens are kept, diffuse ones go.
+
+    H is the Shannon entropy in nats of the row that the token attends with.
+    """
+    valid = inputs.tokens.valid
+    slabs = [torch.special.entr(w).sum(-1).mean(1) for _, w in _attention_slabs(inputs.attention)]
+    entropy = torch.cat(slabs, dim=1)
+    if valid is None:
+        return (float(np.log(inputs.tokens.n)) - entropy).clamp(min=0)
+    return (valid.sum(1, keepdim=True).to(entropy.dtype).log() - entropy).clamp(min=0)
+
+
+def value_norm(inputs: ScorerInput) -> Tensor:
+    """Euclidean norm of the value vector, all heads together."""
+    value = inputs.attention.value
+    wide = torch.promote_types(value.dtype, torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(value, dim=(1, 3), dtype=wide)
+    return norm
+
+
+def cls_attention_value(inputs: ScorerInput) -> Tensor:
+    """CLS attention times value norm (ATS, Fayyaz et al. 2022); without CLS, attention received times value norm."""
+    return cls_attention(inputs) * value_norm(inputs)
+
+
+def key_redundancy(inputs: ScorerInput) -> Tensor:
+    """`1 - E`, where E is PiToMe's energy (Tran et al. 2024): mean over reducible keys of `ELU(cos - margin)`.
+
+    Keys are means over heads; the margin falls linearly from 0.9 at the first block to 0 at the last. The mean of a
+    non-linear function of all pairs needs one `[batch, n, n]` similarity, without heads.
+    """
+    key = mean_key(inputs.attention)
+    unit = torch.nn.functional.normalize(key, dim=-1)
+    margin = _MARGIN * (1 - inputs.layer / max(inputs.depth - 1, 1))
+    energy = torch.nn.functional.elu(unit @ unit.transpose(1, 2) - margin)
+    others = inputs.tokens.reducible[:, None, :].to(energy.dtype)
+    return 1 - (energy * others).sum(-1) / others.sum(-1).clamp(min=1)
+
+
+def position(inputs: ScorerInput) -> Tensor:
+    """Fixed length: the first n reducible tokens are kept; scores fall linearly with position."""
+    return 1 - _ordinal(inputs.tokens) / _row_count(inputs.tokens)
+
+
+def position_stride(inputs: ScorerInput) -> Tensor:
+    """Fixed length: every k-th reducible token is kept, `keep` of them spread evenly from the first on."""
+    tokens, place = inputs.tokens, _ordinal(inputs.tokens)
+    count = _row_count(tokens)
+    keep = inputs.keep if isinstance(inputs.keep, int) else inputs.keep[:, None]
+    chosen = (place * keep) % count < keep
+    return chosen + (1 - place / count) / 2
+
+
+def random(inputs: ScorerInput) -> Tensor:
+    """A seeded random order: the same for every row and every run, different from block to block."""
+    table = _random_table(inputs.seed, inputs.layer, inputs.tokens.n)
+    place = _ordinal(inputs.tokens).clamp(min=0)
+    return torch.tensor(table, device=place.device)[place]
+
+
+def mean_key(attention: AttentionView) -> Tensor:
+    """Keys averaged over heads, `[batch, n, head_dim]`, in float32 or better: ToMe's similarity metric."""
+    wide = torch.promote_types(attention.key.dtype, torch.float32)
+    return attention.key.mean(1, dtype=wide)
+
+
+def _cls_rows(inputs: ScorerInput) -> Tensor:
+    """Probabilities of the CLS query, `[batch, heads, n]`; one row, not N x N."""
+    view, valid, cls = inputs.attention, inputs.tokens.valid, inputs.cls or 0
+    if valid is None:
+        if view.weights is not None:
+            return view.weights[:, :, cls]
+        return view.logits(view.query[:, :, cls : cls + 1], slice(cls, cls + 1)).softmax(-1)[:, :, 0]
+    place = ((valid.cumsum(1) - 1 == cls) & valid).int().argmax(1)
+    index = place[:, None, None, None].expand(-1, view.query.shape[1], 1, view.query.shape[3])
+    # padding masks are the same for every real query, so any real row of the mask serves
+    return view.logits(view.query.gather(2, index)).softmax(-1)[:, :, 0]
+
+
+def _attention_slabs(view: AttentionView) -> Iterator[tuple[slice, Tensor]]:
+    """Probabilities in slabs of `_CHUNK` queries, one alive at a time: pairs (rows, `[batch, heads, rows, n]`)."""
+    n = view.query.shape[2]
+    if view.weights is not None:
+        yield slice(0, n), view.weights
+        return
+    for begin in range(0, n, _CHUNK):
+        rows = slice(begin, min(begin + _CHUNK, n))
+        yield rows, view.logits(view.query[:, :, rows], rows).softmax(-1)
+
+
+def _ordinal(tokens: Tokens) -> Tensor:
+    """Place of each token among the reducible tokens of its row, `[batch, n]`; meaningless elsewhere."""
+    return tokens.reducible.cumsum(1) - 1
+
+
+def _row_count(tokens: Tokens) -> Tensor:
+    """Reducible tokens of each row, `[batch, 1]`, at least 1: scores must not depend on a batch's padding."""
+    return tokens.reducible.sum(1, keepdim=True).clamp(min=1)
+
+
+@lru_cache(maxsize=256)
+def _random_table(seed: int, layer: int, n: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    # numpy draws one after the other: the table of a shorter sequence is a prefix of that of a longer one
+    return np.random.default_rng([seed, layer]).random(n)
