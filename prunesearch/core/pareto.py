@@ -18,6 +18,8 @@ def non_dominated(points: Sequence[Sequence[float]] | NDArray[np.float64]) -> ND
     Returns:
         `[n]` booleans.
     """
+    if len(points) == 0:
+        return np.zeros(0, dtype=bool)
     values = np.asarray(points, dtype=float).reshape(len(points), -1)
     keep: NDArray[np.bool_] = ~np.isnan(values).any(axis=1)
     for i in np.flatnonzero(keep):

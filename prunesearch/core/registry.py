@@ -39,6 +39,8 @@ class Registry:
 
     def entry(self, name: str) -> Entry:
         """Return the row called `name`; raise `PruneSearchError` naming the nearest one on a miss."""
+        if not isinstance(name, str):  # from a file that somebody edited
+            raise PruneSearchError(f"a {self.kind} must be a name, but got {name!r}")
         try:
             return self._entries[name]
         except KeyError:

@@ -17,17 +17,17 @@ from prunesearch.core.registry import MERGES, SCORERS
 
 SCHEDULE_VERSION = 1
 # Products such as 0.07 * 100 come out a hair above the integer they mean; they must not round up past it.
-_ROUNDING_SLACK = 1e-9
+ROUNDING_SLACK = 1e-9
 
 
 def kept_count(keep: float, reducible: int) -> int:
-    """Tokens that leave a stage, protected ones apart: `ceil(keep * reducible)`.
+    """Tokens that leave a stage, protected ones apart: `ceil(keep * reducible)`, so at least one if there is any.
 
     Args:
         keep: fraction in (0, 1] of the reducible tokens the sequence had at the start.
         reducible: number of those tokens (without padding and protected tokens).
     """
-    return math.ceil(keep * reducible - _ROUNDING_SLACK)
+    return max(math.ceil(keep * reducible - ROUNDING_SLACK), min(reducible, 1))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.pruning.assignment import Assignment
-from prunesearch.pruning.attention import AttentionView, attention_name, close_slot, open_slot
+from prunesearch.pruning.attention import AttentionView, attention_name, base_name, close_slot, open_slot
 from prunesearch.pruning.families import find_encoder
 from prunesearch.pruning.merges import MergeInput
 from prunesearch.pruning.pooling import attach_mean_head
@@ -65,7 +65,7 @@ class Handle:
                 "the model already carries a schedule: use handle.set(schedule), or handle.remove() first"
             )
         self._config = self.encoder.base.config
-        self._attention = self._config._attn_implementation
+        self._attention = base_name(self._config._attn_implementation)  # another model may share the config
         self._check(schedule)
         self.seed = seed
         self.trace: Trace | None = Trace() if trace else None
@@ -77,6 +77,8 @@ class Handle:
         self._slots: dict[int, Any] = {}
         self.schedule = schedule
         self._config._attn_implementation = attention_name(self._attention)
+        # a forward of the block's own, such as accelerate's, comes back with remove()
+        self._forwards = [block.__dict__.get("forward") for block in self.encoder.blocks]
         for index, block in enumerate(self.encoder.blocks):
             block.forward = partial(self._forward, index)
         self.encoder.base.__dict__[_HANDLE] = self
@@ -100,8 +102,10 @@ class Handle:
             return
         for layer in self._slots:
             close_slot(self.encoder.cores[layer])
-        for block in self.encoder.blocks:
+        for block, forward in zip(self.encoder.blocks, self._forwards, strict=True):
             del block.forward
+            if forward is not None:
+                block.forward = forward
         self._undo_head()
         self._config._attn_implementation = self._attention
         del self.encoder.base.__dict__[_HANDLE]
@@ -194,9 +198,9 @@ class Handle:
         if tokens is None:
             encoder = self.encoder
             tokens = Tokens.start(x, mask, encoder.leading, encoder.family.trailing)
-        n_out = tokens.width_after(stage.keep)
-        if n_out >= tokens.n:
+        if not tokens.gives(self._keep_before[stage.layer], stage.keep):
             return x
+        n_out = tokens.width_after(stage.keep)
         assignment = self._decide(stage, tokens, view, n_out)
         if self.trace is not None:
             self.trace.add(stage, assignment, tokens, x)
@@ -212,7 +216,7 @@ class Handle:
             key=mean_key(view),
             score=score,
             keep=stage.keep,
-            keep_before=self._keep_before.get(stage.layer, 1.0),
+            keep_before=self._keep_before[stage.layer],
             n_out=n_out,
         )
         assignment: Assignment = MERGES.load(stage.merge)(merge_input)

@@ -38,11 +38,12 @@ class Assignment:
         """Reduce `[batch, n_in, width]` features: the weighted mean of what each slot holds."""
         if self.weight is None:
             return take_rows(x, self.kept)
-        weight = self.weight.to(x.dtype)
-        total = self._sum(weight)
+        # half precision would lose small weights, and stall where hundreds of tokens are summed
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight = self.weight.to(wide)
         # a slot without a token sums to zero; it is masked from then on, but must not become NaN
-        total = total.clamp(min=torch.finfo(x.dtype).tiny)
-        return self._sum(x * weight[..., None]) / total[..., None]
+        total = self._sum(weight).clamp(min=torch.finfo(wide).tiny)
+        return (self._sum(x * weight[..., None]) / total[..., None]).to(x.dtype)
 
     def sizes(self, mass: Tensor) -> Tensor:
         """Reduce `[batch, n_in]` sizes: the sum of what each slot holds."""
@@ -50,8 +51,9 @@ class Assignment:
 
     def _sum(self, x: Tensor) -> Tensor:
         if self.share is not None:
-            flat = x if x.dim() == 3 else x[..., None]
-            out = self.share.to(x.dtype).transpose(1, 2) @ flat
+            wide = torch.promote_types(x.dtype, self.share.dtype)
+            flat = (x if x.dim() == 3 else x[..., None]).to(wide)
+            out = self.share.to(wide).transpose(1, 2) @ flat
             return out if x.dim() == 3 else out[..., 0]
         assert self.slot is not None  # a merge either assigns or spreads
         return add_rows(x, self.slot, self.n_out)
@@ -64,6 +66,7 @@ class Assignment:
         if tokens.valid is not None:
             valid = take_rows(tokens.valid, self.kept)
             valid = valid if self.occupied is None else valid & self.occupied
+            size = None if size is None else size * valid  # an empty slot may hold a copy of a dropped token
         protected = take_rows(tokens.protected, self.kept)
         protected = protected if valid is None else protected & valid
         return replace(tokens, n=self.n_out, size=size, valid=valid, protected=protected)

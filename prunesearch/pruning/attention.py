@@ -93,6 +93,11 @@ def attention_name(base: str) -> str:
     return name
 
 
+def base_name(name: str) -> str:
+    """Return the attention implementation behind a name that `attention_name` made, or the name itself."""
+    return name.removeprefix(_PREFIX)
+
+
 def _observed(base: str) -> Any:
     def attention(
         module: nn.Module,

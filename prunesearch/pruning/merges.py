@@ -78,7 +78,8 @@ def soft(inputs: MergeInput) -> Assignment:
     """
     chosen = _select(inputs)
     spread = (_similarity_to_kept(inputs, chosen) / _TEMPERATURE).softmax(-1)
-    own = torch.nn.functional.one_hot(chosen.own_slot, inputs.n_out).to(spread.dtype)
+    slots = torch.arange(inputs.n_out, device=spread.device)
+    own = (chosen.own_slot[..., None] == slots).to(spread.dtype)
     share = torch.where(chosen.is_kept[..., None], own, spread)
     return Assignment(chosen.kept, chosen.occupied, share=share, weight=inputs.tokens.mass)
 

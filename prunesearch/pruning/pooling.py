@@ -62,20 +62,26 @@ def attach_mean_head(model: nn.Module, handle: Handle) -> Callable[[], None]:
     )
     if not handle.encoder.family.mean_head or owner is None:
         return lambda: None
-    leading, latest = handle.encoder.leading, {}
+    leading = handle.encoder.leading
+    latest: dict[str, Tensor | None] = {}  # empty outside the owner's forward: its parts may be called by themselves
+
+    def begin(_: nn.Module, __: Any) -> None:
+        latest["hidden"] = None
 
     def remember(_: nn.Module, __: Any, output: Any) -> None:
-        latest["hidden"] = output[0] if isinstance(output, tuple) else output.last_hidden_state
+        if latest:
+            latest["hidden"] = output[0] if isinstance(output, tuple) else output.last_hidden_state
 
     def replace(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        hidden, tokens = latest.pop("hidden"), handle.tokens
-        if tokens is None or tokens.size is None:
+        hidden, tokens = latest.pop("hidden", None), handle.tokens
+        if hidden is None or tokens is None or tokens.size is None:
             return None
         weight = tokens.size[:, leading:, None].to(hidden.dtype)
         mean = (hidden[:, leading:] * weight).sum(1) / weight.sum(1)
         return (torch.cat([hidden[:, 0], mean], dim=1),)
 
     hooks = [
+        owner.register_forward_pre_hook(begin),
         handle.encoder.base.register_forward_hook(remember),
         owner.classifier.register_forward_pre_hook(replace),  # type: ignore[union-attr]
     ]

@@ -18,6 +18,7 @@ from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.tokens import Tokens
 
 _CHUNK = 64  # queries per slab where all rows of the attention are needed: memory O(CHUNK x N), never N x N
+_HASH_FACTOR, _HASH_MASK = 0x45D9F3B, 0xFFFFFFFF  # of a 32-bit integer hash without collisions
 _MARGIN = 0.9  # PiToMe's margin at the first block; it falls to 0 at the last
 
 
@@ -69,7 +70,8 @@ def attention_entropy(inputs: ScorerInput) -> Tensor:
     H is the Shannon entropy in nats of the row that the token attends with.
     """
     valid = inputs.tokens.valid
-    slabs = [torch.special.entr(w).sum(-1).mean(1) for _, w in _attention_slabs(inputs.attention)]
+    tiny = torch.finfo(_wide(inputs)).tiny  # the slope of entropy at 0, where padding is, is infinite
+    slabs = [torch.special.entr(w.clamp(min=tiny)).sum(-1).mean(1) for _, w in _attention_slabs(inputs.attention)]
     entropy = torch.cat(slabs, dim=1)
     if valid is None:
         return (float(np.log(inputs.tokens.n)) - entropy).clamp(min=0)
@@ -105,7 +107,7 @@ def key_redundancy(inputs: ScorerInput) -> Tensor:
 
 def position(inputs: ScorerInput) -> Tensor:
     """Fixed length: the first n reducible tokens are kept; scores fall linearly with position."""
-    return 1 - _ordinal(inputs.tokens) / _row_count(inputs.tokens)
+    return 1 - _ordinal(inputs.tokens).to(_wide(inputs)) / _row_count(inputs.tokens)
 
 
 def position_stride(inputs: ScorerInput) -> Tensor:
@@ -114,14 +116,16 @@ def position_stride(inputs: ScorerInput) -> Tensor:
     count = _row_count(tokens)
     keep = inputs.keep if isinstance(inputs.keep, int) else inputs.keep[:, None]
     chosen = (place * keep) % count < keep
-    return chosen + (1 - place / count) / 2
+    return chosen + (1 - place.to(_wide(inputs)) / count) / 2
 
 
 def random(inputs: ScorerInput) -> Tensor:
     """A seeded random order: the same for every row and every run, different from block to block."""
-    table = _random_table(inputs.seed, inputs.layer, inputs.tokens.n)
-    place = _ordinal(inputs.tokens).clamp(min=0)
-    return torch.tensor(table, device=place.device)[place]
+    x = _ordinal(inputs.tokens).clamp(min=0) + _random_start(inputs.seed, inputs.layer)
+    # a hash of the place, worked out on the device: a table drawn here would have to be copied there, which stalls it
+    for _ in range(2):
+        x = (((x >> 16) ^ x) * _HASH_FACTOR) & _HASH_MASK
+    return ((x >> 16) ^ x).double() / (_HASH_MASK + 1)
 
 
 def mean_key(attention: AttentionView) -> Tensor:
@@ -135,7 +139,7 @@ def _cls_rows(inputs: ScorerInput) -> Tensor:
     view, valid, cls = inputs.attention, inputs.tokens.valid, inputs.cls or 0
     if valid is None:
         if view.weights is not None:
-            return view.weights[:, :, cls]
+            return view.weights[:, :, cls].to(_wide(inputs))
         return view.logits(view.query[:, :, cls : cls + 1], slice(cls, cls + 1)).softmax(-1)[:, :, 0]
     place = ((valid.cumsum(1) - 1 == cls) & valid).int().argmax(1)
     index = place[:, None, None, None].expand(-1, view.query.shape[1], 1, view.query.shape[3])
@@ -147,11 +151,15 @@ def _attention_slabs(view: AttentionView) -> Iterator[tuple[slice, Tensor]]:
     """Probabilities in slabs of `_CHUNK` queries, one alive at a time: pairs (rows, `[batch, heads, rows, n]`)."""
     n = view.query.shape[2]
     if view.weights is not None:
-        yield slice(0, n), view.weights
+        yield slice(0, n), view.weights.to(torch.promote_types(view.weights.dtype, torch.float32))
         return
     for begin in range(0, n, _CHUNK):
         rows = slice(begin, min(begin + _CHUNK, n))
         yield rows, view.logits(view.query[:, :, rows], rows).softmax(-1)
+
+
+def _wide(inputs: ScorerInput) -> torch.dtype:
+    return torch.promote_types(inputs.attention.query.dtype, torch.float32)
 
 
 def _ordinal(tokens: Tokens) -> Tensor:
@@ -165,6 +173,5 @@ def _row_count(tokens: Tokens) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _random_table(seed: int, layer: int, n: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    # numpy draws one after the other: the table of a shorter sequence is a prefix of that of a longer one
-    return np.random.default_rng([seed, layer]).random(n)
+def _random_start(seed: int, layer: int) -> int:
+    return int(np.random.default_rng([seed, layer]).integers(_HASH_MASK // 2))

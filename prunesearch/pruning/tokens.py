@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from prunesearch.core.schedule import kept_count
+from prunesearch.core.schedule import ROUNDING_SLACK, kept_count
 
 
 def take_rows(x: Tensor, index: Tensor) -> Tensor:
@@ -101,9 +102,17 @@ class Tokens:
         """`[batch]` tokens each row keeps, protected ones included; None without padding (then all `width_after`)."""
         if self.valid is None or self.row_start is None:
             return None
-        table = [kept_count(keep, r) for r in range(self.n_start + 1)]
-        reducible = torch.tensor(table, device=self.protected.device)[self.row_start]
-        return reducible + (self.protected & self.valid).sum(1)
+        return kept_counts(keep, self.row_start) + (self.protected & self.valid).sum(1)
+
+    def gives(self, before: float, keep: float) -> bool:
+        """True if a stage after one of `before` takes tokens from some row; known without a look at the data.
+
+        With padding, a shorter row may have one to give where the longest has none: 7 of 10 stay both at keep 0.7 and
+        at 0.65, while 3 of 3 fall to 2.
+        """
+        if self.valid is None:
+            return self.width_after(keep) < self.n
+        return _some_row_gives(before, keep, self.n_start - self.n_protected)
 
     def attention_mask(self, dtype: torch.dtype, additive: bool) -> Tensor | None:
         """The mask for the next attention: `log(size)` on keys (proportional attention, ToMe), padding closed.
@@ -115,15 +124,27 @@ class Tokens:
         Returns:
             `[batch, 1, 1, n]`, or None where nothing needs masking.
         """
+        wide = torch.promote_types(dtype, torch.float32)
         if self.size is None:
             if self.valid is None or not additive:
                 return None if self.valid is None else self.valid[:, None, None, :]
             bias = torch.zeros_like(self.valid, dtype=dtype)
         elif self.valid is None:
-            return self.size.log().to(dtype)[:, None, None, :]
+            return self.size.to(wide).log().to(dtype)[:, None, None, :]
         else:
-            bias = self.size.where(self.valid, 1.0).log().to(dtype)
+            bias = self.size.to(wide).where(self.valid, 1.0).log().to(dtype)
         return bias.masked_fill(~self.valid, torch.finfo(dtype).min)[:, None, None, :]
+
+
+def kept_counts(keep: float, reducible: Tensor) -> Tensor:
+    """`kept_count` of every entry of an integer tensor, by the same arithmetic, without leaving the device."""
+    kept = (reducible.double() * keep - ROUNDING_SLACK).ceil().long()
+    return torch.maximum(kept, reducible.clamp(max=1))
+
+
+@lru_cache(maxsize=4096)
+def _some_row_gives(before: float, keep: float, longest: int) -> bool:
+    return any(kept_count(keep, r) < kept_count(before, r) for r in range(longest + 1))
 
 
 def key_validity(mask: Tensor, batch: int, n: int) -> Tensor:

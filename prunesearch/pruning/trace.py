@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from prunesearch.core.schedule import Stage
@@ -38,7 +39,11 @@ class Trace:
     def add(self, stage: Stage, assignment: Assignment, tokens: Tokens, hidden: Tensor) -> None:
         """Note a stage that turned `tokens` with features `hidden` into what `assignment` says."""
         step = assignment.matrix(tokens.mass if tokens.valid is None else tokens.mass * tokens.valid)
-        source = step if not self.stages else step @ self.stages[-1].source
+        source = step
+        if self.stages:
+            before = self.stages[-1].source
+            wide = torch.promote_types(step.dtype, before.dtype)
+            source = step.to(wide) @ before.to(wide)
         self.stages.append(StageTrace(stage, assignment, source, hidden))
 
     @property
