@@ -1,0 +1,81 @@
+"""Tasks: a model, its data and its metric, loaded from a model id and a data set.
+
+A new kind of task is one row in `TASKS` and one function `(TaskRequest) -> Task`. Importing this package
+imports no torch; `load_task` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from prunesearch.tasks.base import Task
+
+__all__ = ["TASKS", "load_task"]
+
+TASKS = Registry(
+    "task",
+    {
+        "image-classification": Entry("prunesearch.tasks.image:load_image_task", "images in classes, accuracy"),
+        "text-classification": Entry("prunesearch.tasks.text:load_text_task", "texts or pairs in classes, accuracy"),
+    },
+)
+
+
+def load_task(
+    model_id: str | Path,
+    data: str | Path,
+    *,
+    task: str = "auto",
+    columns: dict[str, str] | None = None,
+    batch_size: int = 32,
+    dtype: str = "float32",
+    device: str = "cpu",
+    attention: str = "sdpa",
+    calibration: int | None = None,
+    holdout: int | None = None,
+    probe: int | None = None,
+    seed: int = 0,
+    length: int | None = None,
+    quiet: bool = False,
+) -> Task:
+    """Load a model and its data, and cache both splits as batches.
+
+    `model_id` is a folder or Hub id; `data` a parquet, CSV, TSV or JSON lines file, a folder of class
+    folders, a folder saved by `datasets`, a Hub id (`owner/name[:config]`), or two files
+    "calibration,holdout". `columns` names columns by role (image, text, text_pair, label).
+    `calibration`, `holdout` and `probe` (rows to fit a head on, where the checkpoint has none) are row
+    counts. `length` is the number of tokens to measure a text model at. `task` is a name in `TASKS` or
+    "auto".
+
+    Raises `PruneSearchError`, in one line, for whatever cannot be loaded or does not fit together.
+    """
+    from prunesearch.tasks.data import load_source
+    from prunesearch.tasks.models import check_device, check_dtype, load_config
+    from prunesearch.tasks.request import TaskRequest, infer_task
+    from prunesearch.tasks.split import Sizes
+
+    if task != "auto":
+        TASKS.entry(task)
+    if batch_size < 1:
+        raise PruneSearchError(f"`batch_size >= 1` must hold, but got {batch_size}")
+    request = TaskRequest(
+        model_id=str(model_id),
+        dtype=check_dtype(dtype),
+        device=check_device(device),
+        config=load_config(str(model_id)),
+        source=load_source(str(data), quiet=quiet),
+        columns=dict(columns or {}),
+        batch_size=batch_size,
+        attention=attention,
+        sizes=Sizes(calibration, holdout, probe),
+        seed=seed,
+        length=length,
+        quiet=quiet,
+    )
+    loaded: Task = TASKS.load(infer_task(request) if task == "auto" else task)(request)
+    return loaded

@@ -1,0 +1,201 @@
+"""Which columns of a table are the image, the text and the label, and how an image cell is read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets.arrow_dataset import Dataset
+from datasets.features import ClassLabel, Image, Value
+from PIL import Image as PILImage
+
+from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.tasks.data import IMAGE_SUFFIXES, Source, one_line
+
+ROLES = ("image", "text", "text_pair", "label")
+IMAGE_NAMES = ("image", "img", "picture", "photo")
+TEXT_NAMES = (
+    "text",
+    "sentence",
+    "content",
+    "review",
+    "question",
+    "description",
+    "document",
+    "title",
+)
+LABEL_NAMES = ("label", "labels", "fine_label")
+LABEL_GUESSES = ("class", "category", "target", "intent", "sentiment", "y")
+TEXT_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns in use; `image` or `text` is set, `text_pair` only for sentence pairs."""
+
+    label: str
+    image: str | None = None
+    text: str | None = None
+    text_pair: str | None = None
+
+    def __str__(self) -> str:
+        named = [(role, getattr(self, role)) for role in ROLES]
+        return ", ".join(f"{role}={name}" for role, name in named if name is not None)
+
+
+def content_kind(rows: Dataset, given: dict[str, str]) -> str | None:
+    """Say what a table holds: "image", "text", or None when no such column is found."""
+    for kind in ("image", "text"):
+        if kind in given:
+            return kind
+    label = _guess_label(rows)
+    if _image_columns(rows):
+        return "image"
+    return "text" if _text_columns(rows, label) else None
+
+
+def find_columns(source: Source, rows: Dataset, kind: str, given: dict[str, str]) -> Columns:
+    """Infer the columns for a task on "image" or "text"; what is `given` (role -> column) wins.
+
+    Raises `PruneSearchError` for an unknown role or column, and where the choice is not clear.
+    """
+    for role, name in given.items():
+        if role not in ROLES:
+            raise PruneSearchError(f"unknown column role '{role}': {did_you_mean(role, ROLES)}")
+        if name not in rows.column_names:
+            raise PruneSearchError(f"no column '{name}' in '{source.name}': {did_you_mean(name, rows.column_names)}")
+    label = given.get("label") or _guess_label(rows)
+    if label is None:
+        raise PruneSearchError(_missing("label", source, rows))
+    if kind == "image":
+        image = given.get("image") or _choose("image", _image_columns(rows), IMAGE_NAMES, source, rows)
+        return Columns(label=label, image=image)
+    if "text" in given:
+        return Columns(label=label, text=given["text"], text_pair=given.get("text_pair"))
+    texts = _text_columns(rows, label)
+    for pair in TEXT_PAIRS:
+        if set(pair) <= set(texts) and "text" not in texts:
+            return Columns(label=label, text=pair[0], text_pair=given.get("text_pair", pair[1]))
+    text = _choose("text", texts, TEXT_NAMES, source, rows)
+    return Columns(label=label, text=text, text_pair=given.get("text_pair"))
+
+
+def check_columns(source: Source, rows: Dataset, columns: Columns) -> None:
+    """Raise `PruneSearchError` unless another split of the same source has these columns too."""
+    for role in ROLES:
+        name = getattr(columns, role)
+        if name is not None and name not in rows.column_names:
+            raise PruneSearchError(
+                f"every split of '{source.name}' needs the column '{name}', but one has only "
+                f"{', '.join(rows.column_names)}"
+            )
+
+
+def _missing(role: str, source: Source, rows: Dataset) -> str:
+    listed = ", ".join(rows.column_names)
+    return (
+        f"no {role} column was recognised in '{source.name}' (its columns: {listed}): name it with columns {role}=NAME"
+    )
+
+
+def _choose(role: str, found: list[str], preferred: tuple[str, ...], source: Source, rows: Dataset) -> str:
+    """Take the only candidate, or the one with the most usual name."""
+    if not found:
+        raise PruneSearchError(_missing(role, source, rows))
+    named = [name for want in preferred for name in found if name.lower() == want]
+    if len(found) > 1 and not named:
+        raise PruneSearchError(
+            f"several columns could be the {role} ({', '.join(found)}): choose with columns {role}=NAME"
+        )
+    return (named or found)[0]
+
+
+def _guess_label(rows: Dataset) -> str | None:
+    """Return the label column by its name, else the only ClassLabel, else by rarer names."""
+    names = {name.lower(): name for name in rows.column_names}
+    classes = [name for name, feature in rows.features.items() if isinstance(feature, ClassLabel)]
+    usual = [names[name] for name in LABEL_NAMES if name in names]
+    rarer = [names[name] for name in LABEL_GUESSES if name in names]
+    only = classes if len(classes) == 1 else []
+    return next(iter([*usual, *only, *rarer]), None)
+
+
+def _image_columns(rows: Dataset) -> list[str]:
+    return [name for name in rows.column_names if _is_image(rows, name)]
+
+
+def _is_image(rows: Dataset, name: str) -> bool:
+    feature = rows.features[name]
+    if isinstance(feature, Image):
+        return True
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    if isinstance(feature, Value) and "binary" in feature.dtype:
+        return True
+    if not _is_string(feature):
+        return False
+    head = [value for value in rows[name][:20] if value]
+    return bool(head) and all(str(value).lower().endswith(IMAGE_SUFFIXES) for value in head)
+
+
+def _is_string(feature: Any) -> bool:
+    return isinstance(feature, Value) and "string" in feature.dtype
+
+
+def _text_columns(rows: Dataset, label: str | None) -> list[str]:
+    return [name for name, feature in rows.features.items() if _is_string(feature) and name != label]
+
+
+def raw_images(rows: Dataset, column: str) -> Dataset:
+    """Return the rows with image cells as encoded bytes or paths, so that nothing is decoded yet."""
+    if isinstance(rows.features[column], Image):
+        rows = rows.cast_column(column, Image(decode=False))
+    return rows
+
+
+def image_bytes(cell: Any, base: Path | None) -> bytes:
+    """Return the encoded bytes of an image cell: bytes, `{"bytes", "path"}`, or a path from `base`."""
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes):
+        return cell
+    if not isinstance(cell, str):
+        raise PruneSearchError(f"an image cell must hold bytes or a path, but got {cell!r:.60}")
+    path = Path(cell) if base is None else base / cell
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PruneSearchError(f"image file '{path}' cannot be read: {one_line(error)}") from error
+
+
+def decode_image(cell: Any, base: Path | None, mode: str = "RGB") -> PILImage.Image:
+    """Decode an image cell into a PIL image of `mode` ("RGB", or "L" for one channel)."""
+    encoded = image_bytes(cell, base)
+    try:
+        return PILImage.open(io.BytesIO(encoded)).convert(mode)
+    except OSError as error:
+        raise PruneSearchError(f"an image cannot be decoded: {one_line(error)}") from error
+
+
+def digests(rows: Dataset, columns: Columns, base: Path | None) -> Iterator[bytes]:
+    """Yield a hash of each row's content (encoded image, or text and its pair; not the label)."""
+    if columns.image is not None:
+        for cell in raw_images(rows, columns.image).select_columns([columns.image]):
+            yield _hash(image_bytes(cell[columns.image], base))
+        return
+    names = [name for name in (columns.text, columns.text_pair) if name is not None]
+    for row in rows.select_columns(names):
+        yield _hash("\0".join(str(row[name]) for name in names).encode())
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -1,0 +1,20 @@
+"""Tiny models, made once a session."""
+
+import pytest
+from tiny import make_bert, make_vit
+from transformers import BertForSequenceClassification, BertModel
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_vit(tmp_path_factory.mktemp("vit"))
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_bert(tmp_path_factory.mktemp("bert"), BertForSequenceClassification)
+
+
+@pytest.fixture(scope="session")
+def bare_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_bert(tmp_path_factory.mktemp("bare"), BertModel)
