@@ -1,0 +1,293 @@
+"""`front.json`: the result of a study, as typed models. Every field and its unit: docs/front-schema.md."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.schedule import Schedule
+from prunesearch.results.files import write_text_atomic
+
+FRONT_FORMAT = "prunesearch.front"
+FRONT_VERSION = 1
+_REWRITE = "run the study again to rewrite it (finished trials are kept in study.db)"
+
+
+class _Record(BaseModel):
+    """A frozen part of the file: no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Interval(_Record):
+    """A value with its 95 % confidence interval; metrics are fractions, not percent."""
+
+    value: float
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"`low <= high` must hold, but got {self.low} > {self.high}")
+        return self
+
+
+class Latency(_Record):
+    """Milliseconds of one forward of a batch: the cost table's prediction and the end-to-end samples."""
+
+    predicted_ms: float = Field(gt=0)
+    median_ms: float = Field(gt=0)
+    p10_ms: float = Field(gt=0)
+    p90_ms: float = Field(gt=0)
+
+
+class Fidelity(_Record):
+    """How close the outputs on the holdout split stay to the unpruned model's."""
+
+    kl: float
+    agreement: float = Field(ge=0, le=1)
+
+
+class Calibration(_Record):
+    """What the search saw: metric and KL divergence on the calibration split."""
+
+    quality: float
+    kl: float
+
+
+class ModelInfo(_Record):
+    """The model; `tokens` is the sequence length at the start, `protected` of them are never reduced."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    id: str
+    class_name: str = Field(alias="class")
+    family: str
+    depth: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    protected: int = Field(ge=0)
+
+
+class TaskInfo(_Record):
+    """What quality means: the metric, and how many rows each split has."""
+
+    name: str
+    metric: str
+    calibration: int = Field(ge=0)
+    holdout: int = Field(ge=0)
+    notes: list[str] = []
+
+
+class Device(_Record):
+    """The device and the library versions on it; further facts (`driver`, ...) are kept as they come."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    kind: str
+    threads: int | None = None
+    torch: str
+    transformers: str
+
+
+class Conditions(_Record):
+    """Under what conditions latency was measured; another condition needs another study."""
+
+    batch_size: int = Field(ge=1)
+    dtype: str
+    attention: str
+    mode: str
+    threads: int | None = None
+    tokens: int = Field(ge=1)
+
+
+class CostTable(_Record):
+    """How good the latency predictions are, on schedules that the table had not seen."""
+
+    status: Literal["measured", "estimated"]
+    mape: float
+    worst: float
+    rank_correlation: float
+    schedules: int = Field(ge=0)
+    noisy: bool
+    noise: float
+    seconds: float
+    cells: int = Field(ge=0)
+
+
+class BudgetInfo(_Record):
+    """The budget as typed, and what it came to in milliseconds."""
+
+    text: str
+    limit_ms: float = Field(gt=0)
+
+
+class Unpruned(_Record):
+    """The reference that every point is compared with."""
+
+    quality: Interval
+    calibration: Calibration | None = None
+    latency: Latency
+    gmacs: float = Field(ge=0)
+    tokens: list[int]
+
+
+class Point(_Record):
+    """One schedule of the front, re-evaluated on the holdout split and re-measured end to end."""
+
+    id: str = Field(min_length=1)
+    trial: int
+    schedule: dict[str, Any]
+    text: str
+    tokens: list[int]
+    quality: Interval
+    difference: Interval
+    fidelity: Fidelity
+    calibration: Calibration
+    latency: Latency
+    speedup: float = Field(gt=0)
+    gmacs: float = Field(ge=0)
+
+    @field_validator("schedule")
+    @classmethod
+    def _readable(cls, value: dict[str, Any]) -> dict[str, Any]:
+        Schedule.from_dict(value)
+        return value
+
+    def to_schedule(self) -> Schedule:
+        """Return the schedule, ready for `apply_`."""
+        return Schedule.from_dict(self.schedule)
+
+
+class Verdict(_Record):
+    """One sentence for the reader, and the id of the point that it recommends (none: keep the model as it is)."""
+
+    text: str
+    point: str | None = None
+
+
+class SearchInfo(_Record):
+    """What the search spent."""
+
+    sampler: str
+    trials: int = Field(ge=0)
+    seeds: int = Field(ge=0)
+    failed: int = Field(ge=0)
+    evaluations: float = Field(ge=0)
+    seconds: float = Field(ge=0)
+
+
+class Front(_Record):
+    """The whole of `front.json`. Points are sorted by median latency, slowest first."""
+
+    format: Literal["prunesearch.front"] = "prunesearch.front"
+    version: Literal[1] = 1
+    study: str
+    created: str
+    prunesearch: str
+    config: dict[str, Any]
+    model: ModelInfo
+    task: TaskInfo
+    device: Device
+    conditions: Conditions
+    cost_table: CostTable
+    budget: BudgetInfo | None
+    unpruned: Unpruned
+    points: list[Point]
+    dropped: int = Field(ge=0)
+    verdict: Verdict
+    search: SearchInfo
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        ids = [p.id for p in self.points]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"point ids must differ, but got {ids}")
+        if self.verdict.point is not None and self.verdict.point not in ids:
+            raise ValueError(f"the verdict names point '{self.verdict.point}', which is not in {ids}")
+        medians = [p.latency.median_ms for p in self.points]
+        if medians != sorted(medians, reverse=True):
+            raise ValueError("points must be sorted by median latency, slowest first")
+        for name, tokens in [("unpruned", self.unpruned.tokens)] + [(p.id, p.tokens) for p in self.points]:
+            if len(tokens) != self.model.depth:
+                raise ValueError(
+                    f"`tokens` has one count for each of {self.model.depth} blocks, but {name} has {len(tokens)}"
+                )
+        return self
+
+    def point(self, point_id: str) -> Point | None:
+        """Return the point of that id, or None."""
+        return next((p for p in self.points if p.id == point_id), None)
+
+    def within_budget(self) -> list[Point]:
+        """Return the points whose measured median latency meets the budget (all, when there is none)."""
+        limit = self.budget.limit_ms if self.budget else float("inf")
+        return [p for p in self.points if p.latency.median_ms <= limit]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain JSON form, as in the file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file atomically."""
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+        write_text_atomic(path, text + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Front:
+        """Read the file.
+
+        Raises:
+            PruneSearchError: if there is no such file.
+            CorruptFileError: one line that names file, field and way out, for broken JSON, another
+                format, a newer version, or a field that is missing, unknown or out of range.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise PruneSearchError(
+                f"{path} does not exist: the study has not finished; run the same `prunesearch run` again"
+            ) from None
+        except OSError as error:
+            raise PruneSearchError(f"{path} cannot be read ({error.strerror}): check the path") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CorruptFileError(f"{path} is not JSON ({error}): {_REWRITE}") from None
+        _check_header(path, data)
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise CorruptFileError(f"{path}: {_first_error(error)}: {_REWRITE}") from None
+
+
+def _check_header(path: str | os.PathLike[str], data: Any) -> None:
+    """Refuse another kind of file, and a version that this code does not know."""
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FRONT_FORMAT:
+        raise CorruptFileError(
+            f'{path}: "format" must be "{FRONT_FORMAT}", but got {found!r}: give the front.json of a study'
+        )
+    version = data.get("version")
+    if isinstance(version, int) and version > FRONT_VERSION:
+        raise CorruptFileError(
+            f'{path}: "version" {version} is newer than {FRONT_VERSION}, the newest this prunesearch reads: '
+            "upgrade prunesearch"
+        )
+    if version != FRONT_VERSION or isinstance(version, bool):
+        raise CorruptFileError(f'{path}: "version" must be {FRONT_VERSION}, but got {version!r}: {_REWRITE}')
+
+
+def _first_error(error: ValidationError) -> str:
+    """`points[0].latency.median_ms: Field required (and 2 more)`, on one line."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    field = ""
+    for part in errors[0]["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else f".{part}"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    message = errors[0]["msg"].removeprefix("Value error, ")
+    return f"field `{field.lstrip('.') or 'front'}`: {message}{more}".replace("\n", " ")

@@ -1,0 +1,135 @@
+"""Picking a point (expected results worked out by hand from tests/results/conftest.py) and the native format."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule
+from prunesearch.export import FORMATS, export
+from prunesearch.export.native import to_json
+from prunesearch.export.pick import pick
+from prunesearch.results.front import Front
+
+
+def changed(front: Front, point: str, **calibration: float) -> Front:
+    """The front with other calibration numbers at one point."""
+    data = front.to_dict()
+    next(p for p in data["points"] if p["id"] == point)["calibration"].update(calibration)
+    return Front.model_validate(data)
+
+
+# Medians: 16, 12, 10, 8 ms, unpruned 20; calibration accuracy: 0.805, 0.801, 0.781, 0.702, unpruned 0.81.
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("best@16ms", "p1"),
+        ("best@15.9ms", "p2"),
+        ("best@60%", "p2"),
+        ("best@2x", "p3"),
+        ("best@0.009s", "p4"),
+        ("best@100ms", "p1"),
+        ("fastest@0.99", "p1"),  # 0.99 x 0.81 = 0.8019: p1 alone
+        ("fastest@0.98", "p2"),  # 0.7938
+        ("fastest@95%", "p3"),  # 0.7695
+        ("fastest@0.5", "p4"),
+        ("p3", "p3"),
+        (" p3 ", "p3"),
+        ("230", "p3"),
+        ("4", "p2"),
+    ],
+)
+def test_pick(make_front, spec, expected):
+    assert pick(make_front(), spec).id == expected
+
+
+def test_fastest_uses_holdout_where_the_unpruned_calibration_is_unknown(make_front):
+    unpruned = {**make_front().to_dict()["unpruned"], "calibration": None}
+    # Holdout: 0.99 x 0.80 = 0.792, which p2 (0.796) keeps and p3 (0.784) does not.
+    assert pick(make_front(unpruned=unpruned), "fastest@0.99").id == "p2"
+
+
+def test_best_chooses_on_calibration_not_holdout(make_front):
+    # p2's holdout quality (0.796) stays above p3's (0.784); only calibration is turned round.
+    assert pick(changed(make_front(), "p3", quality=0.803), "best@60%").id == "p3"
+
+
+def test_ties_go_to_the_faster(make_front):
+    assert pick(changed(make_front(), "p3", quality=0.801), "best@60%").id == "p3"
+
+
+def test_knee(make_front):
+    # Chord from (20 ms, 0.81) to (8 ms, 0.702); along it, scaled to 1: p1 at 1/3, p2 at 2/3, p3 at 5/6.
+    # Losses scaled by 0.108: 0.005, 0.009, 0.029 -> 0.0463, 0.0833, 0.2685. Heights: 0.287, 0.583, 0.565.
+    assert pick(make_front(), "knee").id == "p2"
+    assert pick(changed(make_front(), "p3", quality=0.79), "knee").id == "p3"  # 0.833 - 0.185 = 0.648
+
+
+def test_knee_of_one_point_and_of_a_flat_front(make_front):
+    data = make_front().to_dict()
+    assert pick(make_front(points=data["points"][:1], verdict={"text": "x"}), "knee").id == "p1"
+    for point in data["points"]:
+        point["calibration"]["quality"] = 0.81
+    assert pick(make_front(points=data["points"]), "knee").id == "p4"  # nothing is lost: the fastest
+
+
+def test_nothing_within_the_budget(make_front):
+    with pytest.raises(PruneSearchError, match=r"within 3x \(6\.67 ms\).*p4 at 8\.00 ms; pick p4 or best@8ms"):
+        pick(make_front(), "best@3x")
+
+
+def test_no_point_keeps_the_quality_and_the_offered_value_works(make_front):
+    with pytest.raises(PruneSearchError, match=r"keeps 1 of the unpruned accuracy: .*p1 with 0\.993; .*fastest@0\.993"):
+        pick(make_front(), "fastest@1")
+    assert pick(make_front(), "fastest@0.993").id == "p1"
+
+
+@pytest.mark.parametrize("value", ["", "0", "1.5", "-1", "x", "nan", "150%"])
+def test_bad_share(make_front, value):
+    with pytest.raises(PruneSearchError, match="0 < share <= 1"):
+        pick(make_front(), f"fastest@{value}")
+
+
+def test_bad_budget_unit(make_front):
+    with pytest.raises(PruneSearchError, match="unit 'furlong'"):
+        pick(make_front(), "best@10furlong")
+
+
+def test_unknown_specs_list_what_there_is(make_front):
+    with pytest.raises(PruneSearchError, match=r"did you mean 'p\d'\?.*p1, p2, p3, p4"):
+        pick(make_front(), "p7")
+    with pytest.raises(PruneSearchError, match="did you mean 'knee'"):
+        pick(make_front(), "kne")
+    with pytest.raises(PruneSearchError, match=r"trial 99 .*17 \(p1\), 4 \(p2\), 230 \(p3\), 31 \(p4\)"):
+        pick(make_front(), "99")
+
+
+def test_empty_front_repeats_the_verdict(make_front):
+    front = make_front(points=[], verdict={"text": "unpruned is best here"})
+    with pytest.raises(PruneSearchError, match="no point to pick: unpruned is best here"):
+        pick(front, "knee")
+
+
+def test_json_is_a_lossless_schedule_with_provenance(make_front):
+    front = make_front()
+    for point in front.points:
+        text = to_json(point, front)
+        assert Schedule.from_json(text) == point.to_schedule()
+        note = json.loads(text)["provenance"]
+        assert (note["study"], note["point"], note["trial"]) == ("demo", point.id, point.trial)
+        assert note["model"]["class"] == "ViTForImageClassification"
+        assert note["cost_table"] == "measured"
+
+
+def test_export_by_format_name(make_front):
+    assert Schedule.from_json(export(make_front(), "best@60%", "json")) == make_front().points[1].to_schedule()
+    with pytest.raises(PruneSearchError, match=r"unknown export format 'jsn': did you mean 'json'\?"):
+        export(make_front(), "p1", "jsn")
+
+
+def test_every_format_in_the_table_can_be_loaded(make_front):
+    front = make_front()
+    for name in FORMATS:
+        assert isinstance(FORMATS.load(name)(front.points[0], front), str)
