@@ -1,0 +1,5 @@
+"""`python -m prunesearch`."""
+
+from prunesearch.cli import main
+
+main()

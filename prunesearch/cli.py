@@ -1,0 +1,171 @@
+"""The command line: parse, call one function, print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunesearch import __version__
+from prunesearch.core.errors import PruneSearchError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Find the Pareto-optimal token-pruning schedules for your model, data, device and budget.",
+    epilog="Start with: prunesearch run (the bundled demo, a few minutes on two cores)",
+)
+
+StudyArgument = Annotated[str, typer.Argument(help="Name of a study under studies/, or its folder.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"prunesearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    model: Annotated[str | None, typer.Option(help="Folder or Hub id of a transformers model.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Parquet, CSV, TSV, JSONL, image folder, Hub id, or CALIBRATION,HOLDOUT."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="image-classification, text-classification, or auto.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Column names by role, as in text=review,label=stars.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Latency (10ms), share (60%) or speed-up (2x); none: the whole front.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows in a batch whose latency counts.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    attention: Annotated[str | None, typer.Option("--attn", help="sdpa or eager.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of a text whose latency counts.")] = None,
+    space: Annotated[str | None, typer.Option(help="YAML file of the search space.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2 or random.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Schedules to evaluate.")] = None,
+    timeout: Annotated[str | None, typer.Option(help="Stop the search after so long: 90s, 10m, 2h.")] = None,
+    study: Annotated[str | None, typer.Option(help="Name of the study; the same name resumes it.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the table alone.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print front.json in place of the table.")] = False,
+) -> None:
+    """Search schedules and print the front. Without options: the bundled demo."""
+    from prunesearch.search.config import RunConfig
+    from prunesearch.search.run import run as search
+
+    config = RunConfig.build(
+        model=model,
+        data=data,
+        task=task,
+        columns=None if columns is None else parse_columns(columns),
+        device=device,
+        budget=budget,
+        batch_size=batch_size,
+        dtype=dtype,
+        attention=attention,
+        length=length,
+        space=space,
+        sampler=sampler,
+        trials=trials,
+        timeout_s=None if timeout is None else parse_duration(timeout),
+        seed=seed,
+    )
+    front = search(config, study, quiet=quiet or json)
+    _print_front(front, json)
+
+
+@app.command()
+def show(
+    study: StudyArgument,
+    json: Annotated[bool, typer.Option("--json", help="Print front.json in place of the table.")] = False,
+) -> None:
+    """Print the front of a study again."""
+    _print_front(_front_of(study), json)
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    pick: Annotated[str, typer.Option(help="best@10ms, best@2x, fastest@0.99, knee, a point (p3) or a trial number.")],
+    to: Annotated[str, typer.Option(help="Format: json.")] = "json",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; none: print.")] = None,
+) -> None:
+    """Write one schedule of a study for use elsewhere."""
+    from prunesearch.export import export as write
+
+    text = write(_front_of(study), pick, to)
+    if output is None:
+        typer.echo(text)
+        return
+    from prunesearch.results.files import write_text_atomic
+
+    write_text_atomic(output, text + "\n")
+    typer.echo(f"written: {output}", err=True)
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Read `role=name,role=name`."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(role.strip() and equals and name.strip() for role, equals, name in pairs):
+        raise PruneSearchError(f"columns are written role=name,role=name (text=review,label=stars), but got '{text}'")
+    return {role.strip(): name.strip() for role, _, name in pairs}
+
+
+def parse_duration(text: str) -> float:
+    """Read `90s`, `10m` or `2h` as seconds."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    try:
+        seconds = float(text[:-1]) * units[text[-1:]]
+    except (KeyError, ValueError):
+        raise PruneSearchError(f"a time is written 90s, 10m or 2h, but got '{text}'") from None
+    if not 0 < seconds < float("inf"):
+        raise PruneSearchError(f"a time must be > 0, but got '{text}'")
+    return seconds
+
+
+def _front_of(study: str) -> Any:
+    from prunesearch.results.front import Front
+    from prunesearch.results.store import resolve_study
+
+    folder = resolve_study(study)
+    if not folder.front.exists():
+        raise PruneSearchError(f"study '{folder.name}' has no front yet: run it to the end with the same command")
+    return Front.load(folder.front)
+
+
+def _print_front(front: Any, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(front.to_dict(), indent=2))
+        return
+    from prunesearch.results.show import show_front
+
+    show_front(front)
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line and exit code 2, Ctrl-C in 130."""
+    try:
+        app()
+    except PruneSearchError as error:
+        typer.echo(f"prunesearch: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("prunesearch: interrupted; finished trials are kept, and the same command resumes", err=True)
+        sys.exit(130)

@@ -1,0 +1,186 @@
+"""From finished trials to the front: held-out quality, re-measured latency, the verdict, and the files of the study."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+
+from prunesearch import __version__
+from prunesearch.core.budget import Budget
+from prunesearch.core.pareto import non_dominated
+from prunesearch.core.schedule import Schedule
+from prunesearch.cost.flops import closed_form_gmacs
+from prunesearch.cost.samples import Samples
+from prunesearch.cost.table import CostTable
+from prunesearch.cost.validate import measure_schedules
+from prunesearch.pruning.apply import Handle
+from prunesearch.results import front as schema
+from prunesearch.results.report import write_report
+from prunesearch.results.store import StudyFolder
+from prunesearch.search.config import RunConfig
+from prunesearch.search.evaluate import Evaluation, Evaluator
+from prunesearch.search.illustrate import illustrate
+from prunesearch.search.progress import Reporter
+from prunesearch.search.seeds import spread
+from prunesearch.search.study import TrialRecord, front_records
+from prunesearch.search.verdict import verdict
+from prunesearch.tasks.base import Task
+from prunesearch.tasks.metrics import paired_difference, wilson
+
+
+@dataclass
+class Finish:
+    """Everything the last two steps of a run need."""
+
+    config: RunConfig
+    folder: StudyFolder
+    model_id: str
+    task: Task
+    handle: Handle
+    table: CostTable
+    budget: Budget | None
+    records: list[TrialRecord]
+    unpruned_calibration: float
+    search: schema.SearchInfo
+    reporter: Reporter
+
+    def go(self) -> schema.Front:
+        """Evaluate and re-measure the candidates, drop the dominated ones, and write front and report."""
+        candidates = spread(front_records(self.records), self.config.front_points, lambda r: r.predicted_ms)
+        evaluations, reference = self._hold_out(candidates)
+        schedules = [Schedule(), *(r.schedule for r in candidates)]
+        self.reporter.step(f"re-measuring {len(schedules)} schedules end to end")
+        samples = measure_schedules(
+            self.task.model,
+            self.task.timing_inputs(self.config.batch_size),
+            schedules,
+            time_budget_s=self.config.table_seconds / 2,
+            quiet=self.reporter.quiet,
+            label="re-measuring",
+        )
+        unpruned = self._unpruned(reference, samples[0])
+        points = [
+            self._point(record, evaluation, reference, latency, unpruned)
+            for record, evaluation, latency in zip(candidates, evaluations, samples[1:], strict=True)
+        ]
+        kept = self._front_of(points, unpruned)
+        front = self._front(unpruned, kept, len(points) - len(kept))
+        front.save(self.folder.front)
+        self._report(front)
+        return front
+
+    def _hold_out(self, candidates: list[TrialRecord]) -> tuple[list[Evaluation], Evaluation]:
+        split = self.task.holdout
+        self.reporter.step(f"holdout: {len(candidates)} candidates on {split.n} rows that the search has not seen")
+        evaluator = Evaluator(self.task, self.handle, split)
+        with self.reporter.bar("holdout", max(1, len(candidates) * split.n)) as bar:
+            found = [evaluator.evaluate(r.schedule, bar.advance) for r in candidates]
+        return found, evaluator.unpruned()
+
+    def _tokens(self, schedule: Schedule) -> list[int]:
+        encoder = self.handle.encoder
+        return schedule.counts(encoder.depth, self.task.tokens, encoder.protected)
+
+    def _latency(self, schedule: Schedule, samples: Samples) -> schema.Latency:
+        return schema.Latency(
+            predicted_ms=self.table.predict(schedule),
+            median_ms=samples.median_ms,
+            p10_ms=samples.p10_ms,
+            p90_ms=samples.p90_ms,
+        )
+
+    def _unpruned(self, evaluation: Evaluation, samples: Samples) -> schema.Unpruned:
+        return schema.Unpruned(
+            quality=_quality(evaluation),
+            calibration=schema.Calibration(quality=self.unpruned_calibration, kl=0.0),
+            latency=self._latency(Schedule(), samples),
+            gmacs=self._gmacs(Schedule()),
+            tokens=self._tokens(Schedule()),
+        )
+
+    def _gmacs(self, schedule: Schedule) -> float:
+        return closed_form_gmacs(self.handle.encoder, schedule, self.task.tokens)
+
+    def _point(
+        self,
+        record: TrialRecord,
+        evaluation: Evaluation,
+        reference: Evaluation,
+        samples: Samples,
+        unpruned: schema.Unpruned,
+    ) -> schema.Point:
+        value, low, high = paired_difference(reference.correct, evaluation.correct)
+        return schema.Point(
+            id=f"t{record.number}",
+            trial=record.number,
+            schedule=record.schedule.to_dict(),
+            text=str(record.schedule),
+            tokens=self._tokens(record.schedule),
+            quality=_quality(evaluation),
+            difference=schema.Interval(value=value, low=low, high=high),
+            fidelity=schema.Fidelity(kl=evaluation.loss, agreement=float(evaluation.agrees.double().mean())),
+            calibration=schema.Calibration(quality=record.quality, kl=record.loss),
+            latency=self._latency(record.schedule, samples),
+            speedup=unpruned.latency.median_ms / samples.median_ms,
+            gmacs=self._gmacs(record.schedule),
+        )
+
+    def _front_of(self, points: list[schema.Point], unpruned: schema.Unpruned) -> list[schema.Point]:
+        """The points that stand by their re-measured values: not dominated (the unpruned model counts), in budget."""
+        limit = float("inf") if self.budget is None else self.budget.limit_ms(unpruned.latency.median_ms)
+        inside = [p for p in points if p.latency.median_ms <= limit and p.schedule["stages"]]
+        values = [(p.latency.median_ms, -p.quality.value) for p in inside]
+        values.append((unpruned.latency.median_ms, -unpruned.quality.value))
+        stands = non_dominated(values)[:-1]
+        kept = sorted((p for p, keep in zip(inside, stands, strict=True) if keep), key=lambda p: -p.latency.median_ms)
+        return [p.model_copy(update={"id": f"p{i}"}) for i, p in enumerate(kept, start=1)]
+
+    def _front(self, unpruned: schema.Unpruned, points: list[schema.Point], dropped: int) -> schema.Front:
+        config, encoder, table = self.config, self.handle.encoder, self.table
+        limit = None if self.budget is None else self.budget.limit_ms(unpruned.latency.median_ms)
+        budget = None
+        if self.budget is not None and limit is not None:
+            budget = schema.BudgetInfo(text=self.budget.text, limit_ms=limit)
+        return schema.Front(
+            study=self.folder.name,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            prunesearch=__version__,
+            config=config.model_dump(mode="json"),
+            model=schema.ModelInfo(
+                id=self.model_id,
+                class_name=type(self.task.model).__name__,
+                family=encoder.family.model_type,
+                depth=encoder.depth,
+                tokens=self.task.tokens,
+                protected=encoder.protected,
+            ),
+            task=schema.TaskInfo(
+                name=self.task.name,
+                metric=self.task.metric,
+                calibration=self.task.calibration.n,
+                holdout=self.task.holdout.n,
+                notes=self.task.notes,
+            ),
+            device=schema.Device(**table.device),
+            conditions=schema.Conditions(**{k: v for k, v in table.conditions.items() if k != "device"}),
+            cost_table=schema.CostTable(**table.summary()),
+            budget=budget,
+            unpruned=unpruned,
+            points=points,
+            dropped=dropped,
+            verdict=verdict(unpruned, points, budget, config.batch_size, self.task.metric),
+            search=self.search,
+        )
+
+    def _report(self, front: schema.Front) -> None:
+        pictures, texts = illustrate(self.task, self.handle, front.points, self.model_id)
+        trials = [
+            {"number": r.number, "predicted_ms": r.predicted_ms, "kl": r.loss, "quality": r.quality}
+            for r in self.records
+        ]
+        write_report(self.folder.report, front, trials, pictures, texts)
+
+
+def _quality(evaluation: Evaluation) -> schema.Interval:
+    value, low, high = wilson(int(evaluation.correct.sum()), len(evaluation.correct))
+    return schema.Interval(value=value, low=low, high=high)

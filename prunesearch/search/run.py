@@ -1,0 +1,245 @@
+"""`run`: from a configuration to a study folder with a front that was evaluated on held-out data and re-measured."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunesearch.core.budget import Budget
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule
+from prunesearch.cost.table import CostTable
+from prunesearch.pruning.apply import Handle, apply_
+from prunesearch.results.front import Front, SearchInfo
+from prunesearch.results.store import DEFAULT_ROOT, StudyFolder
+from prunesearch.search.config import RunConfig
+from prunesearch.search.evaluate import Evaluator
+from prunesearch.search.finish import Finish
+from prunesearch.search.measure import cost_table
+from prunesearch.search.progress import Reporter
+from prunesearch.search.seeds import Seed, solve
+from prunesearch.search.sensitivity import Sensitivities, measure_sensitivities, screen_methods, screening_sites
+from prunesearch.search.space import Space, SpaceFile
+from prunesearch.search.study import Search, TrialRecord, failed_trials, finished_trials, open_study
+from prunesearch.tasks import load_task
+from prunesearch.tasks.base import EvalSet, Task
+
+_SCREEN_SAMPLES = 64
+_ALL_POINTS = 10_000
+
+
+@dataclass(frozen=True)
+class Model:
+    """Where the model and its data come from, once defaults are filled in."""
+
+    id: str
+    data: str
+    name: str
+
+
+def demo() -> Model:
+    """The bundled demo: a small ViT trained on CIFAR-10, with a calibration and a holdout split."""
+    folder = Path(__file__).resolve().parents[1] / "demo"
+    splits = ",".join(str(folder / f"cifar10-{split}.parquet") for split in ("calibration", "holdout"))
+    return Model(str(folder / "vit-cifar10"), splits, "demo")
+
+
+def resolve_model(config: RunConfig) -> Model:
+    """Model and data of a configuration; neither given means the demo."""
+    if config.model is None or config.data is None:
+        return demo()
+    return Model(config.model, config.data, Path(config.model.rstrip("/")).name)
+
+
+def default_study(config: RunConfig) -> str:
+    """Name of the study when none is given: model, device, batch size."""
+    return f"{resolve_model(config).name}-{config.device.replace(':', '')}-b{config.batch_size}"
+
+
+def run(
+    config: RunConfig,
+    study: str | None = None,
+    *,
+    root: Path = DEFAULT_ROOT,
+    quiet: bool = False,
+    task: Task | None = None,
+) -> Front:
+    """Search the model's schedules and return the front, which is also written to `root/study/`.
+
+    The same call resumes a study that was interrupted: table, sensitivities and finished trials are kept.
+
+    Args:
+        config: all settings.
+        study: name of the study; None for `default_study(config)`.
+        root: folder of studies.
+        quiet: print nothing.
+        task: a task made by the caller, in place of loading `config.model` and `config.data`.
+
+    Raises:
+        PruneSearchError: for bad input, in one line; nothing that was finished is lost.
+    """
+    reporter = Reporter(quiet)
+    folder = StudyFolder.create(study or default_study(config), root)
+    if folder.config.exists():
+        config.check_resumes(folder.load_config(), folder.name)
+    space_file = SpaceFile.load(None if config.space is None else Path(config.space))
+    model = resolve_model(config)
+
+    reporter.step(f"loading {model.name}")
+    if task is None:
+        task = _load(config, model, quiet)
+    for note in task.notes:
+        reporter.say(f"      {note}")
+    handle = apply_(task.model, Schedule(), seed=config.seed)
+    try:
+        folder.save_config(config.model_dump(mode="json"))
+        return _Run(config, folder, model, task, handle, space_file, reporter).go()
+    finally:
+        handle.remove()
+
+
+def _load(config: RunConfig, model: Model, quiet: bool) -> Task:
+    return load_task(
+        model.id,
+        model.data,
+        task=config.task,
+        columns=config.columns,
+        batch_size=config.eval_batch_size,
+        dtype=config.dtype,
+        device=config.device,
+        attention=config.attention,
+        calibration=config.calibration,
+        holdout=config.holdout,
+        seed=config.seed,
+        length=config.length,
+        quiet=quiet,
+    )
+
+
+class _Run:
+    """The steps of one run, with what they share."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: StudyFolder,
+        model: Model,
+        task: Task,
+        handle: Handle,
+        space_file: SpaceFile,
+        reporter: Reporter,
+    ) -> None:
+        self.config, self.folder, self.model, self.task = config, folder, model, task
+        self.handle, self.reporter = handle, reporter
+        encoder = handle.encoder
+        self.space = Space(space_file, encoder.depth, task.tokens, encoder.protected)
+        self.study = open_study(folder.database, config.sampler, config.seed)
+        self.unpruned_quality = 0.0  # on the search's calibration rows
+        self.units = 0.0  # spent, in evaluations of the unpruned model on the search's calibration rows
+
+    def go(self) -> Front:
+        table = cost_table(self.folder, self.task, self.handle, self.space, self.config, self.reporter)
+        unpruned_ms = table.predict(Schedule())
+        budget = None if self.config.budget is None else Budget.parse(self.config.budget)
+        limit = unpruned_ms if budget is None else budget.limit_ms(unpruned_ms)
+        split = self.task.calibration.take(self.config.search_samples)
+        sensitivities = self._sensitivities(table, split)
+        space = self.space.with_methods(sensitivities.methods)
+        seeds = self._seeds(space, sensitivities, table, limit, budget)
+        started = time.monotonic()
+        self._search(space, table, split, limit, seeds)
+        return Finish(
+            config=self.config,
+            folder=self.folder,
+            model_id=self.model.id,
+            task=self.task,
+            handle=self.handle,
+            table=table,
+            budget=budget,
+            records=finished_trials(self.study),
+            unpruned_calibration=self.unpruned_quality,
+            search=self._search_info(time.monotonic() - started),
+            reporter=self.reporter,
+        ).go()
+
+    def _search_info(self, seconds: float) -> SearchInfo:
+        records = finished_trials(self.study)
+        return SearchInfo(
+            sampler=self.config.sampler,
+            trials=len(records),
+            seeds=sum(r.source == "seed" for r in records),
+            failed=failed_trials(self.study),
+            evaluations=self.units,
+            seconds=seconds,
+        )
+
+    def _sensitivities(self, table: CostTable, split: EvalSet) -> Sensitivities:
+        path = self.folder.path / "sensitivities.json"
+        if path.exists():
+            self.reporter.step("sensitivities: kept from before")
+            return Sensitivities.load(path)
+        space, task, handle = self.space, self.task, self.handle
+        few = split.take(_SCREEN_SAMPLES)
+        sites = len(screening_sites(space)) * len(space.methods)
+        self.reporter.step(f"sensitivities: screening {len(space.methods)} methods, then a grid of one-stage losses")
+        with self.reporter.bar("screening", sites * few.n) as bar:
+            methods = screen_methods(task, handle, few, space, bar.advance)
+        self.reporter.say(f"      methods: {', '.join(methods)}")
+        space = space.with_methods(methods)
+        some = split.take(self.config.sensitivity_samples)
+        cells = len(space.layers) * (len(space.keeps) - 1) * len(methods)
+        with self.reporter.bar("sensitivities", cells * some.n) as bar:
+            found = measure_sensitivities(task, handle, some, space, bar.advance)
+        self.units += _sensitivity_units(space, table, some.n / split.n)
+        found.save(path)
+        return found
+
+    def _seeds(
+        self, space: Space, sensitivities: Sensitivities, table: CostTable, limit: float, budget: Budget | None
+    ) -> list[Seed]:
+        seeds = solve(space, sensitivities, table, limit, max(self.config.seeds, 1))
+        if not seeds:
+            fastest = solve(space, sensitivities, table, table.predict(Schedule()), _ALL_POINTS)[-1]
+            text = "" if budget is None else budget.text
+            raise PruneSearchError(
+                f"budget {text} ({limit:.3g} ms) is below anything reachable: the fastest schedule of the space is "
+                f"predicted at {fastest.latency_ms:.3g} ms ({fastest.schedule}); raise the budget, or widen the space"
+            )
+        return seeds
+
+    def _search(self, space: Space, table: CostTable, split: EvalSet, limit: float, seeds: list[Seed]) -> None:
+        config, reporter = self.config, self.reporter
+        evaluator = Evaluator(self.task, self.handle, split)
+        found = [seed.schedule for seed in seeds]
+        search = Search(self.study, space, table.predict, evaluator.evaluate, limit, found, config.seed)
+        search.enqueue(found[: config.seeds])
+        done = len(finished_trials(self.study))
+        known = f", {done} kept from before" if done else ""
+        reporter.step(f"search: {config.trials} schedules on {split.n} calibration rows ({config.sampler}{known})")
+        unpruned_ms, quality = table.predict(Schedule()), evaluator.unpruned().quality
+        self.unpruned_quality = quality
+        deadline = None if config.timeout_s is None else time.monotonic() + config.timeout_s
+        best: TrialRecord | None = None
+        with reporter.bar("trials", config.trials) as bar:
+            bar.advance(done)
+            for record in search.run(config.trials, deadline):
+                self.units += record.predicted_ms / unpruned_ms
+                bar.advance()
+                within = record.quality >= 0.99 * quality
+                if within and (best is None or record.predicted_ms < best.predicted_ms):
+                    best = record
+                    bar.best(f"best within 1 %: {unpruned_ms / best.predicted_ms:.2f}x")
+
+
+def _sensitivity_units(space: Space, table: CostTable, share: float) -> float:
+    """Cost of the grid in evaluations of the unpruned model: each cell runs the blocks from its own layer on."""
+    whole = table.predict(Schedule())
+    block = table.attention_ms(space.counts[0], False) + table.mlp_ms(space.counts[0])
+    cells = (
+        table.predict(Schedule([space.stage(layer, level, method)])) - layer * block
+        for layer in space.layers
+        for level in range(1, len(space.keeps))
+        for method in space.methods
+    )
+    return share * sum(cells) / whole

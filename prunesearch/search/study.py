@@ -1,0 +1,194 @@
+"""The study: an Optuna study that is asked, projected onto the budget, evaluated and told, one trial at a time."""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import sqlalchemy.exc
+
+from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.pareto import non_dominated
+from prunesearch.core.schedule import Schedule
+from prunesearch.search.evaluate import Evaluation
+from prunesearch.search.projection import ProjectedSampler
+from prunesearch.search.samplers import SAMPLERS
+from prunesearch.search.space import Space
+
+_STUDY = "prunesearch"
+_STALE_ASKS = 50  # proposals in a row that brought nothing new
+_MOVES = 100  # random moves away from a known schedule before giving up
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial: quality and loss on the calibration split, latency by the cost table (ms)."""
+
+    number: int
+    schedule: Schedule
+    quality: float
+    loss: float
+    predicted_ms: float
+    source: str
+
+
+def open_study(path: Path, sampler: str, seed: int) -> optuna.Study:
+    """Create or resume the SQLite study at `path`; trials that a killed run left running are marked as failed.
+
+    Raises:
+        CorruptFileError: if the file is not a study.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+        study = optuna.create_study(
+            study_name=_STUDY, storage=storage, directions=["minimize", "minimize"], load_if_exists=True
+        )
+        finished = len(study.trials)
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CorruptFileError(
+            f"'{path}' is not a readable study ({reason}): move it away, or use another --study"
+        ) from None
+    # a resumed run must not draw again what it drew before
+    study.sampler = SAMPLERS.load(sampler)(seed + finished)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(["loss", "latency_ms"])
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    return study
+
+
+def finished_trials(study: optuna.Study) -> list[TrialRecord]:
+    """All complete trials of a study, one for each schedule, in their order."""
+    records: dict[Schedule, TrialRecord] = {}
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
+        attrs = trial.user_attrs
+        schedule = Schedule.from_dict(attrs["schedule"])
+        loss, latency = trial.values
+        records.setdefault(
+            schedule, TrialRecord(trial.number, schedule, attrs["quality"], loss, latency, attrs["source"])
+        )
+    return list(records.values())
+
+
+def failed_trials(study: optuna.Study) -> int:
+    """How many trials failed or were cut off."""
+    return len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.FAIL,)))
+
+
+def front_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Trials that are on the front of (latency, loss) or of (latency, quality), slowest first."""
+    if not records:
+        return []
+    by_loss = non_dominated([(r.predicted_ms, r.loss) for r in records])
+    by_quality = non_dominated([(r.predicted_ms, -r.quality) for r in records])
+    chosen = [r for r, a, b in zip(records, by_loss, by_quality, strict=True) if a or b]
+    return sorted(chosen, key=lambda r: -r.predicted_ms)
+
+
+class Search:
+    """The ask / evaluate / tell loop; what is asked was projected onto the budget by the sampler.
+
+    Args:
+        study: where trials are kept; its sampler is wrapped.
+        space: what may be proposed.
+        predict: a schedule's latency in ms, by the cost table.
+        evaluate: a schedule's quality on the calibration split.
+        limit_ms: the budget; no trial is slower.
+        fallback: schedules inside the budget, for proposals that cannot be brought inside; may be empty.
+        seed: of the moves away from schedules that are known.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        predict: Callable[[Schedule], float],
+        evaluate: Callable[[Schedule], Evaluation],
+        limit_ms: float,
+        fallback: Sequence[Schedule] = (),
+        seed: int = 0,
+    ) -> None:
+        self.study, self.space, self.predict, self.evaluate = study, space, predict, evaluate
+        self.limit_ms, self.fallback = limit_ms, fallback
+        self.known = {r.schedule: r for r in finished_trials(study)}
+        self._random = random.Random(seed + len(self.known))
+        study.sampler = ProjectedSampler(study.sampler, space, self.repair)
+
+    def enqueue(self, seeds: Sequence[Schedule]) -> None:
+        """Queue seeds that were not evaluated or queued before."""
+        for schedule in seeds:
+            params = self.space.encode(schedule)
+            if params is not None:
+                self.study.enqueue_trial(params, user_attrs={"source": "seed"}, skip_if_exists=True)
+
+    def run(self, trials: int, deadline: float | None) -> Iterator[TrialRecord]:
+        """Evaluate until `trials` schedules are finished, or the clock (`time.monotonic`) passes `deadline`.
+
+        A schedule that was evaluated before is told its known values at once and does not count; neither does one
+        that fails. Many of either in a row end the search: there is nothing new to try.
+        """
+        stale = 0
+        while len(self.known) < trials and stale < _STALE_ASKS:
+            if deadline is not None and time.monotonic() > deadline:
+                return
+            trial = self.study.ask(self.space.distributions())
+            schedule = self.space.decode(trial.params)
+            known = self.known.get(schedule)
+            record = self._finish(trial, schedule, known)
+            stale += 1
+            if record is not None and known is None:
+                self.known[schedule], stale = record, 0
+                yield record
+
+    def repair(self, schedule: Schedule) -> Schedule:
+        """Bring a proposal inside the budget, and if that schedule is known already, walk on to one that is not."""
+        found = self.project(schedule)
+        for _ in range(_MOVES):
+            if found not in self.known:
+                break
+            found = self.project(self.space.neighbour(found, self._random))
+        return found
+
+    def project(self, schedule: Schedule) -> Schedule:
+        """Bring a proposal inside the budget: all stages step down together until the cost table says it fits."""
+        candidate: Schedule | None = schedule
+        while candidate is not None:
+            if self.predict(candidate) <= self.limit_ms:
+                return candidate
+            candidate = self.space.shrink(candidate)
+        if not self.fallback:
+            raise PruneSearchError(f"no schedule of the space meets {self.limit_ms:.3g} ms: raise the budget")
+        # the nearest in kind: same number of stages if there is one
+        return min(self.fallback, key=lambda s: (abs(len(s) - len(schedule)), -self.predict(s)))
+
+    def _finish(self, trial: optuna.Trial, schedule: Schedule, known: TrialRecord | None) -> TrialRecord | None:
+        source = trial.user_attrs.get("source", "sampler")
+        trial.set_user_attr("schedule", schedule.to_dict())
+        trial.set_user_attr("source", source)
+        if known is not None:
+            trial.set_user_attr("quality", known.quality)
+            trial.set_user_attr("duplicate_of", known.number)
+            self.study.tell(trial, [known.loss, known.predicted_ms])
+            return known
+        latency = self.predict(schedule)
+        try:
+            evaluation = self.evaluate(schedule)
+        except RuntimeError as error:  # out of memory, or a kernel that refuses a shape: the run goes on
+            trial.set_user_attr("error", str(error)[:500])
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            return None
+        if not evaluation.finite:
+            trial.set_user_attr("error", "outputs are not finite")
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            return None
+        trial.set_user_attr("quality", evaluation.quality)
+        self.study.tell(trial, [evaluation.loss, latency])
+        return TrialRecord(trial.number, schedule, evaluation.quality, evaluation.loss, latency, source)
