@@ -85,7 +85,11 @@ def run(
         timeout_s=None if timeout is None else parse_duration(timeout),
         seed=seed,
     )
-    front = search(config, study, quiet=quiet or json)
+    try:
+        front = search(config, study, quiet=quiet or json)
+    except KeyboardInterrupt:
+        typer.echo("prunesearch: interrupted; finished trials are kept, and the same command resumes", err=True)
+        raise typer.Exit(130) from None
     _print_front(front, json)
 
 
@@ -112,7 +116,7 @@ def export(
     if output is None:
         typer.echo(text)
         return
-    from prunesearch.results.files import write_text_atomic
+    from prunesearch.core.files import write_text_atomic
 
     write_text_atomic(output, text + "\n")
     typer.echo(f"written: {output}", err=True)
@@ -160,12 +164,9 @@ def _print_front(front: Any, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line; bad input ends in one line and exit code 2, Ctrl-C in 130."""
+    """Run the command line; bad input ends in one line and exit code 2."""
     try:
         app()
     except PruneSearchError as error:
         typer.echo(f"prunesearch: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("prunesearch: interrupted; finished trials are kept, and the same command resumes", err=True)
-        sys.exit(130)

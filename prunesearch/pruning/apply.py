@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
@@ -18,17 +17,21 @@ from prunesearch.pruning.attention import AttentionView, attention_name, base_na
 from prunesearch.pruning.families import find_encoder
 from prunesearch.pruning.merges import MergeInput
 from prunesearch.pruning.pooling import attach_mean_head
-from prunesearch.pruning.scorers import ScorerInput, mean_key
+from prunesearch.pruning.scorers import ScorerInput
 from prunesearch.pruning.tokens import Tokens
 from prunesearch.pruning.trace import Trace
 
 _HANDLE = "_prunesearch_handle"
 # kernels that take no additive mask, which proportional attention needs
 _NO_BIAS = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+_BACKENDS = ("sdpa", "eager", *_NO_BIAS)
 
 
 def apply_(model: nn.Module, schedule: Schedule, *, trace: bool = False, seed: int = 0) -> Handle:
     """Reduce tokens inside `model` from now on, as `schedule` says. In place; undone by `handle.remove()`.
+
+    Training works, but gradient checkpointing saves no memory while a schedule is applied: transformers wraps the
+    forward of the block's class, which the handle stands in for.
 
     Args:
         model: a supported transformers model (`prunesearch.pruning.families`), or a module that contains one.
@@ -139,6 +142,11 @@ class Handle:
 
     def _check(self, schedule: Schedule) -> None:
         schedule.check_depth(self.encoder.depth)
+        if self._attention not in _BACKENDS:
+            raise PruneSearchError(
+                f"attention must be one of {', '.join(_BACKENDS)}, but the model has '{self._attention}': "
+                "load it with attn_implementation='sdpa'"
+            )
         if self._attention in _NO_BIAS:
             merging = [s for s in schedule if MERGES.entry(s.merge).makes_sizes]
             if merging:
@@ -213,7 +221,7 @@ class Handle:
             score = SCORERS.load(stage.scorer)(self._scorer_input(stage, tokens, view, n_out))
         merge_input = MergeInput(
             tokens=tokens,
-            key=mean_key(view),
+            attention=view,
             score=score,
             keep=stage.keep,
             keep_before=self._keep_before[stage.layer],
@@ -236,10 +244,3 @@ class Handle:
             seed=self.seed,
             cls=self.encoder.family.cls,
         )
-
-
-def sizes_of(handle: Handle, hidden: Tensor) -> Tensor:
-    """`[batch, n]` how many inputs each token of the latest output stands for (ones if nothing was reduced)."""
-    if handle.tokens is None:
-        return torch.ones(hidden.shape[:2], device=hidden.device)
-    return handle.tokens.mass

@@ -56,6 +56,12 @@ class AttentionView:
         return scores + mask
 
 
+def mean_key(attention: AttentionView) -> Tensor:
+    """Keys averaged over heads, `[batch, n, head_dim]`, in float32 or better: ToMe's similarity metric."""
+    wide = torch.promote_types(attention.key.dtype, torch.float32)
+    return attention.key.mean(1, dtype=wide)
+
+
 class AttentionSlot:
     """Holds the latest `AttentionView` of one attention module while a stage needs it."""
 

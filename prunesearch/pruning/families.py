@@ -74,6 +74,8 @@ FAMILIES: dict[str, Family] = {
 
 # heads whose forward needs the full grid of tokens back
 _NEEDS_GRID = ("ForMaskedImageModeling", "Backbone")
+# heads that would silently answer for fewer tokens than they were given
+_ANSWERS_EACH_TOKEN = ("ForTokenClassification", "ForMaskedLM", "ForQuestionAnswering", "ForPreTraining")
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,11 @@ def find_encoder(model: nn.Module) -> Encoder:
     if name.endswith(_NEEDS_GRID):
         raise UnsupportedModelError(
             f"{name} needs every token back in its place: use the encoder or a classification model of the family"
+        )
+    if name.endswith(_ANSWERS_EACH_TOKEN):
+        raise UnsupportedModelError(
+            f"{name} answers for every token, and would for the surviving ones only: apply to its encoder "
+            "(model.base_model) with trace=True, and bring the hidden states back with handle.trace.restore"
         )
     if getattr(found.config, "is_decoder", False):
         raise UnsupportedModelError(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prunesearch.core.schedule import kept_count
 from prunesearch.pruning.assignment import Assignment
+from prunesearch.pruning.attention import AttentionView, mean_key
 from prunesearch.pruning.tokens import Tokens, take_rows
 
 _TEMPERATURE = 0.1  # of the softmax over cosines in `soft`
@@ -23,12 +24,12 @@ _TEMPERATURE = 0.1  # of the softmax over cosines in `soft`
 class MergeInput:
     """What a merge may look at.
 
-    `score` `[batch, n]` (None for merges that ignore it); `key` `[batch, n, d]` keys averaged over heads; `keep` and
+    `attention` is the block's, `score` `[batch, n]` (None for merges that ignore it); `keep` and
     `keep_before` the fractions that leave this stage and left the one before; `n_out` the static width after it.
     """
 
     tokens: Tokens
-    key: Tensor
+    attention: AttentionView
     score: Tensor | None
     keep: float
     keep_before: float
@@ -91,7 +92,7 @@ def bipartite(inputs: MergeInput) -> Assignment:
     most similar pairs merge, averaged by size. One round removes at most half of the tokens; more takes more rounds,
     on keys averaged in the same way. The scorer is ignored.
     """
-    tokens, key, total = inputs.tokens, inputs.key, None
+    tokens, key, total = inputs.tokens, mean_key(inputs.attention), None
     goal = inputs.tokens.row_counts(inputs.keep)
     for _ in range(_rounds(inputs.keep_before, inputs.keep, tokens, inputs.n_out)):
         step = _match_once(tokens, key, inputs.n_out, goal)
@@ -157,7 +158,7 @@ def _own_slot(is_kept: Tensor) -> Tensor:
 
 def _similarity_to_kept(inputs: MergeInput, chosen: _Selection) -> Tensor:
     """Cosine of every key to the key in every slot, `[batch, n, n_out]`; -inf for slots that take nothing in."""
-    unit = torch.nn.functional.normalize(inputs.key, dim=-1)
+    unit = torch.nn.functional.normalize(mean_key(inputs.attention), dim=-1)
     similarity = unit @ take_rows(unit, chosen.kept).transpose(1, 2)
     closed = take_rows(inputs.tokens.protected, chosen.kept)
     if chosen.occupied is not None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunesearch.pruning.attention import AttentionView
+from prunesearch.pruning.attention import AttentionView, mean_key
 from prunesearch.pruning.tokens import Tokens
 
 _CHUNK = 64  # queries per slab where all rows of the attention are needed: memory O(CHUNK x N), never N x N
@@ -126,12 +126,6 @@ def random(inputs: ScorerInput) -> Tensor:
     for _ in range(2):
         x = (((x >> 16) ^ x) * _HASH_FACTOR) & _HASH_MASK
     return ((x >> 16) ^ x).double() / (_HASH_MASK + 1)
-
-
-def mean_key(attention: AttentionView) -> Tensor:
-    """Keys averaged over heads, `[batch, n, head_dim]`, in float32 or better: ToMe's similarity metric."""
-    wide = torch.promote_types(attention.key.dtype, torch.float32)
-    return attention.key.mean(1, dtype=wide)
 
 
 def _cls_rows(inputs: ScorerInput) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.files import write_text_atomic
 from prunesearch.core.schedule import Schedule
-from prunesearch.results.files import write_text_atomic
 
 FRONT_FORMAT = "prunesearch.front"
 FRONT_VERSION = 1

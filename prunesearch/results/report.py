@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from prunesearch.results.files import write_text_atomic
+from prunesearch.core.files import write_text_atomic
 from prunesearch.results.front import Front, Point
 from prunesearch.results.show import export_command, short_schedule
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
-from prunesearch.results.files import write_text_atomic
+from prunesearch.core.files import write_text_atomic
 
 DEFAULT_ROOT = Path("studies")
 _MARKERS = ("config.yaml", "study.db", "front.json")

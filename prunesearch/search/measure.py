@@ -29,7 +29,9 @@ def cost_table(
         table.check_conditions(**conditions_of(handle, inputs, task.tokens))
         reporter.step("cost table: kept from before")
     else:
-        reporter.step(f"cost table: timing forwards of batch {config.batch_size}, {task.tokens} tokens, on this machine")
+        reporter.step(
+            f"cost table: timing forwards of batch {config.batch_size}, {task.tokens} tokens, on this machine"
+        )
         table = build_table(
             task.model,
             inputs,

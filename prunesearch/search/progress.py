@@ -38,7 +38,9 @@ class Reporter:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[best]}"),
         )
-        progress = Progress(*columns, console=self.console, transient=True, disable=self.quiet or not self.console.is_terminal)
+        progress = Progress(
+            *columns, console=self.console, transient=True, disable=self.quiet or not self.console.is_terminal
+        )
         with progress:
             yield Bar(progress, progress.add_task(label, total=total, best=""), label)
 

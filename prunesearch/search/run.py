@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunesearch.core.budget import Budget
@@ -83,12 +83,17 @@ def run(
     folder = StudyFolder.create(study or default_study(config), root)
     if folder.config.exists():
         config.check_resumes(folder.load_config(), folder.name)
+    if folder.front.exists():
+        front = Front.load(folder.front)
+        if front.search.trials >= config.trials:
+            reporter.say(f"study {folder.name} is complete; --trials N goes on, another --study starts anew")
+            return front
     space_file = SpaceFile.load(None if config.space is None else Path(config.space))
     model = resolve_model(config)
 
     reporter.step(f"loading {model.name}")
     if task is None:
-        task = _load(config, model, quiet)
+        task = load_study_task(config, quiet=quiet)
     for note in task.notes:
         reporter.say(f"      {note}")
     handle = apply_(task.model, Schedule(), seed=config.seed)
@@ -99,7 +104,9 @@ def run(
         handle.remove()
 
 
-def _load(config: RunConfig, model: Model, quiet: bool) -> Task:
+def load_study_task(config: RunConfig, *, quiet: bool = False) -> Task:
+    """Load the model and data of a configuration."""
+    model = resolve_model(config)
     return load_task(
         model.id,
         model.data,
@@ -136,7 +143,6 @@ class _Run:
         self.space = Space(space_file, encoder.depth, task.tokens, encoder.protected)
         self.study = open_study(folder.database, config.sampler, config.seed)
         self.unpruned_quality = 0.0  # on the search's calibration rows
-        self.units = 0.0  # spent, in evaluations of the unpruned model on the search's calibration rows
 
     def go(self) -> Front:
         table = cost_table(self.folder, self.task, self.handle, self.space, self.config, self.reporter)
@@ -147,7 +153,6 @@ class _Run:
         sensitivities = self._sensitivities(table, split)
         space = self.space.with_methods(sensitivities.methods)
         seeds = self._seeds(space, sensitivities, table, limit, budget)
-        started = time.monotonic()
         self._search(space, table, split, limit, seeds)
         return Finish(
             config=self.config,
@@ -159,19 +164,23 @@ class _Run:
             budget=budget,
             records=finished_trials(self.study),
             unpruned_calibration=self.unpruned_quality,
-            search=self._search_info(time.monotonic() - started),
+            search=self._search_info(table, sensitivities, split.n),
             reporter=self.reporter,
         ).go()
 
-    def _search_info(self, seconds: float) -> SearchInfo:
+    def _search_info(self, table: CostTable, sensitivities: Sensitivities, rows: int) -> SearchInfo:
+        """What the search spent, over all sessions; a unit is one evaluation of the unpruned model on `rows` rows."""
         records = finished_trials(self.study)
+        unpruned_ms = table.predict(Schedule())
+        units = sum(r.predicted_ms for r in records) / unpruned_ms
+        units += _sensitivity_units(self.space, sensitivities, table, rows)
         return SearchInfo(
             sampler=self.config.sampler,
             trials=len(records),
             seeds=sum(r.source == "seed" for r in records),
             failed=failed_trials(self.study),
-            evaluations=self.units,
-            seconds=seconds,
+            evaluations=units,
+            seconds=sum(r.seconds for r in records) + sensitivities.seconds,
         )
 
     def _sensitivities(self, table: CostTable, split: EvalSet) -> Sensitivities:
@@ -179,7 +188,7 @@ class _Run:
         if path.exists():
             self.reporter.step("sensitivities: kept from before")
             return Sensitivities.load(path)
-        space, task, handle = self.space, self.task, self.handle
+        space, task, handle, started = self.space, self.task, self.handle, time.monotonic()
         few = split.take(_SCREEN_SAMPLES)
         sites = len(screening_sites(space)) * len(space.methods)
         self.reporter.step(f"sensitivities: screening {len(space.methods)} methods, then a grid of one-stage losses")
@@ -191,7 +200,7 @@ class _Run:
         cells = len(space.layers) * (len(space.keeps) - 1) * len(methods)
         with self.reporter.bar("sensitivities", cells * some.n) as bar:
             found = measure_sensitivities(task, handle, some, space, bar.advance)
-        self.units += _sensitivity_units(space, table, some.n / split.n)
+        found = replace(found, seconds=time.monotonic() - started)
         found.save(path)
         return found
 
@@ -224,7 +233,6 @@ class _Run:
         with reporter.bar("trials", config.trials) as bar:
             bar.advance(done)
             for record in search.run(config.trials, deadline):
-                self.units += record.predicted_ms / unpruned_ms
                 bar.advance()
                 within = record.quality >= 0.99 * quality
                 if within and (best is None or record.predicted_ms < best.predicted_ms):
@@ -232,14 +240,22 @@ class _Run:
                     bar.best(f"best within 1 %: {unpruned_ms / best.predicted_ms:.2f}x")
 
 
-def _sensitivity_units(space: Space, table: CostTable, share: float) -> float:
-    """Cost of the grid in evaluations of the unpruned model: each cell runs the blocks from its own layer on."""
+def _sensitivity_units(space: Space, sensitivities: Sensitivities, table: CostTable, rows: int) -> float:
+    """Cost of screening and grid, in evaluations of the unpruned model on `rows` rows.
+
+    Each measurement runs the blocks from its own layer on.
+    """
     whole = table.predict(Schedule())
     block = table.attention_ms(space.counts[0], False) + table.mlp_ms(space.counts[0])
-    cells = (
-        table.predict(Schedule([space.stage(layer, level, method)])) - layer * block
+
+    def share(layer: int, level: int, method: str) -> float:
+        return (table.predict(Schedule([space.stage(layer, level, method)])) - layer * block) / whole
+
+    screened = sum(share(*site, m) for site in screening_sites(space) for m in space.methods)
+    grid = sum(
+        share(layer, level, m)
         for layer in space.layers
         for level in range(1, len(space.keeps))
-        for method in space.methods
+        for m in sensitivities.methods
     )
-    return share * sum(cells) / whole
+    return (screened * min(_SCREEN_SAMPLES, rows) + grid * sensitivities.samples) / rows

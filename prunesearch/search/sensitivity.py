@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prunesearch.core.errors import CorruptFileError
+from prunesearch.core.files import write_text_atomic
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
-from prunesearch.results.files import write_text_atomic
 from prunesearch.search.space import Space
 from prunesearch.tasks.base import Batch, EvalSet, Task
 from prunesearch.tasks.metrics import kl_divergence
@@ -31,13 +31,17 @@ _SCREEN_KEEPS = (0.5, 0.25)
 
 @dataclass(frozen=True)
 class Sensitivities:
-    """`loss[i, g, m]`: mean divergence in nats at `layers[i]`, keep level `g` (0: whole sequence), `methods[m]`."""
+    """`loss[i, g, m]`: mean divergence in nats at `layers[i]`, keep level `g` (0: whole sequence), `methods[m]`.
+
+    `samples` rows were used; `seconds` is what measuring took, screening included.
+    """
 
     layers: list[int]
     keeps: list[float]
     methods: list[str]
     loss: NDArray[np.float64]
     samples: int
+    seconds: float = 0.0
 
     def estimate(self, schedule: Schedule) -> float:
         """Additive estimate of a schedule's loss: the sum over stages of what each adds to the one before.

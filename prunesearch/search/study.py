@@ -35,6 +35,7 @@ class TrialRecord:
     loss: float
     predicted_ms: float
     source: str
+    seconds: float
 
 
 def open_study(path: Path, sampler: str, seed: int) -> optuna.Study:
@@ -73,7 +74,8 @@ def finished_trials(study: optuna.Study) -> list[TrialRecord]:
         schedule = Schedule.from_dict(attrs["schedule"])
         loss, latency = trial.values
         records.setdefault(
-            schedule, TrialRecord(trial.number, schedule, attrs["quality"], loss, latency, attrs["source"])
+            schedule,
+            TrialRecord(trial.number, schedule, attrs["quality"], loss, latency, attrs["source"], attrs["seconds"]),
         )
     return list(records.values())
 
@@ -175,10 +177,11 @@ class Search:
         trial.set_user_attr("source", source)
         if known is not None:
             trial.set_user_attr("quality", known.quality)
+            trial.set_user_attr("seconds", 0.0)
             trial.set_user_attr("duplicate_of", known.number)
             self.study.tell(trial, [known.loss, known.predicted_ms])
             return known
-        latency = self.predict(schedule)
+        latency, started = self.predict(schedule), time.monotonic()
         try:
             evaluation = self.evaluate(schedule)
         except RuntimeError as error:  # out of memory, or a kernel that refuses a shape: the run goes on
@@ -189,6 +192,8 @@ class Search:
             trial.set_user_attr("error", "outputs are not finite")
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
             return None
+        seconds = time.monotonic() - started
         trial.set_user_attr("quality", evaluation.quality)
+        trial.set_user_attr("seconds", seconds)
         self.study.tell(trial, [evaluation.loss, latency])
-        return TrialRecord(trial.number, schedule, evaluation.quality, evaluation.loss, latency, source)
+        return TrialRecord(trial.number, schedule, evaluation.quality, evaluation.loss, latency, source, seconds)

@@ -32,7 +32,9 @@ def check_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise PruneSearchError(f"device '{name}' cannot be used here: {one_line(error)}") from error
+        raise PruneSearchError(
+            f"device '{name}' cannot be used here ({one_line(error)}): name one that torch sees, as cpu, cuda or cuda:0"
+        ) from error
     return device
 
 

@@ -13,9 +13,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.files import write_text_atomic
 from prunesearch.core.schedule import Schedule
 from prunesearch.results import front as front_module
-from prunesearch.results.files import write_text_atomic
 from prunesearch.results.front import Front
 
 DOCS = Path(__file__).parents[2] / "docs" / "front-schema.md"

@@ -1,0 +1,199 @@
+"""Measure a model's cost table on the device that its weights lie on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import parse_method
+from prunesearch.cost.device import describe_device
+from prunesearch.cost.flops import block_weights
+from prunesearch.cost.meter import Clock, clock_for
+from prunesearch.cost.samples import Noise, Samples
+from prunesearch.cost.table import AttentionCell, Cell, Cells, CostTable, CountCell, NoiseRecord, ReduceCell, Shape
+from prunesearch.cost.walk import Piece, Walker, Walks, borrowed, device_of, plan_walks, take_walks
+from prunesearch.pruning.apply import Handle
+
+_OUTLIERS = 0.05  # of the walks, at either end, are left out of the means
+_PASSES = 3
+_MEDIAN_ERROR = 0.005  # a cell is known well enough when its median is
+_STAGES_EACH = 100  # stages that every scorer and merge needs before walking may stop early
+
+
+def build_table(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    *,
+    counts: Iterable[int],
+    methods: Sequence[str],
+    time_budget_s: float = 45.0,
+    min_walks: int = 40,
+    quiet: bool = False,
+    seed: int = 0,
+    clock: Clock | None = None,
+) -> CostTable:
+    """Measure what every piece of `model` costs on a batch, at every token count and with every method given.
+
+    The model is timed in eager mode as it is (dtype, device, attention), inside whole forwards of random schedules; it
+    is left as it was, and may already carry a schedule.
+
+    Args:
+        model: a supported model, or a module around one.
+        inputs: a batch without padding, on the model's device.
+        counts: tokens after a stage that schedules may ask for, protected ones included; the widths between the least
+            of them and the full sequence are interpolated.
+        methods: `scorer+merge`, or a merge that needs no scorer.
+        time_budget_s: wall time in seconds; stops earlier when every median is known to 0.5 %.
+        min_walks: forwards in any case.
+        quiet: no progress bar on stderr.
+        seed: of the order of things.
+        clock: None for the one that suits the device.
+
+    Raises:
+        PruneSearchError: for a count or a method that cannot be, or an unsupported device.
+        UnsupportedModelError: if the model's family is unknown.
+    """
+    device = device_of(inputs)
+    for method in methods:
+        parse_method(method)
+    with borrowed(model) as handle:
+        shape = describe_shape(model, handle, inputs)
+        grid = _check_counts(counts, shape)
+        plan = plan_walks(shape.depth, shape.tokens, shape.protected, grid, methods, seed)
+        walker = Walker(model, handle, inputs, shape.tokens, clock or clock_for(device))
+        walks = take_walks(walker, plan, time_budget_s=time_budget_s, min_walks=min_walks, enough=_enough, quiet=quiet)
+        conditions = conditions_of(handle, inputs, shape.tokens)
+    return CostTable(
+        status="measured",
+        shape=shape,
+        conditions=conditions,
+        device=describe_device(device),
+        cells=_cells(walks),
+        noise=noise_record(walks.noise),
+        seconds=walks.seconds,
+        walks=len(walks.steps),
+    )
+
+
+def conditions_of(handle: Handle, inputs: Mapping[str, Tensor], tokens: int) -> dict[str, Any]:
+    """The conditions that a latency holds under, for `CostTable.check_conditions`."""
+    base, device = handle.encoder.base, device_of(inputs)
+    return {
+        "batch_size": len(next(iter(inputs.values()))),
+        "dtype": str(next(base.parameters()).dtype).removeprefix("torch."),
+        "attention": str(base.config._attn_implementation).removeprefix("prunesearch_"),
+        "mode": "eager",
+        "threads": torch.get_num_threads(),
+        "tokens": tokens,
+        "device": device.type,
+    }
+
+
+def describe_shape(model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> Shape:
+    """The shape of `model` as it runs on `inputs`; runs one forward."""
+    encoder = handle.encoder
+    with torch.inference_mode(), handle.record_inputs() as hidden:
+        model(**inputs)
+        _, tokens, width = hidden[0].shape
+    return Shape(
+        family=encoder.family.model_type,
+        depth=encoder.depth,
+        tokens=tokens,
+        protected=encoder.protected,
+        width=width,
+        heads=encoder.base.config.num_attention_heads,
+        mlp_width=(block_weights(encoder.blocks[0]) - 4 * width * width) // (2 * width),
+    )
+
+
+def noise_record(noise: Noise | None) -> NoiseRecord:
+    """`Noise` as it is stored."""
+    if noise is None:
+        return NoiseRecord(spread=None, drift=None, others=None, noisy=True, why="not judged")
+    return NoiseRecord(
+        spread=_finite(noise.spread), drift=_finite(noise.drift), others=noise.others, noisy=noise.noisy, why=noise.why
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _check_counts(counts: Iterable[int], shape: Shape) -> list[int]:
+    grid = sorted(set(counts) - {shape.tokens})
+    for n in grid:
+        if not shape.protected < n < shape.tokens:
+            raise PruneSearchError(
+                f"`{shape.protected} < tokens < {shape.tokens}` must hold for a width after a stage, but got {n}"
+            )
+    return grid
+
+
+def _enough(walks: Walks) -> bool:
+    """True when every attention and MLP cell is known well, and every scorer and merge has been seen often."""
+    stages: dict[tuple[str, str], int] = {}
+    for piece, samples in walks.pieces.items():
+        if piece[0] in ("attention", "mlp", "stem") and samples.median_error() > _MEDIAN_ERROR:
+            return False
+        if len(piece) == 5:
+            for key in (("scorer", piece[1]), ("merge", piece[2])):
+                stages[key] = stages.get(key, 0) + len(samples)
+    return all(seen >= _STAGES_EACH for seen in stages.values())
+
+
+def typical_ms(walks: Walks) -> dict[Piece, float]:
+    """What each piece contributes to the MEDIAN forward, in ms.
+
+    Medians of pieces do not add up to the median of the whole: a piece is disturbed rarely and then badly, a forward of
+    dozens of pieces nearly always a little, so that the sum of medians comes out low (by 30 % under a background load,
+    where means were off by 1 %). Means do add up, but one long hiccup spoils them. So: means over the forwards that are
+    no outliers for their schedule, times the one factor that puts the median forward where it was.
+    """
+    guess = {piece: s.median_ms for piece, s in walks.pieces.items()}
+    totals = np.array([sum(ms for _, ms in steps) for steps in walks.steps])
+    for _ in range(_PASSES):
+        ratio = totals / [sum(guess[piece] for piece, _ in steps) for steps in walks.steps]
+        low, high = np.quantile(ratio, [_OUTLIERS, 1 - _OUTLIERS])
+        heap: dict[Piece, list[float]] = {}
+        for steps, r in zip(walks.steps, ratio, strict=True):
+            if low <= r <= high:
+                for piece, ms in steps:
+                    heap.setdefault(piece, []).append(ms)
+        guess.update({piece: float(np.mean(ms)) for piece, ms in heap.items()})
+    factor = float(np.median(totals / [sum(guess[piece] for piece, _ in steps) for steps in walks.steps]))
+    return {piece: ms * factor for piece, ms in guess.items()}
+
+
+def _cells(walks: Walks) -> Cells:
+    typical = typical_ms(walks)
+    # a block without a stage passes through the gap in which a stage would be: part of its MLP half
+    gap = typical.pop(("reduce",), 0.0)
+    kinds: dict[str, list[Piece]] = {}
+    for piece in sorted(typical, key=str):
+        kinds.setdefault(piece[0], []).append(piece)
+
+    def cell(piece: Piece, extra: float = 0.0) -> dict[str, Any]:
+        return {**_statistics(walks.pieces[piece]), "ms": typical[piece] + extra}
+
+    return Cells(
+        stem=Cell(**cell(("stem",))),
+        head=[CountCell(n=p[1], **cell(p)) for p in kinds["head"]],
+        attention=[AttentionCell(n=p[1], biased=p[2], **cell(p)) for p in kinds["attention"]],
+        mlp=[CountCell(n=p[1], **cell(p, gap)) for p in kinds["mlp"]],
+        reduce=[ReduceCell(scorer=p[1], merge=p[2], n_in=p[3], n_out=p[4], **cell(p)) for p in kinds.get("reduce", [])],
+    )
+
+
+def _statistics(samples: Samples) -> dict[str, Any]:
+    return {
+        "median_ms": samples.median_ms,
+        "p10_ms": samples.p10_ms,
+        "p90_ms": samples.p90_ms,
+        "samples_us": [round(ms * 1e3, 1) for ms in samples.ms],
+    }

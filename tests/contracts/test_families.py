@@ -1,0 +1,218 @@
+"""What every model family must pass. A new row in `FAMILIES` needs one line in `small_models.CASES`, nothing here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small_models import CASES, TEXT, build, inputs_of, last_hidden, rows
+from torch import nn
+
+import prunesearch as ps
+from prunesearch.core.registry import MERGES
+from prunesearch.pruning.families import FAMILIES, find_encoder
+from prunesearch.pruning.pooling import alive_mass
+
+EVERY = pytest.mark.parametrize("name", list(CASES))
+BACKEND = pytest.mark.parametrize("attention", ["sdpa", "eager"])
+MIXED = ps.Schedule([ps.Stage(0, 0.8, "attention_received", "fuse"), ps.Stage(2, 0.45, "cls_attention", "bipartite")])
+NOTHING = [ps.Schedule(), ps.Schedule([ps.Stage(1, 1.0, merge="soft")])]
+
+
+def logits_of(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        out: torch.Tensor = model(**inputs).logits
+    return out
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    """Everything that `apply_` might leave behind."""
+    state: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        state[path] = sorted(module.__dict__)
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_forward_hooks_with_kwargs"):
+            state[f"{path}:{hooks}"] = len(getattr(module, hooks))
+        if hasattr(module, "config"):
+            state[f"{path}:config"] = (module.config._attn_implementation, module.config.to_dict())
+    return state
+
+
+def test_every_family_has_a_small_model() -> None:
+    missing = set(FAMILIES) - {case.family for case in CASES.values()}
+    assert not missing, f"add one line for each of {sorted(missing)} to CASES in tests/contracts/small_models.py"
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_row_says_what_it_protects(family: str) -> None:
+    row = FAMILIES[family]
+    assert row.model_type == family
+    assert row.protects
+
+
+@EVERY
+@BACKEND
+@pytest.mark.parametrize("schedule", NOTHING, ids=["empty", "keep=1.0"])
+def test_a_schedule_that_keeps_all_changes_nothing(name: str, attention: str, schedule: ps.Schedule) -> None:
+    model, inputs = build(name, attention), inputs_of(name)
+    before = logits_of(model, inputs)
+    with ps.apply_(model, schedule):
+        assert torch.equal(logits_of(model, inputs), before)
+
+
+@EVERY
+@BACKEND
+def test_remove_undoes_everything(name: str, attention: str) -> None:
+    model, inputs = build(name, attention), inputs_of(name)
+    before, state = logits_of(model, inputs), state_of(model)
+    handle = ps.apply_(model, MIXED, trace=True)
+    assert not torch.allclose(logits_of(model, inputs), before)
+    handle.set(ps.Schedule([ps.Stage(1, 0.5)]))
+    logits_of(model, inputs)
+    handle.remove()
+    assert torch.equal(logits_of(model, inputs), before)
+    assert state_of(model) == state
+    assert all("forward" not in block.__dict__ for block in find_encoder(model).blocks)
+    handle.remove()  # a second time does nothing
+    ps.apply_(model, MIXED).remove()
+    assert torch.equal(logits_of(model, inputs), before)
+
+
+@EVERY
+@BACKEND
+@pytest.mark.parametrize("merge", list(MERGES))
+def test_tokens_are_really_removed(name: str, attention: str, merge: str) -> None:
+    schedule = ps.Schedule([ps.Stage(0, 0.7, merge=merge), ps.Stage(2, 0.21, merge=merge)])
+    model, inputs = build(name, attention), inputs_of(name)
+    encoder, flowed = find_encoder(model), []
+    for block in encoder.blocks:
+        first = block.get_submodule(CASES[name].mlp_in)
+        first.register_forward_pre_hook(lambda _, args: flowed.append(args[0].shape[1]))
+    tokens = last_hidden(model, inputs).shape[1]
+    flowed.clear()
+    with ps.apply_(model, schedule):
+        out = last_hidden(model, inputs)
+    counts = schedule.counts(encoder.depth, tokens, encoder.protected)
+    assert flowed == counts
+    assert out.shape[1] == counts[-1] < tokens
+
+
+@EVERY
+@pytest.mark.parametrize("merge", list(MERGES))
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+def test_a_row_alone_equals_the_row_in_a_batch(name: str, merge: str, left: bool) -> None:
+    if left and CASES[name].reads != TEXT:
+        pytest.skip("images have no padding")
+    model, inputs = build(name, dtype=torch.float64), inputs_of(name, (14, 9, 5, 3), dtype=torch.float64)
+    if CASES[name].reads == TEXT:
+        mask = inputs["attention_mask"]
+        offset = 2 if name == "roberta" else 0  # its places start behind that of padding
+        inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + offset
+        if left:
+            order = mask.sort(dim=1, stable=True).indices
+            inputs = {k: v.gather(1, order) for k, v in inputs.items()}
+    schedule = ps.Schedule([ps.Stage(0, 0.75, "attention_received", merge), ps.Stage(2, 0.3, "value_norm", merge)])
+    with ps.apply_(model, schedule) as handle, torch.no_grad():
+        together, tokens = last_hidden(model, inputs), handle.tokens
+        assert tokens is not None
+        for b in range(len(together)):
+            alone = last_hidden(model, rows(inputs, b))[0]
+            real = together[b] if tokens.valid is None else together[b, tokens.valid[b]]
+            torch.testing.assert_close(alone, real, rtol=1e-9, atol=1e-9)
+
+
+@EVERY
+@BACKEND
+@pytest.mark.parametrize("merge", list(MERGES))
+def test_protected_stay_order_stays_and_sizes_add_up(name: str, attention: str, merge: str) -> None:
+    model, inputs = build(name, attention), inputs_of(name)
+    lengths = inputs["attention_mask"].sum(1) if CASES[name].reads == TEXT else None
+    encoder = find_encoder(model)
+    schedule = ps.Schedule([ps.Stage(1, 0.8, "key_redundancy", merge), ps.Stage(3, 0.15, "attention_entropy", merge)])
+    with ps.apply_(model, schedule, trace=True) as handle:
+        logits_of(model, inputs)
+        trace, tokens = handle.trace, handle.tokens
+    assert trace is not None
+    assert tokens is not None
+    assert trace.source is not None
+    source = trace.source
+    for b in range(len(source)):
+        real = source.shape[2] if lengths is None else int(lengths[b])
+        guarded = [*range(encoder.leading), *range(real - encoder.family.trailing, real)]
+        for place in guarded:  # alone in a slot of its own
+            (slot,) = (source[b, :, place] > 0).nonzero()[:, 0].tolist()
+            assert source[b, slot].sum() == source[b, slot, place] == 1
+            assert tokens.protected[b, slot]
+        assert not source[b, :, real:].any(), "padding was counted"
+        if MERGES.entry(merge).makes_sizes:
+            assert alive_mass(tokens)[b].sum().item() == pytest.approx(real, abs=1e-4)
+            torch.testing.assert_close(source[b, :, :real].sum(0), torch.ones(real), rtol=1e-5, atol=1e-5)
+        else:
+            assert tokens.size is None
+        # the token that a slot continues; they rise, so the order of the tokens is kept
+        place = torch.arange(source.shape[2]).expand(len(source), -1)
+        for stage in trace.stages:
+            place = place.gather(1, stage.assignment.kept)
+        survivors = place[b] if tokens.valid is None else place[b][tokens.valid[b]]
+        assert (survivors.diff() > 0).all()
+        assert (survivors < real).all()
+
+
+@EVERY
+@BACKEND
+def test_outputs_of_every_kind_still_come(name: str, attention: str) -> None:
+    model, inputs = build(name, attention), inputs_of(name)
+    with ps.apply_(model, MIXED) as handle, torch.no_grad():
+        plain = model(**inputs)
+        rich = model(**inputs, output_hidden_states=True)
+        pair = model(**inputs, return_dict=False)
+        tokens = last_hidden(model, inputs).shape[1]
+        start = rich.hidden_states[0].shape[1]
+        want = [start, *MIXED.counts(handle.encoder.depth, start, handle.encoder.protected)]
+    assert torch.equal(plain.logits, rich.logits)
+    assert torch.equal(pair[0], plain.logits)
+    assert [h.shape[1] for h in rich.hidden_states] == want
+    assert tokens == want[-1]
+
+
+@EVERY
+def test_attentions_come_as_before(name: str) -> None:
+    model, inputs = build(name, "eager"), inputs_of(name)
+    with torch.no_grad():
+        before = model(**inputs, output_attentions=True).attentions
+        with ps.apply_(model, ps.Schedule()):
+            same = model(**inputs, output_attentions=True).attentions
+        with ps.apply_(model, MIXED):
+            reduced = model(**inputs, output_attentions=True).attentions
+    assert len(same) == len(before) == len(reduced) == 4
+    assert all(torch.equal(a, b) for a, b in zip(same, before, strict=True))
+    assert reduced[-1].shape[-1] < before[-1].shape[-1]
+
+
+@EVERY
+@BACKEND
+@pytest.mark.parametrize("merge", list(MERGES))
+def test_fine_tuning_gives_finite_gradients(name: str, attention: str, merge: str) -> None:
+    model, inputs = build(name, attention).train(), inputs_of(name)
+    schedule = ps.Schedule(
+        [ps.Stage(0, 0.8, "attention_entropy", merge), ps.Stage(1, 0.5, "cls_attention_value", merge)]
+    )
+    with ps.apply_(model, schedule):
+        loss = model(**inputs).logits.log_softmax(-1)[:, 0].neg().mean()
+        loss.backward()
+    assert torch.isfinite(loss)
+    for key, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            assert torch.isfinite(parameter.grad).all(), key
+    block = find_encoder(model).blocks[0]
+    assert all(p.grad is not None for p in block.parameters())
+
+
+@EVERY
+def test_eager_and_sdpa_reduce_alike(name: str) -> None:
+    inputs, hidden = inputs_of(name), []
+    for attention in ("eager", "sdpa"):
+        model = build(name, attention)
+        with ps.apply_(model, MIXED), torch.no_grad():
+            hidden.append(logits_of(model, inputs))
+    torch.testing.assert_close(hidden[0], hidden[1], rtol=1e-3, atol=1e-4)

@@ -1,0 +1,188 @@
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from known_machine import COUNTS, METHODS
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.cost.build import build_table, describe_shape
+from prunesearch.cost.validate import measure_schedules, unseen_schedules, validate
+from prunesearch.cost.walk import Walker, borrowed, piece_names, plan_walks, take_walks
+from prunesearch.pruning.apply import apply_, handle_of
+
+WIDTHS = [5, 9, 13]  # of 17 tokens
+
+
+class CountingClock:
+    """Mark k comes at k squared milliseconds, so that each interval tells which one it is."""
+
+    def __init__(self):
+        self.count = -1
+
+    def mark(self):
+        self.count += 1
+        return self.count**2
+
+    def between_ms(self, marks):
+        return [float(b - a) for a, b in itertools.pairwise(marks)]
+
+
+def test_the_pieces_of_a_forward_are_named_in_order():
+    schedule = Schedule([Stage(0, 0.5, "cls_attention", "drop"), Stage(1, 0.25, "value_norm", "fuse")])
+    assert piece_names(schedule, 3, 17, 1) == [
+        ("stem",),
+        ("attention", 17, False), ("reduce", "cls_attention", "drop", 17, 9), ("mlp", 9),
+        ("attention", 9, False), ("reduce", "value_norm", "fuse", 9, 5), ("mlp", 5),
+        ("attention", 5, True), ("reduce",), ("mlp", 5),
+        ("head", 5),
+    ]  # fmt: skip
+
+
+def test_a_walk_is_cut_at_the_borders_and_adds_up_to_the_forward(tiny, batch):
+    clock = CountingClock()
+    with borrowed(tiny) as handle, torch.inference_mode():
+        walker = Walker(tiny, handle, batch, 17, clock)
+        with walker.marking():
+            steps = walker.walk(Schedule([Stage(1, 0.5, "cls_attention", "drop")]))
+    assert clock.count == 13  # start, four a block, end
+    assert sum(ms for _, ms in steps) == 13**2
+    gaps = [2 * k + 1 for k in range(13)]
+    # what lies between two blocks goes to the attention after it
+    assert [ms for _, ms in steps] == [
+        gaps[0], gaps[1], gaps[2], gaps[3], gaps[4] + gaps[5], gaps[6], gaps[7], gaps[8] + gaps[9], gaps[10], gaps[11],
+        gaps[12],
+    ]  # fmt: skip
+    assert steps[5][0] == ("reduce", "cls_attention", "drop", 17, 9)
+
+
+def test_marks_do_not_change_the_outputs_and_leave_no_trace(tiny, batch):
+    schedule = Schedule([Stage(0, 0.5, "value_norm", "fuse")])
+    with torch.no_grad():
+        untouched = tiny(**batch).logits
+        with apply_(tiny, schedule):
+            expected = tiny(**batch).logits
+        with borrowed(tiny) as handle:
+            walker = Walker(tiny, handle, batch, 17, CountingClock())
+            encoder = handle.encoder
+            with walker.marking():
+                handle.set(schedule)
+                assert torch.equal(tiny(**batch).logits, expected)
+            assert handle.encoder is encoder
+        assert torch.equal(tiny(**batch).logits, untouched)
+    assert handle_of(tiny) is None
+
+
+def test_a_model_that_carries_a_schedule_keeps_it_and_its_trace(tiny, batch):
+    schedule = Schedule([Stage(0, 0.5, "value_norm", "fuse")])
+    with apply_(tiny, schedule, trace=True) as handle:
+        trace = handle.trace
+        with borrowed(tiny) as same:
+            assert same is handle
+            assert handle.trace is None
+            same.set(Schedule())
+        assert handle.schedule == schedule
+        assert handle.trace is trace
+
+
+def test_walks_visit_every_piece_about_as_often():
+    seen, layers = Counter(), Counter()
+    for schedule in itertools.islice(plan_walks(6, 65, 1, COUNTS, METHODS, 0), 600):
+        seen.update(piece_names(schedule, 6, 65, 1))
+        layers.update(stage.layer for stage in schedule)
+    for n in COUNTS:
+        assert min(seen["attention", n, False], seen["attention", n, True], seen["mlp", n]) > 100
+    assert all(layers[layer] > 40 for layer in range(6))
+    merges = Counter({m: sum(c for p, c in seen.items() if len(p) == 5 and p[2] == m) for m in ("drop", "bipartite")})
+    assert merges["bipartite"] > 100
+    pairs = {(p[3], p[4]) for p in seen if len(p) == 5}
+    assert pairs == {(a, b) for a in (*COUNTS, 65) for b in COUNTS if b < a}
+
+
+def test_methods_that_all_merge_need_no_attention_without_sizes_at_reduced_widths():
+    names = set()
+    for schedule in itertools.islice(plan_walks(6, 65, 1, COUNTS, ["bipartite"], 0), 200):
+        names.update(piece_names(schedule, 6, 65, 1))
+    assert not any(p[0] == "attention" and not p[2] and p[1] < 65 for p in names)
+
+
+def test_walking_stops_when_there_is_enough(tiny, batch):
+    with borrowed(tiny) as handle:
+        walker = Walker(tiny, handle, batch, 17, CountingClock())
+        plan = plan_walks(3, 17, 1, WIDTHS, METHODS, 0)
+        walks = take_walks(walker, plan, time_budget_s=60, min_walks=10, enough=lambda w: len(w.steps) >= 20)
+    assert len(walks.steps) == 20
+    assert walks.noise is not None
+
+
+@pytest.fixture(scope="module")
+def built(tiny, batch):
+    return build_table(tiny, batch, counts=[17, *WIDTHS], methods=METHODS, time_budget_s=0.5, min_walks=60, quiet=True)
+
+
+def test_a_built_table_covers_the_grid_and_predicts(built, tiny):
+    assert built.shape.model_dump() == {
+        "family": "vit", "depth": 3, "tokens": 17, "protected": 1, "width": 16, "heads": 2, "mlp_width": 48,
+    }  # fmt: skip
+    assert built.conditions == {
+        "batch_size": 2, "dtype": "float32", "attention": "sdpa", "mode": "eager", "threads": torch.get_num_threads(),
+        "tokens": 17, "device": "cpu",
+    }  # fmt: skip
+    assert {c.n for c in built.cells.mlp} == {17, *WIDTHS}
+    assert {(c.n, c.biased) for c in built.cells.attention} >= {(n, b) for n in WIDTHS for b in (True, False)}
+    assert {c.merge for c in built.cells.reduce} == {"drop", "fuse", "nearest", "bipartite"}
+    for schedule in [Schedule(), *unseen_schedules(built, METHODS)]:
+        assert 0 < built.predict(schedule) < 1000
+    assert handle_of(tiny) is None
+
+
+def test_the_pieces_of_the_unpruned_model_add_up_to_its_prediction(built):
+    parts = built.stem_ms + 3 * (built.attention_ms(17, False) + built.mlp_ms(17))
+    assert built.predict(Schedule()) == pytest.approx(parts)
+
+
+def test_validation_is_stored_with_its_schedules(built, tiny, batch):
+    schedules = unseen_schedules(built, METHODS, count=6)
+    checked = validate(built, tiny, batch, schedules, time_budget_s=0.2, min_rounds=3)
+    assert built.validation is None
+    result = checked.validation
+    assert result.schedules == ["unpruned", *map(str, schedules)]
+    assert all(ms > 0 for ms in result.measured_ms)
+    errors = [abs(p / m - 1) for p, m in zip(result.predicted_ms[1:], result.measured_ms[1:], strict=True)]
+    assert result.mape == pytest.approx(sum(errors) / 6)
+    assert result.worst == pytest.approx(max(errors))
+    assert -1 <= result.rank_correlation <= 1
+    assert checked.summary()["schedules"] == 6
+
+
+def test_validation_under_other_conditions_is_refused(built, tiny, batch):
+    one = {"pixel_values": batch["pixel_values"][:1]}
+    with pytest.raises(PruneSearchError, match="batch_size=2, but batch_size=1"):
+        validate(built, tiny, one, unseen_schedules(built, METHODS))
+
+
+def test_schedules_are_measured_with_their_own_tokens(tiny, batch):
+    schedules = [Schedule(), Schedule([Stage(0, 0.5)]), Schedule([Stage(0, 0.25)])]
+    widths = []
+    hook = tiny.vit.layernorm.register_forward_hook(lambda *args: widths.append(args[2].shape[1]))
+    try:
+        samples = measure_schedules(tiny, batch, schedules, time_budget_s=0, min_rounds=4)
+    finally:
+        hook.remove()
+    assert [len(s) for s in samples] == [4, 4, 4]
+    assert Counter(widths) == {17: 5, 9: 5, 5: 5}  # warm-up included
+
+
+def test_counts_and_schedules_that_cannot_be_are_refused(tiny, batch):
+    with pytest.raises(PruneSearchError, match="`1 < tokens < 17` must hold for a width after a stage, but got 1"):
+        build_table(tiny, batch, counts=[1], methods=METHODS, quiet=True)
+    with pytest.raises(PruneSearchError, match="unknown merge 'fusee'"):
+        build_table(tiny, batch, counts=WIDTHS, methods=["cls_attention+fusee"], quiet=True)
+    with pytest.raises(PruneSearchError, match="at least one schedule"):
+        measure_schedules(tiny, batch, [])
+
+
+def test_the_shape_is_read_from_the_model_as_it_runs(tiny, batch):
+    with borrowed(tiny) as handle:
+        assert describe_shape(tiny, handle, batch).tokens == 17

@@ -1,0 +1,402 @@
+"""The definitions again, slowly: one row at a time, without padding, in Python loops over heads and tokens.
+
+Nothing of `prunesearch` is used. A row is a list of `Token`s; padding does not exist here, so whatever equals this
+cannot have counted it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+Vector = np.ndarray
+
+
+@dataclass
+class Token:
+    """One token: features, how many inputs it stands for, and the fraction of every input that it holds."""
+
+    x: Vector
+    size: float
+    protected: bool
+    source: dict[int, float]
+
+
+@dataclass
+class Heads:
+    """Queries, keys and values, each `[head][token]` -> vector."""
+
+    query: list[list[Vector]]
+    key: list[list[Vector]]
+    value: list[list[Vector]]
+    scaling: float
+
+
+@dataclass
+class Site:
+    """What a stage is told beside the tokens."""
+
+    keep: float
+    keep_before: float
+    start: int  # reducible tokens of the row at the start
+    layer: int = 0
+    depth: int = 1
+    seed: int = 0
+    cls: int | None = 0
+
+
+def count(keep: float, start: int) -> int:
+    """`ceil(keep x start)` in exact arithmetic on the decimal that the user wrote."""
+    return math.ceil(Fraction(repr(keep)) * start)
+
+
+def start_row(features: list[Vector], leading: int, trailing: int) -> list[Token]:
+    n = len(features)
+    return [Token(x, 1.0, i < leading or i >= n - trailing, {i: 1.0}) for i, x in enumerate(features)]
+
+
+# -- attention -----------------------------------------------------------------------------------------
+
+
+def softmax(values: list[float]) -> list[float]:
+    top = max(values)
+    powers = [math.exp(v - top) for v in values]
+    return [p / math.fsum(powers) for p in powers]
+
+
+def probabilities(heads: Heads, sizes: list[float]) -> list[list[list[float]]]:
+    """`[head][query][key]`, with log(size) added to the logits of every key."""
+    out = []
+    for h in range(len(heads.query)):
+        table = []
+        for q in heads.query[h]:
+            logits = []
+            for j, k in enumerate(heads.key[h]):
+                dot = math.fsum(float(a) * float(b) for a, b in zip(q, k, strict=True))
+                logits.append(dot * heads.scaling + math.log(sizes[j]))
+            table.append(softmax(logits))
+        out.append(table)
+    return out
+
+
+def attend(heads: Heads, sizes: list[float]) -> list[Vector]:
+    """Attention output of every token, heads side by side."""
+    weights, outputs = probabilities(heads, sizes), []
+    for i in range(len(sizes)):
+        parts = []
+        for h in range(len(heads.query)):
+            total = np.zeros_like(heads.value[h][0])
+            for j, v in enumerate(heads.value[h]):
+                total = total + weights[h][i][j] * v
+            parts.append(total)
+        outputs.append(np.concatenate(parts))
+    return outputs
+
+
+# -- scorers -------------------------------------------------------------------------------------------
+
+
+def _places(row: list[Token]) -> list[int]:
+    """Place of each token among the reducible ones; -1 for protected tokens."""
+    places, seen = [], 0
+    for token in row:
+        places.append(-1 if token.protected else seen)
+        seen += not token.protected
+    return places
+
+
+def cls_attention(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    if site.cls is None:
+        return attention_received(row, heads, site)
+    weights = probabilities(heads, [t.size for t in row])
+    return [sum(w[site.cls][j] for w in weights) / len(weights) for j in range(len(row))]
+
+
+def attention_received(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    weights, n = probabilities(heads, [t.size for t in row]), len(row)
+    return [sum(w[i][j] for w in weights for i in range(n)) / (len(weights) * n) for j in range(n)]
+
+
+def attention_entropy(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    weights, scores = probabilities(heads, [t.size for t in row]), []
+    for i in range(len(row)):
+        entropy = [-sum(p * math.log(p) for p in w[i] if p > 0) for w in weights]
+        scores.append(max(0.0, math.log(len(row)) - sum(entropy) / len(entropy)))
+    return scores
+
+
+def value_norm(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    return [math.sqrt(sum(float(c) ** 2 for v in heads.value for c in v[j])) for j in range(len(row))]
+
+
+def cls_attention_value(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    attention, norm = cls_attention(row, heads, site), value_norm(row, heads, site)
+    return [a * v for a, v in zip(attention, norm, strict=True)]
+
+
+def key_redundancy(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    keys = mean_keys(heads)
+    margin = 0.9 * (1 - site.layer / max(site.depth - 1, 1))
+    scores = []
+    for i in range(len(row)):
+        energies = []
+        for j, other in enumerate(row):
+            if not other.protected:
+                above = cosine(keys[i], keys[j]) - margin
+                energies.append(above if above > 0 else math.exp(above) - 1)
+        scores.append(1 - sum(energies) / max(len(energies), 1))
+    return scores
+
+
+def position(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    places, total = _places(row), sum(not t.protected for t in row)
+    return [1 - p / max(total, 1) for p in places]
+
+
+def position_stride(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    """The tokens at floor(j x total / keep), rounded up, come first; among equals the earlier one."""
+    places, total = _places(row), sum(not t.protected for t in row)
+    keep = count(site.keep, site.start)
+    chosen = {math.ceil(Fraction(j * total, keep)) for j in range(keep)} if keep else set()
+    return [float(p in chosen) + (1 - p / max(total, 1)) / 2 for p in places]
+
+
+def random(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    start = int(np.random.default_rng([site.seed, site.layer]).integers(0xFFFFFFFF // 2))
+    scores = []
+    for place in _places(row):
+        x = start + max(place, 0)
+        for _ in range(2):
+            x = ((x >> 16) ^ x) * 0x45D9F3B % 2**32
+        scores.append(((x >> 16) ^ x) / 2**32)
+    return scores
+
+
+SCORERS: dict[str, Callable[[list[Token], Heads, Site], list[float]]] = {
+    f.__name__: f
+    for f in (
+        cls_attention,
+        attention_received,
+        attention_entropy,
+        value_norm,
+        cls_attention_value,
+        key_redundancy,
+        position,
+        position_stride,
+        random,
+    )
+}
+
+
+# -- merges --------------------------------------------------------------------------------------------
+
+
+def mean_keys(heads: Heads) -> list[Vector]:
+    """Keys averaged over heads."""
+    n = len(heads.key[0])
+    return [sum(k[j] for k in heads.key) / len(heads.key) for j in range(n)]
+
+
+def cosine(a: Vector, b: Vector) -> float:
+    dot = math.fsum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+    return dot / math.sqrt(math.fsum(float(x) ** 2 for x in a) * math.fsum(float(y) ** 2 for y in b))
+
+
+def _blend(row: list[Token], shares: list[tuple[int, float, float]], protected: bool) -> Token:
+    """One token out of (token, share of it, weight in the mean)."""
+    total = math.fsum(share * weight for _, share, weight in shares)
+    x = np.zeros_like(row[0].x)
+    source: dict[int, float] = {}
+    for i, share, weight in shares:
+        x = x + row[i].x * (share * weight / total)
+        for origin, part in row[i].source.items():
+            source[origin] = source.get(origin, 0.0) + part * share
+    size = math.fsum(row[i].size * share for i, share, _ in shares)
+    return Token(x, size, protected, source)
+
+
+def _chosen(row: list[Token], score: list[float], site: Site) -> tuple[list[int], list[int], int]:
+    """(kept, others, last of the kept by score) as token numbers; among equal scores the earlier token is better."""
+    reducible = [i for i, t in enumerate(row) if not t.protected]
+    ranked = sorted(reducible, key=lambda i: -score[i])
+    n = count(site.keep, site.start)
+    kept = sorted([i for i, t in enumerate(row) if t.protected] + ranked[:n])
+    return kept, ranked[n:], ranked[min(n, len(ranked)) - 1] if ranked else -1
+
+
+def drop(row: list[Token], keys: list[Vector], score: list[float], site: Site) -> list[Token]:
+    kept, _, _ = _chosen(row, score, site)
+    return [row[i] for i in kept]
+
+
+def fuse(row: list[Token], keys: list[Vector], score: list[float], site: Site) -> list[Token]:
+    """The fused token is one of those that leave: all but the best n - 1 go into it."""
+    kept, others, anchor = _chosen(row, score, site)
+    if not others:
+        return row
+    group = sorted([anchor, *others])
+    weights = [row[i].size * max(score[i], 0.0) for i in group]
+    if sum(weights) == 0:
+        weights = [row[i].size for i in group]
+    fused = _blend(row, [(i, 1.0, w) for i, w in zip(group, weights, strict=True)], False)
+    return [fused if i == anchor else row[i] for i in kept]
+
+
+def nearest(row: list[Token], keys: list[Vector], score: list[float], site: Site) -> list[Token]:
+    kept, others, _ = _chosen(row, score, site)
+    inside: dict[int, list[int]] = {i: [i] for i in kept}
+    for i in others:
+        takers = [j for j in kept if not row[j].protected]
+        inside[max(takers, key=lambda j: cosine(keys[i], keys[j]))].append(i)
+    return [_blend(row, [(i, 1.0, row[i].size) for i in inside[j]], row[j].protected) for j in kept]
+
+
+def soft(row: list[Token], keys: list[Vector], score: list[float], site: Site) -> list[Token]:
+    kept, others, _ = _chosen(row, score, site)
+    takers = [j for j in kept if not row[j].protected]
+    inside: dict[int, list[tuple[int, float, float]]] = {j: [(j, 1.0, row[j].size)] for j in kept}
+    for i in others:
+        parts = softmax([cosine(keys[i], keys[j]) / 0.1 for j in takers])
+        for j, share in zip(takers, parts, strict=True):
+            inside[j].append((i, share, row[i].size))
+    return [_blend(row, inside[j], row[j].protected) for j in kept]
+
+
+def bipartite(row: list[Token], keys: list[Vector], score: list[float], site: Site) -> list[Token]:
+    """ToMe: alternate the reducible tokens; the second of each pair of turns may go to its best match."""
+    goal = count(site.keep, site.start)
+    row, keys = list(row), list(keys)
+    while sum(not t.protected for t in row) > goal:
+        reducible = [i for i, t in enumerate(row) if not t.protected]
+        takers, givers = reducible[0::2], reducible[1::2]
+        match = {}
+        for i in givers:
+            best = max(takers, key=lambda j: cosine(keys[i], keys[j]))
+            match[i] = (cosine(keys[i], keys[best]), best)
+        spare = min(len(reducible) - goal, len(givers))
+        gone = sorted(givers, key=lambda i: -match[i][0])[:spare]
+        new_row, new_keys = [], []
+        for j, token in enumerate(row):
+            if j in gone:
+                continue
+            group = [j] + [i for i in gone if match[i][1] == j]
+            new_row.append(_blend(row, [(i, 1.0, row[i].size) for i in group], token.protected))
+            total = sum(row[i].size for i in group)
+            new_keys.append(sum(keys[i] * (row[i].size / total) for i in group))
+        row, keys = new_row, new_keys
+    return row
+
+
+MERGES: dict[str, Callable[[list[Token], list[Vector], list[float], Site], list[Token]]] = {
+    f.__name__: f for f in (drop, fuse, nearest, soft, bipartite)
+}
+
+
+def reduce_row(row: list[Token], heads: Heads, scorer: str, merge: str, site: Site) -> list[Token]:
+    """One stage, for one row. Nothing happens where nothing is to go."""
+    if count(site.keep, site.start) >= sum(not t.protected for t in row):
+        return row
+    score = SCORERS[scorer](row, heads, site)
+    return MERGES[merge](row, mean_keys(heads), score, site)
+
+
+# -- whole models --------------------------------------------------------------------------------------
+
+
+def linear(weights: dict[str, Vector], name: str, x: Vector) -> Vector:
+    return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
+
+
+def layer_norm(weights: dict[str, Vector], name: str, x: Vector, eps: float) -> Vector:
+    centred = x - x.mean()
+    return centred / math.sqrt(float((centred**2).mean()) + eps) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def gelu(x: Vector) -> Vector:
+    return np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x])
+
+
+def split_heads(weights: dict[str, Vector], names: tuple[str, str, str], xs: list[Vector], n_heads: int) -> Heads:
+    tables = []
+    for name in names:
+        flat = [linear(weights, name, x) for x in xs]
+        width = len(flat[0]) // n_heads
+        tables.append([[f[h * width : (h + 1) * width] for f in flat] for h in range(n_heads)])
+    return Heads(*tables, scaling=width**-0.5)
+
+
+Stage = tuple[int, float, str, str]  # layer, keep, scorer, merge
+
+
+def run_blocks(
+    row: list[Token],
+    stages: list[Stage],
+    depth: int,
+    heads_of: Callable[[int, list[Token]], Heads],
+    after_attention: Callable[[int, Vector, Vector], Vector],
+    feed: Callable[[int, Vector], Vector],
+    seed: int = 0,
+    cls: int | None = 0,
+) -> list[Token]:
+    """Blocks of attention, stage, MLP; `row` carries the hidden states."""
+    start, before = sum(not t.protected for t in row), 1.0
+    by_layer = {s[0]: s for s in stages}
+    for layer in range(depth):
+        heads = heads_of(layer, row)
+        mixed = attend(heads, [t.size for t in row])
+        row = [
+            Token(after_attention(layer, t.x, y), t.size, t.protected, t.source)
+            for t, y in zip(row, mixed, strict=True)
+        ]
+        if layer in by_layer:
+            _, keep, scorer, merge = by_layer[layer]
+            row = reduce_row(row, heads, scorer, merge, Site(keep, before, start, layer, depth, seed, cls))
+            before = keep
+        row = [Token(feed(layer, t.x), t.size, t.protected, t.source) for t in row]
+    return row
+
+
+def vit(
+    weights: dict[str, Vector], embedded: list[Vector], n_heads: int, depth: int, eps: float, stages: list[Stage]
+) -> list[Token]:
+    """HF's ViTModel from its embeddings to its last norm; weights as float64 arrays under their own names."""
+
+    def heads_of(i: int, row: list[Token]) -> Heads:
+        normed = [layer_norm(weights, f"layers.{i}.layernorm_before", t.x, eps) for t in row]
+        names = tuple(f"layers.{i}.attention.{p}_proj" for p in "qkv")
+        return split_heads(weights, names, normed, n_heads)  # type: ignore[arg-type]
+
+    def after_attention(i: int, x: Vector, y: Vector) -> Vector:
+        return x + linear(weights, f"layers.{i}.attention.o_proj", y)
+
+    def feed(i: int, x: Vector) -> Vector:
+        y = layer_norm(weights, f"layers.{i}.layernorm_after", x, eps)
+        return x + linear(weights, f"layers.{i}.mlp.fc2", gelu(linear(weights, f"layers.{i}.mlp.fc1", y)))
+
+    row = run_blocks(start_row(embedded, 1, 0), stages, depth, heads_of, after_attention, feed)
+    return [Token(layer_norm(weights, "layernorm", t.x, eps), t.size, t.protected, t.source) for t in row]
+
+
+def bert(
+    weights: dict[str, Vector], embedded: list[Vector], n_heads: int, depth: int, eps: float, stages: list[Stage]
+) -> list[Token]:
+    """HF's BertModel from its embeddings to its last block."""
+
+    def heads_of(i: int, row: list[Token]) -> Heads:
+        names = tuple(f"encoder.layer.{i}.attention.self.{p}" for p in ("query", "key", "value"))
+        return split_heads(weights, names, [t.x for t in row], n_heads)  # type: ignore[arg-type]
+
+    def after_attention(i: int, x: Vector, y: Vector) -> Vector:
+        out = f"encoder.layer.{i}.attention.output"
+        return layer_norm(weights, f"{out}.LayerNorm", x + linear(weights, f"{out}.dense", y), eps)
+
+    def feed(i: int, x: Vector) -> Vector:
+        block = f"encoder.layer.{i}"
+        y = linear(weights, f"{block}.output.dense", gelu(linear(weights, f"{block}.intermediate.dense", x)))
+        return layer_norm(weights, f"{block}.output.LayerNorm", x + y, eps)
+
+    return run_blocks(start_row(embedded, 1, 1), stages, depth, heads_of, after_attention, feed)
