@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ def build_table(
     methods: Sequence[str],
     time_budget_s: float = 45.0,
     min_walks: int = 40,
+    between: Callable[[int], None] | None = None,
     quiet: bool = False,
     seed: int = 0,
     clock: Clock | None = None,
@@ -51,6 +52,7 @@ def build_table(
         methods: `scorer+merge`, or a merge that needs no scorer.
         time_budget_s: wall time in seconds; stops earlier when every median is known to 0.5 %.
         min_walks: forwards in any case.
+        between: called after each timed forward with its number, for work that is to be interleaved.
         quiet: no progress bar on stderr.
         seed: of the order of things.
         clock: None for the one that suits the device.

@@ -113,8 +113,7 @@ class Validation(_Record):
     schedules: list[str]
     predicted_ms: list[float]
     measured_ms: list[float]
-    noise: NoiseRecord
-    seconds: float
+    samples_us: list[list[float]]
 
 
 class CostTable(_Record):
@@ -261,7 +260,7 @@ class CostTable(_Record):
                 )
 
     def summary(self) -> dict[str, Any]:
-        """How good the table is, flat, for `front.json`; the errors are NaN before `validate`."""
+        """How good the table is, flat, for `front.json`; the errors are NaN before a validation."""
         checked, nan = self.validation, float("nan")
         return {
             "status": self.status,
@@ -269,9 +268,9 @@ class CostTable(_Record):
             "worst": checked.worst if checked else nan,
             "rank_correlation": checked.rank_correlation if checked else nan,
             "schedules": len(checked.schedules) - 1 if checked else 0,
-            "noisy": self.noise.noisy or (checked is not None and checked.noise.noisy),
+            "noisy": self.noise.noisy,
             "noise": self.noise.spread if self.noise.spread is not None else nan,
-            "seconds": self.seconds + (checked.seconds if checked else 0.0),
+            "seconds": self.seconds,
             "cells": len(self.cells),
         }
 

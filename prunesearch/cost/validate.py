@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage, parse_method
-from prunesearch.cost.build import conditions_of, noise_record
-from prunesearch.cost.meter import Clock, Job, Measurement, clock_for, measure
+from prunesearch.cost.build import build_table, describe_shape
+from prunesearch.cost.meter import Clock, Job, clock_for, measure
 from prunesearch.cost.samples import Samples
-from prunesearch.cost.table import CostTable, Validation
+from prunesearch.cost.table import CostTable, Shape, Validation
 from prunesearch.cost.walk import borrowed, device_of
 
 UNSEEN = 24  # schedules for a validation
@@ -52,22 +52,6 @@ def measure_schedules(
     Raises:
         PruneSearchError: if no schedule is given, or one does not fit the model.
     """
-    measured = _time(model, inputs, schedules, time_budget_s, min_rounds, quiet, seed, label, clock)
-    return list(measured.samples.values())
-
-
-def _time(
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    schedules: Sequence[Schedule],
-    time_budget_s: float,
-    min_rounds: int,
-    quiet: bool,
-    seed: int,
-    label: str,
-    clock: Clock | None,
-) -> Measurement[int]:
-    """`measure_schedules` with the noise; the first schedule is the sentinel."""
     if not schedules:
         raise PruneSearchError("at least one schedule must be given to be measured, but got none")
     with borrowed(model) as handle:
@@ -75,7 +59,7 @@ def _time(
             i: Job(run=lambda: model(**inputs), prepare=lambda schedule=schedule: handle.set(schedule))  # type: ignore[misc]
             for i, schedule in enumerate(schedules)
         }
-        return measure(
+        measured = measure(
             jobs,
             clock=clock or clock_for(device_of(inputs)),
             sentinel=0,
@@ -85,14 +69,29 @@ def _time(
             label=label,
             quiet=quiet,
         )
+    return list(measured.samples.values())
 
 
 def unseen_schedules(
     table: CostTable, methods: Sequence[str], *, count: int = UNSEEN, most_stages: int = MOST_STAGES, seed: int = 1
 ) -> list[Schedule]:
-    """Random schedules within the table's grid: up to 4 stages, methods mixed, half of the widths off the points."""
-    rng, shape = random.Random(seed), table.shape
-    widths = sorted({cell.n for cell in table.cells.mlp} - {shape.tokens})
+    """Random schedules in the table's grid: 1 to 4 stages, methods mixed, half of the widths between grid points."""
+    widths = {cell.n for cell in table.cells.mlp}
+    return draw_unseen(table.shape, widths, methods, count=count, most_stages=most_stages, seed=seed)
+
+
+def draw_unseen(
+    shape: Shape,
+    counts: Iterable[int],
+    methods: Sequence[str],
+    *,
+    count: int = UNSEEN,
+    most_stages: int = MOST_STAGES,
+    seed: int = 1,
+) -> list[Schedule]:
+    """`unseen_schedules` for a table that is still to be measured on the widths `counts`."""
+    rng = random.Random(seed)
+    widths = sorted(set(counts) - {shape.tokens})
     found: list[Schedule] = []
     if not widths or not methods:
         return found
@@ -112,55 +111,75 @@ def unseen_schedules(
     return found
 
 
-def validate(
-    table: CostTable,
+def measure_table(
     model: nn.Module,
     inputs: Mapping[str, Tensor],
-    schedules: Sequence[Schedule],
     *,
-    time_budget_s: float = 15.0,
-    min_rounds: int = 10,
-    quiet: bool = True,
-    seed: int = 1,
+    counts: Sequence[int],
+    methods: Sequence[str],
+    time_budget_s: float = 45.0,
+    quiet: bool = False,
+    seed: int = 0,
     clock: Clock | None = None,
 ) -> CostTable:
-    """Measure `schedules` and the unpruned model end to end, and return the table with its error stored.
+    """Measure a table and its error in one session: `build_table` with whole forwards of unseen schedules in between.
 
-    Errors are |predicted - measured| / measured of medians, over `schedules` alone.
+    Interleaved, the stored error is that of adding pieces up; measured afterwards, it would also hold whatever the
+    machine's speed did meanwhile. Arguments as in `build_table`.
+    """
+    with borrowed(model) as handle:
+        shape = describe_shape(model, handle, inputs)
+        schedules = [Schedule(), *draw_unseen(shape, counts, methods, seed=seed + 1)]
+        samples = [Samples() for _ in schedules]
+        order: list[int] = []
+        rng, timer = random.Random(seed), clock or clock_for(device_of(inputs))
 
-    Args:
-        table: of this model under these conditions.
-        model: see `measure_schedules`.
-        inputs: the batch.
-        schedules: schedules that the table has not seen (`unseen_schedules`).
-        time_budget_s: see `measure_schedules`.
-        min_rounds: see `measure_schedules`.
-        quiet: no progress bar.
-        seed: of the order.
-        clock: None for the one that suits the device.
+        def time_one(_: int) -> None:
+            if not order:
+                order.extend(rng.sample(range(len(schedules)), len(schedules)))
+            place = order.pop()
+            handle.set(schedules[place])
+            begin = timer.mark()
+            model(**inputs)
+            samples[place].ms.extend(timer.between_ms([begin, timer.mark()]))
+
+        table = build_table(
+            model,
+            inputs,
+            counts=counts,
+            methods=methods,
+            time_budget_s=time_budget_s,
+            min_walks=5 * len(schedules),
+            between=time_one,
+            quiet=quiet,
+            seed=seed,
+            clock=timer,
+        )
+    return compare(table, schedules, samples)
+
+
+def compare(table: CostTable, schedules: Sequence[Schedule], samples: Sequence[Samples]) -> CostTable:
+    """Return the table with its error on `schedules` stored, given the timings of their whole forwards.
+
+    Errors are |predicted - measured| / measured of medians; the first schedule is the unpruned model, which the table
+    has seen and which therefore does not count.
 
     Raises:
-        PruneSearchError: if the conditions differ from those of the table, or fewer than 3 schedules are given.
+        PruneSearchError: if fewer than 3 schedules were unseen.
     """
-    if len(schedules) < 3:
-        raise PruneSearchError(f"`schedules >= 3` must hold for a validation, but got {len(schedules)}")
-    with borrowed(model) as handle:
-        table.check_conditions(**conditions_of(handle, inputs, table.shape.tokens))
-    everything = [Schedule(), *schedules]
-    label = "validating cost table"
-    measured = _time(model, inputs, everything, time_budget_s, min_rounds, quiet, seed, label, clock)
-    real = np.array([s.median_ms for s in measured.samples.values()])
-    predicted = np.array([table.predict(s) for s in everything])
-    error = (predicted / real - 1)[1:]  # the table has seen the unpruned model
+    if len(schedules) < 4:
+        raise PruneSearchError(f"`schedules >= 3` must hold for a validation, but got {max(len(schedules) - 1, 0)}")
+    real = np.array([s.median_ms for s in samples])
+    predicted = np.array([table.predict(s) for s in schedules])
+    error = (predicted / real - 1)[1:]
     validation = Validation(
         mape=float(np.abs(error).mean()),
         worst=float(np.abs(error).max()),
         bias=float(error.mean()),
         rank_correlation=float(np.nan_to_num(spearmanr(predicted[1:], real[1:])[0])),  # NaN where all are equal
-        schedules=[str(s) for s in everything],
+        schedules=[str(s) for s in schedules],
         predicted_ms=predicted.tolist(),
         measured_ms=real.tolist(),
-        noise=noise_record(measured.noise),
-        seconds=measured.seconds,
+        samples_us=[[round(ms * 1e3, 1) for ms in s.ms] for s in samples],
     )
     return table.model_copy(update={"validation": validation})

@@ -215,20 +215,27 @@ def take_walks(
     time_budget_s: float,
     min_walks: int,
     enough: Callable[[Walks], bool],
+    between: Callable[[int], None] | None = None,
     quiet: bool = True,
 ) -> Walks:
-    """Walk until the budget (seconds, warm-up included) is spent or `enough` says so; at least `min_walks` times."""
+    """Walk until the budget (seconds, warm-up included) is spent or `enough` says so; at least `min_walks` times.
+
+    `between` is called with the number of each walk that counted, outside the marking.
+    """
     walks, start, watch = Walks(), time.monotonic(), OthersWatch()
     warm_up = max(3, min_walks // 5)
     sentinel: list[float] = []
-    with undisturbed(), walker.marking(), time_bar("measuring cost table", time_budget_s, quiet) as tick:
+    with undisturbed(), time_bar("measuring cost table", time_budget_s, quiet) as tick:
         for number, schedule in enumerate(plan, start=1 - warm_up):
-            steps = walker.walk(schedule)
+            with walker.marking():
+                steps = walker.walk(schedule)
             tick()
             if number < 1:
                 continue
             walks.add(steps)
             sentinel.append(steps[1][1])  # the first block's attention: the same work in every walk
+            if between is not None:
+                between(number)
             if number % _COLLECT_EVERY == 0:
                 gc.collect()
             over = time.monotonic() - start > time_budget_s

@@ -63,9 +63,9 @@ class RunConfig(BaseModel):
     calibration: int | None = Field(default=None, ge=8)
     holdout: int | None = Field(default=None, ge=8)
     search_samples: int = Field(default=1024, ge=8)
-    sensitivity_samples: int = Field(default=256, ge=8)
-    table_seconds: float = Field(default=40.0, gt=0)
-    front_points: int = Field(default=16, ge=1)
+    sensitivity_samples: int = Field(default=128, ge=8)
+    table_seconds: float = Field(default=50.0, gt=0)
+    front_points: int = Field(default=12, ge=1)
     seed: int = Field(default=0, ge=0)
 
     @classmethod

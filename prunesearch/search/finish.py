@@ -55,7 +55,7 @@ class Finish:
             self.task.timing_inputs(self.config.batch_size),
             schedules,
             time_budget_s=self.config.table_seconds / 2,
-            quiet=self.reporter.quiet,
+            quiet=self.reporter.quiet or not self.reporter.console.is_terminal,
             label="re-measuring",
         )
         unpruned = self._unpruned(reference, samples[0])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from prunesearch.cost.build import build_table, conditions_of
+from prunesearch.cost.build import conditions_of
 from prunesearch.cost.table import CostTable
-from prunesearch.cost.validate import unseen_schedules, validate
+from prunesearch.cost.validate import measure_table
 from prunesearch.pruning.apply import Handle
 from prunesearch.results.store import StudyFolder
 from prunesearch.search.config import RunConfig
 from prunesearch.search.progress import Reporter
 from prunesearch.search.space import Space
 from prunesearch.tasks.base import Task
-
-_VALIDATION_SHARE = 0.4  # of the time for the table, on top of it
 
 
 def cost_table(
@@ -32,22 +30,14 @@ def cost_table(
         reporter.step(
             f"cost table: timing forwards of batch {config.batch_size}, {task.tokens} tokens, on this machine"
         )
-        table = build_table(
+        table = measure_table(
             task.model,
             inputs,
             counts=space.counts[1:],
             methods=space.methods,
             time_budget_s=config.table_seconds,
-            quiet=reporter.quiet,
+            quiet=reporter.quiet or not reporter.console.is_terminal,
             seed=config.seed,
-        )
-        table = validate(
-            table,
-            task.model,
-            inputs,
-            unseen_schedules(table, space.methods, seed=config.seed + 1),
-            time_budget_s=_VALIDATION_SHARE * config.table_seconds,
-            quiet=reporter.quiet,
         )
         table.save(folder.cost_table)
     _say(table, reporter)
@@ -58,9 +48,8 @@ def _say(table: CostTable, reporter: Reporter) -> None:
     checked = table.validation
     if checked is not None:
         reporter.say(
-            f"      error on {len(checked.schedules)} unseen schedules: mean {checked.mape:.1%}, worst "
+            f"      error on {len(checked.schedules) - 1} unseen schedules: mean {checked.mape:.1%}, worst "
             f"{checked.worst:.1%}, rank correlation {checked.rank_correlation:.3f}"
         )
-    noise = checked.noise if checked is not None and checked.noise.noisy else table.noise
-    if noise.noisy:
-        reporter.say(f"      the machine was noisy ({noise.why}): latencies may be off by more")
+    if table.noise.noisy:
+        reporter.say(f"      the machine was noisy ({table.noise.why}): latencies may be off by more")

@@ -1,4 +1,5 @@
 import itertools
+import statistics
 from collections import Counter
 
 import pytest
@@ -8,7 +9,7 @@ from known_machine import COUNTS, METHODS
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.cost.build import build_table, describe_shape
-from prunesearch.cost.validate import measure_schedules, unseen_schedules, validate
+from prunesearch.cost.validate import compare, measure_schedules, measure_table, unseen_schedules
 from prunesearch.cost.walk import Walker, borrowed, piece_names, plan_walks, take_walks
 from prunesearch.pruning.apply import apply_, handle_of
 
@@ -142,24 +143,37 @@ def test_the_pieces_of_the_unpruned_model_add_up_to_its_prediction(built):
     assert built.predict(Schedule()) == pytest.approx(parts)
 
 
-def test_validation_is_stored_with_its_schedules(built, tiny, batch):
-    schedules = unseen_schedules(built, METHODS, count=6)
-    checked = validate(built, tiny, batch, schedules, time_budget_s=0.2, min_rounds=3)
-    assert built.validation is None
+def test_a_measured_table_holds_its_error_on_unseen_schedules(tiny, batch):
+    checked = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.5, quiet=True)
     result = checked.validation
-    assert result.schedules == ["unpruned", *map(str, schedules)]
-    assert all(ms > 0 for ms in result.measured_ms)
+    assert result.schedules[0] == "unpruned"
+    assert len(set(result.schedules)) == len(result.schedules) == 25
+    assert all(len(samples) >= 5 for samples in result.samples_us)
+    medians = [statistics.median(samples) / 1e3 for samples in result.samples_us]
+    assert result.measured_ms == pytest.approx(medians, rel=1e-2)
     errors = [abs(p / m - 1) for p, m in zip(result.predicted_ms[1:], result.measured_ms[1:], strict=True)]
-    assert result.mape == pytest.approx(sum(errors) / 6)
+    assert result.mape == pytest.approx(sum(errors) / 24)
     assert result.worst == pytest.approx(max(errors))
     assert -1 <= result.rank_correlation <= 1
-    assert checked.summary()["schedules"] == 6
+    assert checked.summary()["schedules"] == 24
+    assert handle_of(tiny) is None
 
 
-def test_validation_under_other_conditions_is_refused(built, tiny, batch):
-    one = {"pixel_values": batch["pixel_values"][:1]}
-    with pytest.raises(PruneSearchError, match="batch_size=2, but batch_size=1"):
-        validate(built, tiny, one, unseen_schedules(built, METHODS))
+def test_unseen_schedules_run_between_walks_with_their_own_tokens(tiny, batch):
+    """Every whole forward that is compared must have flowed with its own schedule's widths."""
+    seen = []
+    hook = tiny.vit.layernorm.register_forward_hook(lambda *args: seen.append(args[2].shape[1]))
+    try:
+        checked = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.1, quiet=True)
+    finally:
+        hook.remove()
+    assert len(seen) >= checked.walks + sum(len(s) for s in checked.validation.samples_us)
+    assert set(seen) <= set(range(min(WIDTHS), 18))
+
+
+def test_a_comparison_of_too_few_schedules_is_refused(built):
+    with pytest.raises(PruneSearchError, match="schedules >= 3"):
+        compare(built, [Schedule()], [])
 
 
 def test_schedules_are_measured_with_their_own_tokens(tiny, batch):
