@@ -2,7 +2,7 @@
 
     python benchmarks/quality_at_speed.py                        # the bundled demo
     python benchmarks/quality_at_speed.py --model M --data D     # anything `prunesearch run` takes
-    options: --study NAME --targets 1.5 2 --batch-size N --json
+    options: --study NAME --targets 1.5 2 --batch-size N --trials N --holdout N --json
 
 Rivals, each brought to the target by the same cost table, then all measured interleaved in one run:
   tome    constant r: the same number of tokens removed in every block, bipartite soft matching
@@ -184,12 +184,16 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--study", help=f"name under {DEFAULT_ROOT}/; run first if it is not there")
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--holdout", type=int, help="rows of the holdout split")
     parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2.0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     try:
-        config = RunConfig.build(model=args.model, data=args.data, batch_size=args.batch_size)
+        config = RunConfig.build(
+            model=args.model, data=args.data, batch_size=args.batch_size, trials=args.trials, holdout=args.holdout
+        )
         study = args.study or default_study(config)
         bench = Bench(config, study, args.seed)
         rows = bench.compare(args.targets)

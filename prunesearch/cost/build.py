@@ -69,7 +69,15 @@ def build_table(
         grid = _check_counts(counts, shape)
         plan = plan_walks(shape.depth, shape.tokens, shape.protected, grid, methods, seed)
         walker = Walker(model, handle, inputs, shape.tokens, clock or clock_for(device))
-        walks = take_walks(walker, plan, time_budget_s=time_budget_s, min_walks=min_walks, enough=_enough, quiet=quiet)
+        walks = take_walks(
+            walker,
+            plan,
+            time_budget_s=time_budget_s,
+            min_walks=min_walks,
+            enough=_enough,
+            between=between,
+            quiet=quiet,
+        )
         conditions = conditions_of(handle, inputs, shape.tokens)
     return CostTable(
         status="measured",

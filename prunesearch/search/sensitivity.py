@@ -89,7 +89,8 @@ def screen_methods(
     while len(chosen) < min(space.file.screened_methods, len(space.methods)):
         best = table[chosen].min(0)
         rest = [i for i in range(len(table)) if i not in chosen]
-        chosen.append(min(rest, key=lambda i: np.minimum(best, table[i]).sum()))
+        # where none improves on the best at any site, the one that is best by itself comes next
+        chosen.append(min(rest, key=lambda i: (np.minimum(best, table[i]).sum(), table[i].sum())))
     return [space.methods[i] for i in chosen]
 
 
