@@ -182,8 +182,15 @@ class CostTable(_Record):
     @cached_property
     def _attention(self) -> dict[bool, Line]:
         lines = {}
-        for biased in (False, True):
-            points = {c.n: c.ms for c in self.cells.attention if c.biased == biased}
+        plain = {c.n: c.ms for c in self.cells.attention if not c.biased}
+        sized = {c.n: c.ms for c in self.cells.attention if c.biased}
+        top, shared = self.shape.tokens, plain.keys() & sized.keys()
+        if top in plain and shared and top not in sized:
+            # sizes never meet the whole sequence, so widths just below it have no cell above them: what the sizes cost
+            # at the greatest width measured both ways is carried up
+            widest = max(shared)
+            sized[top] = plain[top] + sized[widest] - plain[widest]
+        for biased, points in ((False, plain), (True, sized)):
             lines[biased] = Line("attention with token sizes" if biased else "attention without token sizes", points)
         return lines
 

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.results.front import BudgetInfo, Point, Unpruned
+from prunesearch.search.verdict import verdict
+
+
+def interval(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+
+def latency(ms: float) -> dict[str, float]:
+    return {"predicted_ms": ms, "median_ms": ms, "p10_ms": ms, "p90_ms": ms}
+
+
+UNPRUNED = Unpruned.model_validate(
+    {"quality": interval(0.8), "latency": latency(20.0), "gmacs": 1.0, "tokens": [9, 9]},
+)
+
+
+def point(name: str, ms: float, quality: float) -> Point:
+    schedule = Schedule([Stage(0, 0.5)])
+    return Point.model_validate(
+        {
+            "id": name,
+            "trial": 1,
+            "schedule": schedule.to_dict(),
+            "text": str(schedule),
+            "tokens": [5, 5],
+            "quality": interval(quality),
+            "difference": interval(quality - 0.8),
+            "fidelity": {"kl": 0.1, "agreement": 0.9},
+            "calibration": {"quality": quality, "kl": 0.1},
+            "latency": latency(ms),
+            "speedup": 20.0 / ms,
+            "gmacs": 0.5,
+        }
+    )
+
+
+def test_the_fastest_within_one_percent_is_recommended_with_its_numbers() -> None:
+    points = [point("p1", 16.0, 0.8), point("p2", 10.0, 0.793), point("p3", 5.0, 0.79)]
+    found = verdict(UNPRUNED, points, None, 8, "accuracy")
+    assert found.point == "p2"
+    for words in ("2.00x", "10 ms against 20 ms", "79.30 %", "80.00 %", "-0.70 points"):
+        assert words in found.text
+
+
+def test_unpruned_is_best_where_nothing_good_is_faster() -> None:
+    found = verdict(UNPRUNED, [point("p1", 19.5, 0.8), point("p2", 10.0, 0.6)], None, 8, "accuracy")
+    assert found.point is None
+    assert found.text.startswith("Unpruned is best here (batch 8)")
+    assert verdict(UNPRUNED, [], None, 8, "accuracy").point is None
+
+
+def test_a_tight_budget_names_the_best_that_fits_and_says_what_it_costs() -> None:
+    budget = BudgetInfo(text="50%", limit_ms=10.0)
+    found = verdict(UNPRUNED, [point("p1", 10.0, 0.7), point("p2", 5.0, 0.5)], budget, 8, "accuracy")
+    assert found.point == "p1"
+    assert "Nothing inside 50%" in found.text
