@@ -209,7 +209,8 @@ class _Run:
     ) -> list[Seed]:
         seeds = solve(space, sensitivities, table, limit, max(self.config.seeds, 1))
         if not seeds:
-            fastest = solve(space, sensitivities, table, table.predict(Schedule()), _ALL_POINTS)[-1]
+            whole = Seed(Schedule(), 0.0, table.predict(Schedule()))
+            fastest = [whole, *solve(space, sensitivities, table, whole.latency_ms, _ALL_POINTS)][-1]
             text = "" if budget is None else budget.text
             raise PruneSearchError(
                 f"budget {text} ({limit:.3g} ms) is below anything reachable: the fastest schedule of the space is "

@@ -91,7 +91,8 @@ class _Solver:
         self.space, self.sens, self.costs = space, sensitivities, costs
         self.fixed = costs.stem_ms
         top = min(limit_ms, costs.predict(Schedule())) - self.fixed
-        self.width = max(top, 1e-9) / (_BUCKETS - 1)
+        # every block's cost is rounded to a bucket: room for that, or what fits exactly would fall off the end
+        self.width = max(top, 1e-9) / (_BUCKETS - 1 - 2 * space.depth)
         self.parts = [parse_method(m) for m in space.methods]
         self.makes_sizes = [MERGES.entry(merge).makes_sizes for _, merge in self.parts]
         start = np.full(_BUCKETS, np.inf)
