@@ -28,7 +28,7 @@ from prunesearch.search.study import finished_trials, open_study
 
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
 SMALL = {
-    "batch_size": 2,
+    "batch_size": 16,
     "eval_batch_size": 16,
     "trials": 10,
     "seeds": 6,
@@ -45,21 +45,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     config = ViTConfig(
-        image_size=16,
+        image_size=32,  # 65 tokens: so large that removing them saves more than a stage costs
         patch_size=4,
-        hidden_size=32,
+        hidden_size=96,
         num_hidden_layers=4,
         num_attention_heads=2,
-        intermediate_size=64,
+        intermediate_size=384,
         num_labels=3,
         initializer_range=0.2,
     )
     ViTForImageClassification(config).save_pretrained(root / "model")
-    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(root / "model")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "model")
     rng = np.random.default_rng(0)
     rows = []
     for i in range(90):
-        picture = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+        picture = Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG")
         rows.append({"image": {"bytes": buffer.getvalue(), "path": None}, "label": i % 3})
@@ -98,8 +98,8 @@ def test_the_study_folder_is_complete_and_consistent(folder: Path, front: Front)
     assert Front.load(study / "front.json") == front
     assert front.search.trials == 10
     assert front.search.evaluations > 10 * 0.2
-    assert front.model.tokens == 17
-    assert front.unpruned.tokens == [17] * 4
+    assert front.model.tokens == 65
+    assert front.unpruned.tokens == [65] * 4
     assert front.cost_table.status == "measured"
     assert front.cost_table.schedules >= 20
     report = (study / "report.html").read_text()
@@ -111,7 +111,7 @@ def test_points_stand_by_their_own_numbers(front: Front) -> None:
     everything = [front.unpruned, *front.points]
     for point in front.points:
         schedule = point.to_schedule()
-        assert schedule.counts(4, 17, 1) == point.tokens
+        assert schedule.counts(4, 65, 1) == point.tokens
         assert point.speedup == pytest.approx(front.unpruned.latency.median_ms / point.latency.median_ms)
         assert point.difference.value == pytest.approx(point.quality.value - front.unpruned.quality.value)
         assert point.difference.low <= point.difference.value <= point.difference.high
@@ -146,8 +146,23 @@ def test_the_same_call_again_gives_the_same_front_and_more_trials_go_on(folder: 
 
 
 def test_other_settings_do_not_mix_into_a_study(folder: Path, front: Front) -> None:
-    with pytest.raises(PruneSearchError, match="batch_size=2, but got 4"):
+    with pytest.raises(PruneSearchError, match="batch_size=16, but got 4"):
         run(make_config(folder, batch_size=4), "first", root=folder / "studies", quiet=True)
+
+
+def test_where_nothing_is_faster_the_verdict_is_to_leave_the_model_alone(folder: Path) -> None:
+    """One row of 17 tokens through blocks of width 32 costs less than a stage does."""
+    config = ViTConfig(
+        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64
+    )
+    config.num_labels = 3
+    ViTForImageClassification(config).save_pretrained(folder / "small")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "small")
+    found = run(
+        make_config(folder, model=str(folder / "small"), batch_size=1), "small", root=folder / "studies", quiet=True
+    )
+    assert found.verdict.text.startswith("Unpruned is best here (batch 1)")
+    assert found.verdict.point is None
 
 
 def test_budgets_hold_and_unreachable_ones_are_refused(folder: Path) -> None:
@@ -229,7 +244,7 @@ def test_bad_input_is_one_clear_line(folder: Path, front: Front, args: list[str]
 
 
 def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(folder: Path) -> None:
-    args = ["run", "--model", "model", "--data", "data.parquet", "--space", "space.yaml", "--batch-size", "2"]
+    args = ["run", "--model", "model", "--data", "data.parquet", "--space", "space.yaml", "--batch-size", "16"]
     args += ["--trials", "400", "--study", "stopped"]
     process = subprocess.Popen(
         [sys.executable, "-m", "prunesearch", *args],

@@ -103,6 +103,14 @@ class Encoder:
         return self.leading + self.family.trailing
 
 
+def check_model_type(model_type: str) -> None:
+    """Raise `UnsupportedModelError`, naming the nearest supported families, if `model_type` is none of them."""
+    if model_type not in FAMILIES:
+        raise UnsupportedModelError(
+            f"model family '{model_type}' is not supported: {did_you_mean(model_type, FAMILIES)}"
+        )
+
+
 def find_encoder(model: nn.Module) -> Encoder:
     """Find the supported encoder in `model`, which may be a transformers model or a module that wraps one.
 
@@ -114,10 +122,10 @@ def find_encoder(model: nn.Module) -> Encoder:
         raise UnsupportedModelError(
             f"{type(model).__name__} holds no transformers model: pass a PreTrainedModel or a module around one"
         )
-    found = next((m for m in models if m.config.model_type in FAMILIES), None)
-    if found is None:
-        kind = models[0].config.model_type
-        raise UnsupportedModelError(f"model family '{kind}' is not supported: {did_you_mean(kind, FAMILIES)}")
+    known = [m for m in models if m.config.model_type in FAMILIES]
+    if not known:
+        check_model_type(models[0].config.model_type)
+    found = known[0]
     name = type(found).__name__
     if name.endswith(_NEEDS_GRID):
         raise UnsupportedModelError(

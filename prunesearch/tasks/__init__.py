@@ -54,6 +54,7 @@ def load_task(
 
     Raises `PruneSearchError`, in one line, for whatever cannot be loaded or does not fit together.
     """
+    from prunesearch.pruning.families import check_model_type
     from prunesearch.tasks.data import load_source
     from prunesearch.tasks.models import check_device, check_dtype, load_config
     from prunesearch.tasks.request import TaskRequest, infer_task
@@ -63,11 +64,13 @@ def load_task(
         TASKS.entry(task)
     if batch_size < 1:
         raise PruneSearchError(f"`batch_size >= 1` must hold, but got {batch_size}")
+    config = load_config(str(model_id))
+    check_model_type(config.model_type)
     request = TaskRequest(
         model_id=str(model_id),
         dtype=check_dtype(dtype),
         device=check_device(device),
-        config=load_config(str(model_id)),
+        config=config,
         source=load_source(str(data), quiet=quiet),
         columns=dict(columns or {}),
         batch_size=batch_size,
