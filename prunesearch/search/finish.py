@@ -35,6 +35,7 @@ class Finish:
     config: RunConfig
     folder: StudyFolder
     model_id: str
+    model_shown: str
     task: Task
     handle: Handle
     table: CostTable
@@ -147,7 +148,7 @@ class Finish:
             prunesearch=__version__,
             config=config.model_dump(mode="json"),
             model=schema.ModelInfo(
-                id=self.model_id,
+                id=self.model_shown,
                 class_name=type(self.task.model).__name__,
                 family=encoder.family.model_type,
                 depth=encoder.depth,

@@ -31,25 +31,26 @@ _ALL_POINTS = 10_000
 
 @dataclass(frozen=True)
 class Model:
-    """Where the model and its data come from, once defaults are filled in."""
+    """Where the model and its data come from, once defaults are filled in; `shown` is how results call the model."""
 
     id: str
     data: str
     name: str
+    shown: str
 
 
 def demo() -> Model:
     """The bundled demo: a small ViT trained on CIFAR-10, with a calibration and a holdout split."""
     folder = Path(__file__).resolve().parents[1] / "demo"
     splits = ",".join(str(folder / f"cifar10-{split}.parquet") for split in ("calibration", "holdout"))
-    return Model(str(folder / "vit-cifar10"), splits, "demo")
+    return Model(str(folder / "vit-cifar10"), splits, "demo", "prunesearch/demo/vit-cifar10")
 
 
 def resolve_model(config: RunConfig) -> Model:
     """Model and data of a configuration; neither given means the demo."""
     if config.model is None or config.data is None:
         return demo()
-    return Model(config.model, config.data, Path(config.model.rstrip("/")).name)
+    return Model(config.model, config.data, Path(config.model.rstrip("/")).name, config.model)
 
 
 def default_study(config: RunConfig) -> str:
@@ -158,6 +159,7 @@ class _Run:
             config=self.config,
             folder=self.folder,
             model_id=self.model.id,
+            model_shown=self.model.shown,
             task=self.task,
             handle=self.handle,
             table=table,
