@@ -83,9 +83,8 @@ class State:
 
     def merge_input(self, score: Tensor | None) -> MergeInput:
         shape = self.shape
-        key = self.view.key.mean(1)
         n_out = self.tokens.width_after(shape.keep)
-        return MergeInput(self.tokens, key, score, shape.keep, shape.before, n_out)
+        return MergeInput(self.tokens, self.view, score, shape.keep, shape.before, n_out)
 
     @property
     def reduces(self) -> bool:
