@@ -225,11 +225,12 @@ def main() -> None:
         print(json.dumps({"study": study, "device": bench.table.device, "rows": rows}, indent=2))
     else:
         show(study, bench, rows)
-        gain = statistics.mean(r["quality"] for r in rows if r["method"] == "prunesearch")
+        ours = {r["target"]: r["quality"] for r in rows if r["method"] == "prunesearch"}
         for rival in ("tome", "evit", "random"):
-            theirs = [r["quality"] for r in rows if r["method"] == rival]
-            if theirs:
-                print(f"mean over targets, prunesearch - {rival}: {100 * (gain - statistics.mean(theirs)):+.2f} points")
+            gains = [ours[r["target"]] - r["quality"] for r in rows if r["method"] == rival and r["target"] in ours]
+            if gains:
+                mean = 100 * statistics.mean(gains)
+                print(f"prunesearch - {rival}: {mean:+.2f} points, mean over the {len(gains)} target(s) both reach")
 
 
 if __name__ == "__main__":
