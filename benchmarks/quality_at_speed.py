@@ -82,16 +82,16 @@ def clamped(table: CostTable) -> Callable[[Schedule], float]:
     shape = table.shape
 
     def predict(schedule: Schedule) -> float:
-        n, biased, total = shape.tokens, False, table.stem_ms
+        n, biased, total = shape.tokens, False, table.stem
         stages = {s.layer: s for s in schedule}
         for layer, n_out in enumerate(schedule.counts(shape.depth, shape.tokens, shape.protected)):
-            total += table.attention_ms(max(n, least), biased)
+            total += table.attention(max(n, least), biased)
             stage = stages.get(layer)
             if stage is not None:
                 n_in = max(n, least + 1)
-                total += table.reduce_ms(stage.scorer, stage.merge, n_in, max(n_out, least))
+                total += table.reduce(stage.scorer, stage.merge, n_in, max(n_out, least))
                 biased = biased or MERGES.entry(stage.merge).makes_sizes
-            total += table.mlp_ms(max(n_out, least))
+            total += table.mlp(max(n_out, least))
             n = n_out
         return total
 

@@ -15,8 +15,9 @@ from prunesearch.core.schedule import parse_method
 from prunesearch.cost.device import describe_device
 from prunesearch.cost.flops import block_weights
 from prunesearch.cost.meter import Clock, clock_for
+from prunesearch.cost.records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, ReduceCell, Shape
 from prunesearch.cost.samples import Noise, Samples
-from prunesearch.cost.table import AttentionCell, Cell, Cells, CostTable, CountCell, NoiseRecord, ReduceCell, Shape
+from prunesearch.cost.table import CostTable
 from prunesearch.cost.walk import Piece, Walker, Walks, borrowed, device_of, plan_walks, take_walks
 from prunesearch.pruning.apply import Handle
 
@@ -113,13 +114,20 @@ def describe_shape(model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor
         _, tokens, width = hidden[0].shape
     return Shape(
         family=encoder.family.model_type,
+        kind=encoder.family.layout.kind,
         depth=encoder.depth,
         tokens=tokens,
         protected=encoder.protected,
         width=width,
         heads=encoder.base.config.num_attention_heads,
         mlp_width=(block_weights(encoder.blocks[0]) - 4 * width * width) // (2 * width),
+        activation=str(_setting(encoder.base.config, "hidden_act", "activation")),
     )
+
+
+def _setting(config: Any, *names: str) -> Any:
+    """The first of `names` that a model's configuration has."""
+    return next(getattr(config, name) for name in names if hasattr(config, name))
 
 
 def noise_record(noise: Noise | None) -> NoiseRecord:
@@ -205,5 +213,6 @@ def _statistics(samples: Samples) -> dict[str, Any]:
         "median_ms": samples.median_ms,
         "p10_ms": samples.p10_ms,
         "p90_ms": samples.p90_ms,
+        "samples": len(samples),
         "samples_us": [round(ms * 1e3, 1) for ms in samples.ms],
     }

@@ -6,155 +6,57 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError, model_validator
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.records import BLOCK_KEY, Cells, Shape, TableFacts
 from prunesearch.cost.surface import Line, ReducePoint, ReduceSurface, fit_straight_line
 
-_VERSION = 1
+_VERSION = 2
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Shape(_Record):
-    """What of a model decides its cost. `mlp_width`: hidden units of a block's MLP."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    family: str
-    depth: int = Field(ge=1)
-    tokens: int = Field(ge=1)
-    protected: int = Field(ge=0)
-    width: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    mlp_width: int = Field(ge=1)
-
-
-class Cell(_Record):
-    """Timings of one piece, in milliseconds.
-
-    `ms` is what predictions add up: the mean over the forwards that were no outliers, scaled so that the median forward
-    comes out right. The quantiles describe all samples; `samples_us` are the samples, in microseconds.
-    """
-
-    ms: float = Field(ge=0)
-    median_ms: float = Field(ge=0)
-    p10_ms: float = Field(ge=0)
-    p90_ms: float = Field(ge=0)
-    samples_us: list[float] = Field(min_length=1)
-
-    @property
-    def samples(self) -> int:
-        """How many timings there are."""
-        return len(self.samples_us)
-
-
-class CountCell(Cell):
-    """A piece at `n` tokens."""
-
-    n: int = Field(ge=1)
-
-
-class AttentionCell(CountCell):
-    """A block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
-
-    biased: bool
-
-
-class ReduceCell(Cell):
-    """A stage from `n_in` to `n_out` tokens."""
-
-    scorer: str
-    merge: str
-    n_in: int = Field(ge=1)
-    n_out: int = Field(ge=1)
-
-
-class Cells(_Record):
-    """All pieces of a model."""
-
-    stem: Cell
-    head: list[CountCell]
-    attention: list[AttentionCell]
-    mlp: list[CountCell]
-    reduce: list[ReduceCell]
-
-    def __len__(self) -> int:
-        return 1 + len(self.head) + len(self.attention) + len(self.mlp) + len(self.reduce)
-
-
-class NoiseRecord(_Record):
-    """How quiet the machine was, see `samples.Noise`; infinite values are None."""
-
-    spread: float | None
-    drift: float | None
-    others: float | None
-    noisy: bool
-    why: str
-
-
-class Validation(_Record):
-    """Predictions against whole forwards of schedules that the table had not seen.
-
-    The lists begin with the unpruned model, which the errors (relative to the measured medians) leave out.
-    """
-
-    mape: float
-    worst: float
-    bias: float
-    rank_correlation: float
-    schedules: list[str]
-    predicted_ms: list[float]
-    measured_ms: list[float]
-    samples_us: list[list[float]]
-
-
-class CostTable(_Record):
+class CostTable(TableFacts):
     """Latency of a model's pieces, which `predict` adds up to whole schedules.
 
-    All latencies are milliseconds for one batch under `conditions` (`batch_size`, `dtype`, `attention`, `mode`,
-    `threads`, `tokens`, `device`). `device` is what `describe_device` said.
+    All latencies are milliseconds for one batch under `conditions`.
     """
 
     format: Literal["prunesearch.cost_table"] = "prunesearch.cost_table"
-    version: Literal[1] = 1
-    status: Literal["measured", "estimated"]
-    shape: Shape
-    conditions: dict[str, Any]
-    device: dict[str, Any]
+    version: Literal[2] = 2
     cells: Cells
-    noise: NoiseRecord
-    seconds: float
-    walks: int
-    validation: Validation | None = None
+
+    @model_validator(mode="after")
+    def _sampled(self) -> Self:
+        bare = [row["piece"] for row in self.cells.rows() if row["samples"] == 0]
+        if bare and self.status == "measured":
+            raise ValueError(f"a measured cell has samples, but {bare[0]} has none")
+        return self
 
     # -- pieces ----------------------------------------------------------------------------------------
 
     @property
-    def stem_ms(self) -> float:
+    def stem(self) -> float:
         """What every schedule pays: all before the first block, and the head at full length."""
         return self._fixed
 
-    def head_ms(self, n: int) -> float:
+    def head(self, n: int) -> float:
         """What the head costs with `n` tokens more (or, negative, less) than with all of them."""
         return self._head_slope * (n - self.shape.tokens)
 
-    def attention_ms(self, n: int, biased: bool) -> float:
+    def attention(self, n: int, biased: bool) -> float:
         """One block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
         return self._memo(self._seen_attention, (n, biased), lambda: self._attention[biased](n))
 
-    def mlp_ms(self, n: int) -> float:
+    def mlp(self, n: int) -> float:
         """One block's MLP half at `n` tokens."""
         return self._memo(self._seen_mlp, n, lambda: self._mlp(n))
 
-    def reduce_ms(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         """One stage from `n_in` to `n_out` tokens; 0 if it removes nothing."""
         key = (scorer, merge, n_in, n_out)
         return self._memo(self._seen_reduce, key, lambda: self._reduce(scorer, merge, n_in, n_out))
@@ -165,27 +67,31 @@ class CostTable(_Record):
         Raises:
             PruneSearchError: if the schedule names a method that was not measured, or a width outside the grid.
         """
+        return sum(self.breakdown(schedule).values())
+
+    def breakdown(self, schedule: Schedule) -> dict[str, float]:
+        """Where a forward's time goes, in ms: `attention`, `mlp`, `reduce` over all blocks, and the `rest`."""
         shape = self.shape
         counts = schedule.counts(shape.depth, shape.tokens, shape.protected)
         stages = {s.layer: s for s in schedule}
-        n, biased, total = shape.tokens, False, self.stem_ms
+        n, biased, attention, mlp, reduce = shape.tokens, False, 0.0, 0.0, 0.0
         for layer, n_out in enumerate(counts):
-            total += self.attention_ms(n, biased)
+            attention += self.attention(n, biased)
             stage = stages.get(layer)
             if stage is not None and n_out < n:
-                total += self.reduce_ms(stage.scorer, stage.merge, n, n_out)
+                reduce += self.reduce(stage.scorer, stage.merge, n, n_out)
                 biased = biased or MERGES.entry(stage.merge).makes_sizes
-            total += self.mlp_ms(n_out)
+            mlp += self.mlp(n_out)
             n = n_out
-        return total + self.head_ms(n)
+        return {"attention": attention, "mlp": mlp, "reduce": reduce, "rest": self.stem + self.head(n)}
 
     @cached_property
     def _attention(self) -> dict[bool, Line]:
         lines = {}
         plain = {c.n: c.ms for c in self.cells.attention if not c.biased}
         sized = {c.n: c.ms for c in self.cells.attention if c.biased}
-        top, shared = self.shape.tokens, plain.keys() & sized.keys()
-        if top in plain and shared and top not in sized:
+        top, shared = max(plain, default=0), plain.keys() & sized.keys()
+        if shared and top > max(sized):
             # sizes never meet the whole sequence, so widths just below it have no cell above them: what the sizes cost
             # at the greatest width measured both ways is carried up
             widest = max(shared)
@@ -200,12 +106,12 @@ class CostTable(_Record):
 
     @cached_property
     def _reduce(self) -> ReduceSurface:
-        points = [ReducePoint(c.scorer, c.merge, c.n_in, c.n_out, c.ms, c.samples) for c in self.cells.reduce]
+        points = [ReducePoint(c.scorer, c.merge, c.n_in, c.n_out, c.ms, max(c.samples, 1)) for c in self.cells.reduce]
         return ReduceSurface(points, self.shape.tokens, self.shape.protected)
 
     @cached_property
     def _head_line(self) -> tuple[float, float]:
-        return fit_straight_line([(c.n, c.ms, c.samples) for c in self.cells.head])
+        return fit_straight_line([(c.n, c.ms, max(c.samples, 1)) for c in self.cells.head])
 
     @cached_property
     def _head_slope(self) -> float:
@@ -256,15 +162,42 @@ class CostTable(_Record):
                     "for: measure a new one (another study name), or ask for what was measured"
                 )
 
-    def check_shape(self, shape: Shape) -> None:
-        """Refuse a model of another shape than the one measured; the error names the first difference."""
-        for name in Shape.model_fields:
-            mine, other = getattr(self.shape, name), getattr(shape, name)
-            if mine != other:
+    def for_shape(self, shape: Shape) -> CostTable:
+        """The table for a model of the same blocks that may be deeper, shorter in tokens, or of another family.
+
+        Blocks add up, so another depth is sound; fewer tokens lie within the measured grid; the stem is taken to grow
+        with the tokens. What was done is said in `notes`.
+
+        Raises:
+            PruneSearchError: if the blocks differ, or the model has more tokens than were measured.
+        """
+        mine = self.shape
+        for name in BLOCK_KEY:
+            if getattr(mine, name) != getattr(shape, name):
                 raise PruneSearchError(
-                    f"the cost table is of a model with {name}={mine}, but this one has {name}={other}: "
-                    "measure a new one (another study name)"
+                    f"the cost table is of blocks with {name}={getattr(mine, name)}, but this model's have "
+                    f"{name}={getattr(shape, name)}: measure a table of it (prunesearch profile --model ...)"
                 )
+        if shape == mine:
+            return self
+        if shape.tokens > mine.tokens:
+            raise PruneSearchError(
+                f"the cost table goes up to {mine.tokens} tokens, but this model has {shape.tokens}: "
+                "measure a table of it (prunesearch profile --model ...)"
+            )
+        notes, cells = list(self.notes), self.cells
+        if shape.depth != mine.depth:
+            notes.append(f"table of {mine.depth} blocks, added up for {shape.depth}")
+        if shape.family != mine.family:
+            notes.append(f"embeddings and head are those of {mine.family}, not of {shape.family}")
+        if shape.tokens != mine.tokens:
+            notes.append(f"table of {mine.tokens} tokens, interpolated for {shape.tokens}")
+            share = shape.tokens / mine.tokens
+            stem = {k: getattr(cells.stem, k) * share for k in ("ms", "median_ms", "p10_ms", "p90_ms")}
+            cells = cells.model_copy(update={"stem": cells.stem.model_copy(update={**stem, "samples_us": []})})
+        facts = {name: getattr(self, name) for name in TableFacts.model_fields}
+        conditions = {**self.conditions, "tokens": shape.tokens}
+        return CostTable(**{**facts, "shape": shape, "conditions": conditions, "cells": cells, "notes": notes})
 
     def summary(self) -> dict[str, Any]:
         """How good the table is, flat, for `front.json`; the errors are NaN before a validation."""
@@ -274,7 +207,7 @@ class CostTable(_Record):
             "mape": checked.mape if checked else nan,
             "worst": checked.worst if checked else nan,
             "rank_correlation": checked.rank_correlation if checked else nan,
-            "schedules": len(checked.schedules) - 1 if checked else 0,
+            "schedules": checked.unseen if checked else 0,
             "noisy": self.noise.noisy,
             "noise": self.noise.spread if self.noise.spread is not None else nan,
             "seconds": self.seconds,

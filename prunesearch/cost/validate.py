@@ -13,8 +13,9 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.cost.build import build_table, describe_shape
 from prunesearch.cost.meter import Clock, Job, clock_for, measure
+from prunesearch.cost.records import Shape, Validation
 from prunesearch.cost.samples import Samples
-from prunesearch.cost.table import CostTable, Shape, Validation
+from prunesearch.cost.table import CostTable
 from prunesearch.cost.walk import borrowed, device_of
 
 UNSEEN = 24  # schedules for a validation
@@ -177,6 +178,7 @@ def compare(table: CostTable, schedules: Sequence[Schedule], samples: Sequence[S
         worst=float(np.abs(error).max()),
         bias=float(error.mean()),
         rank_correlation=float(np.nan_to_num(spearmanr(predicted[1:], real[1:])[0])),  # NaN where all are equal
+        unseen=len(schedules) - 1,
         schedules=[str(s) for s in schedules],
         predicted_ms=predicted.tolist(),
         measured_ms=real.tolist(),

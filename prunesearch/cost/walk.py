@@ -59,6 +59,11 @@ class _Marked:
     mark: Callable[[], None]
 
     @property
+    def kind(self) -> str:
+        """See `Layout`."""
+        return self.inner.kind
+
+    @property
     def core(self) -> str:
         """See `Layout`."""
         return self.inner.core

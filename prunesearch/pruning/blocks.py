@@ -19,6 +19,10 @@ class Layout(Protocol):
     """How a block computes; `layer` is the block's module, hidden states are `[batch, tokens, width]`."""
 
     @property
+    def kind(self) -> str:
+        """Name of the computation: blocks of one kind and the same sizes cost the same."""
+
+    @property
     def core(self) -> str:
         """Path, from the block, of the module that calls transformers' attention interface."""
 
@@ -33,6 +37,7 @@ class Layout(Protocol):
 class PreNorm:
     """`x += after(attention(norm(x)))`, then `x += after(mlp(norm(x)))` (ViT and its kin)."""
 
+    kind: str
     norm_attention: str
     norm_mlp: str
     after_attention: tuple[str, ...]
@@ -63,6 +68,7 @@ class PreNorm:
 class BertLike:
     """`attention` and `feed_forward_chunk` add and normalise inside (BERT, RoBERTa, ELECTRA)."""
 
+    kind: str = "bert"
     core: str = "attention.self"
 
     def attend(self, layer: nn.Module, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
@@ -86,6 +92,7 @@ class BertLike:
 class PostNorm:
     """`x = norm(attention(x) + x)`, then `x = norm(mlp(x) + x)`, the norms beside the parts (DistilBERT)."""
 
+    kind: str
     norm_attention: str
     norm_mlp: str
     attention: str = "attention"

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from prunesearch.core.errors import UnsupportedModelError, did_you_mean
 from prunesearch.pruning.blocks import BertLike, Layout, PostNorm, PreNorm
 
-_VIT = PreNorm("layernorm_before", "layernorm_after", ("dropout",), ("dropout",))
-_DINO = PreNorm("norm1", "norm2", ("layer_scale1", "drop_path"), ("layer_scale2", "drop_path"))
+_VIT = PreNorm("vit", "layernorm_before", "layernorm_after", ("dropout",), ("dropout",))
+_DINO = PreNorm("dinov2", "norm1", "norm2", ("layer_scale1", "drop_path"), ("layer_scale2", "drop_path"))
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ FAMILIES: dict[str, Family] = {
         Family(
             "distilbert",
             "transformer.layer",
-            PostNorm("sa_layer_norm", "output_layer_norm"),
+            PostNorm("distilbert", "sa_layer_norm", "output_layer_norm"),
             "CLS, last separator",
             trailing=1,
         ),

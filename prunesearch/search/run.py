@@ -249,7 +249,7 @@ def _sensitivity_units(space: Space, sensitivities: Sensitivities, table: CostTa
     Each measurement runs the blocks from its own layer on.
     """
     whole = table.predict(Schedule())
-    block = table.attention_ms(space.counts[0], False) + table.mlp_ms(space.counts[0])
+    block = table.attention(space.counts[0], False) + table.mlp(space.counts[0])
 
     def share(layer: int, level: int, method: str) -> float:
         return (table.predict(Schedule([space.stage(layer, level, method)])) - layer * block) / whole

@@ -29,20 +29,20 @@ class Costs(Protocol):
     def predict(self, schedule: Schedule) -> float:
         """A whole schedule."""
 
-    def attention_ms(self, n: int, biased: bool) -> float:
+    def attention(self, n: int, biased: bool) -> float:
         """One block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
 
-    def mlp_ms(self, n: int) -> float:
+    def mlp(self, n: int) -> float:
         """One block's MLP half at `n` tokens."""
 
-    def reduce_ms(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         """One stage."""
 
     @property
-    def stem_ms(self) -> float:
+    def stem(self) -> float:
         """Everything before the first block, and the head."""
 
-    def head_ms(self, n: int) -> float:
+    def head(self, n: int) -> float:
         """What `n` tokens at the end cost more or less than the whole sequence."""
 
 
@@ -89,7 +89,7 @@ def spread(items: list[T], points: int, value: Callable[[T], float]) -> list[T]:
 class _Solver:
     def __init__(self, space: Space, sensitivities: Sensitivities, costs: Costs, limit_ms: float) -> None:
         self.space, self.sens, self.costs = space, sensitivities, costs
-        self.fixed = costs.stem_ms
+        self.fixed = costs.stem
         top = min(limit_ms, costs.predict(Schedule())) - self.fixed
         # every block's cost is rounded to a bucket: room for that, or what fits exactly would fall off the end
         self.width = max(top, 1e-9) / (_BUCKETS - 1 - 2 * space.depth)
@@ -134,16 +134,16 @@ class _Solver:
         """`(state after, method or -1, milliseconds, added loss)` of everything that may happen in a block."""
         level, biased, used = before
         counts, costs = self.space.counts, self.costs
-        attention = costs.attention_ms(counts[level], biased)
-        out = [(before, -1, attention + costs.mlp_ms(counts[level]), 0.0)]
+        attention = costs.attention(counts[level], biased)
+        out = [(before, -1, attention + costs.mlp(counts[level]), 0.0)]
         if layer not in self.space.layers or used == self.space.max_stages:
             return out
         i = self.space.layers.index(layer)
         for g in range(level + 1, len(counts)):
-            mlp = costs.mlp_ms(counts[g])
+            mlp = costs.mlp(counts[g])
             for m, (scorer, merge) in enumerate(self.parts):
                 added = max(0.0, float(self.sens.loss[i, g, m] - self.sens.loss[i, level, m]))
-                ms = attention + costs.reduce_ms(scorer, merge, counts[level], counts[g]) + mlp
+                ms = attention + costs.reduce(scorer, merge, counts[level], counts[g]) + mlp
                 out.append(((g, biased or self.makes_sizes[m], used + 1), m, ms, added))
         return out
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.build import _cells, noise_record
+from prunesearch.cost.records import Shape
 from prunesearch.cost.samples import judge_noise
-from prunesearch.cost.table import CostTable, Shape
+from prunesearch.cost.table import CostTable
 from prunesearch.cost.walk import Piece, Walks, piece_names, plan_walks
 
 METHODS = [
@@ -17,7 +18,9 @@ METHODS = [
     "attention_received+nearest", "bipartite",
 ]  # fmt: skip
 COUNTS = [8, 20, 33, 50]
-SHAPE = Shape(family="vit", depth=6, tokens=65, protected=1, width=16, heads=2, mlp_width=64)
+SHAPE = Shape(
+    family="vit", kind="vit", depth=6, tokens=65, protected=1, width=16, heads=2, mlp_width=64, activation="gelu"
+)
 
 
 def true_ms(piece: Piece) -> float:

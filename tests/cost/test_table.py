@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.cost.build import typical_ms
+from prunesearch.cost.records import Cells
 from prunesearch.cost.surface import Line, fit_straight_line
-from prunesearch.cost.table import Cell, CostTable
+from prunesearch.cost.table import CostTable
 from prunesearch.cost.validate import unseen_schedules
 
 
@@ -26,24 +27,24 @@ def test_unseen_schedules_are_predicted_exactly_on_a_machine_that_adds_up(table)
 def test_a_pair_of_scorer_and_merge_that_no_walk_had_is_priced_by_its_parts(table):
     assert not any((c.scorer, c.merge) == ("value_norm", "drop") for c in table.cells.reduce)
     expected = true_ms(("reduce", "value_norm", "drop", 65, 33))
-    assert table.reduce_ms("value_norm", "drop", 65, 33) == pytest.approx(expected, rel=1e-6)
+    assert table.reduce("value_norm", "drop", 65, 33) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_prediction_is_the_sum_of_the_pieces(table):
     schedule = Schedule(
         [Stage(1, (33 - 1) / 64, "value_norm", "fuse"), Stage(4, (8 - 1) / 64, "cls_attention", "drop")]
     )
-    total = table.stem_ms + 2 * table.attention_ms(65, False) + table.mlp_ms(65)
-    total += table.reduce_ms("value_norm", "fuse", 65, 33) + 3 * (table.mlp_ms(33) + table.attention_ms(33, True))
-    total += table.reduce_ms("cls_attention", "drop", 33, 8) + table.mlp_ms(8)
-    total += table.attention_ms(8, True) + table.mlp_ms(8) + table.head_ms(8)
+    total = table.stem + 2 * table.attention(65, False) + table.mlp(65)
+    total += table.reduce("value_norm", "fuse", 65, 33) + 3 * (table.mlp(33) + table.attention(33, True))
+    total += table.reduce("cls_attention", "drop", 33, 8) + table.mlp(8)
+    total += table.attention(8, True) + table.mlp(8) + table.head(8)
     assert table.predict(schedule) == pytest.approx(total)
 
 
 def test_dropping_leaves_attention_without_sizes(table):
     dropped = table.predict(Schedule([Stage(0, 0.5, "cls_attention", "drop")]))
-    parts = table.stem_ms + table.attention_ms(65, False) + table.reduce_ms("cls_attention", "drop", 65, 33)
-    parts += 6 * table.mlp_ms(33) + 5 * table.attention_ms(33, False) + table.head_ms(33)
+    parts = table.stem + table.attention(65, False) + table.reduce("cls_attention", "drop", 65, 33)
+    parts += 6 * table.mlp(33) + 5 * table.attention(33, False) + table.head(33)
     assert dropped == pytest.approx(parts)
 
 
@@ -52,9 +53,9 @@ def test_a_stage_that_keeps_everything_costs_nothing(table):
 
 
 def test_the_head_is_charged_against_the_full_length(table):
-    assert table.head_ms(65) == 0
-    assert table.head_ms(15) == pytest.approx(-0.1, rel=1e-6)
-    assert table.stem_ms == pytest.approx(0.5 + 0.1 + 0.002 * 65, rel=1e-6)
+    assert table.head(65) == 0
+    assert table.head(15) == pytest.approx(-0.1, rel=1e-6)
+    assert table.stem == pytest.approx(0.5 + 0.1 + 0.002 * 65, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -108,11 +109,11 @@ def test_methods_that_were_not_measured_are_refused(table):
     ):
         table.predict(Schedule([Stage(0, 0.5, "key_redundancy", "drop")]))
     with pytest.raises(PruneSearchError, match="merge 'soft' is not in the cost table, which has bipartite, drop"):
-        table.reduce_ms("cls_attention", "soft", 65, 33)
+        table.reduce("cls_attention", "soft", 65, 33)
 
 
 def test_the_scorer_of_a_merge_that_ignores_it_does_not_matter(table):
-    costs = {table.reduce_ms(scorer, "bipartite", 65, 50) for scorer in ("cls_attention", "random", "value_norm")}
+    costs = {table.reduce(scorer, "bipartite", 65, 50) for scorer in ("cls_attention", "random", "value_norm")}
     assert len(costs) == 1
 
 
@@ -126,7 +127,7 @@ def test_repeated_halving_is_priced(table):
     changed = table.model_copy(update={"cells": table.cells.model_copy(update={"reduce": cells})})
     fresh = CostTable.model_validate_json(changed.model_dump_json())
     for n_out, expected in ((50, 1.0), (33, 1.0), (20, 1.5), (8, 2.5)):
-        assert fresh.reduce_ms("random", "bipartite", 65, n_out) == pytest.approx(expected, rel=1e-6)
+        assert fresh.reduce("random", "bipartite", 65, n_out) == pytest.approx(expected, rel=1e-6)
 
 
 def test_straight_line_weighs_by_samples():
@@ -157,10 +158,66 @@ def test_a_condition_that_does_not_exist_is_refused(table):
         table.check_conditions(batch=8)
 
 
-def test_a_model_of_another_shape_is_refused(table):
-    table.check_shape(SHAPE)
-    with pytest.raises(PruneSearchError, match="depth=6, but this one has depth=12"):
-        table.check_shape(SHAPE.model_copy(update={"depth": 12}))
+def other(**changes):
+    return SHAPE.model_copy(update=changes)
+
+
+def test_the_blocks_of_a_table_serve_a_deeper_model(table):
+    deeper = table.for_shape(other(depth=9))
+    block = table.attention(65, False) + table.mlp(65)
+    assert deeper.predict(Schedule()) == pytest.approx(table.predict(Schedule()) + 3 * block)
+    assert deeper.notes == ["table of 6 blocks, added up for 9"]
+    assert table.for_shape(SHAPE) is table
+
+
+def test_fewer_tokens_are_read_off_the_measured_curve(table):
+    short = table.for_shape(other(tokens=33))
+    assert short.conditions["tokens"] == 33
+    expected = 0.5 * 33 / 65 + 0.1 + 0.002 * 33 + 6 * (table.attention(33, False) + table.mlp(33))
+    assert short.predict(Schedule()) == pytest.approx(expected, rel=1e-6)
+    schedule = Schedule([Stage(1, 0.5, "value_norm", "fuse")])
+    shape = short.shape
+    counts = schedule.counts(shape.depth, shape.tokens, shape.protected)
+    steps = [(33, counts[0], False), (33, counts[1], False), *((counts[1], counts[1], True) for _ in range(4))]
+    blocks = sum(table.attention(n, biased) + table.mlp(m) for n, m, biased in steps)
+    stage = table.reduce("value_norm", "fuse", 33, counts[1])
+    rest = 0.5 * 33 / 65 + 0.1 + 0.002 * counts[-1]
+    assert short.predict(schedule) == pytest.approx(rest + blocks + stage, rel=1e-6)
+    assert any("interpolated for 33" in note for note in short.notes)
+
+
+def test_another_family_of_the_same_blocks_is_served_and_said(table):
+    deit = table.for_shape(other(family="deit"))
+    assert deit.predict(Schedule()) == table.predict(Schedule())
+    assert deit.notes == ["embeddings and head are those of vit, not of deit"]
+
+
+def test_more_tokens_than_measured_are_refused(table):
+    with pytest.raises(PruneSearchError, match="up to 65 tokens, but this model has 66"):
+        table.for_shape(other(tokens=66))
+
+
+@pytest.mark.parametrize(("name", "value"), [("width", 32), ("kind", "bert"), ("activation", "relu"), ("heads", 4)])
+def test_other_blocks_are_refused(table, name, value):
+    with pytest.raises(PruneSearchError, match=f"{name}={getattr(SHAPE, name)}, but this model's have {name}={value}"):
+        table.for_shape(other(**{name: value}))
+
+
+def test_the_breakdown_adds_up_to_the_prediction(table):
+    schedule = Schedule([Stage(1, 0.5, "value_norm", "fuse"), Stage(4, 0.2, "cls_attention", "drop")])
+    parts = table.breakdown(schedule)
+    assert sum(parts.values()) == table.predict(schedule)
+    assert parts["reduce"] > 0
+    assert table.breakdown(Schedule())["reduce"] == 0
+
+
+def test_cells_go_into_flat_rows_and_come_back(table):
+    rows = table.cells.rows()
+    assert len(rows) == len(table.cells)
+    again = Cells.from_rows(json.loads(json.dumps(rows)))
+    kept = CostTable(**{**table.model_dump(), "cells": again})
+    for schedule in unseen_schedules(table, METHODS):
+        assert kept.predict(schedule) == pytest.approx(table.predict(schedule), rel=1e-12)
 
 
 # -- files -------------------------------------------------------------------------------------------
@@ -187,8 +244,8 @@ def test_every_sample_is_kept(table):
     [
         ("{", "is not JSON"),
         ("[]", '"format": "prunesearch.cost_table"'),
-        ('{"format": "prunesearch.cost_table", "version": 9}', "version 1, but has 9"),
-        ('{"format": "prunesearch.cost_table", "version": 1}', "'status': Field required"),
+        ('{"format": "prunesearch.cost_table", "version": 9}', "version 2, but has 9"),
+        ('{"format": "prunesearch.cost_table", "version": 2}', "'status': Field required"),
     ],
 )
 def test_a_broken_file_is_one_line(tmp_path, text, message):
@@ -214,9 +271,20 @@ def test_a_missing_file_is_said(tmp_path):
         CostTable.load(tmp_path / "table.json")
 
 
-def test_a_cell_without_samples_is_no_measurement():
-    with pytest.raises(ValidationError):
-        Cell(ms=1, median_ms=1, p10_ms=1, p90_ms=1, samples_us=[])
+def test_a_cell_without_samples_is_no_measurement(table):
+    data = json.loads(table.model_dump_json())
+    data["cells"]["mlp"][1].update(samples=0, samples_us=[])
+    with pytest.raises(ValidationError, match="a measured cell has samples, but mlp has none"):
+        CostTable.model_validate(data)
+    assert CostTable.model_validate({**data, "status": "estimated"}).predict(Schedule()) == table.predict(Schedule())
+
+
+@pytest.mark.parametrize("value", [-1.0, float("inf"), float("nan")])
+def test_times_are_finite_and_not_negative(table, value):
+    data = json.loads(table.model_dump_json())
+    data["cells"]["mlp"][1]["ms"] = value
+    with pytest.raises(ValidationError, match="ms"):
+        CostTable.model_validate(data)
 
 
 def test_the_summary_of_an_unvalidated_table_claims_no_error(table):

@@ -124,7 +124,8 @@ def built(tiny, batch):
 
 def test_a_built_table_covers_the_grid_and_predicts(built, tiny):
     assert built.shape.model_dump() == {
-        "family": "vit", "depth": 3, "tokens": 17, "protected": 1, "width": 16, "heads": 2, "mlp_width": 48,
+        "family": "vit", "kind": "vit", "depth": 3, "tokens": 17, "protected": 1, "width": 16, "heads": 2,
+        "mlp_width": 48, "activation": "gelu",
     }  # fmt: skip
     assert built.conditions == {
         "batch_size": 2, "dtype": "float32", "attention": "sdpa", "mode": "eager", "threads": torch.get_num_threads(),
@@ -139,7 +140,7 @@ def test_a_built_table_covers_the_grid_and_predicts(built, tiny):
 
 
 def test_the_pieces_of_the_unpruned_model_add_up_to_its_prediction(built):
-    parts = built.stem_ms + 3 * (built.attention_ms(17, False) + built.mlp_ms(17))
+    parts = built.stem + 3 * (built.attention(17, False) + built.mlp(17))
     assert built.predict(Schedule()) == pytest.approx(parts)
 
 

@@ -21,31 +21,31 @@ class LinearCosts:
     depth: int = DEPTH
     tokens: int = TOKENS
     protected: int = 1
-    stem_ms: float = 1.0
+    stem: float = 1.0
 
-    def attention_ms(self, n: int, biased: bool) -> float:
+    def attention(self, n: int, biased: bool) -> float:
         return 0.1 * n + 0.002 * n * n + (0.05 if biased else 0.0)
 
-    def mlp_ms(self, n: int) -> float:
+    def mlp(self, n: int) -> float:
         return 0.2 * n
 
-    def reduce_ms(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         return 0.3 + (0.1 if merge == "bipartite" else 0.0)
 
-    def head_ms(self, n: int) -> float:
+    def head(self, n: int) -> float:
         return 0.0
 
     def predict(self, schedule: Schedule) -> float:
         counts = schedule.counts(self.depth, self.tokens, self.protected)
         stages = {s.layer: s for s in schedule}
-        total, n, biased = self.stem_ms, self.tokens, False
+        total, n, biased = self.stem, self.tokens, False
         for layer, n_out in enumerate(counts):
-            total += self.attention_ms(n, biased)
+            total += self.attention(n, biased)
             if n_out < n:
                 stage = stages[layer]
-                total += self.reduce_ms(stage.scorer, stage.merge, n, n_out)
+                total += self.reduce(stage.scorer, stage.merge, n, n_out)
                 biased = biased or MERGES.entry(stage.merge).makes_sizes
-            total += self.mlp_ms(n_out)
+            total += self.mlp(n_out)
             n = n_out
         return total
 

@@ -40,7 +40,7 @@ def test_seeds_lie_on_the_exhaustive_front(space: Space, costs: LinearCosts, see
     limit = costs.predict(Schedule())
     seeds = solve(space, sensitivities, costs, limit, 1000)
     assert len(seeds) > 5
-    bucket = (limit - costs.stem_ms) / (499 - 2 * DEPTH)
+    bucket = (limit - costs.stem) / (499 - 2 * DEPTH)
     slack = bucket * DEPTH / 2 + 1e-9  # each block's cost is rounded to a bucket
     for found in seeds:
         assert found.latency_ms == pytest.approx(costs.predict(found.schedule))
@@ -64,7 +64,7 @@ def test_seeds_respect_the_limit_and_fall_in_latency(space: Space, costs: Linear
 
 def test_the_unpruned_model_is_a_seed_where_nothing_is_faster(space: Space) -> None:
     class Stubborn(LinearCosts):
-        def reduce_ms(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+        def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
             return 100.0
 
     costs = Stubborn()
