@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import parse_method
-from prunesearch.cost.device import describe_device
+from prunesearch.cost.device import describe_device, usable_cores
 from prunesearch.cost.flops import block_weights
 from prunesearch.cost.meter import Clock, clock_for
+from prunesearch.cost.modes import runner_for
 from prunesearch.cost.records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, ReduceCell, Shape
 from prunesearch.cost.samples import Noise, Samples
 from prunesearch.cost.table import CostTable
@@ -39,11 +40,12 @@ def build_table(
     quiet: bool = False,
     seed: int = 0,
     clock: Clock | None = None,
+    mode: str = "eager",
 ) -> CostTable:
     """Measure what every piece of `model` costs on a batch, at every token count and with every method given.
 
-    The model is timed in eager mode as it is (dtype, device, attention), inside whole forwards of random schedules; it
-    is left as it was, and may already carry a schedule.
+    The model is timed as it is (dtype, device, attention), inside whole forwards of random schedules; it is left as it
+    was, and may already carry a schedule.
 
     Args:
         model: a supported model, or a module around one.
@@ -57,6 +59,7 @@ def build_table(
         quiet: no progress bar on stderr.
         seed: of the order of things.
         clock: None for the one that suits the device.
+        mode: how forwards are executed, a name in `modes.MODES`.
 
     Raises:
         PruneSearchError: for a count or a method that cannot be, or an unsupported device.
@@ -69,7 +72,7 @@ def build_table(
         shape = describe_shape(model, handle, inputs)
         grid = _check_counts(counts, shape)
         plan = plan_walks(shape.depth, shape.tokens, shape.protected, grid, methods, seed)
-        walker = Walker(model, handle, inputs, shape.tokens, clock or clock_for(device))
+        walker = Walker(runner_for(mode, model, handle, inputs), shape.tokens, clock or clock_for(device))
         walks = take_walks(
             walker,
             plan,
@@ -79,7 +82,7 @@ def build_table(
             between=between,
             quiet=quiet,
         )
-        conditions = conditions_of(handle, inputs, shape.tokens)
+        conditions = conditions_of(handle, inputs, shape.tokens, mode)
     return CostTable(
         status="measured",
         shape=shape,
@@ -92,15 +95,17 @@ def build_table(
     )
 
 
-def conditions_of(handle: Handle, inputs: Mapping[str, Tensor], tokens: int) -> dict[str, Any]:
-    """The conditions that a latency holds under, for `CostTable.check_conditions`."""
+def conditions_of(handle: Handle, inputs: Mapping[str, Tensor], tokens: int, mode: str = "eager") -> dict[str, Any]:
+    """The conditions that a latency holds under, for `CostTable.check_conditions`; on a GPU, threads do not matter."""
     base, device = handle.encoder.base, device_of(inputs)
+    on_cpu = device.type == "cpu"
     return {
         "batch_size": len(next(iter(inputs.values()))),
         "dtype": str(next(base.parameters()).dtype).removeprefix("torch."),
         "attention": str(base.config._attn_implementation).removeprefix("prunesearch_"),
-        "mode": "eager",
-        "threads": torch.get_num_threads(),
+        "mode": mode,
+        "threads": torch.get_num_threads() if on_cpu else None,
+        "cores": usable_cores() if on_cpu else None,
         "tokens": tokens,
         "device": device.type,
     }

@@ -47,11 +47,15 @@ class WallClock:
 
 
 class CudaClock:
-    """CUDA events in the stream: the marks neither wait for the device nor make it wait."""
+    """CUDA events in the stream: the marks neither wait for the device nor make it wait.
+
+    In a graph that is being captured a mark becomes a node, which every replay passes anew ("external" events).
+    """
 
     def mark(self) -> torch.cuda.Event:
         """See `Clock`."""
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        captured = {"external": True} if torch.cuda.is_current_stream_capturing() else {}
+        event = torch.cuda.Event(enable_timing=True, **captured)  # type: ignore[no-untyped-call]
         event.record()
         return event
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,3 +113,27 @@ class OthersWatch:
         hertz = os.sysconf("SC_CLK_TCK")
         total = sum(ticks)
         return total / hertz, (total - ticks[3] - ticks[4]) / hertz, time.process_time()
+
+
+def wait_until_quiet(
+    patience_s: float, share: Callable[[], float | None] | None = None, sleep: Callable[[float], None] = time.sleep
+) -> float:
+    """Wait until other processes leave the cores alone, at most `patience_s` seconds; returns the seconds waited.
+
+    Args:
+        patience_s: 0 returns at once.
+        share: watches for a second and says which share of the cores' time went to others; for tests.
+        sleep: waits; for tests.
+    """
+
+    def watched() -> float | None:
+        watch = OthersWatch()
+        sleep(1.0)
+        return watch.share()
+
+    look = share or watched
+    for waited in range(int(patience_s)):
+        taken = look()
+        if taken is None or taken <= OTHERS_LIMIT:
+            return float(waited)
+    return patience_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -13,12 +14,13 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.cost.build import build_table, describe_shape
 from prunesearch.cost.meter import Clock, Job, clock_for, measure
+from prunesearch.cost.modes import runner_for
 from prunesearch.cost.records import Shape, Validation
-from prunesearch.cost.samples import Samples
+from prunesearch.cost.samples import Samples, wait_until_quiet
 from prunesearch.cost.table import CostTable
 from prunesearch.cost.walk import borrowed, device_of
 
-UNSEEN = 24  # schedules for a validation
+UNSEEN = 30  # schedules for a validation
 MOST_STAGES = 4
 
 
@@ -33,6 +35,7 @@ def measure_schedules(
     seed: int = 0,
     label: str = "measuring schedules",
     clock: Clock | None = None,
+    mode: str = "eager",
 ) -> list[Samples]:
     """Time whole forwards of schedules, interleaved in random order; switching schedules is outside the timing.
 
@@ -46,6 +49,7 @@ def measure_schedules(
         seed: of the order.
         label: of the progress bar.
         clock: None for the one that suits the device.
+        mode: how forwards are executed, a name in `modes.MODES`.
 
     Returns:
         The samples of each schedule, in the order given.
@@ -56,9 +60,9 @@ def measure_schedules(
     if not schedules:
         raise PruneSearchError("at least one schedule must be given to be measured, but got none")
     with borrowed(model) as handle:
+        runner = runner_for(mode, model, handle, inputs)
         jobs = {
-            i: Job(run=lambda: model(**inputs), prepare=lambda schedule=schedule: handle.set(schedule))  # type: ignore[misc]
-            for i, schedule in enumerate(schedules)
+            i: Job(run=runner.run, prepare=partial(runner.prepare, schedule)) for i, schedule in enumerate(schedules)
         }
         measured = measure(
             jobs,
@@ -89,8 +93,12 @@ def draw_unseen(
     count: int = UNSEEN,
     most_stages: int = MOST_STAGES,
     seed: int = 1,
+    between: bool = True,
 ) -> list[Schedule]:
-    """`unseen_schedules` for a table that is still to be measured on the widths `counts`."""
+    """`unseen_schedules` for a table that is still to be measured on the widths `counts`.
+
+    Without `between`, all widths lie on the grid (a compiled model must compile each new one).
+    """
     rng = random.Random(seed)
     widths = sorted(set(counts) - {shape.tokens})
     found: list[Schedule] = []
@@ -100,7 +108,7 @@ def draw_unseen(
         if len(found) == count:
             break
         stages = rng.randint(1, min(most_stages, shape.depth, len(widths)))
-        pool = widths if rng.random() < 0.5 else range(widths[0], widths[-1] + 1)
+        pool = widths if not between or rng.random() < 0.5 else range(widths[0], widths[-1] + 1)
         chosen = sorted(rng.sample(list(pool), stages), reverse=True)
         layers = sorted(rng.sample(range(shape.depth), stages))
         schedule = Schedule(
@@ -122,26 +130,38 @@ def measure_table(
     quiet: bool = False,
     seed: int = 0,
     clock: Clock | None = None,
+    mode: str = "eager",
+    unseen: int = UNSEEN,
+    min_rounds: int = 5,
+    patience_s: float = 0.0,
 ) -> CostTable:
     """Measure a table and its error in one session: `build_table` with whole forwards of unseen schedules in between.
 
     Interleaved, the stored error is that of adding pieces up; measured afterwards, it would also hold whatever the
-    machine's speed did meanwhile. Arguments as in `build_table`.
+    machine's speed did meanwhile. Other arguments as in `build_table`.
+
+    Args:
+        unseen: schedules for the error.
+        min_rounds: timings of each of them in any case.
+        patience_s: on a CPU, wait up to so many seconds for other processes to leave the cores alone.
     """
+    waited = wait_until_quiet(patience_s) if device_of(inputs).type == "cpu" else 0.0
     with borrowed(model) as handle:
         shape = describe_shape(model, handle, inputs)
-        schedules = [Schedule(), *draw_unseen(shape, counts, methods, seed=seed + 1)]
+        random_ones = draw_unseen(shape, counts, methods, count=unseen, seed=seed + 1, between=mode != "compile")
+        schedules = [Schedule(), *random_ones]
         samples = [Samples() for _ in schedules]
         order: list[int] = []
         rng, timer = random.Random(seed), clock or clock_for(device_of(inputs))
+        runner = runner_for(mode, model, handle, inputs)
 
         def time_one(_: int) -> None:
             if not order:
                 order.extend(rng.sample(range(len(schedules)), len(schedules)))
             place = order.pop()
-            handle.set(schedules[place])
+            runner.prepare(schedules[place])
             begin = timer.mark()
-            model(**inputs)
+            runner.run()
             samples[place].ms.extend(timer.between_ms([begin, timer.mark()]))
 
         table = build_table(
@@ -150,12 +170,14 @@ def measure_table(
             counts=counts,
             methods=methods,
             time_budget_s=time_budget_s,
-            min_walks=5 * len(schedules),
+            min_walks=min_rounds * len(schedules),
             between=time_one,
             quiet=quiet,
             seed=seed,
             clock=timer,
+            mode=mode,
         )
+    table.noise.waited_s = round(waited, 1)
     return compare(table, schedules, samples)
 
 

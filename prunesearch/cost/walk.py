@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.cost.meter import Clock, time_bar, undisturbed
+from prunesearch.cost.modes import Eager
 from prunesearch.cost.samples import Noise, OthersWatch, Samples, judge_noise
 from prunesearch.pruning.apply import Handle, apply_, handle_of
 from prunesearch.pruning.blocks import Layout
@@ -91,23 +92,20 @@ def borrowed(model: nn.Module) -> Iterator[Handle]:
         with apply_(model, Schedule()) as handle:
             yield handle
         return
-    schedule, trace = handle.schedule, handle.trace
+    schedule, trace, encoder = handle.schedule, handle.trace, handle.encoder
     handle.trace = None  # tracing costs time that no deployed model pays
     try:
         yield handle
     finally:
-        handle.trace = trace
+        handle.trace, handle.encoder = trace, encoder
         handle.set(schedule)
 
 
 class Walker:
     """Runs one schedule at a time and takes its forward apart."""
 
-    def __init__(
-        self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor], tokens: int, clock: Clock
-    ) -> None:
-        self.model, self.handle, self.clock = model, handle, clock
-        self.inputs, self.tokens = dict(inputs), tokens
+    def __init__(self, runner: Eager, tokens: int, clock: Clock) -> None:
+        self.runner, self.handle, self.tokens, self.clock = runner, runner.handle, tokens, clock
         self._marks: list[Any] = []
 
     @contextmanager
@@ -124,15 +122,10 @@ class Walker:
 
     def walk(self, schedule: Schedule) -> list[tuple[Piece, float]]:
         """Run one forward; returns its pieces in order, in ms. They add up to the whole forward."""
-        self.handle.set(schedule)
-        marks = self._marks
-        marks.clear()
-        marks.append(self.clock.mark())
-        self.model(**self.inputs)
-        marks.append(self.clock.mark())
+        self.runner.walk(schedule, self._marks, self.clock.mark)
         encoder = self.handle.encoder
         names = piece_names(schedule, encoder.depth, self.tokens, encoder.protected)
-        steps = self.clock.between_ms(marks)
+        steps = self.clock.between_ms(self._marks)
         return list(zip(names, _fold(steps, encoder.depth), strict=True))
 
 

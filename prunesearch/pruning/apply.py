@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.pruning.assignment import Assignment
 from prunesearch.pruning.attention import AttentionView, attention_name, base_name, close_slot, open_slot
+from prunesearch.pruning.compiled import CompiledLayout
 from prunesearch.pruning.families import find_encoder
 from prunesearch.pruning.merges import MergeInput
 from prunesearch.pruning.pooling import attach_mean_head
@@ -98,6 +100,13 @@ class Handle:
         self._stages = {s.layer: s for s in schedule}
         self._keep_before = {s.layer: k for s, k in zip(schedule, before, strict=False)}
         self._slots = {s.layer: open_slot(self.encoder.cores[s.layer]) for s in schedule}
+
+    def compile(self) -> None:
+        """Compile the halves of every block with `torch.compile`, for fixed shapes; `remove` undoes it."""
+        encoder = self.encoder
+        if not isinstance(encoder.family.layout, CompiledLayout):
+            layout = CompiledLayout(encoder.family.layout)
+            self.encoder = replace(encoder, family=replace(encoder.family, layout=layout))
 
     def remove(self) -> None:
         """Undo `apply_`: the model computes, bit for bit, what it did before. Safe to call twice."""

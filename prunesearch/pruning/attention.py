@@ -119,7 +119,7 @@ def _observed(base: str) -> Any:
         else:
             forward = ALL_ATTENTION_FUNCTIONS[base]
         output, weights = forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        slot: AttentionSlot | None = module.__dict__.get(_SLOT)
+        slot: AttentionSlot | None = getattr(module, _SLOT, None)
         if slot is not None:
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
             slot.view = AttentionView(query, key, value, attention_mask, scale, weights)

@@ -1,8 +1,9 @@
 import math
 
 import numpy as np
+import pytest
 
-from prunesearch.cost.samples import OthersWatch, Samples, judge_noise
+from prunesearch.cost.samples import OthersWatch, Samples, judge_noise, wait_until_quiet
 
 
 def test_quantiles_are_those_of_the_samples():
@@ -63,3 +64,19 @@ def test_own_work_is_not_blamed_on_others(monkeypatch):
 def test_a_system_that_does_not_tell_gives_none(monkeypatch):
     monkeypatch.setattr(OthersWatch, "_now", staticmethod(lambda: None))
     assert OthersWatch().share() is None
+
+
+def test_a_busy_machine_is_waited_for():
+    shares = iter([0.9, 0.5, 0.01])
+    assert wait_until_quiet(10, lambda: next(shares)) == 2
+
+
+@pytest.mark.parametrize(("patience", "share", "waited"), [(0, 0.9, 0), (3, 0.9, 3), (3, None, 0)])
+def test_patience_ends(patience, share, waited):
+    assert wait_until_quiet(patience, lambda: share) == waited
+
+
+def test_a_look_takes_a_second():
+    slept = []
+    wait_until_quiet(1, sleep=slept.append)
+    assert slept == [1.0]

@@ -9,6 +9,8 @@ from known_machine import COUNTS, METHODS
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.cost.build import build_table, describe_shape
+from prunesearch.cost.device import usable_cores
+from prunesearch.cost.modes import Eager
 from prunesearch.cost.validate import compare, measure_schedules, measure_table, unseen_schedules
 from prunesearch.cost.walk import Walker, borrowed, piece_names, plan_walks, take_walks
 from prunesearch.pruning.apply import apply_, handle_of
@@ -44,7 +46,7 @@ def test_the_pieces_of_a_forward_are_named_in_order():
 def test_a_walk_is_cut_at_the_borders_and_adds_up_to_the_forward(tiny, batch):
     clock = CountingClock()
     with borrowed(tiny) as handle, torch.inference_mode():
-        walker = Walker(tiny, handle, batch, 17, clock)
+        walker = Walker(Eager(tiny, handle, batch), 17, clock)
         with walker.marking():
             steps = walker.walk(Schedule([Stage(1, 0.5, "cls_attention", "drop")]))
     assert clock.count == 13  # start, four a block, end
@@ -65,7 +67,7 @@ def test_marks_do_not_change_the_outputs_and_leave_no_trace(tiny, batch):
         with apply_(tiny, schedule):
             expected = tiny(**batch).logits
         with borrowed(tiny) as handle:
-            walker = Walker(tiny, handle, batch, 17, CountingClock())
+            walker = Walker(Eager(tiny, handle, batch), 17, CountingClock())
             encoder = handle.encoder
             with walker.marking():
                 handle.set(schedule)
@@ -110,7 +112,7 @@ def test_methods_that_all_merge_need_no_attention_without_sizes_at_reduced_width
 
 def test_walking_stops_when_there_is_enough(tiny, batch):
     with borrowed(tiny) as handle:
-        walker = Walker(tiny, handle, batch, 17, CountingClock())
+        walker = Walker(Eager(tiny, handle, batch), 17, CountingClock())
         plan = plan_walks(3, 17, 1, WIDTHS, METHODS, 0)
         walks = take_walks(walker, plan, time_budget_s=60, min_walks=10, enough=lambda w: len(w.steps) >= 20)
     assert len(walks.steps) == 20
@@ -129,7 +131,7 @@ def test_a_built_table_covers_the_grid_and_predicts(built, tiny):
     }  # fmt: skip
     assert built.conditions == {
         "batch_size": 2, "dtype": "float32", "attention": "sdpa", "mode": "eager", "threads": torch.get_num_threads(),
-        "tokens": 17, "device": "cpu",
+        "cores": usable_cores(), "tokens": 17, "device": "cpu",
     }  # fmt: skip
     assert {c.n for c in built.cells.mlp} == {17, *WIDTHS}
     assert {(c.n, c.biased) for c in built.cells.attention} >= {(n, b) for n in WIDTHS for b in (True, False)}
@@ -148,15 +150,15 @@ def test_a_measured_table_holds_its_error_on_unseen_schedules(tiny, batch):
     checked = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.5, quiet=True)
     result = checked.validation
     assert result.schedules[0] == "unpruned"
-    assert len(set(result.schedules)) == len(result.schedules) == 25
+    assert len(set(result.schedules)) == len(result.schedules) == 31
     assert all(len(samples) >= 5 for samples in result.samples_us)
     medians = [statistics.median(samples) / 1e3 for samples in result.samples_us]
     assert result.measured_ms == pytest.approx(medians, rel=1e-2)
     errors = [abs(p / m - 1) for p, m in zip(result.predicted_ms[1:], result.measured_ms[1:], strict=True)]
-    assert result.mape == pytest.approx(sum(errors) / 24)
+    assert result.mape == pytest.approx(sum(errors) / 30)
     assert result.worst == pytest.approx(max(errors))
     assert -1 <= result.rank_correlation <= 1
-    assert checked.summary()["schedules"] == 24
+    assert checked.summary()["schedules"] == 30
     assert handle_of(tiny) is None
 
 

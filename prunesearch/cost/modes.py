@@ -1,0 +1,135 @@
+"""How a forward is executed: eagerly, from a CUDA graph, or compiled. What is timed runs as it will be deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import Entry, Registry
+from prunesearch.core.schedule import Schedule
+
+if TYPE_CHECKING:
+    from prunesearch.pruning.apply import Handle
+
+_HERE = "prunesearch.cost.modes"
+_WARM_UPS = 3  # forwards before a capture: libraries choose their kernels in the first ones
+
+MODES = Registry(
+    "mode",
+    {
+        "eager": Entry(f"{_HERE}:Eager", "op by op, as transformers runs"),
+        "cuda-graph": Entry(f"{_HERE}:CudaGraph", "the whole forward captured in one CUDA graph"),
+        "compile": Entry(f"{_HERE}:Compiled", "torch.compile on each half of a block, stages eager"),
+    },
+)
+
+
+class Eager:
+    """Runs schedules one at a time.
+
+    Args:
+        model: the model, or a module around one.
+        handle: of the schedule it carries.
+        inputs: a batch on the model's device.
+    """
+
+    def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> None:
+        self.model, self.handle, self.inputs = model, handle, dict(inputs)
+
+    def prepare(self, schedule: Schedule) -> None:
+        """Make `schedule` the one that `run` runs; not timed."""
+        self.handle.set(schedule)
+
+    def run(self) -> object:
+        """One forward."""
+        return self.model(**self.inputs)
+
+    def walk(self, schedule: Schedule, marks: list[Any], mark: Callable[[], Any]) -> None:
+        """One forward that leaves its marks in `marks`, one at its start, one at its end, the blocks' in between."""
+        self.prepare(schedule)
+        marks.clear()
+        marks.append(mark())
+        self.run()
+        marks.append(mark())
+
+
+class Compiled(Eager):
+    """As `Eager`, with the halves of every block compiled; shapes that are new compile in the untimed `prepare`."""
+
+    def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> None:
+        super().__init__(model, handle, inputs)
+        handle.compile()
+
+    def prepare(self, schedule: Schedule) -> None:
+        """See `Eager`."""
+        super().prepare(schedule)
+        self.run()
+
+
+class CudaGraph(Eager):
+    """Captures the forward of a schedule once and replays it; `inputs` are the graph's own and must stay in place."""
+
+    def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> None:
+        super().__init__(model, handle, inputs)
+        self._graphs: dict[Schedule, torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+        self._current: torch.cuda.CUDAGraph | None = None
+
+    def prepare(self, schedule: Schedule) -> None:
+        """See `Eager`; captured graphs are kept."""
+        if schedule not in self._graphs:
+            self._graphs[schedule] = self._capture(schedule, self._forward)
+        self._current = self._graphs[schedule]
+
+    def run(self) -> object:
+        """Replay the graph of the schedule prepared last."""
+        if self._current is None:
+            raise RuntimeError("prepare(schedule) comes before run()")
+        return self._current.replay()
+
+    def walk(self, schedule: Schedule, marks: list[Any], mark: Callable[[], Any]) -> None:
+        """See `Eager`: the marks become nodes of a graph that is captured, replayed twice and thrown away."""
+
+        def marked() -> None:
+            marks.clear()
+            marks.append(mark())
+            self._forward()
+            marks.append(mark())
+
+        graph = self._capture(schedule, marked)
+        graph.replay()  # the first replay uploads the graph
+        graph.replay()
+
+    def _forward(self) -> object:
+        return self.model(**self.inputs)
+
+    def _capture(self, schedule: Schedule, work: Callable[[], object]) -> torch.cuda.CUDAGraph:
+        self.handle.set(schedule)
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                self._forward()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            work()
+        return graph
+
+
+def runner_for(mode: str, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> Eager:
+    """The runner of a mode.
+
+    Raises:
+        PruneSearchError: for an unknown mode, or `cuda-graph` on a device without CUDA graphs.
+    """
+    MODES.entry(mode)
+    device = next(iter(inputs.values())).device
+    if mode == "cuda-graph" and device.type != "cuda":
+        raise PruneSearchError(f"mode 'cuda-graph' needs a CUDA device, but the model is on '{device}': use eager")
+    runner: Eager = MODES.load(mode)(model, handle, inputs)
+    return runner
