@@ -22,3 +22,10 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def data_folder(name: str) -> Path:
+    """Return the folder of shipped data `name`: inside an installed package, or at the root of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "_data" / name
+    return installed if installed.is_dir() else package.parent / name

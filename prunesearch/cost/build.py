@@ -41,6 +41,7 @@ def build_table(
     seed: int = 0,
     clock: Clock | None = None,
     mode: str = "eager",
+    label: str = "measuring cost table",
 ) -> CostTable:
     """Measure what every piece of `model` costs on a batch, at every token count and with every method given.
 
@@ -60,6 +61,7 @@ def build_table(
         seed: of the order of things.
         clock: None for the one that suits the device.
         mode: how forwards are executed, a name in `modes.MODES`.
+        label: of the progress bar.
 
     Raises:
         PruneSearchError: for a count or a method that cannot be, or an unsupported device.
@@ -81,6 +83,7 @@ def build_table(
             enough=_enough,
             between=between,
             quiet=quiet,
+            label=label,
         )
         conditions = conditions_of(handle, inputs, shape.tokens, mode)
     return CostTable(

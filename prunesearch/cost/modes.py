@@ -89,7 +89,8 @@ class CudaGraph(Eager):
         """Replay the graph of the schedule prepared last."""
         if self._current is None:
             raise RuntimeError("prepare(schedule) comes before run()")
-        return self._current.replay()
+        self._current.replay()
+        return None
 
     def walk(self, schedule: Schedule, marks: list[Any], mark: Callable[[], Any]) -> None:
         """See `Eager`: the marks become nodes of a graph that is captured, replayed twice and thrown away."""

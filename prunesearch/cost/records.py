@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # The key of a block: models that agree in these have blocks that cost the same.
 BLOCK_KEY = ("kind", "width", "heads", "mlp_width", "activation")
@@ -167,3 +167,11 @@ class TableFacts(Record):
         if missing:
             raise ValueError(f"`conditions` must hold {', '.join(sorted(missing))}")
         return self
+
+
+def first_error(error: ValidationError) -> str:
+    """The first thing wrong with a file, with its place, on one line."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    place = ".".join(str(part) for part in errors[0]["loc"])
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"field `{place or 'file'}`: {errors[0]['msg'].removeprefix('Value error, ')}{more}"

@@ -14,7 +14,7 @@ from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.records import BLOCK_KEY, Cells, Shape, TableFacts
+from prunesearch.cost.records import BLOCK_KEY, Cells, Shape, TableFacts, first_error
 from prunesearch.cost.surface import Line, ReducePoint, ReduceSurface, fit_straight_line
 
 _VERSION = 2
@@ -244,6 +244,4 @@ class CostTable(TableFacts):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise CorruptFileError(f"cost table {path}, '{where}': {first['msg']}: {way_out}") from None
+            raise CorruptFileError(f"cost table {path}, {first_error(error)}: {way_out}") from None

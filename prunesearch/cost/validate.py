@@ -134,6 +134,7 @@ def measure_table(
     unseen: int = UNSEEN,
     min_rounds: int = 5,
     patience_s: float = 0.0,
+    label: str = "measuring cost table",
 ) -> CostTable:
     """Measure a table and its error in one session: `build_table` with whole forwards of unseen schedules in between.
 
@@ -176,6 +177,7 @@ def measure_table(
             seed=seed,
             clock=timer,
             mode=mode,
+            label=label,
         )
     table.noise.waited_s = round(waited, 1)
     return compare(table, schedules, samples)

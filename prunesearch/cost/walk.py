@@ -215,6 +215,7 @@ def take_walks(
     enough: Callable[[Walks], bool],
     between: Callable[[int], None] | None = None,
     quiet: bool = True,
+    label: str = "measuring cost table",
 ) -> Walks:
     """Walk until the budget (seconds, warm-up included) is spent or `enough` says so; at least `min_walks` times.
 
@@ -223,7 +224,7 @@ def take_walks(
     walks, start, watch = Walks(), time.monotonic(), OthersWatch()
     warm_up = max(3, min_walks // 5)
     sentinel: list[float] = []
-    with undisturbed(), time_bar("measuring cost table", time_budget_s, quiet) as tick:
+    with undisturbed(), time_bar(label, time_budget_s, quiet) as tick:
         for number, schedule in enumerate(plan, start=1 - warm_up):
             with walker.marking():
                 steps = walker.walk(schedule)

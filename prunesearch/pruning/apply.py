@@ -25,8 +25,8 @@ from prunesearch.pruning.trace import Trace
 
 _HANDLE = "_prunesearch_handle"
 # kernels that take no additive mask, which proportional attention needs
-_NO_BIAS = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
-_BACKENDS = ("sdpa", "eager", *_NO_BIAS)
+NO_BIAS = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+_BACKENDS = ("sdpa", "eager", *NO_BIAS)
 
 
 def apply_(model: nn.Module, schedule: Schedule, *, trace: bool = False, seed: int = 0) -> Handle:
@@ -156,7 +156,7 @@ class Handle:
                 f"attention must be one of {', '.join(_BACKENDS)}, but the model has '{self._attention}': "
                 "load it with attn_implementation='sdpa'"
             )
-        if self._attention in _NO_BIAS:
+        if self._attention in NO_BIAS:
             merging = [s for s in schedule if MERGES.entry(s.merge).makes_sizes]
             if merging:
                 raise PruneSearchError(
@@ -205,7 +205,7 @@ class Handle:
         """The mask for the next attention: the model's own until a stage has reduced, then that of the tokens left."""
         if self.tokens is None:
             return mask
-        if self._attention in _NO_BIAS:
+        if self._attention in NO_BIAS:
             return self.tokens.valid
         return self.tokens.attention_mask(x.dtype, additive=self._attention == "eager")
 

@@ -13,17 +13,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.files import data_folder
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule, Stage, kept_count, parse_method
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def data_folder(name: str) -> Path:
-    """Return the folder of shipped data `name`: inside an installed package, or at the root of a checkout."""
-    installed = _PACKAGE / "_data" / name
-    return installed if installed.is_dir() else _PACKAGE.parent / name
-
 
 class SpaceFile(BaseModel):
     """A space as written in YAML (`search_spaces/default.yaml` documents every key)."""

@@ -245,7 +245,7 @@ def test_every_sample_is_kept(table):
         ("{", "is not JSON"),
         ("[]", '"format": "prunesearch.cost_table"'),
         ('{"format": "prunesearch.cost_table", "version": 9}', "version 2, but has 9"),
-        ('{"format": "prunesearch.cost_table", "version": 2}', "'status': Field required"),
+        ('{"format": "prunesearch.cost_table", "version": 2}', "field `status`: Field required"),
     ],
 )
 def test_a_broken_file_is_one_line(tmp_path, text, message):
@@ -262,7 +262,7 @@ def test_a_broken_cell_is_named(table, tmp_path):
     data = json.loads(table.model_dump_json())
     data["cells"]["mlp"][1]["ms"] = "fast"
     (tmp_path / "table.json").write_text(json.dumps(data))
-    with pytest.raises(CorruptFileError, match=r"'cells\.mlp\.1\.ms'"):
+    with pytest.raises(CorruptFileError, match=r"field `cells\.mlp\.1\.ms`"):
         CostTable.load(tmp_path / "table.json")
 
 

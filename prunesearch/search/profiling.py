@@ -1,0 +1,242 @@
+"""`prunesearch profile`: measure cost tables of model shapes on the device at hand and keep them in a profile."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule, kept_count
+from prunesearch.cost.build import conditions_of, describe_shape
+from prunesearch.cost.device import describe_device
+from prunesearch.cost.modes import MODES
+from prunesearch.cost.profile import Energy, OutOfMemory, Profile, check_profile_name, user_root
+from prunesearch.cost.records import Shape
+from prunesearch.cost.table import CostTable
+from prunesearch.cost.validate import UNSEEN, measure_table
+from prunesearch.cost.walk import borrowed
+from prunesearch.pruning.apply import NO_BIAS
+from prunesearch.search.progress import Reporter
+from prunesearch.search.space import SpaceFile
+from prunesearch.tasks.base import Inputs
+from prunesearch.tasks.models import check_device, check_dtype
+from prunesearch.tasks.shapes import SHAPES, load_shape, random_inputs
+
+ATTENTIONS = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
+_LEAST_KEEP = 0.05  # of the reducible tokens: a margin below what spaces ask for
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a table is measured, on how many token counts, and how often at least each unseen schedule runs."""
+
+    seconds: float
+    counts: int
+    rounds: int
+
+
+EFFORTS = {"quick": Effort(15.0, 9, 3), "normal": Effort(45.0, 14, 5), "full": Effort(150.0, 64, 8)}
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """What is to be measured.
+
+    Args:
+        models: names of built-in shapes, folders or Hub ids.
+        device: cpu, cuda or cuda:N.
+        name: of the profile; None for one made from the device's name.
+        batch_sizes, dtypes: every combination is measured.
+        attention: sdpa, eager or flash.
+        mode: a name in `cost.modes.MODES`.
+        length: tokens of a text; None for 128.
+        effort: a name in `EFFORTS`.
+        energy: measure energy too, where a counter is readable.
+        redo: measure again what the profile has.
+        root: folder of profiles; None for the user's.
+        patience_s: how long to wait for a busy machine before each table.
+    """
+
+    models: Sequence[str] = tuple(SHAPES)
+    device: str = "cpu"
+    name: str | None = None
+    batch_sizes: Sequence[int] = (1, 8, 32)
+    dtypes: Sequence[str] = ("float32",)
+    attention: str = "sdpa"
+    mode: str = "eager"
+    length: int | None = None
+    effort: str = "normal"
+    energy: bool = False
+    redo: bool = False
+    root: Path | None = None
+    patience_s: float = 60.0
+    facts: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def check(self) -> None:
+        """Raise `PruneSearchError` for what cannot be measured, before anything is."""
+        check_device(self.device)
+        for dtype in self.dtypes:
+            check_dtype(dtype)
+        MODES.entry(self.mode)
+        if self.mode == "cuda-graph" and not self.device.startswith("cuda"):
+            raise PruneSearchError(f"mode 'cuda-graph' needs a CUDA device, but got --device {self.device}: use eager")
+        if self.attention not in ATTENTIONS:
+            raise PruneSearchError(f"attention must be one of {', '.join(ATTENTIONS)}, but got '{self.attention}'")
+        for rows in self.batch_sizes:
+            if rows < 1:
+                raise PruneSearchError(f"`batch size >= 1` must hold, but got {rows}")
+        if self.name is not None:
+            check_profile_name(self.name)
+
+
+def profile(config: ProfileConfig, reporter: Reporter) -> Profile:
+    """Measure every model, dtype and batch size that the profile lacks; each table is written when it is done.
+
+    Interrupted, the same call goes on where it was.
+
+    Raises:
+        PruneSearchError: for bad input, in one line.
+    """
+    config.check()
+    found = open_profile(config)
+    cells = list(itertools.product(config.models, config.dtypes, config.batch_sizes))
+    reporter.say(f"profile {found.name}: {len(cells)} tables on {found.device['name']}, {_bound(config, len(cells))}")
+    for number, (model, dtype, rows) in enumerate(cells, start=1):
+        label = f"[{number}/{len(cells)}] {model}, batch {rows}, {dtype}"
+        _measure_cell(config, found, model, dtype, rows, label, reporter)
+    return found
+
+
+def _bound(config: ProfileConfig, cells: int) -> str:
+    minutes = cells * EFFORTS[config.effort].seconds / 60
+    return f"about {minutes:.0f} min" if minutes >= 1 else f"about {60 * minutes:.0f} s"
+
+
+def open_profile(config: ProfileConfig) -> Profile:
+    """The profile of the device, as it is on disk or new; its facts are those of this machine now."""
+    facts = describe_device(config.device)
+    name = config.name or default_name(facts)
+    folder = (config.root or user_root()) / check_profile_name(name)
+    if (folder / "profile.json").exists():
+        found = Profile.load(folder)
+        if found.device.get("name") != facts["name"]:
+            raise PruneSearchError(
+                f"profile '{name}' is of {found.device.get('name')}, but this device is {facts['name']}: "
+                "choose another --name"
+            )
+        return found
+    energy = Energy(status="unavailable", reason="not asked for: add --energy")
+    return Profile(name=name, status="measured", device=facts, energy=energy, folder=folder)
+
+
+def default_name(facts: dict[str, Any]) -> str:
+    """A folder name made from the device: `nvidia-h200`, or `amd-epyc-2c` with the cores of a CPU."""
+    name = re.sub(r"[^a-z0-9]+", "-", str(facts["name"]).lower()).strip("-") or platform.machine().lower()
+    return name if facts["kind"] == "cuda" else f"{name}-{facts['affinity']}c"
+
+
+def grid(shape: Shape, counts: int) -> list[int]:
+    """Token counts to measure: `counts` evenly spaced ones below the full width, and those the default space asks for.
+
+    On a GPU whole tiles matter, so multiples of 8 are among them; a few just below the full width are always.
+    """
+    reducible = shape.tokens - shape.protected
+    keeps = {_LEAST_KEEP, *SpaceFile.load(None).keep}
+    asked = {shape.protected + kept_count(k, reducible) for k in keeps}
+    step = max(1, reducible // counts)
+    even = range(shape.protected + step, shape.tokens, step)
+    return sorted(n for n in asked | set(even) if shape.protected < n < shape.tokens)
+
+
+def methods_for(attention: str) -> list[str]:
+    """The default space's methods that an attention kernel can run."""
+    from prunesearch.core.registry import MERGES
+    from prunesearch.core.schedule import parse_method
+
+    methods = SpaceFile.load(None).methods()
+    if ATTENTIONS[attention] in NO_BIAS:
+        return [m for m in methods if not MERGES.entry(parse_method(m)[1]).makes_sizes]
+    return methods
+
+
+def _measure_cell(
+    config: ProfileConfig, found: Profile, model: str, dtype: str, rows: int, label: str, reporter: Reporter
+) -> None:
+    attention = ATTENTIONS[config.attention]
+    built = load_shape(model, attention=attention, dtype=check_dtype(dtype), device=config.device)
+    shape, conditions = _facts(built, random_inputs(built, 1, config.length), rows, config.mode)
+    if found.has(shape, conditions) and not config.redo:
+        reporter.say(f"{label}: kept from before")
+        return
+    started = time.monotonic()
+    try:
+        table = _measure(config, built, random_inputs(built, rows, config.length), shape, label, reporter)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        found.out_of_memory.append(OutOfMemory(model=_name(model), shape=shape, conditions=conditions))
+        found.save()
+        reporter.say(f"{label}: out of memory, recorded as such")
+        return
+    table = table.model_copy(update={"model": _name(model)})
+    found.put(table)
+    reporter.say(f"{label}: {describe(table)} ({time.monotonic() - started:.0f} s)")
+
+
+def _name(model: str) -> str:
+    """What a model is called in a profile: paths of this machine stay out."""
+    return model if model in SHAPES or not os.path.isdir(model) else Path(model).resolve().name
+
+
+def _facts(built: nn.Module, one: Inputs, rows: int, mode: str) -> tuple[Shape, dict[str, Any]]:
+    """Shape and conditions of a model at a batch size, read off a single row."""
+    with borrowed(built) as handle:
+        shape = describe_shape(built, handle, one)
+        return shape, {**conditions_of(handle, one, shape.tokens, mode), "batch_size": rows}
+
+
+def _measure(
+    config: ProfileConfig, built: nn.Module, inputs: Inputs, shape: Shape, label: str, reporter: Reporter
+) -> CostTable:
+    effort = EFFORTS[config.effort]
+    bar_label = label.partition("] ")[2]
+    return measure_table(
+        built,
+        inputs,
+        counts=grid(shape, effort.counts),
+        methods=methods_for(config.attention),
+        time_budget_s=effort.seconds,
+        quiet=reporter.quiet or not reporter.console.is_terminal,
+        mode=config.mode,
+        unseen=UNSEEN,
+        min_rounds=effort.rounds,
+        patience_s=config.patience_s,
+        label=f"measuring {bar_label}",
+    )
+
+
+def describe(table: CostTable) -> str:
+    """One line about a table: the unpruned latency, and how far it can be trusted."""
+    text = f"{table.predict(Schedule()):.4g} ms unpruned"
+    if table.validation is not None:
+        v = table.validation
+        text += f", mean error {v.mape:.1%}, worst {v.worst:.1%}, rank {v.rank_correlation:.3f} on {v.unseen} unseen"
+    if table.noise.noisy:
+        text += f"; noisy: {table.noise.why}"
+    return text
+
+
+def out_of_memory(error: Exception) -> bool:
+    """True if the device (or the machine) had no memory left; torch's CPU allocator says so in a RuntimeError."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in str(error).lower() for w in words)

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from transformers import ViTConfig
+
+from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.tasks.models import count_tokens
+from prunesearch.tasks.shapes import SHAPES, load_shape, random_inputs, shape_config
+
+# parameters in millions, from the papers' and the models' own cards (heads of 1000 and 2 labels)
+PUBLISHED = {"deit-tiny": 5.7, "deit-small": 22.1, "vit-base": 86.6, "bert-base": 109.5, "minilm-l6": 22.7}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_built_in_shape_has_the_published_size(name):
+    model = load_shape(name, device="meta")
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    assert millions == pytest.approx(PUBLISHED[name], rel=0.005)
+    assert next(model.parameters()).device.type == "meta"
+
+
+def test_inputs_fit_the_model():
+    image, text = load_shape("deit-tiny"), load_shape("minilm-l6")
+    assert count_tokens(image, random_inputs(image, 2)) == 197
+    assert count_tokens(text, random_inputs(text, 2, length=40)) == 40
+    assert random_inputs(text, 3)["input_ids"].shape == (3, 128)
+    half = load_shape("deit-tiny", dtype=torch.bfloat16)
+    assert random_inputs(half, 1)["pixel_values"].dtype == torch.bfloat16
+
+
+def test_a_folder_is_read_for_its_configuration_alone(tmp_path):
+    config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32)
+    config.save_pretrained(tmp_path / "model")
+    model = load_shape(str(tmp_path / "model"))
+    assert count_tokens(model, random_inputs(model, 1)) == 5
+
+
+def test_bad_names_and_lengths_are_one_line(tmp_path):
+    with pytest.raises(PruneSearchError, match="did you mean 'deit-small'"):
+        shape_config("deit-smal")
+    ViTConfig(model_type="vit").save_pretrained(tmp_path)
+    text, image = load_shape("minilm-l6", device="meta"), load_shape("deit-tiny", device="meta")
+    with pytest.raises(PruneSearchError, match="`8 <= length <= 512` must hold for this model, but got 600"):
+        random_inputs(text, 1, length=600)
+    with pytest.raises(PruneSearchError, match="an image model has its own number of tokens"):
+        random_inputs(image, 1, length=64)
+    with pytest.raises(PruneSearchError, match="use --attn sdpa"):
+        load_shape("deit-tiny", attention="flash_attention_2", device="meta")
+
+
+def test_a_family_that_cannot_be_reduced_is_refused(tmp_path):
+    from transformers import GPT2Config
+
+    GPT2Config(n_layer=1).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="'gpt2' is not supported"):
+        load_shape(str(tmp_path))
