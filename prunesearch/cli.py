@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prunesearch import __version__
+from prunesearch.cli_devices import StudyArgument, interruptible, register
 from prunesearch.core.errors import PruneSearchError
 
 app = typer.Typer(
@@ -19,8 +20,6 @@ app = typer.Typer(
     help="Find the Pareto-optimal token-pruning schedules for your model, data, device and budget.",
     epilog="Start with: prunesearch run (the bundled demo, a few minutes on two cores)",
 )
-
-StudyArgument = Annotated[str, typer.Argument(help="Name of a study under studies/, or its folder.")]
 
 
 def _version(show: bool) -> None:
@@ -47,13 +46,19 @@ def run(
     ] = None,
     task: Annotated[str | None, typer.Option(help="image-classification, text-classification, or auto.")] = None,
     columns: Annotated[str | None, typer.Option(help="Column names by role, as in text=review,label=stars.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:N: measured now; or a name of `prunesearch devices`.")
+    ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Latency (10ms), share (60%) or speed-up (2x); none: the whole front.")
+        str | None, typer.Option(help="10ms a batch, 40mJ an input, 60% or 2x; none: the whole front.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="latency, energy, or both (latency,energy), beside quality.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows in a batch whose latency counts.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    attention: Annotated[str | None, typer.Option("--attn", help="sdpa or eager.")] = None,
+    attention: Annotated[str | None, typer.Option("--attn", help="sdpa, eager or flash.")] = None,
+    mode: Annotated[str | None, typer.Option(help="eager, cuda-graph or compile: as you will deploy it.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens of a text whose latency counts.")] = None,
     space: Annotated[str | None, typer.Option(help="YAML file of the search space.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, nsga2 or random.")] = None,
@@ -66,6 +71,7 @@ def run(
 ) -> None:
     """Search schedules and print the front. Without options: the bundled demo."""
     from prunesearch.search.config import RunConfig
+    from prunesearch.search.objectives import parse_objectives
     from prunesearch.search.run import run as search
 
     config = RunConfig.build(
@@ -73,11 +79,13 @@ def run(
         data=data,
         task=task,
         columns=None if columns is None else parse_columns(columns),
-        device=device,
+        device=_measured_instead(device),
         budget=budget,
+        objectives=None if objective is None else parse_objectives(objective),
         batch_size=batch_size,
         dtype=dtype,
         attention=attention,
+        mode=mode,
         length=length,
         space=space,
         sampler=sampler,
@@ -85,11 +93,8 @@ def run(
         timeout_s=None if timeout is None else parse_duration(timeout),
         seed=seed,
     )
-    try:
+    with interruptible("finished trials are kept"):
         front = search(config, study, quiet=quiet or json)
-    except KeyboardInterrupt:
-        typer.echo("prunesearch: interrupted; finished trials are kept, and the same command resumes", err=True)
-        raise typer.Exit(130) from None
     _print_front(front, json)
 
 
@@ -99,7 +104,9 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="Print front.json in place of the table.")] = False,
 ) -> None:
     """Print the front of a study again."""
-    _print_front(_front_of(study), json)
+    from prunesearch.results.store import load_front
+
+    _print_front(load_front(study)[1], json)
 
 
 @app.command()
@@ -111,8 +118,9 @@ def export(
 ) -> None:
     """Write one schedule of a study for use elsewhere."""
     from prunesearch.export import export as write
+    from prunesearch.results.store import load_front
 
-    text = write(_front_of(study), pick, to)
+    text = write(load_front(study)[1], pick, to)
     if output is None:
         typer.echo(text)
         return
@@ -120,6 +128,9 @@ def export(
 
     write_text_atomic(output, text + "\n")
     typer.echo(f"written: {output}", err=True)
+
+
+register(app)
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -142,14 +153,18 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def _front_of(study: str) -> Any:
-    from prunesearch.results.front import Front
-    from prunesearch.results.store import resolve_study
+def _measured_instead(device: str | None) -> str | None:
+    """Offer to measure a device that is at hand but known by an estimate alone; without a terminal, say so."""
+    from prunesearch.search.target import measurable
 
-    folder = resolve_study(study)
-    if not folder.front.exists():
-        raise PruneSearchError(f"study '{folder.name}' has no front yet: run it to the end with the same command")
-    return Front.load(folder.front)
+    found = None if device is None else measurable(device)
+    if found is None:
+        return device
+    what = f"'{device}' is at hand ({found}), but its profile is estimated"
+    if sys.stdin.isatty() and typer.confirm(f"{what}: measure it now?", default=True, err=True):
+        return "cuda"
+    typer.echo(f"prunesearch: {what}: --device cuda measures it", err=True)
+    return device
 
 
 def _print_front(front: Any, as_json: bool) -> None:

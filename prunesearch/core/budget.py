@@ -1,4 +1,4 @@
-"""Budgets: `10ms`, `60%` of the unpruned latency, or a `2x` speed-up."""
+"""Budgets: `10ms` a batch, `40mJ` an input, `60%` of what the unpruned model costs, or `2x` less."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from dataclasses import dataclass
 from prunesearch.core.errors import PruneSearchError
 
 _UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_UNITS_MJ = {"uj": 1e-3, "mj": 1.0, "j": 1e3}
 _PATTERN = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z%]*)\s*$")
-_FORMS = "write a latency (10ms, 500us, 0.2s), a share of the unpruned latency (60%) or a speed-up (2x)"
+_FORMS = (
+    "write a latency (10ms, 500us, 0.2s), an energy (40mJ, 1.5J), a share of the unpruned model's (60%) "
+    "or a speed-up (2x)"
+)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """An upper bound on latency: `kind` is `latency` (value in ms), `share` (0 to 1) or `speedup` (factor)."""
+    """An upper bound on a cost.
+
+    `kind` is `latency` (`value` in ms for a batch), `energy` (in mJ for one input), `share` (0 to 1) or `speedup` (a
+    factor); the last two are of what the unpruned model costs.
+    """
 
     kind: str
     value: float
@@ -36,6 +44,8 @@ class Budget:
             raise PruneSearchError(f"a budget must be > 0, but got '{text}': {_FORMS}")
         if unit in _UNITS_MS:
             return cls("latency", value * _UNITS_MS[unit], text)
+        if unit in _UNITS_MJ:
+            return cls("energy", value * _UNITS_MJ[unit], text)
         if unit == "%":
             if value > 100:
                 raise PruneSearchError(f"`share <= 100%` must hold, but got '{text}': {_FORMS}")
@@ -47,8 +57,8 @@ class Budget:
         shown = f"unit '{match[2]}'" if unit else "a number without a unit"
         raise PruneSearchError(f"budget '{text}' has {shown}: {_FORMS}")
 
-    def limit_ms(self, unpruned_ms: float) -> float:
-        """The bound in milliseconds, given the unpruned model's latency in milliseconds."""
-        if self.kind == "latency":
+    def limit(self, unpruned: float) -> float:
+        """The bound in ms or mJ, given what the unpruned model costs in the same unit."""
+        if self.kind in ("latency", "energy"):
             return self.value
-        return unpruned_ms * self.value if self.kind == "share" else unpruned_ms / self.value
+        return unpruned * self.value if self.kind == "share" else unpruned / self.value

@@ -37,6 +37,7 @@ def build_table(
     time_budget_s: float = 45.0,
     min_walks: int = 40,
     between: Callable[[int], None] | None = None,
+    spoiled: Callable[[], bool] = lambda: False,
     quiet: bool = False,
     seed: int = 0,
     clock: Clock | None = None,
@@ -57,6 +58,7 @@ def build_table(
         time_budget_s: wall time in seconds; stops earlier when every median is known to 0.5 %.
         min_walks: forwards in any case.
         between: called after each timed forward with its number, for work that is to be interleaved.
+        spoiled: says after each forward whether it must not count, as when the GPU throttles.
         quiet: no progress bar on stderr.
         seed: of the order of things.
         clock: None for the one that suits the device.
@@ -82,6 +84,7 @@ def build_table(
             min_walks=min_walks,
             enough=_enough,
             between=between,
+            spoiled=spoiled,
             quiet=quiet,
             label=label,
         )
@@ -92,7 +95,7 @@ def build_table(
         conditions=conditions,
         device=describe_device(device),
         cells=_cells(walks),
-        noise=noise_record(walks.noise),
+        noise=noise_record(walks.noise).model_copy(update={"thrown_away": walks.thrown_away}),
         seconds=walks.seconds,
         walks=len(walks.steps),
     )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.cost.gpu_state import describe_gpu
 
 
 def describe_device(device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -22,7 +23,7 @@ def describe_device(device: str | torch.device = "cpu") -> dict[str, Any]:
 
     Returns:
         `name`, `kind`, core counts, `threads` (torch intra-op), `load_1m` (running processes), `memory_gb`, versions,
-        `date` (ISO 8601, UTC), and on CUDA the driver, the compute capability and the GPU's memory.
+        `date` (ISO 8601, UTC), and on CUDA the compute capability, the GPU's memory and what `describe_gpu` says.
 
     Raises:
         PruneSearchError: for a device that cannot be timed here.
@@ -70,16 +71,8 @@ def _describe_cuda(target: torch.device) -> dict[str, Any]:
         "capability": f"{facts.major}.{facts.minor}",
         "gpu_memory_gb": round(facts.total_memory / 2**30, 1),
         "cuda": torch.version.cuda,
-        "driver": _driver(),
+        **describe_gpu(target),
     }
-
-
-def _driver() -> str | None:
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    return next((word for word in text.split() if word[:1].isdigit() and "." in word), None)
 
 
 def _cpuinfo(field: str) -> str | None:

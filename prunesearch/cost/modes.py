@@ -40,6 +40,11 @@ class Eager:
     def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> None:
         self.model, self.handle, self.inputs = model, handle, dict(inputs)
 
+    @property
+    def current(self) -> Schedule:
+        """The schedule that `run` runs."""
+        return self.handle.schedule
+
     def prepare(self, schedule: Schedule) -> None:
         """Make `schedule` the one that `run` runs; not timed."""
         self.handle.set(schedule)
@@ -83,6 +88,7 @@ class CudaGraph(Eager):
         """See `Eager`; captured graphs are kept."""
         if schedule not in self._graphs:
             self._graphs[schedule] = self._capture(schedule, self._forward)
+        self.handle.set(schedule)
         self._current = self._graphs[schedule]
 
     def run(self) -> object:

@@ -6,6 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from prunesearch.cost.energy_fit import EnergyFit
+
 # The key of a block: models that agree in these have blocks that cost the same.
 BLOCK_KEY = ("kind", "width", "heads", "mlp_width", "activation")
 
@@ -112,7 +114,10 @@ class Cells(Record):
 
 
 class NoiseRecord(Record):
-    """How quiet the machine was, see `samples.Noise`; infinite values are None. `waited_s`: seconds of out-waiting."""
+    """How quiet the machine was, see `samples.Noise`; infinite values are None.
+
+    `waited_s`: seconds in which a busy machine was out-waited; `thrown_away`: forwards in which a GPU throttled.
+    """
 
     spread: float | None
     drift: float | None
@@ -120,6 +125,7 @@ class NoiseRecord(Record):
     noisy: bool
     why: str
     waited_s: float = 0.0
+    thrown_away: int = 0
 
 
 class Validation(Record):
@@ -144,12 +150,13 @@ class Validation(Record):
 class TableFacts(Record):
     """Everything about a cost table but its cells.
 
-    `model`: what was measured, for people. `conditions`: `batch_size`, `dtype`, `attention`, `mode`, `threads`, `cores`
-    (None where they do not apply), `tokens`, `device`. `device` is what `describe_device` said. `notes`: what was done
-    to fit the table to a model that is not quite the one measured.
+    `source`: where it comes from; `model`: what was measured, for people. `conditions`: `batch_size`, `dtype`,
+    `attention`, `mode`, `threads`, `cores` (None where they do not apply), `tokens`, `device`. `device` is what
+    `describe_device` said. `notes`: what was done to fit the table to a model that is not quite the one measured.
     """
 
     status: Literal["measured", "estimated"]
+    source: str = "measured in this study"
     model: str = ""
     shape: Shape
     conditions: dict[str, Any]
@@ -158,7 +165,7 @@ class TableFacts(Record):
     seconds: float = Field(ge=0)
     walks: int = Field(ge=0)
     validation: Validation | None = None
-    energy: dict[str, Any] | None = None
+    energy: EnergyFit | None = None
     notes: list[str] = []
 
     @model_validator(mode="after")

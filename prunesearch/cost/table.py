@@ -204,12 +204,15 @@ class CostTable(TableFacts):
         checked, nan = self.validation, float("nan")
         return {
             "status": self.status,
+            "source": self.source,
+            "against": checked.against if checked else "nothing yet",
+            "notes": self.notes,
             "mape": checked.mape if checked else nan,
             "worst": checked.worst if checked else nan,
             "rank_correlation": checked.rank_correlation if checked else nan,
             "schedules": checked.unseen if checked else 0,
             "noisy": self.noise.noisy,
-            "noise": self.noise.spread if self.noise.spread is not None else nan,
+            "noise": self.noise.spread,
             "seconds": self.seconds,
             "cells": len(self.cells),
         }

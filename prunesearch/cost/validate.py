@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
+import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.cost.build import build_table, describe_shape
+from prunesearch.cost.gpu_state import is_throttled, read_gpu_state, settle
 from prunesearch.cost.meter import Clock, Job, clock_for, measure
 from prunesearch.cost.modes import runner_for
 from prunesearch.cost.records import Shape, Validation
@@ -146,7 +148,9 @@ def measure_table(
         min_rounds: timings of each of them in any case.
         patience_s: on a CPU, wait up to so many seconds for other processes to leave the cores alone.
     """
-    waited = wait_until_quiet(patience_s) if device_of(inputs).type == "cpu" else 0.0
+    device = device_of(inputs)
+    waited = wait_until_quiet(patience_s) if device.type == "cpu" else 0.0
+    settled = _settle(model, inputs) if device.type == "cuda" else ""
     with borrowed(model) as handle:
         shape = describe_shape(model, handle, inputs)
         random_ones = draw_unseen(shape, counts, methods, count=unseen, seed=seed + 1, between=mode != "compile")
@@ -173,6 +177,7 @@ def measure_table(
             time_budget_s=time_budget_s,
             min_walks=min_rounds * len(schedules),
             between=time_one,
+            spoiled=(lambda: is_throttled(read_gpu_state(device))) if device.type == "cuda" else lambda: False,
             quiet=quiet,
             seed=seed,
             clock=timer,
@@ -180,7 +185,19 @@ def measure_table(
             label=label,
         )
     table.noise.waited_s = round(waited, 1)
+    if settled:
+        table.noise.noisy, table.noise.why = True, "; ".join(filter(None, (table.noise.why, settled)))
     return compare(table, schedules, samples)
+
+
+def _settle(model: nn.Module, inputs: Mapping[str, Tensor]) -> str:
+    """Work until the GPU's clock is steady; returns why it is not, or an empty text."""
+    device = device_of(inputs)
+    with torch.inference_mode():
+        done = settle(
+            lambda: model(**inputs), lambda: read_gpu_state(device), synchronize=lambda: torch.cuda.synchronize(device)
+        )
+    return done.why
 
 
 def compare(table: CostTable, schedules: Sequence[Schedule], samples: Sequence[Samples]) -> CostTable:

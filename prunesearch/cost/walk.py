@@ -33,17 +33,22 @@ from prunesearch.pruning.blocks import Layout
 Piece = tuple[Any, ...]
 
 _MOST_STAGES = 6  # a walk with more has too few blocks left for each width
+_PATIENCE = 3.0  # times the budget, with a device that throttles
 _COLLECT_EVERY = 100  # walks between two garbage collections, which are off while timing
 
 
 @dataclass
 class Walks:
-    """What the walks left: each walk's pieces in order with their ms, and the samples of every piece over all walks."""
+    """What the walks left: each walk's pieces in order with their ms, and the samples of every piece over all walks.
+
+    `thrown_away` counts walks that the device spoiled by throttling.
+    """
 
     steps: list[list[tuple[Piece, float]]] = field(default_factory=list)
     pieces: dict[Piece, Samples] = field(default_factory=lambda: defaultdict(Samples))
     noise: Noise | None = None
     seconds: float = 0.0
+    thrown_away: int = 0
 
     def add(self, steps: list[tuple[Piece, float]]) -> None:
         """Note one walk."""
@@ -214,21 +219,27 @@ def take_walks(
     min_walks: int,
     enough: Callable[[Walks], bool],
     between: Callable[[int], None] | None = None,
+    spoiled: Callable[[], bool] = lambda: False,
     quiet: bool = True,
     label: str = "measuring cost table",
 ) -> Walks:
     """Walk until the budget (seconds, warm-up included) is spent or `enough` says so; at least `min_walks` times.
 
-    `between` is called with the number of each walk that counted, outside the marking.
+    `between` is called with the number of each walk that counted, outside the marking. A walk after which `spoiled`
+    says so does not count, unless three times the budget have gone by.
     """
     walks, start, watch = Walks(), time.monotonic(), OthersWatch()
-    warm_up = max(3, min_walks // 5)
+    number = -max(3, min_walks // 5)  # warm-up
     sentinel: list[float] = []
     with undisturbed(), time_bar(label, time_budget_s, quiet) as tick:
-        for number, schedule in enumerate(plan, start=1 - warm_up):
+        for schedule in plan:
             with walker.marking():
                 steps = walker.walk(schedule)
             tick()
+            if number >= 0 and spoiled() and time.monotonic() - start < _PATIENCE * time_budget_s:
+                walks.thrown_away += 1
+                continue
+            number += 1
             if number < 1:
                 continue
             walks.add(steps)

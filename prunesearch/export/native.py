@@ -26,6 +26,7 @@ def to_json(point: Point, front: Front) -> str:
         "quality": point.quality.model_dump(),
         "difference": point.difference.model_dump(),
         "latency": point.latency.model_dump(),
+        "energy": None if point.energy is None else point.energy.model_dump(),
         "speedup": point.speedup,
         "gmacs": point.gmacs,
     }

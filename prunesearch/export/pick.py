@@ -1,4 +1,4 @@
-"""Choosing one point of a front: `best@10ms`, `fastest@0.99`, `knee`, `p3`, or a trial's number.
+"""Choosing one point of a front: `best@10ms`, `best@40mJ`, `fastest@0.99`, `knee`, `p3`, or a trial's number.
 
 Choices that compare qualities use the calibration split; the holdout numbers are for reporting. Where the
 unpruned model's calibration quality is not in the file, both sides come from the holdout split.
@@ -10,7 +10,7 @@ import math
 
 from prunesearch.core.budget import Budget
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.results.front import Front, Point
+from prunesearch.results.front import Front, Point, cost_of
 
 _FORMS = "best@10ms (or best@60%, best@2x), fastest@0.99, knee, a point such as p1, or a trial number"
 
@@ -49,16 +49,18 @@ def pick(front: Front, spec: str) -> Point:
 
 
 def _best(front: Front, budget: Budget) -> Point:
-    limit = budget.limit_ms(front.unpruned.latency.median_ms)
-    within = [p for p in front.points if p.latency.median_ms <= limit]
+    unit = "mJ" if budget.kind == "energy" else "ms"
+    costs = {p.id: cost_of(p, unit) for p in front.points}
+    limit = budget.limit(cost_of(front.unpruned, unit))
+    within = [p for p in front.points if costs[p.id] <= limit]
     if not within:
-        fastest = min(front.points, key=lambda p: p.latency.median_ms)
-        reach = math.ceil(fastest.latency.median_ms * 100) / 100
+        least = min(front.points, key=lambda p: costs[p.id])
+        reach = math.ceil(costs[least.id] * 100) / 100
         raise PruneSearchError(
-            f"no point of study '{front.study}' runs within {budget.text} ({limit:.2f} ms): the fastest is "
-            f"{fastest.id} at {fastest.latency.median_ms:.2f} ms; pick {fastest.id} or best@{reach:g}ms"
+            f"no point of study '{front.study}' runs within {budget.text} ({limit:.2f} {unit}): the least is "
+            f"{least.id} at {costs[least.id]:.2f} {unit}; pick {least.id} or best@{reach:g}{unit}"
         )
-    return min(within, key=lambda p: (-p.calibration.quality, p.latency.median_ms))
+    return min(within, key=lambda p: (-p.calibration.quality, p.latency.ms))
 
 
 def _fastest(front: Front, value: str) -> Point:
@@ -67,13 +69,13 @@ def _fastest(front: Front, value: str) -> Point:
     floor = share * _reference(front)
     good = [p for p in front.points if qualities[p.id] >= floor]
     if not good:
-        nearest = min(front.points, key=lambda p: (-qualities[p.id], p.latency.median_ms))
+        nearest = min(front.points, key=lambda p: (-qualities[p.id], p.latency.ms))
         reach = math.floor(qualities[nearest.id] / _reference(front) * 1000) / 1000
         raise PruneSearchError(
             f"no point of study '{front.study}' keeps {share:g} of the unpruned {front.task.metric}: the best "
             f"is {nearest.id} with {reach:g}; pick {nearest.id} or fastest@{reach:g}"
         )
-    return min(good, key=lambda p: (p.latency.median_ms, -qualities[p.id]))
+    return min(good, key=lambda p: (p.latency.ms, -qualities[p.id]))
 
 
 def _share(value: str) -> float:
@@ -93,19 +95,19 @@ def _share(value: str) -> float:
 def _knee(front: Front) -> Point:
     """Distances are taken with both axes scaled to the length 1, and count towards better and faster only."""
     qualities, reference = _qualities(front), _reference(front)
-    start = front.unpruned.latency.median_ms
-    fastest = min(front.points, key=lambda p: p.latency.median_ms)
-    run = start - fastest.latency.median_ms
+    start = front.unpruned.latency.ms
+    fastest = min(front.points, key=lambda p: p.latency.ms)
+    run = start - fastest.latency.ms
     rise = max([reference, *qualities.values()]) - min([reference, *qualities.values()])
     run, rise = (run if abs(run) > 0 else 1.0), (rise or 1.0)
     slope = (qualities[fastest.id] - reference) / rise
 
     def above_chord(point: Point) -> float:
         """Height over the chord; the same factor turns every height into a distance."""
-        along = (start - point.latency.median_ms) / run
+        along = (start - point.latency.ms) / run
         return (qualities[point.id] - reference) / rise - slope * along
 
-    return min(front.points, key=lambda p: (-round(above_chord(p), 12), p.latency.median_ms))
+    return min(front.points, key=lambda p: (-round(above_chord(p), 12), p.latency.ms))
 
 
 def _trial(front: Front, number: int) -> Point:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.pruning.assignment import Assignment
 from prunesearch.pruning.attention import AttentionView, attention_name, base_name, close_slot, open_slot
 from prunesearch.pruning.compiled import CompiledLayout
@@ -58,6 +58,13 @@ def handle_of(model: nn.Module) -> Handle | None:
         if isinstance(handle, Handle):
             return handle
     return None
+
+
+def runnable(methods: Iterable[str], attention: str) -> list[str]:
+    """The methods that an attention implementation can run: flash kernels cannot add `log(size)` to the keys."""
+    if attention not in NO_BIAS:
+        return list(methods)
+    return [m for m in methods if not MERGES.entry(parse_method(m)[1]).makes_sizes]
 
 
 class Handle:

@@ -14,7 +14,7 @@ from prunesearch.core.files import write_text_atomic
 from prunesearch.core.schedule import Schedule
 
 FRONT_FORMAT = "prunesearch.front"
-FRONT_VERSION = 1
+FRONT_VERSION = 2
 _REWRITE = "run the study again to rewrite it (finished trials are kept in study.db)"
 
 
@@ -39,12 +39,42 @@ class Interval(_Record):
 
 
 class Latency(_Record):
-    """Milliseconds of one forward of a batch: the cost table's prediction and the end-to-end samples."""
+    """Milliseconds of one forward of a batch: the cost table's prediction and, where measured, the samples' quantiles.
+
+    The quantiles are None where the device was not at hand.
+    """
 
     predicted_ms: float = Field(gt=0)
-    median_ms: float = Field(gt=0)
-    p10_ms: float = Field(gt=0)
-    p90_ms: float = Field(gt=0)
+    median_ms: float | None = Field(gt=0)
+    p10_ms: float | None = Field(gt=0)
+    p90_ms: float | None = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Self:
+        if len({x is None for x in (self.median_ms, self.p10_ms, self.p90_ms)}) > 1:
+            raise ValueError("`median_ms`, `p10_ms` and `p90_ms` must all be given or all be null")
+        return self
+
+    @property
+    def ms(self) -> float:
+        """The measured median, or the prediction where nothing was measured."""
+        return self.predicted_ms if self.median_ms is None else self.median_ms
+
+
+class Energy(_Record):
+    """Gross millijoules of ONE input: predicted, and measured over windows where the device was at hand.
+
+    `net_mj` is what is left of the measurement above idle.
+    """
+
+    predicted_mj: float = Field(ge=0)
+    measured: Interval | None
+    net_mj: float | None
+
+    @property
+    def mj(self) -> float:
+        """What was measured, or the prediction where nothing was."""
+        return self.predicted_mj if self.measured is None else self.measured.value
 
 
 class Fidelity(_Record):
@@ -85,15 +115,15 @@ class TaskInfo(_Record):
 
 
 class Device(_Record):
-    """The device and the library versions on it; further facts (`driver`, ...) are kept as they come."""
+    """The device, and the library versions where it was measured; further facts are kept as they come."""
 
     model_config = ConfigDict(extra="allow")
 
     name: str
     kind: str
     threads: int | None = None
-    torch: str
-    transformers: str
+    torch: str | None = None
+    transformers: str | None = None
 
 
 class Conditions(_Record):
@@ -104,28 +134,36 @@ class Conditions(_Record):
     attention: str
     mode: str
     threads: int | None = None
+    cores: int | None = None
     tokens: int = Field(ge=1)
 
 
 class CostTable(_Record):
-    """How good the latency predictions are, on schedules that the table had not seen."""
+    """How good the latency predictions are, `against` what they were checked.
+
+    `source`: measured in this run, or the profile that it was read from; `notes`: how it was fitted to this model.
+    """
 
     status: Literal["measured", "estimated"]
+    source: str
+    against: str
+    notes: list[str] = []
     mape: float
     worst: float
     rank_correlation: float
     schedules: int = Field(ge=0)
     noisy: bool
-    noise: float
+    noise: float | None
     seconds: float
     cells: int = Field(ge=0)
 
 
 class BudgetInfo(_Record):
-    """The budget as typed, and what it came to in milliseconds."""
+    """The budget as typed, and what it came to: ms for a batch, or mJ for one input."""
 
     text: str
-    limit_ms: float = Field(gt=0)
+    limit: float = Field(gt=0)
+    unit: Literal["ms", "mJ"] = "ms"
 
 
 class Unpruned(_Record):
@@ -134,12 +172,13 @@ class Unpruned(_Record):
     quality: Interval
     calibration: Calibration | None = None
     latency: Latency
+    energy: Energy | None = None
     gmacs: float = Field(ge=0)
     tokens: list[int]
 
 
 class Point(_Record):
-    """One schedule of the front, re-evaluated on the holdout split and re-measured end to end."""
+    """One schedule of the front, re-evaluated on the holdout split, and re-measured where the device is at hand."""
 
     id: str = Field(min_length=1)
     trial: int
@@ -151,6 +190,7 @@ class Point(_Record):
     fidelity: Fidelity
     calibration: Calibration
     latency: Latency
+    energy: Energy | None = None
     speedup: float = Field(gt=0)
     gmacs: float = Field(ge=0)
 
@@ -184,10 +224,13 @@ class SearchInfo(_Record):
 
 
 class Front(_Record):
-    """The whole of `front.json`. Points are sorted by median latency, slowest first."""
+    """The whole of `front.json`. Points are sorted by latency, slowest first.
+
+    `objectives` are what was minimised beside the loss of quality; `measured` says whether points were re-measured.
+    """
 
     format: Literal["prunesearch.front"] = "prunesearch.front"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     study: str
     created: str
     prunesearch: str
@@ -197,6 +240,7 @@ class Front(_Record):
     device: Device
     conditions: Conditions
     cost_table: CostTable
+    objectives: list[Literal["latency", "energy"]] = Field(min_length=1)
     budget: BudgetInfo | None
     unpruned: Unpruned
     points: list[Point]
@@ -211,9 +255,14 @@ class Front(_Record):
             raise ValueError(f"point ids must differ, but got {ids}")
         if self.verdict.point is not None and self.verdict.point not in ids:
             raise ValueError(f"the verdict names point '{self.verdict.point}', which is not in {ids}")
-        medians = [p.latency.median_ms for p in self.points]
-        if medians != sorted(medians, reverse=True):
-            raise ValueError("points must be sorted by median latency, slowest first")
+        latencies = [p.latency.ms for p in self.points]
+        if latencies != sorted(latencies, reverse=True):
+            raise ValueError("points must be sorted by latency, slowest first")
+        items: list[Unpruned | Point] = [self.unpruned, *self.points]
+        if len({item.latency.median_ms is None for item in items}) > 1:
+            raise ValueError("latencies must have been measured for all points and the unpruned model, or for none")
+        if "energy" in self.objectives and any(item.energy is None for item in items):
+            raise ValueError("where energy is an objective, every point must have one")
         for name, tokens in [("unpruned", self.unpruned.tokens)] + [(p.id, p.tokens) for p in self.points]:
             if len(tokens) != self.model.depth:
                 raise ValueError(
@@ -225,10 +274,15 @@ class Front(_Record):
         """Return the point of that id, or None."""
         return next((p for p in self.points if p.id == point_id), None)
 
+    @property
+    def measured(self) -> bool:
+        """Whether latencies were measured end to end on the device, not only predicted."""
+        return self.unpruned.latency.median_ms is not None
+
     def within_budget(self) -> list[Point]:
-        """Return the points whose measured median latency meets the budget (all, when there is none)."""
-        limit = self.budget.limit_ms if self.budget else float("inf")
-        return [p for p in self.points if p.latency.median_ms <= limit]
+        """Return the points that meet the budget (all, when there is none)."""
+        budget = self.budget
+        return [p for p in self.points if budget is None or cost_of(p, budget.unit) <= budget.limit]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain JSON form, as in the file."""
@@ -263,6 +317,25 @@ class Front(_Record):
             return cls.model_validate(data)
         except ValidationError as error:
             raise CorruptFileError(f"{path}: {_first_error(error)}: {_REWRITE}") from None
+
+
+def cost_of(item: Unpruned | Point, unit: str) -> float:
+    """Latency of a batch in `ms`, or energy of one input in `mJ`, as `Budget` bounds them.
+
+    Raises:
+        PruneSearchError: if energy is asked for and was not part of the study.
+    """
+    if unit == "ms":
+        return item.latency.ms
+    if item.energy is None:
+        raise PruneSearchError("this study knows no energies: run it with --objective energy on a device that has them")
+    return item.energy.mj
+
+
+def trust(table: CostTable) -> str:
+    """What every cost that was not measured says of itself: `estimated ±20 %`, or `from profile 'x' ±1.2 %`."""
+    what = "estimated" if table.status == "estimated" else table.source
+    return f"{what} ±{100 * table.mape:.2g} %"
 
 
 def _check_header(path: str | os.PathLike[str], data: Any) -> None:

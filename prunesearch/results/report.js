@@ -3,7 +3,14 @@
 const { front, trials, pictures, texts, python, schedules, commands } = JSON.parse(document.getElementById("data").textContent);
 const points = front.points;
 const base = front.unpruned;
-const how = front.cost_table.status; // an estimated latency is never called measured
+// a latency that was not measured is never called so: points carry nulls there, and say where the number comes from
+const isMeasured = base.latency.median_ms !== null;
+const how = isMeasured ? "measured" : front.cost_table.status === "estimated"
+  ? `estimated ±${(100 * front.cost_table.mape).toPrecision(2)} %` : front.cost_table.source;
+const latency = (item) => (isMeasured ? item.latency.median_ms : item.latency.predicted_ms);
+const low = (item) => (isMeasured ? item.latency.p10_ms : item.latency.predicted_ms * (1 - front.cost_table.mape));
+const high = (item) => (isMeasured ? item.latency.p90_ms : item.latency.predicted_ms * (1 + front.cost_table.mape));
+const budgetMs = front.budget && front.budget.unit === "ms" ? front.budget.limit : null;
 const narrow = matchMedia("(max-width: 30rem)");
 let chosen = front.verdict.point || (points.length ? points[Math.floor((points.length - 1) / 2)].id : null);
 
@@ -19,7 +26,11 @@ const signed = (x) => {
 const breakable = (name) => name.replaceAll("_", "_\u200b"); // long names may wrap on a phone
 const gmacs = (x) => (x >= 0.1 ? x.toFixed(2) : x.toFixed(3));
 const range = (i) => `${percent(i.low)} to ${percent(i.high)} %`;
-const spread = (l) => `${ms(l.p10_ms)} to ${ms(l.p90_ms)} ms`;
+const spread = (item) => `${ms(low(item))} to ${ms(high(item))} ms`;
+const joules = (item) => {
+  const e = item.energy;
+  return e.measured ? `${e.measured.value.toPrecision(3)} mJ (${e.measured.low.toPrecision(3)} to ${e.measured.high.toPrecision(3)})` : `${e.predicted_mj.toPrecision(3)} mJ predicted`;
+};
 const metric = front.task.metric;
 // Plotly reads a little markup in its texts.
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
@@ -52,18 +63,18 @@ const bars = (values, lows, highs, color) => ({
 });
 
 function measured(items, name, marker, hover, extra = {}) {
-  const x = items.map((p) => p.latency.median_ms);
+  const x = items.map(latency);
   const y = items.map((p) => 100 * p.quality.value);
   return {
     type: "scatter", mode: "markers+text", name, x, y, marker, hovertext: hover, hoverinfo: "text", cliponaxis: false,
-    error_x: bars(x, items.map((p) => p.latency.p10_ms), items.map((p) => p.latency.p90_ms), css("--faint")),
+    error_x: bars(x, items.map(low), items.map(high), css("--faint")),
     error_y: bars(y, items.map((p) => 100 * p.quality.low), items.map((p) => 100 * p.quality.high), css("--faint")),
     textposition: "top left", textfont: { color: css("--text") }, ...extra,
   };
 }
 
 const hoverPoint = (p) =>
-  `<b>${plain(p.id)}</b>  ${p.speedup.toFixed(2)}× faster<br>${ms(p.latency.median_ms)} ms ${how} (${spread(p.latency)})<br>` +
+  `<b>${plain(p.id)}</b>  ${p.speedup.toFixed(2)}× faster<br>${ms(latency(p))} ms ${plain(how)} (${spread(p)})<br>` +
   `${ms(p.latency.predicted_ms)} ms predicted<br>${plain(metric)} ${percent(p.quality.value)} % (${range(p.quality)})<br>` +
   `change ${signed(p.difference.value)} points<br>${plain(schedules[p.id]).replaceAll(" &gt; ", "<br>")}`;
 
@@ -71,9 +82,9 @@ const hoverPoint = (p) =>
 function frame() {
   const all = [base, ...points];
   const pad = (low, high) => [low - 0.1 * (high - low || 1), high + 0.1 * (high - low || 1)];
-  const limit = front.budget ? [front.budget.limit_ms] : [];
+  const limit = budgetMs === null ? [] : [budgetMs];
   return {
-    x: pad(Math.min(...all.map((p) => p.latency.p10_ms), ...limit), Math.max(...all.map((p) => p.latency.p90_ms), ...limit)),
+    x: pad(Math.min(...all.map(low), ...limit), Math.max(...all.map(high), ...limit)),
     y: pad(Math.min(...all.map((p) => 100 * p.quality.low)), Math.max(...all.map((p) => 100 * p.quality.high))),
   };
 }
@@ -92,7 +103,7 @@ function drawFront() {
         (typeof t.kl === "number" ? `<br>KL ${t.kl.toPrecision(3)}` : "")),
     },
     measured([base], "unpruned", { color: css("--card"), size: 11, symbol: "diamond", line: { color: css("--text"), width: 2 } },
-      [`<b>unpruned</b><br>${ms(base.latency.median_ms)} ms (${spread(base.latency)})<br>${plain(metric)} ${percent(base.quality.value)} % (${range(base.quality)})`],
+      [`<b>unpruned</b><br>${ms(latency(base))} ms (${spread(base)})<br>${plain(metric)} ${percent(base.quality.value)} % (${range(base.quality)})`],
       { text: ["unpruned"], textposition: "bottom left" }),
     measured(points, "front", {
       color: points.map((p) => (p.id === chosen ? accent : css("--card"))), size: points.map((p) => (p.id === chosen ? 15 : 10)),
@@ -101,15 +112,15 @@ function drawFront() {
   ];
   const view = frame();
   const shapes = [], annotations = [];
-  if (front.budget) {
-    const x = front.budget.limit_ms;
+  if (budgetMs !== null) {
+    const x = budgetMs;
     shapes.push({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: css("--warm"), width: 1.5, dash: "dot" } });
     annotations.push({ x, y: 1, yref: "paper", yanchor: "bottom", showarrow: false, font: { color: css("--warm") },
       text: plain(front.budget.text.endsWith("ms") ? `budget ${front.budget.text}` : `budget ${front.budget.text} = ${ms(x)} ms`) });
   }
   draw("front-plot", traces, {
     uirevision: "front", shapes, annotations,
-    xaxis: { title: { text: `latency of a batch of ${front.conditions.batch_size}, ms` }, range: view.x },
+    xaxis: { title: { text: `latency of a batch of ${front.conditions.batch_size}, ms${isMeasured ? "" : `, ${plain(how)}`}` }, range: view.x },
     yaxis: { title: { text: `${plain(metric)}, %` }, range: view.y },
   });
   $("plot-hint").textContent = tried.length ? "Grey: trials, by predicted latency and calibration split; drag to zoom, double-click for all." : "";
@@ -137,15 +148,17 @@ function drawTokens() {
 }
 
 function drawPredicted() {
+  $("predicted-plot").hidden = !isMeasured; // nothing to compare with
+  if (!isMeasured) return;
   const all = [base, ...points];
   const x = all.map((p) => p.latency.predicted_ms);
-  const y = all.map((p) => p.latency.median_ms);
-  const low = 0.94 * Math.min(...x, ...y), high = 1.06 * Math.max(...x, ...y);
+  const y = all.map(latency);
+  const least = 0.94 * Math.min(...x, ...y), most = 1.06 * Math.max(...x, ...y);
   draw("predicted-plot", [
-    { type: "scatter", mode: "lines", x: [low, high], y: [low, high], line: { color: css("--faint"), dash: "dot", width: 1.5 }, hoverinfo: "skip" },
+    { type: "scatter", mode: "lines", x: [least, most], y: [least, most], line: { color: css("--faint"), dash: "dot", width: 1.5 }, hoverinfo: "skip" },
     {
       type: "scatter", mode: "markers", x, y, hoverinfo: "text", marker: { color: css("--accent"), size: 9 },
-      error_y: bars(y, all.map((p) => p.latency.p10_ms), all.map((p) => p.latency.p90_ms), css("--faint")),
+      error_y: bars(y, all.map(low), all.map(high), css("--faint")),
       hovertext: all.map((p, i) => `<b>${plain(p.id || "unpruned")}</b><br>${ms(x[i])} ms predicted<br>${ms(y[i])} ms ${how} (${signed(y[i] / x[i] - 1)} %)`),
     },
   ], {
@@ -187,7 +200,9 @@ function showDetails() {
   if (!point) return box.replaceChildren(el("p", { className: "muted", textContent: "No schedule is on the front: keep the model as it is." }));
   const facts = el("dl", { className: "facts" });
   fact(facts, `speed-up, ${how}`, `${point.speedup.toFixed(2)}×`, `${gmacs(point.gmacs)} of ${gmacs(base.gmacs)} GMACs`);
-  fact(facts, "latency, median", `${ms(point.latency.median_ms)} ms`, `p10–p90: ${spread(point.latency)}; predicted ${ms(point.latency.predicted_ms)} ms`);
+  fact(facts, isMeasured ? "latency, median" : `latency, ${how}`, `${ms(latency(point))} ms`,
+    isMeasured ? `p10–p90: ${spread(point)}; predicted ${ms(point.latency.predicted_ms)} ms` : `${spread(point)}; not re-measured`);
+  if (point.energy) fact(facts, "energy of one input", joules(point), `unpruned: ${joules(base)}`);
   fact(facts, `${metric}, holdout`, `${percent(point.quality.value)} %`, range(point.quality));
   fact(facts, "change, paired", `${signed(point.difference.value)} points`, `${signed(point.difference.low)} to ${signed(point.difference.high)}`);
   fact(facts, "same answer as unpruned", `${percent(point.fidelity.agreement)} %`, "of the holdout rows");
@@ -201,8 +216,8 @@ function showDetails() {
 }
 
 function showTable() {
-  const head = row([["point"], ["speed-up", 1], ["latency, ms", 1], ["p10–p90", 1], [`${metric}, %`, 1], ["95 %", 1], ["change", 1], ["GMACs", 1], ["schedule"]], "th");
-  const cells = (p) => [[ms(p.latency.median_ms), 1], [`${ms(p.latency.p10_ms)}–${ms(p.latency.p90_ms)}`, 1],
+  const head = row([["point"], ["speed-up", 1], [`latency, ms${isMeasured ? "" : `, ${how}`}`, 1], [isMeasured ? "p10–p90" : "range", 1], [`${metric}, %`, 1], ["95 %", 1], ["change", 1], ["GMACs", 1], ["schedule"]], "th");
+  const cells = (p) => [[ms(latency(p)), 1], [`${ms(low(p))}–${ms(high(p))}`, 1],
     [percent(p.quality.value), 1], [`${percent(p.quality.low)}–${percent(p.quality.high)}`, 1]];
   const body = el("tbody", {}, row([["unpruned"], ["1.00×", 1], ...cells(base), ["", 1], [gmacs(base.gmacs), 1], [""]]));
   for (const p of points) {
@@ -265,21 +280,22 @@ function render() {
 function showConditions() {
   const c = front.conditions, d = front.device, t = front.cost_table, s = front.search;
   const extra = Object.entries(d).filter(([k, v]) => !["name", "kind", "threads"].includes(k) && v !== null).map(([k, v]) => `${k} ${v}`).join(", ");
-  $("status").textContent = t.status;
+  $("status").textContent = isMeasured ? t.status : how;
   if (t.status === "estimated") $("status").classList.add("estimated");
   const threads = c.threads ? `, ${c.threads} threads` : "";
   $("where").textContent = `${front.model.id} on ${d.name} (${d.kind}${threads}), batch ${c.batch_size}, ${c.dtype}, ${c.attention}, ${c.tokens} tokens`;
-  $("table-error").textContent = `Cost table ${t.status}: mean error ${percent(t.mape)} %, worst ${percent(t.worst)} %, rank correlation ${t.rank_correlation.toFixed(3)} on ${t.schedules} schedules it had not seen.` + (t.noisy ? ` The machine was noisy (${percent(t.noise, 0)} %).` : "");
+  $("table-error").textContent = `Cost table ${t.status} (${t.source}): mean error ${percent(t.mape)} %, worst ${percent(t.worst)} %, rank correlation ${t.rank_correlation.toFixed(3)}, against ${t.against} (${t.schedules}).` + (t.noisy && t.noise !== null ? ` The machine was noisy (${percent(t.noise, 0)} %).` : "");
   const rows = [
     ["model", `${front.model.id} (${front.model.class}, ${front.model.depth} blocks, ${front.model.tokens} tokens, ${front.model.protected} protected)`],
     ["task", `${front.task.name}: ${metric} on ${front.task.holdout} holdout rows; the search saw ${front.task.calibration} calibration rows`],
     ["data", front.task.notes.join("; ")],
     ["device", `${d.name} (${d.kind}${threads}); ${extra}`],
     ["latency", `batch ${c.batch_size}, ${c.dtype}, ${c.attention} attention, ${c.mode} mode, ${c.tokens} tokens`],
-    ["cost table", `${t.status}, ${t.cells} cells in ${t.seconds.toFixed(0)} s, noise ${percent(t.noise)} %${t.noisy ? " (noisy machine)" : ""}`],
-    ["budget", front.budget ? `${front.budget.text} = ${ms(front.budget.limit_ms)} ms` : "none"],
+    ["cost table", `${t.status}, ${t.source}, ${t.cells} cells in ${t.seconds.toFixed(0)} s${t.noise === null ? "" : `, noise ${percent(t.noise)} %`}${t.noisy ? " (noisy machine)" : ""}`],
+    ["fitted to this model", t.notes.join("; ")],
+    ["budget", front.budget ? `${front.budget.text} = ${ms(front.budget.limit)} ${front.budget.unit}` : "none"],
     ["search", `${s.sampler}, ${s.trials} trials (${s.seeds} seeds, ${s.failed} failed), ${Number(s.evaluations.toFixed(1))} model evaluations, ${s.seconds.toFixed(0)} s`],
-    ["front", `${points.length} points; ${front.dropped} dropped as dominated once measured end to end`],
+    ["front", `${points.length} points; ${front.dropped} dropped as dominated once ${isMeasured ? "measured end to end" : "judged on held-out data"}`],
     ["made", `${front.created} by prunesearch ${front.prunesearch}`],
   ];
   for (const [name, value] of rows) if (value) $("conditions").append(el("dt", { textContent: name }), el("dd", { textContent: value }));

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 from prunesearch.core.files import write_text_atomic
 from prunesearch.results.front import Front, Point
+from prunesearch.results.page import fill_template, inert_json, plotly_js, resource
 from prunesearch.results.show import export_command, short_schedule
 
 
@@ -55,13 +53,12 @@ def report_html(
     parts = {
         "title": html.escape(front.study),
         "verdict": html.escape(front.verdict.text),
-        "style": _resource("report.css"),
-        "data": _inert(data),
-        "plotly": _plotly(),
-        "script": _resource("report.js"),
+        "style": resource("report.css"),
+        "data": inert_json(data),
+        "plotly": plotly_js(),
+        "script": resource("report.js"),
     }
-    # One pass, so that no part is searched for the names of the others.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _resource("report_template.html"))
+    return fill_template("report_template.html", parts)
 
 
 def python_lines(point: Point) -> str:
@@ -84,23 +81,3 @@ _TRIAL_FIELDS = ("number", "predicted_ms", "kl", "quality")
 def _finite(value: Any) -> Any:
     """JSON has no NaN and no infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _inert(data: Any) -> str:
-    """JSON that cannot end its script element, whatever the names in it are."""
-    text = json.dumps(data, allow_nan=False)
-    for sign, escape in {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}.items():
-        text = text.replace(sign, escape)
-    return text
-
-
-def _plotly() -> str:
-    """The plotly.js that comes with the Python package, about 4.8 MB."""
-    from plotly.offline.offline import get_plotlyjs
-
-    text: str = get_plotlyjs()  # type: ignore[no-untyped-call]
-    return text
-
-
-def _resource(name: str) -> str:
-    return resources.files("prunesearch.results").joinpath(name).read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prunesearch.results.front import Front, Interval, Latency, Point, Unpruned
+from prunesearch.results.front import Energy, Front, Interval, Latency, Point, Unpruned, trust
 
 _BARS = "▁▂▃▄▅▆▇█"
 _UNBOUNDED = 1000  # columns; wider than any table here
@@ -51,14 +51,17 @@ def _header(front: Front) -> list[Text]:
         f"{front.task.metric} on {front.task.holdout:,} holdout rows",
         "dim",
     )
-    trust = Text("cost table: ")
-    trust.append(table.status, "bold yellow" if table.status == "estimated" else "")
-    trust.append(
+    said = Text("cost table: ")
+    said.append(table.status, "bold yellow" if table.status == "estimated" else "")
+    said.append(
         f", mean error {table.mape:.1%}, worst {table.worst:.1%}, rank {table.rank_correlation:.3f} "
-        f"({table.schedules} schedules)"
+        f"({table.schedules} {'public measurements' if table.status == 'estimated' else 'schedules'})"
     )
-    lines = [title, how, trust]
-    if table.noisy:
+    lines = [title, how, said]
+    if not front.measured:
+        lines.append(Text(f"nothing below was measured on {front.device.name}: {trust(table)}", "yellow"))
+    lines += [Text(note, "dim") for note in table.notes]
+    if table.noisy and table.noise is not None:
         lines.append(
             Text(
                 f"noisy machine: repeated measurements differ by {table.noise:.0%}; close other programs",
@@ -74,17 +77,20 @@ def _points_table(front: Front, *, gmacs: bool = True) -> Table:
     The last column is the one that a narrow terminal can do without: it is no result of a measurement.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    estimated = "est. " if front.cost_table.status == "estimated" else ""
     table.add_column("", no_wrap=True)
     table.add_column("speed", justify="right", no_wrap=True)
-    table.add_column(f"{estimated}ms, p10–p90", no_wrap=True)
+    table.add_column("ms, p10–p90" if front.measured else f"ms, {trust(front.cost_table)}", no_wrap=True)
+    with_energy = front.unpruned.energy is not None
+    if with_energy:
+        table.add_column("mJ an input" if front.measured else "mJ, predicted", no_wrap=True)
     table.add_column(f"{front.task.metric}, %", no_wrap=True)
     table.add_column("change, 95 %", no_wrap=True)
     if gmacs:
         table.add_column("GMACs", justify="right", no_wrap=True)
 
     def add(name: str, speed: float, item: Unpruned | Point, change: str, style: str) -> None:
-        row = [name, f"{speed:.2f}×", _latency(item.latency), _quality(item.quality), change]
+        energy = [_energy(item.energy)] if with_energy else []
+        row = [name, f"{speed:.2f}×", _latency(item.latency), *energy, _quality(item.quality), change]
         table.add_row(*row, *([_gmacs(item.gmacs)] if gmacs else []), style=style)
 
     add("unpruned", 1.0, front.unpruned, "", "dim")
@@ -133,10 +139,11 @@ def _footer(front: Front) -> list[Text]:
     lines = []
     if front.budget is not None:
         count = f"{len(front.within_budget())} of {len(front.points)} points meet it"
-        lines.append(Text(f"budget   {front.budget.text} = {front.budget.limit_ms:.2f} ms: {count}"))
+        lines.append(Text(f"budget   {front.budget.text} = {front.budget.limit:.2f} {front.budget.unit}: {count}"))
     if front.dropped:
         plural = "point" if front.dropped == 1 else "points"
-        lines.append(Text(f"dropped  {front.dropped} {plural}, dominated once measured end to end", "dim"))
+        why = "once measured end to end" if front.measured else "on held-out data"
+        lines.append(Text(f"dropped  {front.dropped} {plural}, dominated {why}", "dim"))
     lines.append(Text.assemble("verdict  ", (front.verdict.text, "bold")))
     if front.points:
         lines.append(Text(f"next     {export_command(front, suggested_pick(front))}"))
@@ -172,9 +179,19 @@ def _mark(point: Point, front: Front) -> str:
 
 
 def _latency(latency: Latency) -> str:
-    """Three significant digits: what a median on a shared machine carries."""
-    places = 0 if latency.median_ms >= 100 else 1 if latency.median_ms >= 10 else 2
-    return f"{latency.median_ms:.{places}f} ({latency.p10_ms:.{places}f}–{latency.p90_ms:.{places}f})"
+    """Three significant digits: what a median on a shared machine carries. Without samples, the prediction alone."""
+    places = 0 if latency.ms >= 100 else 1 if latency.ms >= 10 else 2
+    text = f"{latency.ms:.{places}f}"
+    if latency.p10_ms is None or latency.p90_ms is None:
+        return text
+    return f"{text} ({latency.p10_ms:.{places}f}–{latency.p90_ms:.{places}f})"
+
+
+def _energy(energy: Energy | None) -> str:
+    if energy is None:
+        return ""
+    low_high = "" if energy.measured is None else f" ({energy.measured.low:.3g}–{energy.measured.high:.3g})"
+    return f"{energy.mj:.3g}{low_high}"
 
 
 def _quality(quality: Interval) -> str:
@@ -194,7 +211,7 @@ def _signed(fraction: float) -> str:
 
 
 def front_plot(front: Front, width: int = 60, height: int = 12) -> str:
-    """Quality (up) against median latency (right), drawn in characters.
+    """Quality (up) against latency (right), drawn in characters.
 
     Args:
         front: the front of a study.
@@ -207,10 +224,10 @@ def front_plot(front: Front, width: int = 60, height: int = 12) -> str:
     margin = 6
     columns, rows = max(width, 30) - margin - 1, max(height, 3)
     base = front.unpruned
-    marks = [(base.latency.median_ms, base.quality.value, "U")] + [
-        (p.latency.median_ms, p.quality.value, "*" if p.id == front.verdict.point else "o") for p in front.points
+    marks = [(base.latency.ms, base.quality.value, "U")] + [
+        (p.latency.ms, p.quality.value, "*" if p.id == front.verdict.point else "o") for p in front.points
     ]
-    limit = front.budget.limit_ms if front.budget else None
+    limit = front.budget.limit if front.budget and front.budget.unit == "ms" else None
     x_low, x_high = _span([x for x, _, _ in marks] + ([limit] if limit else []))
     y_low, y_high = _span([y for _, y, _ in marks])
     grid = [[" "] * columns for _ in range(rows)]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
 from prunesearch.core.files import write_text_atomic
+
+if TYPE_CHECKING:
+    from prunesearch.results.front import Front
 
 DEFAULT_ROOT = Path("studies")
 _MARKERS = ("config.yaml", "study.db", "front.json")
@@ -154,3 +157,17 @@ def resolve_study(name_or_path: str, root: str | os.PathLike[str] = DEFAULT_ROOT
             "give a study's name, or the folder that a run wrote"
         )
     return study
+
+
+def load_front(study: str, root: str | os.PathLike[str] = DEFAULT_ROOT) -> tuple[StudyFolder, Front]:
+    """The folder and the front of a study, given as `resolve_study` takes it.
+
+    Raises:
+        PruneSearchError: if there is no such study, or it has no front yet.
+    """
+    from prunesearch.results.front import Front
+
+    folder = resolve_study(study, root)
+    if not folder.front.exists():
+        raise PruneSearchError(f"study '{folder.name}' has no front yet: run it to the end with the same command")
+    return folder, Front.load(folder.front)

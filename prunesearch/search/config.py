@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prunesearch.core.budget import Budget
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.cost.modes import MODES
 from prunesearch.search.samplers import SAMPLERS
 
 # Settings that may differ when a study is resumed: they change how long it goes on, not what its trials mean.
@@ -22,12 +24,15 @@ class RunConfig(BaseModel):
         data: file, folder or Hub id, or `calibration,holdout`.
         task: a name in `prunesearch.tasks.TASKS`, or auto.
         columns: data columns by role (image, text, text_pair, label).
-        device: cpu, cuda or cuda:N.
-        budget: `10ms`, `60%` or `2x`; None: the whole front.
+        device: cpu, cuda or cuda:N, measured now; or the name of a profile (`prunesearch devices`).
+        budget: `10ms`, `40mJ`, `60%` or `2x`; None: the whole front.
+        objectives: what is minimised beside the loss of quality: latency, energy or both; the first one is bounded by
+            shares and speed-ups. None: latency, or energy where the budget is one.
         batch_size: rows in a batch whose latency is measured.
         eval_batch_size: rows in a batch whose quality is measured.
         dtype: of the model's weights and activations.
-        attention: sdpa or eager.
+        attention: a name in `tasks.models.ATTENTIONS`.
+        mode: how forwards are executed, a name in `cost.modes.MODES`.
         length: tokens in a text whose latency is measured; None: from the data.
         space: YAML file of the search space; None: search_spaces/default.yaml.
         sampler: a name in `SAMPLERS`.
@@ -38,6 +43,8 @@ class RunConfig(BaseModel):
         search_samples: calibration rows that a trial is evaluated on.
         sensitivity_samples: of them, rows that the one-stage sensitivities are measured on.
         table_seconds: time for measuring the cost table.
+        patience_s: how long to wait for a busy CPU before measuring.
+        energy_window_s: length of a window over which energy is measured.
         front_points: candidates that go to the holdout split and are re-measured.
         seed: of everything random.
     """
@@ -50,10 +57,12 @@ class RunConfig(BaseModel):
     columns: dict[str, str] = Field(default_factory=dict)
     device: str = "cpu"
     budget: str | None = None
+    objectives: list[str] | None = None
     batch_size: int = Field(default=8, ge=1)
     eval_batch_size: int = Field(default=64, ge=1)
     dtype: str = "float32"
     attention: str = "sdpa"
+    mode: str = "eager"
     length: int | None = Field(default=None, ge=8)
     space: str | None = None
     sampler: str = "tpe"
@@ -65,6 +74,8 @@ class RunConfig(BaseModel):
     search_samples: int = Field(default=1024, ge=8)
     sensitivity_samples: int = Field(default=128, ge=8)
     table_seconds: float = Field(default=50.0, gt=0)
+    patience_s: float = Field(default=30.0, ge=0)
+    energy_window_s: float = Field(default=5.0, ge=5)
     front_points: int = Field(default=12, ge=1)
     seed: int = Field(default=0, ge=0)
 
@@ -83,12 +94,30 @@ class RunConfig(BaseModel):
             name = str(first["loc"][0]) if first["loc"] else "setting"
             raise PruneSearchError(f"`{name}`: {first['msg'].lower()}, but got {first.get('input')!r}") from None
         SAMPLERS.entry(config.sampler)
-        if config.budget is not None:
-            Budget.parse(config.budget)
+        MODES.entry(config.mode)
+        budget = None if config.budget is None else Budget.parse(config.budget)
+        if config.objectives is None:
+            by_budget = "energy" if budget is not None and budget.kind == "energy" else "latency"
+            config = config.model_copy(update={"objectives": [by_budget]})
         if (config.model is None) != (config.data is None):
             missing, given_one = ("--data", "--model") if config.data is None else ("--model", "--data")
             raise PruneSearchError(f"{given_one} needs {missing} beside it; neither of them: the bundled demo")
         return config
+
+    @property
+    def minimised(self) -> list[str]:
+        """The objectives beside the loss of quality."""
+        return self.objectives or ["latency"]
+
+    @property
+    def parsed_budget(self) -> Budget | None:
+        """The budget, read."""
+        return None if self.budget is None else Budget.parse(self.budget)
+
+    @property
+    def space_path(self) -> Path | None:
+        """The space file; None for the default space."""
+        return None if self.space is None else Path(self.space)
 
     def check_resumes(self, before: dict[str, Any], study: str) -> None:
         """Raise if a study that was begun with the settings `before` cannot go on with these."""

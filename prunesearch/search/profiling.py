@@ -8,7 +8,7 @@ import platform
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +18,39 @@ from torch import nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, kept_count
 from prunesearch.cost.build import conditions_of, describe_shape
+from prunesearch.cost.counters import Unavailable
 from prunesearch.cost.device import describe_device
+from prunesearch.cost.energy import EnergyMeter
+from prunesearch.cost.energy_schedules import fit_table_energy, open_meter
 from prunesearch.cost.modes import MODES
 from prunesearch.cost.profile import Energy, OutOfMemory, Profile, check_profile_name, user_root
 from prunesearch.cost.records import Shape
 from prunesearch.cost.table import CostTable
 from prunesearch.cost.validate import UNSEEN, measure_table
 from prunesearch.cost.walk import borrowed
-from prunesearch.pruning.apply import NO_BIAS
+from prunesearch.pruning.apply import runnable
 from prunesearch.search.progress import Reporter
 from prunesearch.search.space import SpaceFile
 from prunesearch.tasks.base import Inputs
-from prunesearch.tasks.models import check_device, check_dtype
+from prunesearch.tasks.models import check_attention, check_device, check_dtype
 from prunesearch.tasks.shapes import SHAPES, load_shape, random_inputs
 
-ATTENTIONS = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
 _LEAST_KEEP = 0.05  # of the reducible tokens: a margin below what spaces ask for
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a table is measured, on how many token counts, and how often at least each unseen schedule runs."""
+    """How long a table is measured, on how many token counts, how often at least each unseen schedule runs, and over
+    how many windows energy is.
+    """
 
     seconds: float
     counts: int
     rounds: int
+    windows: int
 
 
-EFFORTS = {"quick": Effort(15.0, 9, 3), "normal": Effort(45.0, 14, 5), "full": Effort(150.0, 64, 8)}
+EFFORTS = {"quick": Effort(15.0, 9, 3, 2), "normal": Effort(45.0, 14, 5, 3), "full": Effort(150.0, 64, 8, 5)}
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,6 @@ class ProfileConfig:
     redo: bool = False
     root: Path | None = None
     patience_s: float = 60.0
-    facts: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def check(self) -> None:
         """Raise `PruneSearchError` for what cannot be measured, before anything is."""
@@ -90,8 +94,7 @@ class ProfileConfig:
         MODES.entry(self.mode)
         if self.mode == "cuda-graph" and not self.device.startswith("cuda"):
             raise PruneSearchError(f"mode 'cuda-graph' needs a CUDA device, but got --device {self.device}: use eager")
-        if self.attention not in ATTENTIONS:
-            raise PruneSearchError(f"attention must be one of {', '.join(ATTENTIONS)}, but got '{self.attention}'")
+        check_attention(self.attention)
         for rows in self.batch_sizes:
             if rows < 1:
                 raise PruneSearchError(f"`batch size >= 1` must hold, but got {rows}")
@@ -99,10 +102,10 @@ class ProfileConfig:
             check_profile_name(self.name)
 
 
-def profile(config: ProfileConfig, reporter: Reporter) -> Profile:
+def profile(config: ProfileConfig, reporter: Reporter, meter: EnergyMeter | None = None) -> Profile:
     """Measure every model, dtype and batch size that the profile lacks; each table is written when it is done.
 
-    Interrupted, the same call goes on where it was.
+    Interrupted, the same call goes on where it was. `meter`: of the device's energy; None opens its own if asked for.
 
     Raises:
         PruneSearchError: for bad input, in one line.
@@ -111,10 +114,25 @@ def profile(config: ProfileConfig, reporter: Reporter) -> Profile:
     found = open_profile(config)
     cells = list(itertools.product(config.models, config.dtypes, config.batch_sizes))
     reporter.say(f"profile {found.name}: {len(cells)} tables on {found.device['name']}, {_bound(config, len(cells))}")
-    for number, (model, dtype, rows) in enumerate(cells, start=1):
+    meter = _energy_meter(config, found, reporter, meter) if config.energy else None
+    for number, cell in enumerate(cells, start=1):
+        model, dtype, rows = cell
         label = f"[{number}/{len(cells)}] {model}, batch {rows}, {dtype}"
-        _measure_cell(config, found, model, dtype, rows, label, reporter)
+        _measure_cell(config, found, meter, cell, label, reporter)
     return found
+
+
+def _energy_meter(
+    config: ProfileConfig, found: Profile, reporter: Reporter, meter: EnergyMeter | None
+) -> EnergyMeter | None:
+    """The meter of the device; where there is none, the profile says why, and latency is measured all the same."""
+    opened = meter or open_meter(config.device)
+    if isinstance(opened, Unavailable):
+        found.energy = Energy(status="unavailable", reason=opened.reason)
+        reporter.say(f"energy is unavailable: {opened.reason}")
+        return None
+    found.energy = Energy(status="measured", source=f"{opened.counter.name} ({opened.counter.covers})")
+    return opened
 
 
 def _bound(config: ProfileConfig, cells: int) -> str:
@@ -158,21 +176,16 @@ def grid(shape: Shape, counts: int) -> list[int]:
     return sorted(n for n in asked | set(even) if shape.protected < n < shape.tokens)
 
 
-def methods_for(attention: str) -> list[str]:
-    """The default space's methods that an attention kernel can run."""
-    from prunesearch.core.registry import MERGES
-    from prunesearch.core.schedule import parse_method
-
-    methods = SpaceFile.load(None).methods()
-    if ATTENTIONS[attention] in NO_BIAS:
-        return [m for m in methods if not MERGES.entry(parse_method(m)[1]).makes_sizes]
-    return methods
-
-
 def _measure_cell(
-    config: ProfileConfig, found: Profile, model: str, dtype: str, rows: int, label: str, reporter: Reporter
+    config: ProfileConfig,
+    found: Profile,
+    meter: EnergyMeter | None,
+    cell: tuple[str, str, int],
+    label: str,
+    reporter: Reporter,
 ) -> None:
-    attention = ATTENTIONS[config.attention]
+    model, dtype, rows = cell
+    attention = check_attention(config.attention)
     built = load_shape(model, attention=attention, dtype=check_dtype(dtype), device=config.device)
     shape, conditions = _facts(built, random_inputs(built, 1, config.length), rows, config.mode)
     if found.has(shape, conditions) and not config.redo:
@@ -180,7 +193,7 @@ def _measure_cell(
         return
     started = time.monotonic()
     try:
-        table = _measure(config, built, random_inputs(built, rows, config.length), shape, label, reporter)
+        table = _measure(config, built, random_inputs(built, rows, config.length), shape, meter, label, reporter)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -188,8 +201,7 @@ def _measure_cell(
         found.save()
         reporter.say(f"{label}: out of memory, recorded as such")
         return
-    table = table.model_copy(update={"model": _name(model)})
-    found.put(table)
+    found.put(CostTable(**{**dict(table), "model": _name(model), "source": f"profile '{found.name}'"}))
     reporter.say(f"{label}: {describe(table)} ({time.monotonic() - started:.0f} s)")
 
 
@@ -206,23 +218,41 @@ def _facts(built: nn.Module, one: Inputs, rows: int, mode: str) -> tuple[Shape, 
 
 
 def _measure(
-    config: ProfileConfig, built: nn.Module, inputs: Inputs, shape: Shape, label: str, reporter: Reporter
+    config: ProfileConfig,
+    built: nn.Module,
+    inputs: Inputs,
+    shape: Shape,
+    meter: EnergyMeter | None,
+    label: str,
+    reporter: Reporter,
 ) -> CostTable:
-    effort = EFFORTS[config.effort]
+    effort, quiet = EFFORTS[config.effort], reporter.quiet or not reporter.console.is_terminal
     bar_label = label.partition("] ")[2]
-    return measure_table(
+    methods = runnable(SpaceFile.load(None).methods(), check_attention(config.attention))
+    table = measure_table(
         built,
         inputs,
         counts=grid(shape, effort.counts),
-        methods=methods_for(config.attention),
+        methods=methods,
         time_budget_s=effort.seconds,
-        quiet=reporter.quiet or not reporter.console.is_terminal,
+        quiet=quiet,
         mode=config.mode,
         unseen=UNSEEN,
         min_rounds=effort.rounds,
         patience_s=config.patience_s,
         label=f"measuring {bar_label}",
     )
+    if meter is None:
+        return table
+    fit = fit_table_energy(table, meter, built, inputs, methods=methods, repeats=effort.windows, quiet=quiet)
+    return CostTable(**{**dict(table), "energy": fit})
+
+
+def plot_profile(found: Profile, path: Path) -> None:
+    """Write the latency-token curves of all tables of a profile: `.html` or `.png`."""
+    from prunesearch.results.curves import write_curves
+
+    write_curves(path, [found.read(entry) for entry in found.tables], found.name)
 
 
 def describe(table: CostTable) -> str:

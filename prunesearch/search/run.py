@@ -6,22 +6,28 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prunesearch.core.budget import Budget
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.counters import Unavailable
+from prunesearch.cost.energy import EnergyMeter
+from prunesearch.cost.energy_costs import EnergyCosts
+from prunesearch.cost.energy_schedules import FITTED, fit_table_energy, open_meter
+from prunesearch.cost.plateaus import block_curve, plateaus
 from prunesearch.cost.table import CostTable
-from prunesearch.pruning.apply import Handle, apply_
+from prunesearch.pruning.apply import Handle, apply_, runnable
 from prunesearch.results.front import Front, SearchInfo
 from prunesearch.results.store import DEFAULT_ROOT, StudyFolder
 from prunesearch.search.config import RunConfig
 from prunesearch.search.evaluate import Evaluator
 from prunesearch.search.finish import Finish
 from prunesearch.search.measure import cost_table
+from prunesearch.search.objectives import Objective, make_objectives, needs_energy
 from prunesearch.search.progress import Reporter
-from prunesearch.search.seeds import Seed, solve
+from prunesearch.search.seeds import Costs, Seed, solve, spread
 from prunesearch.search.sensitivity import Sensitivities, measure_sensitivities, screen_methods, screening_sites
 from prunesearch.search.space import Space, SpaceFile
 from prunesearch.search.study import Search, TrialRecord, failed_trials, finished_trials, open_study
+from prunesearch.search.target import Target, resolve_target
 from prunesearch.tasks import load_task
 from prunesearch.tasks.base import EvalSet, Task
 
@@ -65,6 +71,7 @@ def run(
     root: Path = DEFAULT_ROOT,
     quiet: bool = False,
     task: Task | None = None,
+    meter: EnergyMeter | None = None,
 ) -> Front:
     """Search the model's schedules and return the front, which is also written to `root/study/`.
 
@@ -76,6 +83,7 @@ def run(
         root: folder of studies.
         quiet: print nothing.
         task: a task made by the caller, in place of loading `config.model` and `config.data`.
+        meter: of the device's energy; None opens the device's own where energy is an objective or a budget.
 
     Raises:
         PruneSearchError: for bad input, in one line; nothing that was finished is lost.
@@ -89,40 +97,51 @@ def run(
         if front.search.trials >= config.trials:
             reporter.say(f"study {folder.name} is complete; --trials N goes on, another --study starts anew")
             return front
-    space_file = SpaceFile.load(None if config.space is None else Path(config.space))
-    model = resolve_model(config)
+    space_file = SpaceFile.load(config.space_path)
+    model, target = resolve_model(config), resolve_target(config.device)
+    if target.here and needs_energy(config.minimised, config.parsed_budget) and meter is None:
+        meter = _open_meter(target)
 
     reporter.step(f"loading {model.name}")
     if task is None:
         task = load_study_task(config, quiet=quiet)
     for note in task.notes:
         reporter.say(f"      {note}")
+    if target.dtype(config.dtype) != config.dtype:
+        reporter.say(f"      quality is evaluated in float32 on this CPU; costs are those of {config.dtype}")
     handle = apply_(task.model, Schedule(), seed=config.seed)
     try:
         folder.save_config(config.model_dump(mode="json"))
-        return _Run(config, folder, model, task, handle, space_file, reporter).go()
+        return _Run(config, folder, model, task, handle, space_file, target, meter, reporter).go()
     finally:
         handle.remove()
 
 
 def load_study_task(config: RunConfig, *, quiet: bool = False) -> Task:
-    """Load the model and data of a configuration."""
-    model = resolve_model(config)
+    """Load the model and data of a configuration, on the device at hand."""
+    model, target = resolve_model(config), resolve_target(config.device)
     return load_task(
         model.id,
         model.data,
         task=config.task,
         columns=config.columns,
         batch_size=config.eval_batch_size,
-        dtype=config.dtype,
-        device=config.device,
-        attention=config.attention,
+        dtype=target.dtype(config.dtype),
+        device=target.device,
+        attention=target.attention(config.attention),
         calibration=config.calibration,
         holdout=config.holdout,
         seed=config.seed,
         length=config.length,
         quiet=quiet,
     )
+
+
+def _open_meter(target: Target) -> EnergyMeter:
+    meter = open_meter(target.device)
+    if isinstance(meter, Unavailable):
+        raise PruneSearchError(f"energy is unavailable on '{target.device}': {meter.reason}; use --objective latency")
+    return meter
 
 
 class _Run:
@@ -136,25 +155,25 @@ class _Run:
         task: Task,
         handle: Handle,
         space_file: SpaceFile,
+        target: Target,
+        meter: EnergyMeter | None,
         reporter: Reporter,
     ) -> None:
         self.config, self.folder, self.model, self.task = config, folder, model, task
-        self.handle, self.reporter = handle, reporter
+        self.handle, self.target, self.meter, self.reporter = handle, target, meter, reporter
         encoder = handle.encoder
         self.space = Space(space_file, encoder.depth, task.tokens, encoder.protected)
-        self.study = open_study(folder.database, config.sampler, config.seed)
+        self.study = open_study(folder.database, config.sampler, config.seed, config.minimised)
         self.unpruned_quality = 0.0  # on the search's calibration rows
 
     def go(self) -> Front:
-        table = cost_table(self.folder, self.task, self.handle, self.space, self.config, self.reporter)
-        unpruned_ms = table.predict(Schedule())
-        budget = None if self.config.budget is None else Budget.parse(self.config.budget)
-        limit = unpruned_ms if budget is None else budget.limit_ms(unpruned_ms)
+        table = self._table()
+        objectives = make_objectives(self.config.minimised, self.config.parsed_budget, self._costs(table))
         split = self.task.calibration.take(self.config.search_samples)
         sensitivities = self._sensitivities(table, split)
         space = self.space.with_methods(sensitivities.methods)
-        seeds = self._seeds(space, sensitivities, table, limit, budget)
-        self._search(space, table, split, limit, seeds)
+        seeds = self._seeds(space, sensitivities, objectives)
+        self._search(space, table, split, objectives, seeds)
         return Finish(
             config=self.config,
             folder=self.folder,
@@ -163,12 +182,66 @@ class _Run:
             task=self.task,
             handle=self.handle,
             table=table,
-            budget=budget,
+            objectives=objectives,
+            here=self.target.here,
+            meter=self.meter,
+            budget=self.config.parsed_budget,
             records=finished_trials(self.study),
             unpruned_calibration=self.unpruned_quality,
             search=self._search_info(table, sensitivities, split.n),
             reporter=self.reporter,
         ).go()
+
+    def _table(self) -> CostTable:
+        """The cost table, with energy where it is asked for; the space moves to the edges of its plateaus."""
+        config, space = self.config, self.space
+        table = cost_table(
+            self.folder, self.task, self.handle, space, config, self.target, self.reporter, self.model.shown
+        )
+        if needs_energy(config.minimised, config.parsed_budget) and table.energy is None:
+            table = self._with_energy(table)
+        methods = runnable(space.methods, str(table.conditions["attention"]))
+        self.space = space.with_methods(methods).at_edges(plateaus(block_curve(table, biased=False)))
+        gone = len(space.counts) - len(self.space.counts)
+        if gone:
+            self.reporter.say(f"      {gone} of {len(space.counts) - 1} token counts save nothing here: left out")
+        return table
+
+    def _with_energy(self, table: CostTable) -> CostTable:
+        """Measure the energy of a few schedules and fit the table's powers.
+
+        Raises:
+            PruneSearchError: if the device is not at hand and its profile has no energy.
+        """
+        if self.meter is None:
+            profile = self.target.profile
+            reason = None if profile is None else profile.energy.reason
+            raise PruneSearchError(
+                f"profile '{self.config.device}' has no energy for this model ({reason or 'not measured'}): measure it "
+                "there with prunesearch profile --energy, or use --objective latency"
+            )
+        self.reporter.say(f"      energy: {FITTED} schedules over windows of {self.config.energy_window_s:.0f} s")
+        fit = fit_table_energy(
+            table,
+            self.meter,
+            self.task.model,
+            self.task.timing_inputs(self.config.batch_size),
+            methods=runnable(self.space.methods, str(table.conditions["attention"])),
+            window_s=self.config.energy_window_s,
+            seed=self.config.seed,
+            quiet=self.reporter.quiet or not self.reporter.console.is_terminal,
+        )
+        table = CostTable(**{**dict(table), "energy": fit})
+        table.save(self.folder.cost_table)
+        self.reporter.say(f"      energy: mean error {fit.validation.mape:.1%}, worst {fit.validation.worst:.1%}")
+        return table
+
+    def _costs(self, table: CostTable) -> dict[str, Costs]:
+        costs: dict[str, Costs] = {"latency": table}
+        if table.energy is not None and needs_energy(self.config.minimised, self.config.parsed_budget):
+            table.energy.check_valid()
+            costs["energy"] = EnergyCosts(table, table.energy)
+        return costs
 
     def _search_info(self, table: CostTable, sensitivities: Sensitivities, rows: int) -> SearchInfo:
         """What the search spent, over all sessions; a unit is one evaluation of the unpruned model on `rows` rows."""
@@ -206,25 +279,40 @@ class _Run:
         found.save(path)
         return found
 
-    def _seeds(
-        self, space: Space, sensitivities: Sensitivities, table: CostTable, limit: float, budget: Budget | None
-    ) -> list[Seed]:
-        seeds = solve(space, sensitivities, table, limit, max(self.config.seeds, 1))
-        if not seeds:
-            whole = Seed(Schedule(), 0.0, table.predict(Schedule()))
-            fastest = [whole, *solve(space, sensitivities, table, whole.latency_ms, _ALL_POINTS)][-1]
-            text = "" if budget is None else budget.text
-            raise PruneSearchError(
-                f"budget {text} ({limit:.3g} ms) is below anything reachable: the fastest schedule of the space is "
-                f"predicted at {fastest.latency_ms:.3g} ms ({fastest.schedule}); raise the budget, or widen the space"
-            )
-        return seeds
+    def _seeds(self, space: Space, sensitivities: Sensitivities, objectives: list[Objective]) -> list[Seed]:
+        """Seeds that keep every bound, solved for each objective that is minimised; two objectives share their number.
 
-    def _search(self, space: Space, table: CostTable, split: EvalSet, limit: float, seeds: list[Seed]) -> None:
+        Raises:
+            PruneSearchError: if no schedule of the space keeps a bound, with the least that can be reached.
+        """
+        wanted = max(self.config.seeds, 1)
+        minimised = [o for o in objectives if o.minimised]
+        found: list[Seed] = []
+        for objective in minimised:
+            solved = solve(space, sensitivities, objective.costs, objective.limit, _ALL_POINTS)
+            fitting = [seed for seed in solved if all(o.fits(seed.schedule) for o in objectives)]
+            found += spread(fitting, -(-wanted // len(minimised)), lambda seed: seed.cost)
+        if not found:
+            self._refuse_budget(space, sensitivities, objectives)
+        return list({seed.schedule: seed for seed in found}.values())
+
+    def _refuse_budget(self, space: Space, sensitivities: Sensitivities, objectives: list[Objective]) -> None:
+        tight = next((o for o in objectives if o.limit < o.costs.predict(Schedule())), objectives[0])
+        whole = Seed(Schedule(), 0.0, tight.costs.predict(Schedule()))
+        least = [whole, *solve(space, sensitivities, tight.costs, whole.cost, _ALL_POINTS)][-1]
+        raise PruneSearchError(
+            f"budget {self.config.budget} ({tight.limit:.3g} {tight.unit}) is below anything reachable: the least that "
+            f"the space has is predicted at {least.cost:.3g} {tight.unit} ({least.schedule}); raise the budget, or "
+            "widen the space"
+        )
+
+    def _search(
+        self, space: Space, table: CostTable, split: EvalSet, objectives: list[Objective], seeds: list[Seed]
+    ) -> None:
         config, reporter = self.config, self.reporter
         evaluator = Evaluator(self.task, self.handle, split)
         found = [seed.schedule for seed in seeds]
-        search = Search(self.study, space, table.predict, evaluator.evaluate, limit, found, config.seed)
+        search = Search(self.study, space, objectives, evaluator.evaluate, found, config.seed)
         search.enqueue(found[: config.seeds])
         done = len(finished_trials(self.study))
         known = f", {done} kept from before" if done else ""

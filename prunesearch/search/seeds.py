@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Costs(Protocol):
-    """What the solver asks of a cost table, all in milliseconds."""
+    """What the solver asks of a table, all in the objective's unit (ms a batch, or mJ an input)."""
 
     def predict(self, schedule: Schedule) -> float:
         """A whole schedule."""
@@ -48,30 +48,30 @@ class Costs(Protocol):
 
 @dataclass(frozen=True)
 class Seed:
-    """A schedule proposed by the solver, with the additive loss (nats) and the latency (ms) predicted for it."""
+    """A schedule proposed by the solver, with the additive loss (nats) and the cost (ms or mJ) predicted for it."""
 
     schedule: Schedule
     loss: float
-    latency_ms: float
+    cost: float
 
 
 State = tuple[int, bool, int]  # level, biased, stages used
 
 
-def solve(space: Space, sensitivities: Sensitivities, costs: Costs, limit_ms: float, points: int) -> list[Seed]:
-    """Return up to `points` seeds spread evenly over the latencies of the additive front, slowest first.
+def solve(space: Space, sensitivities: Sensitivities, costs: Costs, limit: float, points: int) -> list[Seed]:
+    """Return up to `points` seeds spread evenly over the costs of the additive front, dearest first.
 
     Args:
-        limit_ms: no seed is slower than this.
+        limit: no seed costs more than this.
     """
-    solver = _Solver(space, sensitivities, costs, limit_ms)
+    solver = _Solver(space, sensitivities, costs, limit)
     found = {seed.schedule: seed for seed in solver.front()}
-    seeds = [s for s in found.values() if s.latency_ms <= limit_ms]
+    seeds = [s for s in found.values() if s.cost <= limit]
     if not seeds:
         return []
-    keep = non_dominated([(s.latency_ms, s.loss) for s in seeds])
-    front = sorted((s for s, k in zip(seeds, keep, strict=True) if k), key=lambda s: -s.latency_ms)
-    return spread(front, points, lambda s: s.latency_ms)
+    keep = non_dominated([(s.cost, s.loss) for s in seeds])
+    front = sorted((s for s, k in zip(seeds, keep, strict=True) if k), key=lambda s: -s.cost)
+    return spread(front, points, lambda s: s.cost)
 
 
 def spread(items: list[T], points: int, value: Callable[[T], float]) -> list[T]:
@@ -87,10 +87,10 @@ def spread(items: list[T], points: int, value: Callable[[T], float]) -> list[T]:
 
 
 class _Solver:
-    def __init__(self, space: Space, sensitivities: Sensitivities, costs: Costs, limit_ms: float) -> None:
+    def __init__(self, space: Space, sensitivities: Sensitivities, costs: Costs, limit: float) -> None:
         self.space, self.sens, self.costs = space, sensitivities, costs
         self.fixed = costs.stem
-        top = min(limit_ms, costs.predict(Schedule())) - self.fixed
+        top = min(limit, costs.predict(Schedule())) - self.fixed
         # every block's cost is rounded to a bucket: room for that, or what fits exactly would fall off the end
         self.width = max(top, 1e-9) / (_BUCKETS - 1 - 2 * space.depth)
         self.parts = [parse_method(m) for m in space.methods]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import data_folder
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule, Stage, kept_count, parse_method
+from prunesearch.cost.plateaus import Plateau
+
 
 class SpaceFile(BaseModel):
     """A space as written in YAML (`search_spaces/default.yaml` documents every key)."""
@@ -122,6 +124,19 @@ class Space:
     def with_methods(self, methods: list[str]) -> Space:
         """The same space with other methods."""
         return Space(self.file, self.depth, self.tokens, self.protected, methods)
+
+    def at_edges(self, plateaus: Sequence[Plateau]) -> Space:
+        """The same space with every count moved to the right edge of its plateau, where more tokens cost the same.
+
+        A level on the plateau of the whole sequence saves nothing and goes. If all do, the space stays as it is.
+        """
+        reducible = self.tokens - self.protected
+        moved = {n: next((p.last for p in plateaus if p.first <= n <= p.last), n) for n in self.counts[1:]}
+        keeps = sorted({(n - self.protected) / reducible for n in moved.values() if n < self.tokens}, reverse=True)
+        if not keeps:
+            return self
+        file = self.file.model_copy(update={"keep": keeps})
+        return Space(file, self.depth, self.tokens, self.protected, self.methods)
 
     def stage(self, layer: int, level: int, method: str) -> Stage:
         """The stage at a layer, keep level and method."""

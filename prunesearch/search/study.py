@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 import warnings
@@ -16,6 +17,7 @@ from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
 from prunesearch.search.evaluate import Evaluation
+from prunesearch.search.objectives import UNITS, Objective
 from prunesearch.search.projection import ProjectedSampler
 from prunesearch.search.samplers import SAMPLERS
 from prunesearch.search.space import Space
@@ -27,19 +29,26 @@ _MOVES = 100  # random moves away from a known schedule before giving up
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A finished trial: quality and loss on the calibration split, latency by the cost table (ms)."""
+    """A finished trial: quality and loss on the calibration split, latency and energy by the cost table.
+
+    `values` are what the study minimises beside the loss.
+    """
 
     number: int
     schedule: Schedule
     quality: float
     loss: float
     predicted_ms: float
+    predicted_mj: float | None
+    values: tuple[float, ...]
     source: str
     seconds: float
 
 
-def open_study(path: Path, sampler: str, seed: int) -> optuna.Study:
+def open_study(path: Path, sampler: str, seed: int, objectives: Sequence[str] = ("latency",)) -> optuna.Study:
     """Create or resume the SQLite study at `path`; trials that a killed run left running are marked as failed.
+
+    The loss and the `objectives` are minimised together.
 
     Raises:
         CorruptFileError: if the file is not a study.
@@ -48,7 +57,7 @@ def open_study(path: Path, sampler: str, seed: int) -> optuna.Study:
     try:
         storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
         study = optuna.create_study(
-            study_name=_STUDY, storage=storage, directions=["minimize", "minimize"], load_if_exists=True
+            study_name=_STUDY, storage=storage, directions=["minimize"] * (1 + len(objectives)), load_if_exists=True
         )
         finished = len(study.trials)
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
@@ -60,7 +69,7 @@ def open_study(path: Path, sampler: str, seed: int) -> optuna.Study:
     study.sampler = SAMPLERS.load(sampler)(seed + finished)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(["loss", "latency_ms"])
+        study.set_metric_names(["loss", *(f"{name}_{UNITS[name].lower()}" for name in objectives)])
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     return study
@@ -72,11 +81,19 @@ def finished_trials(study: optuna.Study) -> list[TrialRecord]:
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
         attrs = trial.user_attrs
         schedule = Schedule.from_dict(attrs["schedule"])
-        loss, latency = trial.values
-        records.setdefault(
-            schedule,
-            TrialRecord(trial.number, schedule, attrs["quality"], loss, latency, attrs["source"], attrs["seconds"]),
+        loss, *values = trial.values
+        record = TrialRecord(
+            number=trial.number,
+            schedule=schedule,
+            quality=attrs["quality"],
+            loss=loss,
+            predicted_ms=attrs["latency"],
+            predicted_mj=attrs.get("energy"),
+            values=tuple(values),
+            source=attrs["source"],
+            seconds=attrs["seconds"],
         )
+        records.setdefault(schedule, record)
     return list(records.values())
 
 
@@ -86,11 +103,11 @@ def failed_trials(study: optuna.Study) -> int:
 
 
 def front_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Trials that are on the front of (latency, loss) or of (latency, quality), slowest first."""
+    """Trials on the front of the objectives and the loss, or of the objectives and the quality; slowest first."""
     if not records:
         return []
-    by_loss = non_dominated([(r.predicted_ms, r.loss) for r in records])
-    by_quality = non_dominated([(r.predicted_ms, -r.quality) for r in records])
+    by_loss = non_dominated([(*r.values, r.loss) for r in records])
+    by_quality = non_dominated([(*r.values, -r.quality) for r in records])
     chosen = [r for r, a, b in zip(records, by_loss, by_quality, strict=True) if a or b]
     return sorted(chosen, key=lambda r: -r.predicted_ms)
 
@@ -101,9 +118,8 @@ class Search:
     Args:
         study: where trials are kept; its sampler is wrapped.
         space: what may be proposed.
-        predict: a schedule's latency in ms, by the cost table.
+        objectives: what is minimised beside the loss, with the bounds that no trial breaks; latency is among them.
         evaluate: a schedule's quality on the calibration split.
-        limit_ms: the budget; no trial is slower.
         fallback: schedules inside the budget, for proposals that cannot be brought inside; may be empty.
         seed: of the moves away from schedules that are known.
     """
@@ -112,14 +128,13 @@ class Search:
         self,
         study: optuna.Study,
         space: Space,
-        predict: Callable[[Schedule], float],
+        objectives: Sequence[Objective],
         evaluate: Callable[[Schedule], Evaluation],
-        limit_ms: float,
         fallback: Sequence[Schedule] = (),
         seed: int = 0,
     ) -> None:
-        self.study, self.space, self.predict, self.evaluate = study, space, predict, evaluate
-        self.limit_ms, self.fallback = limit_ms, fallback
+        self.study, self.space, self.objectives, self.evaluate = study, space, objectives, evaluate
+        self.fallback = fallback
         self.known = {r.schedule: r for r in finished_trials(study)}
         self._random = random.Random(seed + len(self.known))
         study.sampler = ProjectedSampler(study.sampler, space, self.repair)
@@ -163,13 +178,15 @@ class Search:
         """Bring a proposal inside the budget: all stages step down together until the cost table says it fits."""
         candidate: Schedule | None = schedule
         while candidate is not None:
-            if self.predict(candidate) <= self.limit_ms:
+            if all(objective.fits(candidate) for objective in self.objectives):
                 return candidate
             candidate = self.space.shrink(candidate)
         if not self.fallback:
-            raise PruneSearchError(f"no schedule of the space meets {self.limit_ms:.3g} ms: raise the budget")
+            bounds = ", ".join(f"{o.limit:.3g} {o.unit}" for o in self.objectives if math.isfinite(o.limit))
+            raise PruneSearchError(f"no schedule of the space meets {bounds}: raise the budget")
         # the nearest in kind: same number of stages if there is one
-        return min(self.fallback, key=lambda s: (abs(len(s) - len(schedule)), -self.predict(s)))
+        costs = self.objectives[0].costs
+        return min(self.fallback, key=lambda s: (abs(len(s) - len(schedule)), -costs.predict(s)))
 
     def _finish(self, trial: optuna.Trial, schedule: Schedule, known: TrialRecord | None) -> TrialRecord | None:
         source = trial.user_attrs.get("source", "sampler")
@@ -179,9 +196,10 @@ class Search:
             trial.set_user_attr("quality", known.quality)
             trial.set_user_attr("seconds", 0.0)
             trial.set_user_attr("duplicate_of", known.number)
-            self.study.tell(trial, [known.loss, known.predicted_ms])
+            self._note_costs(trial, schedule)
+            self.study.tell(trial, [known.loss, *known.values])
             return known
-        latency, started = self.predict(schedule), time.monotonic()
+        costs, started = self._note_costs(trial, schedule), time.monotonic()
         try:
             evaluation = self.evaluate(schedule)
         except RuntimeError as error:  # out of memory, or a kernel that refuses a shape: the run goes on
@@ -195,5 +213,23 @@ class Search:
         seconds = time.monotonic() - started
         trial.set_user_attr("quality", evaluation.quality)
         trial.set_user_attr("seconds", seconds)
-        self.study.tell(trial, [evaluation.loss, latency])
-        return TrialRecord(trial.number, schedule, evaluation.quality, evaluation.loss, latency, source, seconds)
+        values = tuple(costs[o.name] for o in self.objectives if o.minimised)
+        self.study.tell(trial, [evaluation.loss, *values])
+        return TrialRecord(
+            number=trial.number,
+            schedule=schedule,
+            quality=evaluation.quality,
+            loss=evaluation.loss,
+            predicted_ms=costs["latency"],
+            predicted_mj=costs.get("energy"),
+            values=values,
+            source=source,
+            seconds=seconds,
+        )
+
+    def _note_costs(self, trial: optuna.Trial, schedule: Schedule) -> dict[str, float]:
+        """Predict what the schedule costs in every objective, and write it into the trial."""
+        costs = {objective.name: objective.costs.predict(schedule) for objective in self.objectives}
+        for name, value in costs.items():
+            trial.set_user_attr(name, value)
+        return costs

@@ -16,6 +16,8 @@ from prunesearch.tasks.base import Inputs
 from prunesearch.tasks.data import one_line
 from prunesearch.tasks.progress import quiet_libraries
 
+# attention by the name users give it: transformers' name of the implementation
+ATTENTIONS = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -24,6 +26,13 @@ def check_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise PruneSearchError(f"unknown dtype '{name}': {did_you_mean(name, DTYPES)}")
     return DTYPES[name]
+
+
+def check_attention(name: str) -> str:
+    """Return transformers' name of the attention "sdpa", "eager" or "flash"."""
+    if name not in ATTENTIONS:
+        raise PruneSearchError(f"unknown attention '{name}': {did_you_mean(name, ATTENTIONS)}")
+    return ATTENTIONS[name]
 
 
 def check_device(name: str) -> torch.device:

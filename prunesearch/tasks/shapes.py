@@ -20,9 +20,8 @@ DEFAULT_LENGTH = 128  # tokens of a text where nobody says
 
 
 def _vit(width: int, heads: int) -> Callable[[], Any]:
-    return lambda: transformers.ViTConfig(
-        hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width, num_labels=1000
-    )
+    sizes: dict[str, Any] = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
+    return lambda: transformers.ViTConfig(**{**sizes, "num_labels": 1000})
 
 
 def _bert(**sizes: Any) -> Callable[[], Any]:

@@ -18,6 +18,9 @@ from prunesearch.core.errors import PruneSearchError
         ("0.2s", "latency", 200, 200),
         (".5s", "latency", 500, 500),
         ("1e1ms", "latency", 10, 10),
+        ("40mJ", "energy", 40, 40),
+        ("1.5 J", "energy", 1500, 1500),
+        ("700uj", "energy", 0.7, 0.7),
         ("60%", "share", 0.6, 24),
         ("100%", "share", 1.0, 40),
         ("12.5 %", "share", 0.125, 5),
@@ -30,7 +33,7 @@ def test_good(text: str, kind: str, value: float, limit: float) -> None:
     budget = Budget.parse(text)
     assert (budget.kind, budget.text) == (kind, text)
     assert budget.value == pytest.approx(value)
-    assert budget.limit_ms(40.0) == pytest.approx(limit)
+    assert budget.limit(40.0) == pytest.approx(limit)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,8 @@ def test_good(text: str, kind: str, value: float, limit: float) -> None:
         ("10", "without a unit"),
         ("10min", "unit 'min'"),
         ("10 fps", "unit 'fps'"),
+        ("10 kWh", "unit 'kWh'"),
+        ("0mJ", "> 0"),
         ("0ms", "> 0"),
         ("0x", "> 0"),
         ("1e999s", "> 0"),

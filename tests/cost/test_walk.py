@@ -203,3 +203,31 @@ def test_counts_and_schedules_that_cannot_be_are_refused(tiny, batch):
 def test_the_shape_is_read_from_the_model_as_it_runs(tiny, batch):
     with borrowed(tiny) as handle:
         assert describe_shape(tiny, handle, batch).tokens == 17
+
+
+def test_walks_that_a_throttled_device_spoiled_do_not_count(tiny, batch):
+    answers = itertools.cycle([True, False])
+    with borrowed(tiny) as handle:
+        walker = Walker(Eager(tiny, handle, batch), 17, CountingClock())
+        plan = plan_walks(3, 17, 1, WIDTHS, METHODS, 0)
+        counted = []
+        walks = take_walks(
+            walker,
+            plan,
+            time_budget_s=60,
+            min_walks=20,
+            enough=lambda w: True,
+            between=counted.append,
+            spoiled=lambda: next(answers),
+        )
+    assert counted == list(range(1, 21))
+    assert len(walks.steps) == 20
+    assert walks.thrown_away == 20
+
+
+def test_a_device_that_always_throttles_is_measured_in_the_end(tiny, batch):
+    table = build_table(
+        tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.3, min_walks=5, quiet=True, spoiled=lambda: True
+    )
+    assert table.walks >= 5
+    assert table.noise.thrown_away > 0

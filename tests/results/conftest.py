@@ -76,7 +76,7 @@ def front_dict() -> dict[str, Any]:
     """The plain form of the synthetic front, as it stands in a file."""
     return {
         "format": "prunesearch.front",
-        "version": 1,
+        "version": 2,
         "study": "demo",
         "created": "2026-11-23T21:04:05+00:00",
         "prunesearch": "0.1.0",
@@ -114,6 +114,9 @@ def front_dict() -> dict[str, Any]:
         },
         "cost_table": {
             "status": "measured",
+            "source": "measured in this study",
+            "against": "unseen schedules on the same device",
+            "notes": [],
             "mape": 0.013,
             "worst": 0.031,
             "rank_correlation": 0.995,
@@ -123,7 +126,8 @@ def front_dict() -> dict[str, Any]:
             "seconds": 41.5,
             "cells": 212,
         },
-        "budget": {"text": "60%", "limit_ms": 12.0},
+        "objectives": ["latency"],
+        "budget": {"text": "60%", "limit": 12.0, "unit": "ms"},
         "unpruned": {
             "quality": _interval(0.80, 0.0124),
             "calibration": {"quality": 0.81, "kl": 0.0},

@@ -100,15 +100,15 @@ def test_another_format(tmp_path, data):
 
 
 def test_newer_version(make_front, tmp_path):
-    message = damaged(make_front, tmp_path / "f.json", lambda d: d.update(version=2))
-    assert '"version" 2 is newer than 1' in message
+    message = damaged(make_front, tmp_path / "f.json", lambda d: d.update(version=3))
+    assert '"version" 3 is newer than 2' in message
     assert "upgrade prunesearch" in message
 
 
-@pytest.mark.parametrize("version", [0, None, "1", True])
+@pytest.mark.parametrize("version", [0, 1, None, "2", True])
 def test_impossible_version(make_front, tmp_path, version):
     message = damaged(make_front, tmp_path / "f.json", lambda d: d.update(version=version))
-    assert '"version" must be 1' in message
+    assert '"version" must be 2' in message
 
 
 def test_missing_field_is_named_with_its_path(make_front, tmp_path):

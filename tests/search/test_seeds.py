@@ -43,18 +43,18 @@ def test_seeds_lie_on_the_exhaustive_front(space: Space, costs: LinearCosts, see
     bucket = (limit - costs.stem) / (499 - 2 * DEPTH)
     slack = bucket * DEPTH / 2 + 1e-9  # each block's cost is rounded to a bucket
     for found in seeds:
-        assert found.latency_ms == pytest.approx(costs.predict(found.schedule))
+        assert found.cost == pytest.approx(costs.predict(found.schedule))
         assert found.loss == pytest.approx(sensitivities.estimate(found.schedule))
-        faster = [loss for latency, loss in pairs if latency <= found.latency_ms - slack]
+        faster = [loss for latency, loss in pairs if latency <= found.cost - slack]
         assert found.loss <= min(faster, default=float("inf")) + 1e-9
     fastest = min(latency for latency, _ in pairs)
-    assert seeds[-1].latency_ms <= fastest + slack
+    assert seeds[-1].cost <= fastest + slack
 
 
 def test_seeds_respect_the_limit_and_fall_in_latency(space: Space, costs: LinearCosts) -> None:
     limit = 0.7 * costs.predict(Schedule())
     seeds = solve(space, random_sensitivities(space, 3), costs, limit, 8)
-    latencies = [s.latency_ms for s in seeds]
+    latencies = [s.cost for s in seeds]
     assert 3 <= len(seeds) <= 8
     assert latencies == sorted(latencies, reverse=True)
     assert max(latencies) <= limit

@@ -15,18 +15,21 @@ from fakes import LinearCosts, fake_evaluation
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.search.evaluate import Evaluation
+from prunesearch.search.objectives import Objective
 from prunesearch.search.samplers import SAMPLERS
 from prunesearch.search.space import Space
 from prunesearch.search.study import Search, failed_trials, finished_trials, front_records, open_study
 
 
-def make_search(path: Path, space: Space, costs: LinearCosts, **changes: object) -> Search:
+def make_search(
+    path: Path, space: Space, costs: LinearCosts, limit: float | None = None, **changes: object
+) -> Search:
+    bound = costs.predict(Schedule()) if limit is None else limit
     settings: dict[str, object] = {
         "study": open_study(path, "tpe", 0),
         "space": space,
-        "predict": costs.predict,
+        "objectives": [Objective("latency", costs, bound)],
         "evaluate": fake_evaluation,
-        "limit_ms": costs.predict(Schedule()),
         "fallback": [Schedule([Stage(0, 0.25, "value_norm")])],
     }
     return Search(**{**settings, **changes})  # type: ignore[arg-type]
@@ -34,7 +37,7 @@ def make_search(path: Path, space: Space, costs: LinearCosts, **changes: object)
 
 def test_every_trial_is_inside_the_budget_and_none_twice(tmp_path: Path, space: Space, costs: LinearCosts) -> None:
     limit = 0.6 * costs.predict(Schedule())
-    search = make_search(tmp_path / "s.db", space, costs, limit_ms=limit)
+    search = make_search(tmp_path / "s.db", space, costs, limit=limit)
     records = list(search.run(25, None))
     assert len(records) == 25 == len({r.schedule for r in records})
     for record in records:
@@ -142,7 +145,7 @@ def test_a_proposal_that_cannot_shrink_falls_back_or_is_refused(
     inside = Schedule([Stage(0, 0.25, "value_norm")])
     limit = costs.predict(inside)
     late = Schedule([Stage(3, 0.75, "value_norm")])
-    search = make_search(tmp_path / "s.db", space, costs, limit_ms=limit, fallback=[inside])
+    search = make_search(tmp_path / "s.db", space, costs, limit=limit, fallback=[inside])
     assert search.project(late) == inside
     search.fallback = ()
     with pytest.raises(PruneSearchError, match="raise the budget"):

@@ -54,7 +54,7 @@ def test_unpruned_is_best_where_nothing_good_is_faster() -> None:
 
 
 def test_a_tight_budget_names_the_best_that_fits_and_says_what_it_costs() -> None:
-    budget = BudgetInfo(text="50%", limit_ms=10.0)
+    budget = BudgetInfo(text="50%", limit=10.0)
     found = verdict(UNPRUNED, [point("p1", 10.0, 0.7), point("p2", 5.0, 0.5)], budget, 8, "accuracy")
     assert found.point == "p1"
     assert "Nothing inside 50%" in found.text

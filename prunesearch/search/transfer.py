@@ -1,0 +1,37 @@
+"""The table that a study's schedules are priced with on another device."""
+
+from __future__ import annotations
+
+from prunesearch.core.schedule import Schedule
+from prunesearch.cost.profile import find_profile
+from prunesearch.pruning.apply import apply_
+from prunesearch.results.front import Front
+from prunesearch.results.store import StudyFolder
+from prunesearch.results.transfer import PricedTrial, Transfer, transfer, trust_of
+from prunesearch.search.config import RunConfig
+from prunesearch.search.measure import profile_table
+from prunesearch.search.run import load_study_task
+from prunesearch.search.space import Space, SpaceFile
+from prunesearch.search.study import finished_trials, open_study
+from prunesearch.search.target import Target
+
+
+def transfer_study(folder: StudyFolder, front: Front, to: str) -> Transfer:
+    """Price a study's front and trials on the device of the profile `to`, under the study's own conditions.
+
+    Raises:
+        PruneSearchError: if the profile has no table for the model under these conditions, or cannot estimate one.
+    """
+    profile = find_profile(to)
+    config = RunConfig.build(**{**front.config, "device": "cpu"})
+    trials = finished_trials(open_study(folder.database, config.sampler, config.seed, config.minimised))
+    task = load_study_task(config, quiet=True)
+    with apply_(task.model, Schedule()) as handle:
+        encoder = handle.encoder
+        space = Space(SpaceFile.load(config.space_path), encoder.depth, task.tokens, encoder.protected)
+        used = {stage.method for trial in trials for stage in trial.schedule}
+        space = space.with_methods([m for m in space.methods if m in used] or space.methods)
+        asked = {**Target("cpu", profile, False).conditions(config), "tokens": task.tokens}
+        table = profile_table(profile, task, handle, space, asked, front.model.id)
+    priced = [PricedTrial(t.schedule, t.quality, t.predicted_ms) for t in trials]
+    return transfer(front, priced, table, profile.name, trust_of(table))
