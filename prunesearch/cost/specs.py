@@ -1,0 +1,159 @@
+"""What a vendor says about a GPU: the facts that an estimate starts from, each with its source."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
+from prunesearch.core.files import data_folder
+
+DTYPES = ("float32", "tf32", "float16", "bfloat16")
+Dtype = Literal["float32", "tf32", "float16", "bfloat16"]
+T = TypeVar("T", bound=BaseModel)
+
+
+class DeviceSpec(BaseModel):
+    """A GPU as its datasheet describes it.
+
+    Args:
+        name: of the profile's folder.
+        aliases: other names that people may use.
+        matches: regular expression that the whole name CUDA reports must match.
+        architecture: the vendor's name of it.
+        sm_count: streaming multiprocessors.
+        boost_clock_mhz: the clock behind `peak_tflops["float32"]`.
+        peak_tflops: by dtype, DENSE, in 1e12 operations a second (a multiply-add is two). Half precision is that of
+            tensor cores which accumulate in float32, as PyTorch's products do. A dtype that is left out does not run.
+        gemm_tflops: what PyTorch's own large square products reach in public measurements, by dtype; of a dtype that
+            is left out nothing is known.
+        memory_gb: GPU memory.
+        bandwidth_gbs: of that memory, in 1e9 bytes a second.
+        l2_mb: last-level cache.
+        tdp_w: board (module) power in watts.
+        sources: which document says what.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    aliases: tuple[str, ...] = ()
+    matches: str
+    architecture: str
+    sm_count: int = Field(ge=1)
+    boost_clock_mhz: float = Field(gt=0)
+    peak_tflops: dict[Dtype, float]
+    gemm_tflops: dict[Dtype, float] = {}
+    memory_gb: float = Field(gt=0)
+    bandwidth_gbs: float = Field(gt=0)
+    l2_mb: float = Field(gt=0)
+    tdp_w: float = Field(gt=0)
+    sources: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("matches")
+    @classmethod
+    def _is_expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> Self:
+        rates = [*self.peak_tflops.values(), *self.gemm_tflops.values()]
+        if "float32" not in self.peak_tflops or min(rates) <= 0:
+            raise ValueError("`peak_tflops` must hold float32, and every rate must be above 0")
+        if unknown := self.gemm_tflops.keys() - self.peak_tflops.keys():
+            raise ValueError(f"`gemm_tflops` has {', '.join(sorted(unknown))}, which `peak_tflops` lacks")
+        return self
+
+    def is_called(self, cuda_name: str) -> bool:
+        """True if CUDA calls this device `cuda_name`."""
+        return re.fullmatch(self.matches, cuda_name) is not None
+
+
+def read_spec(path: str | Path) -> DeviceSpec:
+    """The `spec` of an estimated device profile (`profile.json`).
+
+    Raises:
+        PruneSearchError: if there is no such file.
+        CorruptFileError: if it is not JSON, no device profile, or its spec breaks a rule; names the first.
+    """
+    data = read_json(path, "device profile")
+    if data.get("format") != "prunesearch.profile":
+        raise CorruptFileError(f'device profile {path} must have "format": "prunesearch.profile"')
+    return validate(DeviceSpec, data.get("spec"), f"device profile {path}, 'spec'")
+
+
+@cache
+def shipped_specs() -> dict[str, DeviceSpec]:
+    """The devices that estimates are shipped for, by name."""
+    return {spec.name: spec for spec in _read_all()}
+
+
+def _read_all() -> Iterator[DeviceSpec]:
+    for path in sorted(data_folder("hw_profiles").glob("*/profile.json")):
+        if isinstance(read_json(path, "device profile").get("spec"), dict):
+            yield read_spec(path)
+
+
+def find_spec(name: str) -> DeviceSpec:
+    """The shipped device called `name`, by its name or an alias.
+
+    Raises:
+        PruneSearchError: naming the nearest devices.
+    """
+    known = {alias: spec for spec in shipped_specs().values() for alias in (spec.name, *spec.aliases)}
+    if name.lower() not in known:
+        raise PruneSearchError(f"no estimated profile of a device '{name}': {did_you_mean(name.lower(), known)}")
+    return known[name.lower()]
+
+
+def spec_of(cuda_name: str, sm_count: int | None = None) -> DeviceSpec | None:
+    """The shipped device that CUDA calls `cuda_name`; None if there is none.
+
+    Args:
+        cuda_name: as `torch.cuda.get_device_name` says.
+        sm_count: `multi_processor_count`, which tells siblings of one name apart (all Jetson Orins are "Orin").
+    """
+    found = [s for s in shipped_specs().values() if s.is_called(cuda_name) and sm_count in (None, s.sm_count)]
+    return found[0] if found else None
+
+
+def read_json(path: str | Path, what: str) -> dict[str, Any]:
+    """Read a JSON object; `what` names the file in errors.
+
+    Raises:
+        PruneSearchError: if the file cannot be read.
+        CorruptFileError: if it is not a JSON object.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PruneSearchError(f"{what} {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CorruptFileError(f"{what} {path} is not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise CorruptFileError(f"{what} {path} must be a JSON object")
+    return data
+
+
+def validate(model: type[T], data: Any, where: str) -> T:
+    """Check `data` against a pydantic model; the error names the first field that is wrong.
+
+    Raises:
+        CorruptFileError: one line, beginning with `where`.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise CorruptFileError(f"{where}, field `{field or 'file'}`: {first['msg']}") from None
