@@ -42,6 +42,7 @@ def build_table(
     seed: int = 0,
     clock: Clock | None = None,
     mode: str = "eager",
+    concurrency: int = 1,
     label: str = "measuring cost table",
 ) -> CostTable:
     """Measure what every piece of `model` costs on a batch, at every token count and with every method given.
@@ -63,6 +64,7 @@ def build_table(
         seed: of the order of things.
         clock: None for the one that suits the device.
         mode: how forwards are executed, a name in `modes.MODES`.
+        concurrency: stated in the conditions; the caller sees to the load (`load.background_load`).
         label: of the progress bar.
 
     Raises:
@@ -74,7 +76,7 @@ def build_table(
         parse_method(method)
     with borrowed(model) as handle:
         shape = describe_shape(model, handle, inputs)
-        grid = _check_counts(counts, shape)
+        grid = check_counts(counts, shape)
         plan = plan_walks(shape.depth, shape.tokens, shape.protected, grid, methods, seed)
         walker = Walker(runner_for(mode, model, handle, inputs), shape.tokens, clock or clock_for(device))
         walks = take_walks(
@@ -85,23 +87,26 @@ def build_table(
             enough=_enough,
             between=between,
             spoiled=spoiled,
+            alone=concurrency == 1,
             quiet=quiet,
             label=label,
         )
-        conditions = conditions_of(handle, inputs, shape.tokens, mode)
+        conditions = conditions_of(handle, inputs, shape.tokens, mode, concurrency)
     return CostTable(
         status="measured",
         shape=shape,
         conditions=conditions,
         device=describe_device(device),
-        cells=_cells(walks),
+        cells=cells_of(walks),
         noise=noise_record(walks.noise).model_copy(update={"thrown_away": walks.thrown_away}),
         seconds=walks.seconds,
         walks=len(walks.steps),
     )
 
 
-def conditions_of(handle: Handle, inputs: Mapping[str, Tensor], tokens: int, mode: str = "eager") -> dict[str, Any]:
+def conditions_of(
+    handle: Handle, inputs: Mapping[str, Tensor], tokens: int, mode: str = "eager", concurrency: int = 1
+) -> dict[str, Any]:
     """The conditions that a latency holds under, for `CostTable.check_conditions`; on a GPU, threads do not matter."""
     base, device = handle.encoder.base, device_of(inputs)
     on_cpu = device.type == "cpu"
@@ -110,6 +115,7 @@ def conditions_of(handle: Handle, inputs: Mapping[str, Tensor], tokens: int, mod
         "dtype": str(next(base.parameters()).dtype).removeprefix("torch."),
         "attention": str(base.config._attn_implementation).removeprefix("prunesearch_"),
         "mode": mode,
+        "concurrency": concurrency,
         "threads": torch.get_num_threads() if on_cpu else None,
         "cores": usable_cores() if on_cpu else None,
         "tokens": tokens,
@@ -154,7 +160,8 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _check_counts(counts: Iterable[int], shape: Shape) -> list[int]:
+def check_counts(counts: Iterable[int], shape: Shape) -> list[int]:
+    """The widths after a stage in order, without the full one; raises `PruneSearchError` for one that cannot be."""
     grid = sorted(set(counts) - {shape.tokens})
     for n in grid:
         if not shape.protected < n < shape.tokens:
@@ -199,7 +206,8 @@ def typical_ms(walks: Walks) -> dict[Piece, float]:
     return {piece: ms * factor for piece, ms in guess.items()}
 
 
-def _cells(walks: Walks) -> Cells:
+def cells_of(walks: Walks) -> Cells:
+    """All cells of a table, from the walks."""
     typical = typical_ms(walks)
     # a block without a stage passes through the gap in which a stage would be: part of its MLP half
     gap = typical.pop(("reduce",), 0.0)

@@ -21,7 +21,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import data_folder
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, parse_method
-from prunesearch.cost.build import _cells, _check_counts, conditions_of, describe_shape
+from prunesearch.cost.build import cells_of, check_counts, conditions_of, describe_shape
 from prunesearch.cost.modes import Eager
 from prunesearch.cost.ops import inputs_to_meta, record, to_meta
 from prunesearch.cost.records import Cell, Cells, NoiseRecord, Shape, Validation
@@ -127,7 +127,7 @@ def estimate_table(
         parse_method(method)
     with _on_meta(spec, model, inputs, dtype, attention, mode, fitted) as (clone, handle, batch, clock):
         shape = describe_shape(clone, handle, batch)
-        grid = _check_counts(counts, shape)
+        grid = check_counts(counts, shape)
         walker = Walker(Eager(clone, handle, batch), shape.tokens, clock)
         walks, host_bound = _walk(walker, clock, shape, grid, methods, seed)
         conditions = {**conditions_of(handle, batch, shape.tokens, mode), "threads": None, "cores": None}
@@ -139,7 +139,7 @@ def estimate_table(
         shape=shape,
         conditions=conditions,
         device={"kind": "cuda", "name": spec.name, "estimator": fitted.date, "sources": list(spec.sources)},
-        cells=_without_samples(_cells(walks)),
+        cells=_without_samples(cells_of(walks)),
         noise=NoiseRecord(spread=None, drift=None, others=None, noisy=False, why="estimated"),
         seconds=time.monotonic() - start,
         walks=len(walks.steps),

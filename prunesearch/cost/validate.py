@@ -15,6 +15,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.cost.build import build_table, describe_shape
 from prunesearch.cost.gpu_state import is_throttled, read_gpu_state, settle
+from prunesearch.cost.load import background_load
 from prunesearch.cost.meter import Clock, Job, clock_for, measure
 from prunesearch.cost.modes import runner_for
 from prunesearch.cost.records import Shape, Validation
@@ -38,6 +39,7 @@ def measure_schedules(
     label: str = "measuring schedules",
     clock: Clock | None = None,
     mode: str = "eager",
+    concurrency: int = 1,
 ) -> list[Samples]:
     """Time whole forwards of schedules, interleaved in random order; switching schedules is outside the timing.
 
@@ -52,6 +54,7 @@ def measure_schedules(
         label: of the progress bar.
         clock: None for the one that suits the device.
         mode: how forwards are executed, a name in `modes.MODES`.
+        concurrency: forwards under way at once, see `load.background_load`.
 
     Returns:
         The samples of each schedule, in the order given.
@@ -61,7 +64,7 @@ def measure_schedules(
     """
     if not schedules:
         raise PruneSearchError("at least one schedule must be given to be measured, but got none")
-    with borrowed(model) as handle:
+    with background_load(model, inputs, concurrency - 1, mode), borrowed(model) as handle:
         runner = runner_for(mode, model, handle, inputs)
         jobs = {
             i: Job(run=runner.run, prepare=partial(runner.prepare, schedule)) for i, schedule in enumerate(schedules)
@@ -136,6 +139,7 @@ def measure_table(
     unseen: int = UNSEEN,
     min_rounds: int = 5,
     patience_s: float = 0.0,
+    concurrency: int = 1,
     label: str = "measuring cost table",
 ) -> CostTable:
     """Measure a table and its error in one session: `build_table` with whole forwards of unseen schedules in between.
@@ -147,11 +151,12 @@ def measure_table(
         unseen: schedules for the error.
         min_rounds: timings of each of them in any case.
         patience_s: on a CPU, wait up to so many seconds for other processes to leave the cores alone.
+        concurrency: forwards under way at once; others than the measured one run in processes of their own.
     """
     device = device_of(inputs)
     waited = wait_until_quiet(patience_s) if device.type == "cpu" else 0.0
     settled = _settle(model, inputs) if device.type == "cuda" else ""
-    with borrowed(model) as handle:
+    with background_load(model, inputs, concurrency - 1, mode), borrowed(model) as handle:
         shape = describe_shape(model, handle, inputs)
         random_ones = draw_unseen(shape, counts, methods, count=unseen, seed=seed + 1, between=mode != "compile")
         schedules = [Schedule(), *random_ones]
@@ -182,6 +187,7 @@ def measure_table(
             seed=seed,
             clock=timer,
             mode=mode,
+            concurrency=concurrency,
             label=label,
         )
     table.noise.waited_s = round(waited, 1)

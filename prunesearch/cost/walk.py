@@ -220,13 +220,15 @@ def take_walks(
     enough: Callable[[Walks], bool],
     between: Callable[[int], None] | None = None,
     spoiled: Callable[[], bool] = lambda: False,
+    alone: bool = True,
     quiet: bool = True,
     label: str = "measuring cost table",
 ) -> Walks:
     """Walk until the budget (seconds, warm-up included) is spent or `enough` says so; at least `min_walks` times.
 
     `between` is called with the number of each walk that counted, outside the marking. A walk after which `spoiled`
-    says so does not count, unless three times the budget have gone by.
+    says so does not count, unless three times the budget have gone by. If not meant to be `alone`, the share of others
+    in the cores is no noise.
     """
     walks, start, watch = Walks(), time.monotonic(), OthersWatch()
     number = -max(3, min_walks // 5)  # warm-up
@@ -251,7 +253,7 @@ def take_walks(
             over = time.monotonic() - start > time_budget_s
             if number >= min_walks and (over or (number % 20 == 0 and enough(walks))):
                 break
-    walks.noise, walks.seconds = judge_noise(sentinel, watch.share()), time.monotonic() - start
+    walks.noise, walks.seconds = judge_noise(sentinel, watch.share() if alone else None), time.monotonic() - start
     return walks
 
 

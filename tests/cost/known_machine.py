@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.build import _cells, noise_record
+from prunesearch.cost.build import cells_of, noise_record
 from prunesearch.cost.records import Shape
 from prunesearch.cost.samples import judge_noise
 from prunesearch.cost.table import CostTable
@@ -69,7 +69,7 @@ def table_of(walks: Walks) -> CostTable:
             "device": "cpu",
         },
         device={"name": "a known machine", "kind": "cpu"},
-        cells=_cells(walks),
+        cells=cells_of(walks),
         noise=noise_record(judge_noise([1.0] * 40)),
         seconds=1.0,
         walks=len(walks.steps),

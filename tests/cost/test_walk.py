@@ -131,7 +131,7 @@ def test_a_built_table_covers_the_grid_and_predicts(built, tiny):
     }  # fmt: skip
     assert built.conditions == {
         "batch_size": 2, "dtype": "float32", "attention": "sdpa", "mode": "eager", "threads": torch.get_num_threads(),
-        "cores": usable_cores(), "tokens": 17, "device": "cpu",
+        "cores": usable_cores(), "tokens": 17, "device": "cpu", "concurrency": 1,
     }  # fmt: skip
     assert {c.n for c in built.cells.mlp} == {17, *WIDTHS}
     assert {(c.n, c.biased) for c in built.cells.attention} >= {(n, b) for n in WIDTHS for b in (True, False)}
