@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from prunesearch import __version__
 from prunesearch.cli_devices import StudyArgument, interruptible, register
+from prunesearch.cli_export import register as register_export
 from prunesearch.core.errors import PruneSearchError
 
 app = typer.Typer(
@@ -109,28 +109,8 @@ def show(
     _print_front(load_front(study)[1], json)
 
 
-@app.command()
-def export(
-    study: StudyArgument,
-    pick: Annotated[str, typer.Option(help="best@10ms, best@2x, fastest@0.99, knee, a point (p3) or a trial number.")],
-    to: Annotated[str, typer.Option(help="Format: json.")] = "json",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; none: print.")] = None,
-) -> None:
-    """Write one schedule of a study for use elsewhere."""
-    from prunesearch.export import export as write
-    from prunesearch.results.store import load_front
-
-    text = write(load_front(study)[1], pick, to)
-    if output is None:
-        typer.echo(text)
-        return
-    from prunesearch.core.files import write_text_atomic
-
-    write_text_atomic(output, text + "\n")
-    typer.echo(f"written: {output}", err=True)
-
-
 register(app)
+register_export(app)
 
 
 def parse_columns(text: str) -> dict[str, str]:

@@ -1,33 +1,79 @@
-"""Taking a schedule out of a study: which point (`pick`), and in which format (`FORMATS`).
+"""Taking a schedule out of a study, or in from another tool: which point (`pick`), in which format (`FORMATS`).
 
-An exporter is a function `(point, front) -> str`, the text of one file.
+A new format is one `Format` in a file of its own and one line in `FORMATS`; the contract tests pick it up.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prunesearch.core.registry import Entry, Registry
+from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.export.diffrate import DIFFRATE
+from prunesearch.export.dynamicvit import DYNAMIC_VIT
+from prunesearch.export.evit import EVIT
+from prunesearch.export.exchange import Exported, export_schedule, import_file, import_schedule
+from prunesearch.export.format import Format, ModelShape
+from prunesearch.export.lengths import LENGTH_ADAPTIVE, POWER_BERT
+from prunesearch.export.lightcompress import LIGHTCOMPRESS
+from prunesearch.export.native import JSON, provenance_of
+from prunesearch.export.pruna import PRUNA
+from prunesearch.export.tome import TOME
 
 if TYPE_CHECKING:
     from prunesearch.results.front import Front
 
-FORMATS = Registry(
-    "export format",
-    {
-        "json": Entry("prunesearch.export.native:to_json", "prunesearch schedule, for Schedule.from_json"),
-    },
-)
+__all__ = [
+    "FORMATS",
+    "Exported",
+    "Format",
+    "ModelShape",
+    "export",
+    "export_schedule",
+    "find_format",
+    "import_file",
+    "import_schedule",
+]
+
+FORMATS: dict[str, Format] = {
+    row.name: row
+    for row in (
+        JSON,
+        TOME,
+        DIFFRATE,
+        EVIT,
+        DYNAMIC_VIT,
+        POWER_BERT,
+        LENGTH_ADAPTIVE,
+        PRUNA,
+        LIGHTCOMPRESS,
+    )
+}
 
 
-def export(front: Front, spec: str, to: str = "json") -> str:
-    """Return the text of the point that `spec` picks (see `pick.pick`), in the format named `to`.
+def find_format(name: str) -> Format:
+    """Return the format called `name`; raise `PruneSearchError` naming the nearest one on a miss."""
+    if name not in FORMATS:
+        raise PruneSearchError(f"unknown export format '{name}': {did_you_mean(name, FORMATS)}")
+    return FORMATS[name]
+
+
+def export(front: Front, spec: str, to: str = "json", *, lossy: bool = False) -> Exported:
+    """Write the point that `spec` picks (see `pick.pick`), in the format named `to`.
+
+    Args:
+        front: the front of a study.
+        spec: which point.
+        to: a name in `FORMATS`.
+        lossy: accept the nearest schedule that the format can say.
 
     Raises:
-        PruneSearchError: for an unknown format or pick, or when no point satisfies it.
+        PruneSearchError: for an unknown format or pick, when no point satisfies it, or when the schedule's meaning
+            would change and `lossy` is False.
     """
     from prunesearch.export.pick import pick
 
-    write = FORMATS.load(to)
-    text: str = write(pick(front, spec), front)
-    return text
+    target = find_format(to)
+    point = pick(front, spec)
+    model = front.model
+    shape = ModelShape(model.depth, model.tokens, model.protected, provenance_of(point, front))
+    return export_schedule(point.to_schedule(), target, shape, lossy=lossy)

@@ -8,8 +8,7 @@ import pytest
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
-from prunesearch.export import FORMATS, export
-from prunesearch.export.native import to_json
+from prunesearch.export import export
 from prunesearch.export.pick import pick
 from prunesearch.results.front import Front
 
@@ -115,21 +114,26 @@ def test_empty_front_repeats_the_verdict(make_front):
 def test_json_is_a_lossless_schedule_with_provenance(make_front):
     front = make_front()
     for point in front.points:
-        text = to_json(point, front)
-        assert Schedule.from_json(text) == point.to_schedule()
-        note = json.loads(text)["provenance"]
+        exported = export(front, point.id, "json")
+        assert (exported.changes, exported.losses) == ((), ())
+        assert Schedule.from_json(exported.text) == point.to_schedule()
+        note = json.loads(exported.text)["provenance"]
         assert (note["study"], note["point"], note["trial"]) == ("demo", point.id, point.trial)
         assert note["model"]["class"] == "ViTForImageClassification"
         assert note["cost_table"] == "measured"
 
 
 def test_export_by_format_name(make_front):
-    assert Schedule.from_json(export(make_front(), "best@60%", "json")) == make_front().points[1].to_schedule()
+    exported = export(make_front(), "best@60%", "json")
+    assert Schedule.from_json(exported.text) == make_front().points[1].to_schedule()
     with pytest.raises(PruneSearchError, match=r"unknown export format 'jsn': did you mean 'json'\?"):
         export(make_front(), "p1", "jsn")
 
 
-def test_every_format_in_the_table_can_be_loaded(make_front):
-    front = make_front()
-    for name in FORMATS:
-        assert isinstance(FORMATS.load(name)(front.points[0], front), str)
+def test_the_front_gives_the_model_that_counts_are_of(make_front):
+    # p4 of the synthetic front: fuse, block 0, keep 0.25 of 64, so 17 tokens of 65 in 9 blocks
+    text = export(make_front(), "p4", "power-bert", lossy=True).text
+    assert f'--RETENTION_CONFIG "{",".join(["17"] * 9)}"' in text
+    rate = json.loads(export(make_front(), "p4", "diffrate", lossy=True).text)
+    assert list(rate) == ["prunesearch/demo-vit-cifar10"]
+    assert list(rate["prunesearch/demo-vit-cifar10"]) == ["0.1"]  # 0.26 x 17 / 65 GMACs
