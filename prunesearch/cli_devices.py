@@ -34,10 +34,11 @@ def profile(
     model: Annotated[list[str] | None, typer.Option("--model", help="The same, as an option; may be repeated.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
     name: Annotated[str | None, typer.Option(help="Name of the profile; none: made from the device's.")] = None,
-    batch_size: Annotated[str, typer.Option(help="Batch sizes, as in 1,8,32.")] = "1,8,32",
+    batch_size: Annotated[str, typer.Option(help="Batch sizes, as in 1,8,32 or 1 8 32.")] = "1,8,32",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16; several: float32,bfloat16.")] = "float32",
     attention: Annotated[str, typer.Option("--attn", help="sdpa, eager or flash.")] = "sdpa",
     mode: Annotated[str, typer.Option(help="eager, cuda-graph or compile.")] = "eager",
+    concurrency: Annotated[int, typer.Option(help="Forwards under way at once: measure one among others.", min=1)] = 1,
     length: Annotated[int | None, typer.Option(help="Tokens of a text (128).")] = None,
     energy: Annotated[bool, typer.Option("--energy", help="Measure energy too (minutes a table).")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="15 s a table in place of 45 s.")] = False,
@@ -47,22 +48,26 @@ def profile(
     folder: Annotated[Path | None, typer.Option(help="Folder of profiles; none: your own.")] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure a device's cost tables, for `run --device NAME` anywhere."""
+    """Measure this device, for `run --device NAME` anywhere."""
     from prunesearch.search.profiling import ProfileConfig, plot_profile
     from prunesearch.search.profiling import profile as measure
     from prunesearch.search.progress import Reporter
+    from prunesearch.tasks.models import DTYPES
 
     if quick and full:
         raise PruneSearchError("--quick and --full exclude each other: choose one")
-    named = [*(models or []), *(model or [])]
+    # `--batch-size 1 8 32`, `--dtype float32 bfloat16`: all but the first of each come as arguments
+    named = [*(model or []), *(models or [])]
+    sizes, dtypes = [n for n in named if n.isdigit()], [n for n in named if n in DTYPES]
     config = ProfileConfig(
-        models=named or ProfileConfig.models,
+        models=[n for n in named if n not in [*sizes, *dtypes]] or ProfileConfig.models,
         device=device,
         name=name,
-        batch_sizes=parse_counts(batch_size),
-        dtypes=[part.strip() for part in dtype.split(",")],
+        batch_sizes=parse_counts(" ".join([batch_size, *sizes])),
+        dtypes=[*(part.strip() for part in dtype.split(",")), *dtypes],
         attention=attention,
         mode=mode,
+        concurrency=concurrency,
         length=length,
         effort="quick" if quick else "full" if full else "normal",
         energy=energy,
@@ -79,7 +84,7 @@ def profile(
 
 
 def devices(json: JsonOption = False) -> None:
-    """List every device profile: yours, and those that are shipped."""
+    """List the device profiles, yours and the shipped ones."""
     from prunesearch.results.devices import list_devices, show_devices
 
     rows, broken = list_devices()
@@ -98,7 +103,7 @@ def verify(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Measure a front again here: predicted against measured, point by point."""
+    """Measure a front again here, predicted against measured."""
     from prunesearch.results.store import load_front
     from prunesearch.results.verify import show_verification
     from prunesearch.results.verify import verify as measure
@@ -116,7 +121,7 @@ def transfer(
     to: Annotated[str, typer.Option(help="Name of a profile (see `prunesearch devices`).")],
     json: JsonOption = False,
 ) -> None:
-    """Price a study's schedules on another device: ranks, and the regret of reuse."""
+    """Price a front on another device: ranks, regret of reuse."""
     from prunesearch.results.store import load_front
     from prunesearch.results.transfer import show_transfer
     from prunesearch.search.transfer import transfer_study
@@ -141,7 +146,7 @@ def flops(
     attention: Annotated[str, typer.Option("--attn", help="sdpa or eager.")] = "sdpa",
     json: JsonOption = False,
 ) -> None:
-    """Count multiply-adds and peak memory of a model, without and with a schedule."""
+    """Count a model's multiply-adds and peak memory."""
     from prunesearch.core.schedule_text import read_schedule
     from prunesearch.cost.flops_report import flops_report, show_flops
     from prunesearch.tasks.models import check_attention, check_device, check_dtype

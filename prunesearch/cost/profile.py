@@ -5,9 +5,11 @@ A user's own profiles live in her folder and shadow the shipped ones of the same
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder, write_text_atomic
-from prunesearch.cost.records import Cells, Record, Shape, TableFacts, first_error
+from prunesearch.cost.records import Cells, Record, Shape, TableFacts, Validation, first_error
 from prunesearch.cost.specs import DeviceSpec
 from prunesearch.cost.table import CostTable
 
@@ -25,8 +27,16 @@ _FORMAT = "prunesearch.profile"
 _FILE = "profile.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # A table serves a query only if it agrees in these; `tokens` may be fewer.
-_EXACT = ("device", "batch_size", "dtype", "attention", "mode", "threads", "cores")
-_OPTIONS = {"batch_size": "--batch-size", "dtype": "--dtype", "attention": "--attn", "mode": "--mode"}
+_EXACT = ("device", "batch_size", "dtype", "attention", "mode", "concurrency", "threads", "cores")
+# What the way out names, by condition; only texts have a `length`, which is 128 where nobody says.
+_OPTIONS = {
+    "batch_size": "--batch-size",
+    "dtype": "--dtype",
+    "attention": "--attn",
+    "mode": "--mode",
+    "length": "--length",
+}
+_TYPED = {"flash_attention_2": "flash"}  # transformers' name: what a user types
 
 
 class TableEntry(TableFacts):
@@ -34,6 +44,7 @@ class TableEntry(TableFacts):
 
     id: str
     file: str
+    validation: Validation
 
 
 class OutOfMemory(Record):
@@ -83,6 +94,7 @@ class Profile(Record):
         Args:
             shape: of the model.
             conditions: as `conditions_of` states them; what is named, but `tokens`, must be what was measured under.
+                `length`, of a text, goes into the way out.
             model: how the user calls it, for the way out.
 
         Returns:
@@ -117,9 +129,10 @@ class Profile(Record):
                 )
 
     def _refuse(self, tables: list[TableEntry], conditions: Mapping[str, Any], model: str) -> None:
-        nearest = min(tables, key=lambda t: len(_differences(t.conditions, conditions)))
-        name = _differences(nearest.conditions, conditions)[0]
-        known = sorted({t.conditions.get(name) for t in tables}, key=str)
+        differences = min((_differences(t.conditions, conditions) for t in tables), key=len)
+        name = differences[0]
+        nearest = [t for t in tables if _differences(t.conditions, conditions) == differences]
+        known = sorted({_stated(t.conditions, name) for t in nearest}, key=lambda v: (isinstance(v, str), v))
         raise PruneSearchError(
             f"profile '{self.name}' has this model's blocks with {name}={', '.join(map(str, known))}, but "
             f"{name}={conditions.get(name)} is asked for: measure it there: {self.command(model, conditions)}"
@@ -128,8 +141,11 @@ class Profile(Record):
     def command(self, model: str, conditions: Mapping[str, Any]) -> str:
         """The line that measures what is missing."""
         device = "cuda:0" if self.device.get("kind") == "cuda" else "cpu"
-        options = " ".join(f"{flag} {conditions[name]}" for name, flag in _OPTIONS.items() if name in conditions)
-        return f"prunesearch profile --model {model} --device {device} --name {self.name} {options}"
+        asked = {flag: conditions[name] for name, flag in _OPTIONS.items() if name in conditions}
+        if conditions.get("concurrency", 1) > 1:
+            asked["--concurrency"] = conditions["concurrency"]
+        options = " ".join(f"{flag} {_TYPED.get(value, value)}" for flag, value in asked.items())
+        return f"prunesearch profile --model {shlex.quote(model)} --device {device} --name {self.name} {options}"
 
     def read(self, entry: TableEntry) -> CostTable:
         """Read the cells of a table.
@@ -151,23 +167,50 @@ class Profile(Record):
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptFileError(f"table {path} is no list of cells ({one_line(error)}): {way_out}") from None
 
-    def has(self, shape: Shape, conditions: Mapping[str, Any]) -> bool:
-        """Whether exactly this model under exactly these conditions was measured, or found too large, before."""
-        known = [(t.shape, t.conditions) for t in self.tables] + [(m.shape, m.conditions) for m in self.out_of_memory]
-        return any(s == shape and not _differences(c, conditions, tokens=True) for s, c in known)
+    def has(self, shape: Shape, conditions: Mapping[str, Any], *, energy: bool = False) -> bool:
+        """Whether exactly this model under exactly these conditions was measured, or found too large, before.
+
+        Args:
+            energy: a table counts only if it has energy.
+        """
+        known: list[TableEntry | OutOfMemory] = [t for t in self.tables if t.energy is not None or not energy]
+        return any(_same_key(record, shape, conditions) for record in [*known, *self.out_of_memory])
 
     def put(self, table: CostTable) -> TableEntry:
-        """Take a table in, in place of one of the same key, and write both files; each is whole at any moment."""
+        """Take a measured table in, in place of what was known of the same key, and write both files.
+
+        Each file is whole at any moment.
+
+        Raises:
+            PruneSearchError: if the table does not know its error.
+        """
+        if table.validation is None:
+            raise PruneSearchError(
+                "a table of a profile must hold its error on unseen schedules, but this one was not validated: "
+                "measure it with `measure_table`"
+            )
         facts = {name: getattr(table, name) for name in TableFacts.model_fields}
-        if table.validation is not None:  # the timings of single forwards stay out: they are what makes a table large
-            facts["validation"] = table.validation.model_copy(update={"samples_us": []})
-        name = table_id(table)
+        # the timings of single forwards stay out: they are what makes a table large
+        facts["validation"] = table.validation.model_copy(update={"samples_us": []})
+        others = [t for t in self.tables if not _same_key(t, table.shape, table.conditions)]
+        name = _free_name(table_id(table), {t.id for t in others})
         entry = TableEntry(**facts, id=name, file=f"tables/{name}.json")
         rows = ",\n".join(json.dumps(_rounded(row)) for row in table.cells.rows())
         write_text_atomic(self.folder / entry.file, f"[\n{rows}\n]\n")
-        self.tables = sorted([*(t for t in self.tables if t.id != name), entry], key=lambda t: t.id)
+        self.tables = sorted([*others, entry], key=lambda t: t.id)
+        self._forget_memory(table.shape, table.conditions)
+        self.status = "measured"
         self.save()
         return entry
+
+    def put_out_of_memory(self, record: OutOfMemory) -> None:
+        """Note that a model did not fit, and write the file."""
+        self._forget_memory(record.shape, record.conditions)
+        self.out_of_memory.append(record)
+        self.save()
+
+    def _forget_memory(self, shape: Shape, conditions: Mapping[str, Any]) -> None:
+        self.out_of_memory = [m for m in self.out_of_memory if not _same_key(m, shape, conditions)]
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -209,8 +252,9 @@ def table_id(table: CostTable) -> str:
     """Its file name: model, tokens, batch and conditions, and the threads of a CPU."""
     c = table.conditions
     threads = f"-t{c['threads']}" if c.get("threads") else ""
+    others = f"-c{c['concurrency']}" if c.get("concurrency", 1) > 1 else ""
     model = re.sub(r"[^a-z0-9.]+", "-", table.model.lower()).strip("-.") or table.shape.kind
-    return f"{model}-n{c['tokens']}-b{c['batch_size']}-{c['dtype']}-{c['attention']}-{c['mode']}{threads}"
+    return f"{model}-n{c['tokens']}-b{c['batch_size']}-{c['dtype']}-{c['attention']}-{c['mode']}{others}{threads}"
 
 
 def user_root() -> Path:
@@ -244,9 +288,12 @@ def find_profile(name: str) -> Profile:
 
 
 def aliases_of(folders: Mapping[str, Path]) -> dict[str, str]:
-    """Profile names by alias; files that cannot be read are passed over here, and said by `prunesearch devices`."""
+    """Profile names by alias, a user's before a shipped one's.
+
+    Files that cannot be read are passed over here, and said by `prunesearch devices`.
+    """
     found: dict[str, str] = {}
-    for name, folder in folders.items():
+    for name, folder in sorted(folders.items(), key=lambda item: item[1].parent == user_root()):
         try:
             found.update(dict.fromkeys(Profile.load(folder).aliases, name))
         except PruneSearchError:
@@ -271,7 +318,22 @@ def one_line(error: Exception) -> str:
 
 def _differences(mine: Mapping[str, Any], asked: Mapping[str, Any], tokens: bool = False) -> list[str]:
     names = (*_EXACT, "tokens") if tokens else _EXACT
-    return [n for n in names if n in asked and mine.get(n) != asked[n]]
+    return [n for n in names if n in asked and _stated(mine, n) != asked[n]]
+
+
+def _stated(conditions: Mapping[str, Any], name: str) -> Any:
+    """A condition of a table; one that says nothing of other requests was measured alone."""
+    return conditions.get(name, 1 if name == "concurrency" else None)
+
+
+def _same_key(record: TableEntry | OutOfMemory, shape: Shape, conditions: Mapping[str, Any]) -> bool:
+    return record.shape == shape and not _differences(record.conditions, conditions, tokens=True)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """`name`, or with a number: folders of one name may hold models of other shapes."""
+    numbered = (f"{name}-{i}" for i in itertools.count(2))
+    return next(n for n in itertools.chain([name], numbered) if n not in taken)
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:

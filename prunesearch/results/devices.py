@@ -55,7 +55,8 @@ def _row(profile: Profile) -> DeviceRow:
     worst = max((v.worst for v in checks), default=None)
     if profile.spec is not None and not checks:
         estimator = shipped_estimator()
-        estimated = estimator.devices.get(profile.spec.name, estimator.pooled)
+        elsewhere = estimator.pooled if profile.spec.gemm_tflops else estimator.datasheet_only
+        estimated = estimator.devices.get(profile.spec.name, elsewhere)
         error, worst = estimated.mape, estimated.worst
     conditions: dict[str, list[str]] = {}
     for name in ("batch_size", "dtype", "attention", "mode", "threads"):

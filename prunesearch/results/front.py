@@ -133,6 +133,7 @@ class Conditions(_Record):
     dtype: str
     attention: str
     mode: str
+    concurrency: int = Field(default=1, ge=1)
     threads: int | None = None
     cores: int | None = None
     tokens: int = Field(ge=1)
@@ -330,6 +331,11 @@ def cost_of(item: Unpruned | Point, unit: str) -> float:
     if item.energy is None:
         raise PruneSearchError("this study knows no energies: run it with --objective energy on a device that has them")
     return item.energy.mj
+
+
+def digits(value: float) -> str:
+    """Three significant digits, thousands whole: `0.123`, `12.3`, `1,234`."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def trust(table: CostTable) -> str:

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prunesearch.results.front import Energy, Front, Interval, Latency, Point, Unpruned, trust
+from prunesearch.results.front import Energy, Front, Interval, Latency, Point, Unpruned, digits, trust
 
 _BARS = "▁▂▃▄▅▆▇█"
 _UNBOUNDED = 1000  # columns; wider than any table here
+_CAN_GO = 3  # steps by which the table of points gets narrower
 MINUS = "\u2212"
 
 
@@ -23,9 +24,10 @@ def show_front(front: Front, console: Console | None = None, *, plot: bool = Tru
     for line in _header(front):
         out.print(line, soft_wrap=False)
     out.print()
-    table = _points_table(front)
-    if out.measure(table, options=out.options.update(width=_UNBOUNDED)).maximum > out.width:
-        table = _points_table(front, gmacs=False)
+    for left_out in range(_CAN_GO + 1):
+        table = _points_table(front, left_out)
+        if out.measure(table, options=out.options.update(width=_UNBOUNDED)).maximum <= out.width:
+            break
     out.print(table)
     if front.points:
         out.print()
@@ -71,27 +73,31 @@ def _header(front: Front) -> list[Text]:
     return lines
 
 
-def _points_table(front: Front, *, gmacs: bool = True) -> Table:
+def _points_table(front: Front, left_out: int = 0) -> Table:
     """One row a point, the unpruned model first; numbers only, so that the columns stay narrow.
 
-    The last column is the one that a narrow terminal can do without: it is no result of a measurement.
+    Args:
+        left_out: what a narrow terminal does without, up to `_CAN_GO`: first the GMACs, which are no result of a
+            measurement, then the spreads of latency and energy, then the interval of a quality whose change has one.
     """
+    gmacs, spreads, intervals = left_out < 1, left_out < 2, left_out < _CAN_GO
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("speed", justify="right", no_wrap=True)
-    table.add_column("ms, p10–p90" if front.measured else f"ms, {trust(front.cost_table)}", no_wrap=True)
+    table.add_column(_latency_title(front, spreads), no_wrap=True)
     with_energy = front.unpruned.energy is not None
     if with_energy:
-        table.add_column("mJ an input" if front.measured else "mJ, predicted", no_wrap=True)
+        measured = front.unpruned.energy is not None and front.unpruned.energy.measured is not None
+        table.add_column("mJ an input" if measured else "mJ, predicted", no_wrap=True)
     table.add_column(f"{front.task.metric}, %", no_wrap=True)
     table.add_column("change, 95 %", no_wrap=True)
     if gmacs:
         table.add_column("GMACs", justify="right", no_wrap=True)
 
     def add(name: str, speed: float, item: Unpruned | Point, change: str, style: str) -> None:
-        energy = [_energy(item.energy)] if with_energy else []
-        row = [name, f"{speed:.2f}×", _latency(item.latency), *energy, _quality(item.quality), change]
-        table.add_row(*row, *([_gmacs(item.gmacs)] if gmacs else []), style=style)
+        energy = [_energy(item.energy, spreads)] if with_energy else []
+        row = [name, f"{speed:.2f}×", _latency(item.latency, spreads), *energy, _quality(item.quality, intervals)]
+        table.add_row(*row, change, *([_gmacs(item.gmacs)] if gmacs else []), style=style)
 
     add("unpruned", 1.0, front.unpruned, "", "dim")
     within = {p.id for p in front.within_budget()}
@@ -99,6 +105,12 @@ def _points_table(front: Front, *, gmacs: bool = True) -> Table:
         style = "bold" if point.id == front.verdict.point else "" if point.id in within else "dim"
         add(_mark(point, front), point.speedup, point, change_text(point.difference), style)
     return table
+
+
+def _latency_title(front: Front, spreads: bool) -> str:
+    if front.measured:
+        return "ms, p10–p90" if spreads else "ms, median"
+    return f"ms, {trust(front.cost_table)}" if front.cost_table.status == "estimated" else "ms, predicted"
 
 
 def _schedules_table(front: Front, width: int) -> Table:
@@ -178,24 +190,29 @@ def _mark(point: Point, front: Front) -> str:
     return f"{point.id} *" if point.id == front.verdict.point else point.id
 
 
-def _latency(latency: Latency) -> str:
+def _latency(latency: Latency, spreads: bool) -> str:
     """Three significant digits: what a median on a shared machine carries. Without samples, the prediction alone."""
     places = 0 if latency.ms >= 100 else 1 if latency.ms >= 10 else 2
     text = f"{latency.ms:.{places}f}"
-    if latency.p10_ms is None or latency.p90_ms is None:
+    if latency.p10_ms is None or latency.p90_ms is None or not spreads:
         return text
     return f"{text} ({latency.p10_ms:.{places}f}–{latency.p90_ms:.{places}f})"
 
 
-def _energy(energy: Energy | None) -> str:
+def _energy(energy: Energy | None, spreads: bool) -> str:
     if energy is None:
         return ""
-    low_high = "" if energy.measured is None else f" ({energy.measured.low:.3g}–{energy.measured.high:.3g})"
-    return f"{energy.mj:.3g}{low_high}"
+    low_high = (
+        ""
+        if energy.measured is None or not spreads
+        else f" ({digits(energy.measured.low)}–{digits(energy.measured.high)})"
+    )
+    return f"{digits(energy.mj)}{low_high}"
 
 
-def _quality(quality: Interval) -> str:
-    return f"{quality.value * 100:.1f} ({quality.low * 100:.1f}–{quality.high * 100:.1f})"
+def _quality(quality: Interval, interval: bool) -> str:
+    around = f" ({quality.low * 100:.1f}–{quality.high * 100:.1f})" if interval else ""
+    return f"{quality.value * 100:.1f}{around}"
 
 
 def _gmacs(value: float) -> str:
@@ -241,7 +258,7 @@ def front_plot(front: Front, width: int = 60, height: int = 12) -> str:
         label = {0: f"{y_high * 100:.1f}", rows - 1: f"{y_low * 100:.1f}"}.get(index, "")
         lines.append(f"{label:>{margin - 1}} │{''.join(row)}".rstrip())
     lines.append(" " * margin + "└" + "─" * columns)
-    left, right = f"{x_low:.4g} ms", f"{x_high:.4g} ms"
+    left, right = (f"{x:.4g} ms" if x < 9999.5 else f"{x:,.0f} ms" for x in (x_low, x_high))
     lines.append(" " * (margin + 1) + left + right.rjust(columns - len(left)))
     legend = f"{front.task.metric} % against latency; U unpruned"
     legend += ", * verdict" if front.verdict.point else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +15,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.table import CostTable
-from prunesearch.results.front import Front, trust
+from prunesearch.results.front import Front, digits, trust
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class TransferredPoint:
     """A point of the front on both devices.
 
     `here_ms` is the study's latency, `there_ms` the other device's by its table; `rank_here`, `rank_there` count from
-    the fastest; `regret` is how much longer it takes there than the fastest trial of the study that keeps at least its
-    calibration quality (0: it is the best choice there too), and `instead` is that trial's schedule.
+    the fastest; `stays`: no other point, and not the unpruned model, is faster there at no less quality. `regret` is
+    how much longer it takes there than the fastest trial of the study, or the unpruned model, that keeps at least its
+    calibration quality (0: it is the best choice there too), and `instead` is that schedule.
     """
 
     id: str
@@ -94,9 +96,13 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
     here_ms = [p.latency.ms for p in front.points]
     values = [(ms, -p.quality.value) for ms, p in zip(there_ms, front.points, strict=True)]
     stays = non_dominated([*values, (base_there, -front.unpruned.quality.value)])[:-1]
+    choices = list(trials)
+    if front.unpruned.calibration is not None:
+        choices.append(PricedTrial(Schedule(), front.unpruned.calibration.quality, base_here))
+        price[Schedule()] = base_there
     points = []
     for i, point in enumerate(front.points):
-        rivals = [t for t in trials if t.quality >= point.calibration.quality]
+        rivals = [t for t in choices if t.quality >= point.calibration.quality]
         best = min(rivals, key=lambda t: price[t.schedule], default=None)
         fastest = there_ms[i] if best is None else min(price[best.schedule], there_ms[i])
         points.append(
@@ -116,7 +122,7 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
         )
     rank = 1.0
     if len(trials) > 2:
-        rank = float(spearmanr([t.here_ms for t in trials], [price[t.schedule] for t in trials])[0])
+        rank = float(np.nan_to_num(spearmanr([t.here_ms for t in trials], [price[t.schedule] for t in trials])[0]))
     regrets = [p.regret for p in points]
     return Transfer(
         study=front.study,
@@ -150,7 +156,7 @@ def show_transfer(found: Transfer, front: Front, console: Console | None = None)
         stays = "stays" if p.stays else "leaves"
         rows.append((p.id, p.here_ms, p.speedup_here, p.there_ms, p.speedup_there, rank, stays, f"{p.regret:+.1%}"))
     for name, here, fast, other, faster, rank, stays, regret in rows:
-        cells = [f"{here:.3g} ms", f"{fast:.2f}×", f"{other:.3g} ms", f"{faster:.2f}×", rank, stays, regret]
+        cells = [f"{digits(here)} ms", f"{fast:.2f}×", f"{digits(other)} ms", f"{faster:.2f}×", rank, stays, regret]
         table.add_row(name, *cells)
     out.print(table)
     out.print(

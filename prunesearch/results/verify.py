@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from rich import box
 from rich.console import Console
@@ -14,13 +13,15 @@ from scipy.stats import spearmanr
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import write_text_atomic
+from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.build import conditions_of
 from prunesearch.cost.device import describe_device
 from prunesearch.cost.validate import measure_schedules
 from prunesearch.pruning.apply import apply_
-from prunesearch.results.front import Front, trust
+from prunesearch.results.front import Front, Point, Unpruned, cost_of, digits, trust
 from prunesearch.results.store import StudyFolder
+from prunesearch.tasks.models import check_device
 
 _FILE = "verify.json"
 
@@ -49,7 +50,8 @@ class Verification(BaseModel):
     """A front against a measurement; `same_device`: the study's costs are of a device of the same name and conditions.
 
     `mape` and `worst` are relative errors of the predictions; `rank_correlation` is Spearman's (1 for under 3 points);
-    `lost`: points that are no faster than another one of at least their quality, as measured now.
+    `lost`: points that another one dominates in the study's objectives, with the latencies of now (energies are the
+    study's: they are not measured again).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -81,8 +83,10 @@ def verify(
         quiet: no progress bar.
 
     Raises:
-        PruneSearchError: if the front has no point, or model or data cannot be loaded.
+        PruneSearchError: if the front has no point, the device is not here, or model or data cannot be loaded.
     """
+    check_device(device)
+    facts = describe_device(device)
     if not front.points:
         raise PruneSearchError(f"the front of study '{front.study}' has no point to verify: {front.verdict.text}")
     from prunesearch.search.config import RunConfig
@@ -112,7 +116,7 @@ def verify(
         )
         for (name, text, latency), s in zip(rows, samples, strict=True)
     ]
-    found = _judge(front, describe_device(device), conditions, points)
+    found = _judge(front, facts, conditions, points)
     write_text_atomic(folder.path / _FILE, found.model_dump_json(indent=1) + "\n")
     return found
 
@@ -131,13 +135,13 @@ def _judge(
     errors = [abs(p.error) for p in points]
     rank = 1.0
     if len(points) > 2:
-        rank = float(spearmanr([p.predicted_ms for p in points], [p.median_ms for p in points])[0])
-    quality = {"unpruned": front.unpruned.quality.value, **{p.id: p.quality.value for p in front.points}}
-    lost = [
-        p.id
-        for p in points
-        if any(o is not p and o.median_ms <= p.median_ms and quality[o.id] >= quality[p.id] for o in points)
-    ]
+        rank = float(np.nan_to_num(spearmanr([p.predicted_ms for p in points], [p.median_ms for p in points])[0]))
+    values = []
+    items: list[Unpruned | Point] = [front.unpruned, *front.points]
+    for item, p in zip(items, points, strict=True):
+        costs = [p.median_ms if name == "latency" else cost_of(item, "mJ") for name in front.objectives]
+        values.append((*costs, -item.quality.value))
+    lost = [p.id for p, stands in zip(points, non_dominated(values), strict=True) if not stands]
     return Verification(
         study=front.study,
         device=device,
@@ -152,11 +156,6 @@ def _judge(
     )
 
 
-def load_verification(path: Path) -> Verification:
-    """Read `verify.json`."""
-    return Verification.model_validate(json.loads(path.read_text(encoding="utf-8")))
-
-
 def show_verification(found: Verification, front: Front, console: Console | None = None) -> None:
     """Print predicted against measured, point by point; fits 80 columns."""
     out = console or Console()
@@ -167,10 +166,10 @@ def show_verification(found: Verification, front: Front, console: Console | None
     for name in ("", "predicted", "measured (p10–p90)", "error", "speed", "in the study"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for p in found.points:
-        study = "" if p.study_ms is None else f"{p.study_ms:.3g} ms"
-        measured = f"{p.median_ms:.3g} ms ({p.p10_ms:.3g}–{p.p90_ms:.3g})"
+        study = "" if p.study_ms is None else f"{digits(p.study_ms)} ms"
+        measured = f"{digits(p.median_ms)} ms ({digits(p.p10_ms)}–{digits(p.p90_ms)})"
         mark = f"{p.id} !" if p.id in found.lost else p.id
-        table.add_row(mark, f"{p.predicted_ms:.3g} ms", measured, f"{p.error:+.1%}", f"{p.speedup:.2f}×", study)
+        table.add_row(mark, f"{digits(p.predicted_ms)} ms", measured, f"{p.error:+.1%}", f"{p.speedup:.2f}×", study)
     out.print(table)
     out.print(
         f"error of the predictions: mean {found.mape:.1%}, worst {found.worst:.1%}, rank correlation "

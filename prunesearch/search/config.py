@@ -14,6 +14,8 @@ from prunesearch.search.samplers import SAMPLERS
 
 # Settings that may differ when a study is resumed: they change how long it goes on, not what its trials mean.
 _FREE_TO_CHANGE = ("trials", "timeout_s")
+# and those that nothing depends on before the first trial, so that a budget that was refused can be raised
+_FREE_BEFORE_TRIALS = ("budget", "objectives", "sampler", "seeds")
 
 
 class RunConfig(BaseModel):
@@ -119,10 +121,11 @@ class RunConfig(BaseModel):
         """The space file; None for the default space."""
         return None if self.space is None else Path(self.space)
 
-    def check_resumes(self, before: dict[str, Any], study: str) -> None:
-        """Raise if a study that was begun with the settings `before` cannot go on with these."""
+    def check_resumes(self, before: dict[str, Any], study: str, *, tried: bool) -> None:
+        """Raise if a study that was begun with the settings `before`, and has `tried` schedules, cannot go on so."""
         now = self.model_dump(mode="json")
-        differing = [k for k in now if k not in _FREE_TO_CHANGE and k in before and before[k] != now[k]]
+        free = _FREE_TO_CHANGE if tried else (*_FREE_TO_CHANGE, *_FREE_BEFORE_TRIALS)
+        differing = [k for k in now if k not in free and k in before and before[k] != now[k]]
         if differing:
             name = differing[0]
             raise PruneSearchError(

@@ -112,6 +112,10 @@ class Finish:
             window_s=self.config.energy_window_s,
             quiet=quiet,
         )
+        doubts = {result.why for result in energies.results.values() if not result.valid}
+        if doubts:  # points of which some were measured and some were not cannot be compared
+            self.reporter.say(f"      energy is not measured validly, and stays predicted: {'; '.join(sorted(doubts))}")
+            return [Measured(latency, None) for latency in samples]
         return [Measured(s, energies.results[schedule]) for s, schedule in zip(samples, schedules, strict=True)]
 
     def _tokens(self, schedule: Schedule) -> list[int]:

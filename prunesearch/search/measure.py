@@ -85,6 +85,8 @@ def profile_table(
     shape = describe_shape(task.model, handle, inputs)
     methods = runnable(space.methods, asked["attention"])
     conditions = {name: value for name, value in asked.items() if name != "tokens"}
+    if "input_ids" in inputs:
+        conditions["length"] = shape.tokens
     table = profile.find(shape, conditions, model)
     if table is not None:
         _check_methods(table, methods, profile, model, conditions)

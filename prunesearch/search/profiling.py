@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.schedule import Schedule, kept_count
 from prunesearch.cost.build import conditions_of, describe_shape
 from prunesearch.cost.counters import Unavailable
@@ -33,7 +33,7 @@ from prunesearch.search.progress import Reporter
 from prunesearch.search.space import SpaceFile
 from prunesearch.tasks.base import Inputs
 from prunesearch.tasks.models import check_attention, check_device, check_dtype
-from prunesearch.tasks.shapes import SHAPES, load_shape, random_inputs
+from prunesearch.tasks.shapes import SHAPES, load_shape, random_inputs, shape_config
 
 _LEAST_KEEP = 0.05  # of the reducible tokens: a margin below what spaces ask for
 
@@ -64,6 +64,7 @@ class ProfileConfig:
         batch_sizes, dtypes: every combination is measured.
         attention: sdpa, eager or flash.
         mode: a name in `cost.modes.MODES`.
+        concurrency: forwards under way at once, the measured one among them.
         length: tokens of a text; None for 128.
         effort: a name in `EFFORTS`.
         energy: measure energy too, where a counter is readable.
@@ -79,6 +80,7 @@ class ProfileConfig:
     dtypes: Sequence[str] = ("float32",)
     attention: str = "sdpa"
     mode: str = "eager"
+    concurrency: int = 1
     length: int | None = None
     effort: str = "normal"
     energy: bool = False
@@ -89,6 +91,10 @@ class ProfileConfig:
     def check(self) -> None:
         """Raise `PruneSearchError` for what cannot be measured, before anything is."""
         check_device(self.device)
+        for model in self.models:
+            shape_config(model)
+        if self.effort not in EFFORTS:
+            raise PruneSearchError(f"unknown effort '{self.effort}': {did_you_mean(self.effort, EFFORTS)}")
         for dtype in self.dtypes:
             check_dtype(dtype)
         MODES.entry(self.mode)
@@ -98,6 +104,8 @@ class ProfileConfig:
         for rows in self.batch_sizes:
             if rows < 1:
                 raise PruneSearchError(f"`batch size >= 1` must hold, but got {rows}")
+        if self.concurrency < 1:
+            raise PruneSearchError(f"`concurrency >= 1` must hold, but got {self.concurrency}")
         if self.name is not None:
             check_profile_name(self.name)
 
@@ -129,6 +137,8 @@ def _energy_meter(
     opened = meter or open_meter(config.device)
     if isinstance(opened, Unavailable):
         found.energy = Energy(status="unavailable", reason=opened.reason)
+        if found.tables or found.out_of_memory:  # else there is nothing yet that it could be said of
+            found.save()
         reporter.say(f"energy is unavailable: {opened.reason}")
         return None
     found.energy = Energy(status="measured", source=f"{opened.counter.name} ({opened.counter.covers})")
@@ -187,8 +197,8 @@ def _measure_cell(
     model, dtype, rows = cell
     attention = check_attention(config.attention)
     built = load_shape(model, attention=attention, dtype=check_dtype(dtype), device=config.device)
-    shape, conditions = _facts(built, random_inputs(built, 1, config.length), rows, config.mode)
-    if found.has(shape, conditions) and not config.redo:
+    shape, conditions = _facts(built, random_inputs(built, 1, config.length), rows, config)
+    if found.has(shape, conditions, energy=meter is not None) and not config.redo:
         reporter.say(f"{label}: kept from before")
         return
     started = time.monotonic()
@@ -197,8 +207,7 @@ def _measure_cell(
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        found.out_of_memory.append(OutOfMemory(model=_name(model), shape=shape, conditions=conditions))
-        found.save()
+        found.put_out_of_memory(OutOfMemory(model=_name(model), shape=shape, conditions=conditions))
         reporter.say(f"{label}: out of memory, recorded as such")
         return
     found.put(CostTable(**{**dict(table), "model": _name(model), "source": f"profile '{found.name}'"}))
@@ -210,11 +219,12 @@ def _name(model: str) -> str:
     return model if model in SHAPES or not os.path.isdir(model) else Path(model).resolve().name
 
 
-def _facts(built: nn.Module, one: Inputs, rows: int, mode: str) -> tuple[Shape, dict[str, Any]]:
+def _facts(built: nn.Module, one: Inputs, rows: int, config: ProfileConfig) -> tuple[Shape, dict[str, Any]]:
     """Shape and conditions of a model at a batch size, read off a single row."""
     with borrowed(built) as handle:
         shape = describe_shape(built, handle, one)
-        return shape, {**conditions_of(handle, one, shape.tokens, mode), "batch_size": rows}
+        found = conditions_of(handle, one, shape.tokens, config.mode, config.concurrency)
+        return shape, {**found, "batch_size": rows}
 
 
 def _measure(
@@ -237,6 +247,7 @@ def _measure(
         time_budget_s=effort.seconds,
         quiet=quiet,
         mode=config.mode,
+        concurrency=config.concurrency,
         unseen=UNSEEN,
         min_rounds=effort.rounds,
         patience_s=config.patience_s,

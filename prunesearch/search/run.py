@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from optuna import Study
+
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.counters import Unavailable
@@ -15,7 +17,7 @@ from prunesearch.cost.energy_schedules import FITTED, fit_table_energy, open_met
 from prunesearch.cost.plateaus import block_curve, plateaus
 from prunesearch.cost.table import CostTable
 from prunesearch.pruning.apply import Handle, apply_, runnable
-from prunesearch.results.front import Front, SearchInfo
+from prunesearch.results.front import Front, SearchInfo, digits
 from prunesearch.results.store import DEFAULT_ROOT, StudyFolder
 from prunesearch.search.config import RunConfig
 from prunesearch.search.evaluate import Evaluator
@@ -91,7 +93,7 @@ def run(
     reporter = Reporter(quiet)
     folder = StudyFolder.create(study or default_study(config), root)
     if folder.config.exists():
-        config.check_resumes(folder.load_config(), folder.name)
+        config.check_resumes(folder.load_config(), folder.name, tried=folder.database.exists())
     if folder.front.exists():
         front = Front.load(folder.front)
         if front.search.trials >= config.trials:
@@ -111,7 +113,6 @@ def run(
         reporter.say(f"      quality is evaluated in float32 on this CPU; costs are those of {config.dtype}")
     handle = apply_(task.model, Schedule(), seed=config.seed)
     try:
-        folder.save_config(config.model_dump(mode="json"))
         return _Run(config, folder, model, task, handle, space_file, target, meter, reporter).go()
     finally:
         handle.remove()
@@ -163,16 +164,18 @@ class _Run:
         self.handle, self.target, self.meter, self.reporter = handle, target, meter, reporter
         encoder = handle.encoder
         self.space = Space(space_file, encoder.depth, task.tokens, encoder.protected)
-        self.study = open_study(folder.database, config.sampler, config.seed, config.minimised)
         self.unpruned_quality = 0.0  # on the search's calibration rows
 
     def go(self) -> Front:
+        resumed = self._open_study() if self.folder.database.exists() else None  # a broken one is said at once
         table = self._table()
+        self.folder.save_config(self.config.model_dump(mode="json"))  # what was refused until here leaves no trace
         objectives = make_objectives(self.config.minimised, self.config.parsed_budget, self._costs(table))
         split = self.task.calibration.take(self.config.search_samples)
         sensitivities = self._sensitivities(table, split)
         space = self.space.with_methods(sensitivities.methods)
         seeds = self._seeds(space, sensitivities, objectives)
+        self.study = resumed or self._open_study()
         self._search(space, table, split, objectives, seeds)
         return Finish(
             config=self.config,
@@ -192,13 +195,16 @@ class _Run:
             reporter=self.reporter,
         ).go()
 
+    def _open_study(self) -> Study:
+        return open_study(self.folder.database, self.config.sampler, self.config.seed, self.config.minimised)
+
     def _table(self) -> CostTable:
         """The cost table, with energy where it is asked for; the space moves to the edges of its plateaus."""
         config, space = self.config, self.space
         table = cost_table(
             self.folder, self.task, self.handle, space, config, self.target, self.reporter, self.model.shown
         )
-        if needs_energy(config.minimised, config.parsed_budget) and table.energy is None:
+        if needs_energy(config.minimised, config.parsed_budget) and not self._energy_known(table):
             table = self._with_energy(table)
         methods = runnable(space.methods, str(table.conditions["attention"]))
         self.space = space.with_methods(methods).at_edges(plateaus(block_curve(table, biased=False)))
@@ -207,13 +213,17 @@ class _Run:
             self.reporter.say(f"      {gone} of {len(space.counts) - 1} token counts save nothing here: left out")
         return table
 
+    def _energy_known(self, table: CostTable) -> bool:
+        """Whether the table has energy; one that is not valid is measured again where it can be."""
+        return table.energy is not None and (table.energy.valid or not self.target.here)
+
     def _with_energy(self, table: CostTable) -> CostTable:
         """Measure the energy of a few schedules and fit the table's powers.
 
         Raises:
             PruneSearchError: if the device is not at hand and its profile has no energy.
         """
-        if self.meter is None:
+        if self.meter is None or not self.target.here:
             profile = self.target.profile
             reason = None if profile is None else profile.energy.reason
             raise PruneSearchError(
@@ -301,9 +311,9 @@ class _Run:
         whole = Seed(Schedule(), 0.0, tight.costs.predict(Schedule()))
         least = [whole, *solve(space, sensitivities, tight.costs, whole.cost, _ALL_POINTS)][-1]
         raise PruneSearchError(
-            f"budget {self.config.budget} ({tight.limit:.3g} {tight.unit}) is below anything reachable: the least that "
-            f"the space has is predicted at {least.cost:.3g} {tight.unit} ({least.schedule}); raise the budget, or "
-            "widen the space"
+            f"budget {self.config.budget} ({digits(tight.limit)} {tight.unit}) is below anything reachable: the least "
+            f"that the space has is predicted at {digits(least.cost)} {tight.unit} ({least.schedule}); raise the "
+            "budget, or widen the space"
         )
 
     def _search(

@@ -7,6 +7,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,18 +54,11 @@ def open_study(path: Path, sampler: str, seed: int, objectives: Sequence[str] = 
     Raises:
         CorruptFileError: if the file is not a study.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    with _database(path) as url:
         study = optuna.create_study(
-            study_name=_STUDY, storage=storage, directions=["minimize"] * (1 + len(objectives)), load_if_exists=True
+            study_name=_STUDY, storage=url, directions=["minimize"] * (1 + len(objectives)), load_if_exists=True
         )
         finished = len(study.trials)
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise CorruptFileError(
-            f"'{path}' is not a readable study ({reason}): move it away, or use another --study"
-        ) from None
     # a resumed run must not draw again what it drew before
     study.sampler = SAMPLERS.load(sampler)(seed + finished)
     with warnings.catch_warnings():
@@ -73,6 +67,29 @@ def open_study(path: Path, sampler: str, seed: int, objectives: Sequence[str] = 
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     return study
+
+
+def read_trials(path: Path) -> list[TrialRecord]:
+    """The finished trials of the study at `path`, which may have a run going on: nothing is written.
+
+    Raises:
+        CorruptFileError: if the file is not a study.
+    """
+    with _database(path) as url:
+        return finished_trials(optuna.load_study(study_name=_STUDY, storage=url))
+
+
+@contextmanager
+def _database(path: Path) -> Iterator[str]:
+    """The URL of the database at `path`; within the block, one line for whatever is wrong with it."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield f"sqlite:///{path}"
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CorruptFileError(
+            f"'{path}' is not a readable study ({reason}): move it away, or use another --study"
+        ) from None
 
 
 def finished_trials(study: optuna.Study) -> list[TrialRecord]:

@@ -51,6 +51,7 @@ class Target:
             "dtype": config.dtype,
             "attention": check_attention(config.attention),
             "mode": config.mode,
+            "concurrency": 1,
         }
 
 

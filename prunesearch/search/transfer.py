@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.profile import find_profile
 from prunesearch.pruning.apply import apply_
@@ -12,7 +13,7 @@ from prunesearch.search.config import RunConfig
 from prunesearch.search.measure import profile_table
 from prunesearch.search.run import load_study_task
 from prunesearch.search.space import Space, SpaceFile
-from prunesearch.search.study import finished_trials, open_study
+from prunesearch.search.study import read_trials
 from prunesearch.search.target import Target
 
 
@@ -20,11 +21,17 @@ def transfer_study(folder: StudyFolder, front: Front, to: str) -> Transfer:
     """Price a study's front and trials on the device of the profile `to`, under the study's own conditions.
 
     Raises:
-        PruneSearchError: if the profile has no table for the model under these conditions, or cannot estimate one.
+        PruneSearchError: if the profile has no table for the model under these conditions, or cannot estimate one; if
+            the study's trials are not here.
     """
     profile = find_profile(to)
+    if not folder.database.exists():
+        raise PruneSearchError(
+            f"study '{folder.name}' has no {folder.database.name}, whose trials are priced anew: run the same "
+            "`prunesearch run` again"
+        )
     config = RunConfig.build(**{**front.config, "device": "cpu"})
-    trials = finished_trials(open_study(folder.database, config.sampler, config.seed, config.minimised))
+    trials = read_trials(folder.database)
     task = load_study_task(config, quiet=True)
     with apply_(task.model, Schedule()) as handle:
         encoder = handle.encoder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunesearch.results.front import BudgetInfo, Point, Unpruned, Verdict, cost_of
+from prunesearch.results.front import BudgetInfo, Point, Unpruned, Verdict, cost_of, digits
 
 TOLERANCE = 0.01  # of the unpruned model's quality
 _WORTH_IT = 1.05  # a speed-up below this is within what a machine's mood does
@@ -40,8 +40,8 @@ def verdict(
     if budget is not None and points:
         point = max(points, key=lambda p: (p.calibration.quality, gains[p.id]))
         return Verdict(
-            text=f"Nothing inside {budget.text} ({budget.limit:.3g} {budget.unit}) stays within 1 % of the unpruned "
-            f"model; the best that fits: {describe(point, unpruned, metric, unit, trust)}.",
+            text=f"Nothing inside {budget.text} ({digits(budget.limit)} {budget.unit}) stays within 1 % of the "
+            f"unpruned model; the best that fits: {describe(point, unpruned, metric, unit, trust)}.",
             point=point.id,
         )
     largest = max(gains.values(), default=1.0)
@@ -68,7 +68,7 @@ def describe(point: Point, unpruned: Unpruned, metric: str, unit: str = "ms", tr
     d, mine, base = point.difference, cost_of(point, unit), cost_of(unpruned, unit)
     said = f", {trust}" if trust else ""
     return (
-        f"{point.id}, {base / mine:.2f}x ({mine:.3g} {unit} against {base:.3g} {unit}{said}), "
+        f"{point.id}, {base / mine:.2f}x ({digits(mine)} {unit} against {digits(base)} {unit}{said}), "
         f"{metric} {100 * point.quality.value:.2f} % against "
         f"{100 * unpruned.quality.value:.2f} % (paired difference {100 * d.value:+.2f} points, 95 % interval "
         f"{100 * d.low:+.2f} to {100 * d.high:+.2f})"
