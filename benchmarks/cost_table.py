@@ -6,7 +6,7 @@
 Every row judges three predictors on the same random schedules, which mix scorers and merges, by the same medians:
   prunesearch   the table of `prunesearch run`, measured inside whole forwards, interleaved with the unseen schedules
   MACs x c      multiply-adds times one constant, which is fitted to the very schedules it is judged on
-  cell by cell  attention, MLP and stages of one block timed by themselves, each twenty times in a row, then added up
+  cell by cell  attention, MLP and stages of one block timed by themselves, each ten times in a row, then added up
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from prunesearch.search.space import SpaceFile
 from prunesearch.tasks.models import check_dtype
 from prunesearch.tasks.shapes import load_shape, random_inputs
 
-REPEATS = 20
+REPEATS = 10
 COUNTS = 14
 
 

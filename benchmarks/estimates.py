@@ -31,9 +31,10 @@ from scipy.stats import spearmanr
 
 from prunesearch.core.files import write_text_atomic
 from prunesearch.cost.estimate import ESTIMATOR, Estimator
+from prunesearch.cost.profile import specs
 from prunesearch.cost.roofline import Efficiency, Roofline, RooflineClock
-from prunesearch.cost.specs import find_spec, shipped_specs
 
+_SPECS = specs()
 _HOST_BOUND = 1.25  # times the fastest forward of a group
 _BEFORE_TORCH_2 = ("torchscript", "jeonsworld", "tome")  # libraries that were timed with PyTorch 1
 _PRODUCT_WEIGHT = 0.5  # of square products, against forwards
@@ -75,7 +76,7 @@ def gemm_share(devices: Iterable[str]) -> dict[str, tuple[float, float]]:
     """What the best measured product reaches of the datasheet's peak, as a power of the watts behind each operation."""
     points: dict[str, list[tuple[float, float]]] = {"float32": [], "tensor": []}
     for name in devices:
-        spec = shipped_specs()[name]
+        spec = _SPECS[name]
         for dtype, rate in spec.gemm_tflops.items():
             peak = spec.peak_tflops[dtype]
             points["float32" if dtype == "float32" else "tensor"].append(
@@ -98,7 +99,7 @@ def roofline_for(row: Row, efficiency: Efficiency, rest: dict[str, float], datas
     changed: dict[str, Any] = {"host_us": {"eager": rest.get(row.host, 0.0), "compile": 0.0}}
     if row.library in _BEFORE_TORCH_2:
         changed["memory"] = efficiency.memory * rest["before_torch_2"]
-    spec = find_spec(row.device)
+    spec = _SPECS[row.device]
     spec = spec.model_copy(update={"gemm_tflops": {}}) if datasheet else spec
     return Roofline(spec, efficiency.model_copy(update=changed), tf32=row.dtype == "tf32")
 
@@ -124,7 +125,7 @@ def fit(rows: Sequence[Row], held: Set[str] = frozenset()) -> tuple[Efficiency, 
 
     `held`: devices that nothing may be known of, their large products included.
     """
-    share = gemm_share(sorted({row.device for row in rows} | (shipped_specs().keys() - held)))
+    share = gemm_share(sorted({row.device for row in rows} | (_SPECS.keys() - held)))
     each = Counter(row.device for row in rows)
     weight = np.array([each[r.device] ** -0.5 * (_PRODUCT_WEIGHT if r.unit == "tflops" else 1.0) for r in rows])
     measured = np.array([row.ms for row in rows])

@@ -5,7 +5,7 @@
 
 fp32 and bf16, batch 1, 8, 32 and 128, eager and CUDA graph, with energy: each cell is one table, written when it is
 done. What the profile has already (or found too large for the memory) is passed over, and no cell is begun that may not
-end in time. On a lent machine: write into the folder that comes back, and start from a copy of what came back last time.
+end in time. On a lent machine: write into the folder that comes back, and start from what came back last time.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from prunesearch.cli_values import SeveralValues
 from prunesearch.core.errors import PruneSearchError
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study under studies/, or its folder.")]
@@ -27,15 +28,14 @@ def interruptible(kept: str) -> Iterator[None]:
 
 
 def profile(
-    models: Annotated[
+    model: Annotated[
         list[str] | None,
-        typer.Argument(help="Shapes (deit-tiny …), folders or Hub ids; none: the built-in shapes.", metavar="[MODEL]…"),
+        typer.Option(help="Shapes (deit-tiny deit-small …), folders or Hub ids; none: the built-in shapes."),
     ] = None,
-    model: Annotated[list[str] | None, typer.Option("--model", help="The same, as an option; may be repeated.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
     name: Annotated[str | None, typer.Option(help="Name of the profile; none: made from the device's.")] = None,
-    batch_size: Annotated[str, typer.Option(help="Batch sizes, as in 1,8,32 or 1 8 32.")] = "1,8,32",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16; several: float32,bfloat16.")] = "float32",
+    batch_size: Annotated[list[int] | None, typer.Option(help="As in 1 8 32, which is the default.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="float32 (default), bfloat16, float16, or several.")] = None,
     attention: Annotated[str, typer.Option("--attn", help="sdpa, eager or flash.")] = "sdpa",
     mode: Annotated[str, typer.Option(help="eager, cuda-graph or compile.")] = "eager",
     concurrency: Annotated[int, typer.Option(help="Forwards under way at once: measure one among others.", min=1)] = 1,
@@ -52,19 +52,15 @@ def profile(
     from prunesearch.search.profiling import ProfileConfig, plot_profile
     from prunesearch.search.profiling import profile as measure
     from prunesearch.search.progress import Reporter
-    from prunesearch.tasks.models import DTYPES
 
     if quick and full:
         raise PruneSearchError("--quick and --full exclude each other: choose one")
-    # `--batch-size 1 8 32`, `--dtype float32 bfloat16`: all but the first of each come as arguments
-    named = [*(model or []), *(models or [])]
-    sizes, dtypes = [n for n in named if n.isdigit()], [n for n in named if n in DTYPES]
     config = ProfileConfig(
-        models=[n for n in named if n not in [*sizes, *dtypes]] or ProfileConfig.models,
+        models=model or ProfileConfig.models,
         device=device,
         name=name,
-        batch_sizes=parse_counts(" ".join([batch_size, *sizes])),
-        dtypes=[*(part.strip() for part in dtype.split(",")), *dtypes],
+        batch_sizes=batch_size or ProfileConfig.batch_sizes,
+        dtypes=dtype or ProfileConfig.dtypes,
         attention=attention,
         mode=mode,
         concurrency=concurrency,
@@ -165,19 +161,9 @@ def flops(
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
-    for command in (profile, devices, verify, transfer, flops):
+    app.command(cls=SeveralValues)(profile)
+    for command in (devices, verify, transfer, flops):
         app.command()(command)
-
-
-def parse_counts(text: str) -> list[int]:
-    """Read `1,8,32` (or `1 8 32`)."""
-    try:
-        counts = [int(part) for part in text.replace(",", " ").split()]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1:
-        raise PruneSearchError(f"batch sizes are whole numbers >= 1, as in 1,8,32, but got '{text}'")
-    return counts
 
 
 def _print_json(data: object) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
@@ -24,6 +25,7 @@ from prunesearch.pruning.apply import Handle
 
 _OUTLIERS = 0.05  # of the walks, at either end, are left out of the means
 _PASSES = 3
+_NEIGHBOURS = 9  # walks that tell the pace of the one in their middle
 _MEDIAN_ERROR = 0.005  # a cell is known well enough when its median is
 _STAGES_EACH = 100  # stages that every scorer and merge needs before walking may stop early
 
@@ -44,6 +46,7 @@ def build_table(
     mode: str = "eager",
     concurrency: int = 1,
     label: str = "measuring cost table",
+    taken: Callable[[Walks], None] = lambda walks: None,
 ) -> CostTable:
     """Measure what every piece of `model` costs on a batch, at every token count and with every method given.
 
@@ -66,6 +69,7 @@ def build_table(
         mode: how forwards are executed, a name in `modes.MODES`.
         concurrency: stated in the conditions; the caller sees to the load (`load.background_load`).
         label: of the progress bar.
+        taken: is given the walks when all are taken.
 
     Raises:
         PruneSearchError: for a count or a method that cannot be, or an unsupported device.
@@ -92,6 +96,7 @@ def build_table(
             label=label,
         )
         conditions = conditions_of(handle, inputs, shape.tokens, mode, concurrency)
+    taken(walks)
     return CostTable(
         status="measured",
         shape=shape,
@@ -183,32 +188,43 @@ def _enough(walks: Walks) -> bool:
     return all(seen >= _STAGES_EACH for seen in stages.values())
 
 
-def typical_ms(walks: Walks) -> dict[Piece, float]:
-    """What each piece contributes to the MEDIAN forward, in ms.
+def typical_ms(walks: Walks) -> tuple[dict[Piece, float], NDArray[np.float64]]:
+    """What each piece contributes to the MEDIAN forward, in ms, and the machine's pace at each walk (1: as usual).
 
     Medians of pieces do not add up to the median of the whole: a piece is disturbed rarely and then badly, a forward of
     dozens of pieces nearly always a little, so that the sum of medians comes out low (by 30 % under a background load,
     where means were off by 1 %). Means do add up, but one long hiccup spoils them. So: means over the forwards that are
-    no outliers for their schedule, times the one factor that puts the median forward where it was.
+    no outliers for their schedule, times the one factor that puts the median forward where it was. What a forward took
+    is divided by the pace of those around it, since a machine's speed wanders by tenths within minutes.
     """
     guess = {piece: s.median_ms for piece, s in walks.pieces.items()}
     totals = np.array([sum(ms for _, ms in steps) for steps in walks.steps])
+    pace = np.ones(len(totals))
     for _ in range(_PASSES):
         ratio = totals / [sum(guess[piece] for piece, _ in steps) for steps in walks.steps]
-        low, high = np.quantile(ratio, [_OUTLIERS, 1 - _OUTLIERS])
+        pace = _rolling_median(ratio)
+        rest = ratio / pace
+        low, high = np.quantile(rest, [_OUTLIERS, 1 - _OUTLIERS])
         heap: dict[Piece, list[float]] = {}
-        for steps, r in zip(walks.steps, ratio, strict=True):
+        for steps, r, speed in zip(walks.steps, rest, pace, strict=True):
             if low <= r <= high:
                 for piece, ms in steps:
-                    heap.setdefault(piece, []).append(ms)
+                    heap.setdefault(piece, []).append(ms / speed)
         guess.update({piece: float(np.mean(ms)) for piece, ms in heap.items()})
     factor = float(np.median(totals / [sum(guess[piece] for piece, _ in steps) for steps in walks.steps]))
-    return {piece: ms * factor for piece, ms in guess.items()}
+    return {piece: ms * factor for piece, ms in guess.items()}, pace
+
+
+def _rolling_median(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The median of the `_NEIGHBOURS` values around each one, relative to the median of all."""
+    reach = _NEIGHBOURS // 2
+    around = [float(np.median(ratio[max(i - reach, 0) : i + reach + 1])) for i in range(len(ratio))]
+    return np.array(around) / float(np.median(ratio))
 
 
 def cells_of(walks: Walks) -> Cells:
     """All cells of a table, from the walks."""
-    typical = typical_ms(walks)
+    typical, _ = typical_ms(walks)
     # a block without a stage passes through the gap in which a stage would be: part of its MLP half
     gap = typical.pop(("reduce",), 0.0)
     kinds: dict[str, list[Piece]] = {}

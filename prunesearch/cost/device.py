@@ -69,6 +69,7 @@ def _describe_cuda(target: torch.device) -> dict[str, Any]:
     return {
         "name": facts.name,
         "capability": f"{facts.major}.{facts.minor}",
+        "sm_count": facts.multi_processor_count,
         "gpu_memory_gb": round(facts.total_memory / 2**30, 1),
         "cuda": torch.version.cuda,
         **describe_gpu(target),

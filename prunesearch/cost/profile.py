@@ -191,7 +191,7 @@ class Profile(Record):
             )
         facts = {name: getattr(table, name) for name in TableFacts.model_fields}
         # the timings of single forwards stay out: they are what makes a table large
-        facts["validation"] = table.validation.model_copy(update={"samples_us": []})
+        facts["validation"] = table.validation.model_copy(update={"samples_us": [], "pace": []})
         others = [t for t in self.tables if not _same_key(t, table.shape, table.conditions)]
         name = _free_name(table_id(table), {t.id for t in others})
         entry = TableEntry(**facts, id=name, file=f"tables/{name}.json")
@@ -285,6 +285,24 @@ def find_profile(name: str) -> Profile:
     if name in aliases:
         return Profile.load(folders[aliases[name]])
     raise PruneSearchError(f"no device or profile '{name}': {did_you_mean(name, ['cpu', 'cuda', *aliases, *folders])}")
+
+
+def specs() -> dict[str, DeviceSpec]:
+    """The datasheets of all profiles that have one, by the profile's name; unreadable files are passed over."""
+    found = {}
+    for name, folder in profile_folders().items():
+        try:
+            spec = Profile.load(folder).spec
+        except PruneSearchError:
+            continue
+        if spec is not None:
+            found[name] = spec
+    return found
+
+
+def spec_called(cuda_name: str, sm_count: int | None = None) -> DeviceSpec | None:
+    """The datasheet of the device that CUDA calls so; None if there is none."""
+    return next((spec for spec in specs().values() if spec.is_called(cuda_name, sm_count)), None)
 
 
 def aliases_of(folders: Mapping[str, Path]) -> dict[str, str]:

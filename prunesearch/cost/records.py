@@ -132,7 +132,8 @@ class Validation(Record):
     """Predictions against measurements that the table (or the estimator) had not seen.
 
     `unseen` of them count; `against` says what they are. A measured table's lists begin with the unpruned model, which
-    it has seen and which its errors (relative to the measured medians) leave out. `batches`: batch sizes they cover.
+    it has seen and which its errors (relative to the measured medians) leave out. `samples_us` are the timings in
+    microseconds, `pace` how fast the machine was at each (1: as usual); `measured_ms` are medians of the quotients.
     """
 
     mape: float
@@ -145,6 +146,7 @@ class Validation(Record):
     predicted_ms: list[float] = []
     measured_ms: list[float] = []
     samples_us: list[list[float]] = []
+    pace: list[list[float]] = []
 
 
 class TableFacts(Record):

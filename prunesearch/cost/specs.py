@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
-from prunesearch.core.files import data_folder
+from prunesearch.core.errors import CorruptFileError, PruneSearchError
 
 DTYPES = ("float32", "tf32", "float16", "bfloat16")
 Dtype = Literal["float32", "tf32", "float16", "bfloat16"]
@@ -74,57 +71,9 @@ class DeviceSpec(BaseModel):
             raise ValueError(f"`gemm_tflops` has {', '.join(sorted(unknown))}, which `peak_tflops` lacks")
         return self
 
-    def is_called(self, cuda_name: str) -> bool:
-        """True if CUDA calls this device `cuda_name`."""
-        return re.fullmatch(self.matches, cuda_name) is not None
-
-
-def read_spec(path: str | Path) -> DeviceSpec:
-    """The `spec` of an estimated device profile (`profile.json`).
-
-    Raises:
-        PruneSearchError: if there is no such file.
-        CorruptFileError: if it is not JSON, no device profile, or its spec breaks a rule; names the first.
-    """
-    data = read_json(path, "device profile")
-    if data.get("format") != "prunesearch.profile":
-        raise CorruptFileError(f'device profile {path} must have "format": "prunesearch.profile"')
-    return validate(DeviceSpec, data.get("spec"), f"device profile {path}, 'spec'")
-
-
-@cache
-def shipped_specs() -> dict[str, DeviceSpec]:
-    """The devices that estimates are shipped for, by name."""
-    return {spec.name: spec for spec in _read_all()}
-
-
-def _read_all() -> Iterator[DeviceSpec]:
-    for path in sorted(data_folder("hw_profiles").glob("*/profile.json")):
-        if isinstance(read_json(path, "device profile").get("spec"), dict):
-            yield read_spec(path)
-
-
-def find_spec(name: str) -> DeviceSpec:
-    """The shipped device called `name`, by its name or an alias.
-
-    Raises:
-        PruneSearchError: naming the nearest devices.
-    """
-    known = {alias: spec for spec in shipped_specs().values() for alias in (spec.name, *spec.aliases)}
-    if name.lower() not in known:
-        raise PruneSearchError(f"no estimated profile of a device '{name}': {did_you_mean(name.lower(), known)}")
-    return known[name.lower()]
-
-
-def spec_of(cuda_name: str, sm_count: int | None = None) -> DeviceSpec | None:
-    """The shipped device that CUDA calls `cuda_name`; None if there is none.
-
-    Args:
-        cuda_name: as `torch.cuda.get_device_name` says.
-        sm_count: `multi_processor_count`, which tells siblings of one name apart (all Jetson Orins are "Orin").
-    """
-    found = [s for s in shipped_specs().values() if s.is_called(cuda_name) and sm_count in (None, s.sm_count)]
-    return found[0] if found else None
+    def is_called(self, cuda_name: str, sm_count: int | None = None) -> bool:
+        """True if CUDA calls this device `cuda_name`; `sm_count` tells siblings apart (all Jetson Orins are "Orin")."""
+        return re.fullmatch(self.matches, cuda_name) is not None and sm_count in (None, self.sm_count)
 
 
 def read_json(path: str | Path, what: str) -> dict[str, Any]:

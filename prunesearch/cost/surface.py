@@ -16,6 +16,7 @@ from prunesearch.core.registry import MERGES
 _SCORER_TERMS = 3
 _MERGE_TERMS = 6
 _PASSES = 3
+_LEAST_MS = 1e-9  # stages that cost nothing at all have no relative error
 
 
 class Line:
@@ -121,11 +122,12 @@ class ReduceSurface:
         rows = np.stack([self._row(p.scorer, p.merge, p.n_in, p.n_out) for p in points])
         ms, samples = np.array([p.ms for p in points]), np.array([p.samples for p in points])
         # errors are relative to the true value, which is not known at first; a sample's own value would favour low ones
-        expected = np.full(len(points), float(np.average(ms, weights=samples)))
+        least = max(0.1 * float(ms.mean()), _LEAST_MS)
+        expected = np.full(len(points), max(float(np.average(ms, weights=samples)), least))
         for _ in range(_PASSES):
             weight = np.sqrt(samples) / expected
             found, _ = nnls(rows * weight[:, None], ms * weight)
-            expected = np.maximum(rows @ found, 0.1 * ms.mean())
+            expected = np.maximum(rows @ found, least)
         return np.asarray(found, dtype=float)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage, parse_method
-from prunesearch.cost.build import build_table, describe_shape
+from prunesearch.cost.build import build_table, describe_shape, typical_ms
 from prunesearch.cost.gpu_state import is_throttled, read_gpu_state, settle
 from prunesearch.cost.load import background_load
 from prunesearch.cost.meter import Clock, Job, clock_for, measure
@@ -21,7 +21,7 @@ from prunesearch.cost.modes import runner_for
 from prunesearch.cost.records import Shape, Validation
 from prunesearch.cost.samples import Samples, wait_until_quiet
 from prunesearch.cost.table import CostTable
-from prunesearch.cost.walk import borrowed, device_of
+from prunesearch.cost.walk import Walks, borrowed, device_of
 
 UNSEEN = 30  # schedules for a validation
 MOST_STAGES = 4
@@ -161,11 +161,13 @@ def measure_table(
         random_ones = draw_unseen(shape, counts, methods, count=unseen, seed=seed + 1, between=mode != "compile")
         schedules = [Schedule(), *random_ones]
         samples = [Samples() for _ in schedules]
+        when: list[list[int]] = [[] for _ in schedules]  # the walk before each timing
         order: list[int] = []
         rng, timer = random.Random(seed), clock or clock_for(device_of(inputs))
         runner = runner_for(mode, model, handle, inputs)
+        all_walks: list[Walks] = []
 
-        def time_one(_: int) -> None:
+        def time_one(walk: int) -> None:
             if not order:
                 order.extend(rng.sample(range(len(schedules)), len(schedules)))
             place = order.pop()
@@ -173,6 +175,7 @@ def measure_table(
             begin = timer.mark()
             runner.run()
             samples[place].ms.extend(timer.between_ms([begin, timer.mark()]))
+            when[place].append(walk - 1)
 
         table = build_table(
             model,
@@ -189,11 +192,13 @@ def measure_table(
             mode=mode,
             concurrency=concurrency,
             label=label,
+            taken=all_walks.append,
         )
     table.noise.waited_s = round(waited, 1)
     if settled:
         table.noise.noisy, table.noise.why = True, "; ".join(filter(None, (table.noise.why, settled)))
-    return compare(table, schedules, samples)
+    _, pace = typical_ms(all_walks[0])
+    return compare(table, schedules, samples, [[float(pace[i]) for i in walks] for walks in when])
 
 
 def _settle(model: nn.Module, inputs: Mapping[str, Tensor]) -> str:
@@ -206,18 +211,24 @@ def _settle(model: nn.Module, inputs: Mapping[str, Tensor]) -> str:
     return done.why
 
 
-def compare(table: CostTable, schedules: Sequence[Schedule], samples: Sequence[Samples]) -> CostTable:
+def compare(
+    table: CostTable,
+    schedules: Sequence[Schedule],
+    samples: Sequence[Samples],
+    pace: Sequence[Sequence[float]],
+) -> CostTable:
     """Return the table with its error on `schedules` stored, given the timings of their whole forwards.
 
     Errors are |predicted - measured| / measured of medians; the first schedule is the unpruned model, which the table
-    has seen and which therefore does not count.
+    has seen and which therefore does not count. A timing is divided by the machine's `pace` then, as the walks around
+    it tell (1: as usual): a handful of timings on a machine that wanders by tenths says little of a per cent otherwise.
 
     Raises:
         PruneSearchError: if fewer than 3 schedules were unseen.
     """
     if len(schedules) < 4:
         raise PruneSearchError(f"`schedules >= 3` must hold for a validation, but got {max(len(schedules) - 1, 0)}")
-    real = np.array([s.median_ms for s in samples])
+    real = np.array([np.median(np.divide(s.ms, p)) for s, p in zip(samples, pace, strict=True)])
     predicted = np.array([table.predict(s) for s in schedules])
     error = (predicted / real - 1)[1:]
     validation = Validation(
@@ -230,5 +241,6 @@ def compare(table: CostTable, schedules: Sequence[Schedule], samples: Sequence[S
         predicted_ms=predicted.tolist(),
         measured_ms=real.tolist(),
         samples_us=[[round(ms * 1e3, 1) for ms in s.ms] for s in samples],
+        pace=[[round(p, 4) for p in paces] for paces in pace],
     )
     return table.model_copy(update={"validation": validation})

@@ -102,9 +102,8 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
         price[Schedule()] = base_there
     points = []
     for i, point in enumerate(front.points):
-        rivals = [t for t in choices if t.quality >= point.calibration.quality]
-        best = min(rivals, key=lambda t: price[t.schedule], default=None)
-        fastest = there_ms[i] if best is None else min(price[best.schedule], there_ms[i])
+        rivals = [(price[t.schedule], str(t.schedule)) for t in choices if t.quality >= point.calibration.quality]
+        fastest, instead = min([(there_ms[i], ""), *rivals])
         points.append(
             TransferredPoint(
                 id=point.id,
@@ -117,12 +116,10 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
                 rank_there=1 + sum(ms < there_ms[i] for ms in there_ms),
                 stays=bool(stays[i]),
                 regret=there_ms[i] / fastest - 1,
-                instead="" if best is None or fastest == there_ms[i] else str(best.schedule),
+                instead=instead,
             )
         )
-    rank = 1.0
-    if len(trials) > 2:
-        rank = float(np.nan_to_num(spearmanr([t.here_ms for t in trials], [price[t.schedule] for t in trials])[0]))
+    rank = _rank_correlation([t.here_ms for t in trials], [price[t.schedule] for t in trials])
     regrets = [p.regret for p in points]
     return Transfer(
         study=front.study,
@@ -138,6 +135,11 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
         mean_regret=sum(regrets) / len(regrets),
         worst_regret=max(regrets),
     )
+
+
+def _rank_correlation(here: list[float], there: list[float]) -> float:
+    """Spearman's; 1 where too few trials could differ, 0 where all are equal."""
+    return float(np.nan_to_num(spearmanr(here, there)[0])) if len(here) > 2 else 1.0
 
 
 def show_transfer(found: Transfer, front: Front, console: Console | None = None) -> None:

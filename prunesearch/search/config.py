@@ -35,6 +35,7 @@ class RunConfig(BaseModel):
         dtype: of the model's weights and activations.
         attention: a name in `tasks.models.ATTENTIONS`.
         mode: how forwards are executed, a name in `cost.modes.MODES`.
+        concurrency: forwards under way at once, the measured one among them.
         length: tokens in a text whose latency is measured; None: from the data.
         space: YAML file of the search space; None: search_spaces/default.yaml.
         sampler: a name in `SAMPLERS`.
@@ -65,6 +66,7 @@ class RunConfig(BaseModel):
     dtype: str = "float32"
     attention: str = "sdpa"
     mode: str = "eager"
+    concurrency: int = Field(default=1, ge=1)
     length: int | None = Field(default=None, ge=8)
     space: str | None = None
     sampler: str = "tpe"
@@ -110,6 +112,12 @@ class RunConfig(BaseModel):
     def minimised(self) -> list[str]:
         """The objectives beside the loss of quality."""
         return self.objectives or ["latency"]
+
+    @property
+    def needs_energy(self) -> bool:
+        """Whether the run has to know energies."""
+        budget = self.parsed_budget
+        return "energy" in self.minimised or (budget is not None and budget.kind == "energy")
 
     @property
     def parsed_budget(self) -> Budget | None:

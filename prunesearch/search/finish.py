@@ -100,6 +100,7 @@ class Finish:
             quiet=quiet,
             label="re-measuring",
             mode=self.config.mode,
+            concurrency=self.config.concurrency,
         )
         if self.meter is None:
             return [Measured(latency, None) for latency in samples]

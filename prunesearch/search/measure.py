@@ -61,6 +61,7 @@ def cost_table(
             seed=config.seed,
             mode=config.mode,
             patience_s=config.patience_s,
+            concurrency=config.concurrency,
         )
         table.save(folder.cost_table)
     say_table(table, reporter)
@@ -70,7 +71,7 @@ def cost_table(
 def _asked(task: Task, handle: Handle, config: RunConfig, target: Target) -> dict[str, Any]:
     if target.profile is not None:
         return {**target.conditions(config), "tokens": task.tokens}
-    return conditions_of(handle, task.timing_inputs(config.batch_size), task.tokens, config.mode)
+    return conditions_of(handle, task.timing_inputs(config.batch_size), task.tokens, config.mode, config.concurrency)
 
 
 def profile_table(

@@ -51,11 +51,6 @@ def parse_objectives(text: str) -> list[str]:
     return names
 
 
-def needs_energy(objectives: Sequence[str], budget: Budget | None) -> bool:
-    """Whether a run with these settings has to know energies."""
-    return "energy" in objectives or (budget is not None and budget.kind == "energy")
-
-
 def make_objectives(names: Sequence[str], budget: Budget | None, costs: dict[str, Costs]) -> list[Objective]:
     """The objectives of a run in the order named, the first of them the one that shares and speed-ups bound.
 

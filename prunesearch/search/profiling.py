@@ -23,7 +23,7 @@ from prunesearch.cost.device import describe_device
 from prunesearch.cost.energy import EnergyMeter
 from prunesearch.cost.energy_schedules import fit_table_energy, open_meter
 from prunesearch.cost.modes import MODES
-from prunesearch.cost.profile import Energy, OutOfMemory, Profile, check_profile_name, user_root
+from prunesearch.cost.profile import Energy, OutOfMemory, Profile, check_profile_name, spec_called, user_root
 from prunesearch.cost.records import Shape
 from prunesearch.cost.table import CostTable
 from prunesearch.cost.validate import UNSEEN, measure_table
@@ -122,11 +122,15 @@ def profile(config: ProfileConfig, reporter: Reporter, meter: EnergyMeter | None
     found = open_profile(config)
     cells = list(itertools.product(config.models, config.dtypes, config.batch_sizes))
     reporter.say(f"profile {found.name}: {len(cells)} tables on {found.device['name']}, {_bound(config, len(cells))}")
-    meter = _energy_meter(config, found, reporter, meter) if config.energy else None
-    for number, cell in enumerate(cells, start=1):
-        model, dtype, rows = cell
-        label = f"[{number}/{len(cells)}] {model}, batch {rows}, {dtype}"
-        _measure_cell(config, found, meter, cell, label, reporter)
+    opened = _energy_meter(config, found, reporter, meter) if config.energy else None
+    try:
+        for number, cell in enumerate(cells, start=1):
+            model, dtype, rows = cell
+            label = f"[{number}/{len(cells)}] {model}, batch {rows}, {dtype}"
+            _measure_cell(config, found, opened, cell, label, reporter)
+    finally:
+        if opened is not None and opened is not meter:
+            opened.counter.close()
     return found
 
 
@@ -151,20 +155,24 @@ def _bound(config: ProfileConfig, cells: int) -> str:
 
 
 def open_profile(config: ProfileConfig) -> Profile:
-    """The profile of the device, as it is on disk or new; its facts are those of this machine now."""
+    """The profile of the device, as it is on disk or new; its facts are those of the device now."""
     facts = describe_device(config.device)
     name = config.name or default_name(facts)
     folder = (config.root or user_root()) / check_profile_name(name)
+    spec = spec_called(facts["name"], facts.get("sm_count")) if facts["kind"] == "cuda" else None
     if (folder / "profile.json").exists():
         found = Profile.load(folder)
-        if found.device.get("name") != facts["name"]:
+        same = found.device.get("name") == facts["name"] or (spec is not None and found.spec == spec)
+        if not same:
             raise PruneSearchError(
                 f"profile '{name}' is of {found.device.get('name')}, but this device is {facts['name']}: "
                 "choose another --name"
             )
+        found.device = facts
         return found
     energy = Energy(status="unavailable", reason="not asked for: add --energy")
-    return Profile(name=name, status="measured", device=facts, energy=energy, folder=folder)
+    # with the datasheet, models that nobody measured here can still be estimated
+    return Profile(name=name, status="measured", device=facts, spec=spec, energy=energy, folder=folder)
 
 
 def default_name(facts: dict[str, Any]) -> str:

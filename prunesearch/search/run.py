@@ -17,15 +17,16 @@ from prunesearch.cost.energy_schedules import FITTED, fit_table_energy, open_met
 from prunesearch.cost.plateaus import block_curve, plateaus
 from prunesearch.cost.table import CostTable
 from prunesearch.pruning.apply import Handle, apply_, runnable
-from prunesearch.results.front import Front, SearchInfo, digits
+from prunesearch.results.front import Front, SearchInfo
 from prunesearch.results.store import DEFAULT_ROOT, StudyFolder
 from prunesearch.search.config import RunConfig
 from prunesearch.search.evaluate import Evaluator
 from prunesearch.search.finish import Finish
 from prunesearch.search.measure import cost_table
-from prunesearch.search.objectives import Objective, make_objectives, needs_energy
+from prunesearch.search.objectives import Objective, make_objectives
 from prunesearch.search.progress import Reporter
-from prunesearch.search.seeds import Costs, Seed, solve, spread
+from prunesearch.search.reach import check_reachable, seeds_within
+from prunesearch.search.seeds import Costs, Seed
 from prunesearch.search.sensitivity import Sensitivities, measure_sensitivities, screen_methods, screening_sites
 from prunesearch.search.space import Space, SpaceFile
 from prunesearch.search.study import Search, TrialRecord, failed_trials, finished_trials, open_study
@@ -34,7 +35,6 @@ from prunesearch.tasks import load_task
 from prunesearch.tasks.base import EvalSet, Task
 
 _SCREEN_SAMPLES = 64
-_ALL_POINTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,7 @@ def run(
             return front
     space_file = SpaceFile.load(config.space_path)
     model, target = resolve_model(config), resolve_target(config.device)
-    if target.here and needs_energy(config.minimised, config.parsed_budget) and meter is None:
-        meter = _open_meter(target)
-
+    opened = _open_meter(target) if target.here and meter is None and config.needs_energy else None
     reporter.step(f"loading {model.name}")
     if task is None:
         task = load_study_task(config, quiet=quiet)
@@ -113,9 +111,11 @@ def run(
         reporter.say(f"      quality is evaluated in float32 on this CPU; costs are those of {config.dtype}")
     handle = apply_(task.model, Schedule(), seed=config.seed)
     try:
-        return _Run(config, folder, model, task, handle, space_file, target, meter, reporter).go()
+        return _Run(config, folder, model, task, handle, space_file, target, meter or opened, reporter).go()
     finally:
         handle.remove()
+        if opened is not None:
+            opened.counter.close()
 
 
 def load_study_task(config: RunConfig, *, quiet: bool = False) -> Task:
@@ -171,10 +171,11 @@ class _Run:
         table = self._table()
         self.folder.save_config(self.config.model_dump(mode="json"))  # what was refused until here leaves no trace
         objectives = make_objectives(self.config.minimised, self.config.parsed_budget, self._costs(table))
+        check_reachable(self.space, objectives, self.config.budget)
         split = self.task.calibration.take(self.config.search_samples)
         sensitivities = self._sensitivities(table, split)
         space = self.space.with_methods(sensitivities.methods)
-        seeds = self._seeds(space, sensitivities, objectives)
+        seeds = seeds_within(space, sensitivities, objectives, self.config.seeds, self.config.budget)
         self.study = resumed or self._open_study()
         self._search(space, table, split, objectives, seeds)
         return Finish(
@@ -204,7 +205,7 @@ class _Run:
         table = cost_table(
             self.folder, self.task, self.handle, space, config, self.target, self.reporter, self.model.shown
         )
-        if needs_energy(config.minimised, config.parsed_budget) and not self._energy_known(table):
+        if config.needs_energy and not self._energy_known(table):
             table = self._with_energy(table)
         methods = runnable(space.methods, str(table.conditions["attention"]))
         self.space = space.with_methods(methods).at_edges(plateaus(block_curve(table, biased=False)))
@@ -248,7 +249,7 @@ class _Run:
 
     def _costs(self, table: CostTable) -> dict[str, Costs]:
         costs: dict[str, Costs] = {"latency": table}
-        if table.energy is not None and needs_energy(self.config.minimised, self.config.parsed_budget):
+        if table.energy is not None and self.config.needs_energy:
             table.energy.check_valid()
             costs["energy"] = EnergyCosts(table, table.energy)
         return costs
@@ -288,33 +289,6 @@ class _Run:
         found = replace(found, seconds=time.monotonic() - started)
         found.save(path)
         return found
-
-    def _seeds(self, space: Space, sensitivities: Sensitivities, objectives: list[Objective]) -> list[Seed]:
-        """Seeds that keep every bound, solved for each objective that is minimised; two objectives share their number.
-
-        Raises:
-            PruneSearchError: if no schedule of the space keeps a bound, with the least that can be reached.
-        """
-        wanted = max(self.config.seeds, 1)
-        minimised = [o for o in objectives if o.minimised]
-        found: list[Seed] = []
-        for objective in minimised:
-            solved = solve(space, sensitivities, objective.costs, objective.limit, _ALL_POINTS)
-            fitting = [seed for seed in solved if all(o.fits(seed.schedule) for o in objectives)]
-            found += spread(fitting, -(-wanted // len(minimised)), lambda seed: seed.cost)
-        if not found:
-            self._refuse_budget(space, sensitivities, objectives)
-        return list({seed.schedule: seed for seed in found}.values())
-
-    def _refuse_budget(self, space: Space, sensitivities: Sensitivities, objectives: list[Objective]) -> None:
-        tight = next((o for o in objectives if o.limit < o.costs.predict(Schedule())), objectives[0])
-        whole = Seed(Schedule(), 0.0, tight.costs.predict(Schedule()))
-        least = [whole, *solve(space, sensitivities, tight.costs, whole.cost, _ALL_POINTS)][-1]
-        raise PruneSearchError(
-            f"budget {self.config.budget} ({digits(tight.limit)} {tight.unit}) is below anything reachable: the least "
-            f"that the space has is predicted at {digits(least.cost)} {tight.unit} ({least.schedule}); raise the "
-            "budget, or widen the space"
-        )
 
     def _search(
         self, space: Space, table: CostTable, split: EvalSet, objectives: list[Objective], seeds: list[Seed]

@@ -43,15 +43,17 @@ class Target:
         return name if self.here or self.device != "cpu" else "float32"
 
     def conditions(self, config: RunConfig) -> dict[str, Any]:
-        """What a profile's table must have been measured under."""
+        """What a profile's table must have been measured under; a CPU that is at hand, with the cores it has now."""
         kind = "cpu" if self.profile is None else str(self.profile.device.get("kind"))
+        cpu = {"threads": torch.get_num_threads(), "cores": usable_cores()} if self.here and kind == "cpu" else {}
         return {
             "device": kind,
             "batch_size": config.batch_size,
             "dtype": config.dtype,
             "attention": check_attention(config.attention),
             "mode": config.mode,
-            "concurrency": 1,
+            "concurrency": config.concurrency,
+            **cpu,
         }
 
 
@@ -74,7 +76,9 @@ def is_here(profile: Profile) -> bool:
         if not torch.cuda.is_available():
             return False
         name = torch.cuda.get_device_name(0)
-        return profile.spec.is_called(name) if profile.spec is not None else name == profile.device.get("name")
+        if profile.spec is not None:
+            return profile.spec.is_called(name, torch.cuda.get_device_properties(0).multi_processor_count)
+        return name == profile.device.get("name")
     same_name = cpu_name() == profile.device.get("name")
     return same_name and profile.device.get("affinity") == usable_cores() and not torch.cuda.is_available()
 

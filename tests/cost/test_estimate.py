@@ -13,8 +13,9 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.cost.estimate import ESTIMATOR, Estimator, estimate_latency_ms, estimate_table, shipped_estimator
+from prunesearch.cost.profile import find_profile, specs
 from prunesearch.cost.records import Cells
-from prunesearch.cost.specs import find_spec, read_json, shipped_specs, validate
+from prunesearch.cost.specs import read_json, validate
 from prunesearch.cost.table import CostTable
 from prunesearch.cost.validate import draw_unseen
 from prunesearch.pruning.apply import apply_, handle_of
@@ -24,7 +25,7 @@ from small_models import CASES, build, inputs_of
 
 METHODS = ["cls_attention+drop", "value_norm+fuse", "bipartite"]
 COUNTS = [20, 33, 50]
-A100, T4, H100 = (find_spec(name) for name in ("a100", "t4", "h100"))
+A100, T4, H100 = (find_profile(name).spec for name in ("a100", "t4", "h100"))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_it_says_that_it_is_an_estimate_and_how_good_a_one(table):
     assert any("CUDA graphs" in note for note in table.notes)
     assert all(row["samples"] == 0 and row["ms"] == row["median_ms"] for row in table.cells.rows())
     assert table.conditions == {
-        "batch_size": 64, "dtype": "float16", "attention": "sdpa", "mode": "cuda-graph", "threads": None, "cores": None,
+        "batch_size": 64, "dtype": "float16", "attention": "sdpa", "concurrency": 1, "mode": "cuda-graph", "threads": None, "cores": None,
         "tokens": 65, "device": "cuda",
     }  # fmt: skip
 
@@ -91,7 +92,9 @@ def test_it_says_that_it_is_an_estimate_and_how_good_a_one(table):
 def test_a_device_that_nobody_measured_carries_the_pooled_error(vit, batch_of_64):
     fitted = shipped_estimator()
     for name, expected in (("h100", fitted.pooled), ("jetson-agx-orin", fitted.datasheet_only)):
-        checked = estimate_table(find_spec(name), vit, batch_of_64, counts=[], methods=[], mode="cuda-graph").validation
+        checked = estimate_table(
+            find_profile(name).spec, vit, batch_of_64, counts=[], methods=[], mode="cuda-graph"
+        ).validation
         assert checked.mape == expected.mape
         assert "none of this one" in checked.against
 
@@ -133,7 +136,7 @@ def test_public_measurements_of_vit_base(device, size, batch, measured_ms):
     with torch.device("meta"):
         model = ViTForImageClassification(ViTConfig(num_labels=1000)).eval()
     inputs = {"pixel_values": torch.empty(batch, 3, size, size, device="meta")}
-    estimate = estimate_latency_ms(find_spec(device), model, inputs, dtype="float32", attention="eager")
+    estimate = estimate_latency_ms(find_profile(device).spec, model, inputs, dtype="float32", attention="eager")
     assert estimate == pytest.approx(measured_ms, rel=0.2)
 
 
@@ -208,7 +211,7 @@ def test_the_shipped_estimator_reaches_its_aim_on_what_was_not_fitted():
     assert fitted.pooled.mape <= 0.20
     assert fitted.pooled.rank_correlation >= 0.95
     assert all(errors.mape <= 0.20 for errors in fitted.devices.values())
-    assert fitted.devices.keys() <= shipped_specs().keys()
+    assert fitted.devices.keys() <= specs().keys()
     assert fitted.unvalidated  # and says where nothing was found
 
 
@@ -216,7 +219,7 @@ def test_every_public_measurement_names_a_shipped_device_and_a_source():
     with (Path(__file__).parents[2] / "benchmarks" / "data" / "public_throughput.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) > 200
-    assert {row["device"] for row in rows} <= shipped_specs().keys()
+    assert {row["device"] for row in rows} <= specs().keys()
     assert all(row["source"] and float(row["value"]) > 0 for row in rows)
     assert {row["unit"] for row in rows} == {"ms", "images_per_s", "tflops"}
 

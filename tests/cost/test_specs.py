@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.files import data_folder
-from prunesearch.cost.specs import DeviceSpec, find_spec, read_spec, shipped_specs, spec_of
+from prunesearch.cost.profile import Profile, find_profile, spec_called, specs
+from prunesearch.cost.specs import DeviceSpec
 
 # float32 lanes of a multiprocessor, by architecture (CUDA programming guide, arithmetic instructions)
 LANES = {"Volta": 64, "Turing": 64, "Ampere": 128, "Ada Lovelace": 128, "Hopper": 128, "Blackwell": 128}
@@ -15,17 +16,17 @@ ASKED = {
     "a100-40gb", "a100-80gb", "h100", "h100-pcie", "h200", "v100", "t4", "l4", "a10", "rtx-3090", "rtx-4090",
     "jetson-agx-orin",
 }  # fmt: skip
-SPECS = list(shipped_specs().values())
+SPECS = list(specs().values())
 each = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 
 
 def spec(**changed) -> dict:
-    return {**find_spec("t4").model_dump(), **changed}
+    return {**find_profile("t4").spec.model_dump(), **changed}
 
 
 def test_every_device_asked_for_is_shipped():
     assert {s.name for s in SPECS} >= ASKED
-    assert find_spec("a100") is find_spec("A100-40GB") is shipped_specs()["a100-40gb"]
+    assert find_profile("a100").spec == specs()["a100-40gb"]
 
 
 @each
@@ -63,7 +64,7 @@ def test_names_are_told_apart():
         "NVIDIA H200": "h200", "Tesla V100-SXM2-32GB": "v100", "Tesla T4": "t4", "NVIDIA L4": "l4", "NVIDIA A10": "a10",
         "NVIDIA GeForce RTX 4090": "rtx-4090", "NVIDIA GeForce RTX 3090": "rtx-3090", "Orin": "jetson-agx-orin",
     }  # fmt: skip
-    assert {cuda: spec_of(cuda).name for cuda in named} == named
+    assert {cuda: spec_called(cuda).name for cuda in named} == named
     for other in (
         "NVIDIA A10G",
         "NVIDIA L40",
@@ -71,16 +72,11 @@ def test_names_are_told_apart():
         "NVIDIA H100 NVL",
         "NVIDIA A100-SXM4-40GB MIG",
     ):
-        assert spec_of(other) is None
-    assert spec_of("Orin", sm_count=8) is None  # an Orin Nano
-    assert spec_of("Orin", sm_count=16).name == "jetson-agx-orin"
+        assert spec_called(other) is None
+    assert spec_called("Orin", sm_count=8) is None  # an Orin Nano
+    assert spec_called("Orin", sm_count=16).name == "jetson-agx-orin"
     names = [name for s in SPECS for name in (s.name, *s.aliases)]
     assert len(names) == len(set(names))
-
-
-def test_an_unknown_device_names_the_nearest():
-    with pytest.raises(PruneSearchError, match="no estimated profile of a device 'h10': did you mean 'h100'"):
-        find_spec("h10")
 
 
 def write(tmp_path, text: str):
@@ -89,40 +85,33 @@ def write(tmp_path, text: str):
     return path
 
 
+def profile_with(**changed) -> str:
+    data = find_profile("t4").model_dump(mode="json")
+    return json.dumps({**data, "spec": spec(**changed)})
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "is not JSON"),
-        ("[]", "must be a JSON object"),
-        ('{"format": "other"}', 'must have "format": "prunesearch.profile"'),
-        ('{"format": "prunesearch.profile"}', "'spec'"),
-        (json.dumps({"format": "prunesearch.profile", "spec": spec(sm_count=0)}), "`sm_count`"),
-        (json.dumps({"format": "prunesearch.profile", "spec": spec(bandwidth_gbs=-1.0)}), "`bandwidth_gbs`"),
-        (json.dumps({"format": "prunesearch.profile", "spec": spec(memory_mb=16)}), "`memory_mb`"),
-        (json.dumps({"format": "prunesearch.profile", "spec": spec(matches="(")}), "not a regular expression"),
-        (
-            json.dumps({"format": "prunesearch.profile", "spec": spec(peak_tflops={"float16": 65.0})}),
-            "must hold float32",
-        ),
-        (json.dumps({"format": "prunesearch.profile", "spec": spec(peak_tflops={"float32": 0.0})}), "must be above 0"),
-        (json.dumps({"format": "prunesearch.profile", "spec": spec(gemm_tflops={"bfloat16": 2.4})}), "bfloat16"),
-        (json.dumps({"format": "prunesearch.profile", "spec": spec(sources=[])}), "`sources`"),
+        (profile_with(sm_count=0), "sm_count"),
+        (profile_with(bandwidth_gbs=-1.0), "bandwidth_gbs"),
+        (profile_with(memory_mb=16), "memory_mb"),
+        (profile_with(matches="("), "not a regular expression"),
+        (profile_with(peak_tflops={"float16": 65.0}), "must hold float32"),
+        (profile_with(peak_tflops={"float32": 0.0}), "must be above 0"),
+        (profile_with(gemm_tflops={"bfloat16": 2.4}), "bfloat16"),
+        (profile_with(sources=[]), "sources"),
     ],
 )
 def test_a_broken_profile_gets_one_line(tmp_path, text, said):
     path = write(tmp_path, text)
     with pytest.raises(CorruptFileError, match=re.escape(said)) as caught:
-        read_spec(path)
+        Profile.load(tmp_path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_profile_is_said(tmp_path):
-    with pytest.raises(PruneSearchError, match="cannot be read: No such file"):
-        read_spec(tmp_path / "profile.json")
-
-
 def test_specs_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
-        find_spec("t4").sm_count = 80
-    assert isinstance(find_spec("t4"), DeviceSpec)
+        find_profile("t4").spec.sm_count = 80
+    assert isinstance(find_profile("t4").spec, DeviceSpec)

@@ -77,11 +77,30 @@ def test_disturbed_walks_predict_the_median_of_disturbed_forwards(disturb, worst
 
 def test_sums_of_medians_would_be_low_under_disturbance():
     walks = synthetic_walks(1000, lambda rng: 2.0 if rng.random() < 0.1 else 0.0)
-    typical = typical_ms(walks)
+    typical, _ = typical_ms(walks)
     medians = {piece: s.median_ms for piece, s in walks.pieces.items()}
     for estimate, low, high in ((medians, 0.5, 0.9), (typical, 0.97, 1.03)):
         ratios = [sum(estimate[p] for p, _ in w) / sum(ms for _, ms in w) for w in walks.steps]
         assert low < np.median(ratios) < high
+
+
+def test_a_machine_that_wanders_is_followed():
+    """Its speed falls by a third over the run and comes back: a few timings of a forward tell its usual latency."""
+    walks, rng = synthetic_walks(400, lambda rng: 0.0), random.Random(1)
+    pace = [1 + 0.5 * math.sin(math.pi * i / len(walks.steps)) for i in range(len(walks.steps))]
+    wandering = type(walks)()
+    for steps, slow in zip(walks.steps, pace, strict=True):
+        wandering.add([(piece, ms * slow * rng.gauss(1, 0.01)) for piece, ms in steps])
+    typical, found = typical_ms(wandering)
+    usual = float(np.median(pace))
+    assert found == pytest.approx(np.array(pace) / usual, rel=0.02)
+    for piece in (("mlp", 33), ("attention", 65, False)):
+        assert typical[piece] == pytest.approx(true_ms(piece) * usual, rel=0.01)
+    schedule = unseen_schedules(table_of(wandering), METHODS, count=1)[0]
+    few = [(i, true_total(schedule) * pace[i]) for i in (3, 40, 160, 200, 390)]
+    told = np.median([ms / found[i] for i, ms in few])
+    assert told == pytest.approx(true_total(schedule) * usual, rel=0.02)
+    assert np.median([ms for _, ms in few]) != pytest.approx(told, rel=0.02)
 
 
 # -- interpolation -----------------------------------------------------------------------------------

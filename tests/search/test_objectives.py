@@ -11,7 +11,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.cost.energy_costs import EnergyCosts
 from prunesearch.search.config import RunConfig
-from prunesearch.search.objectives import Objective, make_objectives, needs_energy, parse_objectives
+from prunesearch.search.objectives import Objective, make_objectives, parse_objectives
 
 HALF = Schedule([Stage(0, 0.5)])
 
@@ -84,12 +84,19 @@ def test_objectives_that_cannot_be_are_one_line(text, words):
     one_line(error.value, *words)
 
 
-def test_who_needs_energy():
-    assert needs_energy(["energy"], None)
-    assert needs_energy(["latency", "energy"], Budget.parse("10ms"))
-    assert needs_energy(["latency"], Budget.parse("40mJ"))
-    assert not needs_energy(["latency"], Budget.parse("40%"))
-    assert not needs_energy(["latency"], None)
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"objectives": ["energy"]}, True),
+        ({"objectives": ["latency", "energy"], "budget": "10ms"}, True),
+        ({"objectives": ["latency"], "budget": "40mJ"}, True),
+        ({"budget": "40mJ"}, True),
+        ({"objectives": ["latency"], "budget": "40%"}, False),
+        ({}, False),
+    ],
+)
+def test_who_needs_energy(settings, needed):
+    assert RunConfig.build(**settings).needs_energy is needed
 
 
 def test_a_budget_in_mj_makes_energy_the_objective_unless_another_is_named():

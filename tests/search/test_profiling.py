@@ -17,7 +17,7 @@ from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, kept_count, parse_method
 from prunesearch.cost.counters import Unavailable
 from prunesearch.cost.device import describe_device
-from prunesearch.cost.profile import Profile
+from prunesearch.cost.profile import Profile, find_profile
 from prunesearch.pruning.apply import runnable
 from prunesearch.search import profiling
 from prunesearch.search.profiling import EFFORTS, ProfileConfig, default_name, describe, grid, open_profile, profile
@@ -339,11 +339,25 @@ def test_known_costs_survive_the_way_through_a_profile(folder, tmp_path, measure
     assert table.predict(Schedule()) == pytest.approx(true_total(Schedule()), rel=1e-4)
 
 
+def test_a_gpu_that_has_a_datasheet_keeps_it_in_its_profile(tmp_path, monkeypatch):
+    """Models that nobody measured there can still be estimated; the shipped profile's folder becomes a measured one."""
+    facts = {**describe_device("cpu"), "kind": "cuda", "name": "NVIDIA H200", "sm_count": 132}
+    monkeypatch.setattr(profiling, "describe_device", lambda device: facts)
+    found = open_profile(ProfileConfig(device="cuda", name="h200", root=tmp_path))
+    assert found.spec == find_profile("h200").spec
+    find_profile("h200").model_copy(update={"folder": tmp_path / "h200"}).save()
+    again = open_profile(ProfileConfig(device="cuda", name="h200", root=tmp_path))
+    assert (again.spec, again.device["sm_count"]) == (found.spec, 132)
+    monkeypatch.setattr(profiling, "describe_device", lambda device: {**facts, "name": "Tesla T4", "sm_count": 40})
+    with pytest.raises(PruneSearchError, match="choose another --name"):
+        open_profile(ProfileConfig(device="cuda", name="h200", root=tmp_path))
+
+
 # -- the command -------------------------------------------------------------------------------------------
 
 
 def test_the_command_measures_draws_and_prints_the_folder(folder, tmp_path, measured, monkeypatch, capsys):
-    args = ["--model", str(folder / "model"), "--batch-size", "1,4", "--name", "box", "--folder", str(tmp_path)]
+    args = ["--model", str(folder / "model"), "--batch-size", "1", "4", "--name", "box", "--folder", str(tmp_path)]
     code, out, err = command(monkeypatch, capsys, "profile", *args, "--plot", str(tmp_path / "curves.html"))
     assert code == 0
     assert out.strip() == str(tmp_path / "box")
@@ -357,7 +371,12 @@ def test_the_command_measures_draws_and_prints_the_folder(folder, tmp_path, meas
 
 
 @pytest.mark.parametrize(
-    "sizes", [["--batch-size", "1 4"], ["--batch-size", "1", "4"], ["--batch-size", "1, 4", "--dtype", "float32"]]
+    "sizes",
+    [
+        ["--batch-size", "1", "4"],
+        ["--batch-size", "1", "--batch-size", "4"],
+        ["--dtype", "float32", "--batch-size", "1", "4"],
+    ],
 )
 def test_several_sizes_may_be_written_with_blanks(folder, tmp_path, measured, monkeypatch, capsys, sizes):
     args = ["--model", str(folder / "model"), *sizes, "--name", "box", "--folder", str(tmp_path)]
@@ -377,7 +396,7 @@ def test_several_models_and_dtypes_may_be_written_with_blanks(monkeypatch, capsy
 
 def test_ctrl_c_says_what_is_kept(folder, tmp_path, measured, monkeypatch, capsys):
     measured.fails_at = {2: KeyboardInterrupt()}
-    args = ["--model", str(folder / "model"), "--batch-size", "1,4", "--name", "box", "--folder", str(tmp_path)]
+    args = ["--model", str(folder / "model"), "--batch-size", "1", "4", "--name", "box", "--folder", str(tmp_path)]
     code, _, err = command(monkeypatch, capsys, "profile", *args)
     assert code == 130
     one_line(err.splitlines()[-1], "interrupted; finished tables are kept, and the same command resumes")
@@ -388,14 +407,12 @@ def test_ctrl_c_says_what_is_kept(folder, tmp_path, measured, monkeypatch, capsy
     ("args", "words"),
     [
         (["--quick", "--full"], ["exclude each other"]),
-        (["--batch-size", "eight"], ["eight", "1,8,32"]),
-        (["--batch-size", "0"], ["0", ">= 1"]),
-        (["--batch-size", ""], ["1,8,32"]),
+        (["--batch-size", "8", "0"], ["0", ">= 1"]),
         (["--dtype", "float8"], ["float8"]),
-        (["nosuchmodel"], ["nosuchmodel"]),
-        (["deit-tiny", "--length", "64"], ["length 64", "leave it out"]),
-        (["minilm-l6", "--length", "4"], ["8 <= length <= 512"]),
-        (["deit-tiny", "--attn", "flash"], ["flash", "--attn sdpa"]),
+        (["--model", "nosuchmodel"], ["nosuchmodel"]),
+        (["--model", "deit-tiny", "--length", "64"], ["length 64", "leave it out"]),
+        (["--model", "minilm-l6", "--length", "4"], ["8 <= length <= 512"]),
+        (["--model", "deit-tiny", "--attn", "flash"], ["flash", "--attn sdpa"]),
     ],
 )
 def test_bad_options_end_in_one_line_and_code_2(tmp_path, measured, monkeypatch, capsys, args, words):

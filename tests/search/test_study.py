@@ -21,9 +21,7 @@ from prunesearch.search.space import Space
 from prunesearch.search.study import Search, failed_trials, finished_trials, front_records, open_study
 
 
-def make_search(
-    path: Path, space: Space, costs: LinearCosts, limit: float | None = None, **changes: object
-) -> Search:
+def make_search(path: Path, space: Space, costs: LinearCosts, limit: float | None = None, **changes: object) -> Search:
     bound = costs.predict(Schedule()) if limit is None else limit
     settings: dict[str, object] = {
         "study": open_study(path, "tpe", 0),

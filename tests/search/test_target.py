@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from known_device import known_table, one_line, write_profile
@@ -26,6 +28,7 @@ def no_gpu(monkeypatch):
 def with_gpu(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: name)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(multi_processor_count=108))
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1"])
@@ -56,6 +59,9 @@ def test_this_cpu_is_known_by_name_and_cores(root, monkeypatch, no_gpu):
     assert not is_here(write_profile(root, "other", device={**mine, "name": "Another CPU"}))
     found = resolve_target("mine")
     assert (found.device, found.here) == ("cpu", True)
+    asked = found.conditions(RunConfig.build())
+    assert (asked["threads"], asked["cores"]) == (torch.get_num_threads(), usable_cores())
+    assert not {"threads", "cores"} & resolve_target("less").conditions(RunConfig.build()).keys()
 
 
 def test_a_gpu_is_known_by_what_cuda_calls_it(root, monkeypatch):

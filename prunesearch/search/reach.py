@@ -1,0 +1,78 @@
+"""What of a space keeps the budget: refused early where nothing does, else the seeds of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import numpy as np
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import MERGES
+from prunesearch.core.schedule import Schedule, parse_method
+from prunesearch.results.front import digits
+from prunesearch.search.objectives import Objective
+from prunesearch.search.seeds import Costs, Seed, solve, spread
+from prunesearch.search.sensitivity import Sensitivities
+from prunesearch.search.space import Space
+
+_ALL_POINTS = 10_000
+
+
+def check_reachable(space: Space, objectives: Sequence[Objective], budget: str | None) -> None:
+    """Refuse a bound that no schedule keeps, before minutes are spent on sensitivities.
+
+    The cheapest schedules are solved for as if nothing were lost, over the methods that cost least.
+
+    Raises:
+        PruneSearchError: with the least that can be reached.
+    """
+    for objective in objectives:
+        if objective.limit >= objective.costs.predict(Schedule()):
+            continue
+        cheap = space.with_methods(cheapest_methods(space, objective.costs))
+        shape = (len(cheap.layers), len(cheap.keeps), len(cheap.methods))
+        free = Sensitivities(cheap.layers, cheap.keeps, cheap.methods, np.zeros(shape), 0)
+        if not solve(cheap, free, objective.costs, objective.limit, 1):
+            _refuse(cheap, free, objective, budget)
+
+
+def cheapest_methods(space: Space, costs: Costs) -> list[str]:
+    """Of the methods with token sizes and of those without, the one whose strongest stage costs least."""
+    best: dict[bool, tuple[float, str]] = {}
+    for method in space.methods:
+        scorer, merge = parse_method(method)
+        cost = costs.reduce(scorer, merge, space.counts[0], space.counts[-1])
+        kind = MERGES.entry(merge).makes_sizes
+        best[kind] = min(best.get(kind, (cost, method)), (cost, method))
+    return [method for _, method in best.values()]
+
+
+def seeds_within(
+    space: Space, sensitivities: Sensitivities, objectives: Sequence[Objective], wanted: int, budget: str | None
+) -> list[Seed]:
+    """About `wanted` seeds that keep every bound, solved for each objective that is minimised.
+
+    Raises:
+        PruneSearchError: if no schedule of the space keeps a bound, with the least that can be reached.
+    """
+    minimised = [o for o in objectives if o.minimised]
+    each = -(-max(wanted, 1) // len(minimised))
+    found: list[Seed] = []
+    for objective in minimised:
+        solved = solve(space, sensitivities, objective.costs, objective.limit, _ALL_POINTS)
+        fitting = [seed for seed in solved if all(o.fits(seed.schedule) for o in objectives)]
+        found += spread(fitting, each, lambda seed: seed.cost)
+    if not found:
+        tight = next((o for o in objectives if o.limit < o.costs.predict(Schedule())), objectives[0])
+        _refuse(space, sensitivities, tight, budget)
+    return list({seed.schedule: seed for seed in found}.values())
+
+
+def _refuse(space: Space, sensitivities: Sensitivities, tight: Objective, budget: str | None) -> NoReturn:
+    whole = Seed(Schedule(), 0.0, tight.costs.predict(Schedule()))
+    least = [whole, *solve(space, sensitivities, tight.costs, whole.cost, _ALL_POINTS)][-1]
+    raise PruneSearchError(
+        f"budget {budget} ({digits(tight.limit)} {tight.unit}) is below anything reachable: the least that the space "
+        f"has is predicted at {digits(least.cost)} {tight.unit} ({least.schedule}); raise the budget, or widen the space"
+    )
