@@ -94,7 +94,9 @@ def devices(json: JsonOption = False) -> None:
 
 def verify(
     study: StudyArgument,
-    device: Annotated[str, typer.Option(help="Torch device to measure on: cpu, cuda, cuda:N.")] = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="Torch device to measure on: cpu, cuda, cuda:N; none: the study's.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Wall time of the measurement.", min=0.0)] = 25.0,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -115,6 +117,8 @@ def verify(
 def transfer(
     study: StudyArgument,
     to: Annotated[str, typer.Option(help="Name of a profile (see `prunesearch devices`).")],
+    dtype: Annotated[str | None, typer.Option(help="There; none: the study's.")] = None,
+    mode: Annotated[str | None, typer.Option(help="There; none: the study's.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Price a front on another device: ranks, regret of reuse."""
@@ -123,7 +127,7 @@ def transfer(
     from prunesearch.search.transfer import transfer_study
 
     folder, front = load_front(study)
-    found = transfer_study(folder, front, to)
+    found = transfer_study(folder, front, to, dtype=dtype, mode=mode)
     if json:
         _print_json(found.to_dict())
     else:

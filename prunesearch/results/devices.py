@@ -99,7 +99,7 @@ def show_devices(rows: list[DeviceRow], console: Console | None = None) -> None:
 
 def _holds(row: DeviceRow) -> str:
     if not row.tables:
-        return "any model, estimated from its datasheet"
+        return "any model"
     shown = {"batch_size": "batch {}", "dtype": "{}", "attention": "{}", "mode": "{}", "threads": "{} threads"}
     parts = [form.format(", ".join(row.conditions[k])) for k, form in shown.items() if row.conditions[k]]
     return f"{row.tables}: {', '.join(row.models)}; {'; '.join(parts)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from rich import box
 from rich.console import Console
@@ -71,20 +72,21 @@ class Verification(BaseModel):
 
 
 def verify(
-    folder: StudyFolder, front: Front, *, device: str, seconds: float = 25.0, quiet: bool = False
+    folder: StudyFolder, front: Front, *, device: str | None = None, seconds: float = 25.0, quiet: bool = False
 ) -> Verification:
     """Measure every point of a front, and the unpruned model, interleaved; written to `verify.json` of the study.
 
     Args:
         folder: of the study.
         front: its front.
-        device: torch device to measure on.
+        device: torch device to measure on; None: that of the study, or what of its kind is at hand.
         seconds: wall time; every point is measured ten times in any case.
         quiet: no progress bar.
 
     Raises:
         PruneSearchError: if the front has no point, the device is not here, or model or data cannot be loaded.
     """
+    device = _at_hand(front) if device is None else device
     check_device(device)
     facts = describe_device(device)
     if not front.points:
@@ -97,9 +99,16 @@ def verify(
     inputs = task.timing_inputs(config.batch_size)
     schedules = [Schedule(), *(p.to_schedule() for p in front.points)]
     with apply_(task.model, Schedule()) as handle:
-        conditions = conditions_of(handle, inputs, task.tokens, config.mode)
+        conditions = conditions_of(handle, inputs, task.tokens, config.mode, config.concurrency)
         samples = measure_schedules(
-            task.model, inputs, schedules, time_budget_s=seconds, quiet=quiet, label="verifying", mode=config.mode
+            task.model,
+            inputs,
+            schedules,
+            time_budget_s=seconds,
+            quiet=quiet,
+            label="verifying",
+            mode=config.mode,
+            concurrency=config.concurrency,
         )
     base = samples[0].median_ms
     rows = [("unpruned", "unpruned", front.unpruned.latency), *((p.id, p.text, p.latency) for p in front.points)]
@@ -119,6 +128,14 @@ def verify(
     found = _judge(front, facts, conditions, points)
     write_text_atomic(folder.path / _FILE, found.model_dump_json(indent=1) + "\n")
     return found
+
+
+def _at_hand(front: Front) -> str:
+    """The torch device that a study was run on, or the one at hand for a study of a named device."""
+    named = str(front.config.get("device", ""))
+    if named.split(":")[0] in ("cpu", "cuda"):
+        return named
+    return "cuda:0" if front.device.kind == "cuda" and torch.cuda.is_available() else "cpu"
 
 
 def _judge(

@@ -17,8 +17,12 @@ from prunesearch.search.study import read_trials
 from prunesearch.search.target import Target
 
 
-def transfer_study(folder: StudyFolder, front: Front, to: str) -> Transfer:
-    """Price a study's front and trials on the device of the profile `to`, under the study's own conditions.
+def transfer_study(
+    folder: StudyFolder, front: Front, to: str, *, dtype: str | None = None, mode: str | None = None
+) -> Transfer:
+    """Price a study's front and trials on the device of the profile `to`.
+
+    `dtype` and `mode` are those there; all other conditions, and these where None, are the study's.
 
     Raises:
         PruneSearchError: if the profile has no table for the model under these conditions, or cannot estimate one; if
@@ -31,6 +35,7 @@ def transfer_study(folder: StudyFolder, front: Front, to: str) -> Transfer:
             "`prunesearch run` again"
         )
     config = RunConfig.build(**{**front.config, "device": "cpu"})
+    there = RunConfig.build(**{**front.config, "dtype": dtype or config.dtype, "mode": mode or config.mode})
     trials = read_trials(folder.database)
     task = load_study_task(config, quiet=True)
     with apply_(task.model, Schedule()) as handle:
@@ -38,7 +43,7 @@ def transfer_study(folder: StudyFolder, front: Front, to: str) -> Transfer:
         space = Space(SpaceFile.load(config.space_path), encoder.depth, task.tokens, encoder.protected)
         used = {stage.method for trial in trials for stage in trial.schedule}
         space = space.with_methods([m for m in space.methods if m in used] or space.methods)
-        asked = {**Target("cpu", profile, False).conditions(config), "tokens": task.tokens}
+        asked = {**Target("cpu", profile, False).conditions(there), "tokens": task.tokens}
         table = profile_table(profile, task, handle, space, asked, front.model.id)
     priced = [PricedTrial(t.schedule, t.quality, t.predicted_ms) for t in trials]
     return transfer(front, priced, table, profile.name, trust_of(table))
