@@ -74,5 +74,6 @@ def _refuse(space: Space, sensitivities: Sensitivities, tight: Objective, budget
     least = [whole, *solve(space, sensitivities, tight.costs, whole.cost, _ALL_POINTS)][-1]
     raise PruneSearchError(
         f"budget {budget} ({digits(tight.limit)} {tight.unit}) is below anything reachable: the least that the space "
-        f"has is predicted at {digits(least.cost)} {tight.unit} ({least.schedule}); raise the budget, or widen the space"
+        f"has is predicted at {digits(least.cost)} {tight.unit} ({least.schedule}); raise the budget, or widen the "
+        "space"
     )

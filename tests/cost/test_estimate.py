@@ -84,8 +84,8 @@ def test_it_says_that_it_is_an_estimate_and_how_good_a_one(table):
     assert any("CUDA graphs" in note for note in table.notes)
     assert all(row["samples"] == 0 and row["ms"] == row["median_ms"] for row in table.cells.rows())
     assert table.conditions == {
-        "batch_size": 64, "dtype": "float16", "attention": "sdpa", "concurrency": 1, "mode": "cuda-graph", "threads": None, "cores": None,
-        "tokens": 65, "device": "cuda",
+        "batch_size": 64, "dtype": "float16", "attention": "sdpa", "mode": "cuda-graph", "threads": None, "cores": None,
+        "concurrency": 1, "tokens": 65, "device": "cuda",
     }  # fmt: skip
 
 

@@ -424,7 +424,7 @@ def test_bad_options_end_in_one_line_and_code_2(tmp_path, measured, monkeypatch,
 def test_a_broken_profile_of_that_name_ends_in_one_line_and_code_2(folder, tmp_path, measured, monkeypatch, capsys):
     (tmp_path / "box").mkdir()
     (tmp_path / "box" / "profile.json").write_text(json.dumps({"format": "prunesearch.profile", "version": 3}))
-    args = [str(folder / "model"), "--name", "box", "--folder", str(tmp_path), "--quiet"]
+    args = ["--model", str(folder / "model"), "--name", "box", "--folder", str(tmp_path), "--quiet"]
     code, _, err = command(monkeypatch, capsys, "profile", *args)
     assert code == 2
     one_line(err, "version 3", "upgrade prunesearch")

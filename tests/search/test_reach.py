@@ -62,10 +62,10 @@ def test_a_bound_just_above_the_least_is_let_through(costs):
 
 def test_two_objectives_share_the_seeds_and_all_keep_both_bounds(costs):
     space, energy = make_space(), Millijoules()
-    limits = 0.8 * costs.predict(Schedule()), 0.75 * energy.predict(Schedule())
+    limits = 0.95 * costs.predict(Schedule()), 0.9 * energy.predict(Schedule())
     objectives = [Objective("latency", costs, limits[0]), Objective("energy", energy, limits[1])]
     seeds = seeds_within(space, losses(space), objectives, 8, "80%")
-    assert 4 <= len(seeds) <= 8
+    assert 3 <= len(seeds) <= 8
     assert len({s.schedule for s in seeds}) == len(seeds)
     for seed in seeds:
         assert costs.predict(seed.schedule) <= limits[0]
