@@ -36,6 +36,7 @@ from prunesearch.results.front import Front
 from prunesearch.results.store import DEFAULT_ROOT, StudyFolder
 from prunesearch.search.config import RunConfig
 from prunesearch.search.evaluate import Evaluator
+from prunesearch.search.objectives import Objective
 from prunesearch.search.run import default_study, load_study_task, run
 from prunesearch.search.samplers import random as random_sampler
 from prunesearch.search.sensitivity import Sensitivities
@@ -129,7 +130,8 @@ class Bench:
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=random_sampler(self.seed))
         methods = Sensitivities.load(self.folder.path / "sensitivities.json").methods
         space = self.space.with_methods(methods)
-        search = Search(study, space, self.table.predict, evaluator.evaluate, self.unpruned_ms, seed=self.seed)
+        objectives = [Objective("latency", self.table, self.unpruned_ms)]
+        search = Search(study, space, objectives, evaluator.evaluate, seed=self.seed)
         records, units = [], 0.0
         for record in search.run(10_000, None):
             records.append(record)
