@@ -140,5 +140,7 @@ def say_table(table: CostTable, reporter: Reporter) -> None:
         )
     for note in table.notes:
         reporter.say(f"      {note}")
+    if table.noise.waited_s:
+        reporter.say(f"      waited {table.noise.waited_s:.0f} s for other processes to leave the cores alone")
     if table.noise.noisy:
         reporter.say(f"      the machine was noisy ({table.noise.why}): latencies may be off by more")
