@@ -247,8 +247,12 @@ def test_bad_input_is_one_clear_line(folder: Path, front: Front, args: list[str]
 
 
 def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(folder: Path) -> None:
-    args = ["run", "--model", "model", "--data", "data.parquet", "--space", "space.yaml", "--batch-size", "16"]
-    args += ["--trials", "400", "--study", "stopped"]
+    # a space that no search gets to the end of, whatever the plateaus take away
+    wide = {**yaml.safe_load((folder / "space.yaml").read_text()), "max_stages": 4, "screened_methods": 3}
+    wide["keep"] = [n / 20 for n in range(1, 20)]
+    (folder / "wide.yaml").write_text(yaml.safe_dump(wide))
+    args = ["run", "--model", "model", "--data", "data.parquet", "--space", "wide.yaml", "--batch-size", "16"]
+    args += ["--trials", "100000", "--study", "stopped"]
     process = subprocess.Popen(
         [sys.executable, "-m", "prunesearch", *args],
         cwd=folder,
