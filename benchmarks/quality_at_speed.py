@@ -38,7 +38,6 @@ from prunesearch.search.config import RunConfig
 from prunesearch.search.evaluate import Evaluator
 from prunesearch.search.objectives import Objective
 from prunesearch.search.run import default_study, load_study_task, run
-from prunesearch.search.samplers import random as random_sampler
 from prunesearch.search.sensitivity import Sensitivities
 from prunesearch.search.space import Space, SpaceFile
 from prunesearch.search.study import Search, finished_trials, open_study
@@ -116,7 +115,7 @@ class Bench:
 
     def prunesearch(self, limit: float) -> Schedule | None:
         """The best finished trial of the study on calibration data."""
-        return self._best(finished_trials(open_study(self.folder.database, self.config.sampler, 0)), limit)
+        return self._best(finished_trials(open_study(self.folder.database)), limit)
 
     def _best(self, records: list[Any], limit: float) -> Schedule | None:
         fitting = [r for r in records if r.predicted_ms <= limit]
@@ -127,11 +126,11 @@ class Bench:
         split = self.task.calibration.take(self.config.search_samples)
         evaluator = Evaluator(self.task, self.handle, split)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        study = optuna.create_study(directions=["minimize", "minimize"], sampler=random_sampler(self.seed))
+        study = optuna.create_study(directions=["minimize", "minimize"])
         methods = Sensitivities.load(self.folder.path / "sensitivities.json").methods
         space = self.space.with_methods(methods)
         objectives = [Objective("latency", self.table, self.unpruned_ms)]
-        search = Search(study, space, objectives, evaluator.evaluate, seed=self.seed)
+        search = Search(study, "random", space, objectives, evaluator.evaluate, seed=self.seed)
         records, units = [], 0.0
         for record in search.run(10_000, None):
             records.append(record)

@@ -256,7 +256,7 @@ def test_transfer_to_a_device_with_slow_stages_by_hand(front, folder, monkeypatc
     assert code == 0, err
     found = json.loads(out)
     table = slower(known_table(), reduce=30.0)
-    records = finished_trials(open_study(folder / "studies" / "known" / "study.db", "tpe", 0))
+    records = finished_trials(open_study(folder / "studies" / "known" / "study.db"))
     choices = {r.schedule: r.quality for r in records} | {Schedule(): front.unpruned.calibration.quality}
     for mine, point in zip(found["points"], front.points, strict=True):
         there = table.predict(point.to_schedule())
@@ -289,7 +289,7 @@ def test_transfer_to_a_measured_gpu_asks_for_its_own_kind_of_table(front, folder
 def test_transfer_leaves_the_study_alone(front, folder, monkeypatch, capsys):
     """A run may be under way: its running trials are its own."""
     database = folder / "studies" / "known" / "study.db"
-    study = open_study(database, "tpe", 0)
+    study = open_study(database)
     study.ask()
     before = [t.state for t in study.get_trials()]
     command(monkeypatch, capsys, "transfer", "known", "--to", "box")

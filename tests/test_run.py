@@ -141,9 +141,9 @@ def test_holdout_quality_is_what_the_model_gives(folder: Path, front: Front) -> 
 def test_the_same_call_again_gives_the_same_front_and_more_trials_go_on(folder: Path, front: Front) -> None:
     root = folder / "studies"
     assert run(make_config(folder), "first", root=root, quiet=True) == front
-    before = [r.schedule for r in finished_trials(open_study(root / "first" / "study.db", "tpe", 0))]
+    before = [r.schedule for r in finished_trials(open_study(root / "first" / "study.db"))]
     more = run(make_config(folder, trials=12), "first", root=root, quiet=True)
-    after = [r.schedule for r in finished_trials(open_study(root / "first" / "study.db", "tpe", 0))]
+    after = [r.schedule for r in finished_trials(open_study(root / "first" / "study.db"))]
     assert after[:10] == before
     assert len(after) == more.search.trials == 12
 

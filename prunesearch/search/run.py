@@ -177,7 +177,7 @@ class _Run:
         space = self.space.with_methods(sensitivities.methods)
         seeds = seeds_within(space, sensitivities, objectives, self.config.seeds, self.config.budget)
         self.study = resumed or self._open_study()
-        self._search(space, table, split, objectives, seeds)
+        self._search(space, table, split, objectives, sensitivities, seeds)
         return Finish(
             config=self.config,
             folder=self.folder,
@@ -197,7 +197,7 @@ class _Run:
         ).go()
 
     def _open_study(self) -> Study:
-        return open_study(self.folder.database, self.config.sampler, self.config.seed, self.config.minimised)
+        return open_study(self.folder.database, self.config.minimised)
 
     def _table(self) -> CostTable:
         """The cost table, with energy where it is asked for; the space moves to the edges of its plateaus."""
@@ -291,12 +291,20 @@ class _Run:
         return found
 
     def _search(
-        self, space: Space, table: CostTable, split: EvalSet, objectives: list[Objective], seeds: list[Seed]
+        self,
+        space: Space,
+        table: CostTable,
+        split: EvalSet,
+        objectives: list[Objective],
+        sensitivities: Sensitivities,
+        seeds: list[Seed],
     ) -> None:
         config, reporter = self.config, self.reporter
         evaluator = Evaluator(self.task, self.handle, split)
         found = [seed.schedule for seed in seeds]
-        search = Search(self.study, space, objectives, evaluator.evaluate, found, config.seed)
+        search = Search(
+            self.study, config.sampler, space, objectives, evaluator.evaluate, found, sensitivities, config.seed
+        )
         search.enqueue(found[: config.seeds])
         done = len(finished_trials(self.study))
         known = f", {done} kept from before" if done else ""

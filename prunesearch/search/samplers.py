@@ -1,14 +1,20 @@
-"""Samplers by name; each row builds an Optuna sampler from a seed."""
+"""Samplers by name; each row builds an Optuna sampler from what a search knows before its first trial."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunesearch.core.registry import Entry, Registry
 
 if TYPE_CHECKING:
     import optuna
+
+    from prunesearch.search.objectives import Objective
+    from prunesearch.search.sensitivity import Sensitivities
+    from prunesearch.search.space import Space
 
 _HERE = "prunesearch.search.samplers"
 
@@ -22,24 +28,41 @@ SAMPLERS = Registry(
 )
 
 
-def tpe(seed: int) -> optuna.samplers.BaseSampler:
+@dataclass(frozen=True)
+class SamplerContext:
+    """What a sampler may know.
+
+    Attributes:
+        space: what may be proposed; its methods are those that survived the screening.
+        objectives: what is minimised beside the loss (in the order of the study's values 1, 2, ...), and bounds.
+        sensitivities: of the space; None where nothing was measured.
+        seed: of everything random.
+    """
+
+    space: Space
+    objectives: Sequence[Objective]
+    sensitivities: Sensitivities | None = None
+    seed: int = 0
+
+
+def tpe(context: SamplerContext) -> optuna.samplers.BaseSampler:
     """Multivariate TPE; learns from the seeds as from any trial."""
     import optuna
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=10)
+        return optuna.samplers.TPESampler(seed=context.seed, multivariate=True, n_startup_trials=10)
 
 
-def nsga2(seed: int) -> optuna.samplers.BaseSampler:
+def nsga2(context: SamplerContext) -> optuna.samplers.BaseSampler:
     """NSGA-II (Deb 2002) with a population fit for short runs."""
     import optuna
 
-    return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
+    return optuna.samplers.NSGAIISampler(seed=context.seed, population_size=20)
 
 
-def random(seed: int) -> optuna.samplers.BaseSampler:
+def random(context: SamplerContext) -> optuna.samplers.BaseSampler:
     """Uniform over the parameters of the space."""
     import optuna
 
-    return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.RandomSampler(seed=context.seed)

@@ -20,7 +20,8 @@ from prunesearch.core.schedule import Schedule
 from prunesearch.search.evaluate import Evaluation
 from prunesearch.search.objectives import UNITS, Objective
 from prunesearch.search.projection import ProjectedSampler
-from prunesearch.search.samplers import SAMPLERS
+from prunesearch.search.samplers import SAMPLERS, SamplerContext
+from prunesearch.search.sensitivity import Sensitivities
 from prunesearch.search.space import Space
 
 _STUDY = "prunesearch"
@@ -46,7 +47,7 @@ class TrialRecord:
     seconds: float
 
 
-def open_study(path: Path, sampler: str, seed: int, objectives: Sequence[str] = ("latency",)) -> optuna.Study:
+def open_study(path: Path, objectives: Sequence[str] = ("latency",)) -> optuna.Study:
     """Create or resume the SQLite study at `path`; trials that a killed run left running are marked as failed.
 
     The loss and the `objectives` are minimised together.
@@ -58,9 +59,6 @@ def open_study(path: Path, sampler: str, seed: int, objectives: Sequence[str] = 
         study = optuna.create_study(
             study_name=_STUDY, storage=url, directions=["minimize"] * (1 + len(objectives)), load_if_exists=True
         )
-        finished = len(study.trials)
-    # a resumed run must not draw again what it drew before
-    study.sampler = SAMPLERS.load(sampler)(seed + finished)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(["loss", *(f"{name}_{UNITS[name].lower()}" for name in objectives)])
@@ -133,28 +131,35 @@ class Search:
     """The ask / evaluate / tell loop; what is asked was projected onto the budget by the sampler.
 
     Args:
-        study: where trials are kept; its sampler is wrapped.
+        study: where trials are kept.
+        sampler: a name in `SAMPLERS`.
         space: what may be proposed.
         objectives: what is minimised beside the loss, with the bounds that no trial breaks; latency is among them.
         evaluate: a schedule's quality on the calibration split.
         fallback: schedules inside the budget, for proposals that cannot be brought inside; may be empty.
-        seed: of the moves away from schedules that are known.
+        sensitivities: for samplers that use them.
+        seed: of everything random.
     """
 
     def __init__(
         self,
         study: optuna.Study,
+        sampler: str,
         space: Space,
         objectives: Sequence[Objective],
         evaluate: Callable[[Schedule], Evaluation],
         fallback: Sequence[Schedule] = (),
+        sensitivities: Sensitivities | None = None,
         seed: int = 0,
     ) -> None:
         self.study, self.space, self.objectives, self.evaluate = study, space, objectives, evaluate
         self.fallback = fallback
         self.known = {r.schedule: r for r in finished_trials(study)}
-        self._random = random.Random(seed + len(self.known))
-        study.sampler = ProjectedSampler(study.sampler, space, self.repair)
+        # a resumed run must not draw again what it drew before
+        seed += len(study.get_trials(deepcopy=False))
+        self._random = random.Random(seed)
+        context = SamplerContext(space, objectives, sensitivities, seed)
+        study.sampler = ProjectedSampler(SAMPLERS.load(sampler)(context), space, self.repair)
 
     def enqueue(self, seeds: Sequence[Schedule]) -> None:
         """Queue seeds that were not evaluated or queued before."""

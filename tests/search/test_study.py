@@ -24,7 +24,8 @@ from prunesearch.search.study import Search, failed_trials, finished_trials, fro
 def make_search(path: Path, space: Space, costs: LinearCosts, limit: float | None = None, **changes: object) -> Search:
     bound = costs.predict(Schedule()) if limit is None else limit
     settings: dict[str, object] = {
-        "study": open_study(path, "tpe", 0),
+        "study": open_study(path),
+        "sampler": "tpe",
         "space": space,
         "objectives": [Objective("latency", costs, bound)],
         "evaluate": fake_evaluation,
@@ -51,8 +52,7 @@ def test_contract_of_every_sampler(tmp_path: Path, space: Space, costs: LinearCo
     seeds = [Schedule([Stage(1, 0.5, "value_norm")]), Schedule([Stage(2, 0.25, merge="bipartite")])]
     runs = []
     for name in ("a", "b"):
-        study = open_study(tmp_path / f"{name}.db", sampler, 5)
-        search = make_search(tmp_path / "unused.db", space, costs, study=study)
+        search = make_search(tmp_path / f"{name}.db", space, costs, sampler=sampler, seed=5)
         search.enqueue(seeds)
         runs.append(list(search.run(15, None)))
     assert [r.schedule for r in runs[0][:2]] == seeds
@@ -96,7 +96,7 @@ def test_kill_9_loses_no_finished_trial(tmp_path: Path) -> None:
     process.wait()
     seen = [Schedule.from_json(line) for line in log.read_text().splitlines()]
     assert len(seen) >= 5
-    study = open_study(path, "tpe", 0)
+    study = open_study(path)
     kept = [r.schedule for r in finished_trials(study)]
     assert kept[: len(seen)] == seen
     states = {t.state for t in study.trials}
@@ -168,6 +168,6 @@ def test_a_corrupt_database_is_one_clear_line(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     path.write_bytes(b"this is not a database" * 100)
     with pytest.raises(CorruptFileError) as error:
-        open_study(path, "tpe", 0)
+        open_study(path)
     assert "study.db" in str(error.value)
     assert "\n" not in str(error.value)
