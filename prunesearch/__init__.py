@@ -18,6 +18,8 @@ _PUBLIC = {
     "apply_": "prunesearch.pruning.apply",
     "handle_of": "prunesearch.pruning.apply",
     "mean_pool": "prunesearch.pruning.pooling",
+    "register_family": "prunesearch.pruning.families",
+    "Family": "prunesearch.pruning.family",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -27,6 +27,7 @@ _OUTLIERS = 0.05  # of the walks, at either end, are left out of the means
 _PASSES = 3
 _NEIGHBOURS = 9  # walks that tell the pace of the one in their middle
 _MEDIAN_ERROR = 0.005  # a cell is known well enough when its median is
+_ACTIVATIONS = ("hidden_act", "activation", "activation_function", "hidden_activation", "dense_act_fn")
 _STAGES_EACH = 100  # stages that every scorer and merge needs before walking may stop early
 
 
@@ -143,7 +144,7 @@ def describe_shape(model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor
         width=width,
         heads=encoder.base.config.num_attention_heads,
         mlp_width=(block_weights(encoder.blocks[0]) - 4 * width * width) // (2 * width),
-        activation=str(_setting(encoder.base.config, "hidden_act", "activation")),
+        activation=str(_setting(encoder.base.config, *_ACTIVATIONS)),
     )
 
 

@@ -195,7 +195,15 @@ def _on_meta(
         if hasattr(part, "config") and hasattr(part.config, "_attn_implementation"):
             part.config._attn_implementation = attention
     with borrowed(clone) as handle:
-        yield clone, handle, inputs_to_meta(inputs, stored), clock
+        try:
+            yield clone, handle, inputs_to_meta(inputs, stored), clock
+        except RuntimeError as error:
+            if "meta tensors" not in str(error):
+                raise
+            raise PruneSearchError(
+                f"{type(model).__name__} looks into the values of its tensors, so that it cannot be priced by their "
+                "shapes: measure it on the device (prunesearch profile)"
+            ) from error
 
 
 def _walk(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,13 +14,13 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.pruning.assignment import Assignment
-from prunesearch.pruning.attention import AttentionView, attention_name, base_name, close_slot, open_slot
+from prunesearch.pruning.attention import AttentionView, attention_name, base_name, close_slot, open_slot, slot_of
 from prunesearch.pruning.compiled import CompiledLayout
 from prunesearch.pruning.families import find_encoder
 from prunesearch.pruning.merges import MergeInput
-from prunesearch.pruning.pooling import attach_mean_head
+from prunesearch.pruning.positions import Followed
 from prunesearch.pruning.scorers import ScorerInput
-from prunesearch.pruning.tokens import Tokens
+from prunesearch.pruning.tokens import Tokens, key_validity
 from prunesearch.pruning.trace import Trace
 
 _HANDLE = "_prunesearch_handle"
@@ -76,25 +76,30 @@ class Handle:
             raise PruneSearchError(
                 "the model already carries a schedule: use handle.set(schedule), or handle.remove() first"
             )
-        self._config = self.encoder.base.config
+        self._config = self.encoder.attention_config
         self._attention = base_name(self._config._attn_implementation)  # another model may share the config
         self._check(schedule)
         self.seed = seed
         self.trace: Trace | None = Trace() if trace else None
         self.tokens: Tokens | None = None
         self.recorded: list[Tensor] | None = None
+        self.real: Tensor | None = None  # [batch, n_start], where a model's padding is not in its mask
         self._resume: tuple[int, Tensor] | None = None
+        self._next = 0
+        self._left: Followed | None = None
         self._stages: dict[int, Stage] = {}
         self._keep_before: dict[int, float] = {}
         self._slots: dict[int, Any] = {}
         self.schedule = schedule
-        self._config._attn_implementation = attention_name(self._attention)
+        self._config._attn_implementation = {"": attention_name(self._attention)}  # of it alone, not of its parts
         # a forward of the block's own, such as accelerate's, comes back with remove()
-        self._forwards = [block.__dict__.get("forward") for block in self.encoder.blocks]
-        for index, block in enumerate(self.encoder.blocks):
-            block.forward = partial(self._forward, index)
+        self._forwards = {block: block.__dict__.get("forward") for block in self.encoder.blocks}
+        for block in self._forwards:
+            places = [i for i, other in enumerate(self.encoder.blocks) if other is block]
+            block.forward = partial(self._forward, places[0] if len(places) == 1 else None)
         self.encoder.base.__dict__[_HANDLE] = self
-        self._undo_head = attach_mean_head(model, self)
+        self._undos = [attach(self, model) for attach in self.encoder.family.attachments]
+        self._undos.append(self._attach_start())
         self.set(schedule)
 
     def set(self, schedule: Schedule) -> None:
@@ -121,12 +126,13 @@ class Handle:
             return
         for layer in self._slots:
             close_slot(self.encoder.cores[layer])
-        for block, forward in zip(self.encoder.blocks, self._forwards, strict=True):
+        for block, forward in self._forwards.items():
             del block.forward
             if forward is not None:
                 block.forward = forward
-        self._undo_head()
-        self._config._attn_implementation = self._attention
+        for undo in self._undos:
+            undo()
+        self._config._attn_implementation = {"": self._attention}
         del self.encoder.base.__dict__[_HANDLE]
 
     def __enter__(self) -> Handle:
@@ -170,43 +176,78 @@ class Handle:
                     f"merge '{merging[0].merge}' needs `+ log(size)` on the keys, which {self._attention} cannot add: "
                     "use merge='drop', or load the model with attn_implementation='sdpa'"
                 )
+            positions = self.encoder.family.positions
+            if positions is not None and positions.in_mask and schedule.stages:
+                raise PruneSearchError(
+                    f"relative positions go through the mask of '{self.encoder.family.model_type}', which "
+                    f"{self._attention} does not take: load the model with attn_implementation='sdpa'"
+                )
 
     # -- the forward ---------------------------------------------------------------------------------
 
-    def _forward(
-        self,
-        index: int,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        *_: Any,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Stand in for the forward of block `index`."""
+    @property
+    def additive(self) -> bool:
+        """Whether attention wants numbers in a mask even where a boolean one would do."""
+        return self._attention == "eager"
+
+    def _attach_start(self) -> Callable[[], None]:
+        path = self.encoder.family.start
+        if path is None:
+            return lambda: None
+        return self.encoder.base.get_submodule(path).register_forward_pre_hook(lambda *_: self._begin()).remove
+
+    def _begin(self) -> None:
+        """A forward begins: nothing is reduced."""
+        self.tokens, self._left, self._next = None, None, 0
+        if self.trace is not None:
+            self.trace.clear()
+
+    def _forward(self, place: int | None, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Stand in for the forward of the block at `place`; None for a block that serves several, one after another."""
+        index, family = self._next if place is None else place, self.encoder.family
+        if index == 0 or (self._resume is not None and index == self._resume[0]):
+            self._begin()
+        self._next = index + 1
+        kwargs.update(zip(("attention_mask", *family.positional), args, strict=False))
+        mask = kwargs.pop("attention_mask", None)
         if self._resume is not None:
             start, hidden = self._resume
             if index < start:
-                return hidden_states
+                return family.returns(hidden_states, kwargs)
             if index == start:
                 hidden_states = hidden
-        if index == 0 or (self._resume is not None and index == self._resume[0]):
-            self.tokens = None
-            if self.trace is not None:
-                self.trace.clear()
         if self.recorded is not None:
             if index == 0:
                 self.recorded.clear()
             self.recorded.append(hidden_states)
-        return self.run_block(index, hidden_states, attention_mask, kwargs)
+        if family.positions is not None:
+            family.positions.prepare(self.encoder.blocks, hidden_states, kwargs)
+        return family.returns(self.run_block(index, hidden_states, mask, kwargs), kwargs)
 
     def run_block(self, index: int, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         """Compute block `index` on `x` `[batch, n, width]`, its stage included; keeps `self.tokens` up to date."""
         block, layout = self.encoder.blocks[index], self.encoder.family.layout
-        mask = self.block_mask(x, mask)
-        x = layout.attend(block, x, mask, kwargs)
-        stage = self._stages.get(index)
+        given_mask, given = self._for_tokens_left(block, x, mask, kwargs)
+        x = layout.attend(block, x, given_mask, given)
+        if "weights" in given:
+            kwargs["weights"] = given["weights"]
+        stage, slot = self._stages.get(index), slot_of(self.encoder.cores[index])
         if stage is not None:
             x = self.reduce(stage, x, mask, self._slots[index].take())
+        elif slot is not None:  # of another pass through the same block
+            slot.view = None
         return layout.feed(block, x)
+
+    def _for_tokens_left(
+        self, block: nn.Module, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """The mask and the arguments of the next attention: the model's own until a stage has reduced."""
+        keys, positions, tokens = self.block_mask(x, mask), self.encoder.family.positions, self.tokens
+        if positions is None or tokens is None:
+            return keys, kwargs
+        if self._left is None or self._left.tokens is not tokens:
+            self._left = Followed(tokens)
+        return positions.follow(block, self._left, keys, mask, kwargs)
 
     def block_mask(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
         """The mask for the next attention: the model's own until a stage has reduced, then that of the tokens left."""
@@ -214,14 +255,13 @@ class Handle:
             return mask
         if self._attention in NO_BIAS:
             return self.tokens.valid
-        return self.tokens.attention_mask(x.dtype, additive=self._attention == "eager")
+        return self.tokens.attention_mask(x.dtype, additive=self.additive)
 
     def reduce(self, stage: Stage, x: Tensor, mask: Tensor | None, view: AttentionView) -> Tensor:
         """Carry out `stage` on `x` `[batch, n, width]`; returns `[batch, n_out, width]` and updates `self.tokens`."""
         tokens = self.tokens
         if tokens is None:
-            encoder = self.encoder
-            tokens = Tokens.start(x, mask, encoder.leading, encoder.family.trailing)
+            tokens = self._start(x, mask)
         if not tokens.gives(self._keep_before[stage.layer], stage.keep):
             return x
         n_out = tokens.width_after(stage.keep)
@@ -230,6 +270,14 @@ class Handle:
             self.trace.add(stage, assignment, tokens, x)
         self.tokens = assignment.advance(tokens)
         return assignment.features(x)
+
+    def _start(self, x: Tensor, mask: Tensor | None) -> Tokens:
+        encoder, positions = self.encoder, self.encoder.family.positions
+        if positions is not None:
+            mask = positions.padding(x, mask)
+        if self.real is not None:
+            mask = self.real if mask is None else self.real & key_validity(mask, *x.shape[:2])
+        return Tokens.start(x, mask, encoder.leading, encoder.family.trailing, places=positions is not None)
 
     def _decide(self, stage: Stage, tokens: Tokens, view: AttentionView, n_out: int) -> Assignment:
         score: Tensor | None = None

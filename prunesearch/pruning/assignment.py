@@ -69,7 +69,8 @@ class Assignment:
             size = None if size is None else size * valid  # an empty slot may hold a copy of a dropped token
         protected = take_rows(tokens.protected, self.kept)
         protected = protected if valid is None else protected & valid
-        return replace(tokens, n=self.n_out, size=size, valid=valid, protected=protected)
+        place = None if tokens.place is None else take_rows(tokens.place, self.kept)
+        return replace(tokens, n=self.n_out, size=size, valid=valid, protected=protected, place=place)
 
     def matrix(self, mass: Tensor) -> Tensor:
         """`[batch, n_out, n_in]` share of each token (with `mass` > 0) held by each slot; dropped columns are zero."""

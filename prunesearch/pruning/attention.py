@@ -7,6 +7,8 @@ leaves queries, keys and values with the modules that asked for them. Nothing is
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _PREFIX = "prunesearch_"
 _SLOT = "_prunesearch_attention"
+_MASK = "_prunesearch_mask"
 
 
 @dataclass
@@ -24,7 +27,8 @@ class AttentionView:
     """What a stage sees of its block's attention; filled anew by every forward.
 
     `query`, `key`, `value` are `[batch, heads, tokens, head_dim]`; `mask` is additive or boolean and broadcasts to
-    `[batch, heads, tokens, tokens]`; `weights` are the probabilities where the backend computes them (eager only).
+    `[batch, heads, tokens, tokens]`; `weights` are the probabilities where the backend computes them (eager only);
+    `bias` is added to the logits beside the mask, `[batch | 1, heads, tokens, tokens]` (relative positions).
     """
 
     query: Tensor
@@ -33,27 +37,40 @@ class AttentionView:
     mask: Tensor | None
     scaling: float
     weights: Tensor | None
+    bias: Tensor | None = None
 
-    def logits(self, query: Tensor, rows: slice | None = None) -> Tensor:
+    def logits(self, query: Tensor, rows: slice | Tensor | None = None) -> Tensor:
         """Attention logits, mask added, of some queries against all keys, in float32 or better.
 
         Args:
             query: `[batch, heads, q, head_dim]`.
-            rows: which query rows of a full mask these are; None for a mask that is the same for every query.
+            rows: which query rows of a full mask these are: the same for all, or `[batch]` one of each example; None
+                for a mask that is the same for every query.
 
         Returns:
             `[batch, heads, q, tokens]`.
         """
         wide = torch.promote_types(query.dtype, torch.float32)
         scores = (query @ self.key.transpose(-1, -2)).to(wide) * self.scaling
+        if self.bias is not None:
+            scores = scores + _rows_of(self.bias, rows)
         if self.mask is None:
             return scores
         mask = self.mask
         if mask.shape[-2] != 1:
-            mask = mask[..., rows if rows is not None else slice(0, 1), :]
+            mask = _rows_of(mask, rows)
         if mask.dtype == torch.bool:
             return scores.masked_fill(~mask, torch.finfo(wide).min)
         return scores + mask
+
+
+def _rows_of(pairs: Tensor, rows: slice | Tensor | None) -> Tensor:
+    """Rows of `[batch | 1, heads | 1, tokens, tokens]`."""
+    if isinstance(rows, Tensor):
+        size = rows.shape[0]  # not len(): it would fix the batch size of an export
+        batch = torch.arange(size, device=rows.device)
+        return pairs.expand(size, -1, -1, -1)[batch, :, rows][:, :, None]
+    return pairs[..., rows if rows is not None else slice(0, 1), :]
 
 
 def mean_key(attention: AttentionView) -> Tensor:
@@ -77,15 +94,37 @@ class AttentionSlot:
 
 
 def open_slot(module: nn.Module) -> AttentionSlot:
-    """Ask `module` (a leaf attention module) to leave its queries, keys and values in the returned slot."""
-    slot = AttentionSlot()
-    module.__dict__[_SLOT] = slot
+    """Ask `module` (a leaf attention module) to leave its queries, keys and values in the returned slot.
+
+    A module that serves several blocks has one slot.
+    """
+    slot: AttentionSlot = module.__dict__.setdefault(_SLOT, AttentionSlot())
     return slot
+
+
+def slot_of(module: nn.Module) -> AttentionSlot | None:
+    """The slot that `module` has to fill, or None."""
+    return module.__dict__.get(_SLOT)
 
 
 def close_slot(module: nn.Module) -> None:
     """Undo `open_slot`."""
     module.__dict__.pop(_SLOT, None)
+
+
+def causal_mask(x: Tensor) -> Tensor:
+    """`[1, 1, n, n]` booleans for `[.., n, width]`: a token attends to itself and what is before it."""
+    return torch.ones(x.shape[-2], x.shape[-2], dtype=torch.bool, device=x.device).tril()[None, None]
+
+
+@contextmanager
+def given_mask(module: nn.Module, mask: Tensor | None) -> Iterator[None]:
+    """Within the block, attention that `module` asks for without a mask gets this one: some blocks pass none on."""
+    module.__dict__[_MASK] = mask
+    try:
+        yield
+    finally:
+        del module.__dict__[_MASK]
 
 
 def attention_name(base: str) -> str:
@@ -118,11 +157,15 @@ def _observed(base: str) -> Any:
             forward = sys.modules[type(module).__module__].eager_attention_forward
         else:
             forward = ALL_ATTENTION_FUNCTIONS[base]
+        if attention_mask is None:
+            attention_mask = module.__dict__.get(_MASK)
         output, weights = forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        slot: AttentionSlot | None = getattr(module, _SLOT, None)
+        slot = slot_of(module)
         if slot is not None:
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-            slot.view = AttentionView(query, key, value, attention_mask, scale, weights)
+            if attention_mask is None and kwargs.get("is_causal"):  # told to the kernel by this flag alone
+                attention_mask = causal_mask(query)
+            slot.view = AttentionView(query, key, value, attention_mask, scale, weights, kwargs.get("position_bias"))
         return output, weights
 
     return attention

@@ -1,86 +1,48 @@
-"""Model families: one row each. What a row cannot say (how a block computes) is a layout in `blocks`."""
+"""Which models can be reduced, and finding the encoder inside one. The rows are in `family_table`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
 from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from prunesearch.core.errors import UnsupportedModelError, did_you_mean
-from prunesearch.pruning.blocks import BertLike, Layout, PostNorm, PreNorm
+from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.pruning.family import Family
+from prunesearch.pruning.family_table import AROUND, NEAREST, REFUSED, ROWS
 
-_VIT = PreNorm("vit", "layernorm_before", "layernorm_after", ("dropout",), ("dropout",))
-_DINO = PreNorm("dinov2", "norm1", "norm2", ("layer_scale1", "drop_path"), ("layer_scale2", "drop_path"))
+__all__ = ["FAMILIES", "Encoder", "Family", "check_model_type", "find_encoder", "register_family"]
 
-
-@dataclass(frozen=True)
-class Family:
-    """Where the blocks of a model are and which of its tokens are protected.
-
-    Args:
-        model_type: `config.model_type` of the transformers class.
-        blocks: path of the list of blocks from the base model.
-        layout: how a block computes.
-        leading: protected tokens at the start of a row; a number, or the config's say.
-        trailing: protected tokens at the end of a row.
-        cls: place of the CLS token, or None (then CLS scorers use the average query instead).
-        mean_head: True if the classification head averages the unprotected tokens next to CLS.
-        protects: in words, for people.
-    """
-
-    model_type: str
-    blocks: str
-    layout: Layout
-    protects: str
-    leading: int | Callable[[Any], int] = 1
-    trailing: int = 0
-    cls: int | None = 0
-    mean_head: bool = False
-
-    def n_leading(self, config: Any) -> int:
-        """Protected tokens at the start of a row of a model with this config."""
-        return self.leading(config) if callable(self.leading) else self.leading
-
-
-FAMILIES: dict[str, Family] = {
-    row.model_type: row
-    for row in (
-        Family("vit", "layers", _VIT, "CLS"),
-        Family("deit", "layers", _VIT, "CLS, distillation", leading=2),
-        Family("dinov2", "encoder.layer", _DINO, "CLS", mean_head=True),
-        Family(
-            "dinov2_with_registers",
-            "encoder.layer",
-            _DINO,
-            "CLS, registers",
-            leading=lambda config: 1 + config.num_register_tokens,
-            mean_head=True,
-        ),
-        Family("bert", "encoder.layer", BertLike(), "CLS, last separator", trailing=1),
-        Family("roberta", "encoder.layer", BertLike(), "<s>, last </s>", trailing=1),
-        Family("electra", "encoder.layer", BertLike(), "CLS, last separator", trailing=1),
-        Family(
-            "distilbert",
-            "transformer.layer",
-            PostNorm("distilbert", "sa_layer_norm", "output_layer_norm"),
-            "CLS, last separator",
-            trailing=1,
-        ),
-    )
-}
+FAMILIES: dict[str, Family] = {row.model_type: row for row in ROWS}
 
 # heads whose forward needs the full grid of tokens back
-_NEEDS_GRID = ("ForMaskedImageModeling", "Backbone")
+_NEEDS_GRID = (
+    "ForMaskedImageModeling",
+    "ForSemanticSegmentation",
+    "ForSegmentation",
+    "ForDepthEstimation",
+    "ForXVector",
+    "Backbone",
+)
 # heads that would silently answer for fewer tokens than they were given
-_ANSWERS_EACH_TOKEN = ("ForTokenClassification", "ForMaskedLM", "ForQuestionAnswering", "ForPreTraining")
+_ANSWERS_EACH_TOKEN = (
+    "ForTokenClassification",
+    "ForMaskedLM",
+    "ForQuestionAnswering",
+    "ForPreTraining",
+    "ForAudioFrameClassification",
+)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A supported encoder found inside a model: its family, its base module and its blocks."""
+    """A supported encoder found inside a model: its family, its base module and its blocks.
+
+    `blocks` are in the order in which a forward runs through them; one that serves several passes is there several
+    times. `cores` are their attention modules.
+    """
 
     family: Family
     base: PreTrainedModel
@@ -102,17 +64,51 @@ class Encoder:
         """Protected tokens of a row without padding."""
         return self.leading + self.family.trailing
 
+    @property
+    def attention_config(self) -> Any:
+        """The configuration that says how its blocks attend; an encoder-decoder's encoder may have one of its own."""
+        return getattr(self.cores[0], "config", self.base.config)
 
-def check_model_type(model_type: str) -> None:
-    """Raise `UnsupportedModelError`, naming the nearest supported families, if `model_type` is none of them."""
-    if model_type not in FAMILIES:
-        raise UnsupportedModelError(
-            f"model family '{model_type}' is not supported: {did_you_mean(model_type, FAMILIES)}"
+
+def register_family(family: Family) -> None:
+    """Add a row to the table of model families, for models whose `config.model_type` it names.
+
+    Args:
+        family: the row; `docs/families.md` is the guide.
+
+    Raises:
+        PruneSearchError: if the table has a row for that model type.
+    """
+    if family.model_type in FAMILIES:
+        raise PruneSearchError(
+            f"model family '{family.model_type}' is already registered: choose another config.model_type"
         )
+    FAMILIES[family.model_type] = family
+
+
+def check_model_type(model_type: str, config: Any = None) -> None:
+    """Raise `UnsupportedModelError`, naming the nearest supported families and what is missing, if there is no row.
+
+    Args:
+        model_type: the `config.model_type` of a model.
+        config: that config, to know what the model reads where no family has a name like its own.
+    """
+    if model_type in FAMILIES or model_type in AROUND:
+        return
+    close = difflib.get_close_matches(model_type, FAMILIES, n=3, cutoff=0.5)
+    alike = next((names for key, names in NEAREST.items() if hasattr(config, key)), ())
+    missing = "no row says where its blocks are (ps.register_family, docs/families.md)"
+    missing, near = REFUSED.get(model_type, (missing, tuple(close) or alike))
+    hint = f"nearest: {', '.join(near)}; " if near else ""
+    raise UnsupportedModelError(
+        f"model family '{model_type}' is not supported: {missing}; {hint}Known: {', '.join(sorted(FAMILIES))}"
+    )
 
 
 def find_encoder(model: nn.Module) -> Encoder:
     """Find the supported encoder in `model`, which may be a transformers model or a module that wraps one.
+
+    Of a model with two, the vision tower is taken.
 
     Raises:
         UnsupportedModelError: naming the nearest supported families and what stands in the way.
@@ -124,9 +120,33 @@ def find_encoder(model: nn.Module) -> Encoder:
         )
     known = [m for m in models if m.config.model_type in FAMILIES]
     if not known:
-        check_model_type(models[0].config.model_type)
-    found = known[0]
-    name = type(found).__name__
+        check_model_type(models[0].config.model_type, models[0].config)
+    found = next((m for m in known if not FAMILIES[m.config.model_type].secondary), known[0])
+    _check_class(found)
+    row = FAMILIES[found.config.model_type]
+    base = _base_of(found, row)
+    why_not = None if row.refuses is None else row.refuses(base.config)
+    if why_not is not None:
+        raise UnsupportedModelError(f"this '{row.model_type}' cannot be reduced: {why_not}")
+    family, place = row.for_config(base.config), base.get_submodule(row.blocks)
+    blocks = list(place.children()) if family.order is None else family.order(place, base.config)
+    return Encoder(family, base, blocks, [b.get_submodule(family.layout.core) for b in blocks])
+
+
+def _base_of(model: PreTrainedModel, row: Family) -> PreTrainedModel:
+    """`model` without its head: the module from which the path of the blocks starts."""
+    for base in (cast(PreTrainedModel, model.base_model), model):  # DINOv3 takes a part of itself for its base
+        if any(name == row.blocks for name, _ in base.named_modules()):
+            return base
+    raise UnsupportedModelError(
+        f"{type(model).__name__} has no blocks at '{row.blocks}', where those of a '{row.model_type}' are: "
+        "pass the model that has them"
+    )
+
+
+def _check_class(model: PreTrainedModel) -> None:
+    """Raise `UnsupportedModelError` for a class whose outputs would be wrong or fail on fewer tokens."""
+    name = type(model).__name__
     if name.endswith(_NEEDS_GRID):
         raise UnsupportedModelError(
             f"{name} needs every token back in its place: use the encoder or a classification model of the family"
@@ -136,11 +156,7 @@ def find_encoder(model: nn.Module) -> Encoder:
             f"{name} answers for every token, and would for the surviving ones only: apply to its encoder "
             "(model.base_model) with trace=True, and bring the hidden states back with handle.trace.restore"
         )
-    if getattr(found.config, "is_decoder", False):
+    if getattr(model.config, "is_decoder", False):
         raise UnsupportedModelError(
             f"{name} is configured as a decoder: tokens can be reduced in encoders only (is_decoder=False)"
         )
-    family, base = FAMILIES[found.config.model_type], cast(PreTrainedModel, found.base_model)
-    blocks = list(base.get_submodule(family.blocks).children())
-    cores = [b.get_submodule(family.layout.core) for b in blocks]
-    return Encoder(family, base, blocks, cores)

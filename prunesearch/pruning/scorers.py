@@ -26,8 +26,9 @@ _MARGIN = 0.9  # PiToMe's margin at the first block; it falls to 0 at the last
 class ScorerInput:
     """What a scorer may look at.
 
-    `cls` is the place of the CLS token among a row's real tokens, or None if the model has none; `keep` is the number
-    of reducible tokens that will be left, an int or `[batch]`; `depth` is the number of blocks of the model.
+    `cls` is the place of the CLS token among a row's real tokens (-1: the last), or None if the model has none; `keep`
+    is the number of reducible tokens that will be left, an int or `[batch]`; `depth` is the number of blocks of the
+    model.
     """
 
     attention: AttentionView
@@ -132,13 +133,15 @@ def _cls_rows(inputs: ScorerInput) -> Tensor:
     """Probabilities of the CLS query, `[batch, heads, n]`; one row, not N x N."""
     view, valid, cls = inputs.attention, inputs.tokens.valid, inputs.cls or 0
     if valid is None:
+        cls %= inputs.tokens.n
         if view.weights is not None:
             return view.weights[:, :, cls].to(_wide(inputs))
         return view.logits(view.query[:, :, cls : cls + 1], slice(cls, cls + 1)).softmax(-1)[:, :, 0]
-    place = ((valid.cumsum(1) - 1 == cls) & valid).int().argmax(1)
+    ordinal = valid.cumsum(1)
+    which = cls + 1 if cls >= 0 else ordinal[:, -1:] + cls + 1
+    place = ((ordinal == which) & valid).int().argmax(1)
     index = place[:, None, None, None].expand(-1, view.query.shape[1], 1, view.query.shape[3])
-    # padding masks are the same for every real query, so any real row of the mask serves
-    return view.logits(view.query.gather(2, index)).softmax(-1)[:, :, 0]
+    return view.logits(view.query.gather(2, index), place).softmax(-1)[:, :, 0]
 
 
 def _attention_slabs(view: AttentionView) -> Iterator[tuple[slice, Tensor]]:

@@ -49,7 +49,8 @@ class Tokens:
     `size` `[batch, n]` counts the inputs a token stands for (None: all one); `valid` `[batch, n]` is False on padding
     (None: no padding); `protected` `[batch, n]` tokens are never reduced. `n_protected` is their number in a row
     without padding, `n_start` the width at the start, `row_start` `[batch]` each row's reducible tokens at the start
-    (None without padding: then it is `n_start - n_protected` for all).
+    (None without padding: then it is `n_start - n_protected` for all). `place` `[batch, n]` is the input that each
+    token continues (None where nothing asks for it; junk on padding).
     """
 
     n: int
@@ -59,9 +60,10 @@ class Tokens:
     size: Tensor | None = None
     valid: Tensor | None = None
     row_start: Tensor | None = None
+    place: Tensor | None = None
 
     @classmethod
-    def start(cls, hidden: Tensor, mask: Tensor | None, leading: int, trailing: int) -> Tokens:
+    def start(cls, hidden: Tensor, mask: Tensor | None, leading: int, trailing: int, *, places: bool = False) -> Tokens:
         """Describe a sequence as it enters the first stage.
 
         Args:
@@ -69,17 +71,19 @@ class Tokens:
             mask: the block's attention mask (any form transformers makes for a bidirectional encoder) or None.
             leading: protected tokens at the start of every row (CLS, distillation, registers).
             trailing: protected tokens at the end of every row (the last separator).
+            places: whether to keep account of the tokens' places.
         """
         batch, n = hidden.shape[:2]
+        inputs = torch.arange(n, device=hidden.device).expand(batch, n) if places else None
         valid = None if mask is None else key_validity(mask, batch, n)
         if valid is None:
             place = torch.arange(n, device=hidden.device).expand(batch, n)
             protected = (place < leading) | (place >= n - trailing)
-            return cls(n, n, leading + trailing, protected)
+            return cls(n, n, leading + trailing, protected, place=inputs)
         place, length = valid.cumsum(1) - 1, valid.sum(1, keepdim=True)
         protected = valid & ((place < leading) | (place >= length - trailing))
         row_start = (valid & ~protected).sum(1)
-        return cls(n, n, leading + trailing, protected, None, valid, row_start)
+        return cls(n, n, leading + trailing, protected, None, valid, row_start, inputs)
 
     @property
     def reducible(self) -> Tensor:

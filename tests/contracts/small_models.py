@@ -1,100 +1,24 @@
-"""One small random model (or more) of every supported family, for tests.
-
-A new row in `prunesearch.pruning.families.FAMILIES` needs one line in `CASES`: the class, its config, and whether it
-reads images or text.
-"""
+"""Small random models of every supported family, and inputs for them. The table is `small_cases`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers as hf
+from small_cases import BACKENDS, CASES, IMAGES, LOOKS_AT_VALUES, MEL, PAD, PAIRS, PLAIN, SAMPLES_A_FRAME, VIDEO, WAVES
 from torch import Tensor, nn
 
-_SIZE = {
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "num_labels": 3,
-}
-_IMAGE = {**_SIZE, "image_size": 24, "patch_size": 6}
-_DINO = {k: v for k, v in _IMAGE.items() if k != "intermediate_size"} | {"mlp_ratio": 2}
-_TEXT = {**_SIZE, "vocab_size": 60, "max_position_embeddings": 40}
-_DISTIL = {
-    "dim": 32,
-    "n_layers": 4,
-    "n_heads": 2,
-    "hidden_dim": 64,
-    "num_labels": 3,
-    "vocab_size": 60,
-    "max_position_embeddings": 40,
-}
-PAD, IMAGES, TEXT = 1, "images", "text"
+from prunesearch.pruning.families import find_encoder
+
+__all__ = ["BACKENDS", "CASES", "LOOKS_AT_VALUES", "PLAIN", "answer", "build", "inputs_of", "last_hidden", "rows"]
 
 
-@dataclass(frozen=True)
-class Case:
-    """A model class with a small config; `reads` is `images` or `text`; `mlp_in` the first Linear of a block's MLP."""
-
-    name: str
-    family: str
-    make: Callable[[], Any]
-    reads: str
-    mlp_in: str
-
-
-def _case(name: str, family: str, cls: str, config: str, settings: dict[str, Any], reads: str, mlp_in: str) -> Case:
-    def make() -> Any:
-        extra = {"pad_token_id": PAD} if reads == TEXT else {}
-        return getattr(hf, cls)(getattr(hf, config)(**settings, **extra))
-
-    return Case(name, family, make, reads, mlp_in)
-
-
-CASES: dict[str, Case] = {
-    c.name: c
-    for c in (
-        _case("vit", "vit", "ViTForImageClassification", "ViTConfig", _IMAGE, IMAGES, "mlp.fc1"),
-        _case("deit", "deit", "DeiTForImageClassification", "DeiTConfig", _IMAGE, IMAGES, "mlp.fc1"),
-        _case("deit-teacher", "deit", "DeiTForImageClassificationWithTeacher", "DeiTConfig", _IMAGE, IMAGES, "mlp.fc1"),
-        _case("dinov2", "dinov2", "Dinov2ForImageClassification", "Dinov2Config", _DINO, IMAGES, "mlp.fc1"),
-        _case(
-            "dinov2-registers",
-            "dinov2_with_registers",
-            "Dinov2WithRegistersForImageClassification",
-            "Dinov2WithRegistersConfig",
-            {**_DINO, "num_register_tokens": 4},
-            IMAGES,
-            "mlp.fc1",
-        ),
-        _case("bert", "bert", "BertForSequenceClassification", "BertConfig", _TEXT, TEXT, "intermediate.dense"),
-        _case(
-            "roberta", "roberta", "RobertaForSequenceClassification", "RobertaConfig", _TEXT, TEXT, "intermediate.dense"
-        ),
-        _case(
-            "electra", "electra", "ElectraForSequenceClassification", "ElectraConfig", _TEXT, TEXT, "intermediate.dense"
-        ),
-        _case(
-            "distilbert",
-            "distilbert",
-            "DistilBertForSequenceClassification",
-            "DistilBertConfig",
-            _DISTIL,
-            TEXT,
-            "ffn.lin1",
-        ),
-    )
-}
-
-
-def build(name: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+def build(name: str, attention: str | None = None, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """Build the model of `CASES[name]`, in eval mode, with weights large enough that tokens differ."""
     model = CASES[name].make()
-    model.set_attn_implementation(attention)
+    attention = attention or CASES[name].backends[0]
+    model.set_attn_implementation({"": attention} if name == "detr" else attention)  # its backbone has none to set
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
@@ -112,25 +36,76 @@ def build(name: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32
 def inputs_of(
     name: str, lengths: tuple[int, ...] = (14, 9, 5), seed: int = 1, dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
-    """Random inputs: images, one a length; or texts of these lengths, padded on the right."""
-    generator = torch.Generator().manual_seed(seed)
-    if CASES[name].reads == IMAGES:
-        return {"pixel_values": torch.randn(len(lengths), 3, 24, 24, generator=generator).to(dtype)}
-    width = max(lengths)
-    ids = torch.randint(3, 60, (len(lengths), width), generator=generator)
+    """Random inputs: images, videos or spectrograms, one a length; or texts and sounds of these many tokens, padded."""
+    case, generator = CASES[name], torch.Generator().manual_seed(seed)
+    rows, width = len(lengths), max(lengths)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    if case.reads == IMAGES:
+        side = 40 if name == "detr" else 24
+        extra = {"noise": torch.rand(rows, 16, generator=generator)} if name == "vit-mae" else {}
+        return {"pixel_values": noise(rows, 3, side, side), **extra}
+    if case.reads == VIDEO:
+        return {"pixel_values": noise(rows, 4, 3, 24, 24)}
+    if case.reads == MEL and name == "ast":
+        return {"input_values": noise(rows, 26, 14)}
+    ids = torch.randint(3, 60, (rows, width), generator=generator)
+    decoder = {"decoder_input_ids": ids[:, :4].flip(0)} if _decodes(name) else {}
+    if case.reads == MEL:
+        return {"input_features": noise(rows, 8, 28), **decoder}
     mask = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
-    return {"input_ids": ids.masked_fill(~mask, PAD), "attention_mask": mask.long()}
+    if case.reads == WAVES:
+        mask = mask.repeat_interleave(SAMPLES_A_FRAME, 1)
+        return {"input_values": noise(*mask.shape) * mask, "attention_mask": mask.long()}
+    if name == "clip-text":
+        ids[torch.arange(rows), torch.tensor(lengths) - 1] = 59  # the highest ends the text where the config says 2
+        ids = ids.where((ids < 59) | (torch.arange(width) == torch.tensor(lengths)[:, None] - 1), 58)
+    return {"input_ids": ids.masked_fill(~mask, PAD), "attention_mask": mask.long(), **decoder}
+
+
+def _decodes(name: str) -> bool:
+    return CASES[name].reads == PAIRS or name == "whisper"
+
+
+def tokens_of(inputs: dict[str, Tensor]) -> Tensor | None:
+    """Tokens of each row that are no padding; None if nothing is padded."""
+    if "attention_mask" not in inputs:
+        return None
+    real = inputs["attention_mask"].sum(1)
+    return real if "input_ids" in inputs else real // SAMPLES_A_FRAME
 
 
 def rows(inputs: dict[str, Tensor], row: int) -> dict[str, Tensor]:
     """One row of a batch, its padding cut off."""
-    if "attention_mask" not in inputs:
-        return {k: v[row : row + 1] for k, v in inputs.items()}
-    real = inputs["attention_mask"][row].bool()
-    return {k: v[row : row + 1][:, real] for k, v in inputs.items()}
+    mask = inputs.get("attention_mask")
+    one = {k: v[row : row + 1] for k, v in inputs.items()}
+    if mask is None:
+        return one
+    return {k: v[:, mask[row].bool()] if v.shape[1] == mask.shape[1] else v for k, v in one.items()}
+
+
+def encode(model: Any, inputs: dict[str, Tensor]) -> Any:
+    """The output of the model, or the part of one, that runs the encoder."""
+    if "decoder_input_ids" in inputs or isinstance(model, hf.WhisperPreTrainedModel):
+        given = {k: v for k, v in inputs.items() if k != "decoder_input_ids"}
+        return model.base_model.encoder(**given)
+    return find_encoder(model).base(**inputs)
 
 
 def last_hidden(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """Last hidden states of the base model, `[batch, tokens, width]`."""
-    out: Tensor = model.base_model(**inputs).last_hidden_state
-    return out
+    """Last hidden states of the encoder, `[batch, tokens, width]`."""
+    out = encode(model, inputs)
+    hidden: Tensor | None = getattr(out, "encoder_last_hidden_state", None)
+    return out.last_hidden_state if hidden is None else hidden
+
+
+def answer(out: Any) -> Tensor:
+    """What a model is there for."""
+    for name in ("logits", "text_embeds", "pooler_output", "last_hidden_state"):
+        found = getattr(out, name, None)
+        if found is not None:
+            result: Tensor = found
+            return result
+    raise AssertionError(f"no answer in {type(out).__name__}")

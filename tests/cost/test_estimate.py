@@ -21,7 +21,7 @@ from prunesearch.cost.validate import draw_unseen
 from prunesearch.pruning.apply import apply_, handle_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contracts"))
-from small_models import CASES, build, inputs_of
+from small_models import CASES, LOOKS_AT_VALUES, build, inputs_of
 
 METHODS = ["cls_attention+drop", "value_norm+fuse", "bipartite"]
 COUNTS = [20, 33, 50]
@@ -158,12 +158,20 @@ def test_a_schedule_that_the_model_carries_does_not_count(vit, batch_of_64):
         assert estimate_latency_ms(A100, vit, batch_of_64) == plain
 
 
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("name", LOOKS_AT_VALUES)
+def test_a_model_that_looks_into_its_tensors_is_refused_in_one_line(name):
+    model, inputs = build(name), inputs_of(name, (14, 14))
+    with pytest.raises(PruneSearchError, match="cannot be priced by their shapes: measure it on the"):
+        estimate_latency_ms(T4, model, inputs, mode="cuda-graph")
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in LOOKS_AT_VALUES])
 def test_every_family_is_priced(name):
     model, inputs = build(name), inputs_of(name, (14, 14))
     table = estimate_table(T4, model, inputs, counts=[8], methods=["cls_attention+soft"], mode="cuda-graph")
     direct = estimate_latency_ms(T4, model, inputs, mode="cuda-graph")
-    assert table.predict(Schedule()) == pytest.approx(direct, rel=0.06)  # DINOv2's head has more kernels when pruned
+    # heads have more kernels when pruned: DINOv2's, and CLIP's that looks for the end of a text
+    assert table.predict(Schedule()) == pytest.approx(direct, rel=0.1 if name == "clip-text" else 0.06)
     assert {cell.n_out for cell in table.cells.reduce} == {8}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -18,22 +18,24 @@ Vector = np.ndarray
 
 @dataclass
 class Token:
-    """One token: features, how many inputs it stands for, and the fraction of every input that it holds."""
+    """One token: features, how many inputs it stands for, the fraction of every input that it holds, and its place."""
 
     x: Vector
     size: float
     protected: bool
     source: dict[int, float]
+    place: int
 
 
 @dataclass
 class Heads:
-    """Queries, keys and values, each `[head][token]` -> vector."""
+    """Queries, keys and values, each `[head][token]` -> vector; `bias` `[head][query][key]` is added to the logits."""
 
     query: list[list[Vector]]
     key: list[list[Vector]]
     value: list[list[Vector]]
     scaling: float
+    bias: list[list[list[float]]] | None = None
 
 
 @dataclass
@@ -56,7 +58,7 @@ def count(keep: float, start: int) -> int:
 
 def start_row(features: list[Vector], leading: int, trailing: int) -> list[Token]:
     n = len(features)
-    return [Token(x, 1.0, i < leading or i >= n - trailing, {i: 1.0}) for i, x in enumerate(features)]
+    return [Token(x, 1.0, i < leading or i >= n - trailing, {i: 1.0}, i) for i, x in enumerate(features)]
 
 
 # -- attention -----------------------------------------------------------------------------------------
@@ -73,11 +75,12 @@ def probabilities(heads: Heads, sizes: list[float]) -> list[list[list[float]]]:
     out = []
     for h in range(len(heads.query)):
         table = []
-        for q in heads.query[h]:
+        for i, q in enumerate(heads.query[h]):
             logits = []
             for j, k in enumerate(heads.key[h]):
                 dot = math.fsum(float(a) * float(b) for a, b in zip(q, k, strict=True))
-                logits.append(dot * heads.scaling + math.log(sizes[j]))
+                extra = 0.0 if heads.bias is None else heads.bias[h][i][j]
+                logits.append(dot * heads.scaling + math.log(sizes[j]) + extra)
             table.append(softmax(logits))
         out.append(table)
     return out
@@ -206,8 +209,8 @@ def cosine(a: Vector, b: Vector) -> float:
     return dot / math.sqrt(math.fsum(float(x) ** 2 for x in a) * math.fsum(float(y) ** 2 for y in b))
 
 
-def _blend(row: list[Token], shares: list[tuple[int, float, float]], protected: bool) -> Token:
-    """One token out of (token, share of it, weight in the mean)."""
+def _blend(row: list[Token], shares: list[tuple[int, float, float]], onto: Token) -> Token:
+    """One token out of (token, share of it, weight in the mean); it stays where `onto` is."""
     total = math.fsum(share * weight for _, share, weight in shares)
     x = np.zeros_like(row[0].x)
     source: dict[int, float] = {}
@@ -216,7 +219,7 @@ def _blend(row: list[Token], shares: list[tuple[int, float, float]], protected: 
         for origin, part in row[i].source.items():
             source[origin] = source.get(origin, 0.0) + part * share
     size = math.fsum(row[i].size * share for i, share, _ in shares)
-    return Token(x, size, protected, source)
+    return replace(onto, x=x, size=size, source=source)
 
 
 def _chosen(row: list[Token], score: list[float], site: Site) -> tuple[list[int], list[int], int]:
@@ -242,7 +245,7 @@ def fuse(row: list[Token], keys: list[Vector], score: list[float], site: Site) -
     weights = [row[i].size * max(score[i], 0.0) for i in group]
     if sum(weights) == 0:
         weights = [row[i].size for i in group]
-    fused = _blend(row, [(i, 1.0, w) for i, w in zip(group, weights, strict=True)], False)
+    fused = _blend(row, [(i, 1.0, w) for i, w in zip(group, weights, strict=True)], row[anchor])
     return [fused if i == anchor else row[i] for i in kept]
 
 
@@ -252,7 +255,7 @@ def nearest(row: list[Token], keys: list[Vector], score: list[float], site: Site
     for i in others:
         takers = [j for j in kept if not row[j].protected]
         inside[max(takers, key=lambda j: cosine(keys[i], keys[j]))].append(i)
-    return [_blend(row, [(i, 1.0, row[i].size) for i in inside[j]], row[j].protected) for j in kept]
+    return [_blend(row, [(i, 1.0, row[i].size) for i in inside[j]], row[j]) for j in kept]
 
 
 def soft(row: list[Token], keys: list[Vector], score: list[float], site: Site) -> list[Token]:
@@ -263,7 +266,7 @@ def soft(row: list[Token], keys: list[Vector], score: list[float], site: Site) -
         parts = softmax([cosine(keys[i], keys[j]) / 0.1 for j in takers])
         for j, share in zip(takers, parts, strict=True):
             inside[j].append((i, share, row[i].size))
-    return [_blend(row, inside[j], row[j].protected) for j in kept]
+    return [_blend(row, inside[j], row[j]) for j in kept]
 
 
 def bipartite(row: list[Token], keys: list[Vector], score: list[float], site: Site) -> list[Token]:
@@ -284,7 +287,7 @@ def bipartite(row: list[Token], keys: list[Vector], score: list[float], site: Si
             if j in gone:
                 continue
             group = [j] + [i for i in gone if match[i][1] == j]
-            new_row.append(_blend(row, [(i, 1.0, row[i].size) for i in group], token.protected))
+            new_row.append(_blend(row, [(i, 1.0, row[i].size) for i in group], token))
             total = sum(row[i].size for i in group)
             new_keys.append(sum(keys[i] * (row[i].size / total) for i in group))
         row, keys = new_row, new_keys
@@ -304,99 +307,4 @@ def reduce_row(row: list[Token], heads: Heads, scorer: str, merge: str, site: Si
     return MERGES[merge](row, mean_keys(heads), score, site)
 
 
-# -- whole models --------------------------------------------------------------------------------------
-
-
-def linear(weights: dict[str, Vector], name: str, x: Vector) -> Vector:
-    return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
-
-
-def layer_norm(weights: dict[str, Vector], name: str, x: Vector, eps: float) -> Vector:
-    centred = x - x.mean()
-    return centred / math.sqrt(float((centred**2).mean()) + eps) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
-
-def gelu(x: Vector) -> Vector:
-    return np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x])
-
-
-def split_heads(weights: dict[str, Vector], names: tuple[str, str, str], xs: list[Vector], n_heads: int) -> Heads:
-    tables = []
-    for name in names:
-        flat = [linear(weights, name, x) for x in xs]
-        width = len(flat[0]) // n_heads
-        tables.append([[f[h * width : (h + 1) * width] for f in flat] for h in range(n_heads)])
-    return Heads(*tables, scaling=width**-0.5)
-
-
 Stage = tuple[int, float, str, str]  # layer, keep, scorer, merge
-
-
-def run_blocks(
-    row: list[Token],
-    stages: list[Stage],
-    depth: int,
-    heads_of: Callable[[int, list[Token]], Heads],
-    after_attention: Callable[[int, Vector, Vector], Vector],
-    feed: Callable[[int, Vector], Vector],
-    seed: int = 0,
-    cls: int | None = 0,
-) -> list[Token]:
-    """Blocks of attention, stage, MLP; `row` carries the hidden states."""
-    start, before = sum(not t.protected for t in row), 1.0
-    by_layer = {s[0]: s for s in stages}
-    for layer in range(depth):
-        heads = heads_of(layer, row)
-        mixed = attend(heads, [t.size for t in row])
-        row = [
-            Token(after_attention(layer, t.x, y), t.size, t.protected, t.source)
-            for t, y in zip(row, mixed, strict=True)
-        ]
-        if layer in by_layer:
-            _, keep, scorer, merge = by_layer[layer]
-            row = reduce_row(row, heads, scorer, merge, Site(keep, before, start, layer, depth, seed, cls))
-            before = keep
-        row = [Token(feed(layer, t.x), t.size, t.protected, t.source) for t in row]
-    return row
-
-
-def vit(
-    weights: dict[str, Vector], embedded: list[Vector], n_heads: int, depth: int, eps: float, stages: list[Stage]
-) -> list[Token]:
-    """HF's ViTModel from its embeddings to its last norm; weights as float64 arrays under their own names."""
-
-    def heads_of(i: int, row: list[Token]) -> Heads:
-        normed = [layer_norm(weights, f"layers.{i}.layernorm_before", t.x, eps) for t in row]
-        names = tuple(f"layers.{i}.attention.{p}_proj" for p in "qkv")
-        return split_heads(weights, names, normed, n_heads)  # type: ignore[arg-type]
-
-    def after_attention(i: int, x: Vector, y: Vector) -> Vector:
-        return x + linear(weights, f"layers.{i}.attention.o_proj", y)
-
-    def feed(i: int, x: Vector) -> Vector:
-        y = layer_norm(weights, f"layers.{i}.layernorm_after", x, eps)
-        return x + linear(weights, f"layers.{i}.mlp.fc2", gelu(linear(weights, f"layers.{i}.mlp.fc1", y)))
-
-    row = run_blocks(start_row(embedded, 1, 0), stages, depth, heads_of, after_attention, feed)
-    return [Token(layer_norm(weights, "layernorm", t.x, eps), t.size, t.protected, t.source) for t in row]
-
-
-def bert(
-    weights: dict[str, Vector], embedded: list[Vector], n_heads: int, depth: int, eps: float, stages: list[Stage]
-) -> list[Token]:
-    """HF's BertModel from its embeddings to its last block."""
-
-    def heads_of(i: int, row: list[Token]) -> Heads:
-        names = tuple(f"encoder.layer.{i}.attention.self.{p}" for p in ("query", "key", "value"))
-        return split_heads(weights, names, [t.x for t in row], n_heads)  # type: ignore[arg-type]
-
-    def after_attention(i: int, x: Vector, y: Vector) -> Vector:
-        out = f"encoder.layer.{i}.attention.output"
-        return layer_norm(weights, f"{out}.LayerNorm", x + linear(weights, f"{out}.dense", y), eps)
-
-    def feed(i: int, x: Vector) -> Vector:
-        block = f"encoder.layer.{i}"
-        y = linear(weights, f"{block}.output.dense", gelu(linear(weights, f"{block}.intermediate.dense", x)))
-        return layer_norm(weights, f"{block}.output.LayerNorm", x + y, eps)
-
-    return run_blocks(start_row(embedded, 1, 1), stages, depth, heads_of, after_attention, feed)

@@ -111,7 +111,7 @@ def make_state(shape: Shape) -> State:
             protected[b, p] = i < shape.leading or i >= len(where) - shape.trailing
             drawn = {"one": 1.0, "whole": float(rng.integers(1, 5)), "broken": 1 + rng.random()}[shape.sizes]
             size[b, p], valid[b, p] = (1.0 if protected[b, p] else drawn), True
-            row.append(ref.Token(x[b, p].reshape(-1), size[b, p], bool(protected[b, p]), {p: 1.0}))
+            row.append(ref.Token(x[b, p].reshape(-1), size[b, p], bool(protected[b, p]), {p: 1.0}, p))
         rows.append(row)
         tables = [[[t[b, p, h] for p in where] for h in range(shape.heads)] for t in (q, k, v)]
         heads.append(ref.Heads(*tables, scaling=head_dim**-0.5))

@@ -52,11 +52,12 @@ def test_a_second_schedule_is_refused_wherever_the_first_sits() -> None:
 
 
 def test_an_unknown_family_names_the_nearest() -> None:
-    config = hf.AlbertConfig(
+    config = hf.RoFormerConfig(
         vocab_size=20, embedding_size=8, hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8
     )
-    with pytest.raises(UnsupportedModelError, match=r"'albert' is not supported: did you mean 'bert'\? Known: bert, "):
-        ps.apply_(hf.AlbertModel(config), HALF)
+    wanted = r"'roformer' is not supported: no row says .*; nearest: roberta; Known: albert, "
+    with pytest.raises(UnsupportedModelError, match=wanted):
+        ps.apply_(hf.RoFormerModel(config), HALF)
 
 
 def test_a_module_without_a_transformers_model_is_refused() -> None:
