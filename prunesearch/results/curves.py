@@ -83,13 +83,13 @@ def curves_html(tables: Sequence[CostTable], title: str) -> str:
     curves = _curves(tables)
     data = {
         "curves": [asdict(curve) for curve in curves],
-        "panels": [_panel(curve) for curve in curves],
+        "panels": [curve_figure(curve) for curve in curves],
         "overview": _overview(curves) if len(curves) > 1 else None,
         "colours": {"block": _BLOCK, "attention": _ATTENTION, "mlp": _MLP, "all": _COLOURS},
     }
     parts = {
         "title": html.escape(title),
-        "style": resource("report.css") + resource("curves.css"),
+        "style": resource("assets/style.css") + resource("curves.css"),
         "data": inert_json(data),
         "plotly": plotly_js(),
         "script": resource("curves.js"),
@@ -160,7 +160,7 @@ def _trust(table: CostTable) -> str:
 # -- figures -------------------------------------------------------------------------------------------
 
 
-def _panel(curve: BlockCurve) -> dict[str, Any]:
+def curve_figure(curve: BlockCurve) -> dict[str, Any]:
     """The plotly figure of one table."""
     dash = "dash" if curve.status == "estimated" else "solid"
     x = [row.tokens for row in curve.rows]
@@ -306,7 +306,7 @@ def _png(curves: list[BlockCurve], title: str, target: Path) -> bytes:
     )
     named: set[str] = set()
     for place, curve in enumerate(curves):
-        panel, at = _panel(curve), {"row": place // columns + 1, "col": place % columns + 1}
+        panel, at = curve_figure(curve), {"row": place // columns + 1, "col": place % columns + 1}
         for trace in panel["data"]:
             name = trace.get("name")
             figure.add_trace({**trace, "showlegend": name is not None and name not in named}, **at)

@@ -34,5 +34,5 @@ def plotly_js() -> str:
 
 
 def resource(name: str) -> str:
-    """Text of a file that lies beside this module."""
+    """Text of a file that lies beside this module, or in a folder there (`assets/style.css`)."""
     return resources.files("prunesearch.results").joinpath(name).read_text(encoding="utf-8")

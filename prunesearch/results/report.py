@@ -1,4 +1,4 @@
-"""`report.html`: the front in one file that needs no network, no server and nothing installed."""
+"""`report.html`: the dashboard's views of a study, frozen in one file that needs no network and no server."""
 
 from __future__ import annotations
 
@@ -6,78 +6,139 @@ import html
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import write_text_atomic
-from prunesearch.results.front import Front, Point
+from prunesearch.results.front import Front
 from prunesearch.results.page import fill_template, inert_json, plotly_js, resource
-from prunesearch.results.show import export_command, short_schedule
+from prunesearch.results.trials import Trial
+
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
+    from prunesearch.cost.table import CostTable
+    from prunesearch.results.views.freeze import Frozen
+    from prunesearch.results.views.samples import Row, Samples, Trace
+    from prunesearch.results.views.study import StudyView
 
 
 def write_report(
     path: str | os.PathLike[str],
     front: Front,
     trials: Sequence[Mapping[str, Any]] = (),
-    pictures: Sequence[Mapping[str, Any]] = (),
-    texts: Sequence[Mapping[str, Any]] = (),
+    rows: Sequence[Row] = (),
+    traces: Sequence[Trace] = (),
 ) -> None:
-    """Write the report, about 5 MB with plotly.js inside; the file is replaced atomically.
+    """Write the report, about 5 MB with plotly.js inside, and `samples.json` beside it, which the dashboard reads.
+
+    The cost table that lies beside it is read for where the time goes.
 
     Args:
-        path: of the HTML file.
+        path: of the HTML file; files are replaced atomically.
         front: the front of the study.
-        trials: all finished trials, drawn faintly: `{"number", "predicted_ms", "kl", "quality"}` (quality as
-            a fraction, on the calibration split; None or NaN where it is not known).
-        pictures: `{"point": id, "title", "stages": [{"caption", "png": data-URI}]}`.
-        texts: `{"point": id, "title", "stages": [{"caption", "spans": token_spans(...)}]}`.
+        trials: all finished trials: `{"number", "predicted_ms", "kl", "quality"}` (quality as a fraction, on the
+            calibration split; None or NaN where it is not known), and `"schedule"` as `Schedule.to_dict()` for the
+            views of the search; further numbers are costs by the names of `views.axes`.
+        rows: of data that were traced.
+        traces: what each point made of them.
     """
-    write_text_atomic(path, report_html(front, trials, pictures, texts))
+    from prunesearch.results.views.samples import Samples
+
+    folder = Path(path).parent
+    samples = Samples(rows=list(rows), traces=list(traces))
+    samples.save(folder / "samples.json")
+    write_text_atomic(path, report_html(front, trials, samples, _table(folder)))
 
 
 def report_html(
     front: Front,
     trials: Sequence[Mapping[str, Any]] = (),
-    pictures: Sequence[Mapping[str, Any]] = (),
-    texts: Sequence[Mapping[str, Any]] = (),
+    samples: Samples | None = None,
+    table: CostTable | None = None,
 ) -> str:
-    """Return the text of the report; arguments as in `write_report`."""
-    data = {
-        "front": front.to_dict(),
-        "trials": [{key: _finite(trial.get(key)) for key in _TRIAL_FIELDS} for trial in trials],
-        "pictures": list(pictures),
-        "texts": list(texts),
-        "python": {p.id: python_lines(p) for p in front.points},
-        "schedules": {p.id: short_schedule(p) for p in front.points},
-        "commands": {p.id: export_command(front, p.id) for p in front.points},
-    }
+    """Return the text of the report; arguments as in `write_report`, and the cost table for where the time goes."""
+    from prunesearch.results.views.freeze import Frozen
+    from prunesearch.results.views.study import Shape, StudyView
+
+    shape = Shape(front.model.depth, front.model.tokens, front.model.protected)
+    tried = [_trial(trial) for trial in trials]
+    study = StudyView("study", front.study, front, tried, front.config, shape, lambda: table, samples)
+    frozen = Frozen()
+    body = "".join(frozen.html(part) for part in _page(study, frozen))
+    data = {"front": front.to_dict(), "figures": frozen.figures, "pictures": frozen.pictures, "chosen": study.suggested}
     parts = {
         "title": html.escape(front.study),
-        "verdict": html.escape(front.verdict.text),
-        "style": resource("report.css"),
+        "style": resource("assets/style.css"),
+        "body": body,
         "data": inert_json(data),
         "plotly": plotly_js(),
-        "script": resource("report.js"),
+        "script": resource("assets/theme.js") + resource("report.js"),
     }
     return fill_template("report_template.html", parts)
 
 
-def python_lines(point: Point) -> str:
-    """Return the lines that put this schedule on a model in Python."""
-    stages = "".join(
-        f"    ps.Stage(layer={s.layer}, keep={s.keep!r},\n"
-        f'             scorer="{s.scorer}",\n             merge="{s.merge}"),\n'
-        for s in point.to_schedule()
-    )
-    return (
-        f"import prunesearch as ps\n\nschedule = ps.Schedule([\n{stages}])\n"
-        "handle = ps.apply_(model, schedule)\noutputs = model(**batch)\n"
-        "handle.remove()  # exactly as before"
-    )
+def _page(study: StudyView, frozen: Frozen) -> list[Component]:
+    """The parts of the page in their order."""
+    from dash import html as dom
+
+    from prunesearch.results.views import pages
+    from prunesearch.results.views.figures_search import contributions
+    from prunesearch.results.views.parts import LIVE
+
+    card: list[Component] = []
+    below: list[Component] = []
+    for item in study.items:
+        mine: dict[str, Any] = {"data-panel": item.id}
+        card.append(dom.Div(pages.point_panel(study, item), **mine))
+        if study.samples is not None and study.samples.traces:
+            below.append(dom.Section(pages.samples_panel(study, item), **mine))
+    if not card:
+        card.append(dom.P("No schedule is on the front: keep the model as it is.", className="muted"))
+    left = dom.Div(_front_part(study, frozen), className="stack")
+    right = dom.Section(card, className="card", **LIVE)
+    both = dom.Div([left, right, dom.Div(below)], className="columns study")
+    search: list[Component] = []
+    if any("schedule" in trial.attrs for trial in study.trials):
+        found = contributions(study, study.axes[0])
+        search.append(pages.search_section(pages.search_figures(study, study.axes[0], found), found))
+    return [pages.head(study), dom.Main([both, *search, *pages.trust_section(study)])]
 
 
-_TRIAL_FIELDS = ("number", "predicted_ms", "kl", "quality")
+def _front_part(study: StudyView, frozen: Frozen) -> list[Any]:
+    """The figure of the front against every cost that is known, one of them shown, and the table of all points."""
+    from dash import html as dom
+
+    from prunesearch.results.views import pages
+    from prunesearch.results.views.axes import AXES
+    from prunesearch.results.views.figures import front_figure
+    from prunesearch.results.views.parts import plot, points_table, section, small
+
+    for axis in study.axes:
+        frozen.figures[f"front {axis}"] = front_figure([study], axis, chosen=[(study.key, study.suggested)])
+    options = [dom.Option(AXES[axis].title, value=axis) for axis in study.axes]
+    against = dom.Label(["against ", dom.Select(options, id="axis")], className="control")
+    figure = plot("front", None, pages.FRONT_LABEL, "tall")
+    return [
+        section("Quality", against, small(pages.front_remark(study)), figure),
+        section("All points", points_table(study, None, "")),
+    ]
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _table(folder: Path) -> CostTable | None:
+    """The study's cost table; a report can do without one that is missing or broken."""
+    from prunesearch.cost.table import CostTable
+
+    try:
+        return CostTable.load(folder / "cost_table.json")
+    except PruneSearchError:
+        return None
+
+
+def _trial(found: Mapping[str, Any]) -> Trial:
+    known = {name: value for name, value in found.items() if not isinstance(value, float) or math.isfinite(value)}
+    attrs = {name: value for name, value in known.items() if name not in ("number", "predicted_ms", "kl")}
+    loss = known.get("kl")
+    attrs["latency"] = known.get("predicted_ms")
+    return Trial(int(found["number"]), "COMPLETE", () if loss is None else (loss,), attrs)

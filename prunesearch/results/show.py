@@ -29,6 +29,9 @@ def show_front(front: Front, console: Console | None = None, *, plot: bool = Tru
         if out.measure(table, options=out.options.update(width=_UNBOUNDED)).maximum <= out.width:
             break
     out.print(table)
+    if front.points and front.loads:
+        out.print()
+        out.print(_loads_table(front))
     if front.points:
         out.print()
         out.print(_schedules_table(front, out.width))
@@ -48,8 +51,9 @@ def _header(front: Front) -> list[Text]:
         (front.study, "bold"),
         f"  {front.model.id} on {front.device.name} ({front.device.kind}{threads})",
     )
+    load = f"{front.across} over {len(front.loads)} loads" if front.loads else f"batch {c.batch_size}"
     how = Text(
-        f"batch {c.batch_size}, {c.dtype}, {c.attention}, {c.mode}, {c.tokens} tokens; "
+        f"{load}, {c.dtype}, {c.attention}, {c.mode}, {c.tokens} tokens; "
         f"{front.task.metric} on {front.task.holdout:,} holdout rows",
         "dim",
     )
@@ -60,6 +64,14 @@ def _header(front: Front) -> list[Text]:
         f"({table.schedules} {'public measurements' if table.status == 'estimated' else 'schedules'})"
     )
     lines = [title, how, said]
+    if front.percentile is not None:
+        p = front.percentile
+        lines.append(
+            Text(
+                f"latency is p{p.value:g}: {p.factor:.3f} x the median, mean error {p.mape:.1%}; it covered "
+                f"{p.coverage:.1%} of {p.timings:,} unseen forwards"
+            )
+        )
     if not front.measured:
         lines.append(Text(f"nothing below was measured on {front.device.name}: {trust(table)}", "yellow"))
     lines += [Text(note, "dim") for note in table.notes]
@@ -78,9 +90,10 @@ def _points_table(front: Front, left_out: int = 0) -> Table:
 
     Args:
         left_out: what a narrow terminal does without, up to `_CAN_GO`: first the GMACs, which are no result of a
-            measurement, then the spreads of latency and energy, then the interval of a quality whose change has one.
+            measurement, unless they were minimised; then the spreads of latency and energy, then the interval of a
+            quality whose change has one.
     """
-    gmacs, spreads, intervals = left_out < 1, left_out < 2, left_out < _CAN_GO
+    gmacs, spreads, intervals = left_out < 1 or "macs" in front.objectives, left_out < 2, left_out < _CAN_GO
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("speed", justify="right", no_wrap=True)
@@ -89,14 +102,18 @@ def _points_table(front: Front, left_out: int = 0) -> Table:
     if with_energy:
         measured = front.unpruned.energy is not None and front.unpruned.energy.measured is not None
         table.add_column("mJ an input" if measured else "mJ, predicted", no_wrap=True)
+    with_memory = front.unpruned.memory is not None
+    if with_memory:
+        table.add_column("MiB", justify="right", no_wrap=True)
     table.add_column(f"{front.task.metric}, %", no_wrap=True)
     table.add_column("change, 95 %", no_wrap=True)
     if gmacs:
         table.add_column("GMACs", justify="right", no_wrap=True)
 
     def add(name: str, speed: float, item: Unpruned | Point, change: str, style: str) -> None:
-        energy = [_energy(item.energy, spreads)] if with_energy else []
-        row = [name, f"{speed:.2f}×", _latency(item.latency, spreads), *energy, _quality(item.quality, intervals)]
+        others = [_energy(item.energy, spreads)] if with_energy else []
+        others += [digits(item.memory.mib)] if item.memory is not None else []
+        row = [name, f"{speed:.2f}×", _latency(item.latency, spreads), *others, _quality(item.quality, intervals)]
         table.add_row(*row, change, *([_gmacs(item.gmacs)] if gmacs else []), style=style)
 
     add("unpruned", 1.0, front.unpruned, "", "dim")
@@ -107,7 +124,24 @@ def _points_table(front: Front, left_out: int = 0) -> Table:
     return table
 
 
+def _loads_table(front: Front) -> Table:
+    """The latency under every load, with the speed-up there."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("", no_wrap=True)
+    for load in front.loads:
+        table.add_column(f"ms, {load.batch_size} x {load.tokens} tokens", justify="right", no_wrap=True)
+    items: list[tuple[str, Unpruned | Point]] = [("unpruned", front.unpruned)]
+    for name, item in items + [(_mark(p, front), p) for p in front.points]:
+        pairs = zip(item.loads, front.unpruned.loads, strict=True)
+        table.add_row(name, *(f"{digits(mine.ms)} ({base.ms / mine.ms:.2f}×)" for mine, base in pairs))
+    return table
+
+
 def _latency_title(front: Front, spreads: bool) -> str:
+    said: list[str] = [front.across] if front.across else []
+    said += [f"p{front.percentile.value:g}"] if front.percentile is not None else []
+    if front.measured and said:
+        return f"ms, {' '.join(said)}"
     if front.measured:
         return "ms, p10–p90" if spreads else "ms, median"
     return f"ms, {trust(front.cost_table)}" if front.cost_table.status == "estimated" else "ms, predicted"
@@ -151,11 +185,19 @@ def _footer(front: Front) -> list[Text]:
     lines = []
     if front.budget is not None:
         count = f"{len(front.within_budget())} of {len(front.points)} points meet it"
-        lines.append(Text(f"budget   {front.budget.text} = {front.budget.limit:.2f} {front.budget.unit}: {count}"))
+        each = " under every load" if front.budget.each else ""
+        lines.append(
+            Text(f"budget   {front.budget.text} = {front.budget.limit:.2f} {front.budget.unit}{each}: {count}")
+        )
+    for constraint in front.constraints:
+        broken = f"; {constraint.broken} candidates broke it and were dropped" if constraint.broken else ""
+        lines.append(Text(f"bound    {constraint.text} = {digits(constraint.limit)}{broken}"))
     if front.dropped:
         plural = "point" if front.dropped == 1 else "points"
         why = "once measured end to end" if front.measured else "on held-out data"
-        lines.append(Text(f"dropped  {front.dropped} {plural}, dominated {why}", "dim"))
+        outside = " or out of bounds" if front.budget is not None or front.constraints else ""
+        lines.append(Text(f"dropped  {front.dropped} {plural}, dominated{outside} {why}", "dim"))
+    lines += [Text(f"note     {note}", "yellow") for note in front.notes]
     lines.append(Text.assemble("verdict  ", (front.verdict.text, "bold")))
     if front.points:
         lines.append(Text(f"next     {export_command(front, suggested_pick(front))}"))
@@ -194,7 +236,7 @@ def _latency(latency: Latency, spreads: bool) -> str:
     """Three significant digits: what a median on a shared machine carries. Without samples, the prediction alone."""
     places = 0 if latency.ms >= 100 else 1 if latency.ms >= 10 else 2
     text = f"{latency.ms:.{places}f}"
-    if latency.p10_ms is None or latency.p90_ms is None or not spreads:
+    if latency.p10_ms is None or latency.p90_ms is None or latency.percentile_ms is not None or not spreads:
         return text
     return f"{text} ({latency.p10_ms:.{places}f}–{latency.p90_ms:.{places}f})"
 

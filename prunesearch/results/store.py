@@ -74,6 +74,11 @@ class StudyFolder:
         return self.path / "report.html"
 
     @property
+    def samples(self) -> Path:
+        """`samples.json`: what the front's schedules do to a few rows of data."""
+        return self.path / "samples.json"
+
+    @property
     def exists(self) -> bool:
         """Whether a run has written anything here."""
         return any((self.path / marker).exists() for marker in _MARKERS)

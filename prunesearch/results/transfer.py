@@ -11,20 +11,22 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
+from prunesearch.core.budget import UNITS
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.table import CostTable
-from prunesearch.results.front import Front, digits, trust
+from prunesearch.results.front import Front, Point, Unpruned, cost_of, digits, trust
 
 
 @dataclass(frozen=True)
 class TransferredPoint:
     """A point of the front on both devices.
 
-    `here_ms` is the study's latency, `there_ms` the other device's by its table; `rank_here`, `rank_there` count from
-    the fastest; `stays`: no other point, and not the unpruned model, is faster there at no less quality. `regret` is
-    how much longer it takes there than the fastest trial of the study, or the unpruned model, that keeps at least its
+    `here_ms` is the study's median latency under its first load, `there_ms` the other device's by its table;
+    `rank_here`, `rank_there` count from the fastest; `stays`: no other point, and not the unpruned model, is faster
+    there at no less quality (and no more multiply-adds or memory, where the study minimised them). `regret` is how much
+    longer it takes there than the fastest trial of the study, or the unpruned model, that keeps at least its
     calibration quality (0: it is the best choice there too), and `instead` is that schedule.
     """
 
@@ -90,12 +92,18 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
     """
     if not front.points:
         raise PruneSearchError(f"the front of study '{front.study}' has no point to transfer: {front.verdict.text}")
-    base_here, base_there = front.unpruned.latency.ms, table.predict(Schedule())
+    base_here, base_there = _median_ms(front, front.unpruned), table.predict(Schedule())
     price = {t.schedule: table.predict(t.schedule) for t in trials}
     there_ms = [table.predict(p.to_schedule()) for p in front.points]
-    here_ms = [p.latency.ms for p in front.points]
-    values = [(ms, -p.quality.value) for ms, p in zip(there_ms, front.points, strict=True)]
-    stays = non_dominated([*values, (base_there, -front.unpruned.quality.value)])[:-1]
+    here_ms = [_median_ms(front, p) for p in front.points]
+    items: list[Point | Unpruned] = [*front.points, front.unpruned]
+    # multiply-adds and memory are the same on every device
+    same = [UNITS[name] for name in front.objectives if name in ("macs", "memory")]
+    values = [
+        (ms, *(cost_of(item, unit) for unit in same), -item.quality.value)
+        for ms, item in zip([*there_ms, base_there], items, strict=True)
+    ]
+    stays = non_dominated(values)[:-1]
     choices = list(trials)
     if front.unpruned.calibration is not None:
         choices.append(PricedTrial(Schedule(), front.unpruned.calibration.quality, base_here))
@@ -135,6 +143,14 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
         mean_regret=sum(regrets) / len(regrets),
         worst_regret=max(regrets),
     )
+
+
+def _median_ms(front: Front, item: Point | Unpruned) -> float:
+    """An item's median latency under the study's first load, which is what the table there is of."""
+    latency = item.loads[0] if item.loads else item.latency
+    if latency.median_ms is not None:
+        return latency.median_ms
+    return latency.predicted_ms / (front.percentile.factor if front.percentile else 1.0)
 
 
 def _rank_correlation(here: list[float], there: list[float]) -> float:

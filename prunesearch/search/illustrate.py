@@ -1,4 +1,4 @@
-"""What a schedule does to data: the patches or words that are kept, merged and dropped, for the report."""
+"""What the points of a front do to data: a few rows of the calibration split, traced stage by stage, to look at."""
 
 from __future__ import annotations
 
@@ -6,94 +6,154 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import Image
+from PIL import Image
+from torch import Tensor
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
-from prunesearch.pruning.trace import StageTrace, Trace
+from prunesearch.pruning.trace import Trace as StageTraces
 from prunesearch.results.front import Point
-from prunesearch.results.pictures import patch_pictures, to_data_uri, token_spans
-from prunesearch.tasks.base import Inputs, Sample, Task
+from prunesearch.results.pictures import owners, to_data_uri
+from prunesearch.results.views.samples import Row, Stage, Trace
+from prunesearch.tasks.base import EvalSet, Inputs, Task
+from prunesearch.tasks.metrics import kl_divergence
 
-_SAMPLES = 2  # shown for every point
+_SHOWN = 2  # rows that are traced under every point
+_WORST = 2  # rows that are traced under a point because it changes their answer
+_SEARCHED = 128  # calibration rows that are looked through for these
+_WIDEST = 224  # pixels of a picture
 
 
-def illustrate(task: Task, handle: Handle, points: list[Point], model_id: str) -> tuple[list[Any], list[Any]]:
-    """Trace a few calibration rows through every point.
+def illustrate(task: Task, handle: Handle, points: list[Point], model_id: str) -> tuple[list[Row], list[Trace]]:
+    """Trace a few calibration rows through every point, and those whose answer it changes most.
+
+    The rows are numbered at random, so the first ones are an unbiased choice; the worst are the rows, of the first
+    `_SEARCHED`, whose answer changes and whose outputs diverge most from the unpruned model's.
+
+    Args:
+        task: the model with its data.
+        handle: of the task's model; the empty schedule is left on it.
+        points: of the front.
+        model_id: folder or Hub id that tokenizer and image processor come from.
 
     Returns:
-        `(pictures, texts)` in the form that `results.report.write_report` takes.
+        The rows, and what each point made of which, as `results.views.samples.Samples` holds them.
     """
-    pictures: list[Any] = []
-    texts: list[Any] = []
-    handle.trace = Trace()
+    split = task.calibration.take(_SEARCHED)
+    show = _pictures(handle, model_id) if "pixel_values" in split.batches[0].inputs else _texts(handle, model_id)
+    handle.set(Schedule())
+    reference = _logits(task, split)
+    ordinary = list(range(min(_SHOWN, split.n)))
+    shown: set[int] = set()
+    traces = []
     try:
         for point in points:
             handle.set(point.to_schedule())
-            for sample in task.samples[:_SAMPLES]:
-                stages = _traced(task, handle, _inputs_of(task, sample))
-                title = _title(task, sample)
-                if isinstance(sample.content, Image):
-                    shown = _picture_stages(sample.content, stages, handle)
-                    pictures.append({"point": point.id, "title": title, "stages": shown})
-                else:
-                    shown = _text_stages(stages, handle, _inputs_of(task, sample), model_id)
-                    texts.append({"point": point.id, "title": title, "stages": shown})
+            pruned = _logits(task, split)
+            for row in dict.fromkeys([*ordinary, *_worst(reference, pruned)]):
+                shown.add(row)
+                answers = (_name(task, logits[row]) for logits in (reference, pruned))
+                traces.append(_trace(task, handle, point.id, row, _inputs_of(split, row), *answers))
     finally:
-        handle.trace = None
         handle.set(Schedule())
-    return pictures, texts
+    labels = dict(zip(_indices(split).tolist(), split.labels.tolist(), strict=True))
+    rows = [show(row, _label(task, labels[row]), _inputs_of(split, row)) for row in sorted(shown)]
+    return rows, traces
 
 
-def _title(task: Task, sample: Sample) -> str:
-    label = task.label_names[sample.label] if sample.label < len(task.label_names) else str(sample.label)
-    return f"calibration row {sample.index}: {label}"
-
-
-def _inputs_of(task: Task, sample: Sample) -> Inputs:
-    """The row's model inputs, padding cut off."""
-    for batch in task.calibration.batches:
-        place = (batch.index == sample.index).nonzero().flatten()
-        if len(place):
-            row = batch.rows(place).inputs
-            mask = row.get("attention_mask")
-            length = None if mask is None else int(mask.sum())
-            return row if length is None else {name: value[:, :length] for name, value in row.items()}
-    raise LookupError(f"row {sample.index} is not in the calibration split")
+def _worst(reference: Tensor, pruned: Tensor) -> list[int]:
+    """Rows whose answer changed, the most divergent first."""
+    changed = (reference.argmax(dim=1) != pruned.argmax(dim=1)).nonzero().flatten()
+    kl = kl_divergence(reference[changed], pruned[changed])
+    return [int(row) for row in changed[kl.argsort(descending=True)[:_WORST]]]
 
 
 @torch.inference_mode()
-def _traced(task: Task, handle: Handle, inputs: Inputs) -> list[StageTrace]:
-    task.model(**inputs)
-    assert handle.trace is not None  # set by the caller
-    return list(handle.trace.stages)
+def _logits(task: Task, split: EvalSet) -> Tensor:
+    """Outputs of all rows `[n, classes]`, by their number in the split, on the CPU."""
+    parts = [task.logits(task.model(**batch.inputs)).float().cpu() for batch in split.batches]
+    return torch.cat(parts)[_indices(split).argsort()]
 
 
-def _captions(stages: list[StageTrace]) -> list[str]:
-    return [f"after block {s.stage.layer}: {s.source.shape[1]} tokens, {s.stage.method}" for s in stages]
+def _indices(split: EvalSet) -> Tensor:
+    return torch.cat([batch.index for batch in split.batches])
 
 
-def _sources(stages: list[StageTrace]) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
-    return [s.source[0].double().cpu().numpy() for s in stages]
+@torch.inference_mode()
+def _trace(task: Task, handle: Handle, point: str, row: int, inputs: Inputs, unpruned: str, pruned: str) -> Trace:
+    """One row through the schedule that the handle carries."""
+    handle.trace = traces = StageTraces()
+    try:
+        task.model(**inputs)
+    finally:
+        handle.trace = None
+    stages = [
+        Stage(
+            layer=found.stage.layer,
+            tokens=found.source.shape[1],
+            method=found.stage.method,
+            owner=owners(found.source[0].double().cpu().numpy()),
+        )
+        for found in traces.stages
+    ]
+    return Trace(point=point, row=row, unpruned=unpruned, pruned=pruned, stages=stages)
 
 
-def _picture_stages(image: Image, stages: list[StageTrace], handle: Handle) -> list[dict[str, str]]:
+def _inputs_of(split: EvalSet, row: int) -> Inputs:
+    """The row's model inputs, padding cut off."""
+    for batch in split.batches:
+        place = (batch.index == row).nonzero().flatten()
+        if len(place):
+            inputs = batch.rows(place).inputs
+            mask = inputs.get("attention_mask")
+            length = None if mask is None else int(mask.sum())
+            return inputs if length is None else {name: value[:, :length] for name, value in inputs.items()}
+    raise LookupError(f"row {row} is not in the calibration split")
+
+
+def _name(task: Task, logits: Tensor) -> str:
+    return _label(task, int(logits.argmax()))
+
+
+def _label(task: Task, label: int) -> str:
+    return task.label_names[label] if label < len(task.label_names) else str(label)
+
+
+def _pictures(handle: Handle, model_id: str) -> Any:
+    """A function that makes a row of an image, as the model sees it: resized, cropped, its colours put back."""
+    from transformers import AutoImageProcessor
+
+    processor: Any = AutoImageProcessor
+    processor = processor.from_pretrained(model_id, backend="pil")
     config = handle.encoder.base.config
     size, patch = _pair(config.image_size), _pair(config.patch_size)
     grid = (size[0] // patch[0], size[1] // patch[1])
-    captions = _captions(stages)
-    drawn = patch_pictures(image, _sources(stages), captions, grid, handle.encoder.protected)
-    return [{"caption": c, "png": to_data_uri(p)} for c, p in zip(captions, drawn, strict=True)]
+    normalised = bool(processor.do_normalize)
+    mean, std = (np.array(processor.image_mean), np.array(processor.image_std)) if normalised else (0.0, 1.0)
+
+    def row(index: int, label: str, inputs: Inputs) -> Row:
+        pixels = inputs["pixel_values"][0].float().cpu().numpy().transpose(1, 2, 0)
+        scaled = (pixels * std + mean).clip(0, 1) * 255
+        image = Image.fromarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3)).round().astype(np.uint8))
+        image.thumbnail((_WIDEST, _WIDEST))
+        leading = handle.encoder.leading
+        return Row(index=index, label=label, picture=to_data_uri(image), grid=grid, leading=leading)
+
+    return row
 
 
-def _text_stages(stages: list[StageTrace], handle: Handle, inputs: Inputs, model_id: str) -> list[dict[str, Any]]:
+def _texts(handle: Handle, model_id: str) -> Any:
+    """A function that makes a row of a text."""
     from transformers import AutoTokenizer
 
-    tokens = AutoTokenizer.from_pretrained(model_id).convert_ids_to_tokens(inputs["input_ids"][0].tolist())
-    places = np.arange(len(tokens))
-    protected = (places < handle.encoder.leading) | (places >= len(tokens) - handle.encoder.family.trailing)
-    pairs = zip(_captions(stages), _sources(stages), strict=True)
-    return [{"caption": c, "spans": token_spans(tokens, s, protected)} for c, s in pairs]
+    tokenizer = AutoTokenizer.from_pretrained(model_id)
+    encoder = handle.encoder
+
+    def row(index: int, label: str, inputs: Inputs) -> Row:
+        words = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+        return Row(index=index, label=label, words=words, leading=encoder.leading, trailing=encoder.family.trailing)
+
+    return row
 
 
 def _pair(value: int | list[int] | tuple[int, int]) -> tuple[int, int]:

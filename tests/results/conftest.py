@@ -76,7 +76,7 @@ def front_dict() -> dict[str, Any]:
     """The plain form of the synthetic front, as it stands in a file."""
     return {
         "format": "prunesearch.front",
-        "version": 2,
+        "version": 3,
         "study": "demo",
         "created": "2026-11-23T21:04:05+00:00",
         "prunesearch": "0.1.0",

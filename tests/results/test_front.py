@@ -16,6 +16,7 @@ from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.schedule import Schedule
 from prunesearch.results import front as front_module
+from prunesearch.results import records
 from prunesearch.results.front import Front
 
 DOCS = Path(__file__).parents[2] / "docs" / "front-schema.md"
@@ -100,15 +101,27 @@ def test_another_format(tmp_path, data):
 
 
 def test_newer_version(make_front, tmp_path):
-    message = damaged(make_front, tmp_path / "f.json", lambda d: d.update(version=3))
-    assert '"version" 3 is newer than 2' in message
+    message = damaged(make_front, tmp_path / "f.json", lambda d: d.update(version=4))
+    assert '"version" 4 is newer than 3' in message
     assert "upgrade prunesearch" in message
 
 
 @pytest.mark.parametrize("version", [0, 1, None, "2", True])
 def test_impossible_version(make_front, tmp_path, version):
     message = damaged(make_front, tmp_path / "f.json", lambda d: d.update(version=version))
-    assert '"version" must be 2' in message
+    assert '"version" must be 3' in message
+
+
+def test_version_2_is_read_as_version_3(make_front, tmp_path):
+    """What version 3 added has defaults."""
+    data = make_front().to_dict()
+    added = ("percentile", "loads", "across", "constraints", "hypervolume", "selection", "notes")
+    old = {name: value for name, value in data.items() if name not in added} | {"version": 2}
+    for item in (old["unpruned"], *old["points"]):
+        del item["loads"], item["memory"], item["latency"]["percentile_ms"]
+    del old["budget"]["each"], old["search"]["saved"], old["search"]["stopped"]
+    (tmp_path / "front.json").write_text(json.dumps(old))
+    assert Front.load(tmp_path / "front.json") == make_front()
 
 
 def test_missing_field_is_named_with_its_path(make_front, tmp_path):
@@ -186,8 +199,8 @@ def test_every_field_is_documented():
     documented = set(re.findall(r"`(?:\w+\.)?(\w+)`", DOCS.read_text(encoding="utf-8")))
     models = [
         value
-        for value in vars(front_module).values()
-        if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == front_module.__name__
+        for value in [*vars(front_module).values(), *vars(records).values()]
+        if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__.startswith("prunesearch.")
     ]
     fields = {(f.alias or name) for model in models for name, f in model.model_fields.items()}
     assert len(fields) > 60

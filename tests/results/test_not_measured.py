@@ -10,7 +10,7 @@ from rich.console import Console
 
 from prunesearch.results.front import BudgetInfo, Front, cost_of, digits, trust
 from prunesearch.results.show import show_front
-from prunesearch.search.verdict import verdict
+from prunesearch.search.verdict import Judge
 
 
 def shown(front, width=80):
@@ -94,7 +94,10 @@ def test_points_that_are_not_all_measured_are_refused(make_front):
         Front.model_validate(data)
     data = make_front().to_dict()
     data["unpruned"]["latency"]["p10_ms"] = None
-    with pytest.raises(ValueError, match="must all be given or all be null"):
+    with pytest.raises(ValueError, match="must both be given or both be null"):
+        Front.model_validate(data)
+    data["unpruned"]["latency"] |= {"p10_ms": 19.0, "median_ms": None}
+    with pytest.raises(ValueError, match="must be null where `median_ms` is"):
         Front.model_validate(data)
     data = make_front().to_dict() | {"objectives": ["energy"]}
     with pytest.raises(ValueError, match="every point must have one"):
@@ -118,19 +121,19 @@ def test_a_budget_in_mj_is_met_by_energy(make_front):
 def test_the_verdict_of_an_energy_search_is_in_mj(make_front):
     """p1 keeps 99 % of the quality but p2 is as good (0.796 >= 0.792) and takes 30 mJ of 50."""
     front = predicted(make_front(), energies=(50.0, 49.0, 30.0, 20.0, 10.0))
-    found = verdict(front.unpruned, front.points, None, 32, "accuracy", "energy", "estimated ±20 %")
+    found = Judge(front.unpruned, "accuracy", 32, "energy", trust="estimated ±20 %").verdict(front.points)
     assert found.point == "p2"
     assert found.text.startswith("Most frugal schedule within 1 %")
     assert "1.67x (30 mJ against 50 mJ, estimated ±20 %)" in found.text
     dear = predicted(make_front(), energies=(50.0, 49.0, 49.5, 20.0, 10.0))
-    text = verdict(dear.unpruned, dear.points, None, 32, "accuracy", "energy", "estimated ±20 %").text
+    text = Judge(dear.unpruned, "accuracy", 32, "energy", trust="estimated ±20 %").verdict(dear.points).text
     assert "Unpruned is best here (batch 32, estimated ±20 %)" in text
     assert "1.05x more frugal" in text
 
 
 def test_large_numbers_are_not_powers_of_ten(make_front):
     front = predicted(make_front(), ms=200.0)
-    found = verdict(front.unpruned, front.points, None, 32, "accuracy")
+    found = Judge(front.unpruned, "accuracy", 32).verdict(front.points)
     assert "2,400 ms against 4,000 ms" in found.text
 
 

@@ -10,12 +10,16 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
+from curve_tables import smooth
+from curve_tables import table as curve_table
 
 import prunesearch as ps
-from prunesearch.results.report import python_lines, report_html, write_report
+from prunesearch.results.report import report_html, write_report
+from prunesearch.results.views.parts import python_lines
+from prunesearch.results.views.samples import Samples
+from studies import PNG, plain_trials, samples
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-PNG = "data:image/png;base64,iVBORw0KGgo="
 VOID = {"meta", "img", "br", "link", "input", "hr", "wbr"}
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 
@@ -46,23 +50,19 @@ class Page(HTMLParser):
             self.texts.append(data)
 
 
-def samples(point="p2", title="image 0"):
-    """One picture and one text for a point."""
-    spans = [
-        {"text": "[CLS]", "state": "protected", "group": None},
-        {"text": "so", "state": "merged", "group": 0},
-        {"text": "##il", "state": "merged", "group": 0},
-        {"text": title, "state": "dropped", "group": None},
-    ]
-    return {
-        "pictures": [{"point": point, "title": title, "stages": [{"caption": title, "png": PNG}]}],
-        "texts": [{"point": point, "title": title, "stages": [{"caption": title, "spans": spans}]}],
-    }
-
-
 TRIALS = [
     {"number": 0, "predicted_ms": 11.0, "kl": 0.1, "quality": 0.7},
     {"number": 1, "predicted_ms": 9.0, "kl": float("nan"), "quality": None},
+]
+WHOLE = [
+    {
+        "number": t.number,
+        "predicted_ms": t.attrs["latency"],
+        "kl": 0.1,
+        "quality": t.attrs["quality"],
+        "schedule": t.attrs["schedule"],
+    }
+    for t in plain_trials(12)
 ]
 
 
@@ -81,7 +81,9 @@ def embedded(page):
 
 
 def test_whole_and_self_contained(make_front, tmp_path):
-    write_report(tmp_path / "report.html", make_front(), TRIALS, **samples())
+    found = samples()
+    write_report(tmp_path / "report.html", make_front(), WHOLE, found.rows, found.traces)
+    assert Samples.load(tmp_path / "samples.json") == found
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert page.open == []
@@ -89,11 +91,12 @@ def test_whole_and_self_contained(make_front, tmp_path):
     assert "{{" not in text.replace(page.scripts[1], "")
     for tag, attributes in page.tags:
         assert tag not in {"link", "iframe", "object", "embed", "base"}
-        assert not {"src", "href", "srcset", "action"} & set(attributes), (tag, attributes)
+        for name in {"src", "href", "srcset", "action"} & set(attributes):
+            assert attributes[name].startswith(("#", "data:")), (tag, attributes)
     style = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
-    assert "http" not in page.scripts[0] + page.scripts[2] + style
+    assert "http" not in page.scripts[0].replace("http://www.w3.org", "") + page.scripts[2] + style
     assert text.count("plotly.js v") == 1
 
 
@@ -105,12 +108,41 @@ def test_policy_forbids_every_load(make_front):
 
 def test_data_is_all_there(make_front):
     front = make_front()
-    data = embedded(Page(report_html(front, TRIALS, **samples())))
+    page = Page(report_html(front, WHOLE, samples()))
+    data = embedded(page)
     assert data["front"] == front.to_dict()
-    assert data["trials"][1] == {"number": 1, "predicted_ms": 9.0, "kl": None, "quality": None}
-    assert data["pictures"] == samples()["pictures"]
-    assert data["texts"] == samples()["texts"]
-    assert data["commands"]["p3"] == "prunesearch export demo --pick p3 --to json"
+    assert all(uri.startswith("data:image/") for uri in data["pictures"])
+    assert PNG in {a.get("src") for _, a in page.tags}
+    assert data["chosen"] == "p2"
+    figures = data["figures"]
+    assert {"front latency", "front macs", "hypervolume", "stages", "methods", "predicted"} <= figures.keys()
+    assert {f"tokens {p.id}" for p in front.points} <= figures.keys()
+    panels = [a["data-panel"] for _, a in page.tags if "data-panel" in a]
+    assert panels == [p.id for p in front.points] * 2
+    text = " ".join(page.texts)
+    for point in front.points:
+        assert f"prunesearch export demo --pick {point.id} --to json" in text
+    assert "unpruned says frog, pruned says toad" in text
+
+
+def test_trials_without_schedules_or_quality(make_front):
+    figures = embedded(Page(report_html(make_front(), TRIALS)))["figures"]
+    assert figures["front latency"]["data"][0]["x"] == [11.0]
+    assert "hypervolume" not in figures
+
+
+def test_no_point_on_the_front(make_front):
+    text = report_html(make_front(points=[], verdict={"text": "unpruned is best here", "point": None}))
+    assert "keep the model as it is" in text
+    assert Page(text).open == []
+
+
+def test_where_the_time_goes_needs_the_table(make_front):
+    table = curve_table(smooth, error=0.02)
+    front = make_front(points=[], verdict={"text": "none", "point": None})
+    assert "Where the time goes" not in report_html(front, (), None, table)
+    with_points = report_html(make_front(), (), None, table)  # a table without stages cannot price them
+    assert "Where the time goes" not in with_points
 
 
 def test_title_and_verdict_need_no_script(make_front):
@@ -122,13 +154,13 @@ def test_title_and_verdict_need_no_script(make_front):
 
 def test_names_stay_text(make_front):
     front = evil_front(make_front)
-    text = report_html(front, TRIALS, **samples(EVIL, EVIL))
+    text = report_html(front, WHOLE, samples(EVIL, EVIL))
     page = Page(text)
     assert page.open == []
     assert len(page.scripts) == 3
-    assert not [a for t, a in page.tags if t == "img" or "onerror" in a]
+    assert not [a for _, a in page.tags if "onerror" in a]
     assert "<script>alert" not in text
-    assert "<img" not in text
+    assert "<img src=x" not in text
     assert embedded(page)["front"]["study"] == EVIL
 
 
@@ -139,7 +171,7 @@ def test_the_page_script_never_writes_markup(make_front):
 
 def test_python_lines_run(make_front):
     for point in make_front().points:
-        lines = python_lines(point).splitlines()
+        lines = python_lines(point.to_schedule()).splitlines()
         end = lines.index("])")
         names: dict[str, object] = {"ps": ps}
         exec("\n".join(lines[1 : end + 1]), names)
@@ -169,23 +201,31 @@ def dom(text, script, tmp_path):
 def test_choosing_points_in_a_browser(make_front, tmp_path):
     script = """
       const seen = [];
-      const note = () => seen.push([$("choice").value, $("details").textContent.includes("cls_attention_value"),
-        $("tokens-plot").data[1].y.join(), $("picture-list").querySelectorAll("img").length].join(" "));
+      const shown = () => [...document.querySelectorAll("[data-panel]")].filter((p) => !p.hidden);
+      const bars = () => shown()[0].querySelector('[data-figure^="tokens"]').data[1].y.join();
+      const scorer = "cls_attention_value".replaceAll("_", "_\u200b");
+      const current = () => document.querySelectorAll('[aria-current="true"]').length;
+      const note = () => seen.push([shown()[0].dataset.panel, shown()[0].textContent.includes(scorer), bars(),
+        shown()[1].querySelectorAll("img").length, current()].join(" "));
+      const front = document.querySelector('[data-figure="front"]');
       note();
-      $("choice").value = "p3"; $("choice").dispatchEvent(new Event("change")); note();
-      $("front-plot").emit("plotly_click", { points: [{ customdata: "p4" }] }); note();
-      [...document.querySelectorAll("#table button")].find((b) => b.textContent === "p2").click(); note();
-      document.body.append(el("pre", { id: "seen", textContent: seen.join("|") }));
+      [...document.querySelectorAll("a.point")].find((a) => a.textContent === "p3").click(); note();
+      front.emit("plotly_click", { points: [{ customdata: ["study", "p4"] }] }); note();
+      const axis = document.getElementById("axis");
+      axis.value = "macs"; axis.dispatchEvent(new Event("change"));
+      seen.push(front.layout.xaxis.title.text);
+      const pre = document.createElement("pre");
+      pre.id = "seen"; pre.textContent = seen.join("|"); document.body.append(pre);
     """
-    out, console = dom(report_html(make_front(), TRIALS, **samples()), script, tmp_path)
+    out, console = dom(report_html(make_front(), WHOLE, samples()), script, tmp_path)
     seen = re.search(r'<pre id="seen">(.*?)</pre>', out, re.S)
     assert seen is not None, console
     tokens = {p.id: ",".join(map(str, p.tokens)) for p in make_front().points}
     assert html.unescape(seen[1]).split("|") == [
-        f"p2 false {tokens['p2']} 1",
-        f"p3 true {tokens['p3']} 0",
-        f"p4 false {tokens['p4']} 0",
-        f"p2 false {tokens['p2']} 1",
+        f"p2 false {tokens['p2']} 3 1",
+        f"p3 true {tokens['p3']} 0 1",
+        f"p4 false {tokens['p4']} 0 1",
+        "multiply-adds of an input, GMACs",
     ]
     assert not re.search("Error|Refused", console), console
 
@@ -193,11 +233,13 @@ def test_choosing_points_in_a_browser(make_front, tmp_path):
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine to render the report with")
 def test_names_are_inert_in_a_browser(make_front, tmp_path):
     script = """
-      document.body.append(el("pre", { id: "seen", textContent: [window.hit === undefined,
-        document.querySelectorAll("img[onerror]").length, $("details").textContent.includes("apply_"),
-        document.querySelector("h1").textContent.startsWith("\\u003c/script>")].join() }));
+      const pre = document.createElement("pre"); pre.id = "seen";
+      pre.textContent = [window.hit === undefined, document.querySelectorAll("img[onerror]").length,
+        document.body.textContent.includes("apply_"),
+        document.querySelector("h1").textContent.startsWith("\\u003c/script>")].join();
+      document.body.append(pre);
     """
-    text = report_html(evil_front(make_front), TRIALS, **samples(EVIL, EVIL)).replace("alert(", "hit=(")
+    text = report_html(evil_front(make_front), WHOLE, samples(EVIL, EVIL)).replace("alert(", "hit=(")
     out, console = dom(text, script, tmp_path)
     assert '<pre id="seen">true,0,true,true</pre>' in out, console
     assert "Error" not in console, console

@@ -1,0 +1,159 @@
+"""How long until the dashboard shows a study of 10,000 trials? In a real browser, against a real server.
+
+    python benchmarks/dashboard_load.py [--trials 10000] [--repeats 5]      # needs chromium and playwright
+
+The study's front is that of `studies/example`; its trials are random schedules of that model's space with made-up
+qualities, written into the tables of a study that Optuna made. Times start when the address is asked for, in a new
+browser profile each time; the server has been started before, which is when it reads what it was given:
+  reading     the trials by this project's reader, a new one each time
+  optuna      the same trials by Optuna's public API, once, for comparison
+  overview    the first page, its cards painted
+  study       the study's page, its front painted with the trials behind it
+  look        what the server takes to say that nothing has changed
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import shutil
+import sqlite3
+import statistics
+import tempfile
+import threading
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.trial import create_trial
+from werkzeug.serving import make_server
+
+from prunesearch.results.dashboard.app import make_app
+from prunesearch.results.dashboard.sources import Library
+from prunesearch.results.trials import TrialReader
+from prunesearch.search.space import Space, SpaceFile
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = (9, 65, 1)  # blocks, tokens, protected of the example's model
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+
+
+def make_study(folder: Path, trials: int) -> None:
+    """A study folder with the example's front and `trials` random trials."""
+    shutil.copytree(ROOT / "studies" / "example", folder)
+    space, rng = Space(SpaceFile.load(None), *SHAPE), random.Random(0)
+    distributions = space.distributions()
+    study = optuna.create_study(
+        study_name="prunesearch", storage=f"sqlite:///{folder / 'study.db'}", directions=["minimize", "minimize"]
+    )
+    first = {name: 0 if isinstance(d, IntDistribution) else d.choices[0] for name, d in distributions.items()}
+    attrs = {
+        "schedule": space.decode(first).to_dict(),
+        "source": "seed",
+        "latency": 24.0,
+        "quality": 0.8,
+        "seconds": 0.5,
+    }
+    study.add_trial(create_trial(params=first, distributions=distributions, values=[0.0, 24.0], user_attrs=attrs))
+    connection = sqlite3.connect(folder / "study.db")
+    texts = dict(connection.execute("SELECT param_name, distribution_json FROM trial_params WHERE trial_id = 1"))
+    for number in range(1, trials):
+        add_trial(connection, space, rng, texts, number)
+    connection.commit()
+    connection.close()
+
+
+def add_trial(connection: sqlite3.Connection, space: Space, rng: random.Random, texts: dict[str, str], n: int) -> None:
+    """One random trial, in the rows that Optuna would write."""
+    drawn: dict[str, float] = {}
+    params: dict[str, Any] = {}
+    for name, d in space.distributions().items():
+        if isinstance(d, CategoricalDistribution):
+            drawn[name] = rng.randrange(len(d.choices))
+            params[name] = d.choices[int(drawn[name])]
+        elif isinstance(d, IntDistribution):
+            drawn[name] = params[name] = rng.randint(d.low, d.high)
+    schedule = space.decode(params)
+    counts = schedule.counts(*SHAPE)
+    share = sum(counts) / (SHAPE[0] * SHAPE[1])
+    ms, quality = 24 * share + rng.random(), max(0.1, 0.83 - 0.5 * (1 - share) ** 2 - 0.2 * rng.random())
+    at = (datetime(2026, 1, 1) + timedelta(seconds=n)).isoformat(" ")
+    connection.execute("INSERT INTO trials VALUES (?, ?, 1, 'COMPLETE', ?, ?)", (n + 1, n, at, at))
+    connection.executemany(
+        "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) VALUES (?, ?, ?, ?)",
+        [(n + 1, name, value, texts[name]) for name, value in drawn.items()],
+    )
+    connection.executemany(
+        "INSERT INTO trial_values (trial_id, objective, value, value_type) VALUES (?, ?, ?, 'FINITE')",
+        [(n + 1, 0, 0.84 - quality), (n + 1, 1, ms)],
+    )
+    attrs = {"schedule": schedule.to_dict(), "source": "sampler", "latency": ms, "quality": quality, "seconds": 0.5}
+    connection.executemany(
+        'INSERT INTO trial_user_attributes (trial_id, "key", value_json) VALUES (?, ?, ?)',
+        [(n + 1, name, json.dumps(value)) for name, value in attrs.items()],
+    )
+
+
+def seconds_until(page: Any, address: str, selector: str) -> float:
+    """Wall time from asking for an address until an element of `selector` is in the page."""
+    started = time.monotonic()
+    page.goto(address, wait_until="commit")
+    page.wait_for_selector(selector, state="attached")
+    return time.monotonic() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "studies" / "large"
+        make_study(folder, args.trials)
+        url = f"sqlite:///{folder / 'study.db'}"
+        times: dict[str, list[float]] = {"reading": [], "optuna": [], "overview": [], "study": [], "look": []}
+        for _ in range(args.repeats):
+            started = time.monotonic()
+            TrialReader(url).refresh()
+            times["reading"].append(time.monotonic() - started)
+        started = time.monotonic()
+        found = optuna.load_study(study_name="prunesearch", storage=url).get_trials(deepcopy=False)
+        times["optuna"].append(time.monotonic() - started)
+        assert len(found) == args.trials
+        drawn = ".js-plotly-plot .scatterlayer path.point:nth-of-type(900)"
+        with sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            for _ in range(args.repeats):
+                library = Library([str(folder)])
+                library.views()
+                server = make_server("127.0.0.1", 0, make_app(library).server, threaded=True)
+                threading.Thread(target=server.serve_forever, daemon=True).start()
+                address = f"http://127.0.0.1:{server.server_port}"
+                for name, path, selector in (
+                    ("study", "/study/large", drawn),
+                    ("overview", "/", ".cards > li"),
+                ):
+                    context = browser.new_context()
+                    times[name].append(seconds_until(context.new_page(), address + path, selector))
+                    context.close()
+                started = time.monotonic()
+                library.sources()["large"].view()
+                times["look"].append(time.monotonic() - started)
+                server.shutdown()
+            browser.close()
+    print(f"{args.trials} trials; median of {args.repeats} (least to most), seconds")
+    for name, values in times.items():
+        print(f"{name:10} {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+
+
+if __name__ == "__main__":
+    main()

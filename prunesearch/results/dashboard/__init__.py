@@ -1,0 +1,1 @@
+"""`prunesearch dashboard`: the views of `results.views` over study folders and Optuna storages, live."""
