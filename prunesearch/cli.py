@@ -8,8 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from prunesearch import __version__
+from prunesearch.cli_dashboard import register as register_dashboard
 from prunesearch.cli_devices import StudyArgument, interruptible, register
 from prunesearch.cli_export import register as register_export
+from prunesearch.cli_models import register as register_models
+from prunesearch.cli_values import SeveralValues, parse_loads
 from prunesearch.core.errors import PruneSearchError
 
 app = typer.Typer(
@@ -37,7 +40,7 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(cls=SeveralValues)
 def run(
     model: Annotated[str | None, typer.Option(help="Folder or Hub id of a transformers model.")] = None,
     data: Annotated[
@@ -50,21 +53,50 @@ def run(
         str | None, typer.Option(help="cpu, cuda, cuda:N: measured now; or a name of `prunesearch devices`.")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="10ms a batch, 40mJ an input, 60% or 2x; none: the whole front.")
+        str | None,
+        typer.Option(help="10ms a batch, 40mJ or 2GMACs an input, 64MiB a batch, 60% or 2x; none: the whole front."),
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="latency, energy, or both (latency,energy), beside quality.")
+        str | None, typer.Option(help="Beside quality: latency, energy, macs, memory, or several (latency,macs).")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows in a batch whose latency counts.")] = None,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(help="'quality >= 0.99*unpruned', 'agreement >= 0.98', 'macs <= 60%', ...; may be repeated."),
+    ] = None,
+    percentile: Annotated[float | None, typer.Option(help="Of the latency that counts: 90; none: the median.")] = None,
+    batch_size: Annotated[
+        list[str] | None, typer.Option(help="Rows in a batch whose latency counts: 8, several (1 8), or 1:0.7 8:0.3.")
+    ] = None,
+    across: Annotated[
+        str | None, typer.Option(help="Of several batch sizes or lengths: mean (weighted; default) or worst.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     attention: Annotated[str | None, typer.Option("--attn", help="sdpa, eager or flash.")] = None,
     mode: Annotated[str | None, typer.Option(help="eager, cuda-graph or compile: as you will deploy it.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests under way at once, if you serve several.")] = None,
-    length: Annotated[int | None, typer.Option(help="Tokens of a text whose latency counts.")] = None,
-    space: Annotated[str | None, typer.Option(help="YAML file of the search space.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2 or random.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Schedules to evaluate.")] = None,
+    length: Annotated[
+        list[str] | None, typer.Option(help="Tokens of a text whose latency counts: 128, or several.")
+    ] = None,
+    space: Annotated[str | None, typer.Option(help="YAML file of a search space, or a name in search_spaces/.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="guided (default), tpe, nsga2, nsga3, gp, evolution, qmc or random.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Schedules to evaluate; none: until the front has converged.")
+    ] = None,
     timeout: Annotated[str | None, typer.Option(help="Stop the search after so long: 90s, 10m, 2h.")] = None,
+    race: Annotated[
+        bool | None,
+        typer.Option("--race/--no-race", help="Stop a schedule where a cheaper one has beaten it (default)."),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="local or ray: where schedules are evaluated.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Of the ray engine; none: one a core, or a GPU.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; none: this machine.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Database that several processes share: postgresql+psycopg://...; none: study.db."),
+    ] = None,
+    log: Annotated[str | None, typer.Option(help="Tell the finished study to tensorboard, mlflow or wandb.")] = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; the same name resumes it.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the table alone.")] = False,
@@ -83,21 +115,34 @@ def run(
         device=_measured_instead(device),
         budget=budget,
         objectives=None if objective is None else parse_objectives(objective),
-        batch_size=batch_size,
+        constraints=constraint,
+        percentile=percentile,
+        across=across,
         dtype=dtype,
         attention=attention,
         mode=mode,
         concurrency=concurrency,
-        length=length,
         space=space,
         sampler=sampler,
         trials=trials,
         timeout_s=None if timeout is None else parse_duration(timeout),
+        race=race,
+        engine=engine,
+        workers=workers,
+        ray_address=ray_address,
+        storage=storage,
         seed=seed,
+        **parse_loads(batch_size, length),
     )
+    if log is not None:
+        from prunesearch.results.loggers import check_logger
+
+        check_logger(log)
     with interruptible("finished trials are kept"):
         front = search(config, study, quiet=quiet or json)
     _print_front(front, json)
+    if log is not None:
+        _log(log, front, config.storage)
 
 
 @app.command()
@@ -113,6 +158,8 @@ def show(
 
 register(app)
 register_export(app)
+register_models(app)
+register_dashboard(app)
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -147,6 +194,18 @@ def _measured_instead(device: str | None) -> str | None:
         return "cuda"
     typer.echo(f"prunesearch: {what}: --device cuda measures it", err=True)
     return device
+
+
+def _log(name: str, front: Any, storage: str | None) -> None:
+    """Tell a tracker of a finished study, and say where it went."""
+    from prunesearch.results.loggers import log_study
+    from prunesearch.results.store import load_front
+    from prunesearch.results.trials import TrialReader
+
+    folder, _ = load_front(front.study)
+    reader = TrialReader(storage or f"sqlite:///{folder.database}", None if storage is None else folder.name)
+    reader.refresh()
+    typer.echo(log_study(name, folder, front, reader.trials), err=True)
 
 
 def _print_front(front: Any, as_json: bool) -> None:

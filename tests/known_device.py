@@ -132,7 +132,6 @@ def write_model(root: Path) -> None:
         "scorers": ["cls_attention", "value_norm"],
         "merges": ["drop", "fuse"],
         "max_stages": 2,
-        "screened_methods": 2,
     }
     (root / "space.yaml").write_text(yaml.safe_dump(space))
 

@@ -386,7 +386,7 @@ def test_after_a_refusal_the_corrected_command_works_in_the_same_study(folder, m
 
 
 def test_a_broken_database_is_said_before_anything_is_measured(folder, monkeypatch, capsys):
-    from prunesearch.search import run as module
+    from prunesearch.search import costing as module
 
     (folder / "studies" / "broken").mkdir(parents=True)
     (folder / "studies" / "broken" / "study.db").write_text("no database")

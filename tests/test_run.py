@@ -74,7 +74,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "scorers": ["cls_attention", "value_norm"],
         "merges": ["drop", "bipartite"],
         "max_stages": 2,
-        "screened_methods": 2,
     }
     (root / "space.yaml").write_text(yaml.safe_dump(space))
     return root
@@ -248,7 +247,7 @@ def test_bad_input_is_one_clear_line(folder: Path, front: Front, args: list[str]
 
 def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(folder: Path) -> None:
     # a space that no search gets to the end of, whatever the plateaus take away
-    wide = {**yaml.safe_load((folder / "space.yaml").read_text()), "max_stages": 4, "screened_methods": 3}
+    wide = {**yaml.safe_load((folder / "space.yaml").read_text()), "max_stages": 4}
     wide["keep"] = [n / 20 for n in range(1, 20)]
     (folder / "wide.yaml").write_text(yaml.safe_dump(wide))
     args = ["run", "--model", "model", "--data", "data.parquet", "--space", "wide.yaml", "--batch-size", "16"]

@@ -19,7 +19,8 @@ from prunesearch.cost.energy_fit import EnergyFit
 from prunesearch.cost.table import CostTable
 from prunesearch.results.front import Front
 from prunesearch.results.show import show_front
-from prunesearch.search import finish as finish_module
+from prunesearch.search import costing as costing_module
+from prunesearch.search import remeasure as remeasure_module
 from prunesearch.search import run as run_module
 from prunesearch.search.config import RunConfig
 from prunesearch.search.run import load_study_task, run
@@ -217,7 +218,7 @@ def test_the_same_call_gives_the_same_front_and_more_trials_do_not_measure_the_f
     machine, folder, front, monkeypatch
 ):
     assert go(machine, folder, "energy", objectives=["energy"]) == front
-    monkeypatch.setattr(run_module, "fit_table_energy", None)
+    monkeypatch.setattr(costing_module, "fit_table_energy", None)
     more = go(machine, folder, "energy", objectives=["energy"], trials=12)
     assert more.search.trials == 12
     assert more.unpruned.energy.measured is not None
@@ -234,7 +235,7 @@ def test_an_energy_study_does_not_become_one_of_latency(machine, folder, front):
 
 def test_an_invalid_fit_is_refused_and_the_next_call_measures_again(machine, folder, monkeypatch):
     doubtful = known_energy(valid=False, why="the fit is off by 9.1% on schedules it has not seen, more than 5%")
-    monkeypatch.setattr(run_module, "fit_table_energy", lambda *a, **k: doubtful)
+    monkeypatch.setattr(costing_module, "fit_table_energy", lambda *a, **k: doubtful)
     with pytest.raises(PruneSearchError) as error:
         go(machine, folder, "doubt", objectives=["energy"])
     one_line(error.value, "measured validly", "off by 9.1%", "measure again on a quiet device, or use latency")
@@ -246,7 +247,7 @@ def test_an_invalid_fit_is_refused_and_the_next_call_measures_again(machine, fol
 
 
 def test_energies_that_were_not_measured_validly_are_not_called_measured(machine, folder, monkeypatch):
-    real = finish_module.measure_schedule_energy
+    real = remeasure_module.measure_schedule_energy
 
     def spoiled(*args, **options):
         found = real(*args, **options)
@@ -254,7 +255,7 @@ def test_energies_that_were_not_measured_validly_are_not_called_measured(machine
         found.results[first] = found.results[first].model_copy(update={"valid": False, "why": "idle power drifted"})
         return found
 
-    monkeypatch.setattr(finish_module, "measure_schedule_energy", spoiled)
+    monkeypatch.setattr(remeasure_module, "measure_schedule_energy", spoiled)
     found = go(machine, folder, "drift", objectives=["energy"])
     for item in (found.unpruned, *found.points):
         assert item.energy.measured is None

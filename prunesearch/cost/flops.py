@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +61,59 @@ def closed_form_gmacs(encoder: Encoder, schedule: Schedule, tokens: int, head_ma
         tokens: sequence length at the start.
         head_macs: of a head outside the encoder (a linear classifier of `k` labels: C x k), which it cannot see.
     """
-    block = encoder.blocks[0]
-    width = int(encoder.base.config.hidden_size)
-    mlp_width = (block_weights(block) - 4 * width**2) // (2 * width)
-    counts = schedule.counts(encoder.depth, tokens, encoder.protected)
-    total = encoder_macs(counts, tokens, width, mlp_width) + _around_blocks(encoder, tokens) + head_macs
-    return total / 1e9
+    return MacCosts.of(encoder, tokens, head_macs).predict(schedule)
+
+
+@dataclass(frozen=True)
+class MacCosts:
+    """The closed form as costs that a search minimises or bounds, in GMACs of one sample; exact, and additive.
+
+    Attributes:
+        depth, tokens, protected: of the model, as `Schedule.counts` takes them.
+        width, mlp_width: C and M of a block.
+        around: MACs outside the blocks.
+    """
+
+    depth: int
+    tokens: int
+    protected: int
+    width: int
+    mlp_width: int
+    around: int
+
+    @classmethod
+    def of(cls, encoder: Encoder, tokens: int, head_macs: int = 0) -> MacCosts:
+        """Read the sizes off an encoder; arguments as in `closed_form_gmacs`."""
+        width = int(encoder.base.config.hidden_size)
+        mlp_width = (block_weights(encoder.blocks[0]) - 4 * width**2) // (2 * width)
+        around = _around_blocks(encoder, tokens) + head_macs
+        return cls(encoder.depth, tokens, encoder.protected, width, mlp_width, around)
+
+    def predict(self, schedule: Schedule) -> float:
+        """A whole schedule."""
+        counts = schedule.counts(self.depth, self.tokens, self.protected)
+        return (encoder_macs(counts, self.tokens, self.width, self.mlp_width) + self.around) / 1e9
+
+    def attention(self, n: int, biased: bool) -> float:
+        """One block's attention half at `n` tokens; token sizes add no product."""
+        return block_macs(n, 0, self.width, self.mlp_width) / 1e9
+
+    def mlp(self, n: int) -> float:
+        """One block's MLP half at `n` tokens."""
+        return block_macs(0, n, self.width, self.mlp_width) / 1e9
+
+    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+        """Nothing: what scorers and merges compute is not counted."""
+        return 0.0
+
+    @property
+    def stem(self) -> float:
+        """Everything outside the blocks."""
+        return self.around / 1e9
+
+    def head(self, n: int) -> float:
+        """Nothing: it works on one token."""
+        return 0.0
 
 
 def block_weights(block: nn.Module) -> int:
@@ -83,8 +131,8 @@ def _around_blocks(encoder: Encoder, tokens: int) -> int:
     for name, module in encoder.base.named_modules():
         if module in inside:
             continue
-        if isinstance(module, nn.Conv2d):
-            total += module.weight.numel() * (tokens - encoder.leading)
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            total += module.weight.numel() * (tokens - encoder.protected)
         elif isinstance(module, nn.Linear):
             total += module.weight.numel() * (tokens if "embed" in name else 1)
     return total
@@ -119,6 +167,8 @@ def count_macs(model: nn.Module, inputs: Mapping[str, Tensor]) -> float:
         counter.set_op_handle(op, _attention_macs)
     for op in _NOT_MACS:
         counter.set_op_handle(op, _none)
+    counter.set_op_handle("aten::_convolution_mode", _convolution_macs)
+    counter.set_op_handle("aten::baddbmm", _added_product_macs)
     with torch.inference_mode(False), torch.no_grad():
         total = float(counter.total())
     missed = [op for op in counter.unsupported_ops() if any(word in op for word in _PRODUCTS)]
@@ -140,3 +190,15 @@ def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
     query, key, value = (tuple(int(n) for n in x.type().sizes()) for x in inputs[:3])
     batch_heads, rows, depth = prod(query[:-2]), query[-2], query[-1]
     return batch_heads * rows * key[-2] * (depth + value[-1])
+
+
+def _convolution_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """fvcore's handle for a convolution whose padding is a word: the weights at every place of the output."""
+    weight, out = (tuple(int(n) for n in x.type().sizes()) for x in (inputs[1], outputs[0]))
+    return out[0] * prod(out[2:]) * prod(weight)
+
+
+def _added_product_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """fvcore's handle for a batch of matrix products that is added to something."""
+    left, right = (tuple(int(n) for n in x.type().sizes()) for x in inputs[1:3])
+    return prod(left) * right[-1]

@@ -108,22 +108,45 @@ def recorded_peak(known: Iterable[Tensor]) -> Iterator[LiveBytes]:
         yield live
 
 
-def _bytes_by_shape(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
-    """The same account of a forward on a CPU of which only shapes are computed.
+class ByShape:
+    """Forwards on a CPU of which only shapes are computed; the weights are made once.
 
     Fake CPU tensors rather than meta ones: attention asks for the device, and on meta it takes the N x N way that no
     CPU goes.
+
+    Args:
+        model: in eval mode, on any device; the schedule that it carries at each forward is at work in it.
+        inputs: one batch, by the names of the forward's arguments, without an attention mask.
     """
-    with torch.inference_mode(False), torch.no_grad(), FakeTensorMode():
+
+    def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+        self._model, self._mode = model, FakeTensorMode(allow_non_fake_inputs=True)  # tables that models keep
 
         def fake(tensor: Tensor) -> Tensor:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
 
-        weights = {name: fake(w) for name, w in (*model.named_parameters(), *model.named_buffers())}
-        batch = {name: fake(value) for name, value in inputs.items()}
-        with recorded_peak([*weights.values(), *batch.values()]) as live:
-            torch.func.functional_call(model, weights, (), batch)
-        return live.peak
+        with self._mode:
+            self._weights = {n: fake(w) for n, w in (*model.named_parameters(), *model.named_buffers())}
+            self._inputs = {name: fake(value) for name, value in inputs.items()}
+
+    @contextmanager
+    def recorded(self) -> Iterator[LiveBytes]:
+        """Within the block, `forward` keeps account of its live bytes."""
+        known = [*self._weights.values(), *self._inputs.values()]
+        with torch.inference_mode(False), torch.no_grad(), self._mode, recorded_peak(known) as live:
+            yield live
+
+    def forward(self) -> None:
+        """One forward."""
+        torch.func.functional_call(self._model, self._weights, (), self._inputs)
+
+
+def _bytes_by_shape(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
+    """The same account of a forward on a CPU of which only shapes are computed."""
+    shapes = ByShape(model, inputs)
+    with shapes.recorded() as live:
+        shapes.forward()
+    return live.peak
 
 
 def _measured_bytes(model: nn.Module, inputs: Mapping[str, Tensor], device: torch.device) -> int:

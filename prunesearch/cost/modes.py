@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import Entry, Registry
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.runtimes import Forward, load_onnx, trace, write_onnx
 
 if TYPE_CHECKING:
     from prunesearch.pruning.apply import Handle
@@ -23,6 +26,7 @@ MODES = Registry(
     {
         "eager": Entry(f"{_HERE}:Eager", "op by op, as transformers runs"),
         "cuda-graph": Entry(f"{_HERE}:CudaGraph", "the whole forward captured in one CUDA graph"),
+        "onnxruntime": Entry(f"{_HERE}:OnnxRuntime", "the whole forward as one graph in ONNX Runtime, on the CPU"),
         "compile": Entry(f"{_HERE}:Compiled", "torch.compile on each half of a block, stages eager"),
     },
 )
@@ -128,15 +132,42 @@ class CudaGraph(Eager):
         return graph
 
 
+class OnnxRuntime(Eager):
+    """Writes the graph of a schedule once, in the untimed `prepare`, and runs it in ONNX Runtime."""
+
+    def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> None:
+        super().__init__(model, handle, inputs)
+        self._forwards: dict[Schedule, Forward] = {}
+
+    def prepare(self, schedule: Schedule) -> None:
+        """See `Eager`; graphs that were made are kept."""
+        super().prepare(schedule)
+        if schedule not in self._forwards:
+            with tempfile.TemporaryDirectory() as scratch:
+                path = Path(scratch) / "graph.onnx"
+                write_onnx(trace(self.model, self.inputs), path)
+                self._forwards[schedule] = load_onnx(path)
+
+    def run(self) -> object:
+        """One forward of the schedule prepared last."""
+        return self._forwards[self.current](self.inputs)
+
+    def walk(self, schedule: Schedule, marks: list[Any], mark: Callable[[], Any]) -> None:
+        """Refused: a graph leaves no marks; `runtime_table.measure_runtime_table` measures its pieces."""
+        raise PruneSearchError("a graph in ONNX Runtime cannot be timed piece by piece: use measure_runtime_table")
+
+
 def runner_for(mode: str, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> Eager:
     """The runner of a mode.
 
     Raises:
-        PruneSearchError: for an unknown mode, or `cuda-graph` on a device without CUDA graphs.
+        PruneSearchError: for an unknown mode, or a mode that the model's device has not.
     """
     MODES.entry(mode)
     device = next(iter(inputs.values())).device
     if mode == "cuda-graph" and device.type != "cuda":
         raise PruneSearchError(f"mode 'cuda-graph' needs a CUDA device, but the model is on '{device}': use eager")
+    if mode == "onnxruntime" and device.type != "cpu":
+        raise PruneSearchError(f"mode 'onnxruntime' runs on the CPU, but the model is on '{device}': use --device cpu")
     runner: Eager = MODES.load(mode)(model, handle, inputs)
     return runner

@@ -41,6 +41,10 @@ class Samples:
         """The 90 % quantile."""
         return float(np.quantile(self.ms, 0.9))
 
+    def quantile_ms(self, share: float) -> float:
+        """The quantile of `share`, 0 to 1."""
+        return float(np.quantile(self.ms, share))
+
     def median_error(self) -> float:
         """Half the width of the median's 95 % interval (order statistics), relative to it; inf below 6 samples."""
         n = len(self.ms)

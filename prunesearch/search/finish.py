@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunesearch import __version__
-from prunesearch.core.budget import Budget
-from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.energy import EnergyMeter
-from prunesearch.cost.energy_result import EnergyResult
-from prunesearch.cost.energy_schedules import measure_schedule_energy
 from prunesearch.cost.flops import closed_form_gmacs
+from prunesearch.cost.percentile import MEDIAN
 from prunesearch.cost.samples import Samples
-from prunesearch.cost.table import CostTable
-from prunesearch.cost.validate import measure_schedules
 from prunesearch.pruning.apply import Handle
 from prunesearch.results import front as schema
 from prunesearch.results.report import write_report
 from prunesearch.results.store import StudyFolder
 from prunesearch.search.config import RunConfig
+from prunesearch.search.costing import Costing
 from prunesearch.search.evaluate import Evaluation, Evaluator
 from prunesearch.search.illustrate import illustrate
-from prunesearch.search.objectives import UNITS, Objective
+from prunesearch.search.latency import LoadCosts
 from prunesearch.search.progress import Reporter
+from prunesearch.search.remeasure import Measured, Remeasurer
 from prunesearch.search.seeds import spread
+from prunesearch.search.selection import Bounds, hypervolume, selection, selection_note, standing
 from prunesearch.search.study import TrialRecord, front_records
-from prunesearch.search.verdict import verdict
+from prunesearch.search.verdict import Judge
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.metrics import paired_difference, wilson
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of one schedule; None where the device, or its counter, is not at hand."""
-
-    latency: Samples | None
-    energy: EnergyResult | None
-
-
 @dataclass
 class Finish:
-    """Everything the last two steps of a run need; `here`: the device whose costs count is at hand."""
+    """Everything the last two steps of a run need.
+
+    Attributes:
+        model_id: folder or Hub id that the model came from; `model_shown`, what results call it.
+        remeasurer: measures costs; None where the device whose costs count is not at hand.
+        records: finished trials, all of them.
+        candidates: of them, those that keep the constraints on the rows of the search.
+        unpruned_calibration: quality of the unpruned model on these rows, `calibration_rows` of them.
+        search: what the search spent.
+    """
 
     config: RunConfig
     folder: StudyFolder
@@ -50,19 +49,18 @@ class Finish:
     model_shown: str
     task: Task
     handle: Handle
-    table: CostTable
-    objectives: list[Objective]
-    here: bool
-    meter: EnergyMeter | None
-    budget: Budget | None
-    records: list[TrialRecord]
+    costing: Costing
+    remeasurer: Remeasurer | None
+    records: Sequence[TrialRecord]
+    candidates: Sequence[TrialRecord]
     unpruned_calibration: float
+    calibration_rows: int
     search: schema.SearchInfo
     reporter: Reporter
 
     def go(self) -> schema.Front:
         """Evaluate and re-measure the candidates, drop the dominated ones, and write front and report."""
-        candidates = spread(front_records(self.records), self.config.front_points, lambda r: r.predicted_ms)
+        candidates = spread(front_records(self.candidates), self.config.front_points, lambda r: r.predicted_ms)
         evaluations, reference = self._hold_out(candidates)
         measured = self._measure([Schedule(), *(r.schedule for r in candidates)])
         unpruned = self._unpruned(reference, measured[0])
@@ -70,8 +68,10 @@ class Finish:
             self._point(record, evaluation, reference, costs, unpruned)
             for record, evaluation, costs in zip(candidates, evaluations, measured[1:], strict=True)
         ]
-        kept = self._front_of(points, unpruned)
-        front = self._front(unpruned, kept, len(points) - len(kept))
+        chosen = selection(
+            [r.quality for r in candidates], self.unpruned_calibration, self.calibration_rows, evaluations, reference
+        )
+        front = self._front(unpruned, points, chosen)
         front.save(self.folder.front)
         self._report(front)
         return front
@@ -85,68 +85,79 @@ class Finish:
         return found, evaluator.unpruned()
 
     def _measure(self, schedules: list[Schedule]) -> list[Measured]:
-        """Re-measure end to end, where the device is at hand."""
-        if not self.here:
-            self.reporter.step(f"not re-measured: {self.table.device['name']} is not at hand; costs are predictions")
-            return [Measured(None, None) for _ in schedules]
-        inputs = self.task.timing_inputs(self.config.batch_size)
-        quiet = self.reporter.quiet or not self.reporter.console.is_terminal
-        self.reporter.step(f"re-measuring {len(schedules)} schedules end to end")
-        samples = measure_schedules(
-            self.task.model,
-            inputs,
-            schedules,
-            time_budget_s=self.config.table_seconds / 2,
-            quiet=quiet,
-            label="re-measuring",
-            mode=self.config.mode,
-            concurrency=self.config.concurrency,
-        )
-        if self.meter is None:
-            return [Measured(latency, None) for latency in samples]
-        energies = measure_schedule_energy(
-            self.meter,
-            self.task.model,
-            inputs,
-            schedules,
-            mode=self.config.mode,
-            window_s=self.config.energy_window_s,
-            quiet=quiet,
-        )
-        doubts = {result.why for result in energies.results.values() if not result.valid}
-        if doubts:  # points of which some were measured and some were not cannot be compared
-            self.reporter.say(f"      energy is not measured validly, and stays predicted: {'; '.join(sorted(doubts))}")
-            return [Measured(latency, None) for latency in samples]
-        return [Measured(s, energies.results[schedule]) for s, schedule in zip(samples, schedules, strict=True)]
+        if self.remeasurer is None:
+            device = self.costing.table.device["name"]
+            self.reporter.step(f"not re-measured: {device} is not at hand; costs are predictions")
+            return [Measured() for _ in schedules]
+        return self.remeasurer.measure(schedules)
 
     def _tokens(self, schedule: Schedule) -> list[int]:
         encoder = self.handle.encoder
         return schedule.counts(encoder.depth, self.task.tokens, encoder.protected)
 
-    def _latency(self, schedule: Schedule, samples: Samples | None) -> schema.Latency:
+    def _loads(self, schedule: Schedule, measured: Measured) -> list[schema.Latency]:
+        """The latency under every load."""
+        loads = self.costing.loads
+        if measured.latencies is None:
+            return [self._load(load, schedule, None) for load in loads]
+        return [self._load(load, schedule, s) for load, s in zip(loads, measured.latencies, strict=True)]
+
+    def _load(self, load: LoadCosts, schedule: Schedule, samples: Samples | None) -> schema.Latency:
+        predicted = load.costs.predict(schedule)
+        if samples is None:
+            return schema.Latency(predicted_ms=predicted, median_ms=None, p10_ms=None, p90_ms=None)
+        asked = self.config.percentile
         return schema.Latency(
-            predicted_ms=self.table.predict(schedule),
-            median_ms=None if samples is None else samples.median_ms,
-            p10_ms=None if samples is None else samples.p10_ms,
-            p90_ms=None if samples is None else samples.p90_ms,
+            predicted_ms=predicted,
+            median_ms=samples.median_ms,
+            p10_ms=samples.p10_ms,
+            p90_ms=samples.p90_ms,
+            percentile_ms=None if asked == MEDIAN else samples.quantile_ms(asked / 100),
         )
 
-    def _energy(self, schedule: Schedule, result: EnergyResult | None) -> schema.Energy | None:
-        costs = next((o.costs for o in self.objectives if o.name == "energy"), None)
+    def _latency(self, loads: list[schema.Latency], unpruned: list[schema.Latency]) -> schema.Latency:
+        """What the loads come to together; `unpruned`: the unpruned model's."""
+        across = self.costing.across
+        if across is None:
+            return loads[0]
+
+        def together(name: str) -> float | None:
+            values = [[getattr(latency, name) for latency in latencies] for latencies in (loads, unpruned)]
+            return None if None in values[0] else across.combine(*values)
+
+        return schema.Latency(
+            predicted_ms=across.combine([x.predicted_ms for x in loads], [x.predicted_ms for x in unpruned]),
+            median_ms=together("median_ms"),
+            p10_ms=None,
+            p90_ms=None,
+            percentile_ms=together("percentile_ms"),
+        )
+
+    def _energy(self, schedule: Schedule, measured: Measured) -> schema.Energy | None:
+        costs, result = self.costing.costs_of("energy"), measured.energy
         if costs is None:
             return None
-        measured = None
+        interval = None
         if result is not None and result.low_mj is not None and result.high_mj is not None:
-            measured = schema.Interval(value=result.energy_mj, low=result.low_mj, high=result.high_mj)
-        net = None if measured is None or result is None else result.net_mj
-        return schema.Energy(predicted_mj=costs.predict(schedule), measured=measured, net_mj=net)
+            interval = schema.Interval(value=result.energy_mj, low=result.low_mj, high=result.high_mj)
+        net = None if interval is None or result is None else result.net_mj
+        return schema.Energy(predicted_mj=costs.predict(schedule), measured=interval, net_mj=net)
+
+    def _memory(self, schedule: Schedule, measured: Measured) -> schema.Memory | None:
+        costs = self.costing.costs_of("memory")
+        if costs is None:
+            return None
+        return schema.Memory(predicted_mib=costs.predict(schedule), measured_mib=measured.memory_mib)
 
     def _unpruned(self, evaluation: Evaluation, measured: Measured) -> schema.Unpruned:
+        loads = self._loads(Schedule(), measured)
         return schema.Unpruned(
             quality=_quality(evaluation),
             calibration=schema.Calibration(quality=self.unpruned_calibration, kl=0.0),
-            latency=self._latency(Schedule(), measured.latency),
-            energy=self._energy(Schedule(), measured.energy),
+            latency=self._latency(loads, loads),
+            loads=[] if self.costing.across is None else loads,
+            energy=self._energy(Schedule(), measured),
+            memory=self._memory(Schedule(), measured),
             gmacs=self._gmacs(Schedule()),
             tokens=self._tokens(Schedule()),
         )
@@ -162,69 +173,53 @@ class Finish:
         measured: Measured,
         unpruned: schema.Unpruned,
     ) -> schema.Point:
+        schedule = record.schedule
         value, low, high = paired_difference(reference.correct, evaluation.correct)
-        latency = self._latency(record.schedule, measured.latency)
+        loads = self._loads(schedule, measured)
+        latency = self._latency(loads, unpruned.loads)
         return schema.Point(
             id=f"t{record.number}",
             trial=record.number,
-            schedule=record.schedule.to_dict(),
-            text=str(record.schedule),
-            tokens=self._tokens(record.schedule),
+            schedule=schedule.to_dict(),
+            text=str(schedule),
+            tokens=self._tokens(schedule),
             quality=_quality(evaluation),
             difference=schema.Interval(value=value, low=low, high=high),
             fidelity=schema.Fidelity(kl=evaluation.loss, agreement=float(evaluation.agrees.double().mean())),
             calibration=schema.Calibration(quality=record.quality, kl=record.loss),
             latency=latency,
-            energy=self._energy(record.schedule, measured.energy),
+            loads=[] if self.costing.across is None else loads,
+            energy=self._energy(schedule, measured),
+            memory=self._memory(schedule, measured),
             speedup=unpruned.latency.ms / latency.ms,
-            gmacs=self._gmacs(record.schedule),
+            gmacs=self._gmacs(schedule),
         )
 
-    def _bounds(self, unpruned: schema.Unpruned) -> list[tuple[str, float]]:
-        """`(unit, limit)` of the budget; shares and speed-ups are of what the unpruned model was measured at."""
-        if self.budget is None:
-            return []
-        first = self.config.minimised[0]
-        unit = "mJ" if (self.budget.kind if self.budget.kind in UNITS else first) == "energy" else "ms"
-        return [(unit, self.budget.limit(schema.cost_of(unpruned, unit)))]
-
-    def _front_of(self, points: list[schema.Point], unpruned: schema.Unpruned) -> list[schema.Point]:
-        """The points that stand by their final values: not dominated (the unpruned model counts), in budget."""
-        bounds = self._bounds(unpruned)
-        inside = [
-            p
-            for p in points
-            if p.schedule["stages"] and all(schema.cost_of(p, unit) <= limit for unit, limit in bounds)
-        ]
-        units = [UNITS[name] for name in self.config.minimised]
-        rivals: list[schema.Point | schema.Unpruned] = [*inside, unpruned]
-        values = [(*(schema.cost_of(p, u) for u in units), -p.quality.value) for p in rivals]
-        stands = non_dominated(values)[:-1]
-        kept = sorted((p for p, keep in zip(inside, stands, strict=True) if keep), key=lambda p: -p.latency.ms)
-        return [p.model_copy(update={"id": f"p{i}"}) for i, p in enumerate(kept, start=1)]
-
-    def _front(self, unpruned: schema.Unpruned, points: list[schema.Point], dropped: int) -> schema.Front:
-        config, encoder, table = self.config, self.handle.encoder, self.table
-        bounds = self._bounds(unpruned)
-        budget = None
-        if self.budget is not None:
-            budget = schema.BudgetInfo.model_validate(
-                {"text": self.budget.text, "unit": bounds[0][0], "limit": bounds[0][1]}
-            )
-        quality = schema.CostTable(**table.summary())
+    def _front(
+        self, unpruned: schema.Unpruned, candidates: list[schema.Point], chosen: schema.Selection | None
+    ) -> schema.Front:
+        config, costing = self.config, self.costing
+        first = config.minimised[0]
+        bounds = Bounds(config.parsed_budget, config.parsed_constraints, unpruned, first)
+        points = standing(bounds.inside(candidates), unpruned, config.minimised)
+        constraints = bounds.constraint_infos([p for p in candidates if p.schedule["stages"]])
+        table = schema.CostTable(**costing.table.summary())
+        judge = Judge(
+            unpruned,
+            self.task.metric,
+            config.batch_size,
+            first,
+            bounds.budget_info(),
+            constraints,
+            "" if self.remeasurer is not None else schema.trust(table),
+        )
+        notes = [selection_note(chosen, self.task.metric)]
         return schema.Front(
             study=self.folder.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             prunesearch=__version__,
             config=config.model_dump(mode="json"),
-            model=schema.ModelInfo(
-                id=self.model_shown,
-                class_name=type(self.task.model).__name__,
-                family=encoder.family.model_type,
-                depth=encoder.depth,
-                tokens=self.task.tokens,
-                protected=encoder.protected,
-            ),
+            model=self._model(),
             task=schema.TaskInfo(
                 name=self.task.name,
                 metric=self.task.metric,
@@ -232,33 +227,67 @@ class Finish:
                 holdout=self.task.holdout.n,
                 notes=self.task.notes,
             ),
-            device=schema.Device(**table.device),
-            conditions=schema.Conditions(**{k: v for k, v in table.conditions.items() if k != "device"}),
-            cost_table=quality,
+            device=schema.Device(**costing.table.device),
+            conditions=schema.Conditions(**{k: v for k, v in costing.table.conditions.items() if k != "device"}),
+            cost_table=table,
             objectives=config.minimised,
-            budget=budget,
+            percentile=self._percentile(),
+            loads=self._load_infos(),
+            across=None if costing.across is None else config.across,
+            budget=bounds.budget_info(),
+            constraints=constraints,
             unpruned=unpruned,
             points=points,
-            dropped=dropped,
-            verdict=verdict(
-                unpruned,
-                points,
-                budget,
-                config.batch_size,
-                self.task.metric,
-                config.minimised[0],
-                "" if self.here else schema.trust(quality),
-            ),
+            dropped=len(candidates) - len(points),
+            hypervolume=hypervolume(points, unpruned, first),
+            selection=chosen,
+            notes=[note for note in notes if note],
+            verdict=judge.verdict(points),
             search=self.search,
         )
 
+    def _model(self) -> schema.ModelInfo:
+        encoder = self.handle.encoder
+        return schema.ModelInfo(
+            id=self.model_shown,
+            class_name=type(self.task.model).__name__,
+            family=encoder.family.model_type,
+            depth=encoder.depth,
+            tokens=self.task.tokens,
+            protected=encoder.protected,
+        )
+
+    def _percentile(self) -> schema.Percentile | None:
+        tail = self.costing.loads[0].tail
+        if tail is None:
+            return None
+        return schema.Percentile(
+            value=tail.percentile, factor=tail.factor, mape=tail.mape, coverage=tail.coverage, timings=tail.timings
+        )
+
+    def _load_infos(self) -> list[schema.Load]:
+        if self.costing.across is None:
+            return []
+        return [
+            schema.Load(
+                batch_size=load.batch_size, tokens=load.tokens, weight=load.weight, mape=load.table.summary()["mape"]
+            )
+            for load in self.costing.loads
+        ]
+
     def _report(self, front: schema.Front) -> None:
-        pictures, texts = illustrate(self.task, self.handle, front.points, self.model_id)
+        rows, traces = illustrate(self.task, self.handle, front.points, self.model_id)
         trials = [
-            {"number": r.number, "predicted_ms": r.predicted_ms, "kl": r.loss, "quality": r.quality}
+            {
+                "number": r.number,
+                "predicted_ms": r.predicted_ms,
+                "kl": r.loss,
+                "quality": r.quality,
+                "schedule": r.schedule.to_dict(),
+            }
             for r in self.records
         ]
-        write_report(self.folder.report, front, trials, pictures, texts)
+        write_report(self.folder.report, front, trials, rows, traces)
 
 
 def _quality(evaluation: Evaluation) -> schema.Interval:

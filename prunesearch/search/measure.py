@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
@@ -13,7 +15,6 @@ from prunesearch.cost.profile import Profile
 from prunesearch.cost.table import CostTable
 from prunesearch.cost.validate import measure_table
 from prunesearch.pruning.apply import Handle, runnable
-from prunesearch.results.store import StudyFolder
 from prunesearch.search.config import RunConfig
 from prunesearch.search.progress import Reporter
 from prunesearch.search.space import Space
@@ -23,7 +24,7 @@ from prunesearch.tasks.models import check_attention
 
 
 def cost_table(
-    folder: StudyFolder,
+    path: Path,
     task: Task,
     handle: Handle,
     space: Space,
@@ -31,26 +32,33 @@ def cost_table(
     target: Target,
     reporter: Reporter,
     model: str,
+    announce: Callable[[str], None],
 ) -> CostTable:
     """Return the cost table of the study's model under the study's conditions, with its error inside.
+
+    Args:
+        path: where the study keeps the table; it is read from there, or written.
+        task: with its latency measured at the length that counts.
+        space: its counts are measured.
+        config: its conditions are those asked for.
+        model: what results call the model.
+        announce: told where the table comes from.
 
     Raises:
         PruneSearchError: if a table that is there was measured under other conditions, or the device's profile has
             none that fits; with the `prunesearch profile` line that would mend it.
     """
     asked = _asked(task, handle, config, target)
-    if folder.cost_table.exists():
-        table = CostTable.load(folder.cost_table)
+    if path.exists():
+        table = CostTable.load(path)
         table.check_conditions(**asked)
-        reporter.step("cost table: kept from before")
+        announce("cost table: kept from before")
     elif target.profile is not None:
         table = profile_table(target.profile, task, handle, space, asked, model)
-        table.save(folder.cost_table)
-        reporter.step(f"cost table: {table.status}, {table.source}")
+        table.save(path)
+        announce(f"cost table: {table.status}, {table.source}")
     else:
-        reporter.step(
-            f"cost table: timing forwards of batch {config.batch_size}, {task.tokens} tokens, on this machine"
-        )
+        announce(f"cost table: timing forwards of batch {config.batch_size}, {task.tokens} tokens, on this machine")
         table = measure_table(
             task.model,
             task.timing_inputs(config.batch_size),
@@ -63,7 +71,7 @@ def cost_table(
             patience_s=config.patience_s,
             concurrency=config.concurrency,
         )
-        table.save(folder.cost_table)
+        table.save(path)
     say_table(table, reporter)
     return table
 

@@ -29,8 +29,8 @@ class Reporter:
         self.say(f"[{self._step}/{STEPS}] {text}")
 
     @contextmanager
-    def bar(self, label: str, total: float) -> Iterator[Bar]:
-        """Show a bar with an estimate of the time left while the block runs."""
+    def bar(self, label: str, total: float | None) -> Iterator[Bar]:
+        """Show a bar with an estimate of the time left while the block runs; None: there is no telling."""
         columns = (
             TextColumn("      {task.description}"),
             BarColumn(bar_width=20),

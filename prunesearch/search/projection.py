@@ -25,10 +25,17 @@ class ProjectedSampler(BaseSampler):
         inner: any Optuna sampler.
         space: how schedules and parameters correspond.
         repair: turns a drawn schedule into one that may be evaluated; it must lie in the space.
+        next_seed: a schedule to propose in place of a drawn one; None when there is none left.
     """
 
-    def __init__(self, inner: BaseSampler, space: Space, repair: Callable[[Schedule], Schedule]) -> None:
-        self.inner, self.space, self.repair = inner, space, repair
+    def __init__(
+        self,
+        inner: BaseSampler,
+        space: Space,
+        repair: Callable[[Schedule], Schedule],
+        next_seed: Callable[[], Schedule | None],
+    ) -> None:
+        self.inner, self.space, self.repair, self.next_seed = inner, space, repair, next_seed
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters of the space, drawn together."""
@@ -38,14 +45,25 @@ class ProjectedSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Draw all parameters, repair the schedule they stand for, and return its parameters."""
+        if "fixed_params" in trial.system_attrs:  # queued with Optuna's own `enqueue_trial`
+            return {}
+        params = self._seed() or self._draw(study, trial, search_space)
+        if params is None:
+            raise optuna.exceptions.OptunaError("a repaired schedule must lie in the space")
+        return params
+
+    def _seed(self) -> dict[str, Any] | None:
+        seed = self.next_seed()
+        return None if seed is None else self.space.encode(seed)
+
+    def _draw(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any] | None:
         drawn = self.inner.sample_relative(study, trial, search_space)
         for name, distribution in search_space.items():
             if name not in drawn:
                 drawn[name] = self.inner.sample_independent(study, trial, name, distribution)
-        params = self.space.encode(self.repair(self.space.decode(drawn)))
-        if params is None:
-            raise optuna.exceptions.OptunaError("a repaired schedule must lie in the space")
-        return params
+        return self.space.encode(self.repair(self.space.decode(drawn)))
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, distribution: Any) -> Any:
         """Left to the inner sampler."""

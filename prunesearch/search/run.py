@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from optuna import Study
 
@@ -12,29 +14,41 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.counters import Unavailable
 from prunesearch.cost.energy import EnergyMeter
-from prunesearch.cost.energy_costs import EnergyCosts
-from prunesearch.cost.energy_schedules import FITTED, fit_table_energy, open_meter
-from prunesearch.cost.plateaus import block_curve, plateaus
-from prunesearch.cost.table import CostTable
-from prunesearch.pruning.apply import Handle, apply_, runnable
+from prunesearch.cost.energy_schedules import open_meter
+from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.results.front import Front, SearchInfo
 from prunesearch.results.store import DEFAULT_ROOT, StudyFolder
+from prunesearch.search.alone import Alone
+from prunesearch.search.ask_tell import Search
 from prunesearch.search.config import RunConfig
+from prunesearch.search.constraints import QualityConstraints, feasible_records
+from prunesearch.search.convergence import Convergence
+from prunesearch.search.costing import Coster, Costing
+from prunesearch.search.engines import ENGINES, Engine, EngineContext, Evaluate
 from prunesearch.search.evaluate import Evaluator
 from prunesearch.search.finish import Finish
-from prunesearch.search.measure import cost_table
-from prunesearch.search.objectives import Objective, make_objectives
+from prunesearch.search.objectives import Objective
 from prunesearch.search.progress import Reporter
 from prunesearch.search.reach import check_reachable, seeds_within
-from prunesearch.search.seeds import Costs, Seed
-from prunesearch.search.sensitivity import Sensitivities, measure_sensitivities, screen_methods, screening_sites
+from prunesearch.search.remeasure import Remeasurer
+from prunesearch.search.seeds import Seed
+from prunesearch.search.sensitivity import Sensitivities, measure_sensitivities
 from prunesearch.search.space import Space, SpaceFile
-from prunesearch.search.study import Search, TrialRecord, failed_trials, finished_trials, open_study
+from prunesearch.search.study import (
+    TrialRecord,
+    check_same_costs,
+    evaluation_units,
+    failed_trials,
+    finished_trials,
+    open_study,
+    study_exists,
+    study_place,
+)
 from prunesearch.search.target import Target, resolve_target
 from prunesearch.tasks import load_task
 from prunesearch.tasks.base import EvalSet, Task
 
-_SCREEN_SAMPLES = 64
+_FALLBACKS = 24  # schedules inside the budget, at hand for proposals that cannot be brought inside
 
 
 @dataclass(frozen=True)
@@ -92,11 +106,24 @@ def run(
     """
     reporter = Reporter(quiet)
     folder = StudyFolder.create(study or default_study(config), root)
+    with Alone(folder, reporter) as lock:
+        return _run(config, folder, lock, reporter, task, meter)
+
+
+def _run(
+    config: RunConfig,
+    folder: StudyFolder,
+    lock: Alone,
+    reporter: Reporter,
+    task: Task | None,
+    meter: EnergyMeter | None,
+) -> Front:
     if folder.config.exists():
-        config.check_resumes(folder.load_config(), folder.name, tried=folder.database.exists())
+        tried = study_exists(**study_place(folder, config.storage))
+        config.check_resumes(folder.load_config(), folder.name, tried=tried)
     if folder.front.exists():
         front = Front.load(folder.front)
-        if front.search.trials >= config.trials:
+        if _is_complete(front, config):
             reporter.say(f"study {folder.name} is complete; --trials N goes on, another --study starts anew")
             return front
     space_file = SpaceFile.load(config.space_path)
@@ -104,14 +131,16 @@ def run(
     opened = _open_meter(target) if target.here and meter is None and config.needs_energy else None
     reporter.step(f"loading {model.name}")
     if task is None:
-        task = load_study_task(config, quiet=quiet)
+        task = load_study_task(config, quiet=reporter.quiet)
+    elif config.engine != "local":
+        raise PruneSearchError(f"a task made by the caller is evaluated by engine 'local', but got '{config.engine}'")
     for note in task.notes:
         reporter.say(f"      {note}")
     if target.dtype(config.dtype) != config.dtype:
         reporter.say(f"      quality is evaluated in float32 on this CPU; costs are those of {config.dtype}")
     handle = apply_(task.model, Schedule(), seed=config.seed)
     try:
-        return _Run(config, folder, model, task, handle, space_file, target, meter or opened, reporter).go()
+        return _Run(config, folder, lock, model, task, handle, space_file, target, meter or opened, reporter).go()
     finally:
         handle.remove()
         if opened is not None:
@@ -138,6 +167,17 @@ def load_study_task(config: RunConfig, *, quiet: bool = False) -> Task:
     )
 
 
+def load_evaluate(settings: dict[str, Any]) -> Evaluate:
+    """What a worker of another process evaluates with: model and rows of a configuration, loaded there."""
+    config = RunConfig(**settings)
+    if config.device.startswith("cuda:"):  # a worker sees its own GPU alone
+        config = config.model_copy(update={"device": "cuda"})
+    task = load_study_task(config, quiet=True)
+    handle = apply_(task.model, Schedule(), seed=config.seed)
+    evaluator = Evaluator(task, handle, task.calibration.take(config.search_samples))
+    return lambda schedule, rival: evaluator.evaluate(schedule, rival=rival)
+
+
 def _open_meter(target: Target) -> EnergyMeter:
     meter = open_meter(target.device)
     if isinstance(meter, Unavailable):
@@ -152,6 +192,7 @@ class _Run:
         self,
         config: RunConfig,
         folder: StudyFolder,
+        lock: Alone,
         model: Model,
         task: Task,
         handle: Handle,
@@ -160,24 +201,47 @@ class _Run:
         meter: EnergyMeter | None,
         reporter: Reporter,
     ) -> None:
-        self.config, self.folder, self.model, self.task = config, folder, model, task
+        self.config, self.folder, self.lock, self.model, self.task = config, folder, lock, model, task
         self.handle, self.target, self.meter, self.reporter = handle, target, meter, reporter
         encoder = handle.encoder
-        self.space = Space(space_file, encoder.depth, task.tokens, encoder.protected)
+        self.space = space_file.fit(encoder.depth, task.tokens, encoder.protected)
         self.unpruned_quality = 0.0  # on the search's calibration rows
 
     def go(self) -> Front:
-        resumed = self._open_study() if self.folder.database.exists() else None  # a broken one is said at once
-        table = self._table()
+        place = study_place(self.folder, self.config.storage)
+        resumed = self._open_study() if study_exists(**place) else None  # a broken one is said at once
+        costing = Coster(
+            self.config,
+            self.folder,
+            self.model.shown,
+            self.task,
+            self.handle,
+            self.space,
+            self.target,
+            self.meter,
+            self.reporter,
+        ).find()
+        self.space = costing.space
         self.folder.save_config(self.config.model_dump(mode="json"))  # what was refused until here leaves no trace
-        objectives = make_objectives(self.config.minimised, self.config.parsed_budget, self._costs(table))
-        check_reachable(self.space, objectives, self.config.budget)
+        objectives = costing.objectives
+        check_reachable(self.space, objectives, self.config.asked)
         split = self.task.calibration.take(self.config.search_samples)
-        sensitivities = self._sensitivities(table, split)
+        sensitivities = self._sensitivities(objectives[0], split)
         space = self.space.with_methods(sensitivities.methods)
-        seeds = seeds_within(space, sensitivities, objectives, self.config.seeds, self.config.budget)
+        seeds = seeds_within(
+            space, sensitivities, objectives, max(self.config.first_seeds, _FALLBACKS), self.config.asked
+        )
         self.study = resumed or self._open_study()
-        self._search(space, table, split, objectives, sensitivities, seeds)
+        if self.config.storage is not None:
+            check_same_costs(self.study, self.folder)
+        self.lock.release()
+        stopped = self._search(space, costing, split, sensitivities, seeds)
+        waited = self.lock.take("finishes")
+        records = finished_trials(self.study)
+        if waited and self.folder.front.exists():
+            front = Front.load(self.folder.front)
+            if front.search.trials >= len(records):
+                return front
         return Finish(
             config=self.config,
             folder=self.folder,
@@ -185,160 +249,128 @@ class _Run:
             model_shown=self.model.shown,
             task=self.task,
             handle=self.handle,
-            table=table,
-            objectives=objectives,
-            here=self.target.here,
-            meter=self.meter,
-            budget=self.config.parsed_budget,
-            records=finished_trials(self.study),
+            costing=costing,
+            remeasurer=self._remeasurer(costing),
+            records=records,
+            candidates=feasible_records(self.study, records),
             unpruned_calibration=self.unpruned_quality,
-            search=self._search_info(table, sensitivities, split.n),
+            calibration_rows=split.n,
+            search=self._search_info(costing, sensitivities, split.n, stopped),
             reporter=self.reporter,
         ).go()
 
+    def _remeasurer(self, costing: Costing) -> Remeasurer | None:
+        """None where the device whose costs count is not at hand."""
+        if not self.target.here:
+            return None
+        return Remeasurer(self.config, self.task, self.handle, costing, self.meter, self.reporter)
+
     def _open_study(self) -> Study:
-        return open_study(self.folder.database, self.config.minimised)
+        return open_study(objectives=self.config.minimised, **study_place(self.folder, self.config.storage))
 
-    def _table(self) -> CostTable:
-        """The cost table, with energy where it is asked for; the space moves to the edges of its plateaus."""
-        config, space = self.config, self.space
-        table = cost_table(
-            self.folder, self.task, self.handle, space, config, self.target, self.reporter, self.model.shown
-        )
-        if config.needs_energy and not self._energy_known(table):
-            table = self._with_energy(table)
-        methods = runnable(space.methods, str(table.conditions["attention"]))
-        self.space = space.with_methods(methods).at_edges(plateaus(block_curve(table, biased=False)))
-        gone = len(space.counts) - len(self.space.counts)
-        if gone:
-            self.reporter.say(f"      {gone} of {len(space.counts) - 1} token counts save nothing here: left out")
-        return table
-
-    def _energy_known(self, table: CostTable) -> bool:
-        """Whether the table has energy; one that is not valid is measured again where it can be."""
-        return table.energy is not None and (table.energy.valid or not self.target.here)
-
-    def _with_energy(self, table: CostTable) -> CostTable:
-        """Measure the energy of a few schedules and fit the table's powers.
-
-        Raises:
-            PruneSearchError: if the device is not at hand and its profile has no energy.
-        """
-        if self.meter is None or not self.target.here:
-            profile = self.target.profile
-            reason = None if profile is None else profile.energy.reason
-            raise PruneSearchError(
-                f"profile '{self.config.device}' has no energy for this model ({reason or 'not measured'}): measure it "
-                "there with prunesearch profile --energy, or use --objective latency"
-            )
-        self.reporter.say(f"      energy: {FITTED} schedules over windows of {self.config.energy_window_s:.0f} s")
-        fit = fit_table_energy(
-            table,
-            self.meter,
-            self.task.model,
-            self.task.timing_inputs(self.config.batch_size),
-            methods=runnable(self.space.methods, str(table.conditions["attention"])),
-            window_s=self.config.energy_window_s,
-            seed=self.config.seed,
-            quiet=self.reporter.quiet or not self.reporter.console.is_terminal,
-        )
-        table = CostTable(**{**dict(table), "energy": fit})
-        table.save(self.folder.cost_table)
-        self.reporter.say(f"      energy: mean error {fit.validation.mape:.1%}, worst {fit.validation.worst:.1%}")
-        return table
-
-    def _costs(self, table: CostTable) -> dict[str, Costs]:
-        costs: dict[str, Costs] = {"latency": table}
-        if table.energy is not None and self.config.needs_energy:
-            table.energy.check_valid()
-            costs["energy"] = EnergyCosts(table, table.energy)
-        return costs
-
-    def _search_info(self, table: CostTable, sensitivities: Sensitivities, rows: int) -> SearchInfo:
+    def _search_info(
+        self, costing: Costing, sensitivities: Sensitivities, rows: int, stopped: str | None
+    ) -> SearchInfo:
         """What the search spent, over all sessions; a unit is one evaluation of the unpruned model on `rows` rows."""
         records = finished_trials(self.study)
-        unpruned_ms = table.predict(Schedule())
-        units = sum(r.predicted_ms for r in records) / unpruned_ms
-        units += _sensitivity_units(self.space, sensitivities, table, rows)
-        return SearchInfo(
-            sampler=self.config.sampler,
-            trials=len(records),
-            seeds=sum(r.source == "seed" for r in records),
-            failed=failed_trials(self.study),
-            evaluations=units,
-            seconds=sum(r.seconds for r in records) + sensitivities.seconds,
+        spent, saved = evaluation_units(records, costing.unpruned_ms)
+        return SearchInfo.model_validate(
+            {
+                "sampler": self.config.sampler,
+                "trials": len(records),
+                "seeds": sum(r.source == "seed" for r in records),
+                "failed": failed_trials(self.study),
+                "evaluations": spent + sensitivities.passes / rows,
+                "saved": saved,
+                "seconds": sum(r.seconds for r in records) + sensitivities.seconds,
+                "stopped": stopped,
+            }
         )
 
-    def _sensitivities(self, table: CostTable, split: EvalSet) -> Sensitivities:
+    def _sensitivities(self, objective: Objective, split: EvalSet) -> Sensitivities:
         path = self.folder.path / "sensitivities.json"
         if path.exists():
             self.reporter.step("sensitivities: kept from before")
             return Sensitivities.load(path)
-        space, task, handle, started = self.space, self.task, self.handle, time.monotonic()
-        few = split.take(_SCREEN_SAMPLES)
-        sites = len(screening_sites(space)) * len(space.methods)
-        self.reporter.step(f"sensitivities: screening {len(space.methods)} methods, then a grid of one-stage losses")
-        with self.reporter.bar("screening", sites * few.n) as bar:
-            methods = screen_methods(task, handle, few, space, bar.advance)
-        self.reporter.say(f"      methods: {', '.join(methods)}")
-        space = space.with_methods(methods)
-        some = split.take(self.config.sensitivity_samples)
-        cells = len(space.layers) * (len(space.keeps) - 1) * len(methods)
-        with self.reporter.bar("sensitivities", cells * some.n) as bar:
-            found = measure_sensitivities(task, handle, some, space, bar.advance)
-        found = replace(found, seconds=time.monotonic() - started)
+        config, space = self.config, self.space
+        cells = len(space.layers) * (len(space.keeps) - 1) * len(space.methods)
+        self.reporter.step(f"sensitivities: one-stage losses where the front could change ({cells} cells in all)")
+        with self.reporter.bar("sensitivities", config.sensitivity_units) as bar:
+            found = measure_sensitivities(
+                self.task,
+                self.handle,
+                split,
+                space,
+                objective.costs,
+                min(objective.limit, objective.costs.predict(Schedule())),
+                samples=config.sensitivity_samples,
+                units=config.sensitivity_units,
+                seed=config.seed,
+                advance=bar.advance,
+            )
         found.save(path)
+        self.reporter.say(
+            f"      {found.measured} cells on {found.samples} rows, in {found.passes / split.n:.1f} full evaluations"
+        )
         return found
 
     def _search(
         self,
         space: Space,
-        table: CostTable,
+        costing: Costing,
         split: EvalSet,
-        objectives: list[Objective],
         sensitivities: Sensitivities,
         seeds: list[Seed],
-    ) -> None:
+    ) -> str | None:
+        """Evaluate until a limit is reached; return which."""
         config, reporter = self.config, self.reporter
         evaluator = Evaluator(self.task, self.handle, split)
         found = [seed.schedule for seed in seeds]
+        bounds = [c for c in config.parsed_constraints if c.on_quality]
         search = Search(
-            self.study, config.sampler, space, objectives, evaluator.evaluate, found, sensitivities, config.seed
+            self.study,
+            config.sampler,
+            space,
+            costing.objectives,
+            found,
+            sensitivities,
+            config.seed,
+            race=config.race,
+            constraints=QualityConstraints(bounds, evaluator.unpruned()) if bounds else None,
         )
-        search.enqueue(found[: config.seeds])
-        done = len(finished_trials(self.study))
+        engine: Engine = ENGINES.load(config.engine)(
+            EngineContext(
+                evaluate=lambda schedule, rival: evaluator.evaluate(schedule, rival=rival),
+                load=partial(load_evaluate, config.model_dump(mode="json")),
+                workers=config.workers,
+                address=config.ray_address,
+                on_gpu=self.target.device.startswith("cuda"),
+            )
+        )
+        search.enqueue(found[: config.first_seeds])
+        done = len(search.known)
         known = f", {done} kept from before" if done else ""
-        reporter.step(f"search: {config.trials} schedules on {split.n} calibration rows ({config.sampler}{known})")
-        unpruned_ms, quality = table.predict(Schedule()), evaluator.unpruned().quality
+        many = "schedules until the front has converged" if config.trials is None else f"{config.trials} schedules"
+        reporter.step(f"search: {many} on {split.n} calibration rows ({config.sampler}{known})")
+        unpruned_ms, quality = costing.unpruned_ms, evaluator.unpruned().quality
         self.unpruned_quality = quality
         deadline = None if config.timeout_s is None else time.monotonic() + config.timeout_s
+        stop = Convergence(costing.objectives) if config.trials is None else None
         best: TrialRecord | None = None
         with reporter.bar("trials", config.trials) as bar:
             bar.advance(done)
-            for record in search.run(config.trials, deadline):
-                bar.advance()
+            for record in engine.run(search, config.trials, deadline, stop):
+                bar.advance(len(search.known) - done)  # with those that other processes finished meanwhile
+                done = len(search.known)
                 within = record.quality >= 0.99 * quality
                 if within and (best is None or record.predicted_ms < best.predicted_ms):
                     best = record
                     bar.best(f"best within 1 %: {unpruned_ms / best.predicted_ms:.2f}x")
+        return search.stopped
 
 
-def _sensitivity_units(space: Space, sensitivities: Sensitivities, table: CostTable, rows: int) -> float:
-    """Cost of screening and grid, in evaluations of the unpruned model on `rows` rows.
-
-    Each measurement runs the blocks from its own layer on.
-    """
-    whole = table.predict(Schedule())
-    block = table.attention(space.counts[0], False) + table.mlp(space.counts[0])
-
-    def share(layer: int, level: int, method: str) -> float:
-        return (table.predict(Schedule([space.stage(layer, level, method)])) - layer * block) / whole
-
-    screened = sum(share(*site, m) for site in screening_sites(space) for m in space.methods)
-    grid = sum(
-        share(layer, level, m)
-        for layer in space.layers
-        for level in range(1, len(space.keeps))
-        for m in sensitivities.methods
-    )
-    return (screened * min(_SCREEN_SAMPLES, rows) + grid * sensitivities.samples) / rows
+def _is_complete(front: Front, config: RunConfig) -> bool:
+    """Whether the same call would add nothing: it has the trials asked for, or came to its own end."""
+    if config.trials is not None:
+        return front.search.trials >= config.trials
+    return front.search.stopped in ("converged", "exhausted")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,19 @@ if TYPE_CHECKING:
     from prunesearch.search.space import Space
 
 _HERE = "prunesearch.search.samplers"
+_POPULATION = 20
 
 SAMPLERS = Registry(
     "sampler",
     {
+        "guided": Entry(f"{_HERE}:guided", "expected front growth by the cost table and the one-stage losses"),
         "tpe": Entry(f"{_HERE}:tpe", "multi-objective tree-structured Parzen estimator"),
-        "nsga2": Entry(f"{_HERE}:nsga2", "NSGA-II; does not breed from the seeds"),
-        "random": Entry(f"{_HERE}:random", "independent uniform draws"),
+        "nsga2": Entry(f"{_HERE}:nsga2", "NSGA-II"),
+        "nsga3": Entry(f"{_HERE}:nsga3", "NSGA-III, for three objectives and more"),
+        "gp": Entry(f"{_HERE}:gp", "Gaussian processes and expected hypervolume; takes seconds a trial"),
+        "evolution": Entry(f"{_HERE}:evolution", "evolutionary search of the Length-Adaptive Transformer"),
+        "qmc": Entry(f"{_HERE}:qmc", "quasi-random draws (Sobol); learns nothing"),
+        "random": Entry(f"{_HERE}:random", "independent uniform draws; learns nothing"),
     },
 )
 
@@ -45,20 +52,56 @@ class SamplerContext:
     seed: int = 0
 
 
+def guided(context: SamplerContext) -> optuna.samplers.BaseSampler:
+    """The project's own: proposes where the front is expected to grow most for the evaluation spent."""
+    from prunesearch.search.guided import GuidedSampler
+
+    return GuidedSampler(context)
+
+
 def tpe(context: SamplerContext) -> optuna.samplers.BaseSampler:
-    """Multivariate TPE; learns from the seeds as from any trial."""
+    """Multivariate TPE (Ozaki 2022); learns from the seeds as from any trial."""
     import optuna
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with _experimental():
         return optuna.samplers.TPESampler(seed=context.seed, multivariate=True, n_startup_trials=10)
 
 
 def nsga2(context: SamplerContext) -> optuna.samplers.BaseSampler:
-    """NSGA-II (Deb 2002) with a population fit for short runs."""
+    """NSGA-II (Deb 2002) with a population fit for short runs; seeds are members of its first generations."""
+    from prunesearch.search.genetic import SeededNSGAII
+
+    return SeededNSGAII(seed=context.seed, population_size=_POPULATION)
+
+
+def nsga3(context: SamplerContext) -> optuna.samplers.BaseSampler:
+    """NSGA-III (Deb and Jain 2014), whose reference points keep a front of many objectives spread out."""
+    from prunesearch.search.genetic import SeededNSGAIII
+
+    with _experimental():
+        return SeededNSGAIII(seed=context.seed, population_size=_POPULATION)
+
+
+def gp(context: SamplerContext) -> optuna.samplers.BaseSampler:
+    """One Gaussian process an objective, and the expected gain in hypervolume (Daulton 2020)."""
     import optuna
 
-    return optuna.samplers.NSGAIISampler(seed=context.seed, population_size=20)
+    return optuna.samplers.GPSampler(seed=context.seed, n_startup_trials=10, warn_independent_sampling=False)
+
+
+def evolution(context: SamplerContext) -> optuna.samplers.BaseSampler:
+    """Mutants and means of the front (Kim and Cho 2021); seeds that are on the front have children."""
+    from prunesearch.search.evolution import EvolutionarySampler
+
+    return EvolutionarySampler(context.space, context.seed)
+
+
+def qmc(context: SamplerContext) -> optuna.samplers.BaseSampler:
+    """A scrambled Sobol sequence (Bergstra and Bengio 2012)."""
+    import optuna
+
+    with _experimental():
+        return optuna.samplers.QMCSampler(seed=context.seed, scramble=True, warn_independent_sampling=False)
 
 
 def random(context: SamplerContext) -> optuna.samplers.BaseSampler:
@@ -66,3 +109,13 @@ def random(context: SamplerContext) -> optuna.samplers.BaseSampler:
     import optuna
 
     return optuna.samplers.RandomSampler(seed=context.seed)
+
+
+@contextmanager
+def _experimental() -> Iterator[None]:
+    """Without the warning that Optuna gives for what is new."""
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

@@ -1,15 +1,18 @@
 """One-stage sensitivities: what the model loses when its ONLY reduction is at one block.
 
-D(layer, level, method) is the mean divergence from the unpruned outputs. Every measurement restarts from the unpruned
-activations that enter its block, so that what comes before is computed once per batch, not once per measurement.
+D(layer, level, method) is the mean divergence from the unpruned outputs. Few of its cells are ever measured: those
+where the front could change. A surface fitted to them stands for all (`loss_surface`); dynamic programming on its
+optimistic side names the cells to measure next, until the front rests on measured cells or the allowance is spent.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,45 +23,83 @@ from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
+from prunesearch.search.loss_surface import Cell, LossSurface
+from prunesearch.search.moves import sites_of
 from prunesearch.search.space import Space
 from prunesearch.tasks.base import Batch, EvalSet, Task
 from prunesearch.tasks.metrics import kl_divergence
 
-Site = tuple[int, int, str]  # layer, keep level, method
-_SCREEN_DEPTHS = (0.1, 0.4, 0.7)  # of the model, where methods are screened
-_SCREEN_KEEPS = (0.5, 0.25)
+if TYPE_CHECKING:
+    from prunesearch.search.seeds import Costs, Solves
+
+_ROUND = 12  # cells measured between two looks at the front
+_OPTIMISM = 1.0  # standard deviations
+_LEAST_ROWS = 16
+_GOLDEN = 0.618034  # steps of this fraction fill an interval evenly at any number of them
+# Activations that enter every block are kept between rounds up to this size; beyond it they are computed again.
+_CACHE_BYTES = 512 * 2**20
+_FRONT = 500
 
 
 @dataclass(frozen=True)
 class Sensitivities:
     """`loss[i, g, m]`: mean divergence in nats at `layers[i]`, keep level `g` (0: whole sequence), `methods[m]`.
 
-    `samples` rows were used; `seconds` is what measuring took, screening included.
+    Attributes:
+        sd: standard deviation of its logarithm, of the same shape.
+        samples: calibration rows that a cell was measured on.
+        measured: cells that were measured; the others are predicted from them.
+        passes: what measuring cost, in forwards of one row through the unpruned model.
+        seconds: how long it took.
     """
 
     layers: list[int]
     keeps: list[float]
     methods: list[str]
     loss: NDArray[np.float64]
+    sd: NDArray[np.float64]
     samples: int
+    measured: int
+    passes: float = 0.0
     seconds: float = 0.0
 
-    def estimate(self, schedule: Schedule) -> float:
-        """Additive estimate of a schedule's loss: the sum over stages of what each adds to the one before.
+    def added(self, layer: int, before: int, after: int) -> NDArray[np.float64]:
+        """What a stage from one level to another adds to the loss, by every method, `[methods]`.
 
-        Stage s adds `max(0, D(l_s, n_s) - D(l_s, n_{s-1}))`: tokens gone before cannot be lost again.
+        D(after) times the share of tokens that the stage removes over the share removed since the start: tokens gone
+        before cannot be lost again, but those that are left are worth more. On verified schedules of trained
+        classifiers this is twice as close as the difference D(after) - D(before), which a change of method fools.
+
+        Args:
+            layer: index into `layers`.
+            before, after: keep levels, `before < after`.
         """
+        gone = 1 - self.keeps[after] / self.keeps[before]
+        stage: NDArray[np.float64] = self.loss[layer, after] * (gone / (1 - self.keeps[after]))
+        return stage
+
+    def estimate(self, schedule: Schedule) -> float:
+        """Additive estimate of a schedule's loss: the sum of what its stages add."""
         total, last = 0.0, 0
         for stage in schedule:
             i, g = self.layers.index(stage.layer), self.keeps.index(stage.keep)
-            row = self.loss[i, :, self.methods.index(stage.method)]
-            total += max(0.0, float(row[g] - row[last]))
+            total += float(self.added(i, last, g)[self.methods.index(stage.method)])
             last = g
         return total
 
+    def with_loss(self, loss: NDArray[np.float64]) -> Sensitivities:
+        """The same with other losses."""
+        return replace(self, loss=loss)
+
+    @classmethod
+    def free(cls, space: Space) -> Sensitivities:
+        """As if nothing were lost anywhere."""
+        zeros = np.zeros((len(space.layers), len(space.keeps), len(space.methods)))
+        return cls(space.layers, space.keeps, space.methods, zeros, zeros, 0, 0)
+
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
-        data = {**self.__dict__, "loss": self.loss.tolist()}
+        data = {**self.__dict__, "loss": self.loss.tolist(), "sd": self.sd.tolist()}
         write_text_atomic(path, json.dumps(data))
 
     @classmethod
@@ -66,85 +107,154 @@ class Sensitivities:
         """Read what `save` wrote."""
         try:
             data = json.loads(path.read_text())
-            return cls(**{**data, "loss": np.asarray(data["loss"], dtype=float)})
+            arrays = {name: np.asarray(data[name], dtype=float) for name in ("loss", "sd")}
+            return cls(**{**data, **arrays})
         except (ValueError, TypeError, KeyError):
             raise CorruptFileError(f"'{path}' is not readable: delete it, and the run measures it again") from None
 
 
-def screen_methods(
-    task: Task, handle: Handle, split: EvalSet, space: Space, advance: Callable[[int], None]
-) -> list[str]:
-    """Choose the few methods that together lose least: a trial of all at a few sites on few samples.
-
-    Greedy cover: each method added is the one that lowers most the sum, over sites, of the best loss so far; the
-    best `drop` is always among them, since it is the cheapest merge.
-    """
-    sites = screening_sites(space)
-    total = _measure(task, handle, split, space, ((*s, m) for s in sites for m in space.methods), advance)
-    table = np.array([[total[(*s, m)] for s in sites] for m in space.methods]) / split.n
-    # sites where everything is lost would outvote the others: compare on a logarithmic scale
-    table = np.log(table + 1e-4)
-    drops = [i for i, m in enumerate(space.methods) if m.endswith("+drop")]
-    chosen = [min(drops, key=lambda i: table[i].sum())] if drops else [int(table.sum(1).argmin())]
-    while len(chosen) < min(space.file.screened_methods, len(space.methods)):
-        best = table[chosen].min(0)
-        rest = [i for i in range(len(table)) if i not in chosen]
-        # where none improves on the best at any site, the one that is best by itself comes next
-        chosen.append(min(rest, key=lambda i: (np.minimum(best, table[i]).sum(), table[i].sum())))
-    return [space.methods[i] for i in chosen]
-
-
-def screening_sites(space: Space) -> list[tuple[int, int]]:
-    """The `(layer, level)` pairs at which methods are screened."""
-    layers = sorted({space.layers[int(d * len(space.layers))] for d in _SCREEN_DEPTHS})
-    levels = sorted({int(np.abs(np.array(space.keeps[1:]) - k).argmin()) + 1 for k in _SCREEN_KEEPS})
-    return [(layer, level) for layer in layers for level in levels]
-
-
 def measure_sensitivities(
-    task: Task, handle: Handle, split: EvalSet, space: Space, advance: Callable[[int], None]
-) -> Sensitivities:
-    """Measure D on a whole grid: every layer, keep level and method of `space`.
-
-    Losses are made monotone in the tokens kept (a level never loses less than a higher one), which shares the noise
-    of few samples between neighbouring levels.
-    """
-    grid = [(la, g, m) for la in space.layers for m in space.methods for g in range(1, len(space.keeps))]
-    total = _measure(task, handle, split, space, grid, advance)
-    loss = np.zeros((len(space.layers), len(space.keeps), len(space.methods)))
-    for la, g, m in grid:
-        loss[space.layers.index(la), g, space.methods.index(m)] = total[la, g, m] / split.n
-    loss = np.maximum.accumulate(loss, axis=1)
-    return Sensitivities(space.layers, space.keeps, space.methods, loss, split.n)
-
-
-@torch.inference_mode()
-def _measure(
     task: Task,
     handle: Handle,
     split: EvalSet,
     space: Space,
-    sites: Iterable[Site],
-    advance: Callable[[int], None],
-) -> dict[Site, float]:
-    """Summed divergence over `split` of every one-stage schedule in `sites`."""
-    schedules = {site: Schedule([space.stage(*site)]) for site in sites}
-    total = dict.fromkeys(schedules, 0.0)
-    for batch in split.batches:
-        handle.set(Schedule())
-        with handle.record_inputs() as inputs:
-            reference = task.logits(task.model(**batch.inputs))
-        for site, schedule in schedules.items():
-            handle.set(schedule)
-            losses = _resumed_loss(task, handle, batch, reference, site[0], inputs[site[0]])
-            total[site] += losses
-            advance(len(batch))
-    handle.set(Schedule())
-    return total
+    costs: Costs,
+    limit: float,
+    *,
+    samples: int = 64,
+    units: float = 4.0,
+    seed: int = 0,
+    advance: Callable[[float], None] = lambda units: None,
+) -> Sensitivities:
+    """Measure D where the front could change, and predict it elsewhere.
+
+    Args:
+        split: the calibration rows of the search.
+        costs: of the objective that the front is solved for.
+        limit: the most that a schedule may cost.
+        samples: rows a cell is measured on, at most; also an eighth of the split at most, but 16 at least.
+        units: what measuring may cost, in evaluations of the unpruned model on the whole split.
+        seed: of where the first cells lie.
+        advance: told, after each round, the units spent since the last.
+    """
+    from prunesearch.search.seeds import solver_for
+
+    started = time.monotonic()
+    rows = split.take(min(samples, max(_LEAST_ROWS, split.n // 8)))
+    probe, surface = Probe(task, handle, rows, space, costs), LossSurface(space)
+    solver = solver_for(space, costs, limit)
+    wanted = first_cells(space, np.random.default_rng(seed))
+    spent = 0.0
+    while wanted:
+        for cell in wanted:
+            surface.add(cell, probe.losses(cell))
+        units_now = probe.passes / split.n
+        advance(min(units_now, units) - spent)
+        spent = min(units_now, units)
+        if units_now >= units:
+            break
+        wanted = next_cells(surface, solver)
+    probe.close()
+    mean, sd = surface.posterior()
+    return Sensitivities(
+        space.layers,
+        space.keeps,
+        space.methods,
+        _loss_of(mean),
+        sd,
+        samples=rows.n,
+        measured=len(surface.rows),
+        passes=probe.passes,
+        seconds=time.monotonic() - started,
+    )
 
 
-def _resumed_loss(task: Task, handle: Handle, batch: Batch, reference: Tensor, layer: int, hidden: Tensor) -> float:
-    with handle.resume_at(layer, hidden):
-        logits = task.logits(task.model(**batch.inputs))
-    # an output that is not finite loses everything: the method is not chosen there
-    return float(kl_divergence(reference, logits).nan_to_num(1e3, 1e3).sum())
+def first_cells(space: Space, rng: np.random.Generator) -> list[Cell]:
+    """One cell for every method, and every block as often as any other, the levels spread evenly."""
+    methods, layers = len(space.methods), len(space.layers)
+    n = max(methods, 2 * layers)
+    levels = ((np.arange(n) * _GOLDEN + rng.random()) % 1 * (len(space.keeps) - 1)).astype(int) + 1
+    order = [rng.permutation(layers), rng.permutation(methods)]
+    return list(
+        dict.fromkeys((int(order[0][k % layers]), int(levels[k]), int(order[1][k % methods])) for k in range(n))
+    )
+
+
+def next_cells(surface: LossSurface, solver: Solves) -> list[Cell]:
+    """The cells to measure next: unmeasured ones that the front would use if they lost as little as they well may."""
+    mean, sd = surface.posterior()
+    space = surface.space
+    hopeful = Sensitivities.free(space).with_loss(_loss_of(mean - _OPTIMISM * sd))
+    uses: dict[Cell, int] = {}
+    for seed in solver.solve(hopeful, _FRONT):
+        for cell in sites_of(space, seed.schedule):
+            uses[cell] = uses.get(cell, 0) + 1
+    unmeasured = [cell for cell in uses if cell not in surface.rows]
+    return sorted(unmeasured, key=lambda cell: -sd[cell] * uses[cell] ** 0.5)[:_ROUND]
+
+
+def _loss_of(log_loss: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Losses that no level has less of than a higher one; the whole sequence (level 0) loses nothing."""
+    loss = np.exp(log_loss)
+    loss[:, 0] = 0.0
+    monotone: NDArray[np.float64] = np.maximum.accumulate(loss, axis=1)
+    return monotone
+
+
+class Probe:
+    """Measures cells: every measurement restarts from the unpruned activations that enter its block.
+
+    Args:
+        rows: the rows to measure on.
+        costs: prices what a measurement costs.
+    """
+
+    def __init__(self, task: Task, handle: Handle, rows: EvalSet, space: Space, costs: Costs) -> None:
+        self.task, self.handle, self.rows, self.space, self.costs = task, handle, rows, space, costs
+        self.passes = 0.0
+        self._kept: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        self._bytes = 0
+
+    @torch.inference_mode()
+    def losses(self, cell: Cell) -> NDArray[np.float64]:
+        """Divergence in nats of every row under the one stage of `cell`, `[rows]`."""
+        layer = self.space.layers[cell[0]]
+        schedule = Schedule([self.space.stage(layer, cell[1], self.space.methods[cell[2]])])
+        found = []
+        for index, batch in enumerate(self.rows.batches):
+            reference, inputs = self._entering(index, batch)
+            self.handle.set(schedule)
+            with self.handle.resume_at(layer, inputs[layer]):
+                logits = self.task.logits(self.task.model(**batch.inputs))
+            # an output that is not finite loses everything: the method is not chosen there
+            found.append(kl_divergence(reference, logits).nan_to_num(1e3, 1e3).double().cpu().numpy())
+        self.passes += self.rows.n * self._share(layer, schedule)
+        losses: NDArray[np.float64] = np.maximum(np.concatenate(found), 0.0)
+        return losses
+
+    def close(self) -> None:
+        """Let go of the activations, and leave the model unpruned."""
+        self._kept.clear()
+        self.handle.set(Schedule())
+
+    def _share(self, layer: int, schedule: Schedule) -> float:
+        """Cost of the blocks from `layer` on, as a share of a forward of the unpruned model."""
+        n = self.space.tokens
+        skipped = layer * (self.costs.attention(n, False) + self.costs.mlp(n))
+        return (self.costs.predict(schedule) - skipped) / self.costs.predict(Schedule())
+
+    def _entering(self, index: int, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Unpruned logits of a batch, and what enters each block, `[batch, tokens, width]`."""
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        self.handle.set(Schedule())
+        with self.handle.record_inputs() as recorded:
+            reference = self.task.logits(self.task.model(**batch.inputs))
+        self.passes += len(batch)
+        found = (reference, list(recorded))
+        size = sum(t.numel() * t.element_size() for t in recorded)
+        if self._bytes + size <= _CACHE_BYTES:
+            self._bytes += size
+            self._kept[index] = found
+        return found

@@ -6,32 +6,54 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder
-from prunesearch.core.registry import MERGES, SCORERS
+from prunesearch.core.registry import MERGES, SCORERS, Entry, Registry
 from prunesearch.core.schedule import Schedule, Stage, kept_count, parse_method
 from prunesearch.cost.plateaus import Plateau
 
+KINDS = Registry(
+    "kind of space",
+    {
+        "free": Entry("prunesearch.search.space:SpaceFile", "any stages, each with a method of its own"),
+        "progressive": Entry("prunesearch.search.space_progressive:ProgressiveFile", "tokens fall along a curve"),
+        "multi-stage": Entry("prunesearch.search.space_multi_stage:MultiStageFile", "fixed sites (EViT, DynamicViT)"),
+        "constant-r": Entry("prunesearch.search.space_constant_r:ConstantRFile", "as many tokens a block (ToMe)"),
+    },
+)
+
 
 class SpaceFile(BaseModel):
-    """A space as written in YAML (`search_spaces/default.yaml` documents every key)."""
+    """A space as written in YAML; of kind `free` itself, and the keys that all kinds share (docs/search-spaces.md)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    refused: ClassVar[Mapping[str, str]] = {}  # keys of other kinds that this one has something else for
 
     format: Literal["prunesearch.space"]
     version: Literal[1]
-    layers: Literal["all"] | list[int] = "all"
+    kind: str = "free"
+    layers: Literal["all"] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = "all"
     keep: list[float] = Field(min_length=1)
     scorers: list[str] = Field(min_length=1)
     merges: list[str] = Field(min_length=1)
-    max_stages: int = Field(default=4, ge=1, le=16)
-    screened_methods: int = Field(default=6, ge=1)
+    max_stages: int = Field(default=4, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, data: dict[str, Any]) -> dict[str, Any]:
+        known = set(cls.model_fields) - set(cls.refused)
+        for key in data:
+            if key in cls.refused:
+                raise ValueError(f"key '{key}' is not for this kind: {cls.refused[key]}")
+            if key not in known:
+                raise ValueError(f"unknown key '{key}': {did_you_mean(str(key), known)}")
+        return data
 
     @field_validator("keep")
     @classmethod
@@ -57,30 +79,39 @@ class SpaceFile(BaseModel):
 
     @classmethod
     def load(cls, path: Path | None) -> SpaceFile:
-        """Read a space; None is the default one.
+        """Read a space: a file, or the name of one that is shipped; None is the default one.
 
         Raises:
             PruneSearchError: one line that names the file and the key that is wrong.
         """
-        path = data_folder("search_spaces") / "default.yaml" if path is None else path
+        path = _find(path)
         try:
-            data = yaml.safe_load(path.read_text())
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise PruneSearchError(f"space file '{path}' cannot be read: {error.strerror}") from None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             line = " ".join(str(error).split())
             raise PruneSearchError(f"space file '{path}' is not YAML: {line}") from None
         if not isinstance(data, dict):
-            raise PruneSearchError(f"space file '{path}' must be a mapping; see search_spaces/default.yaml")
+            raise PruneSearchError(f"space file '{path}' must be a mapping; see docs/search-spaces.md")
         try:
-            return cls.model_validate(data)
+            return cast(type[SpaceFile], KINDS.load(data.get("kind", "free"))).model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            message = first["msg"].removeprefix("Value error, ")
-            raise PruneSearchError(
-                f"space file '{path}', key '{where}': {message}; see search_spaces/default.yaml"
-            ) from None
+            where, message = _first_error(error)
+            raise PruneSearchError(f"space file '{path}'{where}: {message}; see docs/search-spaces.md") from None
+        except PruneSearchError as error:
+            raise PruneSearchError(f"space file '{path}': {error}") from None
+
+    def fit(self, depth: int, tokens: int, protected: int, methods: list[str] | None = None) -> Space:
+        """The space on a model of `depth` blocks and `tokens` tokens, `protected` of which are never reduced.
+
+        Args:
+            methods: the methods to offer; None for all of the file.
+
+        Raises:
+            PruneSearchError: if the space does not fit the model.
+        """
+        return Space(self, depth, tokens, protected, methods)
 
     def methods(self) -> list[str]:
         """All methods of the space, `scorer+merge`; merges that ignore the scorer stand once."""
@@ -88,31 +119,54 @@ class SpaceFile(BaseModel):
         return list(dict.fromkeys(Stage(0, 1.0, s, m).method for s, m in pairs))
 
 
+def _first_error(error: ValidationError) -> tuple[str, str]:
+    """Where the first error is and what it is; of a key that may be a word or a list, the error of what was given."""
+    errors = error.errors()
+    key = errors[0]["loc"][:1]
+    same = [e for e in errors if e["loc"][:1] == key]
+    first = same[0] if isinstance(same[0]["input"], str) else same[-1]
+    where = ".".join(str(part) for part in first["loc"] if part in key or isinstance(part, int))
+    return f", key '{where}'" if where else "", first["msg"].removeprefix("Value error, ")
+
+
+def _find(path: Path | None) -> Path:
+    """The file that `path` names: itself, or one of `search_spaces/`."""
+    shipped = {p.stem: p for p in data_folder("search_spaces").glob("*.yaml")}
+    if path is None:
+        return shipped["default"]
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    if path.name not in shipped:
+        raise PruneSearchError(f"no space file '{path}': {did_you_mean(path.name, shipped)}, or the path of a file")
+    return shipped[path.name]
+
+
 class Space:
     """A space fitted to a model: layers, keep levels that differ in tokens, methods, and the parameter encoding.
 
-    Level 0 is the whole sequence (keep 1.0); level g is `keeps[g]`.
+    Level 0 is the whole sequence (keep 1.0); level g is `keeps[g]`. This one is of kind `free`; other kinds derive from
+    it. Use `SpaceFile.fit` to make one of the right kind.
 
     Args:
         file: the space as written.
         depth: blocks of the model.
         tokens: sequence length, protected tokens included.
         protected: tokens that are never reduced.
-        methods: the methods to offer (after screening); None for all of the file.
+        methods: the methods to offer; None for all of the file.
     """
 
     def __init__(
         self, file: SpaceFile, depth: int, tokens: int, protected: int, methods: list[str] | None = None
     ) -> None:
         layers = list(range(depth)) if file.layers == "all" else sorted(set(file.layers))
-        if layers and not 0 <= layers[0] <= layers[-1] < depth:
+        if layers[-1] >= depth:
             raise PruneSearchError(f"`0 <= layer < {depth}` must hold for this model, but the space has {layers}")
         self.file, self.depth, self.tokens, self.protected = file, depth, tokens, protected
         self.layers = layers
         self.methods = file.methods() if methods is None else methods
         self.max_stages = min(file.max_stages, len(layers))
         # on a short sequence two fractions may keep the same tokens: only the first is offered
-        by_count = {kept_count(k, tokens - protected): k for k in reversed([1.0, *file.keep])}
+        by_count = {kept_count(k, tokens - protected): k for k in reversed([1.0, *self._grid()])}
         self.counts = sorted((protected + c for c in by_count), reverse=True)
         self.keeps = [by_count[c - protected] for c in self.counts]
         if len(self.keeps) < 2:
@@ -120,10 +174,15 @@ class Space:
                 f"no keep fraction of the space removes a token from {tokens - protected} reducible ones: "
                 "add smaller fractions"
             )
+        self._stages: dict[tuple[int, int, str], Stage] = {}
+
+    def _grid(self) -> list[float]:
+        """Fractions below 1 that a stage may keep, falling."""
+        return self.file.keep
 
     def with_methods(self, methods: list[str]) -> Space:
         """The same space with other methods."""
-        return Space(self.file, self.depth, self.tokens, self.protected, methods)
+        return self.file.fit(self.depth, self.tokens, self.protected, methods)
 
     def at_edges(self, plateaus: Sequence[Plateau]) -> Space:
         """The same space with every count moved to the right edge of its plateau, where more tokens cost the same.
@@ -136,11 +195,14 @@ class Space:
         if not keeps:
             return self
         file = self.file.model_copy(update={"keep": keeps})
-        return Space(file, self.depth, self.tokens, self.protected, self.methods)
+        return file.fit(self.depth, self.tokens, self.protected, self.methods)
 
     def stage(self, layer: int, level: int, method: str) -> Stage:
         """The stage at a layer, keep level and method."""
-        return Stage(layer, self.keeps[level], *parse_method(method))
+        key = (layer, level, method)
+        if key not in self._stages:
+            self._stages[key] = Stage(layer, self.keeps[level], *parse_method(method))
+        return self._stages[key]
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """The parameters: `max_stages` slots of (layer, keep level, method); a slot at level 0 is empty."""
@@ -172,16 +234,18 @@ class Space:
         """Write a schedule as parameters (the inverse of `decode`); None if it does not lie in the space."""
         if len(schedule) > self.max_stages:
             return None
-        params: dict[str, Any] = {}
-        for slot in range(self.max_stages):
-            params[f"layer_{slot}"], params[f"level_{slot}"], params[f"method_{slot}"] = 0, 0, self.methods[0]
-        for slot, stage in enumerate(schedule):
+        sites = []
+        for stage in schedule:
             in_space = stage.layer in self.layers and stage.keep in self.keeps and stage.method in self.methods
             if not in_space:
                 return None
-            params[f"layer_{slot}"] = self.layers.index(stage.layer)
-            params[f"level_{slot}"] = self.keeps.index(stage.keep)
-            params[f"method_{slot}"] = stage.method
+            sites.append((self.layers.index(stage.layer), self.keeps.index(stage.keep), stage.method))
+        # an empty slot is like the last stage: a sampler that fills it goes on as the schedule was
+        layer, _, method = sites[-1] if sites else (0, 0, self.methods[0])
+        sites += [(layer, 0, method)] * (self.max_stages - len(sites))
+        params: dict[str, Any] = {}
+        for slot, site in enumerate(sites):
+            params[f"layer_{slot}"], params[f"level_{slot}"], params[f"method_{slot}"] = site
         return params
 
     def shrink(self, schedule: Schedule) -> Schedule | None:
@@ -202,7 +266,34 @@ class Space:
             raise PruneSearchError(f"schedule {schedule} does not lie in the space")
         name, distribution = rng.choice(list(self.distributions().items()))
         if isinstance(distribution, CategoricalDistribution):
-            params[name] = rng.choice(self.methods)
+            params[name] = rng.choice(distribution.choices)
         elif isinstance(distribution, IntDistribution):
             params[name] = min(max(params[name] + rng.choice((-1, 1)), distribution.low), distribution.high)
         return self.decode(params)
+
+    def plain(self, rng: random.Random) -> dict[str, Any]:
+        """Parameters of a schedule as one would set it by hand: stages spread evenly, keeps that fall evenly.
+
+        How many stages, to what level and by which one method is drawn.
+        """
+        stages = rng.randint(1, self.max_stages)
+        deepest = rng.randint(1, len(self.keeps) - 1)
+        method = rng.choice(self.methods)
+        params: dict[str, Any] = {}
+        for slot in range(self.max_stages):
+            used = slot < stages
+            params[f"layer_{slot}"] = (slot + 1) * len(self.layers) // (stages + 1) if used else 0
+            params[f"level_{slot}"] = -(-deepest * (slot + 1) // stages) if used else 0
+            params[f"method_{slot}"] = method
+        return params
+
+    def between(self, params: Mapping[str, Any], name: str) -> tuple[int, int]:
+        """The range in which the number `name` may change without passing that of the stage before or after."""
+        kind, _, slot = name.rpartition("_")
+        own = int(slot)
+        top = (len(self.layers) if kind == "layer" else len(self.keeps)) - 1
+        if params[f"level_{own}"] == 0:
+            return 0, top
+        used = [params[f"{kind}_{s}"] for s in range(self.max_stages) if params[f"level_{s}"] > 0 and s != own]
+        value = params[name]
+        return max((v for v in used if v < value), default=0), min((v for v in used if v > value), default=top)

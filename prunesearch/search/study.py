@@ -1,39 +1,38 @@
-"""The study: an Optuna study that is asked, projected onto the budget, evaluated and told, one trial at a time."""
+"""The study: an Optuna study of schedules, how it is opened and what its trials say. `ask_tell` fills it."""
 
 from __future__ import annotations
 
-import math
-import random
-import time
+import hashlib
+import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
-import sqlalchemy.exc
+import sqlalchemy as sa
+from optuna.trial import FrozenTrial, TrialState
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
-from prunesearch.search.evaluate import Evaluation
-from prunesearch.search.objectives import UNITS, Objective
-from prunesearch.search.projection import ProjectedSampler
-from prunesearch.search.samplers import SAMPLERS, SamplerContext
-from prunesearch.search.sensitivity import Sensitivities
-from prunesearch.search.space import Space
+from prunesearch.results.store import StudyFolder
+from prunesearch.search.objectives import UNITS
+from prunesearch.search.storage import open_storage, silent_trials
+from prunesearch.search.urls import hide_password
+from prunesearch.search.worker import is_gone
 
 _STUDY = "prunesearch"
-_STALE_ASKS = 50  # proposals in a row that brought nothing new
-_MOVES = 100  # random moves away from a known schedule before giving up
 
 
 @dataclass(frozen=True)
 class TrialRecord:
     """A finished trial: quality and loss on the calibration split, latency and energy by the cost table.
 
-    `values` are what the study minimises beside the loss.
+    `values` are what the study minimises beside the loss. A trial that lost its race was evaluated on `rows` of
+    `rows_total` rows, and its quality and loss are estimates; both are None for one evaluated in full.
     """
 
     number: int
@@ -45,213 +44,206 @@ class TrialRecord:
     values: tuple[float, ...]
     source: str
     seconds: float
+    rows: int | None = None
+    rows_total: int | None = None
+
+    @property
+    def share(self) -> float:
+        """Share of the rows that it was evaluated on."""
+        return 1.0 if self.rows is None or self.rows_total is None else self.rows / self.rows_total
 
 
-def open_study(path: Path, objectives: Sequence[str] = ("latency",)) -> optuna.Study:
-    """Create or resume the SQLite study at `path`; trials that a killed run left running are marked as failed.
+def open_study(where: Path | str, objectives: Sequence[str] = ("latency",), *, name: str = _STUDY) -> optuna.Study:
+    """Create or resume a study; trials whose process is gone are failed.
 
     The loss and the `objectives` are minimised together.
 
+    Args:
+        where: an SQLite file, or the URL of any storage that Optuna takes.
+        objectives: names of what is minimised beside the loss.
+        name: of the study in its storage.
+
     Raises:
         CorruptFileError: if the file is not a study.
+        PruneSearchError: if the storage cannot be reached, or its study minimises something else.
     """
-    with _database(path) as url:
-        study = optuna.create_study(
-            study_name=_STUDY, storage=url, directions=["minimize"] * (1 + len(objectives)), load_if_exists=True
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(["loss", *(f"{name}_{UNITS[name].lower()}" for name in objectives)])
-    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    with _database(where) as url:
+        storage, study_id = open_storage(url, name, 1 + len(objectives))
+        study = optuna.load_study(study_name=name, storage=storage)
+        if len(study.directions) != 1 + len(objectives):
+            raise PruneSearchError(
+                f"study '{name}' minimises {len(study.directions)} values, but got {1 + len(objectives)}: give the "
+                "same --objective, or another --study"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(["loss", *(f"{name}_{UNITS[name].lower()}" for name in objectives)])
+        storage.set_study_user_attr(study_id, "sessions", int(study.user_attrs.get("sessions", -1)) + 1)
+        fail_abandoned(study)
     return study
 
 
-def read_trials(path: Path) -> list[TrialRecord]:
-    """The finished trials of the study at `path`, which may have a run going on: nothing is written.
+def fail_abandoned(study: optuna.Study) -> int:
+    """Fail the running trials of processes that are gone; return how many.
+
+    A process of this machine is gone when it runs no longer, another when it has shown no sign of life for two minutes.
+    """
+    silent, storage, failed = silent_trials(study), study._storage, 0
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.number in silent or is_gone(str(trial.user_attrs.get("worker", ""))):
+            try:
+                storage.set_trial_user_attr(trial._trial_id, "error", "its process ended before it did")
+                storage.set_trial_user_attr(trial._trial_id, "lost", True)
+                storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            except optuna.exceptions.UpdateFinishedTrialError:  # by its own process after all, or by a third one
+                continue
+            failed += 1
+    return failed
+
+
+def read_trials(where: Path | str, *, name: str = _STUDY) -> list[TrialRecord]:
+    """The finished trials of a study, which may have runs going on: nothing is written.
 
     Raises:
         CorruptFileError: if the file is not a study.
+        PruneSearchError: if the storage cannot be reached.
     """
-    with _database(path) as url:
-        return finished_trials(optuna.load_study(study_name=_STUDY, storage=url))
+    with _database(where) as url:
+        storage, _ = open_storage(url, name)
+        return finished_trials(optuna.load_study(study_name=name, storage=storage))
+
+
+def study_exists(where: Path | str, *, name: str = _STUDY) -> bool:
+    """Whether the study is there.
+
+    Raises:
+        CorruptFileError: if the file is not a study.
+        PruneSearchError: if the storage cannot be reached.
+    """
+    if isinstance(where, Path) and not where.exists():
+        return False
+    with _database(where) as url:
+        try:
+            open_storage(url, name)
+        except KeyError:
+            if isinstance(where, Path):
+                raise
+            return False
+    return True
+
+
+def study_place(folder: StudyFolder, storage: str | None) -> dict[str, Any]:
+    """`where` and `name` of the study of a folder: its own file, or the `storage` that it shares with others."""
+    if storage is None:
+        return {"where": folder.database, "name": _STUDY}
+    return {"where": storage, "name": folder.name}
+
+
+def check_same_costs(study: optuna.Study, folder: StudyFolder) -> None:
+    """Raise if a study that other folders share was begun with other cost tables than this folder's.
+
+    Every machine measures its own, and costs of two tables cannot be compared.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.path.glob(f"{folder.cost_table.stem}*{folder.cost_table.suffix}")):
+        digest.update(file.read_bytes())
+    mine, theirs = digest.hexdigest(), study.user_attrs.get("cost_tables")
+    if theirs is None:
+        study.set_user_attr("cost_tables", mine)
+    elif theirs != mine:
+        raise PruneSearchError(
+            f"study '{study.study_name}' was begun in its storage with another cost table than {folder.cost_table}: "
+            f"copy the folder {folder.path}{os.sep} from where it was begun, or share it"
+        )
 
 
 @contextmanager
-def _database(path: Path) -> Iterator[str]:
-    """The URL of the database at `path`; within the block, one line for whatever is wrong with it."""
+def _database(where: Path | str) -> Iterator[str]:
+    """The URL of the database at `where`; within the block, one line for whatever is wrong with it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        yield f"sqlite:///{path}"
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise CorruptFileError(
-            f"'{path}' is not a readable study ({reason}): move it away, or use another --study"
+        yield f"sqlite:///{where}" if isinstance(where, Path) else where
+    except PruneSearchError:
+        raise
+    except (sa.exc.ArgumentError, ImportError) as error:
+        raise PruneSearchError(
+            f"'{hide_password(str(where))}' is no storage that can be opened ({_reason(error)}): write sqlite:///FILE, "
+            "postgresql+psycopg://USER@HOST/NAME or mysql+pymysql://USER@HOST/NAME, and install its driver"
         ) from None
+    except (sa.exc.SQLAlchemyError, RuntimeError, KeyError, optuna.exceptions.OptunaError) as error:
+        if isinstance(where, str):
+            raise PruneSearchError(
+                f"storage '{hide_password(where)}' cannot be used ({_reason(error)}): check the URL and that it is up"
+            ) from None
+        raise CorruptFileError(
+            f"'{where}' is not a readable study ({_reason(error)}): move it away, or use another --study"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def schedule_of(trial: FrozenTrial) -> Schedule | None:
+    """The schedule of a trial; None before it was chosen."""
+    written = trial.user_attrs.get("schedule")
+    return None if written is None else Schedule.from_dict(written)
+
+
+def is_withdrawn(trial: FrozenTrial) -> bool:
+    """Whether a trial was given up before it was evaluated: for another with its schedule, or as one too many."""
+    return "duplicate_of" in trial.user_attrs or "surplus" in trial.user_attrs
+
+
+def record_of(trial: FrozenTrial) -> TrialRecord:
+    """What a complete trial found."""
+    attrs = trial.user_attrs
+    loss, *values = trial.values
+    return TrialRecord(
+        number=trial.number,
+        schedule=Schedule.from_dict(attrs["schedule"]),
+        quality=attrs["quality"],
+        loss=loss,
+        predicted_ms=attrs["latency"],
+        predicted_mj=attrs.get("energy"),
+        values=tuple(values),
+        source=attrs["source"],
+        seconds=attrs["seconds"],
+        rows=attrs.get("rows"),
+        rows_total=attrs.get("rows_total"),
+    )
 
 
 def finished_trials(study: optuna.Study) -> list[TrialRecord]:
     """All complete trials of a study, one for each schedule, in their order."""
     records: dict[Schedule, TrialRecord] = {}
-    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
-        attrs = trial.user_attrs
-        schedule = Schedule.from_dict(attrs["schedule"])
-        loss, *values = trial.values
-        record = TrialRecord(
-            number=trial.number,
-            schedule=schedule,
-            quality=attrs["quality"],
-            loss=loss,
-            predicted_ms=attrs["latency"],
-            predicted_mj=attrs.get("energy"),
-            values=tuple(values),
-            source=attrs["source"],
-            seconds=attrs["seconds"],
-        )
-        records.setdefault(schedule, record)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        record = record_of(trial)
+        records.setdefault(record.schedule, record)
     return list(records.values())
 
 
 def failed_trials(study: optuna.Study) -> int:
     """How many trials failed or were cut off."""
-    return len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.FAIL,)))
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return sum(not is_withdrawn(trial) for trial in failed)
+
+
+def evaluation_units(records: Sequence[TrialRecord], unpruned_ms: float) -> tuple[float, float]:
+    """What evaluations cost and what racing saved of them, in evaluations of the unpruned model on all rows."""
+    spent = sum(r.predicted_ms * r.share for r in records) / unpruned_ms
+    return spent, sum(r.predicted_ms * (1 - r.share) for r in records) / unpruned_ms
 
 
 def front_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Trials on the front of the objectives and the loss, or of the objectives and the quality; slowest first."""
+    """Trials on the front of the objectives and the loss, or of the objectives and the quality; slowest first.
+
+    What lost its race is not among them: its values are estimates.
+    """
+    records = [r for r in records if r.rows is None]
     if not records:
         return []
     by_loss = non_dominated([(*r.values, r.loss) for r in records])
     by_quality = non_dominated([(*r.values, -r.quality) for r in records])
     chosen = [r for r, a, b in zip(records, by_loss, by_quality, strict=True) if a or b]
     return sorted(chosen, key=lambda r: -r.predicted_ms)
-
-
-class Search:
-    """The ask / evaluate / tell loop; what is asked was projected onto the budget by the sampler.
-
-    Args:
-        study: where trials are kept.
-        sampler: a name in `SAMPLERS`.
-        space: what may be proposed.
-        objectives: what is minimised beside the loss, with the bounds that no trial breaks; latency is among them.
-        evaluate: a schedule's quality on the calibration split.
-        fallback: schedules inside the budget, for proposals that cannot be brought inside; may be empty.
-        sensitivities: for samplers that use them.
-        seed: of everything random.
-    """
-
-    def __init__(
-        self,
-        study: optuna.Study,
-        sampler: str,
-        space: Space,
-        objectives: Sequence[Objective],
-        evaluate: Callable[[Schedule], Evaluation],
-        fallback: Sequence[Schedule] = (),
-        sensitivities: Sensitivities | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.study, self.space, self.objectives, self.evaluate = study, space, objectives, evaluate
-        self.fallback = fallback
-        self.known = {r.schedule: r for r in finished_trials(study)}
-        # a resumed run must not draw again what it drew before
-        seed += len(study.get_trials(deepcopy=False))
-        self._random = random.Random(seed)
-        context = SamplerContext(space, objectives, sensitivities, seed)
-        study.sampler = ProjectedSampler(SAMPLERS.load(sampler)(context), space, self.repair)
-
-    def enqueue(self, seeds: Sequence[Schedule]) -> None:
-        """Queue seeds that were not evaluated or queued before."""
-        for schedule in seeds:
-            params = self.space.encode(schedule)
-            if params is not None:
-                self.study.enqueue_trial(params, user_attrs={"source": "seed"}, skip_if_exists=True)
-
-    def run(self, trials: int, deadline: float | None) -> Iterator[TrialRecord]:
-        """Evaluate until `trials` schedules are finished, or the clock (`time.monotonic`) passes `deadline`.
-
-        A schedule that was evaluated before is told its known values at once and does not count; neither does one
-        that fails. Many of either in a row end the search: there is nothing new to try.
-        """
-        stale = 0
-        while len(self.known) < trials and stale < _STALE_ASKS:
-            if deadline is not None and time.monotonic() > deadline:
-                return
-            trial = self.study.ask(self.space.distributions())
-            schedule = self.space.decode(trial.params)
-            known = self.known.get(schedule)
-            record = self._finish(trial, schedule, known)
-            stale += 1
-            if record is not None and known is None:
-                self.known[schedule], stale = record, 0
-                yield record
-
-    def repair(self, schedule: Schedule) -> Schedule:
-        """Bring a proposal inside the budget, and if that schedule is known already, walk on to one that is not."""
-        found = self.project(schedule)
-        for _ in range(_MOVES):
-            if found not in self.known:
-                break
-            found = self.project(self.space.neighbour(found, self._random))
-        return found
-
-    def project(self, schedule: Schedule) -> Schedule:
-        """Bring a proposal inside the budget: all stages step down together until the cost table says it fits."""
-        candidate: Schedule | None = schedule
-        while candidate is not None:
-            if all(objective.fits(candidate) for objective in self.objectives):
-                return candidate
-            candidate = self.space.shrink(candidate)
-        if not self.fallback:
-            bounds = ", ".join(f"{o.limit:.3g} {o.unit}" for o in self.objectives if math.isfinite(o.limit))
-            raise PruneSearchError(f"no schedule of the space meets {bounds}: raise the budget")
-        # the nearest in kind: same number of stages if there is one
-        costs = self.objectives[0].costs
-        return min(self.fallback, key=lambda s: (abs(len(s) - len(schedule)), -costs.predict(s)))
-
-    def _finish(self, trial: optuna.Trial, schedule: Schedule, known: TrialRecord | None) -> TrialRecord | None:
-        source = trial.user_attrs.get("source", "sampler")
-        trial.set_user_attr("schedule", schedule.to_dict())
-        trial.set_user_attr("source", source)
-        if known is not None:
-            trial.set_user_attr("quality", known.quality)
-            trial.set_user_attr("seconds", 0.0)
-            trial.set_user_attr("duplicate_of", known.number)
-            self._note_costs(trial, schedule)
-            self.study.tell(trial, [known.loss, *known.values])
-            return known
-        costs, started = self._note_costs(trial, schedule), time.monotonic()
-        try:
-            evaluation = self.evaluate(schedule)
-        except RuntimeError as error:  # out of memory, or a kernel that refuses a shape: the run goes on
-            trial.set_user_attr("error", str(error)[:500])
-            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            return None
-        if not evaluation.finite:
-            trial.set_user_attr("error", "outputs are not finite")
-            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            return None
-        seconds = time.monotonic() - started
-        trial.set_user_attr("quality", evaluation.quality)
-        trial.set_user_attr("seconds", seconds)
-        values = tuple(costs[o.name] for o in self.objectives if o.minimised)
-        self.study.tell(trial, [evaluation.loss, *values])
-        return TrialRecord(
-            number=trial.number,
-            schedule=schedule,
-            quality=evaluation.quality,
-            loss=evaluation.loss,
-            predicted_ms=costs["latency"],
-            predicted_mj=costs.get("energy"),
-            values=values,
-            source=source,
-            seconds=seconds,
-        )
-
-    def _note_costs(self, trial: optuna.Trial, schedule: Schedule) -> dict[str, float]:
-        """Predict what the schedule costs in every objective, and write it into the trial."""
-        costs = {objective.name: objective.costs.predict(schedule) for objective in self.objectives}
-        for name, value in costs.items():
-            trial.set_user_attr(name, value)
-        return costs

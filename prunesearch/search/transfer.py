@@ -12,7 +12,7 @@ from prunesearch.results.transfer import PricedTrial, Transfer, transfer, trust_
 from prunesearch.search.config import RunConfig
 from prunesearch.search.measure import profile_table
 from prunesearch.search.run import load_study_task
-from prunesearch.search.space import Space, SpaceFile
+from prunesearch.search.space import SpaceFile
 from prunesearch.search.study import read_trials
 from prunesearch.search.target import Target
 
@@ -40,7 +40,7 @@ def transfer_study(
     task = load_study_task(config, quiet=True)
     with apply_(task.model, Schedule()) as handle:
         encoder = handle.encoder
-        space = Space(SpaceFile.load(config.space_path), encoder.depth, task.tokens, encoder.protected)
+        space = SpaceFile.load(config.space_path).fit(encoder.depth, task.tokens, encoder.protected)
         used = {stage.method for trial in trials for stage in trial.schedule}
         space = space.with_methods([m for m in space.methods if m in used] or space.methods)
         asked = {**Target("cpu", profile, False).conditions(there), "tokens": task.tokens}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -91,6 +91,7 @@ class Task:
 
     `tokens` is the sequence length, special tokens included, at which latency is measured;
     `timing_inputs(b)` gives a real batch of `b` rows of exactly that many tokens, with no padding.
+    `timing_at(n)` gives the same function for `n` tokens; None where a model has a length of its own.
     `notes` tells a user in one line each what was inferred or decided.
     """
 
@@ -104,6 +105,19 @@ class Task:
     metric: str = "accuracy"
     notes: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    timing_at: Callable[[int], Callable[[int], Inputs]] | None = None
+
+    def at_length(self, length: int | None) -> Task:
+        """The same task with its latency measured at `length` tokens; None changes nothing.
+
+        Raises:
+            PruneSearchError: if the model has a length of its own, or none so great.
+        """
+        if length is None or length == self.tokens:
+            return self
+        if self.timing_at is None:
+            raise PruneSearchError(f"this model takes {self.tokens} tokens and no other, but got length {length}")
+        return replace(self, tokens=length, timing_inputs=self.timing_at(length))
 
     def logits(self, outputs: Any) -> Tensor:
         """Return the logits `[batch, classes]` of what `self.model(**inputs)` returned."""

@@ -60,16 +60,23 @@ def load_text_task(request: TaskRequest) -> Task:
         notes.append(note)
     lengths = [len(row["input_ids"]) for row in encoded["calibration"]]
     tokens, note = timing_length(lengths, request.length, maximum, tokenizer)
+    texts = _texts(splits, columns)
+
+    def timing_at(length: int) -> Callable[[int], Inputs]:
+        timing_length(lengths, length, maximum, tokenizer)  # refuses what the model cannot take
+        return pack_texts(texts, tokenizer, length, sets["calibration"])
+
     return Task(
         name=TEXT,
         model=model,
         calibration=sets["calibration"],
         holdout=sets["holdout"],
         tokens=tokens,
-        timing_inputs=pack_texts(_texts(splits, columns), tokenizer, tokens, sets["calibration"]),
+        timing_inputs=timing_at(tokens),
         label_names=splits.label_names,
         notes=[*notes, note],
         samples=_samples(splits.parts["calibration"], columns),
+        timing_at=timing_at,
     )
 
 

@@ -8,5 +8,6 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "pruning"))
+for _part in ("pruning", "search"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / _part))
 torch.set_num_threads(1)

@@ -24,7 +24,7 @@ ALLOWED = {
     "export": {"core", "pruning", "cost", "tasks", "search", "results"},
     "demo": {"core"},
 }
-TOP = {"cli", "cli_devices", "cli_export", "cli_values", "__main__", "__init__"}
+TOP = {"cli", "cli_devices", "cli_dashboard", "cli_export", "cli_models", "cli_values", "__main__", "__init__"}
 
 
 def imported(path: Path) -> set[str]:

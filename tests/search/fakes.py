@@ -58,7 +58,6 @@ def small_space_file(**changes: object) -> SpaceFile:
         "scorers": ["cls_attention", "value_norm"],
         "merges": ["drop", "fuse", "bipartite"],
         "max_stages": 3,
-        "screened_methods": 3,
     }
     return SpaceFile.model_validate({**settings, **changes})
 

@@ -141,10 +141,11 @@ def test_the_studys_own_table_is_kept_and_its_conditions_are_checked(root, parts
     task, handle, space, config = parts
     folder = StudyFolder.create("s", tmp_path)
     target = Target("cpu", write_profile(root, "box", known_table()), False)
+    reporter = Reporter()
 
     def get(**changes):
         return cost_table(
-            folder, task, handle, space, config.model_copy(update=changes), target, Reporter(), "my/model"
+            folder.cost_table, task, handle, space, config.model_copy(update=changes), target, reporter, "my/model", reporter.step
         )
 
     first = get()

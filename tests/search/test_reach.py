@@ -26,7 +26,7 @@ class Millijoules(LinearCosts):
 def losses(space) -> Sensitivities:
     shape = (len(space.layers), len(space.keeps), len(space.methods))
     loss = np.broadcast_to(np.linspace(0, 1, len(space.keeps))[None, :, None], shape)
-    return Sensitivities(space.layers, space.keeps, space.methods, loss, 8)
+    return Sensitivities.free(space).with_loss(np.array(loss))
 
 
 def least_of(space, costs) -> float:
@@ -49,22 +49,22 @@ def test_a_bound_below_the_least_is_refused_at_once_with_the_least(costs, share)
     least = least_of(space, costs)
     objectives = [Objective("latency", costs, share * least)]
     with pytest.raises(PruneSearchError, match="below anything reachable") as error:
-        check_reachable(space, objectives, "1ms")
+        check_reachable(space, objectives, "budget 1ms")
     assert f"{least:.3g} ms" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_bound_just_above_the_least_is_let_through(costs):
     space = make_space()
-    check_reachable(space, [Objective("latency", costs, 1.001 * least_of(space, costs))], "1ms")
-    check_reachable(space, [Objective("latency", costs)], None)
+    check_reachable(space, [Objective("latency", costs, 1.001 * least_of(space, costs))], "budget 1ms")
+    check_reachable(space, [Objective("latency", costs)], "")
 
 
 def test_two_objectives_share_the_seeds_and_all_keep_both_bounds(costs):
     space, energy = make_space(), Millijoules()
     limits = 0.95 * costs.predict(Schedule()), 0.9 * energy.predict(Schedule())
     objectives = [Objective("latency", costs, limits[0]), Objective("energy", energy, limits[1])]
-    seeds = seeds_within(space, losses(space), objectives, 8, "80%")
+    seeds = seeds_within(space, losses(space), objectives, 8, "budget 80%")
     assert 3 <= len(seeds) <= 8
     assert len({s.schedule for s in seeds}) == len(seeds)
     for seed in seeds:
@@ -76,4 +76,19 @@ def test_a_second_bound_alone_can_refuse(costs):
     space, energy = make_space(), Millijoules()
     tight = Objective("energy", energy, 0.9 * least_of(space, energy), minimised=False)
     with pytest.raises(PruneSearchError, match=r"mJ\) is below anything reachable"):
-        seeds_within(space, losses(space), [Objective("latency", costs, 1e9), tight], 8, "1mJ")
+        seeds_within(space, losses(space), [Objective("latency", costs, 1e9), tight], 8, "budget 1mJ")
+
+
+class Dear(LinearCosts):
+    """A device on which no stage pays."""
+
+    def reduce(self, scorer, merge, n_in, n_out):
+        return 100.0
+
+
+def test_seeds_come_from_a_bound_where_the_front_of_the_objective_has_none(costs):
+    space = make_space()
+    bound = Objective("memory", costs, 0.7 * costs.predict(Schedule()), minimised=False)
+    seeds = seeds_within(space, losses(space), [Objective("latency", Dear()), bound], 8, "budget 1MiB")
+    assert seeds
+    assert all(bound.fits(seed.schedule) for seed in seeds)

@@ -19,7 +19,7 @@ def random_sensitivities(space: Space, seed: int) -> Sensitivities:
     steps = rng.exponential(1.0, (len(space.layers), len(space.keeps), len(space.methods)))
     steps[:, 0, :] = 0.0
     steps /= np.arange(1, len(space.layers) + 1)[:, None, None]
-    return Sensitivities(space.layers, space.keeps, space.methods, steps.cumsum(1), 1)
+    return Sensitivities.free(space).with_loss(steps.cumsum(1))
 
 
 def all_schedules(space: Space) -> list[Schedule]:

@@ -53,6 +53,25 @@ def test_any_parameters_decode_to_a_legal_schedule(data: st.DataObject) -> None:
     assert (schedule.stages[-1].keep if len(schedule) else 1.0) == deepest
 
 
+def test_a_slot_that_is_filled_goes_on_as_the_schedule_was(space: Space) -> None:
+    schedule = Schedule([Stage(1, 0.75, "value_norm", "fuse")])
+    params = space.encode(schedule)
+    assert params is not None
+    filled = space.decode({**params, "layer_1": 3, "level_1": 2})
+    assert filled == Schedule([*schedule, Stage(3, 0.5, "value_norm", "fuse")])
+
+
+def test_a_number_may_change_up_to_that_of_the_next_stage() -> None:
+    space = make_space(max_stages=4)
+    params = space.encode(Schedule([Stage(0, 0.75), Stage(1, 0.5), Stage(3, 0.25)]))
+    assert params is not None
+    assert space.between(params, "layer_1") == (0, 3)
+    assert space.between(params, "level_1") == (1, 3)
+    assert space.between(params, "layer_2") == (1, 3)
+    assert space.between(params, "level_0") == (0, 2)
+    assert space.between(params, "level_3") == (0, 3)  # an empty slot may become any stage
+
+
 def test_encode_refuses_what_lies_outside(space: Space) -> None:
     assert space.encode(Schedule([Stage(0, 0.6)])) is None
     assert space.encode(Schedule([Stage(0, 0.5, "random", "drop")])) is None

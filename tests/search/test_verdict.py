@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from prunesearch.core.schedule import Schedule, Stage
-from prunesearch.results.front import BudgetInfo, Point, Unpruned
-from prunesearch.search.verdict import verdict
+from prunesearch.results.front import BudgetInfo, ConstraintInfo, Point, Unpruned
+from prunesearch.search.verdict import Judge
 
 
 def interval(value: float) -> dict[str, float]:
@@ -40,21 +40,38 @@ def point(name: str, ms: float, quality: float) -> Point:
 
 def test_the_fastest_within_one_percent_is_recommended_with_its_numbers() -> None:
     points = [point("p1", 16.0, 0.8), point("p2", 10.0, 0.793), point("p3", 5.0, 0.79)]
-    found = verdict(UNPRUNED, points, None, 8, "accuracy")
+    found = Judge(UNPRUNED, "accuracy", 8).verdict(points)
     assert found.point == "p2"
     for words in ("2.00x", "10 ms against 20 ms", "79.30 %", "80.00 %", "-0.70 points"):
         assert words in found.text
 
 
 def test_unpruned_is_best_where_nothing_good_is_faster() -> None:
-    found = verdict(UNPRUNED, [point("p1", 19.5, 0.8), point("p2", 10.0, 0.6)], None, 8, "accuracy")
+    found = Judge(UNPRUNED, "accuracy", 8).verdict([point("p1", 19.5, 0.8), point("p2", 10.0, 0.6)])
     assert found.point is None
     assert found.text.startswith("Unpruned is best here (batch 8)")
-    assert verdict(UNPRUNED, [], None, 8, "accuracy").point is None
+    assert Judge(UNPRUNED, "accuracy", 8).verdict([]).point is None
 
 
 def test_a_tight_budget_names_the_best_that_fits_and_says_what_it_costs() -> None:
     budget = BudgetInfo(text="50%", limit=10.0)
-    found = verdict(UNPRUNED, [point("p1", 10.0, 0.7), point("p2", 5.0, 0.5)], budget, 8, "accuracy")
+    found = Judge(UNPRUNED, "accuracy", 8, budget=budget).verdict([point("p1", 10.0, 0.7), point("p2", 5.0, 0.5)])
     assert found.point == "p1"
     assert "Nothing inside 50%" in found.text
+
+
+def test_a_constraint_on_quality_says_what_is_good_enough() -> None:
+    asked = [ConstraintInfo(text="quality >= 0.9*unpruned", limit=0.72, broken=1)]
+    found = Judge(UNPRUNED, "accuracy", 8, constraints=asked).verdict([point("p1", 10.0, 0.79), point("p2", 8.0, 0.73)])
+    assert found.point == "p2"
+    assert found.text.startswith("Fastest schedule with quality >= 0.9*unpruned: p2, 2.50x")
+
+
+def test_where_no_candidate_keeps_a_constraint_it_is_named() -> None:
+    asked = [
+        ConstraintInfo(text="quality >= unpruned", limit=0.8, broken=3),
+        ConstraintInfo(text="macs <= 60%", limit=0.6, broken=0),
+    ]
+    found = Judge(UNPRUNED, "accuracy", 8, constraints=asked).verdict([])
+    assert found.point is None
+    assert found.text.startswith("No candidate keeps quality >= unpruned in the end")

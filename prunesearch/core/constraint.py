@@ -1,0 +1,117 @@
+"""Constraints as typed: `quality >= 0.99*unpruned`, `agreement >= 0.98`, `latency <= 10ms`, `macs <= 60%`."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from prunesearch.core.budget import UNITS, Budget
+from prunesearch.core.errors import PruneSearchError, did_you_mean
+
+QUALITIES = ("quality", "agreement")  # bounded from below; every cost is bounded from above
+_PATTERN = re.compile(r"^\s*([A-Za-z_]*)\s*(<=|>=|=<|=>|==|<|>|=)\s*(.*?)\s*$")
+_RELATIVE = re.compile(r"^(?:([^*]*)\*)?\s*unpruned$", re.IGNORECASE)
+_FORMS = "write 'quality >= 0.99*unpruned', 'agreement >= 0.98', 'latency <= 10ms' or 'macs <= 60%'"
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound on a quality (from below) or a cost (from above).
+
+    Attributes:
+        name: `quality`, `agreement` (the share of rows with the unpruned model's answer), or a cost in `UNITS`.
+        value: the bound: a fraction for a quality, in the cost's unit for a cost; of a `relative` one, the factor.
+        relative: whether the bound is `value` times what the unpruned model has.
+        text: as typed, blanks made regular.
+    """
+
+    name: str
+    value: float
+    relative: bool
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """Parse a constraint as typed by a user.
+
+        Raises:
+            PruneSearchError: in one line, for an unknown name, the wrong direction, or a bound that cannot be.
+        """
+        match = _PATTERN.match(text)
+        if match is None:
+            raise PruneSearchError(f"constraint '{text}' is not understood: {_FORMS}")
+        name, sign, bound = match[1].lower(), match[2], match[3]
+        known = (*QUALITIES, *UNITS)
+        if name not in known:
+            raise PruneSearchError(f"constraint '{text}': unknown name '{match[1]}', {did_you_mean(name, known)}")
+        needed = ">=" if name in QUALITIES else "<="
+        if sign != needed:
+            raise PruneSearchError(
+                f"`{name} {needed} bound` is what can be asked for, but got '{text}': write '{name} {needed} {bound}'"
+            )
+        value, relative = _quality(name, bound, text) if name in QUALITIES else _cost(name, bound, text)
+        return cls(name, value, relative, f"{name} {sign} {bound}")
+
+    @property
+    def on_quality(self) -> bool:
+        """Whether it bounds a quality, which only an evaluation can tell."""
+        return self.name in QUALITIES
+
+    def limit(self, unpruned: float) -> float:
+        """The bound, given what the unpruned model has."""
+        return self.value * unpruned if self.relative else self.value
+
+    def violation(self, value: float, unpruned: float) -> float:
+        """How far `value` is beyond the bound; 0 or less where the constraint is kept."""
+        limit = self.limit(unpruned)
+        return limit - value if self.on_quality else value - limit
+
+
+def _factor(bound: str, text: str) -> float | None:
+    """The factor of `0.99*unpruned`; None if the bound is not of that form."""
+    match = _RELATIVE.match(bound)
+    if match is None:
+        return None
+    try:
+        factor = 1.0 if match[1] is None else float(match[1])
+    except ValueError:
+        factor = math.nan
+    if not 0 < factor <= 1:
+        raise PruneSearchError(f"`0 < factor <= 1` must hold before '*unpruned', but got '{text}': {_FORMS}")
+    return factor
+
+
+def _quality(name: str, bound: str, text: str) -> tuple[float, bool]:
+    factor = _factor(bound, text)
+    if factor is not None:
+        return factor, name == "quality"  # the unpruned model agrees with itself on every row
+    try:
+        value = float(bound)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        way_out = " (80 % is written 0.8)" if bound.endswith("%") else ""
+        raise PruneSearchError(f"`0 <= {name} <= 1` must hold{way_out}, but got '{text}': {_FORMS}")
+    return value, False
+
+
+def _cost(name: str, bound: str, text: str) -> tuple[float, bool]:
+    factor = _factor(bound, text)
+    if factor is not None:
+        return factor, True
+    try:
+        budget = Budget.parse(bound)
+    except PruneSearchError as error:
+        raise PruneSearchError(f"constraint '{text}': {error}") from None
+    if budget.relative:
+        return budget.limit(1.0), True
+    if budget.kind != name:
+        raise PruneSearchError(
+            f"{name} is bounded in {UNITS[name]} or as a share (60%), but got '{text}', which is {_a(budget.kind)}"
+        )
+    return budget.value, False
+
+
+def _a(kind: str) -> str:
+    return {"latency": "a latency", "energy": "an energy", "macs": "multiply-adds", "memory": "a memory"}[kind]

@@ -1,0 +1,91 @@
+"""The schedules that a candidate is raced against: the calibration front, with what each row of it lost.
+
+Their rows are written beside the trial, so that a resumed run and other processes race against the same: half precision
+and one bit a row, as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from prunesearch.core.errors import CorruptFileError
+from prunesearch.search.evaluate import Evaluation, Rival
+
+# MySQL's TEXT, in which Optuna keeps an attribute, ends at 65,535 bytes
+_LONGEST_TEXT = 60_000
+
+
+def pack_rows(evaluation: Evaluation) -> str | None:
+    """Write `kl` (float16) and `correct` (bits) of an evaluation as base64; None if it is too long for a database."""
+    kl = evaluation.kl.to(torch.float16).numpy().astype("<f2").tobytes()
+    right = np.packbits(evaluation.correct.numpy()).tobytes()
+    text = base64.b64encode(kl + right).decode("ascii")
+    return text if len(text) <= _LONGEST_TEXT else None
+
+
+def unpack_rows(text: str) -> Rival:
+    """Read what `pack_rows` wrote.
+
+    Raises:
+        CorruptFileError: if the text is cut or altered.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise CorruptFileError("rows of an evaluation in the study are not base64: use another --study") from None
+    # n rows take 2 n + ceil(n / 8) bytes
+    n = len(data) * 8 // 17
+    if 2 * n + -(-n // 8) != len(data):
+        raise CorruptFileError(f"rows of an evaluation in the study are cut ({len(data)} bytes): use another --study")
+    kl = np.frombuffer(data[: 2 * n], dtype="<f2").astype(np.float32)
+    right = np.unpackbits(np.frombuffer(data[2 * n :], dtype=np.uint8), count=n).astype(bool)
+    return Rival(torch.from_numpy(right), torch.from_numpy(kl))
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """A schedule of the front: its costs and, last, its loss; and its rows as `pack_rows` writes them."""
+
+    point: tuple[float, ...]
+    text: str
+
+
+class Incumbents:
+    """The non-dominated among the schedules told so far; memory is that of the front alone."""
+
+    def __init__(self) -> None:
+        self._front: list[Incumbent] = []
+
+    def __len__(self) -> int:
+        return len(self._front)
+
+    @property
+    def front(self) -> tuple[Incumbent, ...]:
+        """The front as it is now."""
+        return tuple(self._front)
+
+    def is_new(self, values: tuple[float, ...], loss: float) -> bool:
+        """Whether a schedule would be on the front; `values` are what is minimised beside the loss."""
+        point = (*values, loss)
+        return not any(_no_worse(other.point, point) for other in self._front)
+
+    def add(self, values: tuple[float, ...], loss: float, text: str) -> None:
+        """Take in a schedule with its packed rows, if it is on the front, and let go of those that it dominates."""
+        if self.is_new(values, loss):
+            point = (*values, loss)
+            self._front = [other for other in self._front if not _no_worse(point, other.point)]
+            self._front.append(Incumbent(point, text))
+
+    def rival(self, values: tuple[float, ...]) -> str | None:
+        """The packed rows of the schedule that costs no more in any of `values` and loses least; None if none does."""
+        cheaper = [other for other in self._front if _no_worse(other.point[:-1], values)]
+        return min(cheaper, key=lambda other: other.point[-1]).text if cheaper else None
+
+
+def _no_worse(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True))

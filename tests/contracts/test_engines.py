@@ -1,0 +1,194 @@
+"""Every engine finds the same, records what fails, and goes on after whatever dies; Ray with real workers."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from optuna.trial import TrialState
+from PIL import Image
+
+SEARCH = Path(__file__).parents[1] / "search"
+sys.path.insert(0, str(SEARCH))
+
+from fakes import fake_evaluation  # noqa: E402
+from searches import make_search, start  # noqa: E402
+
+from prunesearch.core.errors import PruneSearchError  # noqa: E402
+from prunesearch.core.schedule import Schedule, Stage  # noqa: E402
+from prunesearch.search.ask_tell import Search  # noqa: E402
+from prunesearch.search.config import RunConfig  # noqa: E402
+from prunesearch.search.engines import ENGINES, Engine, EngineContext, Evaluate  # noqa: E402
+from prunesearch.search.evaluate import Evaluation, Rival  # noqa: E402
+from prunesearch.search.run import load_evaluate  # noqa: E402
+from prunesearch.search.study import front_records, open_study  # noqa: E402
+
+SEEDS = [Schedule([Stage(layer, keep, "value_norm")]) for layer in (0, 2) for keep in (0.75, 0.5, 0.25)]
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's processes inherit the environment, not `sys.path`."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(SEARCH), str(Path(__file__).parent))))
+
+
+def make_engine(name: str, load: functools.partial[Evaluate]) -> Engine:
+    if name == "ray":
+        pytest.importorskip("ray")
+    engine: Engine = ENGINES.load(name)(EngineContext(load(), load, workers=2 if name == "ray" else None))
+    return engine
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The settings of a run on a tiny ViT with pictures."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    root = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    shape = {"image_size": 16, "patch_size": 4, "hidden_size": 32, "intermediate_size": 64}
+    heads = {"num_hidden_layers": 4, "num_attention_heads": 2, "num_labels": 3, "initializer_range": 0.3}
+    ViTForImageClassification(ViTConfig(**shape, **heads)).save_pretrained(root / "model")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(root / "model")
+    rng, rows = np.random.default_rng(0), []
+    for i in range(60):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(buffer, format="PNG")
+        rows.append({"image": {"bytes": buffer.getvalue(), "path": None}, "label": i % 3})
+    pd.DataFrame(rows).to_parquet(root / "data.parquet")
+    config = RunConfig.build(model=str(root / "model"), data=str(root / "data.parquet"), search_samples=24)
+    return config.model_dump(mode="json")
+
+
+def found_by(name: str, files: dict[str, object], path: Path) -> Search:
+    search = make_search(path, race=False)
+    search.enqueue(SEEDS)
+    records = list(make_engine(name, functools.partial(load_evaluate, files)).run(search, len(SEEDS)))
+    assert len(records) == len(SEEDS)
+    assert search.stopped == "trials"
+    return search
+
+
+def test_all_engines_find_the_same_front_on_a_real_model(files: dict[str, object], tmp_path: Path) -> None:
+    local = found_by("local", files, tmp_path / "local.db").known
+    assert set(local) == set(SEEDS)
+    assert len({record.loss for record in local.values()}) > 3
+    for name in set(ENGINES) - {"local"}:
+        other = found_by(name, files, tmp_path / f"{name}.db").known
+        assert set(other) == set(local)
+        for schedule, record in local.items():
+            assert other[schedule].loss == pytest.approx(record.loss, rel=1e-4)
+            assert other[schedule].quality == record.quality
+        front, expected = ([r.schedule for r in front_records(list(k.values()))] for k in (other, local))
+        assert front == expected
+
+
+def dangerous(folder: str, pid: int) -> Evaluate:
+    """Evaluates, but for two seeds: one needs too much memory, and one kills its worker, once, if that is Ray's."""
+
+    def evaluate(schedule: Schedule, rival: Rival | None) -> Evaluation:
+        if schedule == SEEDS[1]:
+            raise torch.OutOfMemoryError("too much")
+        marker = Path(folder) / "killed"
+        if schedule == SEEDS[2] and os.getpid() != pid and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fake_evaluation(schedule)
+
+    return evaluate
+
+
+@pytest.mark.parametrize("name", list(ENGINES))
+def test_failures_are_recorded_and_the_search_goes_on(name: str, tmp_path: Path) -> None:
+    search = make_search(tmp_path / "s.db")
+    search.enqueue(SEEDS)
+    engine = make_engine(name, functools.partial(dangerous, str(tmp_path), os.getpid()))
+    records = list(engine.run(search, 10))
+    assert len(records) == 10
+    trials = search.study.trials
+    errors = {t.number: t.user_attrs["error"] for t in trials if t.state == TrialState.FAIL}
+    assert errors.pop(1) == "too much"
+    assert SEEDS[1] not in search.known
+    assert SEEDS[2] in search.known
+    if name == "ray":
+        (reason,) = errors.values()
+        assert reason.startswith("its worker was lost: ")
+    else:
+        assert not errors
+    assert Counter(t.state for t in trials) == {TrialState.COMPLETE: 10, TrialState.FAIL: 2 if name == "ray" else 1}
+
+
+def broken() -> Evaluate:
+    raise PruneSearchError("no model folder 'nowhere'")
+
+
+def test_a_worker_that_cannot_load_the_model_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from prunesearch.search.engine_ray import RayEngine
+
+    search = make_search(tmp_path / "s.db")
+    with pytest.raises(PruneSearchError, match="cannot evaluate: no model folder 'nowhere'"):
+        list(RayEngine(broken, 1).run(search, 5))
+    assert search.running == 0
+
+
+DRIVER = """
+    import time
+    from test_engines import *
+    def load():
+        def slow(schedule, rival):
+            time.sleep(0.2)
+            return fake_evaluation(schedule)
+        return slow
+    search = make_search(Path(sys.argv[1]))
+    for record in ENGINES.load("ray")(EngineContext(load(), load, workers=2)).run(search, int(sys.argv[2])):
+        print(record.number, record.schedule.to_json(None), flush=True)
+"""
+
+
+def lines_of(stream: Iterator[str] | None, n: int) -> list[str]:
+    assert stream is not None
+    return [next(stream) for _ in range(n)]
+
+
+def test_a_run_whose_driver_was_killed_goes_on_with_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    # what a killed driver leaves; the path of a socket must be short
+    with tempfile.TemporaryDirectory(prefix="ps-", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        kill_and_go_on(tmp_path)
+
+
+def kill_and_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    first = start(DRIVER, path, 1000)
+    seen = [Schedule.from_json(line.split(" ", 1)[1]) for line in lines_of(first.stdout, 3)]
+    first.kill()
+    first.wait()
+    before = open_study(path)
+    done = sum(trial.state == TrialState.COMPLETE for trial in before.trials)
+    assert done >= 3
+    second = start(DRIVER, path, done + 3)
+    output = second.communicate(timeout=240)[0]
+    assert second.returncode == 0
+    assert output.count("\n") == 3
+    trials = open_study(path).trials
+    complete = [Schedule.from_dict(t.user_attrs["schedule"]) for t in trials if t.state == TrialState.COMPLETE]
+    assert len(set(complete)) == len(complete) == done + 3
+    assert set(seen) <= set(complete)
+    states = Counter(trial.state for trial in trials)
+    assert states[TrialState.RUNNING] == 0
+    assert states[TrialState.FAIL] <= 2  # what was under way

@@ -1,0 +1,163 @@
+"""What every model format must pass. A new row in `MODEL_FORMATS` is picked up by itself; nothing is added here."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import CASES, answer, build, inputs_of
+from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
+
+import prunesearch as ps
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import MERGES, SCORERS
+from prunesearch.export.huggingface import modelling_file
+from prunesearch.export.model_format import ModelOptions, ModelSource
+from prunesearch.export.models import MODEL_FORMATS, check_batches, export_model, find_model_format
+
+EVERY = pytest.mark.parametrize("name", list(MODEL_FORMATS))
+DOCS = Path(__file__).parents[2] / "docs" / "exchange.md"
+MERGE_NAMES = list(MERGES)
+SCORER_NAMES = list(SCORERS)
+DEPTH = max(len(SCORER_NAMES), len(MERGE_NAMES))
+# every scorer and every merge once; a merge is given a score, whoever made it
+ALL = ps.Schedule(
+    ps.Stage(i, 0.95 - 0.85 * i / DEPTH, SCORER_NAMES[i % len(SCORER_NAMES)], MERGE_NAMES[i % len(MERGE_NAMES)])
+    for i in range(DEPTH)
+)
+_SIZES = {"hidden_size": 16, "num_hidden_layers": DEPTH, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def image_source() -> ModelSource:
+    torch.manual_seed(0)
+    model = ViTForImageClassification(ViTConfig(**_SIZES, image_size=24, patch_size=4, num_labels=3))
+    images = torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    return ModelSource(_loud(model), ALL, {"pixel_values": images})
+
+
+def text_source() -> ModelSource:
+    torch.manual_seed(0)
+    config = BertConfig(**_SIZES, vocab_size=60, max_position_embeddings=40, num_labels=3)
+    ids = torch.randint(3, 60, (4, 32), generator=torch.Generator().manual_seed(1))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return ModelSource(_loud(BertForSequenceClassification(config)), ALL, inputs)
+
+
+def _loud(model: torch.nn.Module) -> torch.nn.Module:
+    """Weights large enough that tokens differ and errors show."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4.0)
+    return model.eval().requires_grad_(False)
+
+
+def logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(**batch).logits
+
+
+@EVERY
+def test_the_row_says_what_it_is(name: str) -> None:
+    row = find_model_format(name)
+    assert row.name == name
+    assert row.tool
+    assert row.runtime
+    assert MODEL_FORMATS.entry(name).help
+    assert f"`{name}`" in DOCS.read_text()
+
+
+@pytest.mark.parametrize("make", [image_source, text_source], ids=["images", "texts"])
+@pytest.mark.parametrize("name", ["hf", "onnx", "torch-export", "openvino"])
+def test_every_scorer_and_merge_in_every_format(name: str, make, tmp_path: Path) -> None:
+    """The file computes what the applied model does, for any batch size, padded texts included."""
+    source, to = make(), find_model_format(name)
+    schedule = ps.Schedule(stage for stage in ALL if not {stage.scorer, stage.merge} & set(to.unable))
+    source, path = replace(source, schedule=schedule), tmp_path / f"model{to.suffix}"
+    done = export_model(source, to, path, seconds=None)
+    assert done.checked == (1, 3, 4)
+    forward = to.load(path)
+    with ps.apply_(source.model, schedule, seed=source.seed) as handle:
+        for size in (2, 7):  # none of those that the export checked
+            rows = torch.arange(size) % 4
+            batch = {n: v[rows].clone() for n, v in source.inputs.items()}
+            if "attention_mask" in batch:
+                batch["attention_mask"][1, 9:] = 0
+            want = logits(source.model, batch)
+            torch.testing.assert_close(forward(batch), want, rtol=1e-4, atol=1e-4)
+        assert handle.tokens is not None
+    assert not torch.allclose(logits(source.model, check_batches(source.inputs)[1])[0], forward(batch)[0], atol=1e-3)
+
+
+def test_tensorrt_is_an_onnx_file_with_its_recipe(tmp_path: Path) -> None:
+    source = image_source()
+    short = ModelSource(source.model, ps.Schedule([ps.Stage(0, 0.5)]), source.inputs)
+    done = export_model(short, find_model_format("tensorrt"), tmp_path / "m.onnx", seconds=None)
+    line = (tmp_path / "m.trtexec.sh").read_text()
+    assert "--onnx=m.onnx" in line
+    assert "--optShapes=pixel_values:4x3x24x24" in line
+    assert not done.proven
+    assert any("unproven" in note for note in done.notes)
+    assert "unproven" in (tmp_path / "m.onnx.md").read_text()
+
+
+@EVERY
+def test_what_a_runtime_gets_wrong_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
+    to = find_model_format(name)
+    for word, reason in to.unable.items():
+        stage = ps.Stage(0, 0.5, word) if word in SCORERS else ps.Stage(0, 0.5, merge=word)
+        source = replace(image_source(), schedule=ps.Schedule([stage]))
+        with pytest.raises(PruneSearchError, match=f"cannot run '{word}' ") as error:
+            export_model(source, to, tmp_path / f"m{to.suffix}", seconds=None)
+        assert reason in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@EVERY
+def test_nothing_is_written_over(name: str, tmp_path: Path) -> None:
+    to = find_model_format(name)
+    path = tmp_path / f"there{to.suffix}"
+    path.write_text("mine")
+    with pytest.raises(PruneSearchError, match="already there"):
+        export_model(image_source(), to, path, seconds=None)
+    assert path.read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@EVERY
+def test_options_that_a_format_has_not_are_refused(name: str, tmp_path: Path) -> None:
+    to = find_model_format(name)
+    for option, value in (("opset", 18), ("int8", True)):
+        if option not in to.options:
+            with pytest.raises(PruneSearchError, match=f"--{option} goes with --to .*onnx.* but got --to {name}"):
+                export_model(image_source(), to, tmp_path / f"m{to.suffix}", options=ModelOptions(**{option: value}))
+
+
+MIXED = ps.Schedule([ps.Stage(0, 0.8, "attention_received", "fuse"), ps.Stage(2, 0.45, "cls_attention", "bipartite")])
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_the_generated_file_of_every_family_computes_the_same(name: str, tmp_path: Path) -> None:
+    model, inputs = build(name), inputs_of(name)
+    with torch.no_grad(), ps.apply_(model, MIXED):
+        want = answer(model(**inputs))
+    path = tmp_path / "modeling_pruned.py"
+    path.write_text(modelling_file(model, MIXED))
+    spec = importlib.util.spec_from_file_location(f"modeling_pruned_{name.replace('-', '_')}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
+    spec.loader.exec_module(module)
+    config = copy.deepcopy(model.config)
+    config.prunesearch = {"seed": 0, "schedule": json.loads(MIXED.to_json())}
+    pruned = getattr(module, f"Pruned{type(model).__name__}")(config).eval()
+    pruned.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(answer(pruned(**inputs)), want, rtol=1e-5, atol=1e-5)
+    assert "import prunesearch" not in path.read_text()
+    assert "from prunesearch" not in path.read_text()
