@@ -4,8 +4,8 @@
     python benchmarks/engines.py --scaling          # seconds a trial on the demo: this process, 1 and 2 Ray workers
 
 Overhead: milliseconds of one ask and one tell (median of the last 200 trials; wall time and this process's CPU time)
-and memory, in a space as the default one is on a model of 12 blocks and 197 tokens, on an SQLite file. The evaluation is
-made up, 1,024 rows each. Scaling: the same schedules for each engine, one thread of PyTorch each, no races; from the
+and memory, in a space as the default one is on a model of 12 blocks and 197 tokens, on an SQLite file. The evaluation
+is made up, 1,024 rows each. Scaling: the same schedules for each engine, one thread of PyTorch each, no races; from the
 first result to the last, so that neither Ray's start nor the loading of models counts.
 """
 
@@ -51,6 +51,7 @@ class FlatCosts:
 
     depth: int = DEPTH
     tokens: int = TOKENS
+    stem: float = 1.0
 
     def attention(self, n: int, biased: bool) -> float:
         return 0.01 * n + 2e-5 * n * n + (0.05 if biased else 0.0)
@@ -66,7 +67,7 @@ class FlatCosts:
 
     def predict(self, schedule: Schedule) -> float:
         stages = {stage.layer: stage for stage in schedule}
-        total, n, biased = 1.0 + self.head(1), self.tokens, False
+        total, n, biased = self.stem + self.head(1), self.tokens, False
         for layer, n_out in enumerate(schedule.counts(self.depth, self.tokens, 1)):
             total += self.attention(n, biased)
             if n_out < n:

@@ -104,7 +104,8 @@ def open_slot(module: nn.Module) -> AttentionSlot:
 
 def slot_of(module: nn.Module) -> AttentionSlot | None:
     """The slot that `module` has to fill, or None."""
-    return module.__dict__.get(_SLOT)
+    slot: AttentionSlot | None = getattr(module, _SLOT, None)  # torch.compile does not notice module.__dict__ change
+    return slot
 
 
 def close_slot(module: nn.Module) -> None:
@@ -158,7 +159,7 @@ def _observed(base: str) -> Any:
         else:
             forward = ALL_ATTENTION_FUNCTIONS[base]
         if attention_mask is None:
-            attention_mask = module.__dict__.get(_MASK)
+            attention_mask = getattr(module, _MASK, None)
         output, weights = forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         slot = slot_of(module)
         if slot is not None:

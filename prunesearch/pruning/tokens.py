@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 import torch
@@ -106,7 +108,7 @@ class Tokens:
         """`[batch]` tokens each row keeps, protected ones included; None without padding (then all `width_after`)."""
         if self.valid is None or self.row_start is None:
             return None
-        return kept_counts(keep, self.row_start) + (self.protected & self.valid).sum(1)
+        return kept_counts(keep, self.row_start, self.n_start - self.n_protected) + (self.protected & self.valid).sum(1)
 
     def gives(self, before: float, keep: float) -> bool:
         """True if a stage after one of `before` takes tokens from some row; known without a look at the data.
@@ -140,10 +142,34 @@ class Tokens:
         return bias.masked_fill(~self.valid, torch.finfo(dtype).min)[:, None, None, :]
 
 
-def kept_counts(keep: float, reducible: Tensor) -> Tensor:
-    """`kept_count` of every entry of an integer tensor, by the same arithmetic, without leaving the device."""
-    kept = (reducible.double() * keep - ROUNDING_SLACK).ceil().long()
+def kept_counts(keep: float, reducible: Tensor, longest: int) -> Tensor:
+    """`kept_count` of every entry of an integer tensor, without leaving the device.
+
+    In small integers: runtimes that models are exported to have no float64, and torch's ONNX exporter rounds the
+    constants of a float64 product to float32, which would keep another token here and there.
+
+    Args:
+        keep: fraction in (0, 1].
+        reducible: integers in `[0, longest]`.
+        longest: the greatest of them that can be.
+    """
+    share = _exact_share(keep, longest)
+    if share is None:
+        kept = (reducible.double() * keep - ROUNDING_SLACK).ceil().long()
+    else:
+        kept = torch.div(reducible * share.numerator + share.denominator - 1, share.denominator, rounding_mode="floor")
     return torch.maximum(kept, reducible.clamp(max=1))
+
+
+@lru_cache(maxsize=4096)
+def _exact_share(keep: float, longest: int) -> Fraction | None:
+    """The fraction with the properties of `keep`: `ceil(fraction x r)` is `kept_count(keep, r)` up to `longest`.
+
+    None if there is none, as for a `keep` that is a hair above a fraction and falls under the rounding slack for some.
+    """
+    counts = [(r, kept_count(keep, r)) for r in range(1, longest + 1)]
+    share = min((Fraction(count, r) for r, count in counts), default=Fraction(1))
+    return share if all(math.ceil(share * r) == count for r, count in counts) else None
 
 
 @lru_cache(maxsize=4096)

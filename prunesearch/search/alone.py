@@ -21,7 +21,7 @@ class Alone:
         self._name, self._reporter = folder.name, reporter
 
     def __enter__(self) -> Alone:
-        self.take("prepares")
+        self.take()
         return self
 
     def __exit__(
@@ -29,12 +29,12 @@ class Alone:
     ) -> None:
         self.release()
 
-    def take(self, what: str) -> bool:
-        """Wait for the lock; say so, and return True, if another process has it: it `what`s the study."""
+    def take(self) -> bool:
+        """Wait for the lock; say so, and return True, if another process has it."""
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            self._reporter.say(f"      another process {what} study {self._name}: waiting for it")
+            self._reporter.say(f"      another process measures for study {self._name}: waiting for it")
             self._lock.acquire()
             return True
         return False

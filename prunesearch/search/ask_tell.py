@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from prunesearch.core.errors import PruneSearchError
@@ -31,7 +32,7 @@ from prunesearch.search.study import TrialRecord, fail_abandoned, is_withdrawn, 
 from prunesearch.search.worker import this_worker
 
 _STALE_ASKS = 50  # proposals in a row that brought nothing new
-_MOVES = 100  # random moves away from a known schedule before giving up
+_MOVES = 100  # random moves away from a known schedule, and as many draws from anywhere, before giving up
 _LOOK_S = 2.0  # between two looks for trials that dead processes left
 _STRIDE = 1_000_003  # between the seeds of the sessions of a study
 _LOSSES = 2  # workers that a schedule may take down before it counts as failed
@@ -246,13 +247,27 @@ class Search:
         return schedule in self.known or schedule in self._running or schedule in self._failed
 
     def repair(self, schedule: Schedule) -> Schedule:
-        """Bring a proposal inside the budget, and if that schedule is known already, walk on to one that is not."""
+        """Bring a proposal inside the budget, and if that schedule is known already, walk on to one that is not.
+
+        Where all around is known, it is one from anywhere in the space.
+        """
         found = self.project(schedule)
-        for _ in range(_MOVES):
+        for move in range(2 * _MOVES):
             if not self.is_taken(found):
                 break
-            found = self.project(self.space.neighbour(found, self._random))
+            near = self.space.neighbour(found, self._random) if move < _MOVES else self._anywhere()
+            found = self.project(near)
         return found
+
+    def _anywhere(self) -> Schedule:
+        """A schedule drawn uniformly by its parameters."""
+        params: dict[str, Any] = {}
+        for name, distribution in self.space.distributions().items():
+            if isinstance(distribution, CategoricalDistribution):
+                params[name] = self._random.choice(distribution.choices)
+            elif isinstance(distribution, IntDistribution):
+                params[name] = self._random.randint(distribution.low, distribution.high)
+        return self.space.decode(params)
 
     def project(self, schedule: Schedule) -> Schedule:
         """Bring a proposal inside the budget: all stages step down together until the cost table says it fits."""

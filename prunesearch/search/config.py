@@ -117,7 +117,7 @@ class RunConfig(BaseModel):
     holdout: int | None = Field(default=None, ge=8)
     search_samples: int = Field(default=1024, ge=8)
     sensitivity_samples: int = Field(default=64, ge=8)
-    sensitivity_units: float = Field(default=4.0, gt=0)
+    sensitivity_units: float = Field(default=5.0, gt=0)
     table_seconds: float = Field(default=50.0, gt=0)
     patience_s: float = Field(default=30.0, ge=0)
     energy_window_s: float = Field(default=5.0, ge=5)

@@ -9,7 +9,7 @@ from prunesearch.core.schedule import Schedule
 from prunesearch.cost.energy import EnergyMeter
 from prunesearch.cost.energy_costs import EnergyCosts
 from prunesearch.cost.energy_schedules import FITTED, fit_table_energy
-from prunesearch.cost.flops import MacCosts
+from prunesearch.cost.flops import MacCosts, count_macs
 from prunesearch.cost.memory_costs import MemoryCosts
 from prunesearch.cost.percentile import MEDIAN, tail_of
 from prunesearch.cost.plateaus import block_curve, plateaus
@@ -25,6 +25,8 @@ from prunesearch.search.seeds import Costs
 from prunesearch.search.space import Space
 from prunesearch.search.target import Target
 from prunesearch.tasks.base import Task
+
+_MACS_OFF = 0.03  # of the counted multiply-adds; heads and poolers are in them, and not in the closed form
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,27 @@ class Coster:
             table.energy.check_valid()
             costs["energy"] = EnergyCosts(table, table.energy)
         if "macs" in wanted:
-            costs["macs"] = MacCosts.of(self.handle.encoder, self.task.tokens)
+            costs["macs"] = self._macs()
         if "memory" in wanted:
             inputs = self.task.timing_inputs(self.config.batch_size)
             costs["memory"] = MemoryCosts(self.task.model, self.handle, inputs, self.task.tokens)
             self.reporter.say("      memory: peak activations, estimated from the shapes of a forward")
+        return costs
+
+    def _macs(self) -> MacCosts:
+        """Multiply-adds by the closed form, where it holds.
+
+        Raises:
+            PruneSearchError: if a count of the unpruned model's forward says otherwise: its blocks compute more than
+                the closed form knows of (position products, a decoder, convolutions).
+        """
+        costs = MacCosts.of(self.handle.encoder, self.task.tokens)
+        closed, counted = costs.predict(Schedule()), count_macs(self.task.model, self.task.timing_inputs(1)) / 1e9
+        if abs(closed - counted) > _MACS_OFF * counted:
+            raise PruneSearchError(
+                f"multiply-adds of {type(self.task.model).__name__} have no closed form here ({closed:.3g} GMACs against "
+                f"{counted:.3g} counted): use --objective latency, and prunesearch flops for a schedule by hand"
+            )
         return costs
 
     def _energy_known(self, table: CostTable) -> bool:

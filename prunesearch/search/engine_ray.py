@@ -142,6 +142,8 @@ class RayEngine:
                 tune_config=tune.TuneConfig(
                     search_alg=asking,
                     num_samples=-1,
+                    # without it Tune lets one trial wait at a time, which the one actor takes again and again
+                    max_concurrent_trials=None,
                     reuse_actors=True,
                     trial_name_creator=lambda trial: trial.trial_id,
                     trial_dirname_creator=lambda trial: trial.trial_id,

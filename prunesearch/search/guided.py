@@ -17,8 +17,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+from scipy.spatial import KDTree
 
-from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
 from prunesearch.search.gaussian import Array
 from prunesearch.search.improvement import LOST, Staircase
@@ -37,7 +37,8 @@ _SWAPS = 4  # methods that a stage may change to, the best at most blocks and le
 _OPTIMISM = 1.0
 _MOST_CANDIDATES = 1500
 _REMEMBERED = 50_000
-_LEAST_BATCH, _PER_BATCH = 3, 10  # proposals made at a time; one for so many verified: early, a fit is worth more
+# Proposals made at a time, and verified schedules for each of them: early, a fit is worth more than it costs.
+_LEAST_BATCH, _MOST_BATCH, _PER_BATCH = 3, 100, 10
 _NEIGHBOURS, _LEAST_CHANCE = 5, 0.002
 
 
@@ -65,6 +66,7 @@ class GuidedSampler(BaseSampler):
         self._broken: set[Schedule] = set()  # of them, those that break a constraint
         self._read: set[int] = set()
         self._shares: dict[Schedule, Array] = {}
+        self._weights = np.ones(len(self.objectives))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters of the space, proposed together."""
@@ -94,6 +96,8 @@ class GuidedSampler(BaseSampler):
     def _propose(self, study: Study) -> list[Schedule]:
         """The next few schedules, best first; each is chosen as if those before it had come out as predicted."""
         self._read_trials(study)
+        weights = np.array([self._random.random() + 0.1 for _ in self.objectives])
+        self._weights = weights / weights.max()
         kept = [(s, loss) for s, loss in self._seen.items() if s not in self._broken]
         front = self._fit(list(self._seen.items()), kept)
         candidates = self._candidates(front)
@@ -105,7 +109,8 @@ class GuidedSampler(BaseSampler):
         points = self._points(kept)
         chosen: list[Schedule] = []
         left = np.ones(len(candidates), dtype=bool)
-        for _ in range(min(max(_LEAST_BATCH, len(self._seen) // _PER_BATCH), len(candidates))):
+        batch = min(max(_LEAST_BATCH, len(self._seen) // _PER_BATCH), _MOST_BATCH, len(candidates))
+        for _ in range(batch):
             gain = Staircase(points, (1.0, LOST)).expected_gain(cost, mean, sd) * worth
             best = int(np.where(left, gain, -1.0).argmax())
             left[best] = False
@@ -126,15 +131,13 @@ class GuidedSampler(BaseSampler):
         """Fit the model to the schedules nearest to the front; returns those on it that keep the constraints."""
         if not verified:
             return []
-        points, losses = self._points(verified)[1:], np.array([loss for _, loss in verified])
-        # log distance above the front, at the same cost
-        cheapest_first = np.argsort(points[:, 0], kind="stable")
-        floor = np.empty(len(points))
-        floor[cheapest_first] = np.minimum.accumulate(points[cheapest_first, 1])
-        nearest = np.argsort(np.log(losses + FLOOR) - np.log(floor + FLOOR), kind="stable")[:_TRAIN]
-        self.model.fit([verified[i][0] for i in nearest], losses[nearest])
-        on_front = non_dominated(self._points(kept)[1:])
-        return [s for (s, _), keep in zip(kept, on_front, strict=True) if keep]
+        points = self._points(verified)[1:]
+        above = np.log(points[:, 1] + FLOOR) - np.log(_best_so_far(points) + FLOOR)
+        nearest = np.argsort(above, kind="stable")[:_TRAIN]
+        self.model.fit([verified[i][0] for i in nearest], points[nearest, 1])
+        points = self._points(kept)[1:]
+        on_front = points[:, 1] <= _best_so_far(points)
+        return [schedule for (schedule, _), keep in zip(kept, on_front, strict=True) if keep]
 
     def _likely_kept(self, schedules: Sequence[Schedule]) -> Array:
         """Share of the verified schedules nearest in tokens, block by block, that keep the constraints; `[n]`."""
@@ -144,9 +147,10 @@ class GuidedSampler(BaseSampler):
         near = min(_NEIGHBOURS, len(verified))
         known, asked = (np.array([self._profile(s) for s in part]) for part in (verified, schedules))
         keeps = np.array([s not in self._broken for s in verified], dtype=float)
-        distance = np.abs(asked[:, None] - known[None]).sum(2)
+        tree = KDTree(known)  # type: ignore[no-untyped-call]
+        _, nearest = tree.query(asked, k=near, p=1)  # type: ignore[no-untyped-call]
         # never nought: what looks forbidden may only have been looked at in the wrong place
-        share: Array = keeps[np.argpartition(distance, near - 1)[:, :near]].mean(1).clip(_LEAST_CHANCE)
+        share: Array = keeps[nearest.reshape(len(schedules), near)].mean(1).clip(_LEAST_CHANCE)
         return share
 
     def _profile(self, schedule: Schedule) -> list[float]:
@@ -168,7 +172,7 @@ class GuidedSampler(BaseSampler):
                 found |= dict.fromkeys(s.schedule for s in solver.solve(sensitivities, _SOLVED))
         solved = list(found)
         swaps = self._swaps(best)
-        centres = front + solved[: _AROUND - len(front)]
+        centres = front + solved[: max(0, _AROUND - len(front))]
         self._random.shuffle(centres)
         for schedule in centres[: 2 * _AROUND]:
             found |= dict.fromkeys(neighbours(self.space, schedule, swaps))
@@ -185,11 +189,11 @@ class GuidedSampler(BaseSampler):
     def _costs(self, schedules: Sequence[Schedule]) -> tuple[Array, Array]:
         """Cost as a share of its bound, and what an evaluation spends; `[n]` each.
 
-        Of several objectives the worst share counts, under weights drawn anew (ParEGO, Knowles 2006).
+        Of several objectives the worst share counts, under weights that are drawn anew for every batch (ParEGO, Knowles
+        2006).
         """
-        shares = np.array([self._share(s) for s in schedules])
-        weights = np.array([self._random.random() + 0.1 for _ in self.objectives])
-        return (shares * (weights / weights.max())).max(1), shares[:, 0]
+        shares = np.array([self._share(s) for s in schedules]).reshape(len(schedules), len(self.objectives))
+        return (shares * self._weights).max(1), shares[:, 0]
 
     def _share(self, schedule: Schedule) -> Array:
         """Each objective's cost over its bound; remembered, since a candidate comes up again and again."""
@@ -206,3 +210,11 @@ class GuidedSampler(BaseSampler):
         schedules = [Schedule(), *(s for s, _ in verified)]
         cost, _ = self._costs(schedules)
         return np.stack([cost, np.array([0.0, *(loss for _, loss in verified)])], axis=1)
+
+
+def _best_so_far(points: Array) -> Array:
+    """For each of the points `[n, 2]` (cost, loss), the least loss at its cost or less; `[n]`."""
+    cheapest_first = np.lexsort((points[:, 1], points[:, 0]))
+    best = np.empty(len(points))
+    best[cheapest_first] = np.minimum.accumulate(points[cheapest_first, 1])
+    return best

@@ -236,7 +236,7 @@ class _Run:
             check_same_costs(self.study, self.folder)
         self.lock.release()
         stopped = self._search(space, costing, split, sensitivities, seeds)
-        waited = self.lock.take("finishes")
+        waited = self.lock.take()
         records = finished_trials(self.study)
         if waited and self.folder.front.exists():
             front = Front.load(self.folder.front)

@@ -122,7 +122,7 @@ def measure_sensitivities(
     limit: float,
     *,
     samples: int = 64,
-    units: float = 4.0,
+    units: float = 5.0,
     seed: int = 0,
     advance: Callable[[float], None] = lambda units: None,
 ) -> Sensitivities:

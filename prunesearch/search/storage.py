@@ -6,10 +6,12 @@ attributes it gets after that are written as it ends. Other trials are read when
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import threading
 import time
+import weakref
 from collections.abc import Container, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -112,6 +114,19 @@ def silent_trials(study: optuna.Study) -> set[int]:
     return storage.silent() if isinstance(storage, StudyStorage) else set()
 
 
+def _beat(of: weakref.ref[StudyStorage]) -> None:
+    """Show signs of life for as long as anybody uses the storage."""
+    while True:
+        time.sleep(BEAT_S)
+        storage = of()
+        if storage is None:
+            return
+        # a database that is away for a moment must not end the search
+        with contextlib.suppress(sa.exc.SQLAlchemyError):
+            storage.beat()
+        del storage
+
+
 class StudyStorage(BaseStorage):
     """One study of an RDB storage; of other studies nothing is known here.
 
@@ -133,6 +148,8 @@ class StudyStorage(BaseStorage):
         self._drafts = 0
         self._lock = threading.RLock()
         self._heart: threading.Thread | None = None
+        # an SQLite file is whole, without its -wal, once its last connection is closed
+        weakref.finalize(self, backend.engine.dispose)
 
     # -- what is not Optuna's
 
@@ -155,7 +172,7 @@ class StudyStorage(BaseStorage):
                 self._backend.record_heartbeat(trial_id)
             self._unwritten[written] = ({}, {})
             if self._heart is None:
-                self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+                self._heart = threading.Thread(target=_beat, args=(weakref.ref(self),), name="heartbeat", daemon=True)
                 self._heart.start()
             return trial.number
 
@@ -171,16 +188,12 @@ class StudyStorage(BaseStorage):
         self._refresh()
         return {self._numbers[i] for i in silent if i in self._numbers and i not in self._mine}
 
-    def _beat(self) -> None:
-        while True:
-            time.sleep(BEAT_S)
-            with self._lock:
-                running = [i for i in self._mine if i >= 0]
-            try:
-                if running:
-                    self._tables.beat(running)
-            except sa.exc.SQLAlchemyError:  # a database that is away for a moment must not end the search
-                continue
+    def beat(self) -> None:
+        """Show a sign of life for every trial that this process has under way."""
+        with self._lock:
+            running = [i for i in self._mine if i >= 0]
+        if running:
+            self._tables.beat(running)
 
     def _refresh(self, *own: FrozenTrial) -> None:
         """Read what is new; numbers have no gaps, since whoever reads one sees all lower ones."""
