@@ -3,36 +3,80 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prunesearch.cli_devices import StudyArgument
-from prunesearch.export import FORMATS
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.export import FORMATS, MODEL_FORMATS
+
+if TYPE_CHECKING:
+    from prunesearch.results.front import Front
 
 _NAMES = ", ".join(FORMATS)
+_MODELS = ", ".join(MODEL_FORMATS)
+_TIMED_S = 20.0
 OutputOption = Annotated[Path | None, typer.Option("-o", "--output", help="File to write; none: print.")]
 
 
 def export(
     study: StudyArgument,
     pick: Annotated[str, typer.Option(help="best@10ms, best@2x, fastest@0.99, knee, a point (p3) or a trial number.")],
-    to: Annotated[str, typer.Option(help=f"Format: {_NAMES}.")] = "json",
+    to: Annotated[str, typer.Option(help=f"Schedule: {_NAMES}. Model: {_MODELS}.")] = "json",
     output: OutputOption = None,
     lossy: Annotated[
         bool, typer.Option("--lossy", help="Accept the nearest schedule that the format can say.")
     ] = False,
+    opset: Annotated[int | None, typer.Option(help="Of an ONNX file; 18 if not given.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="ONNX: quantise; quality is measured on the holdout.")] = False,
+    no_timing: Annotated[bool, typer.Option("--no-timing", help="Models: do not time them.")] = False,
 ) -> None:
-    """Write one schedule of a study for use elsewhere."""
-    from prunesearch.export import export as write
+    """Write one point of a study for use elsewhere: its schedule, or the model with the schedule inside."""
     from prunesearch.results.store import load_front
 
-    exported = write(load_front(study)[1], pick, to, lossy=lossy)
+    front = load_front(study)[1]
+    if to in MODEL_FORMATS:
+        _export_model(front, pick, to, output, opset, int8, no_timing, lossy)
+        return
+    from prunesearch.export import export as write
+
+    if opset is not None or int8 or no_timing:
+        raise PruneSearchError(f"--opset, --int8 and --no-timing are for models ({_MODELS}), but got --to {to}")
+    exported = write(front, pick, to, lossy=lossy)
     for change in exported.changes:
         typer.echo(f"prunesearch: changed for {to}: {change}", err=True)
     for loss in exported.losses:
         typer.echo(f"prunesearch: note for {to}: {loss}", err=True)
     _put(exported.text, output)
+
+
+def _export_model(
+    front: Front, pick: str, to: str, output: Path | None, opset: int | None, int8: bool, no_timing: bool, lossy: bool
+) -> None:
+    """Write, then say what was found."""
+    if output is None:
+        raise PruneSearchError(f"a model is written to a file or folder: add -o PATH to --to {to}")
+    if lossy:
+        raise PruneSearchError(f"a model holds every schedule as it is, but got --lossy with --to {to}: leave it out")
+    from prunesearch.export.card import timing_text
+    from prunesearch.export.model_format import ModelOptions
+    from prunesearch.export.models import SURVIVES
+    from prunesearch.export.study_models import export_study_model
+
+    options, seconds = ModelOptions(opset, int8), None if no_timing else _TIMED_S
+    done = export_study_model(front, pick, to, output, options=options, seconds=seconds)
+    for line in done.summary():
+        typer.echo(line, err=True)
+    if done.timing is not None:
+        typer.echo(timing_text(done), err=True)
+        if not done.timing.survives:
+            typer.echo(
+                f"prunesearch: the speed-up of eager torch does not survive in {done.runtime}: "
+                f"{done.timing.speedup:.2f}x, less than {SURVIVES:g} of {done.timing.eager_speedup:.2f}x",
+                err=True,
+            )
+    typer.echo(f"written: {output}", err=True)
 
 
 def import_(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.registry import Entry, Registry
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.runtimes import Forward, load_onnx, trace, write_onnx
@@ -155,6 +155,21 @@ class OnnxRuntime(Eager):
     def walk(self, schedule: Schedule, marks: list[Any], mark: Callable[[], Any]) -> None:
         """Refused: a graph leaves no marks; `runtime_table.measure_runtime_table` measures its pieces."""
         raise PruneSearchError("a graph in ONNX Runtime cannot be timed piece by piece: use measure_runtime_table")
+
+
+def mode_of(mode: str | None, runtime: str | None) -> str | None:
+    """The mode that `--mode` and `--runtime` come to; None where neither says.
+
+    Raises:
+        PruneSearchError: for an unknown runtime, or a mode of torch beside another runtime.
+    """
+    if runtime in (None, "torch"):
+        return mode
+    if runtime != "onnxruntime":
+        raise PruneSearchError(f"unknown runtime '{runtime}': {did_you_mean(str(runtime), ('torch', 'onnxruntime'))}")
+    if mode not in (None, "onnxruntime"):
+        raise PruneSearchError(f"--mode {mode} is one of torch's, but got --runtime {runtime}: leave one of them out")
+    return "onnxruntime"
 
 
 def runner_for(mode: str, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> Eager:

@@ -60,6 +60,7 @@ def measure_runtime_table(
     quiet: bool = False,
     seed: int = 0,
     patience_s: float = 0.0,
+    concurrency: int = 1,
     unseen: int = UNSEEN,
     label: str = "measuring cost table",
 ) -> CostTable:
@@ -74,6 +75,7 @@ def measure_runtime_table(
         quiet: no progress bar on stderr.
         seed: of the order of things, and of the schedules.
         patience_s: wait up to so many seconds for other processes to leave the cores alone.
+        concurrency: forwards under way at once; only 1 is measured here.
         unseen: schedules for the error, at least 3.
         label: of the progress bar.
 
@@ -81,6 +83,8 @@ def measure_runtime_table(
         PruneSearchError: for a count or method that cannot be, a model that no ONNX file can hold, or blocks that take
             more than hidden states and a mask.
     """
+    if concurrency > 1:
+        raise PruneSearchError(f"--concurrency {concurrency} is not measured in ONNX Runtime: use the runtime torch")
     started = time.monotonic()
     with borrowed(model) as handle, tempfile.TemporaryDirectory() as scratch:
         if handle.encoder.family.positions is not None:
@@ -103,7 +107,7 @@ def measure_runtime_table(
             jobs, clock=clock_for("cpu"), sentinel=("whole", 0), time_budget_s=time_budget_s, min_rounds=_ROUNDS,
             tolerance=0.005, seed=seed, label=label, quiet=quiet,
         )  # fmt: skip
-        conditions = {**conditions_of(handle, inputs, shape.tokens, "onnxruntime")}
+        conditions = conditions_of(handle, inputs, shape.tokens, "onnxruntime")
     whole = [found.samples.pop(("whole", place)) for place in range(len(schedules))]
     noise = noise_record(found.noise).model_copy(update={"waited_s": round(waited, 1)})
     table = CostTable(

@@ -15,6 +15,7 @@ from prunesearch.export.exchange import Exported, export_schedule, import_file, 
 from prunesearch.export.format import Format, ModelShape
 from prunesearch.export.lengths import LENGTH_ADAPTIVE, POWER_BERT
 from prunesearch.export.lightcompress import LIGHTCOMPRESS
+from prunesearch.export.models import MODEL_FORMATS
 from prunesearch.export.native import JSON, provenance_of
 from prunesearch.export.pruna import PRUNA
 from prunesearch.export.tome import TOME
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "MODEL_FORMATS",
     "Exported",
     "Format",
     "ModelShape",
@@ -53,7 +55,7 @@ FORMATS: dict[str, Format] = {
 def find_format(name: str) -> Format:
     """Return the format called `name`; raise `PruneSearchError` naming the nearest one on a miss."""
     if name not in FORMATS:
-        raise PruneSearchError(f"unknown export format '{name}': {did_you_mean(name, FORMATS)}")
+        raise PruneSearchError(f"unknown export format '{name}': {did_you_mean(name, [*FORMATS, *MODEL_FORMATS])}")
     return FORMATS[name]
 
 

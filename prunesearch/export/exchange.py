@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
@@ -50,7 +52,7 @@ def export_schedule(schedule: Schedule, to: Format, shape: ModelShape, *, lossy:
         )
     tied = f"holds for {shape.depth} blocks and {shape.tokens} tokens ({shape.protected} protected) only"
     losses = (tied, *to.variants) if schedule.stages else ()
-    remarks = [*(f"changed: {change}" for change in changes), *losses]
+    remarks = [*origin(shape.provenance), *(f"changed: {change}" for change in changes), *losses]
     return Exported(to.write(schedule, shape, remarks), changes, losses)
 
 
@@ -83,6 +85,18 @@ def import_file(
         return import_schedule(read_text(path), source, shape, entry)
     except PruneSearchError as error:
         raise type(error)(f"{source.tool} file '{os.fspath(path)}': {error}") from None
+
+
+def origin(provenance: Mapping[str, Any]) -> list[str]:
+    """Where a schedule comes from, for the comments of a file; nothing for one by hand."""
+    if "study" not in provenance:
+        return []
+    p, quality = provenance, provenance["quality"]
+    return [
+        f"from prunesearch {p['prunesearch']}, study {p['study']}, point {p['point']} (trial {p['trial']}), model "
+        f"{p['model']['id']}: {p['metric']} {quality['value']:.4f} [{quality['low']:.4f}, {quality['high']:.4f}], "
+        f"{p['speedup']:.2f}x on {p['device']}"
+    ]
 
 
 def differences(before: Schedule, after: Schedule, shape: ModelShape) -> list[str]:

@@ -42,14 +42,14 @@ def imported_json(read: Read, source: Format, shape: ModelShape | None, file: st
     origin: dict[str, Any] = {"imported_from": source.name, "file": file}
     if shape is not None:
         origin |= {"depth": shape.depth, "tokens": shape.tokens, "protected": shape.protected, **shape.provenance}
-    return _to_json(read.schedule, origin, read.notes)
+    return schedule_json(read.schedule, origin, read.notes)
 
 
 def _write(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -> str:
-    return _to_json(schedule, shape.provenance, remarks)
+    return schedule_json(schedule, shape.provenance, remarks)
 
 
-def _to_json(schedule: Schedule, provenance: Mapping[str, Any], remarks: Sequence[str]) -> str:
+def schedule_json(schedule: Schedule, provenance: Mapping[str, Any], remarks: Sequence[str] = ()) -> str:
     """Return JSON that `Schedule.from_json` reads back without loss.
 
     The extra keys `provenance` and `remarks` are for people and tools; the schedule reader passes over them.

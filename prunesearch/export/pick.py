@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 
-from prunesearch.core.budget import Budget
+from prunesearch.core.budget import UNITS, Budget
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.results.front import Front, Point, cost_of
+from prunesearch.results.front import Front, Point, cost_of, dearest_of
 
 _FORMS = "best@10ms (or best@60%, best@2x), fastest@0.99, knee, a point such as p1, or a trial number"
 
@@ -49,8 +49,8 @@ def pick(front: Front, spec: str) -> Point:
 
 
 def _best(front: Front, budget: Budget) -> Point:
-    unit = "mJ" if budget.kind == "energy" else "ms"
-    costs = {p.id: cost_of(p, unit) for p in front.points}
+    unit = UNITS[budget.cost(front.objectives[0])]
+    costs = {p.id: cost_of(p, unit) if budget.relative else dearest_of(p, unit) for p in front.points}
     limit = budget.limit(cost_of(front.unpruned, unit))
     within = [p for p in front.points if costs[p.id] <= limit]
     if not within:

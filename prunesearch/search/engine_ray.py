@@ -143,7 +143,7 @@ class RayEngine:
                     search_alg=asking,
                     num_samples=-1,
                     # without it Tune lets one trial wait at a time, which the one actor takes again and again
-                    max_concurrent_trials=None,
+                    max_concurrent_trials=workers,
                     reuse_actors=True,
                     trial_name_creator=lambda trial: trial.trial_id,
                     trial_dirname_creator=lambda trial: trial.trial_id,

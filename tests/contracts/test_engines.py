@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,33 @@ def test_failures_are_recorded_and_the_search_goes_on(name: str, tmp_path: Path)
     else:
         assert not errors
     assert Counter(t.state for t in trials) == {TrialState.COMPLETE: 10, TrialState.FAIL: 2 if name == "ray" else 1}
+
+
+def in_pairs(folder: str) -> Evaluate:
+    """A worker's first evaluation waits for that of another one, which a single worker cannot get past."""
+
+    def evaluate(schedule: Schedule, rival: Rival | None) -> Evaluation:
+        (Path(folder) / str(os.getpid())).touch()
+        patience = time.monotonic() + 60
+        while len(list(Path(folder).iterdir())) < 2:
+            if time.monotonic() > patience:
+                raise RuntimeError("no second worker came")
+            time.sleep(0.05)
+        return fake_evaluation(schedule)
+
+    return evaluate
+
+
+def test_two_workers_evaluate_at_the_same_time(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from prunesearch.search.engine_ray import RayEngine
+
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    search = make_search(tmp_path / "s.db")
+    assert len(list(RayEngine(functools.partial(in_pairs, str(meeting)), 2).run(search, 4))) == 4
+    assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE] * 4
+    assert len(list(meeting.iterdir())) == 2
 
 
 def broken() -> Evaluate:

@@ -3,7 +3,7 @@ import torch
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage
-from prunesearch.cost.modes import Compiled, CudaGraph, runner_for
+from prunesearch.cost.modes import Compiled, CudaGraph, mode_of, runner_for
 from prunesearch.cost.validate import measure_schedules, measure_table
 from prunesearch.cost.walk import borrowed
 from prunesearch.pruning.apply import apply_
@@ -143,3 +143,13 @@ def test_compiling_is_untimed(tiny, batch):
         runner.prepare(SCHEDULES[2])
         assert forwards == [1]
         hook.remove()
+
+
+def test_a_runtime_comes_to_a_mode():
+    assert mode_of(None, None) is None
+    assert mode_of("compile", "torch") == "compile"
+    assert mode_of(None, "onnxruntime") == mode_of("onnxruntime", "onnxruntime") == "onnxruntime"
+    with pytest.raises(PruneSearchError, match="unknown runtime 'onnx': did you mean 'onnxruntime'"):
+        mode_of(None, "onnx")
+    with pytest.raises(PruneSearchError, match="--mode compile is one of torch's, but got --runtime onnxruntime"):
+        mode_of("compile", "onnxruntime")

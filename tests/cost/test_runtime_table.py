@@ -153,6 +153,11 @@ def test_positions_are_refused_in_one_line(tiny, batch, monkeypatch):
         measure_runtime_table(tiny, batch, counts=GRID, methods=METHODS)
 
 
+def test_other_requests_are_refused_in_one_line(tiny, batch):
+    with pytest.raises(PruneSearchError, match="--concurrency 4 is not measured in ONNX Runtime"):
+        measure_runtime_table(tiny, batch, counts=GRID, methods=METHODS, concurrency=4)
+
+
 def test_jobs_cover_every_piece(tiny, batch, tmp_path, monkeypatch):
     monkeypatch.setattr(_Pieces, "_session", known_session)
     with borrowed(tiny) as handle:

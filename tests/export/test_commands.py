@@ -139,3 +139,53 @@ def test_an_imported_schedule_runs_with_its_counts(run, tmp_path, name, text):
         model(**inputs_of("vit"))
     assert seen == counts
     assert counts[-1] < 17
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--to", "onnx"], "add -o PATH to --to onnx"),
+        (["--to", "onnx", "-o", "m.pt2"], "a ONNX file ends in .onnx, but got 'm.pt2'"),
+        (["--to", "hf", "-o", "studies"], "'studies' is already there"),
+        (["--to", "hf", "-o", "m", "--opset", "18"], "--opset goes with --to onnx, openvino, tensorrt"),
+        (["--to", "openvino", "-o", "m.xml", "--int8"], "--int8 goes with --to onnx, but got --to openvino"),
+        (["--to", "onnx", "-o", "m.onnx", "--lossy"], "leave it out"),
+        (["--to", "tome", "--no-timing"], "are for models (hf, onnx"),
+        (["--to", "onxx", "-o", "m.onnx"], "unknown export format 'onxx': did you mean 'onnx'"),
+    ],
+)
+def test_bad_model_exports_are_one_line_before_anything_is_loaded(run, monkeypatch, words, expected):
+    import prunesearch.search.run
+
+    monkeypatch.setattr(prunesearch.search.run, "load_study_task", lambda *_, **__: pytest.fail("loaded"))
+    code, out, err = run("export", "demo", "--pick", "p1", *words)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert expected in err
+
+
+def test_a_model_export_says_what_it_found(run, monkeypatch, tmp_path):
+    import prunesearch.export.study_models as study_models
+    from prunesearch.export.models import ModelExport, Timing
+
+    asked = []
+
+    def export(front, spec, to, path, *, options, seconds):
+        asked.append((spec, to, options.opset, seconds))
+        timing = Timing("ONNX Runtime", "this CPU", 2, 8, 10.0, 5.0, 4.0, 3.9, 20, "")
+        return ModelExport(path, to, "ONNX", "ONNX Runtime", True, ("opset 20",), 1e-6, 3.0, (1, 3, 8), timing)
+
+    monkeypatch.setattr(study_models, "export_study_model", export)
+    code, out, err = run("export", "demo", "--pick", "p1", "--to", "onnx", "-o", "m.onnx", "--opset", "20")
+    assert (code, out) == (0, "")
+    assert asked == [("p1", "onnx", 20, 20.0)]
+    assert "greatest error of a logit 1e-06 (batches of 1, 3, 8)" in err
+    assert "unpruned 4 ms, pruned 3.9 ms, 1.03x; eager torch: 10 ms, 5 ms, 2.00x (batch 8, 2 threads" in err
+    assert "does not survive in ONNX Runtime: 1.03x, less than 0.9 of 2.00x" in err
+
+
+def test_a_schedule_says_which_study_it_is_from(run, tmp_path):
+    code, out, _ = run("export", "demo", "--pick", "p1", "--to", "tome", "--lossy")
+    assert code == 0
+    assert out.startswith("# from prunesearch ")
+    assert "study demo, point p1 (trial 17)" in out.splitlines()[0]
