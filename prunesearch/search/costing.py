@@ -162,7 +162,7 @@ class Coster:
         closed, counted = costs.predict(Schedule()), count_macs(self.task.model, self.task.timing_inputs(1)) / 1e9
         if abs(closed - counted) > _MACS_OFF * counted:
             raise PruneSearchError(
-                f"multiply-adds of {type(self.task.model).__name__} have no closed form here ({closed:.3g} GMACs against "
+                f"multiply-adds of {type(self.task.model).__name__} have no closed form here ({closed:.3g} GMACs, "
                 f"{counted:.3g} counted): use --objective latency, and prunesearch flops for a schedule by hand"
             )
         return costs

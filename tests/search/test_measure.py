@@ -144,9 +144,8 @@ def test_the_studys_own_table_is_kept_and_its_conditions_are_checked(root, parts
     reporter = Reporter()
 
     def get(**changes):
-        return cost_table(
-            folder.cost_table, task, handle, space, config.model_copy(update=changes), target, reporter, "my/model", reporter.step
-        )
+        changed = config.model_copy(update=changes)
+        return cost_table(folder.cost_table, task, handle, space, changed, target, reporter, "my/model", reporter.step)
 
     first = get()
     assert CostTable.load(folder.cost_table) == first
