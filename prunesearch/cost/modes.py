@@ -137,6 +137,9 @@ class OnnxRuntime(Eager):
 
     def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> None:
         super().__init__(model, handle, inputs)
+        dtype = next(model.parameters()).dtype
+        if dtype != torch.float32:
+            raise PruneSearchError(f"mode 'onnxruntime' computes in float32, but the model is in {dtype}: use float32")
         self._forwards: dict[Schedule, Forward] = {}
 
     def prepare(self, schedule: Schedule) -> None:

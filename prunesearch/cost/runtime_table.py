@@ -87,20 +87,14 @@ def measure_runtime_table(
         raise PruneSearchError(f"--concurrency {concurrency} is not measured in ONNX Runtime: use the runtime torch")
     started = time.monotonic()
     with borrowed(model) as handle, tempfile.TemporaryDirectory() as scratch:
-        if handle.encoder.family.positions is not None:
-            raise PruneSearchError(
-                f"--runtime onnxruntime times blocks of hidden states and mask alone, but those of "
-                f"'{handle.encoder.family.model_type}' take positions too: use the runtime torch"
-            )
+        _check_family(handle)
         shape = describe_shape(model, handle, inputs)
         grid = [*check_counts(counts, shape), shape.tokens]
-        pieces = _Pieces(handle, shape, inputs, Path(scratch), seed)
-        jobs = pieces.jobs(grid, methods)
         schedules = _whole_schedules(shape, grid, methods, unseen, seed)
         runner = OnnxRuntime(model, handle, inputs)
-        for schedule in schedules:
-            runner.prepare(schedule)
+        jobs = _Pieces(handle, shape, inputs, Path(scratch), seed).jobs(grid, methods)
         for place, schedule in enumerate(schedules):
+            runner.prepare(schedule)  # written now, so that the budget is for timing alone
             jobs["whole", place] = Job(runner.run, partial(runner.prepare, schedule))
         waited = wait_until_quiet(patience_s)
         found = measure(
@@ -109,23 +103,30 @@ def measure_runtime_table(
         )  # fmt: skip
         conditions = conditions_of(handle, inputs, shape.tokens, "onnxruntime")
     whole = [found.samples.pop(("whole", place)) for place in range(len(schedules))]
-    noise = noise_record(found.noise).model_copy(update={"waited_s": round(waited, 1)})
-    table = CostTable(
-        status="measured",
-        shape=shape,
-        conditions=conditions,
-        device=describe_device("cpu"),
-        cells=_cells(found.samples, shape, methods, _Scale(1.0, 0.0)),
-        noise=noise,
-        seconds=time.monotonic() - started,
-        walks=len(whole[0]),
-    )
-    scale = _calibrate(table, schedules[:CALIBRATION], whole[:CALIBRATION])
-    table = table.model_copy(update={"cells": _cells(found.samples, shape, methods, scale)})
-    table = CostTable(**dict(table))  # what was worked out of the cells before is forgotten
+    facts: dict[str, Any] = {
+        "status": "measured",
+        "shape": shape,
+        "conditions": conditions,
+        "device": describe_device("cpu"),
+        "noise": noise_record(found.noise).model_copy(update={"waited_s": round(waited, 1)}),
+        "seconds": time.monotonic() - started,
+        "walks": len(whole[0]),
+    }
+    alone = CostTable(**facts, cells=_cells(found.samples, shape, methods, _Scale(1.0, 0.0)))
+    scale = _calibrate(alone, schedules[:CALIBRATION], whole[:CALIBRATION])
+    table = CostTable(**facts, cells=_cells(found.samples, shape, methods, scale))
     held = [0, *range(CALIBRATION, len(schedules))]
-    paces = [[1.0] * len(whole[i]) for i in held]
-    return compare(table, [schedules[i] for i in held], [whole[i] for i in held], paces)
+    pace = [[1.0] * len(whole[i]) for i in held]
+    return compare(table, [schedules[i] for i in held], [whole[i] for i in held], pace)
+
+
+def _check_family(handle: Handle) -> None:
+    family = handle.encoder.family
+    if family.positions is not None:
+        raise PruneSearchError(
+            f"--runtime onnxruntime times blocks of hidden states and mask alone, but those of '{family.model_type}' "
+            "take positions too: use the runtime torch"
+        )
 
 
 def _whole_schedules(

@@ -53,9 +53,14 @@ class Trial:
         return self.attrs.get("rows") is None and all(value <= 0 for value in self.constraints.values())
 
     @property
+    def withdrawn(self) -> bool:
+        """Whether it was given up without being tried: for another of its schedule, or because there were enough."""
+        return not {"duplicate_of", "surplus"}.isdisjoint(self.attrs)
+
+    @property
     def complete(self) -> bool:
-        """Whether it has a result, and not that of an earlier trial told again."""
-        return self.state == "COMPLETE" and "duplicate_of" not in self.attrs
+        """Whether it has a result of its own."""
+        return self.state == "COMPLETE" and not self.withdrawn
 
     @cached_property
     def schedule(self) -> Schedule:

@@ -13,7 +13,7 @@ from prunesearch.search.config import RunConfig
 from prunesearch.search.measure import profile_table
 from prunesearch.search.run import load_study_task
 from prunesearch.search.space import SpaceFile
-from prunesearch.search.study import read_trials
+from prunesearch.search.study import read_trials, study_place
 from prunesearch.search.target import Target
 
 
@@ -29,14 +29,15 @@ def transfer_study(
             the study's trials are not here.
     """
     profile = find_profile(to)
-    if not folder.database.exists():
+    place = study_place(folder, front.config.get("storage"))
+    if place["where"] == folder.database and not folder.database.exists():
         raise PruneSearchError(
             f"study '{folder.name}' has no {folder.database.name}, whose trials are priced anew: run the same "
             "`prunesearch run` again"
         )
     config = RunConfig.build(**{**front.config, "device": "cpu"})
     there = RunConfig.build(**{**front.config, "dtype": dtype or config.dtype, "mode": mode or config.mode})
-    trials = read_trials(folder.database)
+    trials = read_trials(**place)
     task = load_study_task(config, quiet=True)
     with apply_(task.model, Schedule()) as handle:
         encoder = handle.encoder

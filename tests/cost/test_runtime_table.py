@@ -171,3 +171,35 @@ def test_jobs_cover_every_piece(tiny, batch, tmp_path, monkeypatch):
     }
     assert {k[1] for k in jobs if k[0] == "scorer"} == {"cls_attention", "value_norm"}
     assert {k[1] for k in jobs if k[0] == "merge"} == {"drop", "nearest", "bipartite"}
+
+
+def test_the_pieces_of_a_text_model_take_masks(tmp_path, monkeypatch):
+    """Run in torch in place of ONNX Runtime: every piece takes what its job gives it."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50,
+        max_position_embeddings=40,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config).eval().requires_grad_(False)
+    ids = torch.randint(1, 50, (2, 20))
+    inputs, ran = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, []
+
+    def session(self, module, example, axes=()):
+        def run(given):
+            out = module(list(given))
+            ran.append((type(module).__name__, len(given), (out[0] if isinstance(out, list) else out).shape))
+
+        return lambda given=example: lambda: run(given)
+
+    monkeypatch.setattr(_Pieces, "_session", session)
+    with borrowed(model) as handle, torch.no_grad():
+        shape = describe_shape(model, handle, inputs)
+        jobs = _Pieces(handle, shape, inputs, tmp_path, 0).jobs([6, 12, 20], METHODS)
+        for job in jobs.values():
+            job.run()
+    assert shape.protected == 2
+    assert ("_Half", 2, (2, 20, 16)) in ran  # with its mask
+    assert ("_Scorer", 4, (2, 20)) in ran
+    merged = [shape[1] for name, _, shape in ran if name == "_Merge"]
+    assert sorted(set(merged)) == sorted({after for _, after in _pairs(shape)})

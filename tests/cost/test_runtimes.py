@@ -93,6 +93,9 @@ def test_the_mode_runs_the_schedule_prepared_last(tiny, batch):
         assert not torch.allclose(out[Schedule()], out[SCHEDULE], atol=1e-4)
         with pytest.raises(PruneSearchError, match="cannot be timed piece by piece"):
             runner.walk(SCHEDULE, [], lambda: 0)
+        with pytest.raises(PruneSearchError, match=r"computes in float32, but the model is in torch\.float64"):
+            runner_for("onnxruntime", tiny.to(torch.float64), handle, batch)
+        tiny.to(torch.float32)
         with pytest.raises(PruneSearchError, match="runs on the CPU, but the model is on 'meta'"):
             runner_for("onnxruntime", tiny, handle, {"pixel_values": batch["pixel_values"].to("meta")})
 

@@ -239,7 +239,7 @@ def progress(view: StudyView, now: datetime | None = None) -> Progress:
         state = "stopped" if times else "preparing"
     ends = sorted(t.completed for t in view.done if t.completed is not None)[-_PACE:]
     minutes = (ends[-1] - ends[0]).total_seconds() / 60 if len(ends) > 1 else 0.0
-    failures = [t for t in view.trials if t.state == "FAIL" and "duplicate_of" not in t.attrs]
+    failures = [t for t in view.trials if t.state == "FAIL" and not t.withdrawn]
     errors = [str(t.attrs["error"]) for t in failures if "error" in t.attrs]
     return Progress(
         state=state,
