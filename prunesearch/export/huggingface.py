@@ -235,7 +235,7 @@ def load_folder(path: Path) -> Forward:
 HUGGING_FACE = ModelFormat(
     name="hf",
     tool="Hugging Face transformers",
-    runtime="eager torch",
+    runtime="transformers from the folder",
     write=lambda source, path, options: write(source, path),
     load=load_folder,
     suffix="",

@@ -249,7 +249,7 @@ def _time(source: ModelSource, to: ModelFormat, path: Path, options: ModelOption
 
     with tempfile.TemporaryDirectory() as scratch:
         other = Path(scratch) / f"unpruned{to.suffix}"
-        write_format(replace(source, schedule=Schedule()), to, other, replace(options, int8=False))
+        write_format(replace(source, schedule=Schedule()), to, other, options)
         unpruned, pruned = to.load(other), to.load(path)
         inputs = dict(source.inputs)
         with apply_(source.model, Schedule(), seed=source.seed) as handle:
@@ -259,7 +259,7 @@ def _time(source: ModelSource, to: ModelFormat, path: Path, options: ModelOption
             found = measure(jobs, clock=clock_for("cpu"), sentinel="eager", time_budget_s=seconds, min_rounds=10)
     ms = {name: s.median_ms for name, s in found.samples.items()}
     return Timing(
-        runtime=to.runtime,
+        runtime=f"{to.runtime}, int8" if options.int8 else to.runtime,
         device=str(describe_device("cpu")["name"]),
         threads=torch.get_num_threads(),
         batch_size=len(next(iter(inputs.values()))),

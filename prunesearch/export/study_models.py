@@ -54,8 +54,7 @@ def export_study_model(
         quality = {
             "unpruned": front.unpruned.quality.value,
             "pruned": point.quality.value,
-            "pruned, int8": accuracy,
-            "rows": float(rows),
+            f"pruned in int8 ({rows} rows)": accuracy,
         }
         done = replace(done, quality=quality)
         write_card(done, source)
