@@ -73,6 +73,7 @@ def run(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     attention: Annotated[str | None, typer.Option("--attn", help="sdpa, eager or flash.")] = None,
     mode: Annotated[str | None, typer.Option(help="eager, cuda-graph or compile: as you will deploy it.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="What will run the model: torch or onnxruntime.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests under way at once, if you serve several.")] = None,
     length: Annotated[
         list[str] | None, typer.Option(help="Tokens of a text whose latency counts: 128, or several.")
@@ -103,6 +104,7 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print front.json in place of the table.")] = False,
 ) -> None:
     """Search schedules and print the front. Without options: the bundled demo."""
+    from prunesearch.cost.modes import mode_of
     from prunesearch.search.config import RunConfig
     from prunesearch.search.objectives import parse_objectives
     from prunesearch.search.run import run as search
@@ -120,7 +122,7 @@ def run(
         across=across,
         dtype=dtype,
         attention=attention,
-        mode=mode,
+        mode=mode_of(mode, runtime),
         concurrency=concurrency,
         space=space,
         sampler=sampler,

@@ -37,7 +37,8 @@ def profile(
     batch_size: Annotated[list[int] | None, typer.Option(help="As in 1 8 32, which is the default.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="float32 (default), bfloat16, float16, or several.")] = None,
     attention: Annotated[str, typer.Option("--attn", help="sdpa, eager or flash.")] = "sdpa",
-    mode: Annotated[str, typer.Option(help="eager, cuda-graph or compile.")] = "eager",
+    mode: Annotated[str | None, typer.Option(help="eager, cuda-graph or compile; none: eager.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="What will run the model: torch or onnxruntime.")] = None,
     concurrency: Annotated[int, typer.Option(help="Forwards under way at once: measure one among others.", min=1)] = 1,
     length: Annotated[int | None, typer.Option(help="Tokens of a text (128).")] = None,
     energy: Annotated[bool, typer.Option("--energy", help="Measure energy too (minutes a table).")] = False,
@@ -49,6 +50,7 @@ def profile(
     quiet: QuietOption = False,
 ) -> None:
     """Measure this device, for `run --device NAME` anywhere."""
+    from prunesearch.cost.modes import mode_of
     from prunesearch.search.profiling import ProfileConfig, plot_profile
     from prunesearch.search.profiling import profile as measure
     from prunesearch.search.progress import Reporter
@@ -62,7 +64,7 @@ def profile(
         batch_sizes=batch_size or ProfileConfig.batch_sizes,
         dtypes=dtype or ProfileConfig.dtypes,
         attention=attention,
-        mode=mode,
+        mode=mode_of(mode, runtime) or ProfileConfig.mode,
         concurrency=concurrency,
         length=length,
         effort="quick" if quick else "full" if full else "normal",

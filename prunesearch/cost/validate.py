@@ -153,6 +153,21 @@ def measure_table(
         patience_s: on a CPU, wait up to so many seconds for other processes to leave the cores alone.
         concurrency: forwards under way at once; others than the measured one run in processes of their own.
     """
+    if mode == "onnxruntime":
+        from prunesearch.cost.runtime_table import measure_runtime_table
+
+        return measure_runtime_table(
+            model,
+            inputs,
+            counts=counts,
+            methods=methods,
+            time_budget_s=time_budget_s,
+            quiet=quiet,
+            seed=seed,
+            patience_s=patience_s,
+            concurrency=concurrency,
+            label=label,
+        )
     device = device_of(inputs)
     waited = wait_until_quiet(patience_s) if device.type == "cpu" else 0.0
     settled = _settle(model, inputs) if device.type == "cuda" else ""

@@ -229,7 +229,7 @@ def test_walks_that_a_throttled_device_spoiled_do_not_count(tiny, batch):
 
 def test_a_device_that_always_throttles_is_measured_in_the_end(tiny, batch):
     table = build_table(
-        tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.3, min_walks=5, quiet=True, spoiled=lambda: True
+        tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=1.5, min_walks=5, quiet=True, spoiled=lambda: True
     )
     assert table.walks >= 5
     assert table.noise.thrown_away > 0
