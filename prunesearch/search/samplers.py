@@ -40,7 +40,7 @@ class SamplerContext:
     """What a sampler may know.
 
     Attributes:
-        space: what may be proposed; its methods are those that survived the screening.
+        space: what may be proposed.
         objectives: what is minimised beside the loss (in the order of the study's values 1, 2, ...), and bounds.
         sensitivities: of the space; None where nothing was measured.
         seed: of everything random.
