@@ -22,7 +22,7 @@ from prunesearch.search.sensitivity import Sensitivities
 from prunesearch.search.space import Space
 
 # Prior standard deviations of log corrections: of all schedules alike, of a stage beyond the error of its measurement,
-# of a pair; and the lengths over which they change. Set by leave-one-out errors on verified schedules of three models.
+# of a pair; and the lengths over which they change. Set by errors on verified schedules of two image classifiers.
 _COMMON, _STAGE, _PAIR, _NOISE = 0.05, 0.10, 0.15, 0.05
 _ANY_METHOD = 0.4  # of a stage's correction, the part that all methods share: rows that were hard or easy by chance
 _BLOCKS, _LOG_KEEP = 0.15, 1.0
