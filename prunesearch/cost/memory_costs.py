@@ -6,18 +6,16 @@ mean that is never more than the maximum; its solutions are then priced by the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, Stage, parse_method
+from prunesearch.cost.borders import watched
 from prunesearch.cost.memory import ByShape
 from prunesearch.pruning.apply import Handle
-from prunesearch.pruning.blocks import Layout
 
 _MIB = 2**20
 _MARGIN = 1.05
@@ -138,7 +136,7 @@ class MemoryCosts:
                     if len(peaks) > (1 if block.first else 2):
                         raise _DoneError
 
-                with _watched(self.handle, entering):
+                with watched(self.handle, entering):
                     self._shapes.forward()
                 peaks.append(live.peak)
         except _DoneError:
@@ -152,40 +150,3 @@ class MemoryCosts:
     def _stage(self, layer: int, n: int, method: str) -> Stage:
         protected = self.handle.encoder.protected
         return Stage(layer, (n - protected) / (self.tokens - protected), *parse_method(method))
-
-
-@dataclass(frozen=True)
-class _Watched:
-    """A layout that says when a block is entered."""
-
-    inner: Layout
-    entering: Callable[[], None]
-
-    @property
-    def kind(self) -> str:
-        """See `Layout`."""
-        return self.inner.kind
-
-    @property
-    def core(self) -> str:
-        """See `Layout`."""
-        return self.inner.core
-
-    def attend(self, layer: nn.Module, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        """See `Layout`."""
-        self.entering()
-        return self.inner.attend(layer, x, mask, kwargs)
-
-    def feed(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """See `Layout`."""
-        return self.inner.feed(layer, x)
-
-
-@contextmanager
-def _watched(handle: Handle, entering: Callable[[], None]) -> Iterator[None]:
-    encoder = handle.encoder
-    handle.encoder = replace(encoder, family=replace(encoder.family, layout=_Watched(encoder.family.layout, entering)))
-    try:
-        yield
-    finally:
-        handle.encoder = encoder

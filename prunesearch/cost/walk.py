@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, Stage, parse_method
+from prunesearch.cost.borders import watched
 from prunesearch.cost.meter import Clock, time_bar, undisturbed
 from prunesearch.cost.modes import Eager
 from prunesearch.cost.samples import Noise, OthersWatch, Samples, judge_noise
 from prunesearch.pruning.apply import Handle, apply_, handle_of
-from prunesearch.pruning.blocks import Layout
 
 # ("stem",), ("head", n), ("attention", n, biased), ("mlp", n), ("reduce", scorer, merge, n_in, n_out)
 Piece = tuple[Any, ...]
@@ -57,38 +57,6 @@ class Walks:
             self.pieces[piece].ms.append(took)
 
 
-@dataclass(frozen=True)
-class _Marked:
-    """A layout that marks the borders of its two halves."""
-
-    inner: Layout
-    mark: Callable[[], None]
-
-    @property
-    def kind(self) -> str:
-        """See `Layout`."""
-        return self.inner.kind
-
-    @property
-    def core(self) -> str:
-        """See `Layout`."""
-        return self.inner.core
-
-    def attend(self, layer: nn.Module, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        """See `Layout`."""
-        self.mark()
-        out = self.inner.attend(layer, x, mask, kwargs)
-        self.mark()
-        return out
-
-    def feed(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """See `Layout`."""
-        self.mark()
-        out = self.inner.feed(layer, x)
-        self.mark()
-        return out
-
-
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[Handle]:
     """Yield the handle of `model`, a new one if it carries none; afterwards the model is as it was before."""
@@ -116,14 +84,13 @@ class Walker:
     @contextmanager
     def marking(self) -> Iterator[None]:
         """Within the block, the model's blocks leave marks."""
-        encoder = self.handle.encoder
         marks, mark = self._marks, self.clock.mark
-        layout = _Marked(encoder.family.layout, lambda: marks.append(mark()))
-        self.handle.encoder = replace(encoder, family=replace(encoder.family, layout=layout))
-        try:
+
+        def note() -> None:
+            marks.append(mark())
+
+        with watched(self.handle, note, note):
             yield
-        finally:
-            self.handle.encoder = encoder
 
     def walk(self, schedule: Schedule) -> list[tuple[Piece, float]]:
         """Run one forward; returns its pieces in order, in ms. They add up to the whole forward."""
