@@ -47,7 +47,7 @@ from prunesearch.search.sensitivity import Sensitivities, measure_sensitivities
 from prunesearch.tasks.base import EvalSet
 
 RIVALS = ("tpe", "nsga2", "random", "evolution")
-CHECKPOINTS = (5, 10, 20, 30, 45, 60, 100, 150, 200, 300)
+CHECKPOINTS = (10, 20, 30, 60, 150, 300)
 REFERENCE = (1.0, 0.5)  # latency share, nats
 
 
