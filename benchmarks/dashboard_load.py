@@ -9,12 +9,14 @@ browser profile each time; the server has been started before, which is when it 
   optuna      the same trials by Optuna's public API, once, for comparison
   overview    the first page, its cards painted
   study       the study's page, its front painted with the trials behind it
+  whole       the same, until the last of its figures is painted
   look        what the server takes to say that nothing has changed
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import logging
 import random
@@ -34,11 +36,13 @@ from optuna.trial import create_trial
 from werkzeug.serving import make_server
 
 from prunesearch.results.dashboard.app import make_app
+from prunesearch.results.dashboard.overview import overview
 from prunesearch.results.dashboard.sources import Library
 from prunesearch.results.trials import TrialReader
 from prunesearch.search.space import Space, SpaceFile
 
 ROOT = Path(__file__).resolve().parents[1]
+ROWS = 1024  # of a search, of which a trial keeps loss and answer: 17 bits
 SHAPE = (9, 65, 1)  # blocks, tokens, protected of the example's model
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 
@@ -93,6 +97,7 @@ def add_trial(connection: sqlite3.Connection, space: Space, rng: random.Random, 
         [(n + 1, 0, 0.84 - quality), (n + 1, 1, ms)],
     )
     attrs = {"schedule": schedule.to_dict(), "source": "sampler", "latency": ms, "quality": quality, "seconds": 0.5}
+    attrs |= {"worker": "machine/1234", "per_row": base64.b64encode(rng.randbytes(ROWS * 17 // 8)).decode()}
     connection.executemany(
         'INSERT INTO trial_user_attributes (trial_id, "key", value_json) VALUES (?, ?, ?)',
         [(n + 1, name, json.dumps(value)) for name, value in attrs.items()],
@@ -120,7 +125,9 @@ def main() -> None:
         folder = Path(place) / "studies" / "large"
         make_study(folder, args.trials)
         url = f"sqlite:///{folder / 'study.db'}"
-        times: dict[str, list[float]] = {"reading": [], "optuna": [], "overview": [], "study": [], "look": []}
+        times: dict[str, list[float]] = {
+            name: [] for name in ("reading", "optuna", "overview", "study", "whole", "look")
+        }
         for _ in range(args.repeats):
             started = time.monotonic()
             TrialReader(url).refresh()
@@ -128,13 +135,14 @@ def main() -> None:
         started = time.monotonic()
         found = optuna.load_study(study_name="prunesearch", storage=url).get_trials(deepcopy=False)
         times["optuna"].append(time.monotonic() - started)
-        assert len(found) == args.trials
+        if len(found) != args.trials:
+            raise SystemExit(f"{args.trials} trials were written, but Optuna reads {len(found)}")
         drawn = ".js-plotly-plot .scatterlayer path.point:nth-of-type(900)"
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             for _ in range(args.repeats):
                 library = Library([str(folder)])
-                library.views()
+                overview(library.views())  # as `serve` does before it listens
                 server = make_server("127.0.0.1", 0, make_app(library).server, threaded=True)
                 threading.Thread(target=server.serve_forever, daemon=True).start()
                 address = f"http://127.0.0.1:{server.server_port}"
@@ -143,7 +151,12 @@ def main() -> None:
                     ("overview", "/", ".cards > li"),
                 ):
                     context = browser.new_context()
-                    times[name].append(seconds_until(context.new_page(), address + path, selector))
+                    page = context.new_page()
+                    started = time.monotonic()
+                    times[name].append(seconds_until(page, address + path, selector))
+                    if name == "study":
+                        page.wait_for_selector("#trust .js-plotly-plot .main-svg", state="attached")
+                        times["whole"].append(time.monotonic() - started)
                     context.close()
                 started = time.monotonic()
                 library.sources()["large"].view()

@@ -49,6 +49,10 @@ def export(
     for loss in exported.losses:
         typer.echo(f"prunesearch: note for {to}: {loss}", err=True)
     _put(exported.text, output)
+    if output is not None:
+        from prunesearch.export.card import schedule_card
+
+        _put(schedule_card(front, pick, to, exported), output.with_name(f"{output.name}.md"))
 
 
 def _export_model(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from prunesearch import __version__
 from prunesearch.core.schedule import Schedule
 from prunesearch.export.model_format import ModelSource
 from prunesearch.export.models import ModelExport, save_facts
-from prunesearch.export.native import schedule_json
+from prunesearch.export.native import provenance_of, schedule_json
+from prunesearch.export.pick import pick
+
+if TYPE_CHECKING:
+    from prunesearch.export.exchange import Exported
+    from prunesearch.results.front import Front
 
 _LOAD = {
     "hf": "model = AutoModel….from_pretrained(FOLDER, trust_remote_code=True)  # without prunesearch",
@@ -28,13 +33,26 @@ def write_card(done: ModelExport, source: ModelSource) -> None:
     save_facts(done.path, model_card(source.schedule, source.provenance, done), "README.md", ".md")
 
 
-def model_card(schedule: Schedule, provenance: Mapping[str, Any], done: ModelExport | None = None) -> str:
+def schedule_card(front: Front, spec: str, to: str, exported: Exported) -> str:
+    """The card of a schedule in the format `to`: of the point that `spec` picks, and what the format changes of it."""
+    point = pick(front, spec)
+    said = [f"changed: {change}" for change in exported.changes] + [f"note: {loss}" for loss in exported.losses]
+    return model_card(point.to_schedule(), provenance_of(point, front), remarks=[f"In {to}, {line}." for line in said])
+
+
+def model_card(
+    schedule: Schedule,
+    provenance: Mapping[str, Any],
+    done: ModelExport | None = None,
+    remarks: Sequence[str] = (),
+) -> str:
     """Markdown that says what a schedule does, where its numbers come from, and what an export was found to do.
 
     Args:
         schedule: the stages.
         provenance: see `native.provenance_of`; empty for a schedule by hand.
         done: the export; None for a schedule alone.
+        remarks: what else to say, a line each.
     """
     base = provenance.get("model", {}).get("id")
     lines = ["---", *([f"base_model: {json.dumps(base)}"] if base else []), "tags: [token-pruning, prunesearch]", "---"]
@@ -47,6 +65,8 @@ def model_card(schedule: Schedule, provenance: Mapping[str, Any], done: ModelExp
         lines += ["", *_study_lines(provenance)]
     if done is not None:
         lines += ["", *_export_lines(done)]
+    if remarks:
+        lines += ["", *(f"- {remark}" for remark in remarks)]
     stages = json.dumps([stage.to_dict() for stage in schedule])
     lines += ["", f"Found with prunesearch {__version__}. Stages: `{stages}`", ""]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.runtimes import Forward
 from prunesearch.export.card import write_card
 from prunesearch.export.model_format import ModelOptions, ModelSource
@@ -19,6 +20,7 @@ from prunesearch.results.front import Front
 from prunesearch.search.config import RunConfig
 from prunesearch.search.run import load_study_task, resolve_model
 from prunesearch.tasks.base import EvalSet
+from prunesearch.tasks.classification import Classification
 
 # what a graph is traced with; runtimes choose their own kernels
 _TRACED = {"device": "cpu", "dtype": "float32", "attention": "sdpa", "mode": "eager", "concurrency": 1}
@@ -40,6 +42,8 @@ def export_study_model(
     check_methods(point.to_schedule(), target)
     config = RunConfig.build(**{**front.config, **_TRACED})
     task = load_study_task(config, quiet=True)
+    if options.int8 and not isinstance(task, Classification):
+        raise PruneSearchError(f"the quality in int8 is known for classifiers alone, but the task is {task.name}")
     source = ModelSource(
         model=task.model,
         schedule=point.to_schedule(),
@@ -69,7 +73,7 @@ def holdout_accuracy(forward: Forward, split: EvalSet, inputs: Mapping[str, Tens
     right = rows = 0
     length = inputs["input_ids"].shape[1] if "input_ids" in inputs else None
     for batch in split.batches:
-        given, labels = dict(batch.inputs), batch.labels
+        given, labels = dict(batch.inputs), torch.as_tensor(batch.labels)
         if length is not None:
             fits = given["attention_mask"].sum(1) <= length
             given = {n: _at_length(v[fits], length, split.padding.get(n, 0)) for n, v in given.items()}

@@ -57,7 +57,7 @@ class BlockCurve:
 
 
 def write_curves(path: str | os.PathLike[str], tables: Sequence[CostTable], title: str) -> None:
-    """Write the curves of `tables` to `path`: `.html` (about 5 MB, plotly.js inside) or `.png` (needs kaleido).
+    """Write the curves of `tables` to `path`: `.html` (about 1.5 MB, plotly.js inside) or `.png` (needs kaleido).
 
     Raises:
         PruneSearchError: for another suffix, no table, or a PNG that cannot be drawn on this machine.

@@ -31,7 +31,7 @@ def write_report(
     rows: Sequence[Row] = (),
     traces: Sequence[Trace] = (),
 ) -> None:
-    """Write the report, about 5 MB with plotly.js inside, and `samples.json` beside it, which the dashboard reads.
+    """Write the report, about 1.5 MB with plotly.js inside, and `samples.json` beside it, which the dashboard reads.
 
     The cost table that lies beside it is read for where the time goes.
 
@@ -39,8 +39,9 @@ def write_report(
         path: of the HTML file; files are replaced atomically.
         front: the front of the study.
         trials: all finished trials: `{"number", "predicted_ms", "kl", "quality"}` (quality as a fraction, on the
-            calibration split; None or NaN where it is not known), and `"schedule"` as `Schedule.to_dict()` for the
-            views of the search; further numbers are costs by the names of `views.axes`.
+            calibration split; None or NaN where it is not known), `"schedule"` as `Schedule.to_dict()` for the
+            views of the search, and `"constraints"`, by which each is broken (0 or less: kept); further numbers are
+            costs by the names of `views.axes`.
         rows: of data that were traced.
         traces: what each point made of them.
     """
@@ -138,7 +139,10 @@ def _table(folder: Path) -> CostTable | None:
 
 def _trial(found: Mapping[str, Any]) -> Trial:
     known = {name: value for name, value in found.items() if not isinstance(value, float) or math.isfinite(value)}
-    attrs = {name: value for name, value in known.items() if name not in ("number", "predicted_ms", "kl")}
+    attrs = {
+        name: value for name, value in known.items() if name not in ("number", "predicted_ms", "kl", "constraints")
+    }
     loss = known.get("kl")
     attrs["latency"] = known.get("predicted_ms")
-    return Trial(int(found["number"]), "COMPLETE", () if loss is None else (loss,), attrs)
+    bounds = known.get("constraints", {})
+    return Trial(int(found["number"]), "COMPLETE", () if loss is None else (loss,), attrs, constraints=bounds)

@@ -2,7 +2,7 @@
 
 Optuna's public API takes about a millisecond a trial for the first read (it decodes every parameter's distribution),
 ten seconds for 10,000 trials. So the tables of the schema that this was written for are read directly, what is needed
-of them; a storage of any other schema goes through the public API. This module alone knows either.
+of them; a storage of any other schema goes through the public API.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from sqlalchemy.pool import NullPool
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.schedule import Schedule
+from prunesearch.results.optuna_schema import is_known_schema
 
-OPTUNA_SCHEMA = 12  # of Optuna 3.0 to 5.0
 FINISHED = ("COMPLETE", "FAIL", "PRUNED")
 _CHUNK = 500  # identifiers in one query
 
@@ -35,8 +35,8 @@ _CHUNK = 500  # identifiers in one query
 class Trial:
     """A trial, whatever its state.
 
-    `values` are what the study minimises, `attrs` Optuna's user attributes, `constraints` are kept where they are not
-    above 0.
+    `values` are what the study minimises, `attrs` Optuna's user attributes but for `per_row`, `constraints` are kept
+    where they are not above 0.
     """
 
     number: int
@@ -133,7 +133,7 @@ class TrialReader:
 
     def _read(self) -> dict[int, Trial]:
         with self._engine.connect() as connection:
-            if _schema(connection) != OPTUNA_SCHEMA:
+            if not is_known_schema(connection):
                 return _through_optuna(self.url, self.study)
             study = _study_id(connection, self.study)
             # states first: a trial that is finished by now has all its attributes
@@ -142,7 +142,8 @@ class TrialReader:
             v, a, c = _VALUES.c, _ATTRS.c, _SYSTEM.c
             finite = sa.select(v.trial_id, v.objective, v.value).where(v.value_type == "FINITE")
             values = _grouped(connection, finite, study, ids)
-            attrs = _grouped(connection, sa.select(a.trial_id, a.key, a.value_json), study, ids)
+            shown = sa.select(a.trial_id, a.key, a.value_json).where(a.key != _ROWS)
+            attrs = _grouped(connection, shown, study, ids)
             bound = sa.select(c.trial_id, c.key, c.value_json).where(c.key.startswith(_CONSTRAINT))
             bounds = _grouped(connection, bound, study, ids)
         found = {}
@@ -154,8 +155,8 @@ class TrialReader:
                 state=row.state,
                 values=tuple(value for _, value in sorted(values.get(row.trial_id, []))),
                 attrs=dict(zip((key for key, _ in pairs), decoded, strict=True)),
-                started=_time(row.datetime_start),
-                completed=_time(row.datetime_complete),
+                started=_local(row.datetime_start),
+                completed=_local(row.datetime_complete),
                 constraints={k.removeprefix(_CONSTRAINT): float(t) for k, t in bounds.get(row.trial_id, [])},
             )
         return found
@@ -179,8 +180,8 @@ _VALUES = _table("trial_values", "trial_id", "objective", "value", "value_type")
 _ATTRS = _table("trial_user_attributes", "trial_id", "key", "value_json")
 _SYSTEM = _table("trial_system_attributes", "trial_id", "key", "value_json")
 _STUDIES = _table("studies", "study_id", "study_name")
-_VERSION = _table("version_info", "schema_version")
 _CONSTRAINT = "constraints:"  # how the keys of constraints begin
+_ROWS = "per_row"  # user attribute that a race looks at: kilobytes a trial that nobody who reads trials here needs
 
 
 def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -199,10 +200,6 @@ def _grouped(
         for trial, key, value in connection.execute(one):
             found[trial].append((key, value))
     return found
-
-
-def _schema(connection: sa.Connection) -> int | None:
-    return connection.execute(sa.select(_VERSION.c.schema_version)).scalar()
 
 
 def _study_id(connection: sa.Connection, name: str | None) -> int:
@@ -225,7 +222,7 @@ def _through_optuna(url: str, study: str | None) -> dict[int, Trial]:
             number=trial.number,
             state=trial.state.name,
             values=tuple(trial.values or ()),
-            attrs=trial.user_attrs,
+            attrs={key: value for key, value in trial.user_attrs.items() if key != _ROWS},
             started=trial.datetime_start,
             completed=trial.datetime_complete,
             constraints=trial.constraints,
@@ -279,6 +276,9 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:120]
 
 
-def _time(value: Any) -> datetime | None:
-    """SQLite gives text where other databases give times."""
-    return datetime.fromisoformat(value) if isinstance(value, str) else value
+def _local(value: Any) -> datetime | None:
+    """Local time without a zone, as in a trial of Optuna's; the tables have UTC, and SQLite has it as text."""
+    if value is None:
+        return None
+    utc = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return utc.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)

@@ -23,7 +23,8 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from prunesearch.search.trial_tables import REVISION, TrialTables
+from prunesearch.results.optuna_schema import is_known_schema
+from prunesearch.search.trial_tables import TrialTables
 
 if TYPE_CHECKING:
     from optuna.study._frozen import FrozenStudy
@@ -63,9 +64,9 @@ def open_storage(url: str, study: str, directions: int = 0) -> tuple[BaseStorage
             if attempt == _TRIES - 1:
                 raise
             time.sleep(0.1 + 0.2 * random.random())
-    if backend.get_current_version() != REVISION:
-        return optuna.storages.get_storage(backend), study_id
-    return StudyStorage(backend, study_id), study_id
+    with backend.engine.connect() as connection:
+        known = is_known_schema(connection)
+    return (StudyStorage(backend, study_id) if known else optuna.storages.get_storage(backend)), study_id
 
 
 def _study_id(backend: RDBStorage, study: str, directions: int) -> int:
@@ -131,7 +132,7 @@ class StudyStorage(BaseStorage):
     """One study of an RDB storage; of other studies nothing is known here.
 
     Args:
-        backend: of schema revision `trial_tables.REVISION`.
+        backend: whose schema is known (`is_known_schema`).
         study_id: identifier of the study.
     """
 

@@ -2,7 +2,7 @@
 
 Optuna commits every parameter and attribute of a trial on its own, and its public API builds a trial from some thirty
 queries: 22 ms a trial with 12 parameters. Here a trial begins in one transaction and ends in one. The tables are those
-of schema revision `REVISION`; a storage of another revision is used through Optuna alone.
+of `results.optuna_schema.REVISION`; a storage of another revision is used through Optuna alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-REVISION = "v3.2.0.a"
 _CHUNK = 500  # identifiers in one query
 _INFINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf}
 
@@ -29,7 +28,7 @@ class TrialTables:
     """The trials of one study.
 
     Args:
-        engine: connected to a database whose schema is of `REVISION`.
+        engine: connected to a database whose schema is known (`is_known_schema`).
         study_id: Optuna's identifier of the study.
     """
 

@@ -131,7 +131,7 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path):
     text = (tmp_path / "sub" / "c.html").read_text(encoding="utf-8")
     page = Scripts(text)
     assert len(page.scripts) == 3
-    assert text.count("plotly.js v") == 1
+    assert text.count("plotly.js (basic - minified) v") == 1
     assert "{{" not in text.replace(page.scripts[1], "")
     assert not any({"src", "href", "srcset", "action"} & set(attributes) for _, attributes in page.tags)
     policy = next(a["content"] for _, a in page.tags if "http-equiv" in a)

@@ -272,7 +272,7 @@ def test_two_points_side_by_side(root):
     views = Library([str(root)]).views()
     first, second = (compare_page.find_pair(views, f"done\x1f{name}") for name in ("p1", "p3"))
     text = text_of(compare_page.compared(first, second))
-    assert "-37.5%" in text  # 16 ms against 10
+    assert "−37.5%" in text  # 16 ms against 10
     assert "−1.80 points" in text
     assert "Choose two points" in text_of(compare_page.compared(first, None))
     assert compare_page.find_pair(views, "done\x1fp9") is None

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import threading
+from itertools import pairwise
 
 import optuna
 import pytest
@@ -150,6 +151,60 @@ def test_names_are_inert(page):
     page.wait_for_selector(".hoverlayer .hovertext")
     assert "<script>window.hit=1" in page.locator(".hoverlayer .hovertext").first.text_content()
     assert page.evaluate("window.hit") is None
+
+
+def choose(page, box, option):
+    """Choose an option of one of Dash's boxes."""
+    page.click(f"#{box}")
+    page.click(f".dash-dropdown-content >> text={option}")
+    page.keyboard.press("Escape")
+
+
+def test_every_view_of_a_study_is_drawn(page):
+    page.goto("/study/done?point=p2")
+    drawn(page)
+    for name, marks in (("hypervolume", "path.js-line"), ("stages", "path.js-line"), ("methods", "g.point path")):
+        page.wait_for_selector(f'[id*=\'"name":"{name}"\'] {marks}', state="attached")
+    page.wait_for_selector('#trust [id*=\'"name":"predicted"\'] path.point')
+    page.wait_for_selector('#panel [id*=\'"name":"tokens p2"\'] g.point path')
+    # a picture with what was merged and dropped over it, and the text whose answer changed
+    over = page.locator("#samples img.over").first
+    assert over.evaluate("(image) => image.complete && image.naturalWidth > 0")
+    assert "unpruned says frog, pruned says toad" in page.inner_text("#samples")
+    assert page.locator("#samples .token.dropped").count() == 1
+    choose(page, "axis", "multiply-adds")
+    page.wait_for_selector('[id*=\'"name":"front"\'] .xtitle:has-text("GMACs")')
+
+
+def test_two_points_and_the_curves_of_a_study(page, root):
+    page.goto("/compare")
+    page.wait_for_selector("#compared h2 >> text=done p1")
+    choose(page, "compare-b", "done · p3")
+    page.wait_for_selector("#compared h2 >> text=done p3")
+    assert "−37.5%" in page.inner_text("#compared")  # 16 ms against 10
+    page.goto("/devices")
+    page.wait_for_selector("#page h1 >> text=Devices")
+
+
+@pytest.mark.parametrize("address", ["/", "/study/done", "/compare", "/devices"])
+def test_what_a_screen_reader_needs(page, address):
+    page.goto(address)
+    page.wait_for_selector("#page h1")
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.locator("h1").count() == 1
+    assert page.locator("main, nav").count() == 2
+    levels = page.eval_on_selector_all("h1, h2, h3", "(all) => all.map((h) => Number(h.tagName[1]))")
+    assert all(later <= before + 1 for before, later in pairwise(levels))
+    unnamed = "(all) => all.filter((x) => !(x.getAttribute('aria-label') || x.textContent.trim())).length"
+    assert page.eval_on_selector_all("a, button:not(.dash-dropdown-clear)", unnamed) == 0
+    assert page.eval_on_selector_all("img", "(all) => all.filter((x) => !x.hasAttribute('alt')).length") == 0
+    plots = page.locator(".plot")
+    assert all(plots.nth(i).get_attribute("role") == "img" for i in range(plots.count()))
+    assert page.eval_on_selector_all(".plot", "(all) => all.filter((x) => !x.getAttribute('aria-label')).length") == 0
+    assert page.eval_on_selector_all("th", "(all) => all.filter((x) => !x.hasAttribute('scope')).length") == 0
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "To the content"
 
 
 @pytest.mark.parametrize("address", ["/", "/study/done", "/compare", "/devices"])

@@ -97,7 +97,8 @@ def test_whole_and_self_contained(make_front, tmp_path):
     assert "url(" not in style
     assert "@import" not in style
     assert "http" not in page.scripts[0].replace("http://www.w3.org", "") + page.scripts[2] + style
-    assert text.count("plotly.js v") == 1
+    assert text.count("plotly.js (basic - minified) v") == 1
+    assert len(text) < 2_000_000
 
 
 def test_policy_forbids_every_load(make_front):
@@ -129,6 +130,15 @@ def test_trials_without_schedules_or_quality(make_front):
     figures = embedded(Page(report_html(make_front(), TRIALS)))["figures"]
     assert figures["front latency"]["data"][0]["x"] == [11.0]
     assert "hypervolume" not in figures
+
+
+def test_trials_that_break_a_constraint_are_crosses(make_front):
+    trials = [{**WHOLE[0], "constraints": {"agreement >= 0.9": 0.2}}, {**WHOLE[1], "constraints": {"x": -1.0}}]
+    page = Page(report_html(make_front(), trials))
+    drawn = embedded(page)["figures"]["front latency"]["data"][0]
+    assert drawn["marker"]["symbol"] == ["x-thin-open", "circle"]
+    assert drawn["text"][0].endswith("breaks agreement &gt;= 0.9")
+    assert "Crosses: the 1 that break a constraint." in " ".join(page.texts)
 
 
 def test_no_point_on_the_front(make_front):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 
 import optuna
 import pytest
@@ -12,6 +13,7 @@ from optuna.trial import TrialState
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.results import trials as module
+from prunesearch.results.optuna_schema import is_known_schema
 from prunesearch.results.trials import TrialReader, shown_url, study_names
 from studies import add_trials, new_study, plain_trials
 
@@ -26,17 +28,19 @@ def study(tmp_path):
     found.tell(failed, state=TrialState.FAIL)
     bounded = found.ask()
     bounded.set_constraint("energy", 0.5)
+    bounded.set_user_attr("per_row", "A" * 3000)  # long, and nothing that is shown
     found.tell(bounded, [0.5, float("inf")])
     found.enqueue_trial({"x": 1.0}, user_attrs={"source": "seed"})
     return found
 
 
 def told(study):
-    """Optuna's own account."""
-    return [
-        (t.number, t.state.name, t.user_attrs, t.datetime_start, t.datetime_complete, t.constraints)
-        for t in study.get_trials()
-    ]
+    """Optuna's own account, but for what no view shows."""
+    found = []
+    for t in study.get_trials():
+        shown = {key: value for key, value in t.user_attrs.items() if key != "per_row"}
+        found.append((t.number, t.state.name, shown, t.datetime_start, t.datetime_complete, t.constraints))
+    return found
 
 
 def read(reader):
@@ -51,8 +55,20 @@ def test_the_tables_say_what_optuna_says(study, tmp_path):
     assert [t.contends for t in reader.trials] == [True] * 4 + [False, True]
 
 
+def test_times_are_local_wherever_the_machine_is(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        reader = TrialReader(f"sqlite:///{tmp_path / 'study.db'}")
+        reader.refresh()
+        assert read(reader) == told(optuna.load_study(study_name="prunesearch", storage=reader.url))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_another_schema_goes_through_optuna(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "OPTUNA_SCHEMA", -1)
+    monkeypatch.setattr("prunesearch.results.optuna_schema.REVISION", "v99")
     reader = TrialReader(f"sqlite:///{tmp_path / 'study.db'}")
     assert reader.refresh()
     assert read(reader) == told(study)
@@ -132,6 +148,6 @@ def test_passwords_are_not_shown():
 def test_optuna_still_has_the_schema_that_is_read(tmp_path):
     study = new_study(tmp_path / "study.db")
     with module.read_only_engine(f"sqlite:///{tmp_path / 'study.db'}").connect() as connection:
-        assert module._schema(connection) == module.OPTUNA_SCHEMA
+        assert is_known_schema(connection)
     assert json.dumps(study.user_attrs) == "{}"
     assert optuna.__version__ >= "5"

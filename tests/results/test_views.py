@@ -18,8 +18,9 @@ from prunesearch.core.pareto import hypervolume_2d, non_dominated
 from prunesearch.core.schedule import Schedule
 from prunesearch.export import FORMATS, export
 from prunesearch.results.trials import Trial
-from prunesearch.results.views import figures, figures_search
+from prunesearch.results.views import figures, figures_search, pages
 from prunesearch.results.views.axes import AXES
+from prunesearch.results.views.conditions import conditions
 from prunesearch.results.views.figures import front_figure
 from prunesearch.results.views.figures_point import predicted_figure, time_figure, time_rows, tokens_figure
 from prunesearch.results.views.figures_search import (
@@ -115,6 +116,13 @@ def test_every_axis_reads_its_own_number(study, make_front, axis):
         "memory": [3.0] * 4,
     }
     assert points["x"] == expected[axis]
+    # the memory was not measured, though the latency was; the latency's error is not the memory's
+    said = {"latency": "ms measured", "energy": "(5 to 8) mJ", "macs": "GMACs counted", "memory": "MiB estimated from"}
+    assert AXES[axis].unit in points["hovertext"][0]
+    assert axis == "energy" or said[axis] in re.sub(r" \([^)]*\)", "", points["hovertext"][0])
+    title = front_figure([view], axis)["layout"]["xaxis"]["title"]["text"]
+    assert ("estimated" in title) == (axis == "memory")
+    assert axis in ("latency", "energy") or set(points["error_x"]["array"]) == {0}
 
 
 def test_an_estimate_is_hatched_and_says_so(make_front):
@@ -148,6 +156,7 @@ def test_of_many_trials_an_even_choice_and_the_whole_front_are_drawn(study):
     many = [replace(t, number=40 * k + t.number) for k in range(80) for t in trials]
     view = replace(study, trials=many)
     drawn = figures.cloud(view, "latency")
+    assert "the 3,200 trials, 1,000 of them and their front drawn" in pages.front_remark(view)
     assert figures.CLOUD <= len(drawn["x"]) <= figures.CLOUD + 40
     x, y = view.columns("latency", many)
     for i in staircase(x, y):
@@ -188,6 +197,83 @@ def test_a_running_search_shows_the_front_of_its_trials():
     assert view.best_at_budget() is None
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"budget": "10ms"}, ("latency", 10.0)),
+        ({"budget": "40mJ", "objectives": ["energy"]}, ("energy", 40.0)),
+        ({"budget": "2GMACs"}, ("macs", 2.0)),
+        ({"budget": "0.5GiB"}, ("memory", 512.0)),
+        ({"budget": "50%", "objectives": ["latency"]}, ("latency", 0.5)),  # of the cost table's prediction
+        ({"budget": "50%", "objectives": ["memory"]}, None),  # nobody knows the unpruned memory before there is a front
+        ({"budget": "nonsense"}, None),
+        ({"budget": "50%", "objectives": 3}, ("latency", 0.5)),  # a file that nobody has checked
+        ({}, None),
+    ],
+)
+def test_the_budget_of_a_running_search_is_on_its_own_axis(config, expected):
+    table = small_table()
+    view = StudyView("run", "run", None, plain_trials(3), config, SHAPE, lambda: table)
+    if expected is None:
+        assert view.budget is None
+        return
+    axis, limit = expected
+    base = table.predict(Schedule()) if config["budget"].endswith("%") else 1.0
+    assert (view.budget.axis, view.budget.limit) == (axis, pytest.approx(limit * base))
+    shapes = {name: front_figure([view], name)["layout"].get("shapes") for name in AXES}
+    assert {name for name, found in shapes.items() if found} == {axis}
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "axis"), [("40mJ", "mJ", "energy"), ("1GMACs", "GMACs", "macs"), ("9MiB", "MiB", "memory")]
+)
+def test_the_budget_of_a_front_is_on_its_own_axis(make_front, text, unit, axis):
+    data = make_front(budget={"text": text, "limit": 9.0, "unit": unit}).to_dict()
+    for item in [data["unpruned"], *data["points"]]:
+        item["energy"] = {"predicted_mj": 7.0, "measured": None, "net_mj": None}
+        item["memory"] = {"predicted_mib": 3.0, "measured_mib": None}
+    view = StudyView("a", "a", make_front(**data), shape=SHAPE)
+    assert view.budget.axis == axis
+    for name in AXES:
+        assert ("shapes" in front_figure([view], name)["layout"]) == (name == axis)
+    assert ("budget", text) in [(dt, dd.split(" =")[0]) for dt, dd in conditions_of(view)]
+
+
+def conditions_of(view):
+    """Names and texts of the list of conditions."""
+    listed = conditions(view).children[0].children
+    return [(name.children, text.children) for name, text in zip(listed[::2], listed[1::2], strict=True)]
+
+
+def test_what_the_front_notes_and_how_the_search_ended(make_front):
+    data = make_front().to_dict()
+    data["notes"] = ["only 900 of 1000 rows have a label <b>"]
+    data["constraints"] = [{"text": "quality >= 0.99*unpruned", "limit": 0.792, "broken": 3}]
+    data["hypervolume"] = {"value": 0.0123, "cost": "latency", "reference": [1.0, 0.5]}
+    data["search"] |= {"saved": 12.5, "stopped": "converged"}
+    view = StudyView("a", "a", make_front(**data), shape=SHAPE)
+    assert "only 900 of 1000 rows have a label &lt;b&gt;" in Frozen().html(pages.head(view))
+    said = dict(conditions_of(view))
+    assert said["constraints"] == "quality >= 0.99*unpruned, 0.792 (broken by 3 candidates in the end)"
+    assert said["hypervolume"].startswith("0.0123 (share of the unpruned latency")
+    assert "racing saved 12.5" in said["search"]
+    assert "stopped growing" in said["ended"]
+    assert not {"ended", "hypervolume"} & dict(conditions_of(replace(view, front=make_front()))).keys()
+
+
+def test_trials_that_break_a_constraint_are_crosses_and_say_which(study):
+    bad = replace(study.trials[3], constraints={"quality >= 0.9 <b>": 0.1, "agreement >= 0.5": -0.2})
+    view = replace(study, trials=[*study.trials[:3], bad, *study.trials[4:]])
+    drawn = figures.cloud(view, "latency")
+    assert [i for i, symbol in enumerate(drawn["marker"]["symbol"]) if symbol != "circle"] == [3]
+    assert drawn["text"][3] == "3, breaks quality &gt;= 0.9 &lt;b&gt;"
+    assert "Crosses: the 1 that break a constraint." in pages.front_remark(view)
+    assert "symbol" not in figures.cloud(study, "latency")["marker"]
+    assert "Crosses" not in pages.front_remark(study)
+    running = replace(view, front=None)
+    assert "t3" not in [item.id for item in running.items]
+
+
 def test_best_at_budget_is_the_best_calibration_quality_within_it(study):
     assert study.best_at_budget().id == "p2"
 
@@ -201,11 +287,15 @@ def test_contributions_find_the_method_that_helps():
         trials.append(replace(trial, attrs={**trial.attrs, "quality": quality}))
     view = StudyView("a", "a", None, trials, {}, SHAPE)
     found = contributions(view, "latency")
-    assert found[0].method == "value_norm+drop"
-    assert found[0].gain > 3 * found[0].error
+    assert [c.kind for c in found] == ["scorer"] * 2 + ["merge"] * 3 + ["method"] * 2
+    best = {kind: next(c for c in found if c.kind == kind) for kind in ("scorer", "merge", "method")}
+    assert [best[kind].name for kind in best] == ["value_norm", "drop", "value_norm+drop"]
+    assert best["method"].gain > 3 * best["method"].error
     users = [t for t in trials if any(s.method == "value_norm+drop" for s in t.schedule)]
-    assert found[0].trials == len(users)
-    assert len(contributions_figure(found)["data"][0]["x"]) == 3
+    assert best["method"].trials == best["scorer"].trials == len(users)
+    assert [c.name for c in found if c.name == "bipartite"] == ["bipartite"]  # it has no scorer to be a method with
+    bars = contributions_figure(found)["data"][0]
+    assert bars["y"][::-1] == [f"{c.kind} {c.name}" for c in found[:5]]
     assert contributions(replace(view, trials=trials[:3]), "latency")[0].gain is None
     assert contributions_figure(contributions(replace(view, trials=trials[:3]), "latency")) is None
 
@@ -260,6 +350,7 @@ def test_names_are_escaped_in_every_figure(make_front):
     ]
     for figure in found:
         for trace in figure["data"]:
+            assert trace["type"] in ("scatter", "bar", "pie")  # all that the bundle of plotly.js can draw
             trace.pop("customdata", None)  # data, which nobody draws
             assert "%{x} %" not in trace.get("name", "")
         figure["layout"].pop("uirevision", None)

@@ -1,9 +1,24 @@
 "use strict";
 // The dashboard's own callbacks in the browser. Dash loads theme.js after this file, so it is looked up when it is needed.
+const MOST_MS = 5000; // that anything waits for the front
+
+// Plotly draws on the one thread that there is: what is seen first is drawn first, and what is below it waits.
+async function afterFront() {
+  const end = performance.now() + MOST_MS;
+  const front = document.querySelector(".plot.tall");
+  while (front && !front.querySelector(".main-svg") && performance.now() < end) await new Promise(requestAnimationFrame);
+  return true;
+}
+
 window.dash_clientside = Object.assign({}, window.dash_clientside, {
   prunesearch: {
-    themed: (figure) => window.prunesearch.themed(figure),
-    hidden: (figure) => (figure ? {} : { display: "none" }),
+    afterFront,
+    // the figure in the colours of the page, and whether there is one to be seen
+    themed: async (figure) => {
+      const [output] = window.dash_clientside.callback_context.outputs_list;
+      if (output.id.name !== "front") await afterFront();
+      return [window.prunesearch.themed(figure), figure ? {} : { display: "none" }];
+    },
     // a click on a point is a walk to its address, so that the back button and a bookmark work
     walk: () => {
       const [{ value: click }] = window.dash_clientside.callback_context.triggered;

@@ -208,12 +208,12 @@ def _choices(app: Dash, library: Library) -> None:
 
     @app.callback(
         Output("below", "children"),
-        Input("later", "n_intervals"),
+        Input("later", "data"),
         State("axis", "value"),
         State("study-key", "data"),
         prevent_initial_call=True,
     )
-    def fill_below(_ticks: int, axis: str, key: str) -> Any:
+    def fill_below(_drawn: bool, axis: str, key: str) -> Any:
         source = library.find(key)
         return no_update if source is None else page.below(source.view(), axis)
 
@@ -237,13 +237,12 @@ def _in_the_browser(app: Dash) -> None:
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("prunesearch", "themed"),
         Output({"kind": "graph", "name": MATCH}, "figure"),
+        Output({"kind": "plot", "name": MATCH}, "style"),
         Input({"kind": "figure", "name": MATCH}, "data"),
         Input("scheme", "data"),
     )
     app.clientside_callback(  # type: ignore[no-untyped-call]
-        ClientsideFunction("prunesearch", "hidden"),
-        Output({"kind": "plot", "name": MATCH}, "style"),
-        Input({"kind": "figure", "name": MATCH}, "data"),
+        ClientsideFunction("prunesearch", "afterFront"), Output("later", "data"), Input("later", "id")
     )
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("prunesearch", "walk"),
@@ -262,7 +261,7 @@ def serve(library: Library, host: str, port: int) -> None:
     from werkzeug.serving import make_server
 
     app = make_app(library, host)
-    library.views()  # read before the first page is asked for
+    overview(library.views())  # all that is read and counted, before the first page is asked for
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     try:
         server = make_server(host, port, app.server, threaded=True)

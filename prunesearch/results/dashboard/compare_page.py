@@ -10,10 +10,10 @@ from dash import dcc, html
 
 from prunesearch.results.front import digits
 from prunesearch.results.views.axes import AXES
-from prunesearch.results.views.figures import front_figure, signed
+from prunesearch.results.views.figures import MINUS, front_figure, signed
 from prunesearch.results.views.figures_point import time_figure, time_rows, tokens_figure
 from prunesearch.results.views.pages import FRONT_LABEL
-from prunesearch.results.views.parts import Children, plot, small, stages_table, table
+from prunesearch.results.views.parts import Children, plot, section, small, stages_table, table
 from prunesearch.results.views.study import Item, StudyView
 
 _SEPARATOR = "\x1f"  # no study's name has a control character in it
@@ -75,7 +75,7 @@ def compared(first: Pair | None, second: Pair | None) -> Children:
             FRONT_LABEL,
             "",
         ),
-        html.Section([html.H2("Numbers"), _numbers(first, second)]),
+        section("Numbers", _numbers(first, second)),
     ]
     columns = [html.Section(_column(study, item, place), className="card") for place, (study, item) in enumerate(pairs)]
     return [*parts, html.Div(columns, className="columns even")]
@@ -87,7 +87,7 @@ def _numbers(first: Pair, second: Pair) -> Any:
     for name in names:
         a, b = (item.costs[name].value for _, item in (first, second))
         title = f"{AXES[name].title}, {AXES[name].unit}"
-        rows.append([title, digits(a), digits(b), f"{b / a - 1:+.1%}" if a else ""])
+        rows.append([title, digits(a), digits(b), f"{b / a - 1:+.1%}".replace("-", MINUS) if a else ""])
     qualities = [item.quality for _, item in (first, second)]
     if qualities[0] is not None and qualities[1] is not None:
         a, b = qualities[0].value, qualities[1].value

@@ -19,10 +19,12 @@ def overview(studies: Sequence[StudyView]) -> Component:
     """A card a study."""
     if not studies:
         return html.P("No study yet: `prunesearch run` makes one, and it will show up here.", className="muted")
-    running = sum(progress(study).state == "running" for study in studies)
+    going = [progress(study) for study in studies]
+    running = sum(how.state == "running" for how in going)
     plural = "study" if len(studies) == 1 else "studies"
     said = f"{len(studies)} {plural}, {running} running"
-    return html.Div([html.P(said, className="muted"), html.Ul([_card(study) for study in studies], className="cards")])
+    cards = [_card(study, how) for study, how in zip(studies, going, strict=True)]
+    return html.Div([html.P(said, className="muted"), html.Ul(cards, className="cards")])
 
 
 def study_address(key: str) -> str:
@@ -30,8 +32,7 @@ def study_address(key: str) -> str:
     return f"/study/{quote(key, safe='')}"
 
 
-def _card(study: StudyView) -> Component:
-    how = progress(study)
+def _card(study: StudyView, how: Progress) -> Component:
     title = html.H2(dcc.Link(study.name, href=study_address(study.key)))
     chips = [html.Span(how.state, className=f"chip {how.state}")]
     if study.estimated:

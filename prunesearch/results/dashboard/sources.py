@@ -228,9 +228,7 @@ def progress(view: StudyView, now: datetime | None = None) -> Progress:
     now = datetime.now() if now is None else now
     times = [t for trial in view.trials for t in (trial.started, trial.completed) if t is not None]
     wanted = view.config.get("trials")
-    finished = view.front is not None and view.front.search.trials >= len(
-        {str(t.attrs.get("schedule")) for t in view.done}
-    )
+    finished = view.front is not None and view.front.search.trials >= view.tried
     if finished:
         state = "finished"
     elif times and now - max(times) < _QUIET:

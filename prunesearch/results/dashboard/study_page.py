@@ -18,7 +18,6 @@ from prunesearch.results.views.other_device import front_on, other_devices
 from prunesearch.results.views.parts import LIVE, Children, named, plot, points_table, small
 from prunesearch.results.views.study import Item, StudyView
 
-_LATER_MS = 300  # after which what is below the fold is asked for, so that it does not hold up the rest
 _ON = "on:"  # before the name of a device, among the studies that can be shown too
 
 
@@ -34,7 +33,7 @@ def study_page(study: StudyView, others: Sequence[StudyView], search: str | None
     axis = study.axes[0] if study.axes else "latency"
     return [
         dcc.Store(id="study-key", data=study.key),
-        dcc.Interval(id="later", interval=_LATER_MS, max_intervals=1),
+        dcc.Store(id="later"),  # is set once the front is drawn, and what is below it asked for
         dcc.Store(id="shown", data=shown_stamp(study, item)),
         html.Div(pages.head(study), id="study-head"),
         html.Div(

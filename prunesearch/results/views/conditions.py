@@ -12,6 +12,12 @@ from prunesearch.results.views.parts import details
 from prunesearch.results.views.study import StudyView
 
 Pairs = list[tuple[str, str]]
+_ENDED = {
+    "trials": "all trials that were asked for are done",
+    "timeout": "its time was up",
+    "converged": "its front had stopped growing, as far as the calibration rows can tell",
+    "exhausted": "there was nothing new to try",
+}
 
 
 def conditions(study: StudyView) -> Component | None:
@@ -23,6 +29,11 @@ def conditions(study: StudyView) -> Component | None:
     listed = [part for name, value in pairs if value for part in (html.Dt(name), html.Dd(value))]
     config = html.Pre(json.dumps(front.config, indent=2), tabIndex=0)
     return html.Div([html.Dl(listed, className="conditions"), details("Configuration of the run", config)])
+
+
+def threads_text(threads: int | None) -> str:
+    """`, 1 thread`, `, 2 threads`, or nothing where they do not count."""
+    return f", {threads} thread{'' if threads == 1 else 's'}" if threads else ""
 
 
 def _model(front: Front) -> Pairs:
@@ -37,7 +48,7 @@ def _model(front: Front) -> Pairs:
 
 def _costs(front: Front) -> Pairs:
     c, d, t = front.conditions, front.device, front.cost_table
-    threads = f", {c.threads} threads" if c.threads else ""
+    threads = threads_text(c.threads)
     more = {k: v for k, v in d.model_dump().items() if k not in ("name", "kind", "threads") and v is not None}
     noise = "" if t.noise is None else f", noise {t.noise:.1%}"
     noisy = " (noisy machine)" if t.noisy else ""
@@ -61,9 +72,12 @@ def _costs(front: Front) -> Pairs:
 def _search(front: Front) -> Pairs:
     s, b, chosen = front.search, front.budget, front.selection
     trials = f"{s.sampler}, {s.trials} trials ({s.seeds} seeds, {s.failed} failed)"
-    spent = f"{s.evaluations:.1f} model evaluations, {s.seconds:.0f} s"
+    spent = f"worth {s.evaluations:.1f} evaluations of the unpruned model, {s.seconds:.0f} s"
+    saved = f"; racing saved {s.saved:.1f}" if s.saved else ""
+    h = front.hypervolume
+    area = "" if h is None else f"{digits(h.value)} (share of the unpruned {h.cost} by nats of KL, holdout rows)"
     why = "measured end to end" if front.measured else "judged on held-out data"
-    bounds = [f"{x.text} (broken by {x.broken} candidates)" for x in front.constraints]
+    bounds = [f"{x.text}, {digits(x.limit)} (broken by {x.broken} candidates in the end)" for x in front.constraints]
     selection = ""
     if chosen is not None:
         found = f"{100 * chosen.calibration:+.2f} points on calibration, {100 * chosen.holdout:+.2f} on holdout"
@@ -71,9 +85,10 @@ def _search(front: Front) -> Pairs:
     return [
         ("budget", "none" if b is None else f"{b.text} = {digits(b.limit)} {b.unit}"),
         ("constraints", "; ".join(bounds)),
-        ("search", f"{trials}, {spent}"),
+        ("search", f"{trials}, {spent}{saved}"),
+        ("ended", _ENDED[s.stopped] if s.stopped else ""),
         ("selection", selection),
         ("front", f"{len(front.points)} points; {front.dropped} dropped as dominated once {why}"),
-        ("notes", "; ".join(front.notes)),
+        ("hypervolume", area),
         ("made", f"{front.created} by prunesearch {front.prunesearch}"),
     ]

@@ -86,6 +86,10 @@ def cloud(study: StudyView, axis: str) -> Figure:
         chosen = sorted({*map(int, even), *staircase(x, y)})  # type: ignore[assignment]
     cost = AXES[axis]
     drawn = [i for i in chosen if x[i] == x[i]]
+    broken = {i: study.broken(trials[i]) for i in drawn}
+    marker = {"color": "--faint", "size": 5, "opacity": 0.45}
+    if any(broken.values()):
+        marker |= {"symbol": ["x-thin-open" if broken[i] else "circle" for i in drawn]}
     return {
         "type": "scatter",
         "mode": "markers",
@@ -93,8 +97,8 @@ def cloud(study: StudyView, axis: str) -> Figure:
         "showlegend": False,
         "x": [_short(x[i]) for i in drawn],
         "y": [_short(100 * y[i]) for i in drawn],
-        "marker": {"color": "--faint", "size": 5, "opacity": 0.45},
-        "text": [str(trials[i].number) for i in drawn],
+        "marker": marker,
+        "text": [f"{trials[i].number}{''.join(f', breaks {plain(bound)}' for bound in broken[i])}" for i in drawn],
         "hovertemplate": f"trial %{{text}}<br>%{{x:.3g}} {cost.unit} predicted<br>"
         f"%{{y:.1f}} % {_template(study.metric)}, calibration<extra></extra>",
     }
@@ -239,8 +243,7 @@ def hover(study: StudyView, item: Item) -> str:
         around = (
             "" if amount.low is None or amount.high is None else f" ({digits(amount.low)} to {digits(amount.high)})"
         )
-        said = "counted" if name == "macs" else "measured" if amount.measured else plain(study.source)
-        lines.append(f"{AXES[name].text(amount.value)}{around} {said}")
+        lines.append(f"{AXES[name].text(amount.value)}{around} {plain(study.how(name, amount))}")
     if item.quality is not None:
         lines.append(f"{plain(study.metric)} {percent_text(item.quality)} ({study.split})")
     if item.point is not None:
@@ -280,8 +283,9 @@ def _cost_title(studies: Sequence[StudyView], cost: Axis) -> str:
     """`latency of a batch of 8, ms, estimated ±20 %`, as far as the studies agree."""
     batches = {study.batch_size for study in studies}
     batch = f" of {batches.pop()}" if cost.name == "latency" and len(batches) == 1 and None not in batches else ""
-    said = {study.source for study in studies if cost.name != "macs"}
-    how = f", {plain(said.pop())}" if len(said) == 1 and said != {"measured"} else ""
+    known = [(study, item.costs.get(cost.name)) for study in studies for item in study.items]
+    said = {study.how(cost.name, amount) for study, amount in known if amount is not None}
+    how = f", {plain(said.pop())}" if len(said) == 1 and not said & {"measured", "counted"} else ""
     return f"{cost.title}{batch}, {cost.unit}{how}"
 
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prunesearch.core.schedule import Stage
 from prunesearch.results.views.axes import plain
 from prunesearch.results.views.figures import Figure
 from prunesearch.results.views.study import StudyView, spread_over, staircase
 
 _FAINT_LINES = 150  # schedules behind those of the front
+KINDS = ("scorer", "merge", "method")
 _LEAST_TRIALS = 8  # for a trend of quality over cost
 
 
@@ -59,7 +61,8 @@ def hypervolume_figure(study: StudyView, axis: str) -> Figure | None:
         return None
     base = study.unpruned
     limit = base.costs[axis].value if base and axis in base.costs else max(known)
-    top = base.quality.value if base and base.quality else 1.0
+    # a translator with random weights has a BLEU of 0, and correlations may be below
+    top = base.quality.value if base and base.quality and base.quality.value > 0 else 1.0
     history = hypervolume_history(x, y, (limit, top))
     steps = [0, *(i for i in range(1, len(history)) if history[i] != history[i - 1]), len(history) - 1]
     # of a long staircase a screen shows a few hundred steps
@@ -91,7 +94,7 @@ def stages_figure(study: StudyView) -> Figure | None:
     latency = base.costs["latency"].value
     tried = [t for t in study.done if "schedule" in t.attrs and t.number_of("latency") is not None]
     best = max((t.number_of("quality") or 0 for t in tried), default=1.0)
-    top = base.quality.value if base.quality else best or 1.0
+    top = (base.quality.value if base.quality else best) or 1.0
     names = [*(f"block {b}" for b in range(shape.depth)), "latency", plain(study.metric)]
 
     def line(counts: Sequence[int], ms: float, quality: float) -> list[float | None]:
@@ -142,13 +145,15 @@ def stages_figure(study: StudyView) -> Figure | None:
 
 @dataclass(frozen=True)
 class Contribution:
-    """A method in a search: in how many trials it is, in how many of the trials' front, and what quality goes with it.
+    """A scorer, merge or method in a search: in how many trials, how many of their front, what quality goes with it.
 
+    `kind` is `scorer`, `merge` or `method` (a scorer with a merge); a merge that ignores scores has no scorer.
     `gain`: mean of how far those trials lie above the trend of quality over cost, with its standard error; None where
     there are too few trials to tell.
     """
 
-    method: str
+    kind: str
+    name: str
     trials: int
     on_front: int
     gain: float | None
@@ -156,7 +161,7 @@ class Contribution:
 
 
 def contributions(study: StudyView, axis: str) -> list[Contribution]:
-    """What each method brings, best first."""
+    """What each scorer, each merge and each pair of them brings: by kind, best first."""
     trials = [t for t in study.done if "schedule" in t.attrs and len(t.schedule)]
     x, y = study.columns(axis, trials)
     trials = [t for t, cost in zip(trials, x, strict=True) if not math.isnan(cost)]
@@ -164,33 +169,41 @@ def contributions(study: StudyView, axis: str) -> list[Contribution]:
     x = [cost for cost in x if not math.isnan(cost)]
     front = set(staircase(x, y))
     above = _above_trend(np.array(x), np.array(y)) if len(trials) >= _LEAST_TRIALS else None
-    users: dict[str, list[int]] = {}
+    users: dict[tuple[str, str], list[int]] = {}
     for i, trial in enumerate(trials):
-        for method in {stage.method for stage in trial.schedule}:
-            users.setdefault(method, []).append(i)
+        for part in {part for stage in trial.schedule for part in _parts(stage)}:
+            users.setdefault(part, []).append(i)
     found = []
-    for method, places in users.items():
+    for (kind, name), places in users.items():
         gain = error = None
         if above is not None and len(places) > 1:
             gain = float(above[places].mean())
             error = float(above[places].std(ddof=1) / math.sqrt(len(places)))
-        found.append(Contribution(method, len(places), len(front & set(places)), gain, error))
-    return sorted(found, key=lambda c: (-(c.gain if c.gain is not None else -math.inf), -c.trials))
+        found.append(Contribution(kind, name, len(places), len(front & set(places)), gain, error))
+    order = {kind: place for place, kind in enumerate(KINDS)}
+    return sorted(found, key=lambda c: (order[c.kind], -(c.gain if c.gain is not None else -math.inf), -c.trials))
+
+
+def _parts(stage: Stage) -> list[tuple[str, str]]:
+    """What a stage is an example of; one whose merge ignores scores is of that merge alone."""
+    if stage.method == stage.merge:
+        return [("merge", stage.merge)]
+    return [("scorer", stage.scorer), ("merge", stage.merge), ("method", stage.method)]
 
 
 def contributions_figure(found: Sequence[Contribution]) -> Figure | None:
-    """Bars of what goes with each method; None where there is nothing to tell."""
-    known = [c for c in found if c.gain is not None and c.error is not None][::-1]
+    """Bars of what goes with each scorer and each merge; None where there is nothing to tell."""
+    known = [c for c in found if c.kind != "method" and c.gain is not None and c.error is not None][::-1]
     if not known:
         return None
-    hover = [f"{plain(c.method)}: {c.trials} trials, {c.on_front} on the trials' front" for c in known]
+    hover = [f"{c.kind} {plain(c.name)}: {c.trials} trials, {c.on_front} on the trials' front" for c in known]
     errors = {"type": "data", "array": [100 * (c.error or 0) for c in known], "color": "--muted", "thickness": 1.2}
     return {
         "data": [
             {
                 "type": "bar",
                 "orientation": "h",
-                "y": [plain(c.method) for c in known],
+                "y": [f"{c.kind} {plain(c.name)}" for c in known],
                 "x": [100 * (c.gain or 0) for c in known],
                 "error_x": errors,
                 "marker": {"color": ["--accent" if (c.gain or 0) >= 0 else "--faint" for c in known]},

@@ -8,7 +8,8 @@ from dash import html
 from dash.development.base_component import Component
 
 from prunesearch.results.front import digits
-from prunesearch.results.views.conditions import conditions
+from prunesearch.results.views.conditions import conditions, threads_text
+from prunesearch.results.views.figures import CLOUD
 from prunesearch.results.views.figures_point import predicted_figure
 from prunesearch.results.views.figures_search import (
     Contribution,
@@ -16,7 +17,7 @@ from prunesearch.results.views.figures_search import (
     hypervolume_figure,
     stages_figure,
 )
-from prunesearch.results.views.parts import details, plot, point_view, section, small, table
+from prunesearch.results.views.parts import breakable, details, plot, point_view, section, small, table
 from prunesearch.results.views.parts_samples import samples_view
 from prunesearch.results.views.study import Item, StudyView
 
@@ -33,26 +34,33 @@ def head(study: StudyView) -> Component:
         lines = [html.P(said, className="lead")]
     else:
         c = front.conditions
-        threads = f", {c.threads} threads" if c.threads else ""
+        threads = threads_text(c.threads)
         where = f"{front.model.id} on {front.device.name} ({front.device.kind}{threads}), batch {c.batch_size}, "
         where += f"{c.dtype}, {c.attention}, {c.tokens} tokens"
         lines = [html.P(front.verdict.text, className="lead"), html.P(where, className="muted")]
+        lines += [html.P(note, className="note small") for note in front.notes]
     problem = [html.P(study.problem, className="note")] if study.problem else []
     return html.Header([html.P(["prunesearch ", chip], className="eyebrow"), html.H1(study.name), *lines, *problem])
 
 
 def front_remark(study: StudyView) -> str:
     """What is drawn in the figure of the front."""
+    broken = sum(bool(study.broken(trial)) for trial in study.done)
+    crosses = f" Crosses: the {broken:,} that break a constraint." if broken else ""
     if study.front is None:
-        return "Rings: the front of the trials so far. Grey: all trials. Choose a point in the plot or in the table."
+        text = "Rings: the front of the trials so far. Grey: all trials. Choose a point in the plot or in the table."
+        return text + crosses
     bars = "10th to 90th percentile of latency" if study.front.measured else "the mean error of what was predicted"
     text = f"Choose a point in the plot or in the table. Bars: 95 % interval of quality; {bars}."
     if study.front.measured:
         text += " Ticks: what the cost table predicted."
     if study.done:
-        text += f" Grey: the {len(study.done):,} trials, by predicted cost and calibration quality; drag to zoom, "
+        some = f", {CLOUD:,} of them and their front drawn" if len(study.done) > CLOUD else ""
+        text += (
+            f" Grey: the {len(study.done):,} trials{some}, by predicted cost and calibration quality; drag to zoom, "
+        )
         text += "double-click for all."
-    return text
+    return text + crosses
 
 
 def point_panel(study: StudyView, item: Item, prefix: str = "") -> list[Any]:
@@ -91,10 +99,10 @@ def search_section(figures: dict[str, Any], found: list[Contribution]) -> Compon
                     section(
                         "What scorers and merges bring",
                         small(
-                            "Mean of how far the trials with a method lie above the trend of quality over cost, with "
-                            "its standard error. Methods share trials: it goes with a method, it need not come from it."
+                            "Mean of how far the trials with one lie above the trend of quality over cost, with its "
+                            "standard error. They share trials: it goes with one, it need not come from it."
                         ),
-                        plot("methods", figures["methods"], "Bars of quality by method; the table has the numbers"),
+                        plot("methods", figures["methods"], "Bars of quality by scorer and merge; the table has all"),
                         details("The numbers", html.Div(methods_table(found), id="methods-table")),
                     ),
                 ],
@@ -115,12 +123,13 @@ def search_section(figures: dict[str, Any], found: list[Contribution]) -> Compon
 
 
 def methods_table(found: list[Contribution]) -> Component:
-    """`contributions` as numbers."""
+    """`contributions` as numbers, pairs of scorer and merge among them."""
     rows = []
     for c in found:
         gain = "" if c.gain is None or c.error is None else f"{100 * c.gain:+.2f} ± {100 * c.error:.2f}"
-        rows.append([c.method, str(c.trials), str(c.on_front), gain])
-    return table(["method", "trials", "on their front", "points above trend"], rows, (1, 2, 3), "methods of the search")
+        rows.append([c.kind, breakable(c.name), str(c.trials), str(c.on_front), gain])
+    head = ["", "name", "trials", "on their front", "points above trend"]
+    return table(head, rows, (2, 3, 4), "scorers, merges and methods of the search")
 
 
 def trust_section(study: StudyView) -> list[Any]:

@@ -173,10 +173,10 @@ def _around(study: StudyView, name: str, amount: Amount) -> str:
     if amount.low is not None and amount.high is not None:
         around = f"{digits(amount.low)} to {digits(amount.high)}"
     if not amount.measured:
-        return "; ".join(text for text in (around, study.source, "not re-measured") if text)
-    said = "p10–p90" if name == "latency" else "95 %"
+        return "; ".join(text for text in (around, study.how(name, amount), "not re-measured") if text)
+    said = f"{'p10–p90' if name == 'latency' else '95 %'}: {around}" if around else "measured"
     predicted = "" if amount.predicted is None else f"; predicted {AXES[name].text(amount.predicted)}"
-    return f"{said}: {around}{predicted}"
+    return f"{said}{predicted}"
 
 
 def stages_table(study: StudyView, item: Item) -> Component:

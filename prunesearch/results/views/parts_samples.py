@@ -71,7 +71,7 @@ def _picture(row: Row, stage: Stage, title: str) -> Component:
     dropped = sum(o < 0 for o in owner)
     alt = f"{title}, {_caption(stage)}; {dropped} of {len(owner)} dropped"
     both = [html.Img(src=row.picture, alt=alt), html.Img(src=overlay, alt="", className="over")]
-    return html.Figure([html.Div(both, className="overlaid"), html.Figcaption(_caption(stage))])
+    return html.Figure([html.Div(both, className="overlaid"), html.Figcaption(_caption(stage).replace("+", "+\u200b"))])
 
 
 def _words(row: Row, stage: Stage, title: str) -> Component:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunesearch.core import budget as typed
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.results.front import Front, Point, Unpruned, cost_of, trust
@@ -102,6 +103,11 @@ class StudyView:
         """Complete trials that have a quality, in their order."""
         return [t for t in self.trials if t.complete and t.number_of("quality") is not None]
 
+    @cached_property
+    def tried(self) -> int:
+        """Schedules that were tried, each counted once."""
+        return len({str(trial.attrs.get("schedule")) for trial in self.done})
+
     @property
     def metric(self) -> str:
         """What quality is."""
@@ -140,11 +146,44 @@ class StudyView:
         """Mean relative error of what is predicted."""
         return self.front.cost_table.mape if self.front else 0.0
 
+    def how(self, axis: str, amount: Amount) -> str:
+        """How a cost came to be: `measured`, `counted`, or by what it was predicted."""
+        if axis == "macs":
+            return "counted"
+        if amount.measured:
+            return "measured"
+        if axis == "memory":
+            return "estimated from shapes"
+        # the error of `source` is that of latencies
+        return self.source if axis == "latency" else "estimated" if self.estimated else "predicted"
+
     @cached_property
     def budget(self) -> Budget | None:
-        """The bound that the search kept, as it came out."""
-        found = self.front.budget if self.front else None
+        """The bound that the search keeps: as it came out, or of a running search as it was asked for."""
+        if self.front is None:
+            return self._asked()
+        found = self.front.budget
         return None if found is None else Budget(_AXIS_OF[found.unit], found.limit, found.text)
+
+    def _asked(self) -> Budget | None:
+        """The budget of the configuration; None without one, or where what it is a share of is not known yet."""
+        text = self.config.get("budget")
+        if not isinstance(text, str):
+            return None
+        try:
+            asked = typed.Budget.parse(text)
+        except PruneSearchError:
+            return None
+        objectives = self.config.get("objectives")
+        axis = asked.cost(str(objectives[0]) if isinstance(objectives, list) and objectives else "latency")
+        base = self.unpruned.costs.get(axis) if self.unpruned else None
+        if asked.relative and base is None:
+            return None
+        return Budget(axis, asked.limit(base.value if base else 0.0), text)
+
+    def broken(self, trial: Trial) -> list[str]:
+        """The constraints that a trial breaks, as typed."""
+        return [text for text, excess in trial.constraints.items() if excess > 0]
 
     @cached_property
     def unpruned(self) -> Item | None:
@@ -222,11 +261,15 @@ class StudyView:
             id=name,
             schedule=Schedule() if point is None else point.to_schedule(),
             quality=Amount(q.value, q.low, q.high, measured=True),
-            costs={key: amount.spread(self.error) for key, amount in costs.items() if amount is not None},
+            costs={key: self._spread(key, amount) for key, amount in costs.items() if amount is not None},
             tokens=found.tokens,
             trial=None if point is None else point.trial,
             point=point,
         )
+
+    def _spread(self, axis: str, amount: Amount) -> Amount:
+        """With the mean error of a predicted latency around it; how far the other predictions are off is not known."""
+        return amount.spread(self.error) if axis == "latency" else amount
 
     def _of_trial(self, trial: Trial) -> Item:
         amounts = {name: trial.number_of(axis.attribute) for name, axis in AXES.items()}
