@@ -7,6 +7,7 @@ import json
 import random
 import re
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -305,6 +306,12 @@ def test_the_figures_of_a_search(study):
     assert history["x"][0] == 1
     assert history["x"][-1] == 30
     assert history["y"] == sorted(history["y"])
+    began = datetime(2026, 11, 24, 12, 0)
+    timed = [replace(t, started=began, completed=began + timedelta(minutes=k)) for k, t in enumerate(study.trials)]
+    told = hypervolume_figure(replace(study, trials=timed), "latency")["data"][0]["customdata"]
+    assert told[-1] == ", 29.0 min"
+    untimed = replace(study, trials=[replace(t, started=None) for t in timed])
+    assert set(hypervolume_figure(untimed, "latency")["data"][0]["customdata"]) == {""}
     lines = stages_figure(study)["data"]
     verdict = next(line for line in lines if line.get("name") == "p2")
     point = study.front.point("p2")

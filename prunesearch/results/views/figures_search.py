@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.schedule import Stage
+from prunesearch.results.trials import Trial
 from prunesearch.results.views.axes import plain
 from prunesearch.results.views.figures import Figure
 from prunesearch.results.views.study import StudyView, spread_over, staircase
@@ -67,6 +68,7 @@ def hypervolume_figure(study: StudyView, axis: str) -> Figure | None:
     steps = [0, *(i for i in range(1, len(history)) if history[i] != history[i - 1]), len(history) - 1]
     # of a long staircase a screen shows a few hundred steps
     steps = spread_over(list(dict.fromkeys(steps)), 600)
+    minutes = _minutes(trials)
     return {
         "data": [
             {
@@ -75,7 +77,8 @@ def hypervolume_figure(study: StudyView, axis: str) -> Figure | None:
                 "x": [i + 1 for i in steps],
                 "y": [round(100 * history[i], 4) for i in steps],
                 "line": {"color": "--accent", "width": 2, "shape": "hv"},
-                "hovertemplate": "after %{x} trials: %{y:.2f} %<extra></extra>",
+                "customdata": [minutes[i] for i in steps],
+                "hovertemplate": "after %{x} trials%{customdata}: %{y:.2f} %<extra></extra>",
             }
         ],
         "layout": {
@@ -84,6 +87,14 @@ def hypervolume_figure(study: StudyView, axis: str) -> Figure | None:
             "uirevision": f"{study.key}/hypervolume",
         },
     }
+
+
+def _minutes(trials: Sequence[Trial]) -> list[str]:
+    """For each trial, when it was finished, as in `, 3.2 min`; empty where that was not kept (in a report)."""
+    began = min((t.started for t in trials if t.started is not None), default=None)
+    if began is None:
+        return [""] * len(trials)
+    return ["" if t.completed is None else f", {(t.completed - began).total_seconds() / 60:.1f} min" for t in trials]
 
 
 def stages_figure(study: StudyView) -> Figure | None:
