@@ -92,7 +92,7 @@ def made_up(schedule: Schedule, generator: torch.Generator) -> Evaluation:
     loss = sum((1 - s.keep) ** 2 / (1 + s.layer) for s in schedule)
     kl = loss * torch.rand(ROWS, generator=generator)
     right = torch.rand(ROWS, generator=generator) > 0.1 + min(0.5, loss / 5)
-    return Evaluation(right, kl, right)
+    return Evaluation(right[:, None].float(), kl, right)
 
 
 def resident_mb() -> float:

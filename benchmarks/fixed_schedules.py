@@ -188,7 +188,7 @@ class Comparison:
         found = []
         for k, ((method, schedule), sample) in enumerate(zip(chosen, samples, strict=True), start=1):
             evaluation = evaluator.evaluate(schedule)
-            rows = (evaluation.correct.double().numpy(), evaluation.kl.double().numpy())
+            rows = (evaluation.statistics[:, 0].double().numpy(), evaluation.kl.double().numpy())
             found.append(Point(method, schedule, predict(schedule), sample.median_ms, *rows))
             if k % 10 == 0:
                 print(f"{self.name}: {k} of {len(chosen)} schedules evaluated", file=sys.stderr)

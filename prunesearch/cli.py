@@ -47,8 +47,13 @@ def run(
         str | None,
         typer.Option(help="Parquet, CSV, TSV, JSONL, image folder, Hub id, or CALIBRATION,HOLDOUT."),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="image-classification, text-classification, or auto.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="A kind of task, as in text-classification; none: from head and data.")
+    ] = None,
     columns: Annotated[str | None, typer.Option(help="Column names by role, as in text=review,label=stars.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What quality is: accuracy, macro_f1, mcc, ...; none: by task.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:N: measured now; or a name of `prunesearch devices`.")
     ] = None,
@@ -98,6 +103,9 @@ def run(
         typer.Option(help="Database that several processes share: postgresql+psycopg://...; none: study.db."),
     ] = None,
     log: Annotated[str | None, typer.Option(help="Tell the finished study to tensorboard, mlflow or wandb.")] = None,
+    start_from: Annotated[
+        list[str] | None, typer.Option(help="Schedule file to try first, as of prunesearch import; may be repeated.")
+    ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; the same name resumes it.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the table alone.")] = False,
@@ -114,6 +122,7 @@ def run(
         data=data,
         task=task,
         columns=None if columns is None else parse_columns(columns),
+        metric=metric,
         device=_measured_instead(device),
         budget=budget,
         objectives=None if objective is None else parse_objectives(objective),
@@ -126,6 +135,7 @@ def run(
         concurrency=concurrency,
         space=space,
         sampler=sampler,
+        start_from=start_from,
         trials=trials,
         timeout_s=None if timeout is None else parse_duration(timeout),
         race=race,

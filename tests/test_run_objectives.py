@@ -157,3 +157,17 @@ def test_what_cannot_be_is_one_line(folder, box, changes, words):
     with pytest.raises(PruneSearchError) as error:
         run(make(folder, device="box", **changes), "no", root=box, quiet=True)
     one_line(error.value, *words)
+
+
+def test_schedules_of_ones_own_are_tried_first(folder, box):
+    mine = Schedule.from_counts([49, 49, 33], 65, 1, "value_norm", "drop")
+    (box / "mine.json").write_text(mine.to_json())
+    config = make(folder, device="box", trials=3, start_from=[str(box / "mine.json")])
+    run(config, "mine", root=box, quiet=True)
+    first = finished_trials(open_study(box / "mine" / "study.db", ["latency"]))[0]
+    assert first.source == "seed"
+    assert [(s.layer, s.method) for s in first.schedule] == [(s.layer, s.method) for s in mine]
+    (box / "mine.json").write_text("{}")
+    with pytest.raises(PruneSearchError, match="is no schedule"):
+        run(config, "other", root=box, quiet=True)
+    assert not (box / "other").exists() or not (box / "other" / "study.db").exists()

@@ -14,12 +14,13 @@ from prunesearch.cost.modes import MODES
 from prunesearch.search.engines import ENGINES
 from prunesearch.search.samplers import SAMPLERS
 from prunesearch.search.urls import hide_password
+from prunesearch.tasks.table import METRICS, TASKS
 
 _SEEDS = 24
 ACROSS = ("mean", "worst")
 
 # Settings that may differ when a study is resumed: they change how long it goes on, not what its trials mean.
-_FREE_TO_CHANGE = ("trials", "timeout_s", "race", "engine", "workers", "ray_address", "storage")
+_FREE_TO_CHANGE = ("trials", "timeout_s", "race", "engine", "workers", "ray_address", "storage", "start_from")
 # and those that nothing depends on before the first trial, so that a budget that was refused can be raised
 _FREE_BEFORE_TRIALS = ("budget", "objectives", "constraints", "percentile", "across", "sampler", "seeds")
 
@@ -42,6 +43,7 @@ class RunConfig(BaseModel):
         data: file, folder or Hub id, or `calibration,holdout`.
         task: a name in `prunesearch.tasks.TASKS`, or auto.
         columns: data columns by role (image, text, text_pair, label).
+        metric: a name in `prunesearch.tasks.METRICS` that the task has; None: its default.
         device: cpu, cuda or cuda:N, measured now; or the name of a profile (`prunesearch devices`).
         budget: `10ms`, `40mJ`, `2GMACs`, `64MiB`, `60%` or `2x`; None: the whole front.
         objectives: what is minimised beside the loss of quality: up to three of latency, energy, macs and memory; the
@@ -64,6 +66,7 @@ class RunConfig(BaseModel):
         trials: schedules to evaluate, seeds included; None: until the front has converged.
         seeds: solved schedules that are tried before the sampler is asked; None: none for `guided`, which solves for
             itself, 24 for the others.
+        start_from: files with a schedule of one's own, as `prunesearch import` writes, that are tried first of all.
         race: stop a schedule where it has lost to one that costs no more.
         engine: a name in `ENGINES`: where schedules are evaluated.
         workers: of the ray engine; None: one for each core, or for each GPU.
@@ -89,6 +92,7 @@ class RunConfig(BaseModel):
     data: str | None = None
     task: str = "auto"
     columns: dict[str, str] = Field(default_factory=dict)
+    metric: str | None = None
     device: str = "cpu"
     budget: str | None = None
     objectives: list[str] | None = None
@@ -107,6 +111,7 @@ class RunConfig(BaseModel):
     sampler: str = "guided"
     trials: int | None = Field(default=None, ge=1)
     seeds: int | None = Field(default=None, ge=0)
+    start_from: list[str] = Field(default_factory=list)
     race: bool = True
     engine: str = "local"
     workers: int | None = Field(default=None, ge=1)
@@ -140,6 +145,10 @@ class RunConfig(BaseModel):
             raise PruneSearchError(f"`{name}`: {first['msg'].lower()}, but got {first.get('input')!r}") from None
         SAMPLERS.entry(config.sampler)
         ENGINES.entry(config.engine)
+        if config.task != "auto":
+            TASKS.entry(config.task)
+        if config.metric is not None:
+            METRICS.entry(config.metric)
         for option, value in (("workers", config.workers), ("ray-address", config.ray_address)):
             if value is not None and config.engine != "ray":
                 raise PruneSearchError(f"--{option} {value} needs --engine ray, but got --engine {config.engine}")

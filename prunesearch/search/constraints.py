@@ -28,9 +28,9 @@ class QualityConstraints:
 
     def __call__(self, schedule: Schedule, evaluation: Evaluation) -> dict[str, float]:
         """How far each constraint is broken, by its text; 0 or less is feasible, as Optuna has it."""
-        found = {"quality": evaluation.quality, "agreement": float(evaluation.agrees.double().mean())}
+        found = {"quality": evaluation.quality, "agreement": evaluation.agreement}
         # one that lost its race has the first rows alone: both models are judged by the same
-        unpruned = float(self.unpruned.correct[: evaluation.n].double().mean())
+        unpruned = self.unpruned.first(evaluation.n).quality
         return {bound.text: bound.violation(found[bound.name], unpruned) for bound in self.bounds}
 
 

@@ -28,6 +28,7 @@ from prunesearch.search.engines import EngineContext, Limits, Load, Stop
 from prunesearch.search.evaluate import Evaluation
 from prunesearch.search.incumbents import unpack_rows
 from prunesearch.search.study import TrialRecord
+from prunesearch.tasks.metrics import find_metric
 
 try:
     import ray
@@ -216,7 +217,9 @@ class _Asking(Searcher):
             self.search.fail(proposal, found.error)
         else:
             self._lost = 0
-            record = self.search.tell(proposal, Evaluation(*map(torch.tensor, found.rows)), found.seconds)
+            statistics, kl, agrees = map(torch.tensor, found.rows)
+            evaluation = Evaluation(statistics, kl, agrees, find_metric(found.metric))
+            record = self.search.tell(proposal, evaluation, found.seconds)
             if record is not None:
                 self.limits.note(self.search)
                 self.results.put(record)
@@ -268,10 +271,12 @@ class _Losses(tune.Callback):
 class _Found:
     """What a worker sends back: the tensors of an `Evaluation` as arrays, or why there are none.
 
-    `error` is of the schedule; `broken` of the worker, which can evaluate nothing.
+    `metric` is a name in `tasks.table.METRICS`; `error` is of the schedule; `broken` of the worker, which can evaluate
+    nothing.
     """
 
     rows: Sequence[Any] = ()
+    metric: str = ""
     seconds: float = 0.0
     error: str | None = None
     broken: str | None = None
@@ -308,8 +313,9 @@ class _Worker(tune.Trainable):
             evaluation = self._evaluate(Schedule.from_json(self._take["schedule"]), rival)
         except (RuntimeError, MemoryError) as error:  # out of memory, or a kernel that refuses a shape
             return _Found(error=str(error) or type(error).__name__)
-        tensors = (evaluation.correct, evaluation.kl, evaluation.agrees)
-        return _Found([tensor.numpy() for tensor in tensors], time.monotonic() - started)
+        tensors = (evaluation.statistics, evaluation.kl, evaluation.agrees)
+        rows = [tensor.numpy() for tensor in tensors]
+        return _Found(rows, evaluation.metric.name, time.monotonic() - started)
 
 
 def _cores() -> int:

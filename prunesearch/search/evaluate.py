@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
-from prunesearch.tasks.base import EvalSet, Task
-from prunesearch.tasks.metrics import agreement, correct, kl_divergence
+from prunesearch.tasks.base import Batch, EvalSet, Outputs, Task
+from prunesearch.tasks.metrics import Metric
+from prunesearch.tasks.metrics_classes import Accuracy
 
 # Standard errors by which a candidate must lose to be stopped. It is looked at after every batch, so that a look at two
 # standard errors would stop one true equal in four; at three and a half it is one in a hundred.
@@ -22,24 +23,31 @@ _LEAST_ROWS = 64  # of a paired difference whose standard error is believed
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a pass over a split found; tensors are `[n]`, in the order of the evaluator's batches, on the CPU.
+    """What a pass over a split found; tensors have rows first, in the order of the evaluator's batches, on the CPU.
 
-    `correct` is True where the label was met; `kl` the divergence of the pruned from the unpruned outputs in nats;
-    `agrees` True where both choose the same class. A candidate that lost its race has the first rows alone.
+    `statistics` `[n, k]` are what the metric is computed from; `kl` `[n]` the divergence of the pruned from the
+    unpruned outputs (`Task.divergence`: nats where it is one of Kullback and Leibler); `agrees` `[n]` says where, or in
+    what share, both answer the same. A candidate that lost its race has the first rows alone.
     """
 
-    correct: Tensor
+    statistics: Tensor
     kl: Tensor
     agrees: Tensor
+    metric: Metric = field(default_factory=Accuracy)
 
     @property
     def quality(self) -> float:
-        """The task metric: accuracy."""
-        return float(self.correct.double().mean())
+        """The task metric."""
+        return self.metric.value(self.statistics)
+
+    @property
+    def agreement(self) -> float:
+        """Share of answers that are the unpruned model's."""
+        return float(self.agrees.double().mean())
 
     @property
     def loss(self) -> float:
-        """Mean divergence from the unpruned model, nats."""
+        """Mean divergence from the unpruned model."""
         return float(self.kl.double().mean())
 
     @property
@@ -52,15 +60,19 @@ class Evaluation:
         """Rows evaluated."""
         return len(self.kl)
 
+    def first(self, n: int) -> Evaluation:
+        """The same of the first `n` rows."""
+        return replace(self, statistics=self.statistics[:n], kl=self.kl[:n], agrees=self.agrees[:n])
+
 
 @dataclass(frozen=True)
 class Rival:
     """A schedule that was evaluated in full and costs no more than the candidate, to race it against.
 
-    `correct` and `kl` are its `Evaluation`'s, `[n]`.
+    `statistics` `[n, k]` and `kl` `[n]` are its `Evaluation`'s.
     """
 
-    correct: Tensor
+    statistics: Tensor
     kl: Tensor
 
     def beats(self, kl: Tensor) -> bool:
@@ -77,9 +89,11 @@ class Rival:
         takes the luck of the first rows out.
         """
         m = evaluation.n
-        quality = (evaluation.correct.double() - self.correct[:m].double()).mean() + self.correct.double().mean()
+        metric = evaluation.metric
+        gained = metric.contrast(self.statistics[:m], evaluation.statistics)
+        quality = gained + metric.value(self.statistics)
         loss = (evaluation.kl.double() - self.kl[:m].double()).mean() + self.kl.double().mean()
-        return float(quality.clamp(0, 1)), float(loss)
+        return min(metric.highest, max(metric.lowest, quality)), float(loss)
 
 
 class Evaluator:
@@ -97,9 +111,10 @@ class Evaluator:
         order = torch.randperm(len(split.batches), generator=torch.Generator().manual_seed(0))
         self._batches = [split.batches[int(i)] for i in order]
         handle.set(Schedule())
-        self._reference = [logits for logits, _ in self._passes()]
-        self._labels = [batch.labels for batch in self._batches]
+        self._reference = [task.condensed(self._run(batch)) for batch in self._batches]
+        self._unpruned: Evaluation | None = None
 
+    @torch.inference_mode()
     def evaluate(
         self, schedule: Schedule, progress: Callable[[int], None] | None = None, rival: Rival | None = None
     ) -> Evaluation:
@@ -107,27 +122,37 @@ class Evaluator:
 
         With a `rival`, stop after the batch that shows, by paired differences of the divergence, that it is beaten.
         """
+        task = self.task
         self.handle.set(schedule)
-        hits, losses, same = [], [], []
-        passes = zip(self._passes(), self._reference, self._labels, strict=True)
-        for (logits, rows), reference, labels in passes:
-            hits.append(correct(logits, labels))
-            losses.append(kl_divergence(reference, logits))
-            same.append(agreement(reference, logits))
+        statistics, losses, same = [], [], []
+        for batch, reference in zip(self._batches, self._reference, strict=True):
+            outputs = self._run(batch)
+            statistics.append(task.statistics(outputs, batch))
+            losses.append(task.divergence(reference, outputs, batch))
+            same.append(task.agrees(reference, outputs, batch))
             if progress is not None:
-                progress(rows)
+                progress(len(batch))
             if rival is not None and len(losses) > 1 and rival.beats(torch.cat(losses).cpu()):
                 break
         self.handle.set(Schedule())
-        return Evaluation(*(torch.cat(parts).cpu() for parts in (hits, losses, same)))
+        rows, kl, agrees = (torch.cat(parts).cpu() for parts in (statistics, losses, same))
+        return Evaluation(rows, kl, agrees, task.scoring)
 
     def unpruned(self) -> Evaluation:
         """The evaluation of the unpruned model, from the outputs kept."""
-        pairs = zip(self._reference, self._labels, strict=True)
-        hits = torch.cat([correct(logits, labels) for logits, labels in pairs]).cpu()
-        return Evaluation(hits, torch.zeros(len(hits)), torch.ones(len(hits), dtype=torch.bool))
+        if self._unpruned is None:
+            statistics = self._unpruned_statistics()
+            n = len(statistics)
+            ones = torch.ones(n, dtype=torch.bool)
+            self._unpruned = Evaluation(statistics, torch.zeros(n), ones, self.task.scoring)
+        return self._unpruned
 
     @torch.inference_mode()
-    def _passes(self) -> Iterator[tuple[Tensor, int]]:
-        for batch in self._batches:
-            yield self.task.logits(self.task.model(**batch.inputs)), len(batch)
+    def _unpruned_statistics(self) -> Tensor:
+        self.handle.set(Schedule())
+        pairs = zip(self._reference, self._batches, strict=True)
+        return torch.cat([self.task.statistics(outputs, batch) for outputs, batch in pairs]).cpu()
+
+    @torch.inference_mode()
+    def _run(self, batch: Batch) -> Outputs:
+        return self.task.outputs(batch)

@@ -27,7 +27,6 @@ from prunesearch.search.selection import Bounds, hypervolume, selection, selecti
 from prunesearch.search.study import TrialRecord, front_records
 from prunesearch.search.verdict import Judge
 from prunesearch.tasks.base import Task
-from prunesearch.tasks.metrics import paired_difference, wilson
 
 
 @dataclass
@@ -174,7 +173,7 @@ class Finish:
         unpruned: schema.Unpruned,
     ) -> schema.Point:
         schedule = record.schedule
-        value, low, high = paired_difference(reference.correct, evaluation.correct)
+        value, low, high = evaluation.metric.difference(reference.statistics, evaluation.statistics)
         loads = self._loads(schedule, measured)
         latency = self._latency(loads, unpruned.loads)
         return schema.Point(
@@ -185,7 +184,7 @@ class Finish:
             tokens=self._tokens(schedule),
             quality=_quality(evaluation),
             difference=schema.Interval(value=value, low=low, high=high),
-            fidelity=schema.Fidelity(kl=evaluation.loss, agreement=float(evaluation.agrees.double().mean())),
+            fidelity=schema.Fidelity(kl=evaluation.loss, agreement=evaluation.agreement),
             calibration=schema.Calibration(quality=record.quality, kl=record.loss),
             latency=latency,
             loads=[] if self.costing.across is None else loads,
@@ -213,7 +212,7 @@ class Finish:
             constraints,
             "" if self.remeasurer is not None else schema.trust(table),
         )
-        notes = [selection_note(chosen, self.task.metric)]
+        notes = [selection_note(chosen, self.task.metric), *self._remarks(points)]
         return schema.Front(
             study=self.folder.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -245,6 +244,12 @@ class Finish:
             verdict=judge.verdict(points),
             search=self.search,
         )
+
+    def _remarks(self, points: list[schema.Point]) -> list[str]:
+        """What this kind of task has to say of the points beside its columns, measured where the device is at hand."""
+        if self.remeasurer is None:
+            return []
+        return self.task.remarks(self.handle, {p.id: p.to_schedule() for p in points}, self.config.batch_size)
 
     def _model(self) -> schema.ModelInfo:
         encoder = self.handle.encoder
@@ -291,5 +296,5 @@ class Finish:
 
 
 def _quality(evaluation: Evaluation) -> schema.Interval:
-    value, low, high = wilson(int(evaluation.correct.sum()), len(evaluation.correct))
+    value, low, high = evaluation.metric.interval(evaluation.statistics)
     return schema.Interval(value=value, low=low, high=high)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
@@ -15,13 +14,15 @@ from prunesearch.pruning.trace import Trace as StageTraces
 from prunesearch.results.front import Point
 from prunesearch.results.pictures import owners, to_data_uri
 from prunesearch.results.views.samples import Row, Stage, Trace
-from prunesearch.tasks.base import EvalSet, Inputs, Task
-from prunesearch.tasks.metrics import kl_divergence
+from prunesearch.search.spectrogram import picture, sound_view
+from prunesearch.tasks.base import Batch, EvalSet, Inputs, Outputs, Task, trimmed
+from prunesearch.tasks.models import count_tokens
 
 _SHOWN = 2  # rows that are traced under every point
 _WORST = 2  # rows that are traced under a point because it changes their answer
 _SEARCHED = 128  # calibration rows that are looked through for these
 _WIDEST = 224  # pixels of a picture
+_SOUNDS = ("input_values", "input_features")
 
 
 def illustrate(task: Task, handle: Handle, points: list[Point], model_id: str) -> tuple[list[Row], list[Trace]]:
@@ -37,54 +38,64 @@ def illustrate(task: Task, handle: Handle, points: list[Point], model_id: str) -
         model_id: folder or Hub id that tokenizer and image processor come from.
 
     Returns:
-        The rows, and what each point made of which, as `results.views.samples.Samples` holds them.
+        The rows, and what each point made of which, as `results.views.samples.Samples` holds them; none where the
+        inputs are no images, texts or sounds.
     """
     split = task.calibration.take(_SEARCHED)
-    show = _pictures(handle, model_id) if "pixel_values" in split.batches[0].inputs else _texts(handle, model_id)
+    show = _shown_by(task, handle, split, model_id)
+    if show is None:
+        return [], []
     handle.set(Schedule())
-    reference = _logits(task, split)
-    ordinary = list(range(min(_SHOWN, split.n)))
-    shown: set[int] = set()
+    reference = [task.condensed(_outputs(task, batch)) for batch in split.batches]
+    unpruned: dict[int, str] = {}
     traces = []
     try:
         for point in points:
             handle.set(point.to_schedule())
-            pruned = _logits(task, split)
-            for row in dict.fromkeys([*ordinary, *_worst(reference, pruned)]):
-                shown.add(row)
-                answers = (_name(task, logits[row]) for logits in (reference, pruned))
-                traces.append(_trace(task, handle, point.id, row, _inputs_of(split, row), *answers))
+            chosen = list(dict.fromkeys([*range(min(_SHOWN, split.n)), *_worst(task, split, reference)]))
+            handle.set(Schedule())
+            for row in chosen:
+                if row not in unpruned:
+                    unpruned[row] = _answer(task, _row(split, row))
+            handle.set(point.to_schedule())
+            traces += [_trace(task, handle, point.id, row, _row(split, row), unpruned[row]) for row in chosen]
     finally:
         handle.set(Schedule())
-    labels = dict(zip(_indices(split).tolist(), split.labels.tolist(), strict=True))
-    rows = [show(row, _label(task, labels[row]), _inputs_of(split, row)) for row in sorted(shown)]
+    rows = []
+    for row in sorted(unpruned):
+        batch = _row(split, row)
+        rows.append(show(row, task.shown_labels(batch)[0], batch.inputs))
     return rows, traces
 
 
-def _worst(reference: Tensor, pruned: Tensor) -> list[int]:
-    """Rows whose answer changed, the most divergent first."""
-    changed = (reference.argmax(dim=1) != pruned.argmax(dim=1)).nonzero().flatten()
-    kl = kl_divergence(reference[changed], pruned[changed])
-    return [int(row) for row in changed[kl.argsort(descending=True)[:_WORST]]]
+@torch.inference_mode()
+def _worst(task: Task, split: EvalSet, reference: list[Outputs]) -> list[int]:
+    """Rows whose answer the schedule in place changes, the most divergent first."""
+    found: list[tuple[float, int]] = []
+    for batch, before in zip(split.batches, reference, strict=True):
+        outputs = task.outputs(batch)
+        changed = task.agrees(before, outputs, batch).cpu() < 1
+        losses = task.divergence(before, outputs, batch).cpu()
+        found += zip((-losses[changed]).tolist(), batch.index[changed].tolist(), strict=True)
+    return [row for _, row in sorted(found)[:_WORST]]
 
 
 @torch.inference_mode()
-def _logits(task: Task, split: EvalSet) -> Tensor:
-    """Outputs of all rows `[n, classes]`, by their number in the split, on the CPU."""
-    parts = [task.logits(task.model(**batch.inputs)).float().cpu() for batch in split.batches]
-    return torch.cat(parts)[_indices(split).argsort()]
-
-
-def _indices(split: EvalSet) -> Tensor:
-    return torch.cat([batch.index for batch in split.batches])
+def _outputs(task: Task, batch: Batch) -> Outputs:
+    return task.outputs(batch)
 
 
 @torch.inference_mode()
-def _trace(task: Task, handle: Handle, point: str, row: int, inputs: Inputs, unpruned: str, pruned: str) -> Trace:
+def _answer(task: Task, batch: Batch) -> str:
+    return task.shown(task.outputs(batch), batch)[0]
+
+
+@torch.inference_mode()
+def _trace(task: Task, handle: Handle, point: str, row: int, batch: Batch, unpruned: str) -> Trace:
     """One row through the schedule that the handle carries."""
     handle.trace = traces = StageTraces()
     try:
-        task.model(**inputs)
+        outputs = task.outputs(batch)
     finally:
         handle.trace = None
     stages = [
@@ -96,27 +107,28 @@ def _trace(task: Task, handle: Handle, point: str, row: int, inputs: Inputs, unp
         )
         for found in traces.stages
     ]
-    return Trace(point=point, row=row, unpruned=unpruned, pruned=pruned, stages=stages)
+    return Trace(point=point, row=row, unpruned=unpruned, pruned=task.shown(outputs, batch)[0], stages=stages)
 
 
-def _inputs_of(split: EvalSet, row: int) -> Inputs:
-    """The row's model inputs, padding cut off."""
+def _row(split: EvalSet, row: int) -> Batch:
+    """One row as a batch, padding cut off."""
     for batch in split.batches:
         place = (batch.index == row).nonzero().flatten()
         if len(place):
-            inputs = batch.rows(place).inputs
-            mask = inputs.get("attention_mask")
-            length = None if mask is None else int(mask.sum())
-            return inputs if length is None else {name: value[:, :length] for name, value in inputs.items()}
+            return trimmed(batch.rows(place), split.padding)
     raise LookupError(f"row {row} is not in the calibration split")
 
 
-def _name(task: Task, logits: Tensor) -> str:
-    return _label(task, int(logits.argmax()))
-
-
-def _label(task: Task, label: int) -> str:
-    return task.label_names[label] if label < len(task.label_names) else str(label)
+def _shown_by(task: Task, handle: Handle, split: EvalSet, model_id: str) -> Any:
+    """What makes a row of a report from an input, or None where there is nothing to look at."""
+    inputs, config = split.batches[0].inputs, handle.encoder.base.config
+    if "input_ids" in inputs:
+        return _texts(handle, model_id)
+    is_image = "pixel_values" in inputs and inputs["pixel_values"].ndim == 4
+    if is_image and hasattr(config, "image_size") and hasattr(config, "patch_size"):
+        return _pictures(handle, model_id)
+    name = next((name for name in _SOUNDS if name in inputs and inputs[name].ndim in (2, 3)), None)
+    return None if name is None else _sounds(task, handle, name)
 
 
 def _pictures(handle: Handle, model_id: str) -> Any:
@@ -125,14 +137,13 @@ def _pictures(handle: Handle, model_id: str) -> Any:
 
     processor: Any = AutoImageProcessor
     processor = processor.from_pretrained(model_id, backend="pil")
-    config = handle.encoder.base.config
-    size, patch = _pair(config.image_size), _pair(config.patch_size)
-    grid = (size[0] // patch[0], size[1] // patch[1])
+    patch = _pair(handle.encoder.base.config.patch_size)
     normalised = bool(processor.do_normalize)
     mean, std = (np.array(processor.image_mean), np.array(processor.image_std)) if normalised else (0.0, 1.0)
 
     def row(index: int, label: str, inputs: Inputs) -> Row:
         pixels = inputs["pixel_values"][0].float().cpu().numpy().transpose(1, 2, 0)
+        grid = (pixels.shape[0] // patch[0], pixels.shape[1] // patch[1])
         scaled = (pixels * std + mean).clip(0, 1) * 255
         image = Image.fromarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3)).round().astype(np.uint8))
         image.thumbnail((_WIDEST, _WIDEST))
@@ -150,8 +161,23 @@ def _texts(handle: Handle, model_id: str) -> Any:
     encoder = handle.encoder
 
     def row(index: int, label: str, inputs: Inputs) -> Row:
-        words = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+        ids = inputs["input_ids"]
+        first = ids.reshape(-1, ids.shape[-1])[0]  # of several texts
+        words = tokenizer.convert_ids_to_tokens(first.tolist())
         return Row(index=index, label=label, words=words, leading=encoder.leading, trailing=encoder.family.trailing)
+
+    return row
+
+
+def _sounds(task: Task, handle: Handle, name: str) -> Any:
+    """A function that makes a row of a sound: its spectrogram with the tokens on it."""
+    encoder = handle.encoder
+
+    def row(index: int, label: str, inputs: Inputs) -> Row:
+        values = inputs[name][0].double().cpu().numpy()
+        tokens = count_tokens(task.model, inputs) - encoder.protected
+        drawn, grid = sound_view(name, values, encoder.base.config, tokens)
+        return Row(index=index, label=label, picture=to_data_uri(picture(drawn)), grid=grid, leading=encoder.leading)
 
     return row
 

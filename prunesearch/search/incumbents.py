@@ -1,13 +1,14 @@
 """The schedules that a candidate is raced against: the calibration front, with what each row of it lost.
 
-Their rows are written beside the trial, so that a resumed run and other processes race against the same: half precision
-and one bit a row, as text.
+Their rows are written beside the trial, so that a resumed run and other processes race against the same: divergences in
+half precision, and what the metric is computed from, as text.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +22,18 @@ _LONGEST_TEXT = 60_000
 
 
 def pack_rows(evaluation: Evaluation) -> str | None:
-    """Write `kl` (float16) and `correct` (bits) of an evaluation as base64; None if it is too long for a database."""
+    """Write `kl` (float16) and `statistics` of an evaluation as text; None if it is too long for a database.
+
+    Statistics that are one bit a row, as those of accuracy, go as bits in base64. Others are compressed float32, and
+    the number of columns and a colon stand before.
+    """
     kl = evaluation.kl.to(torch.float16).numpy().astype("<f2").tobytes()
-    right = np.packbits(evaluation.correct.numpy()).tobytes()
-    text = base64.b64encode(kl + right).decode("ascii")
+    rows = evaluation.statistics.reshape(len(evaluation.kl), -1).numpy()
+    if rows.shape[1] == 1 and np.isin(rows, (0, 1)).all():
+        head, data = "", kl + np.packbits(rows.astype(bool)).tobytes()
+    else:
+        head, data = f"{rows.shape[1]}:", zlib.compress(kl + rows.astype("<f4").tobytes(), 9)
+    text = head + base64.b64encode(data).decode("ascii")
     return text if len(text) <= _LONGEST_TEXT else None
 
 
@@ -34,17 +43,28 @@ def unpack_rows(text: str) -> Rival:
     Raises:
         CorruptFileError: if the text is cut or altered.
     """
+    head, colon, body = text.rpartition(":")
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise CorruptFileError("rows of an evaluation in the study are not base64: use another --study") from None
-    # n rows take 2 n + ceil(n / 8) bytes
-    n = len(data) * 8 // 17
-    if 2 * n + -(-n // 8) != len(data):
+        data = base64.b64decode(body, validate=True)
+        if colon:
+            data = zlib.decompress(data)
+    except (binascii.Error, ValueError, zlib.error):
+        raise CorruptFileError("rows of an evaluation in the study cannot be read: use another --study") from None
+    columns = int(head) if head.isdecimal() else 0
+    if bool(columns) != bool(colon):
+        raise CorruptFileError(
+            f"rows of an evaluation in the study have no columns ('{head:.20}'): use another --study"
+        )
+    # n rows take 2 n bytes and, of bits, ceil(n / 8)
+    n = len(data) // (2 + 4 * columns) if columns else len(data) * 8 // 17
+    if 2 * n + (4 * n * columns if columns else -(-n // 8)) != len(data):
         raise CorruptFileError(f"rows of an evaluation in the study are cut ({len(data)} bytes): use another --study")
     kl = np.frombuffer(data[: 2 * n], dtype="<f2").astype(np.float32)
-    right = np.unpackbits(np.frombuffer(data[2 * n :], dtype=np.uint8), count=n).astype(bool)
-    return Rival(torch.from_numpy(right), torch.from_numpy(kl))
+    if columns:
+        rows = np.frombuffer(data[2 * n :], dtype="<f4").reshape(n, columns).astype(np.float32)
+    else:
+        rows = np.unpackbits(np.frombuffer(data[2 * n :], dtype=np.uint8), count=n).astype(np.float32)[:, None]
+    return Rival(torch.from_numpy(rows), torch.from_numpy(kl))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from prunesearch.search.costing import Coster, Costing
 from prunesearch.search.engines import ENGINES, Engine, EngineContext, Evaluate
 from prunesearch.search.evaluate import Evaluator
 from prunesearch.search.finish import Finish
+from prunesearch.search.given import given_seed
 from prunesearch.search.objectives import Objective
 from prunesearch.search.progress import Reporter
 from prunesearch.search.reach import check_reachable, seeds_within
@@ -155,6 +156,7 @@ def load_study_task(config: RunConfig, *, quiet: bool = False) -> Task:
         model.data,
         task=config.task,
         columns=config.columns,
+        metric=config.metric,
         batch_size=config.eval_batch_size,
         dtype=target.dtype(config.dtype),
         device=target.device,
@@ -210,6 +212,8 @@ class _Run:
     def go(self) -> Front:
         place = study_place(self.folder, self.config.storage)
         resumed = self._open_study() if study_exists(**place) else None  # a broken one is said at once
+        for path in self.config.start_from:
+            given_seed(Path(path), self.space)  # so is a seed that the space cannot hold, before anything is measured
         costing = Coster(
             self.config,
             self.folder,
@@ -347,7 +351,7 @@ class _Run:
                 on_gpu=self.target.device.startswith("cuda"),
             )
         )
-        search.enqueue(found[: config.first_seeds])
+        search.enqueue([*self._given(space, search), *found[: config.first_seeds]])
         done = len(search.known)
         known = f", {done} kept from before" if done else ""
         many = "schedules until the front has converged" if config.trials is None else f"{config.trials} schedules"
@@ -367,6 +371,16 @@ class _Run:
                     best = record
                     bar.best(f"best within 1 %: {unpruned_ms / best.predicted_ms:.2f}x")
         return search.stopped
+
+    def _given(self, space: Space, search: Search) -> list[Schedule]:
+        """The schedules to start from, as members of the space and inside the budget."""
+        found = []
+        for path in self.config.start_from:
+            schedule, notes = given_seed(Path(path), space)
+            for note in notes:
+                self.reporter.say(f"      {note}")
+            found.append(search.project(schedule))
+        return found
 
 
 def _is_complete(front: Front, config: RunConfig) -> bool:

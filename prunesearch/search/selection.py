@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import torch
-
 from prunesearch.core.budget import UNITS, Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.core.pareto import hypervolume_2d, non_dominated
@@ -107,7 +105,7 @@ def selection(
 ) -> schema.Selection | None:
     """Whether candidates look better on the split they were chosen on than on one that they were not.
 
-    One statistic for all of them: the mean difference to the unpruned model, row by row and over all candidates. The
+    One statistic for all of them: the mean difference to the unpruned model over all candidates, paired by rows. The
     rows of both splits are taken for draws of one population, so that the spread seen over the holdout rows, where
     nothing was chosen, gives the standard error of both means.
 
@@ -123,10 +121,9 @@ def selection(
     """
     if not holdout:
         return None
-    mean = torch.stack([e.correct.double() for e in holdout]).mean(dim=0)
-    difference = mean - reference.correct.double()
-    chosen, seen = sum(calibration) / len(calibration) - unpruned, float(difference.mean())
-    error = float(difference.std()) * math.sqrt(1 / rows + 1 / len(difference))
+    seen, spread = reference.metric.mean_contrast(reference.statistics, [e.statistics for e in holdout])
+    chosen = sum(calibration) / len(calibration) - unpruned
+    error = spread * math.sqrt(1 / rows + 1 / reference.n)
     # without any spread, no candidate changed an answer that the unpruned model got right
     excess = (chosen - seen) / error if error > 0 else math.copysign(math.inf, chosen - seen or -1.0)
     p_value = 1 - NormalDist().cdf(excess)

@@ -26,8 +26,7 @@ from prunesearch.pruning.apply import Handle
 from prunesearch.search.loss_surface import Cell, LossSurface
 from prunesearch.search.moves import sites_of
 from prunesearch.search.space import Space
-from prunesearch.tasks.base import Batch, EvalSet, Task
-from prunesearch.tasks.metrics import kl_divergence
+from prunesearch.tasks.base import Batch, EvalSet, Outputs, Task
 
 if TYPE_CHECKING:
     from prunesearch.search.seeds import Costs, Solves
@@ -43,7 +42,7 @@ _FRONT = 500
 
 @dataclass(frozen=True)
 class Sensitivities:
-    """`loss[i, g, m]`: mean divergence in nats at `layers[i]`, keep level `g` (0: whole sequence), `methods[m]`.
+    """`loss[i, g, m]`: mean `Task.divergence` at `layers[i]`, keep level `g` (0: whole sequence), `methods[m]`.
 
     Attributes:
         sd: standard deviation of its logarithm, of the same shape.
@@ -212,12 +211,12 @@ class Probe:
     def __init__(self, task: Task, handle: Handle, rows: EvalSet, space: Space, costs: Costs) -> None:
         self.task, self.handle, self.rows, self.space, self.costs = task, handle, rows, space, costs
         self.passes = 0.0
-        self._kept: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        self._kept: dict[int, tuple[Outputs, list[Tensor]]] = {}
         self._bytes = 0
 
     @torch.inference_mode()
     def losses(self, cell: Cell) -> NDArray[np.float64]:
-        """Divergence in nats of every row under the one stage of `cell`, `[rows]`."""
+        """Divergence of every row under the one stage of `cell`, `[rows]`."""
         layer = self.space.layers[cell[0]]
         schedule = Schedule([self.space.stage(layer, cell[1], self.space.methods[cell[2]])])
         found = []
@@ -225,9 +224,10 @@ class Probe:
             reference, inputs = self._entering(index, batch)
             self.handle.set(schedule)
             with self.handle.resume_at(layer, inputs[layer]):
-                logits = self.task.logits(self.task.model(**batch.inputs))
+                outputs = self.task.outputs(batch)
             # an output that is not finite loses everything: the method is not chosen there
-            found.append(kl_divergence(reference, logits).nan_to_num(1e3, 1e3).double().cpu().numpy())
+            lost = self.task.divergence(reference, outputs, batch)
+            found.append(lost.nan_to_num(1e3, 1e3).double().cpu().numpy())
         self.passes += self.rows.n * self._share(layer, schedule)
         losses: NDArray[np.float64] = np.maximum(np.concatenate(found), 0.0)
         return losses
@@ -243,14 +243,14 @@ class Probe:
         skipped = layer * (self.costs.attention(n, False) + self.costs.mlp(n))
         return (self.costs.predict(schedule) - skipped) / self.costs.predict(Schedule())
 
-    def _entering(self, index: int, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """Unpruned logits of a batch, and what enters each block, `[batch, tokens, width]`."""
+    def _entering(self, index: int, batch: Batch) -> tuple[Outputs, list[Tensor]]:
+        """Unpruned outputs of a batch, and what enters each block, `[batch, tokens, width]`."""
         kept = self._kept.get(index)
         if kept is not None:
             return kept
         self.handle.set(Schedule())
         with self.handle.record_inputs() as recorded:
-            reference = self.task.logits(self.task.model(**batch.inputs))
+            reference = self.task.condensed(self.task.outputs(batch))
         self.passes += len(batch)
         found = (reference, list(recorded))
         size = sum(t.numel() * t.element_size() for t in recorded)

@@ -1,6 +1,6 @@
 """Tasks: a model, its data and its metric, loaded from a model id and a data set.
 
-A new kind of task is one row in `TASKS` and one function `(TaskRequest) -> Task`. Importing this package
+A new kind of task is one row in `table.TASKS` and one function `(TaskRequest) -> Task`. Importing this package
 imports no torch; `load_task` does.
 """
 
@@ -10,20 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import Entry, Registry
+from prunesearch.tasks.table import METRICS, TASKS
 
 if TYPE_CHECKING:
     from prunesearch.tasks.base import Task
 
-__all__ = ["TASKS", "load_task"]
-
-TASKS = Registry(
-    "task",
-    {
-        "image-classification": Entry("prunesearch.tasks.image:load_image_task", "images in classes, accuracy"),
-        "text-classification": Entry("prunesearch.tasks.text:load_text_task", "texts or pairs in classes, accuracy"),
-    },
-)
+__all__ = ["METRICS", "TASKS", "load_task"]
 
 
 def load_task(
@@ -32,6 +24,7 @@ def load_task(
     *,
     task: str = "auto",
     columns: dict[str, str] | None = None,
+    metric: str | None = None,
     batch_size: int = 32,
     dtype: str = "float32",
     device: str = "cpu",
@@ -47,10 +40,12 @@ def load_task(
 
     `model_id` is a folder or Hub id; `data` a parquet, CSV, TSV or JSON lines file, a folder of class
     folders, a folder saved by `datasets`, a Hub id (`owner/name[:config]`), or two files
-    "calibration,holdout". `columns` names columns by role (image, text, text_pair, label).
+    "calibration,holdout". `columns` names columns by role (image, text, text_pair, label); text, text_pair
+    and label are words (text) and tags, question, context and answers, source and reference (label), or
+    query, documents and relevance, as the kind of task has them.
     `calibration`, `holdout` and `probe` (rows to fit a head on, where the checkpoint has none) are row
     counts. `length` is the number of tokens to measure a text model at. `task` is a name in `TASKS` or
-    "auto".
+    "auto"; `metric` a name in `METRICS` that this kind of task has, None for its default.
 
     Raises `PruneSearchError`, in one line, for whatever cannot be loaded or does not fit together.
     """
@@ -62,6 +57,8 @@ def load_task(
 
     if task != "auto":
         TASKS.entry(task)
+    if metric is not None:
+        METRICS.entry(metric)
     if batch_size < 1:
         raise PruneSearchError(f"`batch_size >= 1` must hold, but got {batch_size}")
     config = load_config(str(model_id))
@@ -79,6 +76,9 @@ def load_task(
         seed=seed,
         length=length,
         quiet=quiet,
+        metric=metric,
     )
     loaded: Task = TASKS.load(infer_task(request) if task == "auto" else task)(request)
+    inferred = " (from the model's head and the data)" if task == "auto" else ""
+    loaded.notes.append(f"task: {loaded.name}{inferred}; metric: {loaded.metric}")
     return loaded

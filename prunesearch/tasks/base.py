@@ -1,7 +1,8 @@
-"""What a task is to the rest of prunesearch: a model in eval mode, cached batches, labels, notes."""
+"""What a task is to the rest of prunesearch: a model in eval mode, cached batches, and what an answer is."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -12,8 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule
+from prunesearch.pruning.apply import Handle
+from prunesearch.tasks.metrics import Metric, find_metric
 
 Inputs = dict[str, Tensor]
+Outputs = dict[str, Tensor]  # what a task keeps of a forward; rows first in every tensor
+Labels = Tensor | list[Any]
 T = TypeVar("T")
 
 
@@ -21,12 +27,13 @@ T = TypeVar("T")
 class Batch:
     """Model inputs of `b` rows, ready for `model(**inputs)`, with what is needed to score them.
 
-    `labels` is int64 `[b]` on the inputs' device; `index` is int64 `[b]` on the CPU, each row's number
-    in its split (batches of text are sorted by length, so rows do not come in that order).
+    `labels` is whatever the metric compares with, rows first: class ids `[b]` on the inputs' device, or a list with one
+    item a row (reference texts, spans, boxes). `index` is int64 `[b]` on the CPU, each row's number in its split
+    (batches of text are sorted by length, so rows do not come in that order).
     """
 
     inputs: Inputs
-    labels: Tensor
+    labels: Labels
     index: Tensor
 
     def __len__(self) -> int:
@@ -37,7 +44,7 @@ class Batch:
         if len(keep) == len(self):
             return self
         inputs = {name: value[keep.to(value.device)] for name, value in self.inputs.items()}
-        return Batch(inputs, self.labels[keep.to(self.labels.device)], self.index[keep])
+        return Batch(inputs, rows_of(self.labels, keep), self.index[keep])
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,9 @@ class EvalSet:
         return sum(len(batch) for batch in self.batches)
 
     @property
-    def labels(self) -> Tensor:
-        """Labels of all rows in the order of the batches, int64 `[n]`."""
-        return torch.cat([batch.labels for batch in self.batches])
+    def labels(self) -> Labels:
+        """Labels of all rows in the order of the batches: `[n, ...]`, or a list."""
+        return _join([batch.labels for batch in self.batches])
 
     def take(self, n: int) -> EvalSet:
         """Return the rows numbered 0 to n - 1 of the split, in full batches.
@@ -78,20 +85,21 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class Sample:
-    """One calibration row to show in a report: a PIL image or a text, its label id and row number."""
+    """One calibration row to show: a PIL image or a text, its label (a class id, or as written) and row number."""
 
     content: Image.Image | str
-    label: int
+    label: int | str
     index: int
 
 
 @dataclass
-class Task:
-    """A model with the data and the metric that say how good it is.
+class Task(ABC):
+    """A model with the data and the metric that say how good it is; a kind of task says what its answers are.
 
     `tokens` is the sequence length, special tokens included, at which latency is measured;
     `timing_inputs(b)` gives a real batch of `b` rows of exactly that many tokens, with no padding.
     `timing_at(n)` gives the same function for `n` tokens; None where a model has a length of its own.
+    `label_names` are the classes, where there are any; `metric` is a name in `table.METRICS`.
     `notes` tells a user in one line each what was inferred or decided.
     """
 
@@ -101,11 +109,58 @@ class Task:
     holdout: EvalSet
     tokens: int
     timing_inputs: Callable[[int], Inputs]
-    label_names: list[str]
+    label_names: list[str] = field(default_factory=list)
     metric: str = "accuracy"
     notes: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     timing_at: Callable[[int], Callable[[int], Inputs]] | None = None
+
+    @property
+    def scoring(self) -> Metric:
+        """The metric itself."""
+        return find_metric(self.metric)
+
+    @abstractmethod
+    def outputs(self, batch: Batch) -> Outputs:
+        """Run the model once on a batch, under whatever schedule it carries, and keep what the other methods need."""
+
+    @abstractmethod
+    def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
+        """How far outputs are from the unpruned model's (after `condensed`): float `[b]`, 0 where they are equal.
+
+        It needs no labels, and its mean is what a search minimises: nats of a KL divergence, or `1 - cosine`.
+        """
+
+    @abstractmethod
+    def agrees(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
+        """Whether each row's answer is the unpruned model's: bool `[b]`, or the share of its answers that are, 0 to 1.
+
+        `reference` is what `condensed` kept.
+        """
+
+    @abstractmethod
+    def answers(self, outputs: Outputs, batch: Batch) -> Any:
+        """What the metric compares with `batch.labels`. It may run the model again (to decode a text)."""
+
+    def condensed(self, outputs: Outputs) -> Outputs:
+        """What is kept of the unpruned model's outputs for every later comparison; `statistics` must do with it too."""
+        return outputs
+
+    def statistics(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """The metric's numbers of every row, `[b, k]`, while the schedule that made `outputs` is still in place."""
+        return self.scoring.statistics(self.answers(outputs, batch), batch.labels)
+
+    def shown(self, outputs: Outputs, batch: Batch) -> list[str]:
+        """The answers as a reader sees them, one line a row."""
+        return [str(answer) for answer in self.answers(outputs, batch)]
+
+    def shown_labels(self, batch: Batch) -> list[str]:
+        """The labels as a reader sees them, one line a row."""
+        return [str(label) for label in batch.labels]
+
+    def remarks(self, handle: Handle, schedules: Mapping[str, Schedule], batch_size: int) -> list[str]:
+        """Lines on finished schedules, by point id, that no column has (such as the time to decode); measured now."""
+        return []
 
     def at_length(self, length: int | None) -> Task:
         """The same task with its latency measured at `length` tokens; None changes nothing.
@@ -119,15 +174,16 @@ class Task:
             raise PruneSearchError(f"this model takes {self.tokens} tokens and no other, but got length {length}")
         return replace(self, tokens=length, timing_inputs=self.timing_at(length))
 
-    def logits(self, outputs: Any) -> Tensor:
-        """Return the logits `[batch, classes]` of what `self.model(**inputs)` returned."""
-        logits = getattr(outputs, "logits", None)
-        found = outputs[0] if logits is None else logits
-        if not isinstance(found, Tensor):
-            raise PruneSearchError(
-                f"model outputs must hold logits, but got {type(outputs).__name__}: use a classifier"
-            )
-        return found
+
+@dataclass(frozen=True)
+class Prepared:
+    """Splits by role, preprocessed for a model, with what its latency is measured on; see `Task` for the rest."""
+
+    sets: dict[str, EvalSet]
+    tokens: int
+    timing_inputs: Callable[[int], Inputs]
+    notes: list[str] = field(default_factory=list)
+    timing_at: Callable[[int], Callable[[int], Inputs]] | None = None
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -143,28 +199,42 @@ def merge_batches(batches: list[Batch], padding: Mapping[str, int]) -> Batch:
         return batches[0]
     names = batches[0].inputs
     inputs = {name: _stack([b.inputs[name] for b in batches], padding.get(name)) for name in names}
-    labels = torch.cat([batch.labels for batch in batches])
-    return Batch(inputs, labels, torch.cat([batch.index for batch in batches]))
+    return Batch(inputs, _join([batch.labels for batch in batches]), torch.cat([batch.index for batch in batches]))
 
 
 def _stack(parts: list[Tensor], fill: int | None) -> Tensor:
-    """Concatenate `[b, ...]` tensors; with `fill`, `[b, n]` ones of unlike `n`."""
+    """Concatenate `[b, ...]` tensors; with `fill`, `[b, ..., n]` ones of unlike `n`."""
     if fill is None:
         return torch.cat(parts)
-    longest = max(part.shape[1] for part in parts)
-    pads = [longest - part.shape[1] for part in parts]
+    longest = max(part.shape[-1] for part in parts)
+    pads = [longest - part.shape[-1] for part in parts]
     return torch.cat([nn.functional.pad(part, (0, pad), value=fill) for part, pad in zip(parts, pads, strict=True)])
 
 
-def _trim(batch: Batch) -> Batch:
-    """Cut columns that are padding in every row (the long rows of this batch were not taken)."""
-    mask = batch.inputs.get("attention_mask")
-    if mask is None:
+def rows_of(labels: Labels, keep: Tensor) -> Labels:
+    """The labels of the rows at the positions `keep`, int64 `[k]` on the CPU."""
+    return labels[keep.to(labels.device)] if isinstance(labels, Tensor) else [labels[int(i)] for i in keep]
+
+
+def _join(parts: list[Labels]) -> Labels:
+    """Put labels of several batches, all tensors or all lists, one after another."""
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    return torch.cat(tensors) if tensors else [label for part in parts for label in part]
+
+
+def trimmed(batch: Batch, padding: Mapping[str, int]) -> Batch:
+    """Cut places, of the last dimension, that are padding in every row (the long rows of this batch were not taken).
+
+    `padding` names the inputs that have them; those of a decoder, `decoder_*`, have a mask of their own.
+    """
+    widths = {}
+    for name in padding:
+        mask = batch.inputs.get("decoder_attention_mask" if name.startswith("decoder_") else "attention_mask")
+        if mask is not None:
+            widths[name] = int(mask.sum(dim=-1).max())
+    if all(batch.inputs[name].shape[-1] == width for name, width in widths.items()):
         return batch
-    longest = int(mask.sum(dim=1).max())
-    if longest == mask.shape[1]:
-        return batch
-    inputs = {name: value[:, :longest] for name, value in batch.inputs.items()}
+    inputs = {name: value[..., : widths[name]] if name in widths else value for name, value in batch.inputs.items()}
     return Batch(inputs, batch.labels, batch.index)
 
 
@@ -176,9 +246,7 @@ def _regroup(pieces: Iterable[Batch], size: int, padding: Mapping[str, int]) -> 
         while start < len(piece):
             room = size - sum(len(batch) for batch in waiting)
             stop = min(start + room, len(piece))
-            waiting.append(
-                _trim(piece.rows(torch.arange(start, stop))) if padding else piece.rows(torch.arange(start, stop))
-            )
+            waiting.append(trimmed(piece.rows(torch.arange(start, stop)), padding))
             start = stop
             if sum(len(batch) for batch in waiting) == size:
                 yield merge_batches(waiting, padding)

@@ -14,9 +14,12 @@ from datasets.features import ClassLabel, Image, Value
 from PIL import Image as PILImage
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.tasks.audio_cells import AUDIO_NAMES, is_audio, raw_sounds, sound_bytes
 from prunesearch.tasks.data import IMAGE_SUFFIXES, Source, one_line
+from prunesearch.tasks.video_cells import VIDEO_NAMES, is_video, raw_videos, video_bytes
 
-ROLES = ("image", "text", "text_pair", "label")
+ROLES = ("image", "audio", "video", "text", "text_pair", "label")
+_MEDIA = {"video": VIDEO_NAMES, "audio": AUDIO_NAMES}
 IMAGE_NAMES = ("image", "img", "picture", "photo")
 TEXT_NAMES = (
     "text",
@@ -40,12 +43,17 @@ TEXT_PAIRS = (
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns in use; `image` or `text` is set, `text_pair` only for sentence pairs."""
+    """Names of the columns in use; `image`, `audio`, `video` or `text` is set, `text_pair` only for sentence pairs.
 
-    label: str
+    `label` is None where nothing is asked of labels.
+    """
+
+    label: str | None
     image: str | None = None
     text: str | None = None
     text_pair: str | None = None
+    audio: str | None = None
+    video: str | None = None
 
     def __str__(self) -> str:
         named = [(role, getattr(self, role)) for role in ROLES]
@@ -53,29 +61,33 @@ class Columns:
 
 
 def content_kind(rows: Dataset, given: dict[str, str]) -> str | None:
-    """Say what a table holds: "image", "text", or None when no such column is found."""
-    for kind in ("image", "text"):
+    """Say what a table holds: "video", "audio", "image", "text", or None when no such column is found."""
+    for kind in (*_MEDIA, "image", "text"):
         if kind in given:
             return kind
-    label = _guess_label(rows)
+    label = guess_label(rows)
+    for kind in _MEDIA:
+        if media_columns(rows, kind):
+            return kind
     if _image_columns(rows):
         return "image"
     return "text" if _text_columns(rows, label) else None
 
 
-def find_columns(source: Source, rows: Dataset, kind: str, given: dict[str, str]) -> Columns:
-    """Infer the columns for a task on "image" or "text"; what is `given` (role -> column) wins.
+def find_columns(source: Source, rows: Dataset, kind: str, given: dict[str, str], *, labelled: bool = True) -> Columns:
+    """Infer the columns for a task on "image", "audio", "video" or "text"; what is `given` (role -> column) wins.
+
+    Not `labelled`: no label column is looked for.
 
     Raises `PruneSearchError` for an unknown role or column, and where the choice is not clear.
     """
-    for role, name in given.items():
-        if role not in ROLES:
-            raise PruneSearchError(f"unknown column role '{role}': {did_you_mean(role, ROLES)}")
-        if name not in rows.column_names:
-            raise PruneSearchError(f"no column '{name}' in '{source.name}': {did_you_mean(name, rows.column_names)}")
-    label = given.get("label") or _guess_label(rows)
-    if label is None:
+    check_given(source, rows, given)
+    label = (given.get("label") or guess_label(rows)) if labelled else None
+    if label is None and labelled:
         raise PruneSearchError(_missing("label", source, rows))
+    if kind in _MEDIA:
+        found = given.get(kind) or _choose(kind, media_columns(rows, kind), _MEDIA[kind], source, rows)
+        return Columns(label=label, **{kind: found})
     if kind == "image":
         image = given.get("image") or _choose("image", _image_columns(rows), IMAGE_NAMES, source, rows)
         return Columns(label=label, image=image)
@@ -87,6 +99,15 @@ def find_columns(source: Source, rows: Dataset, kind: str, given: dict[str, str]
             return Columns(label=label, text=pair[0], text_pair=given.get("text_pair", pair[1]))
     text = _choose("text", texts, TEXT_NAMES, source, rows)
     return Columns(label=label, text=text, text_pair=given.get("text_pair"))
+
+
+def check_given(source: Source, rows: Dataset, given: dict[str, str]) -> None:
+    """Raise `PruneSearchError` for an unknown role, and for a column that is not there."""
+    for role, name in given.items():
+        if role not in ROLES:
+            raise PruneSearchError(f"unknown column role '{role}': {did_you_mean(role, ROLES)}")
+        if name not in rows.column_names:
+            raise PruneSearchError(f"no column '{name}' in '{source.name}': {did_you_mean(name, rows.column_names)}")
 
 
 def check_columns(source: Source, rows: Dataset, columns: Columns) -> None:
@@ -119,8 +140,8 @@ def _choose(role: str, found: list[str], preferred: tuple[str, ...], source: Sou
     return (named or found)[0]
 
 
-def _guess_label(rows: Dataset) -> str | None:
-    """Return the label column by its name, else the only ClassLabel, else by rarer names."""
+def guess_label(rows: Dataset) -> str | None:
+    """Return the label column by its name, else the only ClassLabel, else by rarer names; None if there is none."""
     names = {name.lower(): name for name in rows.column_names}
     classes = [name for name, feature in rows.features.items() if isinstance(feature, ClassLabel)]
     usual = [names[name] for name in LABEL_NAMES if name in names]
@@ -129,8 +150,15 @@ def _guess_label(rows: Dataset) -> str | None:
     return next(iter([*usual, *only, *rarer]), None)
 
 
+def media_columns(rows: Dataset, kind: str) -> list[str]:
+    """Names of the columns that hold sounds ("audio") or videos ("video")."""
+    holds = is_audio if kind == "audio" else is_video
+    return [name for name in rows.column_names if holds(rows, name)]
+
+
 def _image_columns(rows: Dataset) -> list[str]:
-    return [name for name in rows.column_names if _is_image(rows, name)]
+    taken = (*media_columns(rows, "audio"), *media_columns(rows, "video"))
+    return [name for name in rows.column_names if name not in taken and _is_image(rows, name)]
 
 
 def _is_image(rows: Dataset, name: str) -> bool:
@@ -187,7 +215,15 @@ def decode_image(cell: Any, base: Path | None, mode: str = "RGB") -> PILImage.Im
 
 
 def digests(rows: Dataset, columns: Columns, base: Path | None) -> Iterator[bytes]:
-    """Yield a hash of each row's content (encoded image, or text and its pair; not the label)."""
+    """Yield a hash of each row's content (encoded image, sound or video, or text and its pair; not the label)."""
+    if columns.audio is not None:
+        for cell in raw_sounds(rows, columns.audio).select_columns([columns.audio]):
+            yield _hash(sound_bytes(cell[columns.audio], base))
+        return
+    if columns.video is not None:
+        for cell in raw_videos(rows, columns.video).select_columns([columns.video]):
+            yield _hash(video_bytes(cell[columns.video], base))
+        return
     if columns.image is not None:
         for cell in raw_images(rows, columns.image).select_columns([columns.image]):
             yield _hash(image_bytes(cell[columns.image], base))

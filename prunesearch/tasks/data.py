@@ -22,6 +22,7 @@ from datasets.load import load_dataset, load_from_disk
 from pyarrow.lib import ArrowException
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.tasks.conll import read_conll
 from prunesearch.tasks.progress import quiet_libraries
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -198,6 +199,7 @@ READERS: dict[str, Callable[[Path], tuple[Dataset, list[str]]]] = {
     ".jsonl": _read_json,
     ".ndjson": _read_json,
     ".json": _read_json,
+    ".conll": read_conll,
 }
 
 

@@ -11,14 +11,16 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
-from prunesearch.tasks.base import Batch, EvalSet, Inputs, Sample, Task, chunks, merge_batches
+from prunesearch.tasks.base import Batch, EvalSet, Inputs, Prepared, Sample, Task, chunks, merge_batches
+from prunesearch.tasks.classification import Classification, check_classes
 from prunesearch.tasks.columns import Columns, decode_image, find_columns, raw_images
 from prunesearch.tasks.data import one_line
 from prunesearch.tasks.labels import head_labels
 from prunesearch.tasks.models import accepted, count_tokens, load, load_model, to_device
 from prunesearch.tasks.progress import track
-from prunesearch.tasks.request import IMAGE, TaskRequest, head_of
-from prunesearch.tasks.split import Part, make_splits
+from prunesearch.tasks.request import TaskRequest, head_of
+from prunesearch.tasks.split import Part, Splits, make_splits
+from prunesearch.tasks.table import IMAGE
 
 SAMPLES = 8
 
@@ -30,7 +32,7 @@ def load_image_task(request: TaskRequest) -> Task:
             f"image classification needs a checkpoint with that head, but '{request.model_id}' has "
             f"{', '.join(request.config.architectures or ['none'])}: use a fine-tuned one"
         )
-    first = next(iter(request.source.splits.values()))
+    metric, first = request.metric_of(IMAGE), next(iter(request.source.splits.values()))
     columns = find_columns(request.source, first, "image", request.columns)
     id2label = request.config.id2label
     splits = make_splits(
@@ -40,8 +42,7 @@ def load_image_task(request: TaskRequest) -> Task:
         request.sizes,
         seed=request.seed,
     )
-    # The PIL backend always, so that installing torchvision changes no number.
-    processor = load(AutoImageProcessor, request.model_id, "image processor", backend="pil")
+    check_classes(metric, splits.label_names)
     model, missing = load_model(
         AutoModelForImageClassification,
         request.model_id,
@@ -49,19 +50,29 @@ def load_image_task(request: TaskRequest) -> Task:
         device=request.device,
         attention=request.attention,
     )
-    sets = {role: _preprocess(role, part, columns, processor, model, request) for role, part in splits.parts.items()}
+    images = load_images(request, splits, columns, model)
     notes = [f"columns: {columns}", *request.source.notes, *splits.notes, *missing_note(missing)]
-    return Task(
+    return Classification(
         name=IMAGE,
         model=model,
-        calibration=sets["calibration"],
-        holdout=sets["holdout"],
-        tokens=count_tokens(model, sets["calibration"].batches[0].inputs),
-        timing_inputs=repeat_rows(sets["calibration"]),
+        calibration=images.sets["calibration"],
+        holdout=images.sets["holdout"],
+        tokens=images.tokens,
+        timing_inputs=images.timing_inputs,
         label_names=splits.label_names,
+        metric=metric,
         notes=notes,
         samples=_samples(splits.parts["calibration"], columns, request),
     )
+
+
+def load_images(request: TaskRequest, splits: Splits, columns: Columns, model: nn.Module) -> Prepared:
+    """Decode and preprocess the images of every split, as the model's own processor does."""
+    # The PIL backend always, so that installing torchvision changes no number.
+    processor = load(AutoImageProcessor, request.model_id, "image processor", backend="pil")
+    sets = {role: _preprocess(role, part, columns, processor, model, request) for role, part in splits.parts.items()}
+    tokens = count_tokens(model, sets["calibration"].batches[0].inputs)
+    return Prepared(sets, tokens, repeat_rows(sets["calibration"]))
 
 
 def missing_note(missing: list[str]) -> list[str]:

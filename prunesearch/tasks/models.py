@@ -73,15 +73,23 @@ def load(auto: Any, model_id: str, what: str, **options: Any) -> Any:
 
 
 def load_model(
-    auto: Any, model_id: str, *, dtype: torch.dtype, device: torch.device, attention: str
+    auto: Any,
+    model_id: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str | dict[str, str],
+    check: bool = True,
 ) -> tuple[nn.Module, list[str]]:
     """Load a model in eval mode; return it with the names of weights that the checkpoint lacks.
 
-    Raises `UnsupportedModelError` for a family that cannot be reduced, before any data is prepared.
+    `attention` may name one for each part of a model, "" being the model itself. With `check`, raises
+    `UnsupportedModelError` for a family that cannot be reduced, before any data is prepared.
     """
     options = {"attn_implementation": attention, "dtype": dtype, "output_loading_info": True}
     model, info = load(auto, model_id, "model", **options)
-    find_encoder(model)
+    if check:
+        find_encoder(model)
     model.requires_grad_(False)
     return model.eval().to(device), sorted(info["missing_keys"])
 

@@ -15,6 +15,7 @@ from prunesearch.tasks.progress import track
 
 L2 = 0.1  # penalty on standardised features, against the mean cross-entropy
 STEPS = 200  # at most, of L-BFGS; it stops when the gradient is small
+LEAST_SCALE = 1e-3  # of the median feature
 
 
 class MeanPoolClassifier(nn.Module):
@@ -23,12 +24,12 @@ class MeanPoolClassifier(nn.Module):
     def __init__(self, encoder: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = head
+        self.linear = head  # not `head`: by that name hooks know a part of ModernBERT's own classifier
         self.config: Any = encoder.config
 
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
         """Return logits `[batch, classes]` for the encoder's own inputs."""
-        return SequenceClassifierOutput(logits=self.head(embed(self.encoder, inputs)))
+        return SequenceClassifierOutput(logits=self.linear(embed(self.encoder, inputs)))
 
 
 def embed(encoder: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -53,7 +54,7 @@ def fit_classifier(
     shown = track(calibration.batches, len(calibration.batches), "Checking the head", quiet=quiet)
     with torch.inference_mode():
         for batch in shown:
-            right.append(correct(model(**batch.inputs).logits, batch.labels))
+            right.append(correct(model(**batch.inputs).logits, torch.as_tensor(batch.labels)))
     accuracy = torch.cat(right).float().mean().item()
     return model, (
         f"the checkpoint has no classification head: a linear one on mean-pooled embeddings was fitted on "
@@ -68,7 +69,9 @@ def fit_linear(embeddings: Tensor, labels: Tensor, classes: int) -> nn.Linear:
     folded into the weights.
     """
     features = embeddings.double()
-    mean, scale = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-8)
+    mean, scale = features.mean(dim=0), features.std(dim=0, correction=0)
+    # what hardly varies is rounding: a weight that blows it up would answer to the rounding of every schedule
+    scale = scale.clamp_min(max(float(scale.median()) * LEAST_SCALE, 1e-8))
     features = (features - mean) / scale
     weight = features.new_zeros(classes, features.shape[1], requires_grad=True)
     bias = features.new_zeros(classes, requires_grad=True)
@@ -94,4 +97,4 @@ def _embed_all(encoder: nn.Module, data: EvalSet, quiet: bool) -> tuple[Tensor, 
     shown = track(data.batches, len(data.batches), "Embedding texts for the head", quiet=quiet)
     with torch.no_grad():
         embeddings = [embed(encoder, batch.inputs) for batch in shown]
-    return torch.cat(embeddings), data.labels
+    return torch.cat(embeddings), torch.as_tensor(data.labels)

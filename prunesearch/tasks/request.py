@@ -6,24 +6,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from datasets.arrow_dataset import Dataset
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.columns import content_kind
+from prunesearch.tasks.columns import content_kind, guess_label
 from prunesearch.tasks.data import Source
 from prunesearch.tasks.split import Sizes
+from prunesearch.tasks.table import AUDIO, FIDELITY, IMAGE, TASK_KINDS, TEXT, VIDEO, choose_metric
 
-IMAGE, TEXT = "image-classification", "text-classification"
-HEADS = {
-    "ForImageClassification": IMAGE,
-    "ForImageClassificationWithTeacher": IMAGE,
-    "ForSequenceClassification": TEXT,
-}
 BODIES = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling")
+# what a config has that reads a kind of input; the first that fits says it
+_READS = (
+    ("video", ("num_frames", "video_size")),
+    ("image", ("image_size", "vision_config", "backbone_config")),
+    ("audio", ("num_mel_bins", "conv_dim")),
+    ("text", ("vocab_size",)),
+)
 
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """Everything that a task's loader needs; `config` is the model's Hugging Face configuration."""
+    """Everything that a task's loader needs; `config` is the model's Hugging Face configuration.
+
+    `metric` is what the user asked for, None for the kind of task's own; `metric_of` settles it.
+    """
 
     model_id: str
     config: Any
@@ -37,33 +43,65 @@ class TaskRequest:
     seed: int
     length: int | None
     quiet: bool
+    metric: str | None = None
+
+    def metric_of(self, task: str) -> str:
+        """The metric that a task of this kind reports; `PruneSearchError` if it has none of that name."""
+        return choose_metric(task, self.metric)
+
+
+def reads_of(config: Any) -> str | None:
+    """What a model with this config reads: image, video, audio or text; None if that cannot be told."""
+    return next((kind for kind, names in _READS if any(hasattr(config, name) for name in names)), None)
 
 
 def head_of(config: Any) -> str | None:
-    """Return the task whose head the checkpoint carries, or None when it has neither of them."""
-    for architecture in config.architectures or []:
-        for ending, task in HEADS.items():
-            if architecture.endswith(ending):
-                return task
-    return None
+    """Return the kind of task whose head the checkpoint carries (of several, the first), or None for a head of none."""
+    return next(iter(_kinds_of(config)), None)
+
+
+def _kinds_of(config: Any) -> list[str]:
+    """The kinds of task that the checkpoint's head serves."""
+    reads, heads = reads_of(config), config.architectures or []
+    return [
+        name
+        for name, kind in TASK_KINDS.items()
+        if kind.reads in (None, reads) and any(head.endswith(kind.heads) for head in heads)
+    ]
+
+
+def _has_columns(task: str, rows: Dataset) -> bool:
+    """Whether a table has columns that only data for this kind of task have."""
+    return any(set(names) <= set(rows.column_names) for names in TASK_KINDS[task].columns)
 
 
 def infer_task(request: TaskRequest) -> str:
-    """Infer the task from the checkpoint's head, else (a bare encoder) from the columns of the data."""
-    head = head_of(request.config)
+    """Infer the task from the checkpoint's head, else (a bare encoder) from the columns of the data.
+
+    Data without labels make it `fidelity`, where the head's own task needs them.
+    """
+    rows = next(iter(request.source.splits.values()))
+    kinds = _kinds_of(request.config)
+    head = next((k for k in kinds if _has_columns(k, rows)), next(iter(kinds), None))
+    labelled = "label" in request.columns or guess_label(rows) is not None
     if head is not None:
-        return head
+        kind = content_kind(rows, request.columns)
+        return FIDELITY if TASK_KINDS[head].unlabelled and not labelled and kind == TASK_KINDS[head].reads else head
     names = ", ".join(request.config.architectures or ["no architecture"])
-    supported = f"supported are {IMAGE} and {TEXT}"
+    supported = f"supported are {', '.join(TASK_KINDS)}"
     if not names.endswith((*BODIES, "no architecture")):
         raise PruneSearchError(
             f"no task is known for '{request.model_id}' ({names}): {supported}; choose one with task"
         )
-    rows = next(iter(request.source.splits.values()))
+    without_head = [name for name, kind in TASK_KINDS.items() if not kind.heads and _has_columns(name, rows)]
+    if without_head:
+        return without_head[0]
     kind = content_kind(rows, request.columns)
     if kind is None:
         raise PruneSearchError(
-            f"'{request.model_id}' has no head ({names}) and '{request.source.name}' has no text or image "
-            f"column ({', '.join(rows.column_names)}): {supported}; name the column with columns"
+            f"'{request.model_id}' has no head ({names}) and '{request.source.name}' has no text, image, audio or "
+            f"video column ({', '.join(rows.column_names)}): {supported}; name the column with columns"
         )
-    return IMAGE if kind == "image" else TEXT
+    if not labelled:
+        return FIDELITY
+    return {"image": IMAGE, "audio": AUDIO, "video": VIDEO}.get(kind, TEXT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,16 @@ class Sizes:
     probe: int | None = None
 
 
+def few(sizes: Sizes, source: Source, calibration: int, holdout: int) -> Sizes:
+    """`sizes` with smaller defaults, for rows that take long or much memory: so many, and a third at most."""
+    third = max(1, min(map(len, source.splits.values())) // 3)
+    return replace(
+        sizes,
+        calibration=sizes.calibration or min(calibration, third),
+        holdout=sizes.holdout or min(holdout, third),
+    )
+
+
 @dataclass(frozen=True)
 class Part:
     """The rows of one split, in a class-stratified random order, and their class ids `[n]`."""
@@ -62,10 +72,11 @@ def make_splits(
 ) -> Splits:
     """Draw the splits from `source`; a row in two of them stays in holdout only (then calibration).
 
-    `labeller` maps raw labels to class ids; `probe` asks for a third split to fit a head on.
+    `labeller` maps raw labels to class ids; `probe` asks for a third split to fit a head on. Where `columns` has no
+    label, all rows are one class.
     Raises `PruneSearchError` when there are too few rows or a label does not fit.
     """
-    raw = {name: rows[columns.label][:] for name, rows in source.splits.items() if columns.label in rows.column_names}
+    raw = _raw_labels(source, columns)
     labelled = {name: _labelled(values) for name, values in raw.items()}
     pools, notes = _choose_pools(source, labelled, probe)
     used = list(dict.fromkeys(pools.values()))
@@ -75,7 +86,7 @@ def make_splits(
         notes += [f"{gone} rows of '{pool}' without a label were left out"] if gone else []
     label_map = labeller(
         {clean(raw[pool][i]) for pool in used for i in labelled[pool]},
-        _class_names(source, used, columns.label),
+        None if columns.label is None else _class_names(source, used, columns.label),
     )
     parts: dict[str, Part] = {}
     for pool in used:
@@ -92,6 +103,11 @@ def make_splits(
     return Splits(parts, label_map.names, [*notes, *label_map.notes, *duplicate_notes])
 
 
+def split_rows(source: Source, columns: Columns, sizes: Sizes, *, seed: int) -> Splits:
+    """Draw the splits where rows have no classes, at random; `columns` has no label. Otherwise as `make_splits`."""
+    return make_splits(source, columns, lambda raw, names: LabelMap(["row"], {0: 0}), sizes, seed=seed)
+
+
 def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Return a random order `[n]` in which every run of rows has the classes in their shares.
 
@@ -105,6 +121,14 @@ def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
         ranks = random.permutation(len(members))
         place[members] = (ranks + random.random(len(members))) / len(members)
     return np.argsort(place, kind="stable").astype(np.int64)
+
+
+def _raw_labels(source: Source, columns: Columns) -> dict[str, list[Any]]:
+    """Labels as written, by split; a split without the column has none."""
+    label = columns.label
+    if label is None:
+        return {name: [0] * len(rows) for name, rows in source.splits.items()}
+    return {name: rows[label][:] for name, rows in source.splits.items() if label in rows.column_names}
 
 
 def _labelled(values: list[Any]) -> NDArray[np.int64]:

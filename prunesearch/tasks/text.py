@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.base import Batch, EvalSet, Inputs, Sample, Task, chunks
+from prunesearch.tasks.base import Batch, EvalSet, Inputs, Labels, Prepared, Sample, Task, chunks, rows_of
+from prunesearch.tasks.classification import Classification, check_classes
 from prunesearch.tasks.columns import Columns, find_columns
 from prunesearch.tasks.image import SAMPLES, missing_note
 from prunesearch.tasks.labels import LabelMap, Raw, free_labels, head_labels
 from prunesearch.tasks.models import accepted, load, load_model, to_device
 from prunesearch.tasks.probe import fit_classifier
 from prunesearch.tasks.progress import quiet_libraries
-from prunesearch.tasks.request import TEXT, TaskRequest, head_of
+from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.split import Part, Splits, make_splits
+from prunesearch.tasks.table import TEXT
 
 MULTIPLE = 8  # tokens; timing lengths are rounded up to it
 PACKED_TEXTS = 256  # texts that timing batches are packed from
@@ -31,14 +32,14 @@ PACKED_TEXTS = 256  # texts that timing batches are packed from
 def load_text_task(request: TaskRequest) -> Task:
     """Load model and texts, tokenise them once, and return the task."""
     has_head = head_of(request.config) == TEXT
-    first = next(iter(request.source.splits.values()))
+    metric, first = request.metric_of(TEXT), next(iter(request.source.splits.values()))
     columns = find_columns(request.source, first, "text", request.columns)
 
     def labeller(raw: set[Raw], names: list[str] | None) -> LabelMap:
         return head_labels(raw, names, request.config.id2label) if has_head else free_labels(raw, names)
 
     splits = make_splits(request.source, columns, labeller, request.sizes, seed=request.seed, probe=not has_head)
-    tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
+    check_classes(metric, splits.label_names)
     model, missing = load_model(
         AutoModelForSequenceClassification if has_head else AutoModel,
         request.model_id,
@@ -46,38 +47,59 @@ def load_text_task(request: TaskRequest) -> Task:
         device=request.device,
         attention=request.attention,
     )
-    maximum = max_tokens(tokenizer, model)
-    encoded = {role: _encode(part, columns, tokenizer, maximum) for role, part in splits.parts.items()}
-    sets = {
-        role: _bucket(role, encoded[role], part.labels, tokenizer, model, request)
-        for role, part in splits.parts.items()
-    }
+    texts = load_texts(request, splits, columns, model)
+    sets = texts.sets
     notes = [f"columns: {columns}", *request.source.notes, *splits.notes]
     if has_head:
         notes += missing_note(missing)
     else:
         model, note = fit_classifier(model, sets, len(splits.label_names), quiet=request.quiet)
         notes.append(note)
+    return Classification(
+        name=TEXT,
+        model=model,
+        calibration=sets["calibration"],
+        holdout=sets["holdout"],
+        tokens=texts.tokens,
+        timing_inputs=texts.timing_inputs,
+        label_names=splits.label_names,
+        metric=metric,
+        notes=[*notes, *texts.notes],
+        samples=_samples(splits.parts["calibration"], columns),
+        timing_at=texts.timing_at,
+    )
+
+
+def load_texts(request: TaskRequest, splits: Splits, columns: Columns, model: nn.Module) -> Prepared:
+    """Tokenise the texts (or pairs) of every split, and settle the length that latency is measured at."""
+    tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
+    maximum = max_tokens(tokenizer, model)
+    encoded = {role: _encode(part, columns, tokenizer, maximum) for role, part in splits.parts.items()}
+    sets = {
+        role: bucket(role, encoded[role], torch.from_numpy(part.labels).to(request.device), tokenizer, model, request)
+        for role, part in splits.parts.items()
+    }
     lengths = [len(row["input_ids"]) for row in encoded["calibration"]]
-    tokens, note = timing_length(lengths, request.length, maximum, tokenizer)
-    texts = _texts(splits, columns)
+    return time_texts(sets, lengths, _texts(splits, columns), tokenizer, maximum, request.length)
+
+
+def time_texts(
+    sets: dict[str, EvalSet], lengths: list[int], texts: list[str], tokenizer: Any, maximum: int, asked: int | None
+) -> Prepared:
+    """Put splits together with batches to measure latency on, packed from `texts`.
+
+    Args:
+        lengths: tokens of the calibration rows, of which the usual one is measured.
+        maximum: tokens that the model can take.
+        asked: length to measure at; None: the usual one.
+    """
+    tokens, note = timing_length(lengths, asked, maximum, tokenizer)
 
     def timing_at(length: int) -> Callable[[int], Inputs]:
         timing_length(lengths, length, maximum, tokenizer)  # refuses what the model cannot take
         return pack_texts(texts, tokenizer, length, sets["calibration"])
 
-    return Task(
-        name=TEXT,
-        model=model,
-        calibration=sets["calibration"],
-        holdout=sets["holdout"],
-        tokens=tokens,
-        timing_inputs=timing_at(tokens),
-        label_names=splits.label_names,
-        notes=[*notes, note],
-        samples=_samples(splits.parts["calibration"], columns),
-        timing_at=timing_at,
-    )
+    return Prepared(sets, tokens, timing_at(tokens), [note], timing_at)
 
 
 def max_tokens(tokenizer: Any, model: nn.Module) -> int:
@@ -156,33 +178,39 @@ def _column(part: Part, name: str | None) -> list[str]:
     return ["" if value is None else str(value) for value in part.rows[str(name)][:]]
 
 
-def _bucket(
+def bucket(
     role: str,
     encoded: list[dict[str, list[int]]],
-    labels: NDArray[np.int64],
+    labels: Labels,
     tokenizer: Any,
     model: nn.Module,
     request: TaskRequest,
 ) -> EvalSet:
-    """Batch rows of like length, padded on the right to the longest of each batch."""
+    """Batch rows of like length, padded on the right to the longest of each batch.
+
+    `labels` are those of all rows `[n, ...]`, on the device they stay on, or a list.
+    """
     values = {
         "input_ids": tokenizer.pad_token_id or 0,
         "token_type_ids": tokenizer.pad_token_type_id,
+        "decoder_input_ids": tokenizer.pad_token_id or 0,
     }
     padding = {name: values.get(name, 0) for name in encoded[0]}
     by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
     batches = []
     for rows in chunks(by_length, request.batch_size):
-        width = len(encoded[rows[-1]]["input_ids"])
-        padded = {
-            name: torch.tensor([encoded[i][name] + [fill] * (width - len(encoded[i][name])) for i in rows])
-            for name, fill in padding.items()
-        }
+        padded = {name: _padded([encoded[i][name] for i in rows], fill) for name, fill in padding.items()}
         inputs = to_device(accepted(model, padded), request.device, request.dtype)
         index = torch.tensor(rows)
-        batches.append(Batch(inputs, torch.from_numpy(labels)[index].to(request.device), index))
+        batches.append(Batch(inputs, rows_of(labels, index), index))
     kept = batches[0].inputs
     return EvalSet(role, batches, {name: padding[name] for name in kept})
+
+
+def _padded(rows: list[list[int]], fill: int) -> Tensor:
+    """Rows of unlike length as `[b, longest]`."""
+    width = max(map(len, rows))
+    return torch.tensor([row + [fill] * (width - len(row)) for row in rows])
 
 
 def _texts(splits: Splits, columns: Columns) -> list[str]:

@@ -68,7 +68,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(buffer, format="PNG")
         rows.append({"image": {"bytes": buffer.getvalue(), "path": None}, "label": i % 3})
     pd.DataFrame(rows).to_parquet(root / "data.parquet")
-    config = RunConfig.build(model=str(root / "model"), data=str(root / "data.parquet"), search_samples=24)
+    # a metric that is no mean of rows, so that workers send its statistics
+    config = RunConfig.build(
+        model=str(root / "model"), data=str(root / "data.parquet"), search_samples=24, metric="mcc"
+    )
     return config.model_dump(mode="json")
 
 

@@ -122,7 +122,7 @@ def test_a_study_is_resumed_by_a_new_sampler_that_repeats_nothing(tmp_path: Path
 def bipartite_is_best(schedule: Schedule) -> Evaluation:
     """Every other method loses ten times as much."""
     loss = sum((1 if s.merge == "bipartite" else 10) * (1 - s.keep) / (1 + s.layer) for s in schedule)
-    return Evaluation(torch.ones(4, dtype=torch.bool), torch.full((4,), loss), torch.ones(4, dtype=torch.bool))
+    return Evaluation(torch.ones(4, 1), torch.full((4,), loss), torch.ones(4, dtype=torch.bool))
 
 
 def wide_search(sampler: str, evaluate: Evaluate, **changes: Any) -> Search:

@@ -11,6 +11,7 @@ from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.search.space import Space
 from prunesearch.tasks.base import Batch, EvalSet, Task
+from prunesearch.tasks.classification import Classification
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def vit_task() -> Task:
         pieces = zip(pixels[rows].split(5), labels[rows].split(5), index.split(5), strict=True)
         return EvalSet(name, [Batch({"pixel_values": p}, y, i) for p, y, i in pieces])
 
-    return Task(
+    return Classification(
         name="image-classification",
         model=model,
         calibration=split("calibration", slice(0, 12)),

@@ -67,7 +67,7 @@ def fake_evaluation(schedule: Schedule) -> Evaluation:
     loss = sum((1 - s.keep) / (1 + s.layer) for s in schedule)
     n = 10
     right = torch.arange(n) < round(9 - min(loss * 4, 8))
-    return Evaluation(right, torch.full((n,), loss), right)
+    return Evaluation(right[:, None].float(), torch.full((n,), loss), right)
 
 
 def make_space(**changes: object) -> Space:

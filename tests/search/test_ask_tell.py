@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +17,7 @@ from prunesearch.search.engine_local import LocalEngine
 from prunesearch.search.evaluate import Evaluation, Rival
 from prunesearch.search.incumbents import Incumbents, pack_rows, unpack_rows
 from prunesearch.search.study import evaluation_units, failed_trials, finished_trials, front_records
+from prunesearch.tasks.metrics import find_metric
 
 ROWS = 256
 GOOD, BAD = Schedule([Stage(1, 0.5, "value_norm")]), Schedule([Stage(2, 0.5, "value_norm")])
@@ -23,7 +26,7 @@ GOOD, BAD = Schedule([Stage(1, 0.5, "value_norm")]), Schedule([Stage(2, 0.5, "va
 def rows(loss: float, n: int = ROWS, right: float = 0.75) -> Evaluation:
     """An evaluation whose rows differ as rows do."""
     noise = torch.rand(n, generator=torch.Generator().manual_seed(n))
-    return Evaluation(noise < right, loss * (0.5 + noise), noise < right)
+    return Evaluation((noise < right)[:, None].float(), loss * (0.5 + noise), noise < right)
 
 
 def ask(search: Search) -> Proposal:
@@ -35,11 +38,49 @@ def ask(search: Search) -> Proposal:
 @given(st.lists(st.tuples(st.floats(0, 100, width=16), st.booleans()), min_size=1, max_size=70))
 def test_packed_rows_come_back(pairs: list[tuple[float, bool]]) -> None:
     kl, right = (torch.tensor(column) for column in zip(*pairs, strict=True))
-    text = pack_rows(Evaluation(right, kl.float(), right))
+    text = pack_rows(Evaluation(right[:, None].float(), kl.float(), right))
     assert text is not None
     rival = unpack_rows(text)
     assert torch.equal(rival.kl, kl.float())
-    assert torch.equal(rival.correct, right)
+    assert torch.equal(rival.statistics, right[:, None].float())
+
+
+@given(st.lists(st.tuples(st.floats(0, 100, width=16), *[st.floats(-9, 999, width=32)] * 3), min_size=1, max_size=70))
+def test_packed_statistics_of_any_metric_come_back(found: list[tuple[float, ...]]) -> None:
+    kl, *rows = (torch.tensor(column) for column in zip(*found, strict=True))
+    statistics = torch.stack(rows, dim=1).float()
+    text = pack_rows(Evaluation(statistics, kl.float(), kl > 1))
+    assert text is not None
+    rival = unpack_rows(text)
+    assert torch.equal(rival.kl, kl.float())
+    assert torch.equal(rival.statistics, statistics)
+    for wrong in (text[:-4], "x" + text, ":" + text.partition(":")[2]):
+        with pytest.raises(CorruptFileError):
+            unpack_rows(wrong)
+
+
+def test_a_stopped_candidate_is_judged_by_what_it_has_more_than_its_rival() -> None:
+    """Of a metric that is no mean: the rival's on all rows, and the difference on those they share."""
+    metric = find_metric("f1")
+    said, true = (torch.rand(200, generator=torch.Generator().manual_seed(k)) < 0.5 for k in (0, 1))
+    counts = torch.stack([said & true, said, true], dim=1).float()
+    kl = torch.zeros(200)
+    whole = Evaluation(counts, kl, kl > 0, metric)
+    rival = Rival(counts, kl)
+    assert rival.extend(whole.first(64)) == (pytest.approx(whole.quality), 0.0)
+    said[:12] = true[:12]
+    better = torch.stack([said & true, said, true], dim=1).float()[:64]
+    quality, _ = rival.extend(Evaluation(better, kl[:64], kl[:64] > 0, metric))
+    assert quality == pytest.approx(metric.value(better) - whole.first(64).quality + whole.quality)
+    assert quality > whole.quality
+
+
+def test_rows_that_an_older_version_packed_are_read() -> None:
+    """Float16 divergences, then a bit a row: what is in the studies that people have."""
+    text = base64.b64encode(np.array([0.5, 0.25], dtype="<f2").tobytes() + b"\x40").decode()
+    rival = unpack_rows(text)
+    assert (rival.kl.tolist(), rival.statistics.tolist()) == ([0.5, 0.25], [[0.0], [1.0]])
+    assert pack_rows(Evaluation(rival.statistics, rival.kl, rival.kl > 0)) == text
 
 
 def test_rows_that_were_cut_are_refused_and_too_many_are_not_kept() -> None:
@@ -72,7 +113,7 @@ def race(search: Search) -> None:
     assert second.rival is not None
     assert len(second.rival.kl) == ROWS
     part = rows(0.8)
-    search.tell(second, Evaluation(part.correct[:64], part.kl[:64], part.agrees[:64]), 0.2)
+    search.tell(second, part.first(64), 0.2)
 
 
 def test_a_raced_trial_has_a_result_but_no_place_on_the_front(tmp_path: Path) -> None:

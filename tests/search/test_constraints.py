@@ -28,7 +28,7 @@ def test_how_far_an_evaluation_is_beyond_each_bound():
     right = torch.arange(10) < 6
     agrees = torch.arange(10) < 7
     found = bounds("quality >= 0.5*unpruned", "quality >= 0.8", "agreement >= 0.9")(
-        HALF, Evaluation(right, torch.zeros(10), agrees)
+        HALF, Evaluation(right[:, None].float(), torch.zeros(10), agrees)
     )
     assert found == {
         "quality >= 0.5*unpruned": pytest.approx(-0.15),
@@ -39,7 +39,7 @@ def test_how_far_an_evaluation_is_beyond_each_bound():
 
 def test_one_that_lost_its_race_is_held_against_the_same_rows():
     """On the first 5 rows the unpruned model is always right."""
-    first = Evaluation(torch.ones(5, dtype=torch.bool), torch.zeros(5), torch.ones(5, dtype=torch.bool))
+    first = Evaluation(torch.ones(5, 1), torch.zeros(5), torch.ones(5, dtype=torch.bool))
     assert bounds("quality >= unpruned")(HALF, first) == {"quality >= unpruned": 0.0}
 
 

@@ -27,7 +27,7 @@ def incumbent(share: float, loss: float, spread: float = 0.0, seed: int = 0) -> 
     rows = np.abs(loss + spread * np.random.default_rng(seed).normal(size=400))
     rows *= loss / rows.mean()
     right = torch.ones(400, dtype=torch.bool)
-    text = pack_rows(Evaluation(right, torch.from_numpy(rows.astype(np.float32)), right))
+    text = pack_rows(Evaluation(right[:, None].float(), torch.from_numpy(rows.astype(np.float32)), right))
     assert text is not None
     return Incumbent((share * BOUND, loss), text)
 

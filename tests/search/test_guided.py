@@ -44,7 +44,7 @@ def interacting(space: Space, schedule: Schedule) -> float:
 
 def evaluation(loss: float) -> Evaluation:
     right = torch.ones(4, dtype=torch.bool)
-    return Evaluation(right, torch.full((4,), loss), right)
+    return Evaluation(right[:, None].float(), torch.full((4,), loss), right)
 
 
 def area_after(sampler: str, trials: int, seed: int = 0) -> float:

@@ -76,7 +76,7 @@ def test_the_hypervolume_is_the_area_summed_by_hand():
 
 def draw(rng, rows, quality):
     right = torch.from_numpy(rng.random(rows) < quality)
-    return Evaluation(right, torch.zeros(rows), right)
+    return Evaluation(right[:, None].float(), torch.zeros(rows), right)
 
 
 def search(rng, tried, chosen=6, rows=200):
@@ -106,6 +106,6 @@ def test_the_note_says_by_how_much():
 
 def test_candidates_that_change_nothing_are_no_curse():
     right = torch.ones(50, dtype=torch.bool)
-    same = Evaluation(right, torch.zeros(50), right)
+    same = Evaluation(right[:, None].float(), torch.zeros(50), right)
     assert selection([0.8, 0.8], 0.8, 100, [same, same], same).p_value == 1.0
     assert selection([], 0.8, 100, [], same) is None

@@ -77,7 +77,7 @@ def test_a_draft_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_a_storage_of_another_revision_is_used_through_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunesearch.search.storage.REVISION", "v99")
+    monkeypatch.setattr("prunesearch.results.optuna_schema.REVISION", "v99")
     search = make_search(tmp_path / "s.db")
     assert not isinstance(search.study._storage, StudyStorage)
     search.enqueue([Schedule([Stage(1, 0.5, "value_norm")])])

@@ -16,5 +16,11 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def loud_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Random weights with opinions: what a schedule does to them must show."""
+    return make_bert(tmp_path_factory.mktemp("loud"), BertForSequenceClassification, initializer_range=0.4)
+
+
+@pytest.fixture(scope="session")
 def bare_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_bert(tmp_path_factory.mktemp("bare"), BertModel)

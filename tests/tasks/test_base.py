@@ -4,7 +4,8 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.base import Batch, EvalSet, Task, merge_batches
+from prunesearch.tasks.base import Batch, EvalSet, merge_batches, trimmed
+from prunesearch.tasks.classification import Classification
 
 PADDING = {"input_ids": 9, "attention_mask": 0}
 
@@ -61,9 +62,26 @@ def test_merge_pads_on_the_right():
     assert (merged.inputs["input_ids"][merged.inputs["attention_mask"] == 0] == 9).all()
 
 
+def test_labels_may_be_a_list_and_a_decoder_has_padding_of_its_own():
+    padding = {**PADDING, "decoder_input_ids": 0, "decoder_attention_mask": 0}
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]])
+    wide = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
+    inputs = {"input_ids": mask * 3, "attention_mask": mask, "decoder_input_ids": wide, "decoder_attention_mask": wide}
+    batch = Batch(inputs, [["a"], ["b", "c"], []], torch.arange(3))
+    part = trimmed(batch.rows(torch.tensor([1, 2])), padding)
+    assert part.labels == [["b", "c"], []]
+    assert [part.inputs[name].shape[1] for name in ("input_ids", "decoder_input_ids")] == [2, 2]
+    alone = trimmed(batch.rows(torch.tensor([2])), padding)
+    assert [alone.inputs[name].shape[1] for name in ("input_ids", "decoder_input_ids")] == [2, 1]
+    merged = merge_batches([part, batch], padding)
+    assert merged.labels == [["b", "c"], [], ["a"], ["b", "c"], []]
+    assert merged.inputs["decoder_input_ids"].shape == (5, 4)
+    assert EvalSet("calibration", [batch], padding).take(2).labels == [["a"], ["b", "c"]]
+
+
 def test_logits_of_outputs_and_tuples():
     logits, whole = torch.rand(2, 3), text_set()
-    task = Task("text-classification", nn.Identity(), whole, whole, 8, lambda b: {}, ["a"])
+    task = Classification("text-classification", nn.Identity(), whole, whole, 8, lambda b: {}, ["a"])
     assert task.logits(SequenceClassifierOutput(logits=logits)) is logits
     assert task.logits((logits,)) is logits
     with pytest.raises(PruneSearchError, match="must hold logits"):

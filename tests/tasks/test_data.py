@@ -113,7 +113,7 @@ def test_two_files_are_calibration_and_holdout(tmp_path: Path):
         ("a.parquet", b"not parquet", "cannot be read as parquet"),
         ("a.csv", b"", "is empty"),
         ("a.csv", b"text,label\n", "is empty"),
-        ("a.xlsx", b"x", "known extension.*Known: .csv"),
+        ("a.xlsx", b"x", "known extension.*Known: .conll, .csv"),
         ("a.parqet", b"x", "did you mean '.parquet'"),
         ("a.tsv", b"a long text\tx\nb\n", "row 2 .* has 1"),
         ("a.csv", b"\xff\xfe\x00", "cannot be read as csv"),

@@ -87,7 +87,8 @@ def test_labels_outside_the_head_and_explicit_columns(vit: str, tmp_path: Path):
     with pytest.raises(PruneSearchError, match="0 to 2 for the model's 3 classes, but got 7"):
         load_task(vit, data, columns={"label": "animal"}, quiet=True)
     with pytest.raises(PruneSearchError, match="no label column"):
-        load_task(vit, data, quiet=True)
+        load_task(vit, data, task="image-classification", quiet=True)
+    assert load_task(vit, data, quiet=True).name == "fidelity"
 
 
 def test_images_that_are_no_images(vit: str, tmp_path: Path):

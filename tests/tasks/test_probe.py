@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 from tiny import write_texts
+from torch import nn
+from transformers import ModernBertConfig, ModernBertModel
 
 import prunesearch as ps
+from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.pruning.apply import apply_
 from prunesearch.tasks import load_task
 from prunesearch.tasks.metrics import correct
 from prunesearch.tasks.probe import L2, MeanPoolClassifier, fit_linear
@@ -36,6 +40,16 @@ def test_linear_fit_is_the_optimum_that_sklearn_finds(classes: int):
     assert np.abs(found - expected).max() < 1e-3
 
 
+def test_a_feature_that_hardly_varies_gets_no_great_weight():
+    """Its differences are rounding, which every schedule changes."""
+    torch.manual_seed(0)
+    features = torch.randn(400, 16)
+    labels = (features[:, 0] > 0).long()
+    features[:, 5] = 1.25 + 1e-7 * labels + 1e-8 * torch.randn(400)  # it even knows the answer
+    weight = fit_linear(features, labels, 2).weight
+    assert weight[:, 5].abs().max() < weight[:, 0].abs().max()  # unbounded, it was a million times as great
+
+
 def test_bare_encoder_gets_a_head(bare_bert: str, tmp_path: Path):
     path = tmp_path / "a.csv"
     words = ["good bright", "bad dull"]
@@ -50,7 +64,7 @@ def test_bare_encoder_gets_a_head(bare_bert: str, tmp_path: Path):
     assert "fitted on 120 other rows" in note
     assert f"{accuracy(task, task.calibration):.1%}" in note
     again = load_task(bare_bert, path, calibration=60, holdout=60, batch_size=16, quiet=True)
-    assert torch.equal(task.model.head.weight, again.model.head.weight)
+    assert torch.equal(task.model.linear.weight, again.model.linear.weight)
 
 
 def test_padding_does_not_reach_the_logits(bare_bert: str, tmp_path: Path):
@@ -84,3 +98,28 @@ def test_real_minilm_on_real_texts():
     assert accuracy(task, task.holdout) > 0.8
     assert task.tokens % 8 == 0
     assert task.timing_inputs(2)["input_ids"].shape == (2, task.tokens)
+
+
+@torch.no_grad()
+def test_an_encoder_whose_own_head_averages_is_pooled_once():
+    """ModernBERT's own classifiers may average by the input's mask, and get help for it; the fitted head needs none."""
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        pad_token_id=0,
+        classifier_pooling="mean",
+    )
+    model = MeanPoolClassifier(
+        ModernBertModel._from_config(config, attn_implementation="sdpa"), nn.Linear(16, 2)
+    ).eval()
+    ids = torch.randint(5, 20, (3, 14))
+    with apply_(model, Schedule([Stage(0, 0.5, "value_norm", "nearest")])) as handle:
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        hidden = model.encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        weight = handle.tokens.size[..., None]
+    assert hidden.shape[1] < 14
+    assert torch.allclose(logits, model.linear((hidden * weight).sum(1) / weight.sum(1)), atol=1e-5)

@@ -74,17 +74,18 @@ def make_vit(folder: Path) -> str:
     return str(folder)
 
 
-def make_bert(folder: Path, kind: type) -> str:
+def make_bert(folder: Path, kind: type, **changes: object) -> str:
     words = make_tokenizer(folder)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=words,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=48,
-        num_labels=2,
-    )
+    settings = {
+        "vocab_size": words,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 48,
+        "num_labels": 2,
+    }
+    config = BertConfig(**{**settings, **changes})
     kind(config).save_pretrained(folder)
     return str(folder)

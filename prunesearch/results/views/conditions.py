@@ -75,7 +75,7 @@ def _search(front: Front) -> Pairs:
     spent = f"worth {s.evaluations:.1f} evaluations of the unpruned model, {s.seconds:.0f} s"
     saved = f"; racing saved {s.saved:.1f}" if s.saved else ""
     h = front.hypervolume
-    area = "" if h is None else f"{digits(h.value)} (share of the unpruned {h.cost} by nats of KL, holdout rows)"
+    area = "" if h is None else f"{digits(h.value)} (share of the unpruned {h.cost} by divergence, holdout rows)"
     why = "measured end to end" if front.measured else "judged on held-out data"
     bounds = [f"{x.text}, {digits(x.limit)} (broken by {x.broken} candidates in the end)" for x in front.constraints]
     selection = ""

@@ -34,7 +34,7 @@ COLOURS: dict[str, tuple[str, Callable[[Item], float | None]]] = {
         "same answer as unpruned, %",
         lambda item: None if item.point is None else 100 * item.point.fidelity.agreement,
     ),
-    "kl": ("KL from unpruned, nats", lambda item: None if item.point is None else item.point.fidelity.kl),
+    "kl": ("divergence from unpruned", lambda item: None if item.point is None else item.point.fidelity.kl),
 }
 
 

@@ -1,0 +1,67 @@
+"""Tasks whose model gives every row one vector of class logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.tasks.base import Batch, Outputs, Task
+from prunesearch.tasks.metrics import agreement, kl_divergence
+
+
+@dataclass
+class Classification(Task):
+    """Rows in classes; labels are class ids, int64 `[b]`, and answers are logits `[b, classes]`."""
+
+    def logits(self, outputs: Any) -> Tensor:
+        """Return the logits `[batch, classes]` of what `self.model(**inputs)` returned."""
+        return logits_of(outputs)
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """The logits `[b, classes]`."""
+        return {"logits": self.logits(self.model(**batch.inputs))}
+
+    def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
+        """KL divergence of the predicted classes, nats `[b]`."""
+        return kl_divergence(reference["logits"], outputs["logits"])
+
+    def agrees(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
+        """Whether both choose the same class, `[b]`."""
+        return agreement(reference["logits"], outputs["logits"])
+
+    def answers(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """The logits `[b, classes]`."""
+        return outputs["logits"]
+
+    def shown(self, outputs: Outputs, batch: Batch) -> list[str]:
+        """The predicted classes' names."""
+        return [self._name(int(label)) for label in outputs["logits"].argmax(dim=-1)]
+
+    def shown_labels(self, batch: Batch) -> list[str]:
+        """The true classes' names."""
+        return [self._name(int(label)) for label in batch.labels]
+
+    def _name(self, label: int) -> str:
+        return self.label_names[label] if label < len(self.label_names) else str(label)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Return the logits of a model's outputs, or the first of a tuple.
+
+    Raises:
+        PruneSearchError: if there are none.
+    """
+    logits = getattr(outputs, "logits", None)
+    found = outputs[0] if logits is None else logits
+    if not isinstance(found, Tensor):
+        raise PruneSearchError(f"model outputs must hold logits, but got {type(outputs).__name__}: use a classifier")
+    return found
+
+
+def check_classes(metric: str, names: list[str]) -> None:
+    """Raise `PruneSearchError` for a metric of two classes where there are more."""
+    if metric == "f1" and len(names) != 2:
+        raise PruneSearchError(f"metric f1 is of two classes, but there are {len(names)}: use macro_f1")

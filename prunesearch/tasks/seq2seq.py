@@ -1,0 +1,107 @@
+"""Translation and summarisation: the encoder is reduced, the decoder attends to fewer states and writes as before."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunesearch.core.schedule import Schedule
+from prunesearch.pruning.apply import Handle
+from prunesearch.tasks.base import Batch, Outputs, Task
+from prunesearch.tasks.progress import quiet_libraries
+
+_TOP = 64  # log-probabilities that are kept of every position of the unpruned model
+_RUNS = 3  # of decoding, timed; their median is told
+
+
+@dataclass
+class Writing(Task):
+    """Texts from texts. A batch has the source and, for the decoder, the reference shifted by one; labels are texts.
+
+    What is minimised needs no decoding: the divergence of the next token's probabilities along the reference. The
+    metric is of what the model itself writes, greedily.
+
+    Attributes:
+        tokenizer: of the model.
+        most: tokens that are written at most.
+        usual: tokens of a reference on average, the number that decoding is timed at.
+    """
+
+    tokenizer: Any = None
+    most: int = 64
+    usual: int = 32
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """Logits of the next token along the reference, `[b, t, vocabulary]`."""
+        return {"logits": self.model(**batch.inputs, use_cache=False).logits}
+
+    def condensed(self, outputs: Outputs) -> Outputs:
+        """The 64 most probable tokens of every position and their log-probabilities, `[b, t, 64]`."""
+        logp = torch.log_softmax(outputs["logits"].float(), dim=-1)
+        found = logp.topk(min(_TOP, logp.shape[-1]), dim=-1)
+        return {"logp": found.values, "token": found.indices}
+
+    def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
+        """Mean KL divergence of the next token over the reference's positions, nats `[b]`.
+
+        Of the unpruned model's 64 most probable tokens and all others together: at most the whole divergence (data
+        processing inequality), and nearly it.
+        """
+        logits = outputs["logits"].float()
+        before = reference["logp"]
+        after = logits.gather(-1, reference["token"]) - logits.logsumexp(dim=-1, keepdim=True)
+        # a rounding error below 0 must not become NaN; in a vocabulary of 64 nothing is left
+        rest = [torch.log1p(-x.exp().sum(dim=-1).clamp(max=1 - 1e-6)) for x in (before, after)]
+        kl = (before.exp() * (before - after)).sum(dim=-1) + rest[0].exp() * (rest[0] - rest[1])
+        return _mean(kl, batch)
+
+    def agrees(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
+        """Share of the reference's positions with the same most probable next token, `[b]`."""
+        return _mean((reference["token"][..., 0] == outputs["logits"].argmax(dim=-1)).float(), batch)
+
+    def answers(self, outputs: Outputs, batch: Batch) -> list[str]:
+        """What the model writes for every source, greedily, at most `most` tokens."""
+        source = {name: value for name, value in batch.inputs.items() if not name.startswith("decoder_")}
+        written = self._generate(source, max_new_tokens=self.most)
+        texts: list[str] = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def remarks(self, handle: Handle, schedules: Mapping[str, Schedule], batch_size: int) -> list[str]:
+        """The time that encoding and decoding take together, unpruned and pruned: the columns have the encoder's."""
+        inputs = self.timing_inputs(batch_size)
+        source = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+        named = {"unpruned": Schedule(), **schedules}
+        seconds: dict[str, list[float]] = {name: [] for name in named}
+        for _ in range(_RUNS):
+            for name, schedule in named.items():  # interleaved, so that a machine's moods hit all alike
+                handle.set(schedule)
+                started = time.perf_counter()
+                self._generate(source, min_new_tokens=self.usual, max_new_tokens=self.usual).cpu()
+                seconds[name].append(time.perf_counter() - started)
+        handle.set(Schedule())
+        ms = {name: 1000 * statistics.median(found) for name, found in seconds.items()}
+        first = ms.pop("unpruned")
+        each = ", ".join(f"{name} {value:.0f} ms ({first / value:.2f}x)" for name, value in ms.items())
+        return [
+            f"encoding and writing {self.usual} tokens, batch {batch_size}: unpruned {first:.0f} ms"
+            f"{', ' + each if each else ''} (median of {_RUNS}; latencies are of encoder and first token alone)"
+        ]
+
+    @torch.inference_mode()
+    def _generate(self, source: Mapping[str, Tensor], **options: int) -> Tensor:
+        model: Any = self.model
+        with quiet_libraries():  # it warns of every setting of the checkpoint that is overridden
+            found: Tensor = model.generate(**source, num_beams=1, do_sample=False, **options)
+        return found
+
+
+def _mean(values: Tensor, batch: Batch) -> Tensor:
+    """The mean of `[b, t]` over the reference's real positions."""
+    there = batch.inputs["decoder_attention_mask"].bool()
+    return values.where(there, 0.0).sum(dim=1) / there.sum(dim=1)

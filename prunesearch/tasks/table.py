@@ -1,0 +1,202 @@
+"""The tables of task kinds and of metrics: names that a person can read, without importing torch.
+
+A new kind of task is one row in `TASKS` and one file with a loader `(TaskRequest) -> Task`; a new metric is one row in
+`METRICS` and one class (`metrics.Metric`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.registry import Entry, Registry
+
+IMAGE, TEXT, FIDELITY = "image-classification", "text-classification", "fidelity"
+TAGS = "token-classification"
+QA = "question-answering"
+TRANSLATION, SUMMARY = "translation", "summarization"
+SIMILARITY, RETRIEVAL = "sentence-similarity", "text-retrieval"
+AUDIO, CTC, SPEECH = "audio-classification", "speech-recognition-ctc", "speech-recognition"
+VIDEO, ZERO_SHOT, DETECTION = "video-classification", "zero-shot-image-classification", "object-detection"
+
+
+@dataclass(frozen=True)
+class TaskKind(Entry):
+    """One row of `TASKS`; `target` loads it from a `request.TaskRequest`.
+
+    Attributes:
+        heads: endings of the transformers classes that are made for it.
+        reads: what those models read, where other models have heads of the same name: image, video, audio or text.
+        metrics: names in `METRICS` that it can report, the default first.
+        columns: sets of columns, one of which only data for it have: they tell kinds of one head apart, and find those
+            that need no head.
+        unlabelled: whether a model with this head and data without a label column is taken for `fidelity`.
+    """
+
+    heads: tuple[str, ...] = ()
+    reads: str | None = None
+    metrics: tuple[str, ...] = ()
+    columns: tuple[tuple[str, ...], ...] = ()
+    unlabelled: bool = False
+
+
+_CLASSES = ("accuracy", "top5", "f1", "macro_f1", "mcc")
+
+TASK_KINDS: dict[str, TaskKind] = {
+    IMAGE: TaskKind(
+        "prunesearch.tasks.image:load_image_task",
+        "images in classes",
+        heads=("ForImageClassification", "ForImageClassificationWithTeacher"),
+        reads="image",
+        metrics=_CLASSES,
+        unlabelled=True,
+    ),
+    TEXT: TaskKind(
+        "prunesearch.tasks.text:load_text_task",
+        "texts or pairs in classes",
+        heads=("ForSequenceClassification",),
+        reads="text",
+        metrics=_CLASSES,
+        unlabelled=True,
+    ),
+    TAGS: TaskKind(
+        "prunesearch.tasks.tags:load_tagging_task",
+        "words with tags: named entities, parts of speech",
+        heads=("ForTokenClassification",),
+        reads="text",
+        metrics=("seqeval_f1", "token_accuracy"),
+    ),
+    TRANSLATION: TaskKind(
+        "prunesearch.tasks.seq2seq_data:load_translation_task",
+        "texts into another language; the encoder is reduced",
+        heads=("MTModel", "ForConditionalGeneration"),
+        reads="text",
+        metrics=("bleu", "rouge_l"),
+        columns=(("translation",), ("source", "target"), ("src", "tgt")),
+    ),
+    SUMMARY: TaskKind(
+        "prunesearch.tasks.seq2seq_data:load_summary_task",
+        "documents into summaries; the encoder is reduced",
+        heads=("MTModel", "ForConditionalGeneration"),
+        reads="text",
+        metrics=("rouge_l", "bleu"),
+        columns=(("summary",), ("highlights",)),
+    ),
+    QA: TaskKind(
+        "prunesearch.tasks.qa:load_qa_task",
+        "questions answered by a span of a text",
+        heads=("ForQuestionAnswering",),
+        reads="text",
+        metrics=("answer_f1", "exact_match"),
+    ),
+    SIMILARITY: TaskKind(
+        "prunesearch.tasks.embedding_data:load_similarity_task",
+        "pairs of texts with scores; no head",
+        reads="text",
+        metrics=("spearman",),
+        columns=(("sentence1", "sentence2", "score"),),
+    ),
+    RETRIEVAL: TaskKind(
+        "prunesearch.tasks.embedding_data:load_retrieval_task",
+        "queries, each with documents and their relevance; no head",
+        reads="text",
+        metrics=("ndcg10",),
+        columns=(("query", "documents", "relevance"),),
+    ),
+    AUDIO: TaskKind(
+        "prunesearch.tasks.audio:load_audio_task",
+        "sounds in classes: keywords, speakers, languages",
+        heads=("ForAudioClassification", "ForSequenceClassification"),
+        reads="audio",
+        metrics=_CLASSES,
+        unlabelled=True,
+    ),
+    CTC: TaskKind(
+        "prunesearch.tasks.ctc:load_ctc_task",
+        "speech into text, by CTC; every frame gets its symbol back",
+        heads=("ForCTC",),
+        metrics=("word_accuracy",),
+    ),
+    SPEECH: TaskKind(
+        "prunesearch.tasks.speech:load_speech_task",
+        "speech into text, by an encoder-decoder (Whisper); the encoder is reduced",
+        heads=("ForConditionalGeneration",),
+        reads="audio",
+        metrics=("word_accuracy",),
+    ),
+    VIDEO: TaskKind(
+        "prunesearch.tasks.video:load_video_task",
+        "videos in classes",
+        heads=("ForVideoClassification",),
+        reads="video",
+        metrics=_CLASSES,
+        unlabelled=True,
+    ),
+    ZERO_SHOT: TaskKind(
+        "prunesearch.tasks.zero_shot:load_zero_shot_task",
+        "images in classes that are named by prompts (CLIP, SigLIP)",
+        heads=("CLIPModel", "SiglipModel"),
+        reads="image",
+        metrics=_CLASSES,
+    ),
+    DETECTION: TaskKind(
+        "prunesearch.tasks.detection:load_detection_task",
+        "objects in images, with boxes",
+        heads=("ForObjectDetection",),
+        reads="image",
+        metrics=("map", "map50"),
+    ),
+    FIDELITY: TaskKind(
+        "prunesearch.tasks.fidelity:load_fidelity_task",
+        "rows without labels: how close to the unpruned model",
+        metrics=("agreement", "cosine"),
+    ),
+}
+TASKS = Registry("task", dict(TASK_KINDS))
+
+_TAG_METRICS = "prunesearch.tasks.metrics_tags"
+_TEXT_METRICS = "prunesearch.tasks.metrics_text"
+_RANKINGS = "prunesearch.tasks.metrics_ranking"
+_BOX_METRICS = "prunesearch.tasks.metrics_boxes"
+_FIDELITY = "prunesearch.tasks.fidelity"
+_CLASS_METRICS = "prunesearch.tasks.metrics_classes"
+
+# every value is a fraction, and higher is better
+METRICS = Registry(
+    "metric",
+    {
+        "accuracy": Entry(f"{_CLASS_METRICS}:Accuracy", "share of rows whose class is right"),
+        "top5": Entry(f"{_CLASS_METRICS}:TopFive", "share of rows whose class is among the five most probable"),
+        "f1": Entry(f"{_CLASS_METRICS}:BinaryF1", "F1 of class 1, for two classes"),
+        "macro_f1": Entry(f"{_CLASS_METRICS}:MacroF1", "mean of the classes' F1"),
+        "mcc": Entry(f"{_CLASS_METRICS}:Matthews", "Matthews correlation coefficient"),
+        "seqeval_f1": Entry(f"{_TAG_METRICS}:SeqevalF1", "F1 of entities, right in type and both ends"),
+        "token_accuracy": Entry(f"{_TAG_METRICS}:TokenAccuracy", "share of words whose tag is right"),
+        "bleu": Entry(f"{_TEXT_METRICS}:Bleu", "corpus BLEU, as sacrebleu's"),
+        "rouge_l": Entry(f"{_TEXT_METRICS}:RougeL", "F of the longest common subsequence, as rouge-score's"),
+        "answer_f1": Entry(f"{_TEXT_METRICS}:AnswerF1", "F1 of the answer's words, as SQuAD v1.1's"),
+        "exact_match": Entry(f"{_TEXT_METRICS}:ExactMatch", "share of answers that are a reference, as SQuAD v1.1's"),
+        "spearman": Entry(f"{_RANKINGS}:Spearman", "rank correlation of cosines with scores"),
+        "ndcg10": Entry(f"{_RANKINGS}:Ndcg", "gain of the first ten documents, against the best order's"),
+        "word_accuracy": Entry("prunesearch.tasks.metrics_speech:WordAccuracy", "1 - word error rate, as jiwer's"),
+        "map": Entry(f"{_BOX_METRICS}:MeanAveragePrecision", "COCO's AP, mean over IoU 0.5 to 0.95 and classes"),
+        "map50": Entry(f"{_BOX_METRICS}:AveragePrecision50", "COCO's AP at IoU 0.5, mean over classes"),
+        "agreement": Entry(f"{_FIDELITY}:Agreement", "share of rows with the unpruned model's class"),
+        "cosine": Entry(f"{_FIDELITY}:Cosine", "mean cosine to the unpruned model's pooled state"),
+    },
+)
+
+
+def choose_metric(task: str, asked: str | None) -> str:
+    """The metric of a task of kind `task`: the one that was asked for, else its default.
+
+    Raises:
+        PruneSearchError: if it is unknown, or is no metric of this kind of task.
+    """
+    known = TASK_KINDS[task].metrics
+    if asked is None:
+        return known[0]
+    METRICS.entry(asked)
+    if asked not in known:
+        raise PruneSearchError(f"metric '{asked}' is not one of task {task}: {did_you_mean(asked, known)}")
+    return asked

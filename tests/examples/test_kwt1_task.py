@@ -1,0 +1,39 @@
+"""A registered family runs as a task, from a folder, by its own front end."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import prunesearch as ps
+from prunesearch.pruning import families
+from prunesearch.search.evaluate import Evaluator
+from prunesearch.tasks import load_task
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ASSETS = EXAMPLES.parents[1] / "shared" / "assets" / "kwt1"
+
+
+@pytest.mark.skipif(not ASSETS.is_dir(), reason=f"needs the trained weights in {ASSETS}")
+def test_the_trained_keyword_transformer_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
+    sys.modules.pop("kwt1", None)
+    import kwt1_task
+
+    kwt1_task.register()
+    kwt1_task.write(ASSETS, tmp_path)
+    task = load_task(
+        tmp_path,
+        ASSETS / "speech_commands_sample.parquet",
+        task="audio-classification",
+        calibration=60,
+        holdout=200,
+        quiet=True,
+    )
+    assert (task.tokens, task.label_names) == (99, kwt1_task.CLASSES)
+    half = ps.Schedule([ps.Stage(2, 0.5, "cls_attention", "drop")])
+    with ps.apply_(task.model, ps.Schedule()) as handle:
+        evaluator = Evaluator(task, handle, task.holdout)
+        assert evaluator.unpruned().quality > 0.93  # 97 % in the whole, as published
+        assert evaluator.evaluate(half).quality > 0.8
