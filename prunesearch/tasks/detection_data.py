@@ -17,6 +17,7 @@ from prunesearch.tasks.labels import Raw, clean, head_labels
 from prunesearch.tasks.metrics_boxes import Objects
 
 _NAMES = ("objects", "annotations", "faces", "boxes", "bbox")
+_OUTSIDE = 1.1  # of the image's width or height, where a box may end: annotators are not exact
 _BOXES, _CLASSES = ("bbox", "box", "bboxes"), ("category", "category_id", "label", "labels", "categories")
 
 
@@ -46,7 +47,8 @@ class Annotations:
         """The objects of an image: from lists by key, or a list of objects with keys.
 
         Raises:
-            PruneSearchError: for boxes that are none, or as many classes as there are not boxes.
+            PruneSearchError: for boxes that are none or reach outside the image, or as many classes as there are not
+                boxes.
         """
         lists = _by_key(cell, (self.boxes, self.kinds, "iscrowd"))
         given, kinds = lists[self.boxes], lists[self.kinds]
@@ -57,6 +59,12 @@ class Annotations:
                 f"objects must have a box [left, top, width, height] and a class each, but got {cell!s:.80}"
             )
         boxes[:, 2:] += boxes[:, :2]
+        ends = boxes[:, 2:] / (image.width, image.height)
+        if (ends > _OUTSIDE).any():
+            raise PruneSearchError(
+                f"boxes must be [left, top, width, height] within the image of {image.width} x {image.height}, but got "
+                f"{given!s:.80}: if they are two corners, subtract the first from the second"
+            )
         return Objects(
             boxes=boxes,
             classes=np.array([self.lookup[clean(kind)] for kind in kinds], dtype=np.int64),
