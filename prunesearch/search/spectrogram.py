@@ -21,8 +21,9 @@ def of_waveform(samples: Array) -> Array:
     padded = torch.as_tensor(np.pad(samples, (0, max(0, _WINDOW - len(samples)))), dtype=torch.float64)
     window = torch.hann_window(_WINDOW, dtype=torch.float64)
     spectrum = torch.stft(padded, _WINDOW, _WINDOW // 2, window=window, center=False, return_complex=True)
-    magnitudes = spectrum.abs().clamp_min(1e-12).log().numpy()
-    return np.maximum(magnitudes, magnitudes.max() - _RANGE)[::-1]
+    magnitudes: Array = spectrum.abs().clamp_min(1e-12).log().numpy()
+    audible: Array = np.maximum(magnitudes, magnitudes.max() - _RANGE)
+    return audible[::-1]
 
 
 def picture(values: Array) -> Image.Image:
