@@ -258,14 +258,19 @@ def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(folder: Path)
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        # tests that a shell runs in the background inherit that Ctrl-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     database = folder / "studies" / "stopped" / "study.db"
     deadline, done = time.monotonic() + 240, 0
-    while time.monotonic() < deadline and done < 5 and process.poll() is None:
-        time.sleep(0.2)
-        done = count_finished(database)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
+    try:
+        while time.monotonic() < deadline and done < 5 and process.poll() is None:
+            time.sleep(0.2)
+            done = count_finished(database)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
     assert process.returncode == 130, error
     assert "Traceback" not in error
     assert "resumes" in error

@@ -153,7 +153,7 @@ def test_a_second_worker_comes_though_the_first_is_never_long_busy(tmp_path: Pat
     met.mkdir()
     search = make_search(tmp_path / "s.db")
     engine = RayEngine(functools.partial(short, str(met)), 2)
-    list(engine.run(search, 200, stop=lambda search: len(list(met.iterdir())) == 2))
+    list(engine.run(search, 600, stop=lambda search: len(list(met.iterdir())) == 2))
     assert len(list(met.iterdir())) == 2
     assert search.stopped == "converged"
 
