@@ -17,15 +17,14 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.tasks.audio_cells import Samples, decode_sound, raw_sounds
 from prunesearch.tasks.base import Batch, EvalSet, Inputs, Labels, Prepared, Task, chunks, rows_of
-from prunesearch.tasks.classification import Classification, check_classes
-from prunesearch.tasks.columns import Columns, find_columns
+from prunesearch.tasks.classification import load_classifier
+from prunesearch.tasks.columns import Columns
 from prunesearch.tasks.data import one_line
-from prunesearch.tasks.image import missing_note, repeat_rows
-from prunesearch.tasks.labels import head_labels
-from prunesearch.tasks.models import accepted, count_tokens, load, load_model, to_device
+from prunesearch.tasks.image import repeat_rows
+from prunesearch.tasks.models import accepted, count_tokens, load, to_device
 from prunesearch.tasks.progress import track
 from prunesearch.tasks.request import TaskRequest, head_of
-from prunesearch.tasks.split import Part, Splits, make_splits
+from prunesearch.tasks.split import Part, Splits
 from prunesearch.tasks.table import AUDIO
 from prunesearch.tasks.text import MULTIPLE
 
@@ -40,43 +39,7 @@ def load_audio_task(request: TaskRequest) -> Task:
             f"audio classification needs a checkpoint with that head, but '{request.model_id}' has "
             f"{', '.join(names)}: use a fine-tuned one"
         )
-    metric, first = request.metric_of(AUDIO), next(iter(request.source.splits.values()))
-    columns = find_columns(request.source, first, "audio", request.columns)
-    id2label = request.config.id2label
-    splits = make_splits(
-        request.source,
-        columns,
-        lambda raw, names: head_labels(raw, names, id2label),
-        request.sizes,
-        seed=request.seed,
-    )
-    check_classes(metric, splits.label_names)
-    model, missing = load_model(
-        AutoModelForAudioClassification,
-        request.model_id,
-        dtype=request.dtype,
-        device=request.device,
-        attention=request.attention,
-    )
-    sounds = load_sounds(request, splits, columns, model)
-    return Classification(
-        name=AUDIO,
-        model=model,
-        calibration=sounds.sets["calibration"],
-        holdout=sounds.sets["holdout"],
-        tokens=sounds.tokens,
-        timing_inputs=sounds.timing_inputs,
-        label_names=splits.label_names,
-        metric=metric,
-        notes=[
-            f"columns: {columns}",
-            *request.source.notes,
-            *splits.notes,
-            *missing_note(missing),
-            *sounds.notes,
-        ],
-        timing_at=sounds.timing_at,
-    )
+    return load_classifier(request, AUDIO, "audio", AutoModelForAudioClassification, load_sounds)[0]
 
 
 def load_sounds(

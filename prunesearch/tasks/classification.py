@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.base import Batch, Outputs, Task
+from prunesearch.tasks.base import Batch, Outputs, Prepared, Task
+from prunesearch.tasks.columns import Columns, find_columns
+from prunesearch.tasks.labels import head_labels
 from prunesearch.tasks.metrics import agreement, kl_divergence
+from prunesearch.tasks.models import load_model, missing_note
+from prunesearch.tasks.request import TaskRequest
+from prunesearch.tasks.split import Sizes, Splits, make_splits
+
+Prepare = Callable[[TaskRequest, Splits, Columns, nn.Module], Prepared]
 
 
 @dataclass
@@ -65,3 +73,48 @@ def check_classes(metric: str, names: list[str]) -> None:
     """Raise `PruneSearchError` for a metric of two classes where there are more."""
     if metric == "f1" and len(names) != 2:
         raise PruneSearchError(f"metric f1 is of two classes, but there are {len(names)}: use macro_f1")
+
+
+def load_classifier(
+    request: TaskRequest, task: str, kind: str, auto: Any, prepare: Prepare, sizes: Sizes | None = None
+) -> tuple[Classification, Splits, Columns]:
+    """Load a checkpoint with a classification head, and rows that are no text.
+
+    Args:
+        task: name of the kind of task.
+        kind: of the column: image, audio or video.
+        auto: transformers' class that loads the model.
+        prepare: preprocesses the rows of all splits.
+        sizes: of the splits; None: those asked for.
+
+    Returns:
+        The task, and the splits and columns that it was made of.
+    """
+    metric, first = request.metric_of(task), next(iter(request.source.splits.values()))
+    columns, id2label = find_columns(request.source, first, kind, request.columns), request.config.id2label
+    splits = make_splits(
+        request.source,
+        columns,
+        lambda raw, names: head_labels(raw, names, id2label),
+        request.sizes if sizes is None else sizes,
+        seed=request.seed,
+    )
+    check_classes(metric, splits.label_names)
+    model, missing = load_model(
+        auto, request.model_id, dtype=request.dtype, device=request.device, attention=request.attention
+    )
+    rows = prepare(request, splits, columns, model)
+    notes = [f"columns: {columns}", *request.source.notes, *splits.notes, *missing_note(missing), *rows.notes]
+    made = Classification(
+        name=task,
+        model=model,
+        calibration=rows.sets["calibration"],
+        holdout=rows.sets["holdout"],
+        tokens=rows.tokens,
+        timing_inputs=rows.timing_inputs,
+        label_names=splits.label_names,
+        metric=metric,
+        notes=notes,
+        timing_at=rows.timing_at,
+    )
+    return made, splits, columns

@@ -15,10 +15,9 @@ from prunesearch.pruning.tokens import take_rows
 from prunesearch.pruning.trace import StageTrace
 from prunesearch.tasks.audio import frame_mask, load_sounds
 from prunesearch.tasks.base import Batch, Outputs, Task
-from prunesearch.tasks.image import missing_note
 from prunesearch.tasks.labels import LabelMap
 from prunesearch.tasks.metrics import kl_divergence
-from prunesearch.tasks.models import load, load_model
+from prunesearch.tasks.models import load, load_model, missing_note
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.restored import Inverses
 from prunesearch.tasks.speech_columns import find_transcripts

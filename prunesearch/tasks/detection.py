@@ -18,10 +18,10 @@ from prunesearch.tasks.base import Batch, EvalSet, Inputs, Outputs, Prepared, Ta
 from prunesearch.tasks.columns import decode_image, raw_images
 from prunesearch.tasks.data import one_line
 from prunesearch.tasks.detection_data import Annotations, find_annotations
-from prunesearch.tasks.image import missing_note, repeat_rows
+from prunesearch.tasks.image import repeat_rows
 from prunesearch.tasks.labels import LabelMap
 from prunesearch.tasks.metrics import kl_divergence
-from prunesearch.tasks.models import count_tokens, load, load_model, to_device
+from prunesearch.tasks.models import count_tokens, load, load_model, missing_note, to_device
 from prunesearch.tasks.progress import track
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.split import Part, Splits, few, make_splits

@@ -15,10 +15,10 @@ from prunesearch.pruning.pooling import mean_pool
 from prunesearch.tasks.audio import frame_mask, load_sounds
 from prunesearch.tasks.base import Batch, EvalSet, Outputs, Prepared, Task
 from prunesearch.tasks.columns import content_kind, find_columns
-from prunesearch.tasks.image import load_images, missing_note
+from prunesearch.tasks.image import load_images
 from prunesearch.tasks.metrics import RowMean, agreement, kl_divergence
 from prunesearch.tasks.metrics_classes import Accuracy
-from prunesearch.tasks.models import load_model
+from prunesearch.tasks.models import load_model, missing_note
 from prunesearch.tasks.progress import track
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.split import split_rows

@@ -12,14 +12,13 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.tasks.base import Batch, EvalSet, Inputs, Prepared, Sample, Task, chunks, merge_batches
-from prunesearch.tasks.classification import Classification, check_classes
-from prunesearch.tasks.columns import Columns, decode_image, find_columns, raw_images
+from prunesearch.tasks.classification import load_classifier
+from prunesearch.tasks.columns import Columns, decode_image, raw_images
 from prunesearch.tasks.data import one_line
-from prunesearch.tasks.labels import head_labels
-from prunesearch.tasks.models import accepted, count_tokens, load, load_model, to_device
+from prunesearch.tasks.models import accepted, count_tokens, load, to_device
 from prunesearch.tasks.progress import track
 from prunesearch.tasks.request import TaskRequest, head_of
-from prunesearch.tasks.split import Part, Splits, make_splits
+from prunesearch.tasks.split import Part, Splits
 from prunesearch.tasks.table import IMAGE
 
 SAMPLES = 8
@@ -32,38 +31,9 @@ def load_image_task(request: TaskRequest) -> Task:
             f"image classification needs a checkpoint with that head, but '{request.model_id}' has "
             f"{', '.join(request.config.architectures or ['none'])}: use a fine-tuned one"
         )
-    metric, first = request.metric_of(IMAGE), next(iter(request.source.splits.values()))
-    columns = find_columns(request.source, first, "image", request.columns)
-    id2label = request.config.id2label
-    splits = make_splits(
-        request.source,
-        columns,
-        lambda raw, names: head_labels(raw, names, id2label),
-        request.sizes,
-        seed=request.seed,
-    )
-    check_classes(metric, splits.label_names)
-    model, missing = load_model(
-        AutoModelForImageClassification,
-        request.model_id,
-        dtype=request.dtype,
-        device=request.device,
-        attention=request.attention,
-    )
-    images = load_images(request, splits, columns, model)
-    notes = [f"columns: {columns}", *request.source.notes, *splits.notes, *missing_note(missing)]
-    return Classification(
-        name=IMAGE,
-        model=model,
-        calibration=images.sets["calibration"],
-        holdout=images.sets["holdout"],
-        tokens=images.tokens,
-        timing_inputs=images.timing_inputs,
-        label_names=splits.label_names,
-        metric=metric,
-        notes=notes,
-        samples=_samples(splits.parts["calibration"], columns, request),
-    )
+    made, splits, columns = load_classifier(request, IMAGE, "image", AutoModelForImageClassification, load_images)
+    made.samples = _samples(splits.parts["calibration"], columns, request)
+    return made
 
 
 def load_images(request: TaskRequest, splits: Splits, columns: Columns, model: nn.Module) -> Prepared:
@@ -73,13 +43,6 @@ def load_images(request: TaskRequest, splits: Splits, columns: Columns, model: n
     sets = {role: _preprocess(role, part, columns, processor, model, request) for role, part in splits.parts.items()}
     tokens = count_tokens(model, sets["calibration"].batches[0].inputs)
     return Prepared(sets, tokens, repeat_rows(sets["calibration"]))
-
-
-def missing_note(missing: list[str]) -> list[str]:
-    """Warn when a checkpoint lacks weights, which transformers then draws at random."""
-    if not missing:
-        return []
-    return [f"the checkpoint lacks {len(missing)} weights, drawn at random: {', '.join(missing[:4])}"]
 
 
 def repeat_rows(data: EvalSet) -> Callable[[int], Inputs]:

@@ -123,3 +123,10 @@ def count_tokens(model: nn.Module, inputs: Inputs) -> int:
     finally:
         hook.remove()
     return seen[0]
+
+
+def missing_note(missing: list[str]) -> list[str]:
+    """Warn when a checkpoint lacks weights, which transformers then draws at random."""
+    if not missing:
+        return []
+    return [f"the checkpoint lacks {len(missing)} weights, drawn at random: {', '.join(missing[:4])}"]

@@ -14,9 +14,8 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Batch, Outputs, Task
 from prunesearch.tasks.columns import Columns, check_given
 from prunesearch.tasks.data import Source, one_line
-from prunesearch.tasks.image import missing_note
 from prunesearch.tasks.metrics import kl_divergence
-from prunesearch.tasks.models import load, load_model
+from prunesearch.tasks.models import load, load_model, missing_note
 from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.restored import restored

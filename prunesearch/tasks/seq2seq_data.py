@@ -15,8 +15,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import EvalSet, Inputs, Prepared, Task
 from prunesearch.tasks.columns import Columns, check_given
 from prunesearch.tasks.data import Source
-from prunesearch.tasks.image import missing_note
-from prunesearch.tasks.models import load, load_model
+from prunesearch.tasks.models import load, load_model, missing_note
 from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.seq2seq import Writing

@@ -11,9 +11,8 @@ from transformers import AutoModelForSpeechSeq2Seq, AutoTokenizer
 
 from prunesearch.tasks.audio import load_sounds
 from prunesearch.tasks.base import Batch, EvalSet, Inputs, Task
-from prunesearch.tasks.image import missing_note
 from prunesearch.tasks.labels import LabelMap
-from prunesearch.tasks.models import load, load_model
+from prunesearch.tasks.models import load, load_model, missing_note
 from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.seq2seq import Writing

@@ -14,10 +14,9 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Batch, Outputs, Task
 from prunesearch.tasks.columns import Columns, check_given
 from prunesearch.tasks.data import Source
-from prunesearch.tasks.image import missing_note
 from prunesearch.tasks.labels import LabelMap, Raw, clean, head_labels
 from prunesearch.tasks.metrics import kl_divergence
-from prunesearch.tasks.models import load, load_model
+from prunesearch.tasks.models import load, load_model, missing_note
 from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.restored import restored

@@ -16,9 +16,9 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Batch, EvalSet, Inputs, Labels, Prepared, Sample, Task, chunks, rows_of
 from prunesearch.tasks.classification import Classification, check_classes
 from prunesearch.tasks.columns import Columns, find_columns
-from prunesearch.tasks.image import SAMPLES, missing_note
+from prunesearch.tasks.image import SAMPLES
 from prunesearch.tasks.labels import LabelMap, Raw, free_labels, head_labels
-from prunesearch.tasks.models import accepted, load, load_model, to_device
+from prunesearch.tasks.models import accepted, load, load_model, missing_note, to_device
 from prunesearch.tasks.probe import fit_classifier
 from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest, head_of

@@ -14,15 +14,14 @@ from transformers import AutoImageProcessor, AutoModelForVideoClassification
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.tasks.base import Batch, EvalSet, Prepared, Task, chunks
-from prunesearch.tasks.classification import Classification, check_classes
-from prunesearch.tasks.columns import Columns, find_columns
+from prunesearch.tasks.classification import load_classifier
+from prunesearch.tasks.columns import Columns
 from prunesearch.tasks.data import one_line
-from prunesearch.tasks.image import missing_note, repeat_rows
-from prunesearch.tasks.labels import head_labels
-from prunesearch.tasks.models import accepted, count_tokens, load, load_model, to_device
+from prunesearch.tasks.image import repeat_rows
+from prunesearch.tasks.models import accepted, count_tokens, load, to_device
 from prunesearch.tasks.progress import track
 from prunesearch.tasks.request import TaskRequest, head_of
-from prunesearch.tasks.split import Part, Splits, few, make_splits
+from prunesearch.tasks.split import Part, Splits, few
 from prunesearch.tasks.table import VIDEO
 from prunesearch.tasks.video_cells import decode_video, raw_videos
 
@@ -37,36 +36,8 @@ def load_video_task(request: TaskRequest) -> Task:
             f"video classification needs a checkpoint with that head, but '{request.model_id}' has "
             f"{', '.join(request.config.architectures or ['none'])}: use a fine-tuned one"
         )
-    metric, first = request.metric_of(VIDEO), next(iter(request.source.splits.values()))
-    columns = find_columns(request.source, first, "video", request.columns)
-    id2label = request.config.id2label
-    splits = make_splits(
-        request.source,
-        columns,
-        lambda raw, names: head_labels(raw, names, id2label),
-        few(request.sizes, request.source, _CALIBRATION, _HOLDOUT),
-        seed=request.seed,
-    )
-    check_classes(metric, splits.label_names)
-    model, missing = load_model(
-        AutoModelForVideoClassification,
-        request.model_id,
-        dtype=request.dtype,
-        device=request.device,
-        attention=request.attention,
-    )
-    videos = load_videos(request, splits, columns, model)
-    return Classification(
-        name=VIDEO,
-        model=model,
-        calibration=videos.sets["calibration"],
-        holdout=videos.sets["holdout"],
-        tokens=videos.tokens,
-        timing_inputs=videos.timing_inputs,
-        label_names=splits.label_names,
-        metric=metric,
-        notes=[f"columns: {columns}", *request.source.notes, *splits.notes, *missing_note(missing), *videos.notes],
-    )
+    sizes = few(request.sizes, request.source, _CALIBRATION, _HOLDOUT)
+    return load_classifier(request, VIDEO, "video", AutoModelForVideoClassification, load_videos, sizes)[0]
 
 
 def load_videos(request: TaskRequest, splits: Splits, columns: Columns, model: nn.Module) -> Prepared:

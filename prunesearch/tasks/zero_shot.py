@@ -13,9 +13,9 @@ from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.classification import Classification, check_classes
 from prunesearch.tasks.columns import find_columns
-from prunesearch.tasks.image import load_images, missing_note
+from prunesearch.tasks.image import load_images
 from prunesearch.tasks.labels import LabelMap, Raw, free_labels
-from prunesearch.tasks.models import load, load_model
+from prunesearch.tasks.models import load, load_model, missing_note
 from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.split import make_splits
