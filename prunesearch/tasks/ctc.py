@@ -19,7 +19,7 @@ from prunesearch.tasks.labels import LabelMap
 from prunesearch.tasks.metrics import kl_divergence
 from prunesearch.tasks.models import load, load_model, missing_note
 from prunesearch.tasks.request import TaskRequest
-from prunesearch.tasks.restored import Inverses
+from prunesearch.tasks.restored import traced
 from prunesearch.tasks.speech_columns import find_transcripts
 from prunesearch.tasks.split import make_splits
 from prunesearch.tasks.table import CTC
@@ -43,12 +43,8 @@ class FramesRestored(nn.Module):
         handle = handle_of(self.whole)
         if handle is None:
             return CausalLMOutput(logits=self.whole(**inputs).logits)
-        given = handle.trace
-        trace = handle.trace = Inverses() if given is None else given
-        try:
+        with traced(handle) as trace:
             logits = self.whole(**inputs).logits
-        finally:
-            handle.trace = given
         if not trace.stages:
             return CausalLMOutput(logits=logits)
         real = self.real_frames(inputs, trace.stages[0].hidden.shape[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from prunesearch.core.errors import UnsupportedModelError
 from prunesearch.core.schedule import Stage
-from prunesearch.pruning.apply import handle_of
+from prunesearch.pruning.apply import Handle, handle_of
 from prunesearch.pruning.assignment import Assignment
 from prunesearch.pruning.families import find_encoder
 from prunesearch.pruning.tokens import Tokens
@@ -40,12 +42,8 @@ class Restored(nn.Module):
         handle = handle_of(self.encoder)
         if handle is None:
             return TokenClassifierOutput(logits=self.per_token(self.encoder(**inputs).last_hidden_state))
-        given = handle.trace
-        trace = handle.trace = Inverses() if given is None else given
-        try:
+        with traced(handle) as trace:
             hidden = self.encoder(**inputs).last_hidden_state
-        finally:
-            handle.trace = given
         # what a pre-norm encoder does to the states behind its last block, dropped ones have to go through as well
         finish = getattr(self.encoder, "final_norm", nn.Identity())
         for stage in reversed(trace.stages):
@@ -59,6 +57,17 @@ class Inverses(Trace):
     def add(self, stage: Stage, assignment: Assignment, tokens: Tokens, hidden: Tensor) -> None:
         """Note a stage."""
         self.stages.append(StageTrace(stage, assignment, hidden.new_empty(0), hidden))
+
+
+@contextmanager
+def traced(handle: Handle) -> Iterator[Trace]:
+    """Within the block, forwards note their stages in what is yielded: the trace that is wanted anyway, if any is."""
+    given = handle.trace
+    trace = handle.trace = Inverses() if given is None else given
+    try:
+        yield trace
+    finally:
+        handle.trace = given
 
 
 @torch.inference_mode()
