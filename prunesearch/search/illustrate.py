@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
@@ -126,7 +127,10 @@ def _shown_by(task: Task, handle: Handle, split: EvalSet, model_id: str) -> Any:
         return _texts(handle, model_id)
     is_image = "pixel_values" in inputs and inputs["pixel_values"].ndim == 4
     if is_image and hasattr(config, "image_size") and hasattr(config, "patch_size"):
-        return _pictures(handle, model_id)
+        rows, columns = _grid(inputs["pixel_values"], config)
+        # tokens that are no plain grid of patches cannot be drawn over a picture
+        drawn = count_tokens(task.model, inputs) == rows * columns + handle.encoder.protected
+        return _pictures(handle, model_id) if drawn else None
     name = next((name for name in _SOUNDS if name in inputs and inputs[name].ndim in (2, 3)), None)
     return None if name is None else _sounds(task, handle, name)
 
@@ -137,18 +141,17 @@ def _pictures(handle: Handle, model_id: str) -> Any:
 
     processor: Any = AutoImageProcessor
     processor = processor.from_pretrained(model_id, backend="pil")
-    patch = _pair(handle.encoder.base.config.patch_size)
     normalised = bool(processor.do_normalize)
     mean, std = (np.array(processor.image_mean), np.array(processor.image_std)) if normalised else (0.0, 1.0)
 
     def row(index: int, label: str, inputs: Inputs) -> Row:
         pixels = inputs["pixel_values"][0].float().cpu().numpy().transpose(1, 2, 0)
-        grid = (pixels.shape[0] // patch[0], pixels.shape[1] // patch[1])
+        grid = _grid(inputs["pixel_values"], handle.encoder.base.config)
         scaled = (pixels * std + mean).clip(0, 1) * 255
         image = Image.fromarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3)).round().astype(np.uint8))
         image.thumbnail((_WIDEST, _WIDEST))
-        leading = handle.encoder.leading
-        return Row(index=index, label=label, picture=to_data_uri(image), grid=grid, leading=leading)
+        ends = {"leading": handle.encoder.leading, "trailing": handle.encoder.family.trailing}
+        return Row(index=index, label=label, picture=to_data_uri(image), grid=grid, **ends)
 
     return row
 
@@ -182,5 +185,9 @@ def _sounds(task: Task, handle: Handle, name: str) -> Any:
     return row
 
 
-def _pair(value: int | list[int] | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def _grid(pixels: Tensor, config: Any) -> tuple[int, int]:
+    """Rows and columns of the patches of images `[batch, channels, height, width]`."""
+    height, width = pixels.shape[2:]
+    patch = config.patch_size
+    rows, columns = (patch, patch) if isinstance(patch, int) else patch
+    return height // rows, width // columns

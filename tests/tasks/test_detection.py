@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,9 @@ from tiny_media import SIZE, save
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.pruning.apply import apply_
+from prunesearch.results.views.samples import Samples
 from prunesearch.search.evaluate import Evaluator
+from prunesearch.search.illustrate import illustrate
 from prunesearch.tasks import load_task
 
 NAMES = ["cat", "dog"]
@@ -190,3 +193,16 @@ def test_pictures_of_unlike_shape_become_one_size(detr: str, tmp_path: Path):
     assert any("resized to 40 x 60" in note for note in task.notes)
     assert {o.width for b in task.calibration.batches for o in b.labels} <= {20, 30}
     assert json.loads((Path(detr) / "preprocessor_config.json").read_text())["size"]["shortest_edge"] == 40
+
+
+@pytest.mark.parametrize("name", ["yolos", "detr"])
+def test_patches_are_drawn_over_a_picture_where_tokens_are_a_grid_of_them(name: str, data: Path, request):
+    model = request.getfixturevalue(name)
+    task = load_task(model, data, batch_size=3, quiet=True)
+    point = SimpleNamespace(id="p1", to_schedule=lambda: Schedule([Stage(0, 0.5, "value_norm", "fuse")]))
+    with apply_(task.model, Schedule()) as handle:
+        rows, traces = illustrate(task, handle, [point], model)
+    assert bool(rows) == (name == "yolos")
+    Samples(rows=rows, traces=traces)  # refuses owners that are not one a token
+    for row in rows:
+        assert (row.grid, row.leading, row.trailing) == ((4, 4), 1, 7)
