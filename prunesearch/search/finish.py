@@ -23,7 +23,7 @@ from prunesearch.search.latency import LoadCosts
 from prunesearch.search.progress import Reporter
 from prunesearch.search.remeasure import Measured, Remeasurer
 from prunesearch.search.seeds import spread
-from prunesearch.search.selection import Bounds, hypervolume, selection, selection_note, standing
+from prunesearch.search.selection import Bounds, blind_note, hypervolume, selection, selection_note, standing
 from prunesearch.search.study import TrialRecord, front_records
 from prunesearch.search.verdict import Judge
 from prunesearch.tasks.base import Task
@@ -70,9 +70,10 @@ class Finish:
         chosen = selection(
             [r.quality for r in candidates], self.unpruned_calibration, self.calibration_rows, evaluations, reference
         )
-        front = self._front(unpruned, points, chosen)
-        front.save(self.folder.front)
+        blind = blind_note(self.task.metric, reference, self.task.holdout.labels)
+        front = self._front(unpruned, points, chosen, blind)
         self._report(front)
+        front.save(self.folder.front)  # last: where it lies, the study is finished
         return front
 
     def _hold_out(self, candidates: list[TrialRecord]) -> tuple[list[Evaluation], Evaluation]:
@@ -195,7 +196,11 @@ class Finish:
         )
 
     def _front(
-        self, unpruned: schema.Unpruned, candidates: list[schema.Point], chosen: schema.Selection | None
+        self,
+        unpruned: schema.Unpruned,
+        candidates: list[schema.Point],
+        chosen: schema.Selection | None,
+        blind: str | None,
     ) -> schema.Front:
         config, costing = self.config, self.costing
         first = config.minimised[0]
@@ -212,7 +217,7 @@ class Finish:
             constraints,
             "" if self.remeasurer is not None else schema.trust(table),
         )
-        notes = [selection_note(chosen, self.task.metric), *self._remarks(points)]
+        notes = [blind, selection_note(chosen, self.task.metric), *self._remarks(points)]
         return schema.Front(
             study=self.folder.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -33,6 +33,7 @@ from prunesearch.search.progress import Reporter
 from prunesearch.search.reach import check_reachable, seeds_within
 from prunesearch.search.remeasure import Remeasurer
 from prunesearch.search.seeds import Seed
+from prunesearch.search.selection import blind_note
 from prunesearch.search.sensitivity import Sensitivities, measure_sensitivities
 from prunesearch.search.space import Space, SpaceFile
 from prunesearch.search.study import (
@@ -358,6 +359,9 @@ class _Run:
         reporter.step(f"search: {many} on {split.n} calibration rows ({config.sampler}{known})")
         unpruned_ms, quality = costing.unpruned_ms, evaluator.unpruned().quality
         self.unpruned_quality = quality
+        blind = blind_note(self.task.metric, evaluator.unpruned(), split.labels)
+        if blind is not None:
+            reporter.say(f"      {blind}")
         deadline = None if config.timeout_s is None else time.monotonic() + config.timeout_s
         stop = Convergence(costing.objectives) if config.trials is None else None
         best: TrialRecord | None = None

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from torch import Tensor
+
 from prunesearch.core.budget import UNITS, Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.core.pareto import hypervolume_2d, non_dominated
 from prunesearch.results import front as schema
 from prunesearch.search.evaluate import Evaluation
+from prunesearch.tasks.base import Labels
 
 REFERENCE = (1.0, 0.5)  # share of the unpruned cost, nats: of the hypervolume
+_ROUNDING = 1e-9  # of a mean of qualities
 _SURE = 0.05  # p-value below which an excess is not taken for chance
 
 
@@ -124,8 +128,9 @@ def selection(
     seen, spread = reference.metric.mean_contrast(reference.statistics, [e.statistics for e in holdout])
     chosen = sum(calibration) / len(calibration) - unpruned
     error = spread * math.sqrt(1 / rows + 1 / reference.n)
-    # without any spread, no candidate changed an answer that the unpruned model got right
-    excess = (chosen - seen) / error if error > 0 else math.copysign(math.inf, chosen - seen or -1.0)
+    # without any spread, no candidate changed an answer that the unpruned model got right; sums round a little
+    better = chosen - seen if abs(chosen - seen) > _ROUNDING else 0.0
+    excess = better / error if error > 0 else math.copysign(math.inf, better or -1.0)
     p_value = 1 - NormalDist().cdf(excess)
     return schema.Selection(points=len(holdout), calibration=chosen, holdout=seen, p_value=p_value)
 
@@ -138,4 +143,24 @@ def selection_note(found: schema.Selection | None, metric: str) -> str | None:
         f"the {found.points} candidates look {100 * (found.calibration - found.holdout):.2f} points of {metric} better "
         f"on the calibration rows that they were chosen on than on held-out rows (p = {found.p_value:.2g}): trust the "
         "holdout numbers; more calibration rows make a fairer choice"
+    )
+
+
+def blind_note(metric: str, unpruned: Evaluation, labels: Labels) -> str | None:
+    """A line for the reader where the unpruned model's quality is too low to tell schedules apart; else None.
+
+    Args:
+        metric: name of the metric.
+        unpruned: the unpruned model on some rows.
+        labels: of the same rows.
+    """
+    value, said = unpruned.quality, ""
+    if metric == "accuracy" and isinstance(labels, Tensor):
+        constant = float(labels.unique(return_counts=True)[1].max()) / len(labels)
+        said = f", no more than the most frequent class has ({100 * constant:.1f} %)" if value <= constant else ""
+    if value > 0 and not said:
+        return None
+    return (
+        f"the unpruned model has {100 * value:.1f} % of {metric} here{said}: that cannot tell schedules apart; look at "
+        "model, data and columns, or take --task fidelity"
     )

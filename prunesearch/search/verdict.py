@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prunesearch.core.budget import UNITS
-from prunesearch.core.constraint import Constraint
+from prunesearch.core.constraint import Constraint, relative_bound
 from prunesearch.results.front import BudgetInfo, ConstraintInfo, Point, Unpruned, Verdict, cost_of, digits
 
 TOLERANCE = 0.01  # of the unpruned model's quality
@@ -104,5 +104,5 @@ class Judge:
 
 
 def keeps_quality(point: Point, unpruned: Unpruned) -> bool:
-    """True if 99 % of the unpruned quality is kept on the holdout split."""
-    return point.quality.value >= (1 - TOLERANCE) * unpruned.quality.value
+    """True if 99 % of the unpruned quality is kept on the holdout split, as `relative_bound` has it."""
+    return point.quality.value >= relative_bound(1 - TOLERANCE, unpruned.quality.value)

@@ -11,7 +11,7 @@ from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.results.front import Latency, Memory
 from prunesearch.search.evaluate import Evaluation
-from prunesearch.search.selection import Bounds, hypervolume, selection, selection_note, standing
+from prunesearch.search.selection import Bounds, blind_note, hypervolume, selection, selection_note, standing
 
 POINTS = [point("p1", 16.0, 0.8), point("p2", 10.0, 0.79), point("p3", 5.0, 0.7)]
 
@@ -109,3 +109,24 @@ def test_candidates_that_change_nothing_are_no_curse():
     same = Evaluation(right[:, None].float(), torch.zeros(50), right)
     assert selection([0.8, 0.8], 0.8, 100, [same, same], same).p_value == 1.0
     assert selection([], 0.8, 100, [], same) is None
+
+
+@pytest.mark.parametrize(
+    ("right", "labels", "said"),
+    [
+        ([0, 0, 0, 0], [0, 1, 2, 3], "has 0.0 % of accuracy here, no more than the most frequent class has (25.0 %)"),
+        ([1, 1, 0, 0], [0, 0, 1, 2], "has 50.0 % of accuracy here, no more than the most frequent class has (50.0 %)"),
+        ([1, 1, 1, 0], [0, 0, 1, 2], None),
+    ],
+)
+def test_a_model_that_is_no_better_than_one_class_is_told(right: list[int], labels: list[int], said: str | None):
+    found = Evaluation(torch.tensor(right)[:, None].float(), torch.zeros(4), torch.ones(4, dtype=torch.bool))
+    note = blind_note("accuracy", found, torch.tensor(labels))
+    assert (note is None) if said is None else (said in note and "--task fidelity" in note)
+
+
+def test_any_metric_of_nothing_is_told():
+    none = Evaluation(torch.zeros(3, 1), torch.zeros(3), torch.ones(3, dtype=torch.bool))
+    assert "has 0.0 % of exact_match here: that cannot" in blind_note("exact_match", none, [["a"]] * 3)
+    # sums of qualities that round are no difference
+    assert selection([0.1 + 0.2], 0.3, 3, [none], none).p_value == 1.0

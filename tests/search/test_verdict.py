@@ -46,6 +46,13 @@ def test_the_fastest_within_one_percent_is_recommended_with_its_numbers() -> Non
         assert words in found.text
 
 
+def test_within_one_percent_of_a_negative_quality_is_below_it() -> None:
+    """A correlation of -0.2: 99 % of it is -0.202."""
+    unpruned = UNPRUNED.model_copy(update={"quality": UNPRUNED.quality.model_copy(update={"value": -0.2})})
+    points = [point("p1", 16.0, -0.2), point("p2", 10.0, -0.2015), point("p3", 5.0, -0.21)]
+    assert Judge(unpruned, "mcc", 8).verdict(points).point == "p2"
+
+
 def test_unpruned_is_best_where_nothing_good_is_faster() -> None:
     found = Judge(UNPRUNED, "accuracy", 8).verdict([point("p1", 19.5, 0.8), point("p2", 10.0, 0.6)])
     assert found.point is None
