@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import torch
 from torch import Tensor
 
 from prunesearch.core.budget import UNITS, Budget
@@ -156,7 +157,7 @@ def blind_note(metric: str, unpruned: Evaluation, labels: Labels) -> str | None:
     """
     value, said = unpruned.quality, ""
     if metric == "accuracy" and isinstance(labels, Tensor):
-        constant = float(labels.unique(return_counts=True)[1].max()) / len(labels)
+        constant = float(torch.bincount(labels.long()).max()) / len(labels)
         said = f", no more than the most frequent class has ({100 * constant:.1f} %)" if value <= constant else ""
     if value > 0 and not said:
         return None
