@@ -22,7 +22,7 @@ class Constraint:
     Attributes:
         name: `quality`, `agreement` (the share of rows with the unpruned model's answer), or a cost in `UNITS`.
         value: the bound: a fraction for a quality, in the cost's unit for a cost; of a `relative` one, the factor.
-        relative: whether the bound is `value` times what the unpruned model has.
+        relative: whether the bound is `value` times what the unpruned model has, as `relative_bound` says.
         text: as typed, blanks made regular.
     """
 
@@ -60,12 +60,21 @@ class Constraint:
 
     def limit(self, unpruned: float) -> float:
         """The bound, given what the unpruned model has."""
-        return self.value * unpruned if self.relative else self.value
+        return relative_bound(self.value, unpruned) if self.relative else self.value
 
     def violation(self, value: float, unpruned: float) -> float:
         """How far `value` is beyond the bound; 0 or less where the constraint is kept."""
         limit = self.limit(unpruned)
         return limit - value if self.on_quality else value - limit
+
+
+def relative_bound(factor: float, unpruned: float) -> float:
+    """What `factor*unpruned` means as a bound: what the unpruned model has, less `1 - factor` of its size.
+
+    It is the product where `unpruned` is not negative. A correlation may be: 0.99 times -0.2 is more than -0.2, and
+    would ask for more than the unpruned model has; this is -0.202.
+    """
+    return unpruned - (1 - factor) * abs(unpruned)
 
 
 def _factor(bound: str, text: str) -> float | None:

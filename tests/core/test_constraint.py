@@ -43,6 +43,22 @@ def test_how_far_a_constraint_is_broken(text, value, broken_by):
 
 
 @pytest.mark.parametrize(
+    ("text", "unpruned", "limit"),
+    [
+        ("quality >= 0.99*unpruned", -0.2, -0.202),  # a correlation; the plain product, -0.198, is above -0.2
+        ("quality >= 0.5*unpruned", -0.4, -0.6),
+        ("quality >= unpruned", -0.2, -0.2),
+        ("quality >= 0.9*unpruned", 0.0, 0.0),
+        ("quality >= 0.1", -0.2, 0.1),
+    ],
+)
+def test_a_relative_bound_never_asks_for_more_than_the_unpruned_model_has(text, unpruned, limit):
+    found = Constraint.parse(text)
+    assert found.limit(unpruned) == pytest.approx(limit)
+    assert not found.relative or found.violation(unpruned, unpruned) <= 0
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("fast", ["not understood", "quality >= 0.99*unpruned"]),
