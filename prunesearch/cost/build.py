@@ -142,9 +142,9 @@ def describe_shape(model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor
         tokens=tokens,
         protected=encoder.protected,
         width=width,
-        heads=encoder.base.config.num_attention_heads,
+        heads=encoder.sizes.num_attention_heads,
         mlp_width=(block_weights(encoder.blocks[0]) - 4 * width * width) // (2 * width),
-        activation=str(_setting(encoder.base.config, *_ACTIVATIONS)),
+        activation=str(_setting(encoder.sizes, *_ACTIVATIONS)),
     )
 
 

@@ -84,7 +84,7 @@ class MacCosts:
     @classmethod
     def of(cls, encoder: Encoder, tokens: int, head_macs: int = 0) -> MacCosts:
         """Read the sizes off an encoder; arguments as in `closed_form_gmacs`."""
-        width = int(encoder.base.config.hidden_size)
+        width = int(encoder.sizes.hidden_size)
         mlp_width = (block_weights(encoder.blocks[0]) - 4 * width**2) // (2 * width)
         around = _around_blocks(encoder, tokens) + head_macs
         return cls(encoder.depth, tokens, encoder.protected, width, mlp_width, around)

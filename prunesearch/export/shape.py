@@ -39,7 +39,7 @@ def _from_model(model: str, numbers: dict[str, int | None]) -> ModelShape:
 
     built = load_shape(model, device="meta")
     encoder = find_encoder(built)
-    is_image = hasattr(encoder.base.config, "image_size")
+    is_image = hasattr(encoder.sizes, "image_size")
     own = ["--depth", "--protected", *(["--tokens"] if is_image else [])]
     extra = [name for name in own if numbers[name] is not None]
     if extra:

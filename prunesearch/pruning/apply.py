@@ -19,6 +19,7 @@ from prunesearch.pruning.compiled import CompiledLayout
 from prunesearch.pruning.families import find_encoder
 from prunesearch.pruning.merges import MergeInput
 from prunesearch.pruning.positions import Followed
+from prunesearch.pruning.restoring import Departure, restore_places
 from prunesearch.pruning.scorers import ScorerInput
 from prunesearch.pruning.tokens import Tokens, key_validity
 from prunesearch.pruning.trace import Trace
@@ -31,6 +32,9 @@ _BACKENDS = ("sdpa", "eager", *NO_BIAS)
 
 def apply_(model: nn.Module, schedule: Schedule, *, trace: bool = False, seed: int = 0) -> Handle:
     """Reduce tokens inside `model` from now on, as `schedule` says. In place; undone by `handle.remove()`.
+
+    A head that answers for every token (`restoring.RESTORED`: tags, spans, CTC) is given all of them, put back in their
+    places; any other reads the tokens that are left.
 
     Training works, but gradient checkpointing saves no memory while a schedule is applied: transformers wraps the
     forward of the block's class, which the handle stands in for.
@@ -82,6 +86,7 @@ class Handle:
         self.seed = seed
         self.trace: Trace | None = Trace() if trace else None
         self.tokens: Tokens | None = None
+        self.departures: list[Departure] | None = None  # of this forward, where a head needs every token back
         self.recorded: list[Tensor] | None = None
         self.real: Tensor | None = None  # [batch, n_start], where a model's padding is not in its mask
         self._resume: tuple[int, Tensor] | None = None
@@ -98,7 +103,7 @@ class Handle:
             places = [i for i, other in enumerate(self.encoder.blocks) if other is block]
             block.forward = partial(self._forward, places[0] if len(places) == 1 else None)
         self.encoder.base.__dict__[_HANDLE] = self
-        self._undos = [attach(self, model) for attach in self.encoder.family.attachments]
+        self._undos = [attach(self, model) for attach in (*self.encoder.family.attachments, restore_places)]
         self._undos.append(self._attach_start())
         self.set(schedule)
 
@@ -201,6 +206,8 @@ class Handle:
         self.tokens, self._left, self._next = None, None, 0
         if self.trace is not None:
             self.trace.clear()
+        if self.departures is not None:
+            self.departures = []
 
     def _forward(self, place: int | None, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Stand in for the forward of the block at `place`; None for a block that serves several, one after another."""
@@ -268,6 +275,8 @@ class Handle:
         assignment = self._decide(stage, tokens, view, n_out)
         if self.trace is not None:
             self.trace.add(stage, assignment, tokens, x)
+        if self.departures is not None:
+            self.departures.append(Departure(assignment, x, tokens.valid))
         self.tokens = assignment.advance(tokens)
         return assignment.features(x)
 

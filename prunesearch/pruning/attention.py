@@ -7,7 +7,7 @@ leaves queries, keys and values with the modules that asked for them. Nothing is
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -80,17 +80,17 @@ def mean_key(attention: AttentionView) -> Tensor:
 
 
 class AttentionSlot:
-    """Holds the latest `AttentionView` of one attention module while a stage needs it."""
+    """Holds the latest `AttentionView` of one attention module, or what will make it, while a stage needs it."""
 
     def __init__(self) -> None:
-        self.view: AttentionView | None = None
+        self.view: AttentionView | Callable[[], AttentionView] | None = None
 
     def take(self) -> AttentionView:
         """Return the view and forget it, so that no activation outlives its block."""
         if self.view is None:
             raise RuntimeError("the block's attention did not go through transformers' interface")
         view, self.view = self.view, None
-        return view
+        return view() if callable(view) else view
 
 
 def open_slot(module: nn.Module) -> AttentionSlot:

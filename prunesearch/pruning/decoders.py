@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from prunesearch.pruning.pooling import removal
+from prunesearch.pruning.hooks import removal
 from prunesearch.pruning.tokens import Tokens, take_rows
 
 if TYPE_CHECKING:

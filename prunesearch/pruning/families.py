@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import nn
@@ -23,16 +23,8 @@ _NEEDS_GRID = (
     "ForSemanticSegmentation",
     "ForSegmentation",
     "ForDepthEstimation",
-    "ForXVector",
-    "Backbone",
-)
-# heads that would silently answer for fewer tokens than they were given
-_ANSWERS_EACH_TOKEN = (
-    "ForTokenClassification",
-    "ForMaskedLM",
-    "ForQuestionAnswering",
     "ForPreTraining",
-    "ForAudioFrameClassification",
+    "Backbone",
 )
 
 
@@ -63,6 +55,11 @@ class Encoder:
     def protected(self) -> int:
         """Protected tokens of a row without padding."""
         return self.leading + self.family.trailing
+
+    @property
+    def sizes(self) -> Any:
+        """What says the model's sizes, by the names of transformers' configs: its config, unless it wraps a model."""
+        return self.base.config if self.family.sizes is None else self.family.sizes
 
     @property
     def attention_config(self) -> Any:
@@ -123,14 +120,28 @@ def find_encoder(model: nn.Module) -> Encoder:
         check_model_type(models[0].config.model_type, models[0].config)
     found = next((m for m in known if not FAMILIES[m.config.model_type].secondary), known[0])
     _check_class(found)
-    row = FAMILIES[found.config.model_type]
+    row = _unwrapped(found, FAMILIES[found.config.model_type])
     base = _base_of(found, row)
     why_not = None if row.refuses is None else row.refuses(base.config)
     if why_not is not None:
-        raise UnsupportedModelError(f"this '{row.model_type}' cannot be reduced: {why_not}")
+        raise _refusal(row, why_not)
     family, place = row.for_config(base.config), base.get_submodule(row.blocks)
     blocks = list(place.children()) if family.order is None else family.order(place, base.config)
     return Encoder(family, base, blocks, [b.get_submodule(family.layout.core) for b in blocks])
+
+
+def _unwrapped(model: PreTrainedModel, row: Family) -> Family:
+    """`row` for what `model` wraps, if it does."""
+    if row.wraps is None:
+        return row
+    inside = row.wraps(model)
+    if isinstance(inside, str):
+        raise _refusal(row, inside)
+    return replace(row, **inside)
+
+
+def _refusal(row: Family, why: str) -> UnsupportedModelError:
+    return UnsupportedModelError(f"this '{row.model_type}' cannot be reduced: {why}")
 
 
 def _base_of(model: PreTrainedModel, row: Family) -> PreTrainedModel:
@@ -150,11 +161,6 @@ def _check_class(model: PreTrainedModel) -> None:
     if name.endswith(_NEEDS_GRID):
         raise UnsupportedModelError(
             f"{name} needs every token back in its place: use the encoder or a classification model of the family"
-        )
-    if name.endswith(_ANSWERS_EACH_TOKEN):
-        raise UnsupportedModelError(
-            f"{name} answers for every token, and would for the surviving ones only: apply to its encoder "
-            "(model.base_model) with trace=True, and bring the hidden states back with handle.trace.restore"
         )
     if getattr(model.config, "is_decoder", False):
         raise UnsupportedModelError(

@@ -14,6 +14,10 @@ from prunesearch.pruning.positions import Positions
 if TYPE_CHECKING:
     from prunesearch.pruning.apply import Handle
 
+# why a model cannot be reduced
+WINDOWS = "it attends within windows of a grid, which need every token in its place"
+GRID = "it pools a grid between its stages, which needs every token in its place"
+
 Undo = Callable[[], None]
 # called with the handle and the model that `apply_` was given; returns what undoes it
 Attachment = Callable[["Handle", nn.Module], Undo]
@@ -49,6 +53,10 @@ class Family:
         order: the blocks as a forward runs through them, given what lies at `blocks` and the config; None: once each.
         start: path of the module that runs the blocks, where a forward may skip the first of them, or runs one twice.
         attachments: hooks on the model around its blocks.
+        wraps: of a wrapper around models of another library, given the wrapper: the fields of this row that hang on the
+            model inside, or why that one cannot be reduced.
+        sizes: what says `hidden_size`, `num_attention_heads`, `hidden_act`, and of images `image_size`, `patch_size`
+            and `num_channels`, where the model's config does not; None for the config.
         secondary: True for the one of a model's two encoders that is reduced only when it is passed by itself.
     """
 
@@ -69,6 +77,8 @@ class Family:
     order: Callable[[nn.Module, Any], list[nn.Module]] | None = None
     start: str | None = None
     attachments: tuple[Attachment, ...] = ()
+    wraps: Callable[[nn.Module], Mapping[str, Any] | str] | None = None
+    sizes: Any = None
     secondary: bool = False
 
     def n_leading(self, config: Any) -> int:

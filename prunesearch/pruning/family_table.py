@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from prunesearch.pruning.blocks import Albert, Beit, BertLike, InnerNorm, Layout, PostNorm, PreNorm, PreNormOutput
 from prunesearch.pruning.decoder_blocks import T5, Detr, Seq2Seq
 from prunesearch.pruning.decoders import between_blocks, cross_attention, end_of_text
-from prunesearch.pruning.family import Attachment, Family
+from prunesearch.pruning.family import GRID, WINDOWS, Attachment, Family
 from prunesearch.pruning.native_attention import observe_deberta, observe_mpnet, observe_wavlm
 from prunesearch.pruning.pooling import attention_pool, frame_mask, masked_mean, mean_head
 from prunesearch.pruning.positions import (
@@ -23,6 +23,7 @@ from prunesearch.pruning.positions import (
     Rows,
     SharedBias,
 )
+from prunesearch.pruning.timm_models import TimmBlock, guard_timm, inside_wrapper, observe_timm, pool_timm
 
 _IMAGE, _TEXT = ("image-classification",), ("text-classification", "sentence-similarity")
 _VIDEO, _AUDIO = ("video-classification",), ("audio-classification",)
@@ -134,6 +135,16 @@ _VISION = (
         attachments=(mean_head("fc_norm", skips=False),),
     ),
     Family("vivit", "layers", _VIT, "CLS", tasks=_VIDEO),
+    Family(
+        "timm_wrapper",
+        "timm_model.blocks",
+        TimmBlock("timm"),
+        "CLS, distillation, registers",
+        tasks=_IMAGE,
+        limits="timm's VisionTransformer (vit_*, deit_*) and Eva (eva02_*, vit_*_dinov3); needs prunesearch[timm]",
+        attachments=(observe_timm, pool_timm, guard_timm),
+        wraps=inside_wrapper,
+    ),
 )
 
 # -- text --------------------------------------------------------------------------------------------
@@ -358,11 +369,8 @@ ROWS: tuple[Family, ...] = (*_VISION, *_TEXTS, *_AUDIOS)
 # config of a model around encoders of the table: the one that is reduced
 AROUND = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 
-_WINDOWS = "it attends within windows of a grid, which need every token in its place"
-_GRID = "it pools a grid between its stages, which needs every token in its place"
 _AXES = "it attends over time and space in turn, which needs every token in its place"
 _SPARSE = "its attention is sparse by position, which needs every token in its place"
-_TIMM = "attention of timm's models does not go through transformers' interface"
 _LIKE_VIT, _LIKE_BERT, _LIKE_VIDEO = ("vit", "dinov2", "beit"), ("bert", "modernbert"), ("videomae", "vivit")
 # what to take for a model of no known name, by what its config says it reads
 NEAREST: dict[str, tuple[str, ...]] = {
@@ -374,9 +382,8 @@ NEAREST: dict[str, tuple[str, ...]] = {
 }
 # families that no row could make work: why, and which to take instead
 REFUSED: dict[str, tuple[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("swin", "swinv2", "sam", "sam_vision_model", "sam_hq", "vitdet"), (_WINDOWS, _LIKE_VIT)),
-    **dict.fromkeys(("hiera", "pvt", "pvt_v2", "segformer", "mvit"), (_GRID, _LIKE_VIT)),
+    **dict.fromkeys(("swin", "swinv2", "sam", "sam_vision_model", "sam_hq", "vitdet"), (WINDOWS, _LIKE_VIT)),
+    **dict.fromkeys(("hiera", "pvt", "pvt_v2", "segformer", "mvit"), (GRID, _LIKE_VIT)),
     "timesformer": (_AXES, _LIKE_VIDEO),
     **dict.fromkeys(("longformer", "big_bird"), (_SPARSE, _LIKE_BERT)),
-    "timm_wrapper": (_TIMM, _LIKE_VIT),
 }

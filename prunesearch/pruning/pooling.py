@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+
+from prunesearch.pruning.hooks import removal
+from prunesearch.pruning.restoring import restore_of
 
 if TYPE_CHECKING:
     from prunesearch.pruning.apply import Handle
@@ -96,13 +98,14 @@ def masked_mean(path: str) -> Attachment:
     each of that many places.
 
     Args:
-        path: of a part that the model around the encoder has, and its other heads have not.
+        path: of a part that the model around the encoder has; one whose head answers for every token averages nothing.
     """
 
     def attach(handle: Handle, model: nn.Module) -> Undo:
         base = handle.encoder.base
         owner = _owner(model, base, path)
-        if owner is None or getattr(base.config, "classifier_pooling", None) != "mean":
+        means = getattr(base.config, "classifier_pooling", None) == "mean"
+        if owner is None or restore_of(owner) is not None or not means:
             return lambda: None
         inside: list[bool] = []
 
@@ -204,13 +207,3 @@ def _hidden_of(output: Any) -> Tensor:
         return output
     hidden: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
     return hidden
-
-
-def removal(hooks: list[RemovableHandle]) -> Undo:
-    """What removes these hooks."""
-
-    def undo() -> None:
-        for hook in hooks:
-            hook.remove()
-
-    return undo

@@ -192,6 +192,30 @@ class RotaryPatches(_Plain):
 
 
 @dataclass(frozen=True)
+class RotaryPrefixed(_Plain):
+    """One table of angles of all but the protected tokens at the start (timm's Eva).
+
+    Args:
+        name: of the argument, `[patches, width]` or of each head `[heads, patches, width]`.
+    """
+
+    name: str
+
+    def follow(
+        self, block: nn.Module, left: Followed, key_mask: Tensor | None, mask: Tensor | None, kwargs: dict[str, Any]
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """See `Positions`."""
+        given = kwargs[self.name]
+        leading = left.tokens.n_start - given.shape[-2]
+
+        def patches(x: Tensor, place: Tensor) -> Tensor:
+            heads = x if x.dim() == 3 else x[None]
+            return heads[:, place[:, leading:] - leading].transpose(0, 1)
+
+        return key_mask, {**kwargs, self.name: left.once(given, patches)}
+
+
+@dataclass(frozen=True)
 class SharedBias(_Plain):
     """A relative bias `[.., heads, n_start, n_start]`, the same for every row, that blocks hand on to each other.
 

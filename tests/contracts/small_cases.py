@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import small_settings as s
 import transformers as hf
 
@@ -22,7 +23,8 @@ class Case:
 
     `reads` says what, `mlp_in` the first Linear of a block's MLP. `padding` is on the sides that the family can have it
     on; `first_place` is what places of tokens are counted from, None if it is given none; `backends` are the attentions
-    it has; `at_full_length` says that it brings its hidden states back.
+    it has; `at_full_length` says that it brings its hidden states back, `tells` that it gives the attentions and hidden
+    states of every block.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Case:
     first_place: int | None = None
     backends: tuple[str, ...] = ("sdpa", "eager")
     at_full_length: bool = False
+    tells: bool = True
 
 
 def _case(name: str, family: str, cls: str, config: Any, settings: Any, reads: str, mlp_in: str, **more: Any) -> Case:
@@ -65,8 +68,21 @@ def _detr_config() -> Any:
     return hf.DetrConfig(use_timm_backbone=False, backbone=None, backbone_config=backbone, **settings)
 
 
+def _timm(name: str, cls: str, architecture: str, *, fused: bool = True, **settings: Any) -> Case:
+    def make() -> Any:
+        pytest.importorskip("timm")  # an optional extra
+        config = hf.TimmWrapperConfig(architecture=architecture, num_labels=3, model_args={**s.TIMM, **settings})
+        model = getattr(hf, cls)(config)
+        for block in model.timm_model.blocks:
+            block.attn.fused_attn = fused
+        return model
+
+    return Case(name, "timm_wrapper", make, IMAGES, "mlp.fc1", backends=("sdpa",), tells=False)
+
+
 _DENSE, _FC1 = "intermediate.dense", "mlp.fc1"
 _NATIVE = ("eager",)
+_TIMM = "TimmWrapperForImageClassification"
 
 CASES: dict[str, Case] = {
     c.name: c
@@ -362,12 +378,21 @@ CASES: dict[str, Case] = {
             MEL,
             _FC1,
         ),
+        _timm("timm-map", "TimmWrapperModel", "vit_tiny_patch16_224", class_token=False, global_pool="map"),
+        _timm("timm-avg", _TIMM, "vit_tiny_patch16_224", class_token=False, global_pool="avg", reg_tokens=2),
+        _timm("timm-post", _TIMM, "vit_base_patch16_rpn_224", fused=False),
+        _timm("timm-eva", _TIMM, "eva02_tiny_patch14_224"),
+        _timm("timm-dinov3", _TIMM, "vit_small_patch16_dinov3", global_pool="avgmax"),
+        _timm("timm-distilled", _TIMM, "deit_tiny_distilled_patch16_224"),
+        _timm("timm", _TIMM, "vit_tiny_patch16_224", qk_norm=True, init_values=1.0, pre_norm=True),
     )
 }
 # what computes more than blocks, patch convolutions and linear layers on one token: the closed form of MACs and the
 # account of memory by shape alone are not exact for these (decoders, stems of sound, tables that a model keeps)
 _MORE = {"beit", "beit-shared", "dinov3", "siglip", "siglip-pool", "vit-mae", "yolos", "detr", "deberta"}
-_MORE |= {"deberta-unshared", "videomae"} | {
+_MORE |= {"deberta-unshared", "videomae", "timm-map"}
+# without a CLS token its scorers look at all rows; Eva projects values once more for a stage
+_MORE |= {"timm-avg", "timm-post", "timm-eva"} | {
     name for name, case in CASES.items() if case.reads in (PAIRS, WAVES, MEL) and name != "ast"
 }
 LOOKS_AT_VALUES = ("detr", "deberta", "deberta-unshared", "bart", "marian")  # shapes do not tell their kernels

@@ -23,7 +23,7 @@ def build(name: str, attention: str | None = None, dtype: torch.dtype = torch.fl
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if (parameter.dim() == 1 and "weight" in key) or "lambda" in key:
+            if (parameter.dim() == 1 and "weight" in key) or "lambda" in key or "gamma" in key:
                 parameter.copy_(1 + 0.1 * noise)  # norms, layer scales
             elif parameter.dim() == 1:
                 parameter.copy_(0.1 * noise)
@@ -96,6 +96,10 @@ def encode(model: Any, inputs: dict[str, Tensor]) -> Any:
 
 def last_hidden(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """Last hidden states of the encoder, `[batch, tokens, width]`."""
+    inner = getattr(model, "timm_model", None)
+    if inner is not None:
+        features: Tensor = inner.forward_features(inputs["pixel_values"])
+        return features
     out = encode(model, inputs)
     hidden: Tensor | None = getattr(out, "encoder_last_hidden_state", None)
     return out.last_hidden_state if hidden is None else hidden

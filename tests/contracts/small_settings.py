@@ -43,4 +43,5 @@ WAVLM = {"num_buckets": 8, "max_bucket_distance": 10}
 WHISPER = {**SEQ2SEQ, "num_mel_bins": 8, "max_source_positions": 14, "max_target_positions": 20, "vocab_size": 60}
 WHISPER |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 3, "num_labels": 3}
 WHISPER |= {"classifier_proj_size": 16, "suppress_tokens": None, "begin_suppress_tokens": None}
+TIMM = {"img_size": 24, "patch_size": 6, "embed_dim": 32, "depth": 4, "num_heads": 2, "mlp_ratio": 2}
 CLIP_OF_FRAMES = {**PICTURE, "num_frames": 4, "tubelet_size": 2}

@@ -179,6 +179,8 @@ def test_protected_stay_order_stays_and_sizes_add_up(name: str, attention: str, 
 
 @EVERY_WAY
 def test_outputs_of_every_kind_still_come(name: str, attention: str) -> None:
+    if not CASES[name].tells:
+        pytest.skip("it gives no hidden states block by block")
     model, inputs = build(name, attention), inputs_of(name)
     with ps.apply_(model, MIXED) as handle, torch.no_grad():
         plain = model(**inputs)
@@ -195,6 +197,8 @@ def test_outputs_of_every_kind_still_come(name: str, attention: str) -> None:
 
 @EVERY
 def test_attentions_come_as_before(name: str) -> None:
+    if not CASES[name].tells:
+        pytest.skip("it gives no attentions")
     model, inputs = build(name, "eager"), inputs_of(name)
     with torch.no_grad():
         before = of_encoder(model(**inputs, output_attentions=True), "attentions")

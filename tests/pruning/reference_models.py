@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ class Maths:
     """A block: names of its parts, where its norms are, and what its attention knows of places.
 
     `bias(model, weights, layer, head, query, key)` is added to a logit; `turn(model, layer, vector, place)` is done to
-    queries and keys; `beside(model, place)` is added to what queries and keys are made of.
+    queries and keys; `beside(model, place)` is added to what queries and keys are made of. `head_norms` are those of
+    each head's queries and keys; with `norm_on_branch`, a part's output is normalised before it is added.
     """
 
     qkv: tuple[str, str, str]
@@ -44,6 +46,8 @@ class Maths:
     beside: Callable[[Model, int], Vector] | None = None
     between: Callable[[Model, int, int], Vector] | None = None
     adapter: bool = False
+    head_norms: tuple[str, str] | None = None
+    norm_on_branch: bool = False
 
 
 @dataclass
@@ -70,6 +74,7 @@ class Site:
 ACTS: dict[str, Callable[[float], float]] = {
     "gelu": lambda v: 0.5 * v * (1 + math.erf(v / math.sqrt(2))),
     "relu": lambda v: max(v, 0.0),
+    "silu": lambda v: v / (1 + math.exp(-v)),
     "quick_gelu": lambda v: v / (1 + math.exp(-1.702 * v)),
     "gelu_tanh": lambda v: 0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))),
     "gelu_fast": lambda v: 0.5 * v * (1 + math.tanh(0.7978845608 * v * (1 + 0.044715 * v**2))),
@@ -106,7 +111,10 @@ def _projected(model: Model, weights: Weights, xs: list[Vector], places: list[in
             if maths.beside is not None and which < 2:
                 given = [x + maths.beside(model, p) for x, p in zip(xs, places, strict=True)]
             flat = [linear(weights, name, x) for x in given]
-        tables.append([[_split(f, model.heads)[h] for f in flat] for h in range(model.heads)])
+        table = [[_split(f, model.heads)[h] for f in flat] for h in range(model.heads)]
+        if maths.head_norms is not None and which < 2:
+            table = [[norm(maths, weights, maths.head_norms[which], v) for v in head] for head in table]
+        tables.append(table)
     return tables
 
 
@@ -136,6 +144,13 @@ def heads_of(model: Model, layer: int, row: list[Token]) -> ref.Heads:
     return ref.Heads(query, key, value, scaling, bias)
 
 
+def _joined(maths: Maths, weights: Weights, name: str, x: Vector, y: Vector) -> Vector:
+    """What a part was given and what came out of it, and the norm where that comes last."""
+    if maths.norm_on_branch:
+        return x + norm(maths, weights, name, y)
+    return x + y if maths.pre_norm else norm(maths, weights, name, x + y)
+
+
 def _feed(model: Model, weights: Weights, x: Vector) -> Vector:
     maths, act = model.maths, ACTS[model.maths.act]
     y = norm(maths, weights, maths.norms[1], x) if maths.pre_norm else x
@@ -147,7 +162,7 @@ def _feed(model: Model, weights: Weights, x: Vector) -> Vector:
         y = np.array([act(v) for v in y])
     y = linear(weights, maths.mlp[1], y)
     y = y if maths.scales is None else y * weights.get(maths.scales[1], 1.0)
-    x = x + y if maths.pre_norm else norm(maths, weights, maths.norms[1], x + y)
+    x = _joined(maths, weights, maths.norms[1], x, y)
     if maths.adapter:
         y = linear(weights, "adapter_layer.linear_1", norm(maths, weights, "adapter_layer.norm", x))
         x = x + linear(weights, "adapter_layer.linear_2", np.maximum(y, 0))
@@ -165,8 +180,7 @@ def run(model: Model, features: list[Vector], stages: list[Stage], seed: int = 0
         for t, y in zip(row, ref.attend(heads, [t.size for t in row]), strict=True):
             y = linear(weights, maths.out, y)
             y = y if maths.scales is None else y * weights.get(maths.scales[0], 1.0)
-            x = t.x + y
-            moved.append(replace(t, x=x if maths.pre_norm else norm(maths, weights, maths.norms[0], x)))
+            moved.append(replace(t, x=_joined(maths, weights, maths.norms[0], t.x, y)))
         row = moved
         if layer in by_layer:
             _, keep, scorer, merge = by_layer[layer]
@@ -276,6 +290,25 @@ def dinov3_turn(model: Model, layer: int, x: Vector, place: int) -> Vector:
     return _turned(x, np.concatenate([angles, angles]))
 
 
+def eva_turn(model: Model, layer: int, x: Vector, place: int) -> Vector:
+    """EVA-02's pairs of neighbours: a quarter of the speeds for rows, then for columns, on a grid of 16 x 16."""
+    if place == 0:
+        return x
+    out, quarter = np.array(x), len(x) // 4
+    for axis, at in enumerate(divmod(place - 1, 4)):
+        for k in range(quarter):
+            angle = at / 4 * 16 * 10_000.0 ** (-k / quarter)
+            i = 2 * (axis * quarter + k)
+            out[i] = x[i] * math.cos(angle) - x[i + 1] * math.sin(angle)
+            out[i + 1] = x[i + 1] * math.cos(angle) + x[i] * math.sin(angle)
+    return out
+
+
+def timm_dinov3_turn(model: Model, layer: int, x: Vector, place: int) -> Vector:
+    config = SimpleNamespace(num_register_tokens=4, image_size=24, patch_size=6, rope_theta=100.0)
+    return dinov3_turn(replace(model, config=config), layer, x, place)
+
+
 def detr_beside(model: Model, place: int) -> Vector:
     return model.given["spatial_position_embeddings"][place]
 
@@ -329,6 +362,11 @@ _MODERNBERT = Maths(
 )  # fmt: skip
 _BEIT = replace(_VIT, scales=("lambda_1", "lambda_2"), bias=beit_bias)
 _SIGLIP = replace(_CLIP, act="gelu_tanh", eps=1e-6, leading=0, cls=None)
+
+_TIMM = Maths(
+    ("Wqkv:attn.qkv",) * 3, "attn.proj", ("norm1", "norm2"), ("mlp.fc1", "mlp.fc2"), pre_norm=True, eps=1e-6,
+    scales=("ls1.gamma", "ls2.gamma"), head_norms=("attn.q_norm", "attn.k_norm"),
+)  # fmt: skip
 
 MATHS: dict[str, Maths] = {
     "vit": _VIT,
@@ -385,5 +423,12 @@ MATHS: dict[str, Maths] = {
     "whisper": replace(_BART, pre_norm=True, leading=0, trailing=0),
     "whisper-audio": replace(_BART, pre_norm=True, leading=0, trailing=0),
     "ast": replace(_VIT, leading=2),
+    "timm": _TIMM,
+    "timm-distilled": replace(_TIMM, leading=2),
+    "timm-avg": replace(_TIMM, leading=2, cls=None),
+    "timm-map": replace(_TIMM, leading=0, cls=None),
+    "timm-post": replace(_TIMM, leading=0, cls=None, pre_norm=False, norm_on_branch=True),
+    "timm-eva": replace(_TIMM, act="silu", gated=True, turn=eva_turn),
+    "timm-dinov3": replace(_TIMM, leading=5, scales=("gamma_1", "gamma_2"), eps=1e-5, turn=timm_dinov3_turn),
 }  # fmt: skip
 MATHS["albert-groups"] = MATHS["albert"]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import prunesearch as ps
 from prunesearch.core.registry import MERGES, SCORERS
 
-# where transformers computes in fp32 whatever the dtype: rotary angles, T5's variance, DeBERTa's scale
+# where transformers or timm compute in fp32 whatever the dtype: rotary angles, T5's variance, DeBERTa's scale
 TOLERANCES = dict.fromkeys(("modernbert", "modernbert-cls", "dinov3", "t5"), 1e-4)
-TOLERANCES |= dict.fromkeys(("deberta", "deberta-unshared"), 1e-6)
+TOLERANCES |= dict.fromkeys(("deberta", "deberta-unshared", "timm-eva", "timm-dinov3"), 1e-6)
 LENGTHS = (13, 9, 4)
 BLOCKS = {
     "albert": lambda base: [base.encoder.albert_layer_groups[0].albert_layers[0]] * 4,
@@ -39,6 +39,8 @@ def model_of(name: str) -> Any:
 
 def blocks_of(name: str) -> list[nn.Module]:
     base = model_of(name).base_model
+    if name.startswith("timm"):
+        return list(base.blocks)
     if name in BLOCKS:
         return list(BLOCKS[name](base))
     inside = getattr(base, "encoder", base)
@@ -46,7 +48,11 @@ def blocks_of(name: str) -> list[nn.Module]:
 
 
 def weights_of(module: nn.Module) -> slow.Weights:
-    return {k: v.numpy() for k, v in module.state_dict().items()}
+    weights = {k: v.numpy() for k, v in module.state_dict().items()}
+    if "attn.q_bias" in weights:  # timm's Eva keeps the biases apart, and has none for keys
+        query, value = weights["attn.q_bias"], weights["attn.v_bias"]
+        weights["attn.qkv.bias"] = np.concatenate([query, np.zeros_like(query), value])
+    return weights
 
 
 @cache
@@ -129,8 +135,9 @@ def test_there_is_a_reference_for_every_small_model() -> None:
     [
         [(0, 0.75, "cls_attention", "drop"), (2, 0.4, "attention_entropy", "nearest")],
         [(0, 0.75, "attention_received", "fuse"), (2, 0.4, "value_norm", "bipartite")],
+        [(0, 0.75, "value_norm", "drop"), (2, 0.4, "cls_attention_value", "fuse")],  # bipartite asks for no score
     ],
-    ids=["drop+nearest", "fuse+bipartite"],
+    ids=["drop+nearest", "fuse+bipartite", "values"],
 )
 def test_every_family(name: str, stages: list[ref.Stage]) -> None:
     check(name, stages)
