@@ -118,7 +118,7 @@ def check_output(path: Path, to: ModelFormat, options: ModelOptions) -> None:
             having = ", ".join(n for n in MODEL_FORMATS if name in find_model_format(n).options)
             raise PruneSearchError(f"--{name} goes with --to {having}, but got --to {to.name}: leave it out")
     if to.suffix and path.suffix != to.suffix:
-        raise PruneSearchError(f"a {to.tool} file ends in {to.suffix}, but got '{path}': write -o {path}{to.suffix}")
+        raise PruneSearchError(f"{to.tool} files end in {to.suffix}, but got '{path}': write -o {path}{to.suffix}")
     if path.exists():
         raise PruneSearchError(f"'{path}' is already there, and no model is written over another: choose another -o")
 

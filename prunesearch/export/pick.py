@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from prunesearch.core.budget import UNITS, Budget
+from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.results.front import Front, Point, cost_of, dearest_of
 
@@ -65,15 +66,19 @@ def _best(front: Front, budget: Budget) -> Point:
 
 def _fastest(front: Front, value: str) -> Point:
     share = _share(value)
-    qualities = _qualities(front)
-    floor = share * _reference(front)
+    qualities, reference = _qualities(front), _reference(front)
+    floor = relative_bound(share, reference)
     good = [p for p in front.points if qualities[p.id] >= floor]
     if not good:
         nearest = min(front.points, key=lambda p: (-qualities[p.id], p.latency.ms))
-        reach = math.floor(qualities[nearest.id] / _reference(front) * 1000) / 1000
+        found = qualities[nearest.id]
+        # the share of which `relative_bound` makes what the nearest has
+        reach = math.floor((1 - (reference - found) / abs(reference)) * 1000) / 1000 if reference else 0.0
+        best = f"{reach:g}" if reach > 0 else f"{found:.3g} against {reference:.3g}"
+        way_out = f"pick {nearest.id}" + (f" or fastest@{reach:g}" if reach > 0 else "")
         raise PruneSearchError(
             f"no point of study '{front.study}' keeps {share:g} of the unpruned {front.task.metric}: the best "
-            f"is {nearest.id} with {reach:g}; pick {nearest.id} or fastest@{reach:g}"
+            f"is {nearest.id} with {best}; {way_out}"
         )
     return min(good, key=lambda p: (p.latency.ms, -qualities[p.id]))
 

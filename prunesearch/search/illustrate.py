@@ -122,7 +122,7 @@ def _row(split: EvalSet, row: int) -> Batch:
 
 def _shown_by(task: Task, handle: Handle, split: EvalSet, model_id: str) -> Any:
     """What makes a row of a report from an input, or None where there is nothing to look at."""
-    inputs, config = split.batches[0].inputs, handle.encoder.base.config
+    inputs, config = split.batches[0].inputs, handle.encoder.sizes
     if "input_ids" in inputs:
         return _texts(handle, model_id)
     is_image = "pixel_values" in inputs and inputs["pixel_values"].ndim == 4
@@ -131,8 +131,9 @@ def _shown_by(task: Task, handle: Handle, split: EvalSet, model_id: str) -> Any:
         # tokens that are no plain grid of patches cannot be drawn over a picture
         drawn = count_tokens(task.model, inputs) == rows * columns + handle.encoder.protected
         return _pictures(handle, model_id) if drawn else None
-    name = next((name for name in _SOUNDS if name in inputs and inputs[name].ndim in (2, 3)), None)
-    return None if name is None else _sounds(task, handle, name)
+    name = next((name for name in _SOUNDS if name in inputs), None)
+    dims = 0 if name is None else task.timing_inputs(1)[name].ndim  # of a single sound: a row may be a pair of them
+    return _sounds(task, handle, name, inputs[name].ndim > dims) if name is not None and dims in (2, 3) else None
 
 
 def _pictures(handle: Handle, model_id: str) -> Any:
@@ -141,12 +142,11 @@ def _pictures(handle: Handle, model_id: str) -> Any:
 
     processor: Any = AutoImageProcessor
     processor = processor.from_pretrained(model_id, backend="pil")
-    normalised = bool(processor.do_normalize)
-    mean, std = (np.array(processor.image_mean), np.array(processor.image_std)) if normalised else (0.0, 1.0)
+    mean, std = _colours(processor)
 
     def row(index: int, label: str, inputs: Inputs) -> Row:
         pixels = inputs["pixel_values"][0].float().cpu().numpy().transpose(1, 2, 0)
-        grid = _grid(inputs["pixel_values"], handle.encoder.base.config)
+        grid = _grid(inputs["pixel_values"], handle.encoder.sizes)
         scaled = (pixels * std + mean).clip(0, 1) * 255
         image = Image.fromarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3)).round().astype(np.uint8))
         image.thumbnail((_WIDEST, _WIDEST))
@@ -154,6 +154,16 @@ def _pictures(handle: Handle, model_id: str) -> Any:
         return Row(index=index, label=label, picture=to_data_uri(image), grid=grid, **ends)
 
     return row
+
+
+def _colours(processor: Any) -> tuple[Any, Any]:
+    """Mean and deviation of each channel that an image processor, transformers' or timm's, has scaled colours by."""
+    timm = getattr(processor, "data_config", None)
+    if timm is not None:
+        return np.array(timm["mean"]), np.array(timm["std"])
+    if processor.do_normalize:
+        return np.array(processor.image_mean), np.array(processor.image_std)
+    return 0.0, 1.0
 
 
 def _texts(handle: Handle, model_id: str) -> Any:
@@ -172,13 +182,14 @@ def _texts(handle: Handle, model_id: str) -> Any:
     return row
 
 
-def _sounds(task: Task, handle: Handle, name: str) -> Any:
-    """A function that makes a row of a sound: its spectrogram with the tokens on it."""
+def _sounds(task: Task, handle: Handle, name: str, pairs: bool) -> Any:
+    """A function that makes a row of a sound, or the first of a pair: its spectrogram with the tokens on it."""
     encoder = handle.encoder
 
     def row(index: int, label: str, inputs: Inputs) -> Row:
-        values = inputs[name][0].double().cpu().numpy()
-        tokens = count_tokens(task.model, inputs) - encoder.protected
+        first = {key: value[0] for key, value in inputs.items()} if pairs else inputs
+        values = first[name][0].double().cpu().numpy()
+        tokens = count_tokens(task.model, first) - encoder.protected
         drawn, grid = sound_view(name, values, encoder.base.config, tokens)
         return Row(index=index, label=label, picture=to_data_uri(picture(drawn)), grid=grid, leading=encoder.leading)
 

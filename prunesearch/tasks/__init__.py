@@ -39,7 +39,7 @@ def load_task(
     """Load a model and its data, and cache both splits as batches.
 
     `model_id` is a folder or Hub id; `data` a parquet, CSV, TSV or JSON lines file, a folder of class
-    folders, a folder saved by `datasets`, a Hub id (`owner/name[:config]`), or two files
+    folders, a folder saved by `datasets` or in BEIR's form, a Hub id (`owner/name[:config]`), or two files
     "calibration,holdout". `columns` names columns by role (image, text, text_pair, label); text, text_pair
     and label are words (text) and tags, question, context and answers, source and reference (label), or
     query, documents and relevance, as the kind of task has them.

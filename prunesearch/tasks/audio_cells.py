@@ -12,11 +12,13 @@ from datasets.features import Audio, Value
 from numpy.typing import NDArray
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.tasks.cells import file_bytes
 from prunesearch.tasks.data import one_line
 from prunesearch.tasks.extras import package
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
 AUDIO_NAMES = ("audio", "speech", "sound", "recording", "clip", "wav")
+_FORMS = "bytes, a path or an array"
 _EXTRA = "pip install 'prunesearch[audio]'"
 Samples = NDArray[np.float32]
 
@@ -48,7 +50,7 @@ def sound_bytes(cell: Any, base: Path | None) -> bytes:
     """What a cell holds, for telling rows apart: the encoded file, or its samples' bytes."""
     if isinstance(cell, dict) and cell.get("array") is not None:
         return np.asarray(cell["array"], dtype=np.float32).tobytes()
-    return _encoded(cell, base)
+    return file_bytes(cell, base, "audio", _FORMS)
 
 
 def decode_sound(cell: Any, base: Path | None, rate: int) -> Samples:
@@ -70,7 +72,7 @@ def decode_sound(cell: Any, base: Path | None, rate: int) -> Samples:
         if samples.ndim == 2:
             samples = samples.mean(axis=int(np.argmin(samples.shape)))  # channels are fewer than samples
     else:
-        samples, given = _decode(_encoded(cell, base))
+        samples, given = _decode(file_bytes(cell, base, "audio", _FORMS))
     if not isinstance(given, int) or given < 1:
         raise PruneSearchError(f"a sound must say its sampling rate, but got {given!r:.40}: give a whole number of Hz")
     if samples.ndim != 1 or len(samples) == 0:
@@ -92,20 +94,6 @@ def _resample(samples: Samples, given: int, rate: int) -> Samples:
     soxr = package("soxr", f"{given} Hz are turned into {rate} Hz by the package soxr: {_EXTRA}")
     found: Samples = soxr.resample(samples, given, rate)
     return found
-
-
-def _encoded(cell: Any, base: Path | None) -> bytes:
-    if isinstance(cell, dict):
-        cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, bytes):
-        return cell
-    if not isinstance(cell, str):
-        raise PruneSearchError(f"an audio cell must hold bytes, a path or an array, but got {cell!r:.60}")
-    path = Path(cell) if base is None else base / cell
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PruneSearchError(f"audio file '{path}' cannot be read: {one_line(error)}") from error
 
 
 def _all_sounds(paths: list[Any]) -> bool:

@@ -78,9 +78,15 @@ class EvalSet:
             raise PruneSearchError(f"`n >= 1` must hold, but got {n}: take at least one row")
         if n >= self.n:
             return self
-        size = max(len(batch) for batch in self.batches)
-        pieces = (batch.rows((batch.index < n).nonzero().flatten()) for batch in self.batches)
-        return EvalSet(self.name, list(_regroup(pieces, size, self.padding)), self.padding)
+        alike: dict[object, list[Batch]] = {}
+        for batch in self.batches:  # rows of unlike numbers of texts are never in one batch
+            shapes = (value.shape[1:-1] for value in batch.inputs.values())
+            alike.setdefault(tuple(shapes), []).append(batch)
+        kept: list[Batch] = []
+        for batches in alike.values():
+            pieces = (batch.rows((batch.index < n).nonzero().flatten()) for batch in batches)
+            kept += _regroup(pieces, max(map(len, batches)), self.padding)
+        return EvalSet(self.name, kept, self.padding)
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,12 @@ class Prepared:
     timing_inputs: Callable[[int], Inputs]
     notes: list[str] = field(default_factory=list)
     timing_at: Callable[[int], Callable[[int], Inputs]] | None = None
+
+    @property
+    def for_task(self) -> dict[str, Any]:
+        """The fields of a `Task` that this holds, by their names; the notes go among its others."""
+        sets = {"calibration": self.sets["calibration"], "holdout": self.sets["holdout"]}
+        return {**sets, "tokens": self.tokens, "timing_inputs": self.timing_inputs, "timing_at": self.timing_at}
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

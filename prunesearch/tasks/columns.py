@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.tasks.audio_cells import AUDIO_NAMES, is_audio, raw_sounds, sound_bytes
+from prunesearch.tasks.cells import file_bytes
 from prunesearch.tasks.data import IMAGE_SUFFIXES, Source, one_line
 from prunesearch.tasks.video_cells import VIDEO_NAMES, is_video, raw_videos, video_bytes
 
@@ -192,17 +193,7 @@ def raw_images(rows: Dataset, column: str) -> Dataset:
 
 def image_bytes(cell: Any, base: Path | None) -> bytes:
     """Return the encoded bytes of an image cell: bytes, `{"bytes", "path"}`, or a path from `base`."""
-    if isinstance(cell, dict):
-        cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, bytes):
-        return cell
-    if not isinstance(cell, str):
-        raise PruneSearchError(f"an image cell must hold bytes or a path, but got {cell!r:.60}")
-    path = Path(cell) if base is None else base / cell
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PruneSearchError(f"image file '{path}' cannot be read: {one_line(error)}") from error
+    return file_bytes(cell, base, "image")
 
 
 def decode_image(cell: Any, base: Path | None, mode: str = "RGB") -> PILImage.Image:

@@ -22,6 +22,7 @@ from datasets.load import load_dataset, load_from_disk
 from pyarrow.lib import ArrowException
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.tasks.beir import is_beir, read_beir
 from prunesearch.tasks.conll import read_conll
 from prunesearch.tasks.progress import quiet_libraries
 
@@ -204,12 +205,20 @@ READERS: dict[str, Callable[[Path], tuple[Dataset, list[str]]]] = {
 
 
 def _load_folder(path: Path, quiet: bool) -> Source:
-    """Read a folder saved by `datasets`, class folders of images, or a folder of data files."""
+    """Read a folder saved by `datasets` or in BEIR's form, class folders of images, or a folder of data files."""
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         try:
             return _from_datasets(str(path), load_from_disk(str(path)))
         except Exception as error:  # any library error on a damaged folder becomes one line
             raise PruneSearchError(f"'{path}' cannot be read: {one_line(error)}") from error
+    if is_beir(path):
+        try:
+            splits, notes = read_beir(path)
+        except PruneSearchError:
+            raise
+        except (OSError, ValueError) as error:
+            raise PruneSearchError(f"'{path}' cannot be read: {one_line(error)}") from error
+        return Source(str(path), splits, notes=notes)
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
     if folders and all(folder.name.lower() in SPLIT_NAMES for folder in folders):
         splits = {folder.name.lower(): _read_classes(folder) for folder in folders}

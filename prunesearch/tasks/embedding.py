@@ -6,15 +6,14 @@ them as one batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunesearch.pruning.pooling import mean_pool
 from prunesearch.tasks.base import Batch, Outputs, Task
+from prunesearch.tasks.text_rows import single_texts
 
 SAME = 0.999  # a cosine from which on two embeddings count as the same
 
@@ -32,7 +31,7 @@ class Embedding(Task):
     def outputs(self, batch: Batch) -> Outputs:
         """Embeddings `[b, texts, width]`."""
         rows, texts = batch.inputs["input_ids"].shape[:2]
-        flat = {name: value.flatten(0, 1) for name, value in batch.inputs.items()}
+        flat = single_texts(batch.inputs)
         hidden = self.model(**flat).last_hidden_state
         mean = self.pooling == "mean"
         pooled = mean_pool(self.model, hidden, flat.get("attention_mask")) if mean else hidden[:, 0]
@@ -40,11 +39,7 @@ class Embedding(Task):
 
     def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """`1 - cosine` to the unpruned embedding, its mean over the texts of a row, `[b]`."""
-        return 1 - _mean(_cosine(reference["state"], outputs["state"]), self.counts(batch))
-
-    def counts(self, batch: Batch) -> Sequence[int]:
-        """How many texts every row has; those that follow are padding."""
-        return [batch.inputs["input_ids"].shape[1]] * len(batch)
+        return 1 - _cosine(reference["state"], outputs["state"]).mean(dim=1)
 
 
 @dataclass
@@ -53,8 +48,7 @@ class Similarity(Embedding):
 
     def agrees(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """Share of a row's texts whose embedding has a cosine of 0.999 at least to the unpruned one, `[b]`."""
-        same = (_cosine(reference["state"], outputs["state"]) >= SAME).float()
-        return _mean(same, self.counts(batch))
+        return (_cosine(reference["state"], outputs["state"]) >= SAME).float().mean(dim=1)
 
     def answers(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Cosines of the pairs, `[b]`."""
@@ -73,10 +67,6 @@ class Similarity(Embedding):
 class Retrieval(Embedding):
     """A query and its documents a row; labels are the documents' gains, and answers their scores (cosines)."""
 
-    def counts(self, batch: Batch) -> Sequence[int]:
-        """The query and its documents."""
-        return [1 + len(gains) for gains in batch.labels]
-
     def agrees(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """Whether the same document is ranked first, `[b]`."""
         pairs = zip(self.answers(reference, batch), self.answers(outputs, batch), strict=True)
@@ -84,8 +74,8 @@ class Retrieval(Embedding):
 
     def answers(self, outputs: Outputs, batch: Batch) -> list[list[float]]:
         """The scores of every query's documents."""
-        scores = _cosine(outputs["state"][:, :1], outputs["state"][:, 1:]).tolist()
-        return [row[: len(gains)] for row, gains in zip(scores, batch.labels, strict=True)]
+        scores: list[list[float]] = _cosine(outputs["state"][:, :1], outputs["state"][:, 1:]).tolist()
+        return scores
 
     def shown(self, outputs: Outputs, batch: Batch) -> list[str]:
         """The number of the document that is ranked first."""
@@ -102,10 +92,3 @@ def _first(scores: list[float]) -> int:
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     return torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1)
-
-
-def _mean(values: Tensor, counts: Sequence[Any]) -> Tensor:
-    """The mean of the first `counts` of every row of `[b, texts]`."""
-    lengths = torch.tensor(counts, device=values.device)
-    there = torch.arange(values.shape[1], device=values.device) < lengths[:, None]
-    return values.where(there, 0.0).sum(dim=1) / lengths

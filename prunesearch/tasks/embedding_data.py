@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.base import Batch, EvalSet, Labels, Task, chunks, rows_of
+from prunesearch.tasks.base import Labels, Task
 from prunesearch.tasks.columns import Columns, check_given
 from prunesearch.tasks.embedding import Embedding, Retrieval, Similarity
-from prunesearch.tasks.models import accepted, load, load_model, to_device
+from prunesearch.tasks.models import load, load_model
 from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest
-from prunesearch.tasks.split import Part, split_rows
+from prunesearch.tasks.split import Part, few, split_rows
 from prunesearch.tasks.table import RETRIEVAL, SIMILARITY
 from prunesearch.tasks.text import PACKED_TEXTS, max_tokens, time_texts
+from prunesearch.tasks.text_rows import bucket_rows
 
 _NAMES = {
     SIMILARITY: {"text": "sentence1", "text_pair": "sentence2", "label": "score"},
     RETRIEVAL: {"text": "query", "text_pair": "documents", "label": "relevance"},
 }
+_CALIBRATION, _HOLDOUT = 200, 500  # queries, unless the user says otherwise: each has many documents to embed
 
 
 def load_similarity_task(request: TaskRequest) -> Task:
@@ -43,7 +43,8 @@ def load_retrieval_task(request: TaskRequest) -> Task:
 def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
     names = _columns(request, kind)
     columns = Columns(None, text=names["text"], text_pair=names["text_pair"])
-    splits = split_rows(request.source, columns, request.sizes, seed=request.seed)
+    sizes = few(request.sizes, request.source, _CALIBRATION, _HOLDOUT) if kind == RETRIEVAL else request.sizes
+    splits = split_rows(request.source, columns, sizes, seed=request.seed)
     tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
     model, _ = load_model(
         AutoModel,
@@ -57,24 +58,19 @@ def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
         model.pooler = None  # type: ignore[assignment]  # not used here: it must not be timed either
     maximum = max_tokens(tokenizer, model)
     read = {role: _read(part, names, kind) for role, part in splits.parts.items()}
-    most = max(len(row) for texts, _ in read.values() for row in texts)
-    small = replace(request, batch_size=max(1, request.batch_size // most))
-    sets = {
-        role: _bucket(role, texts, labels, most, tokenizer, maximum, model, small)
-        for role, (texts, labels) in read.items()
-    }
-    some = list(chain.from_iterable(read["calibration"][0]))
-    with quiet_libraries():
-        lengths = [len(ids) for ids in tokenizer(some, truncation=True, max_length=maximum)["input_ids"]]
-    timed = time_texts(sets, lengths, some[:PACKED_TEXTS], tokenizer, maximum, request.length)
+    sets, lengths = {}, []
+    for role, (texts, labels) in read.items():
+        encoded = _encode(texts, tokenizer, maximum)
+        labels = labels.to(request.device) if isinstance(labels, torch.Tensor) else labels
+        sets[role] = bucket_rows(role, encoded, labels, tokenizer, model, request)
+        if role == "calibration":
+            lengths = [len(text["input_ids"]) for row in encoded for text in row]
+    some = list(islice(chain.from_iterable(read["calibration"][0]), PACKED_TEXTS))
+    timed = time_texts(sets, lengths, some, tokenizer, maximum, request.length)
     metric = request.metric_of(kind)
     return made(
         name=kind,
         model=model,
-        calibration=sets["calibration"],
-        holdout=sets["holdout"],
-        tokens=timed.tokens,
-        timing_inputs=timed.timing_inputs,
         metric=metric,
         notes=[
             "columns: " + ", ".join(f"{_NAMES[kind][role]}={name}" for role, name in names.items()),
@@ -83,8 +79,8 @@ def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
             *splits.notes,
             *timed.notes,
         ],
-        timing_at=timed.timing_at,
         pooling=pooling,
+        **timed.for_task,
     )
 
 
@@ -160,32 +156,9 @@ def _read(part: Part, names: dict[str, str], kind: str) -> tuple[list[list[str]]
     return texts, gains
 
 
-def _bucket(
-    role: str,
-    texts: list[list[str]],
-    labels: Labels,
-    most: int,
-    tokenizer: Any,
-    maximum: int,
-    model: nn.Module,
-    request: TaskRequest,
-) -> EvalSet:
-    """Batch rows whose longest texts are alike: inputs `[b, most, n]`, empty texts where a row has fewer."""
+def _encode(texts: list[list[str]], tokenizer: Any, maximum: int) -> list[list[dict[str, list[int]]]]:
+    """Tokenise the texts of every row, each cut to `maximum` tokens."""
     with quiet_libraries():
-        full = [[*row, *[""] * (most - len(row))] for row in texts]
-        found = tokenizer(list(chain.from_iterable(full)), truncation=True, max_length=maximum)
-    longest = [max(len(found["input_ids"][i * most + k]) for k in range(most)) for i in range(len(texts))]
-    values = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
-    batches = []
-    for rows in chunks(sorted(range(len(texts)), key=longest.__getitem__), request.batch_size):
-        width = longest[rows[-1]]
-        padded = {}
-        for name in found:
-            cells = [found[name][i * most + k] for i in rows for k in range(most)]
-            filled = [cell + [values.get(name, 0)] * (width - len(cell)) for cell in cells]
-            padded[name] = torch.tensor(filled).view(len(rows), most, width)
-        index = torch.tensor(rows)
-        inputs = to_device(accepted(model, padded), request.device, request.dtype)
-        wanted = rows_of(labels, index)
-        batches.append(Batch(inputs, wanted.to(request.device) if isinstance(wanted, torch.Tensor) else wanted, index))
-    return EvalSet(role, batches, {name: values.get(name, 0) for name in batches[0].inputs})
+        found = tokenizer(list(chain.from_iterable(texts)), truncation=True, max_length=maximum)
+    cells = iter([{name: found[name][i] for name in found} for i in range(len(found["input_ids"]))])
+    return [list(islice(cells, len(row))) for row in texts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -123,8 +123,8 @@ def load_fidelity_task(request: TaskRequest) -> Task:
         attention=request.attention,
     )
     rows = _LOADERS[kind](request, splits, columns, model)
-    sets = {role: _label(data, model, request.quiet) for role, data in rows.sets.items()}
-    states = torch.as_tensor(sets["calibration"].labels).ndim > 1
+    rows = replace(rows, sets={role: _label(data, model, request.quiet) for role, data in rows.sets.items()})
+    states = torch.as_tensor(rows.sets["calibration"].labels).ndim > 1
     has = "cosine" if states else "agreement"
     metric = choose_metric(FIDELITY, request.metric) if request.metric else has
     if metric != has:
@@ -139,14 +139,10 @@ def load_fidelity_task(request: TaskRequest) -> Task:
     return Fidelity(
         name=FIDELITY,
         model=model,
-        calibration=sets["calibration"],
-        holdout=sets["holdout"],
-        tokens=rows.tokens,
-        timing_inputs=rows.timing_inputs,
         label_names=[] if states else list(dict(sorted(request.config.id2label.items())).values()),
         metric=metric,
         notes=[*notes, *request.source.notes, *splits.notes, *missing_note(missing), *rows.notes],
-        timing_at=rows.timing_at,
+        **rows.for_task,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, ClassVar
@@ -166,17 +166,21 @@ def find_metric(name: str) -> Metric:
 
 def resampled_sums(*sets: Tensor) -> list[Floats]:
     """Sums `[RESAMPLES, k]` of statistics `[n, k]` over `n` rows drawn with replacement, the same for every set."""
-    n, random = len(sets[0]), np.random.default_rng(0)
     arrays = [rows.double().numpy() for rows in sets]
     found: list[list[Floats]] = [[] for _ in sets]
-    left = RESAMPLES
-    while left:
-        count = min(left, max(1, _CHUNK // n))
-        weights = random.multinomial(n, np.full(n, 1 / n), size=count).astype(np.float64)
+    for weights in resampling_weights(len(sets[0])):
         for sums, rows in zip(found, arrays, strict=True):
             sums.append(weights @ rows)
-        left -= count
     return [np.concatenate(sums) for sums in found]
+
+
+def resampling_weights(n: int) -> Iterator[Floats]:
+    """Yield how often each of `n` rows is drawn: `[r, n]`, some of the `RESAMPLES` at a time, always the same ones."""
+    random, left = np.random.default_rng(0), RESAMPLES
+    while left:
+        count = min(left, max(1, _CHUNK // n))
+        yield random.multinomial(n, np.full(n, 1 / n), size=count).astype(np.float64)
+        left -= count
 
 
 def ratio(above: Floats, below: Floats) -> Floats:

@@ -55,7 +55,10 @@ def load_config(model_id: str) -> Any:
     looks_local = model_id.startswith(("/", ".", "~")) or model_id.count("/") > 1
     if looks_local and not path.is_dir():
         raise PruneSearchError(f"no model folder '{model_id}': check the path (from {Path.cwd()})")
-    return load(AutoConfig, model_id, "configuration")
+    config = load(AutoConfig, model_id, "configuration")
+    if config.model_type == "timm_wrapper" and not config.architectures and config.num_labels:
+        config.architectures = ["TimmWrapperForImageClassification"]  # timm's own checkpoints name no class
+    return config
 
 
 def load(auto: Any, model_id: str, what: str, **options: Any) -> Any:
@@ -79,17 +82,15 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     attention: str | dict[str, str],
-    check: bool = True,
 ) -> tuple[nn.Module, list[str]]:
     """Load a model in eval mode; return it with the names of weights that the checkpoint lacks.
 
-    `attention` may name one for each part of a model, "" being the model itself. With `check`, raises
-    `UnsupportedModelError` for a family that cannot be reduced, before any data is prepared.
+    `attention` may name one for each part of a model, "" being the model itself. Raises `UnsupportedModelError` for a
+    family that cannot be reduced, before any data is prepared.
     """
     options = {"attn_implementation": attention, "dtype": dtype, "output_loading_info": True}
     model, info = load(auto, model_id, "model", **options)
-    if check:
-        find_encoder(model)
+    find_encoder(model)
     model.requires_grad_(False)
     return model.eval().to(device), sorted(info["missing_keys"])
 

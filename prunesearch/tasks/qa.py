@@ -3,75 +3,63 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
 from datasets.arrow_dataset import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Batch, Outputs, Task
 from prunesearch.tasks.columns import Columns, check_given
-from prunesearch.tasks.data import Source, one_line
+from prunesearch.tasks.data import Source
 from prunesearch.tasks.metrics import kl_divergence
 from prunesearch.tasks.models import load, load_model, missing_note
-from prunesearch.tasks.progress import quiet_libraries
+from prunesearch.tasks.qa_windows import encode_windows, overlap_of
 from prunesearch.tasks.request import TaskRequest
-from prunesearch.tasks.restored import restored
 from prunesearch.tasks.split import Part, split_rows
 from prunesearch.tasks.table import QA
-from prunesearch.tasks.text import PACKED_TEXTS, bucket, max_tokens, time_texts
+from prunesearch.tasks.text import PACKED_TEXTS, max_tokens, time_texts
+from prunesearch.tasks.text_rows import bucket_rows, single_texts
 
 LONGEST_ANSWER = 30  # tokens, as in the run_squad script
 _NEVER = -1e4  # a logit whose probability is 0 in every precision, and whose logarithm is finite
 _NAMES = {"text": "question", "text_pair": "context", "label": "answers"}  # by the role that names another
 
 
-@dataclass(frozen=True)
-class Question:
-    """The label of a row: reference answers, the context, and where its tokens are.
-
-    Attributes:
-        first: place of the context's first token in the model's input.
-        spans: characters `[from, to)` of the context that each of its tokens stands for.
-    """
-
-    references: list[str]
-    context: str
-    first: int
-    spans: list[tuple[int, int]]
-
-
 @dataclass
 class Answering(Task):
-    """The best span of a context; labels are `Question`s, and answers texts."""
+    """The best span of a context, over all its windows; labels are `Question`s, and answers texts."""
 
     def outputs(self, batch: Batch) -> Outputs:
-        """Logits of start and end `[b, n]`, with nothing outside the context."""
-        logits = self.model(**batch.inputs).logits.float()
-        place = torch.arange(logits.shape[1], device=logits.device)
-        first = torch.tensor([q.first for q in batch.labels], device=logits.device)[:, None]
-        length = torch.tensor([len(q.spans) for q in batch.labels], device=logits.device)[:, None]
+        """Logits of start and end `[b, windows, n]`, with nothing outside the context."""
+        shape = batch.inputs["input_ids"].shape[:2]
+        out = self.model(**single_texts(batch.inputs))
+        start, end = out.start_logits.float(), out.end_logits.float()
+        place = torch.arange(start.shape[1], device=start.device)
+        windows = [window for question in batch.labels for window in question.windows]
+        first = torch.tensor([window.first for window in windows], device=start.device)[:, None]
+        length = torch.tensor([len(window.spans) for window in windows], device=start.device)[:, None]
         inside = (place >= first) & (place < first + length)
-        return {"start": logits[..., 0].where(inside, _NEVER), "end": logits[..., 1].where(inside, _NEVER)}
+        found = {"start": start.where(inside, _NEVER), "end": end.where(inside, _NEVER)}
+        return {name: value.unflatten(0, shape) for name, value in found.items()}
 
     def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
-        """KL divergence of the start's place plus that of the end's, nats `[b]`."""
-        start, end = (kl_divergence(reference[name], outputs[name]) for name in ("start", "end"))
+        """KL divergence of the start's place, in any window, plus that of the end's, nats `[b]`."""
+        start, end = (kl_divergence(reference[name].flatten(1), outputs[name].flatten(1)) for name in ("start", "end"))
         return start + end
 
     def agrees(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
-        """Whether both choose the same span, `[b]`."""
-        return (best_spans(reference) == best_spans(outputs)).all(dim=1)
+        """Whether both choose the same characters of the context (in whichever window), `[b]`."""
+        pairs = zip(_characters(reference, batch), _characters(outputs, batch), strict=True)
+        return torch.tensor([before == after for before, after in pairs])
 
     def answers(self, outputs: Outputs, batch: Batch) -> list[str]:
         """The text of the best span of every row."""
-        found = []
-        for question, (start, end) in zip(batch.labels, best_spans(outputs).tolist(), strict=True):
-            spans = question.spans[start - question.first : end + 1 - question.first]
-            found.append(question.context[spans[0][0] : spans[-1][1]] if spans else "")
-        return found
+        spans = _characters(outputs, batch)
+        return [question.context[start:end] for question, (start, end) in zip(batch.labels, spans, strict=True)]
 
     def statistics(self, outputs: Outputs, batch: Batch) -> Tensor:
         """The metric's numbers, `[b, 1]`."""
@@ -83,13 +71,23 @@ class Answering(Task):
 
 
 def best_spans(outputs: Outputs) -> Tensor:
-    """Start and end `[b, 2]` of the span with the largest sum of logits, 30 tokens long at most."""
+    """Window, start and end `[b, 3]` of the span with the largest sum of logits, 30 tokens long at most."""
     start, end = outputs["start"], outputs["end"]
-    n = start.shape[1]
-    allowed = torch.ones(n, n, dtype=torch.bool, device=start.device).triu().tril(LONGEST_ANSWER - 1)
-    both = (start[:, :, None] + end[:, None, :]).masked_fill(~allowed, 4 * _NEVER)
-    best = both.flatten(1).argmax(dim=1)
-    return torch.stack([best // n, best % n], dim=1)
+    n = start.shape[2]
+    ends = nn.functional.pad(end, (0, LONGEST_ANSWER - 1), value=4 * _NEVER).unfold(2, LONGEST_ANSWER, 1)
+    best = (start[..., None] + ends).flatten(1).argmax(dim=1)
+    place, more = best // LONGEST_ANSWER, best % LONGEST_ANSWER
+    return torch.stack([place // n, place % n, place % n + more], dim=1)
+
+
+def _characters(outputs: Outputs, batch: Batch) -> list[tuple[int, int]]:
+    """The characters `[from, to)` of its context that the best span of every row stands for."""
+    found = []
+    for question, (number, start, end) in zip(batch.labels, best_spans(outputs).tolist(), strict=True):
+        window = question.windows[number]
+        spans = window.spans[start - window.first : end + 1 - window.first]
+        found.append((int(spans[0, 0]), int(spans[-1, 1])) if len(spans) else (0, 0))
+    return found
 
 
 def load_qa_task(request: TaskRequest) -> Task:
@@ -99,43 +97,50 @@ def load_qa_task(request: TaskRequest) -> Task:
     columns = Columns(None, text=names["text"], text_pair=names["text_pair"])
     splits = split_rows(source, columns, request.sizes, seed=request.seed)
     tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
-    whole, missing = load_model(
+    model, missing = load_model(
         AutoModelForQuestionAnswering,
         request.model_id,
         dtype=request.dtype,
         device=request.device,
         attention=request.attention,
-        check=False,
     )
-    maximum = max_tokens(tokenizer, whole)
-    sets, lengths, cut = {}, [], 0
-    for role, part in splits.parts.items():
-        encoded, questions = _encode(part, names, tokenizer, maximum)
-        sets[role] = bucket(role, encoded, questions, tokenizer, whole, request)
-        cut += sum(len(row["input_ids"]) == maximum for row in encoded)
+    maximum = max_tokens(tokenizer, model)
+    read = {role: _texts(part, names) for role, part in splits.parts.items()}
+    overlap = overlap_of([question for asked, _, _ in read.values() for question in asked], tokenizer, maximum)
+    sets, lengths, counts = {}, [], []
+    for role, texts in read.items():
+        encoded, questions = encode_windows(*texts, tokenizer, maximum, overlap)
+        sets[role] = bucket_rows(role, encoded, questions, tokenizer, model, request)
+        counts += [len(row) for row in encoded]
         if role == "calibration":
-            lengths = [len(row["input_ids"]) for row in encoded]
-    model = restored(whole, sets["calibration"].batches[0].inputs)
-    head = splits.parts["calibration"].rows.select(range(min(PACKED_TEXTS, len(lengths))))
-    texts = [f"{row[names['text']]} {row[names['text_pair']]}" for row in head]
-    timed = time_texts(sets, lengths, texts, tokenizer, maximum, request.length)
+            lengths = [len(window["input_ids"]) for row in encoded for window in row]
+    head = [" ".join(pair) for pair in islice(zip(*read["calibration"][:2], strict=True), PACKED_TEXTS)]
+    timed = time_texts(sets, lengths, head, tokenizer, maximum, request.length)
     metric = request.metric_of(QA)
-    beyond = f"{cut} contexts fill the {maximum} tokens of the model: what is beyond is cut, answers there are missed"
     notes = [
         f"columns: question={names['text']}, context={names['text_pair']}, answers={names['label']}",
         f"metric: {metric} of the best span of {LONGEST_ANSWER} tokens at most (SQuAD v1.1)",
+        *_windows_note(counts, maximum, overlap),
     ]
     return Answering(
         name=QA,
         model=model,
-        calibration=sets["calibration"],
-        holdout=sets["holdout"],
-        tokens=timed.tokens,
-        timing_inputs=timed.timing_inputs,
         metric=metric,
-        notes=[*notes, *([beyond] if cut else []), *source.notes, *splits.notes, *missing_note(missing), *timed.notes],
-        timing_at=timed.timing_at,
+        notes=[*notes, *source.notes, *splits.notes, *missing_note(missing), *timed.notes],
+        **timed.for_task,
     )
+
+
+def _windows_note(counts: list[int], maximum: int, overlap: int) -> list[str]:
+    """Say how many rows have several windows, where any have."""
+    long = [count for count in counts if count > 1]
+    if not long:
+        return []
+    return [
+        f"{len(long)} of {len(counts)} contexts are longer than the {maximum} tokens of the model: they are read in "
+        f"{sum(long)} windows that share {overlap} tokens, and the answer is the best span of all (as in run_qa); "
+        "latency is that of one window"
+    ]
 
 
 def _flat(source: Source) -> Source:
@@ -192,25 +197,7 @@ def references(cell: Any) -> list[str]:
     return [item["text"] if isinstance(item, dict) else str(item) for item in cell or []]
 
 
-def _encode(
-    part: Part, names: dict[str, str], tokenizer: Any, maximum: int
-) -> tuple[list[dict[str, list[int]]], list[Question]]:
-    """Tokenise questions with their contexts, which are cut where both do not fit."""
+def _texts(part: Part, names: dict[str, str]) -> tuple[list[str], list[str], list[list[str]]]:
+    """Questions, contexts and reference answers; blanks before a question would take room (run_qa cuts them too)."""
     asked, contexts = ([str(cell) for cell in part.rows[names[role]]] for role in ("text", "text_pair"))
-    try:
-        with quiet_libraries():
-            found = tokenizer(
-                asked, contexts, truncation="only_second", max_length=maximum, return_offsets_mapping=True
-            )
-    except Exception as error:  # tokenizers raises plain Exceptions
-        raise PruneSearchError(
-            f"a question must leave room for its context in {maximum} tokens ({one_line(error)}): check the columns"
-        ) from error
-    offsets = found.pop("offset_mapping")
-    encoded, questions = [], []
-    for i, cell in enumerate(part.rows[names["label"]]):
-        inside = [place for place, sequence in enumerate(found.sequence_ids(i)) if sequence == 1]
-        spans = [(int(a), int(b)) for a, b in (offsets[i][place] for place in inside)]
-        questions.append(Question(references(cell), contexts[i], inside[0] if inside else 0, spans))
-        encoded.append({name: found[name][i] for name in found})
-    return encoded, questions
+    return [question.lstrip() for question in asked], contexts, [references(cell) for cell in part.rows[names["label"]]]

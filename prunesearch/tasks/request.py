@@ -18,7 +18,7 @@ BODIES = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling")
 # what a config has that reads a kind of input; the first that fits says it
 _READS = (
     ("video", ("num_frames", "video_size")),
-    ("image", ("image_size", "vision_config", "backbone_config")),
+    ("image", ("image_size", "vision_config", "backbone_config", "architecture")),  # the last: of a timm model
     ("audio", ("num_mel_bins", "conv_dim")),
     ("text", ("vocab_size",)),
 )

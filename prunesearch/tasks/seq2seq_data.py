@@ -68,10 +68,6 @@ def _load(request: TaskRequest, kind: str) -> Task:
     return Writing(
         name=kind,
         model=model,
-        calibration=texts.sets["calibration"],
-        holdout=texts.sets["holdout"],
-        tokens=texts.tokens,
-        timing_inputs=texts.timing_inputs,
         metric=request.metric_of(kind),
         notes=[
             f"columns: source={text}, target={target}",
@@ -84,10 +80,10 @@ def _load(request: TaskRequest, kind: str) -> Task:
             *texts.notes,
             "latency is that of the encoder and of the first token; what decoding adds is told at the end",
         ],
-        timing_at=texts.timing_at,
         tokenizer=tokenizer,
         most=most,
         usual=max(2, round(sum(lengths) / len(lengths))),
+        **texts.for_task,
     )
 
 

@@ -80,7 +80,7 @@ def load_shape(
     config = shape_config(model)
     auto = (
         transformers.AutoModelForImageClassification
-        if hasattr(config, "image_size")
+        if hasattr(config, "image_size") or type(config) in transformers.AutoModelForImageClassification._model_mapping
         else transformers.AutoModelForSequenceClassification
     )
     try:
@@ -102,8 +102,8 @@ def random_inputs(model: nn.Module, rows: int, length: int | None = None, seed: 
     Raises:
         PruneSearchError: for a text longer than the model's positions, or a length for an image model.
     """
-    base = find_encoder(model).base
-    config, weight = base.config, next(base.parameters())
+    encoder = find_encoder(model)
+    config, weight = encoder.sizes, next(encoder.base.parameters())
     generator = torch.Generator().manual_seed(seed)
     if hasattr(config, "image_size"):
         if length is not None:

@@ -17,6 +17,7 @@ QA = "question-answering"
 TRANSLATION, SUMMARY = "translation", "summarization"
 SIMILARITY, RETRIEVAL = "sentence-similarity", "text-retrieval"
 AUDIO, CTC, SPEECH = "audio-classification", "speech-recognition-ctc", "speech-recognition"
+SPEAKER = "speaker-verification"
 VIDEO, ZERO_SHOT, DETECTION = "video-classification", "zero-shot-image-classification", "object-detection"
 
 
@@ -108,8 +109,15 @@ TASK_KINDS: dict[str, TaskKind] = {
         "sounds in classes: keywords, speakers, languages",
         heads=("ForAudioClassification", "ForSequenceClassification"),
         reads="audio",
-        metrics=_CLASSES,
+        metrics=(*_CLASSES, "eer_accuracy"),
         unlabelled=True,
+    ),
+    SPEAKER: TaskKind(
+        "prunesearch.tasks.verification_data:load_verification_task",
+        "sounds of speakers, in pairs of one or of two; every frame gets its state back",
+        heads=("ForXVector",),
+        reads="audio",
+        metrics=("eer_accuracy",),
     ),
     CTC: TaskKind(
         "prunesearch.tasks.ctc:load_ctc_task",
@@ -179,6 +187,9 @@ METRICS = Registry(
         "spearman": Entry(f"{_RANKINGS}:Spearman", "rank correlation of cosines with scores"),
         "ndcg10": Entry(f"{_RANKINGS}:Ndcg", "gain of the first ten documents, against the best order's"),
         "word_accuracy": Entry("prunesearch.tasks.metrics_speech:WordAccuracy", "1 - word error rate, as jiwer's"),
+        "eer_accuracy": Entry(
+            "prunesearch.tasks.metrics_verification:EqualErrorAccuracy", "1 - equal error rate of misses and alarms"
+        ),
         "map": Entry(f"{_BOX_METRICS}:MeanAveragePrecision", "COCO's AP, mean over IoU 0.5 to 0.95 and classes"),
         "map50": Entry(f"{_BOX_METRICS}:AveragePrecision50", "COCO's AP at IoU 0.5, mean over classes"),
         "agreement": Entry(f"{_FIDELITY}:Agreement", "share of rows with the unpruned model's class"),

@@ -19,7 +19,6 @@ from prunesearch.tasks.metrics import kl_divergence
 from prunesearch.tasks.models import load, load_model, missing_note
 from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest
-from prunesearch.tasks.restored import restored
 from prunesearch.tasks.split import Part, Splits, split_rows
 from prunesearch.tasks.table import TAGS
 from prunesearch.tasks.text import bucket, max_tokens, time_texts
@@ -82,20 +81,18 @@ def load_tagging_task(request: TaskRequest) -> Task:
     words, tags = tag_columns(request.source, first, request.columns)
     splits = split_rows(request.source, Columns(None, text=words), request.sizes, seed=request.seed)
     tokenizer = load(AutoTokenizer, request.model_id, "tokenizer", add_prefix_space=True)
-    whole, missing = load_model(
+    model, missing = load_model(
         AutoModelForTokenClassification,
         request.model_id,
         dtype=request.dtype,
         device=request.device,
         attention=request.attention,
-        check=False,
     )
     labels = _tag_names(splits, tags, request.config.id2label)
-    maximum = max_tokens(tokenizer, whole)
+    maximum = max_tokens(tokenizer, model)
     read = {role: _encode(part, words, tags, labels, tokenizer, maximum) for role, part in splits.parts.items()}
-    sets = {role: bucket(role, encoded, found, tokenizer, whole, request) for role, (encoded, found, _) in read.items()}
+    sets = {role: bucket(role, encoded, found, tokenizer, model, request) for role, (encoded, found, _) in read.items()}
     lengths, cut = [len(row["input_ids"]) for row in read["calibration"][0]], sum(n for _, _, n in read.values())
-    model = restored(whole, sets["calibration"].batches[0].inputs)
     texts = [" ".join(row) for row in splits.parts["calibration"].rows[words][:256]]
     texts_at = time_texts(sets, lengths, texts, tokenizer, maximum, request.length)
     chunked = any(name.startswith(("B-", "I-", "S-")) for name in labels.names)
@@ -111,14 +108,10 @@ def load_tagging_task(request: TaskRequest) -> Task:
     return Tagging(
         name=TAGS,
         model=model,
-        calibration=sets["calibration"],
-        holdout=sets["holdout"],
-        tokens=texts_at.tokens,
-        timing_inputs=texts_at.timing_inputs,
         label_names=labels.names,
         metric=metric,
         notes=[*notes, *request.source.notes, *splits.notes, *labels.notes, *missing_note(missing), *texts_at.notes],
-        timing_at=texts_at.timing_at,
+        **texts_at.for_task,
     )
 
 

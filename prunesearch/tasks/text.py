@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import cycle, islice
 from typing import Any
 
@@ -190,24 +190,29 @@ def bucket(
 
     `labels` are those of all rows `[n, ...]`, on the device they stay on, or a list.
     """
-    values = {
-        "input_ids": tokenizer.pad_token_id or 0,
-        "token_type_ids": tokenizer.pad_token_type_id,
-        "decoder_input_ids": tokenizer.pad_token_id or 0,
-    }
-    padding = {name: values.get(name, 0) for name in encoded[0]}
+    padding = padding_values(tokenizer, encoded[0])
     by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
     batches = []
     for rows in chunks(by_length, request.batch_size):
-        padded = {name: _padded([encoded[i][name] for i in rows], fill) for name, fill in padding.items()}
-        inputs = to_device(accepted(model, padded), request.device, request.dtype)
+        filled = {name: padded([encoded[i][name] for i in rows], fill) for name, fill in padding.items()}
+        inputs = to_device(accepted(model, filled), request.device, request.dtype)
         index = torch.tensor(rows)
         batches.append(Batch(inputs, rows_of(labels, index), index))
     kept = batches[0].inputs
     return EvalSet(role, batches, {name: padding[name] for name in kept})
 
 
-def _padded(rows: list[list[int]], fill: int) -> Tensor:
+def padding_values(tokenizer: Any, names: Iterable[str]) -> dict[str, int]:
+    """What fills a short row, by the name of the input."""
+    values = {
+        "input_ids": tokenizer.pad_token_id or 0,
+        "token_type_ids": tokenizer.pad_token_type_id,
+        "decoder_input_ids": tokenizer.pad_token_id or 0,
+    }
+    return {name: values.get(name, 0) for name in names}
+
+
+def padded(rows: list[list[int]], fill: int) -> Tensor:
     """Rows of unlike length as `[b, longest]`."""
     width = max(map(len, rows))
     return torch.tensor([row + [fill] * (width - len(row)) for row in rows])

@@ -12,6 +12,7 @@ from datasets.features import Image, List, Value, Video
 from PIL import Image as PILImage
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.tasks.cells import file_bytes
 from prunesearch.tasks.data import IMAGE_SUFFIXES, one_line
 from prunesearch.tasks.extras import package
 
@@ -107,17 +108,7 @@ def _decode_file(encoded: bytes, frames: int, mode: str) -> list[PILImage.Image]
 
 
 def _read(cell: Any, base: Path | None) -> bytes:
-    if isinstance(cell, dict):
-        cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, bytes):
-        return cell
-    if not isinstance(cell, str):
-        raise PruneSearchError(f"a video cell must hold frames, bytes or a path, but got {cell!r:.60}")
-    path = _path(cell, base)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PruneSearchError(f"video file or frame '{path}' cannot be read: {one_line(error)}") from error
+    return file_bytes(cell, base, "video", "frames, bytes or a path")
 
 
 def _path(name: str, base: Path | None) -> Path:

@@ -70,10 +70,6 @@ def load_zero_shot_task(request: TaskRequest) -> Task:
     return Classification(
         name=ZERO_SHOT,
         model=model,
-        calibration=images.sets["calibration"],
-        holdout=images.sets["holdout"],
-        tokens=images.tokens,
-        timing_inputs=images.timing_inputs,
         label_names=splits.label_names,
         metric=metric,
         notes=[
@@ -84,6 +80,7 @@ def load_zero_shot_task(request: TaskRequest) -> Task:
             *splits.notes,
             *missing_note(missing),
         ],
+        **images.for_task,
     )
 
 

@@ -145,7 +145,7 @@ def test_an_imported_schedule_runs_with_its_counts(run, tmp_path, name, text):
     ("words", "expected"),
     [
         (["--to", "onnx"], "add -o PATH to --to onnx"),
-        (["--to", "onnx", "-o", "m.pt2"], "a ONNX file ends in .onnx, but got 'm.pt2'"),
+        (["--to", "onnx", "-o", "m.pt2"], "ONNX files end in .onnx, but got 'm.pt2'"),
         (["--to", "hf", "-o", "studies"], "'studies' is already there"),
         (["--to", "hf", "-o", "m", "--opset", "18"], "--opset goes with --to onnx, openvino, tensorrt"),
         (["--to", "openvino", "-o", "m.xml", "--int8"], "--int8 goes with --to onnx, but got --to openvino"),

@@ -85,6 +85,26 @@ def test_no_point_keeps_the_quality_and_the_offered_value_works(make_front):
     assert pick(make_front(), "fastest@0.993").id == "p1"
 
 
+def test_a_share_of_a_negative_quality_is_below_it(make_front):
+    """A correlation: the unpruned model has -0.2, and 0.9 of that is -0.22."""
+    data = make_front().to_dict()
+    unpruned = {**data["unpruned"], "calibration": {"quality": -0.2, "kl": 0.0}}
+    for point, quality in zip(data["points"], (-0.2, -0.21, -0.23, -0.5), strict=True):
+        point["calibration"]["quality"] = quality
+    front = make_front(unpruned=unpruned, points=data["points"])
+    assert pick(front, "fastest@1").id == "p1"
+    assert pick(front, "fastest@0.9").id == "p2"
+    for point in data["points"]:
+        point["calibration"]["quality"] -= 0.01
+    front = make_front(unpruned=unpruned, points=data["points"])
+    with pytest.raises(PruneSearchError, match=r"p1 with 0\.95; pick p1 or fastest@0\.95$"):
+        pick(front, "fastest@1")
+    assert pick(front, "fastest@0.95").id == "p1"
+    unpruned["calibration"]["quality"] = 0.0
+    with pytest.raises(PruneSearchError, match=r"the best is p1 with -0\.21 against 0; pick p1$"):
+        pick(make_front(unpruned=unpruned, points=data["points"]), "fastest@0.9")
+
+
 @pytest.mark.parametrize("value", ["", "0", "1.5", "-1", "x", "nan", "150%"])
 def test_bad_share(make_front, value):
     with pytest.raises(PruneSearchError, match="0 < share <= 1"):

@@ -108,7 +108,7 @@ def test_a_speed_up_survives_if_nine_tenths_of_it_are_left(pruned, survives):
 
 
 def test_paths_of_the_wrong_kind_are_refused(source, tmp_path):
-    with pytest.raises(PruneSearchError, match=r"a ONNX file ends in \.onnx, but got .*m\.pt2.*m\.pt2\.onnx"):
+    with pytest.raises(PruneSearchError, match=r"ONNX files end in \.onnx, but got .*m\.pt2.*m\.pt2\.onnx"):
         export_model(source, find_model_format("onnx"), tmp_path / "m.pt2")
     with pytest.raises(PruneSearchError, match="did you mean 'openvino'"):
         find_model_format("openvin")

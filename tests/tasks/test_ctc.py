@@ -15,7 +15,6 @@ from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.evaluate import Evaluator
 from prunesearch.tasks import load_task
-from prunesearch.tasks.ctc import FramesRestored, owners
 from prunesearch.tasks.metrics_speech import WordAccuracy, words
 
 DROP = Schedule([Stage(0, 0.6, "value_norm", "drop"), Stage(1, 0.3, "value_norm", "drop")])
@@ -49,10 +48,9 @@ def nearest_by_hand(source: np.ndarray, real: int) -> list[int]:
 def test_each_frame_has_the_logits_of_what_holds_it_or_of_its_nearest(model: str, data: Path, schedule: Schedule):
     task = load_task(model, data, batch_size=4, quiet=True)
     assert task.name == "speech-recognition-ctc"
-    whole = task.model.whole
     with apply_(task.model, schedule, trace=True) as handle, torch.no_grad():
         for batch in task.calibration.batches:
-            few = whole(**batch.inputs).logits
+            few = task.model.lm_head(task.model.wav2vec2(**batch.inputs).last_hidden_state)
             source = handle.trace.source.double().numpy()
             outputs = task.outputs(batch)
             for row in range(len(batch)):
@@ -81,25 +79,13 @@ def test_dropped_frames_repeat_their_neighbour_so_that_order_and_text_stay():
     torch.manual_seed(0)
     config = hf.Wav2Vec2Config(**WAVES, vocab_size=8)
     whole = hf.Wav2Vec2ForCTC(config).eval()
-    restored = FramesRestored(whole)
-    with torch.no_grad(), apply_(restored, DROP, trace=True):
+    with torch.no_grad(), apply_(whole, DROP):
         values = torch.randn(2, 800)
-        back, few = restored(input_values=values).logits.argmax(-1), whole(input_values=values).logits.argmax(-1)
+        back = whole(values).logits.argmax(-1)
+        few = whole.lm_head(whole.wav2vec2(values).last_hidden_state).argmax(-1)
     for before, after in zip(few.tolist(), back.tolist(), strict=True):
         assert [s for s, _ in groupby(before)] == [s for s, _ in groupby(after)]
     assert back.shape[1] > 2 * few.shape[1]
-
-
-def test_padding_owns_no_real_frame(model: str, data: Path):
-    task = load_task(model, data, batch_size=8, quiet=True)
-    with apply_(task.model, DROP, trace=True) as handle, torch.no_grad():
-        batch = task.calibration.batches[0]
-        outputs = task.outputs(batch)
-        assert not outputs["real"].all()
-        found = owners(handle.trace.stages, handle.tokens.n, outputs["real"])
-        valid = handle.tokens.valid
-    for row, real in zip(range(len(batch)), outputs["real"], strict=True):
-        assert valid[row, found[row][real]].all()
 
 
 def test_greedy_decoding_is_what_the_rules_of_ctc_say(model: str, data: Path):

@@ -1,4 +1,4 @@
-"""Token classification: seqeval judges the metric, the transformers model the answers, a full trace the restoring."""
+"""Token classification: seqeval judges the metric, the transformers model the answers."""
 
 import random
 from pathlib import Path
@@ -9,23 +9,15 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from seqeval.metrics import f1_score
 from seqeval.metrics.sequence_labeling import get_entities
 from tiny import WORDS, make_bert
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertForTokenClassification,
-    ModernBertConfig,
-    ModernBertForTokenClassification,
-)
+from transformers import AutoTokenizer, BertForTokenClassification
 
-from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.pruning.apply import apply_
-from prunesearch.pruning.trace import Trace
 from prunesearch.search.evaluate import Evaluator
 from prunesearch.tasks import load_task
 from prunesearch.tasks.metrics import find_metric
 from prunesearch.tasks.metrics_tags import entities
-from prunesearch.tasks.restored import restored
 
 NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}}
@@ -96,41 +88,6 @@ def test_the_pipeline_gives_what_transformers_and_seqeval_give(tagger: str, tmp_
     assert 0 < pruned.agreement < 1
 
 
-def modern() -> ModernBertForTokenClassification:
-    torch.manual_seed(0)
-    config = ModernBertConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=5,
-        pad_token_id=0, global_attn_every_n_layers=1, initializer_range=0.4,
-    )  # fmt: skip
-    return ModernBertForTokenClassification._from_config(config, attn_implementation="sdpa").eval()
-
-
-@pytest.mark.parametrize("kind", ["bert", "modernbert"])
-@torch.no_grad()
-def test_states_are_restored_as_a_full_trace_restores_them(kind: str, tagger: str):
-    whole = BertForTokenClassification.from_pretrained(tagger).eval() if kind == "bert" else modern()
-    inputs = {"input_ids": torch.randint(5, 20, (3, 14)), "attention_mask": torch.ones(3, 14, dtype=torch.long)}
-    inputs["attention_mask"][1, 9:] = 0
-    before = whole(**inputs).logits
-    model = restored(whole, inputs)
-    assert torch.equal(model(**inputs).logits, before)
-    with apply_(model, TWO) as handle:
-        got = model(**inputs).logits
-        assert handle.trace is None
-        handle.trace = trace = Trace()
-        again = model(**inputs).logits
-        assert torch.equal(again, got)
-        assert len(trace.stages) == 2
-        hidden = model.encoder(**inputs).last_hidden_state
-        kept = trace.restore(hidden)
-        gone = trace.source.sum(1)[0] == 0
-    want = model.per_token(kept)
-    assert torch.allclose(got[0, ~gone], want[0, ~gone], atol=1e-5)
-    if kind == "bert":  # post-norm: what was dropped needs no last norm
-        assert torch.allclose(got[:, :9], want[:, :9], atol=1e-5)
-    assert torch.equal(model(**inputs).logits, before)
-
-
 def test_columns_of_class_labels_and_unlabelled_words(tagger: str, tmp_path: Path):
     names = [NAMES[i] for i in (0, 3, 4, 1, 2)]  # in another order than the model's
     found = rows(20)
@@ -156,15 +113,3 @@ def test_long_sentences_are_cut_and_other_tags_refused(tagger: str, tmp_path: Pa
     odd.write_text("the\tO\nfilm\n")
     with pytest.raises(PruneSearchError, match="a token and a tag, but line 2"):
         load_task(tagger, odd, quiet=True)
-
-
-def test_a_head_that_is_no_chain_is_refused():
-    class Odd(BertForTokenClassification):
-        def forward(self, **inputs):
-            found = super().forward(**inputs)
-            found.logits = found.logits * 2
-            return found
-
-    config = BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    with pytest.raises(UnsupportedModelError, match="more than a chain"):
-        restored(Odd(config).eval(), {"input_ids": torch.randint(5, 20, (2, 6))})
