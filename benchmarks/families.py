@@ -25,6 +25,7 @@ import transformers as hf
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from transformers.utils import is_timm_available
 
 from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.cost.flops import count_macs
@@ -109,6 +110,9 @@ SUBJECTS: dict[str, Subject] = {
     "detr": Subject("DetrModel", _detr, lambda: _image(384), encoder_alone=True),
     "videomae": _subject("VideoMAEModel", "VideoMAEConfig", _VIDEO, _video),
     "vivit": _subject("VivitModel", "VivitConfig", _VIDEO, _video),
+    "timm_wrapper": _subject(
+        "TimmWrapperModel", "TimmWrapperConfig", {"architecture": "vit_small_patch16_224"}, _image
+    ),
     "bert": _subject("BertModel", "BertConfig", _SIZE, _text),
     "roberta": _subject("RobertaModel", "RobertaConfig", _SIZE, _text),
     "xlm-roberta": _subject("XLMRobertaModel", "XLMRobertaConfig", {**_SIZE, "vocab_size": 30_000}, _text),
@@ -276,7 +280,8 @@ def main() -> None:
     if missing:
         parser.error(f"add a subject for {', '.join(sorted(missing))}")
     results: list[Result] = []
-    for family in given.families or SUBJECTS:
+    at_hand = [family for family in SUBJECTS if family != "timm_wrapper" or is_timm_available()]
+    for family in given.families or at_hand:
         results.append(measure(family, given.method, given.rounds))
         print(f"{family}: {results[-1].efficiency:.2f}", file=sys.stderr)
     show(results)

@@ -69,7 +69,7 @@ class Evaluation:
 class Rival:
     """A schedule that was evaluated in full and costs no more than the candidate, to race it against.
 
-    `statistics` `[n, k]` and `kl` `[n]` are its `Evaluation`'s.
+    `statistics` `[n, k]` and `kl` `[n]` are its `Evaluation`'s; `k` is 0 where the former were too long to keep.
     """
 
     statistics: Tensor
@@ -86,12 +86,13 @@ class Rival:
         """Estimate `(quality, loss)` on all rows of a candidate that was stopped.
 
         The rival's value on all rows plus the mean paired difference on those they share: a control variate, which
-        takes the luck of the first rows out.
+        takes the luck of the first rows out. Without the rival's statistics, the quality is that of the first rows.
         """
         m = evaluation.n
         metric = evaluation.metric
-        gained = metric.contrast(self.statistics[:m], evaluation.statistics)
-        quality = gained + metric.value(self.statistics)
+        quality = evaluation.quality
+        if self.statistics.shape[1]:
+            quality = metric.contrast(self.statistics[:m], evaluation.statistics) + metric.value(self.statistics)
         loss = (evaluation.kl.double() - self.kl[:m].double()).mean() + self.kl.double().mean()
         return min(metric.highest, max(metric.lowest, quality)), float(loss)
 

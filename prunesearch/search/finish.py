@@ -205,7 +205,7 @@ class Finish:
         config, costing = self.config, self.costing
         first = config.minimised[0]
         bounds = Bounds(config.parsed_budget, config.parsed_constraints, unpruned, first)
-        points = standing(bounds.inside(candidates), unpruned, config.minimised)
+        points = standing(bounds.inside(candidates), unpruned, config.minimised, blind=blind is not None)
         constraints = bounds.constraint_infos([p for p in candidates if p.schedule["stages"]])
         table = schema.CostTable(**costing.table.summary())
         judge = Judge(
@@ -216,6 +216,7 @@ class Finish:
             bounds.budget_info(),
             constraints,
             "" if self.remeasurer is not None else schema.trust(table),
+            blind=blind is not None,
         )
         notes = [blind, selection_note(chosen, self.task.metric), *self._remarks(points)]
         return schema.Front(

@@ -25,7 +25,8 @@ def pack_rows(evaluation: Evaluation) -> str | None:
     """Write `kl` (float16) and `statistics` of an evaluation as text; None if it is too long for a database.
 
     Statistics that are one bit a row, as those of accuracy, go as bits in base64. Others are compressed float32, and
-    the number of columns and a colon stand before.
+    the number of columns and a colon stand before. Where they are too long (EER of many classes), they are left out,
+    and that number is 0: races and convergence go by `kl`.
     """
     kl = evaluation.kl.to(torch.float16).numpy().astype("<f2").tobytes()
     rows = evaluation.statistics.reshape(len(evaluation.kl), -1).numpy()
@@ -34,6 +35,8 @@ def pack_rows(evaluation: Evaluation) -> str | None:
     else:
         head, data = f"{rows.shape[1]}:", zlib.compress(kl + rows.astype("<f4").tobytes(), 9)
     text = head + base64.b64encode(data).decode("ascii")
+    if len(text) > _LONGEST_TEXT:
+        text = "0:" + base64.b64encode(zlib.compress(kl, 9)).decode("ascii")
     return text if len(text) <= _LONGEST_TEXT else None
 
 
@@ -50,17 +53,17 @@ def unpack_rows(text: str) -> Rival:
             data = zlib.decompress(data)
     except (binascii.Error, ValueError, zlib.error):
         raise CorruptFileError("rows of an evaluation in the study cannot be read: use another --study") from None
-    columns = int(head) if head.isdecimal() else 0
-    if bool(columns) != bool(colon):
+    columns = int(head) if head.isdecimal() else -1
+    if (columns >= 0) != bool(colon):
         raise CorruptFileError(
             f"rows of an evaluation in the study have no columns ('{head:.20}'): use another --study"
         )
     # n rows take 2 n bytes and, of bits, ceil(n / 8)
-    n = len(data) // (2 + 4 * columns) if columns else len(data) * 8 // 17
-    if 2 * n + (4 * n * columns if columns else -(-n // 8)) != len(data):
+    n = len(data) // (2 + 4 * columns) if colon else len(data) * 8 // 17
+    if 2 * n + (4 * n * columns if colon else -(-n // 8)) != len(data):
         raise CorruptFileError(f"rows of an evaluation in the study are cut ({len(data)} bytes): use another --study")
     kl = np.frombuffer(data[: 2 * n], dtype="<f2").astype(np.float32)
-    if columns:
+    if colon:
         rows = np.frombuffer(data[2 * n :], dtype="<f4").reshape(n, columns).astype(np.float32)
     else:
         rows = np.unpackbits(np.frombuffer(data[2 * n :], dtype=np.uint8), count=n).astype(np.float32)[:, None]

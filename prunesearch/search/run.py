@@ -10,6 +10,7 @@ from typing import Any
 
 from optuna import Study
 
+from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.counters import Unavailable
@@ -370,7 +371,7 @@ class _Run:
             for record in engine.run(search, config.trials, deadline, stop):
                 bar.advance(len(search.known) - done)  # with those that other processes finished meanwhile
                 done = len(search.known)
-                within = record.quality >= 0.99 * quality
+                within = record.quality >= relative_bound(0.99, quality)
                 if within and (best is None or record.predicted_ms < best.predicted_ms):
                     best = record
                     bar.best(f"best within 1 %: {unpruned_ms / best.predicted_ms:.2f}x")

@@ -88,11 +88,18 @@ class Bounds:
         ]
 
 
-def standing(points: Sequence[schema.Point], unpruned: schema.Unpruned, costs: Sequence[str]) -> list[schema.Point]:
-    """The points that nothing dominates in `costs` and quality, the unpruned model included; slowest first, renamed."""
+def standing(
+    points: Sequence[schema.Point], unpruned: schema.Unpruned, costs: Sequence[str], *, blind: bool = False
+) -> list[schema.Point]:
+    """The points that nothing dominates in `costs` and quality, the unpruned model included; slowest first, renamed.
+
+    Where quality is `blind` (see `blind_note`), the divergence from the unpruned model stands in for it.
+    """
     units = [UNITS[name] for name in costs]
+    losses = [p.fidelity.kl if blind else -p.quality.value for p in points]
+    losses.append(0.0 if blind else -unpruned.quality.value)
     rivals: list[schema.Point | schema.Unpruned] = [*points, unpruned]
-    values = [(*(schema.cost_of(p, u) for u in units), -p.quality.value) for p in rivals]
+    values = [(*(schema.cost_of(p, u) for u in units), loss) for p, loss in zip(rivals, losses, strict=True)]
     stands = non_dominated(values)[:-1]
     kept = sorted((p for p, keep in zip(points, stands, strict=True) if keep), key=lambda p: -p.latency.ms)
     return [p.model_copy(update={"id": f"p{i}"}) for i, p in enumerate(kept, start=1)]
@@ -162,6 +169,6 @@ def blind_note(metric: str, unpruned: Evaluation, labels: Labels) -> str | None:
     if value > 0 and not said:
         return None
     return (
-        f"the unpruned model has {100 * value:.1f} % of {metric} here{said}: that cannot tell schedules apart; look at "
-        "model, data and columns, or take --task fidelity"
+        f"the unpruned model has {100 * value:.1f} % of {metric} here{said}: that cannot tell schedules apart, and the "
+        "front is of their divergence from it; look at model, data and columns, or take another --metric"
     )

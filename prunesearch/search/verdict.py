@@ -29,6 +29,7 @@ class Judge:
         constraints: as they came out. Where one is on a quality, it says what is good enough, in place of 99 % of the
             unpruned quality.
         trust: said of every cost that was not measured: `estimated ±20 %`.
+        blind: whether the unpruned model's quality is too low to tell schedules apart, so that none can be recommended.
     """
 
     unpruned: Unpruned
@@ -38,6 +39,7 @@ class Judge:
     budget: BudgetInfo | None = None
     constraints: Sequence[ConstraintInfo] = field(default_factory=list)
     trust: str = ""
+    blind: bool = False
 
     @property
     def unit(self) -> str:
@@ -55,6 +57,11 @@ class Judge:
         were chosen on calibration data, a dozen at most, so that reading the last step off the holdout split flatters
         by less than the interval that is printed beside it.
         """
+        if self.blind:
+            return Verdict(
+                text=f"No recommendation ({self._where}): {self.metric} of the unpruned model, "
+                f"{100 * self.unpruned.quality.value:.1f} %, cannot tell schedules apart."
+            )
         asked = [c.text for c in self.constraints if Constraint.parse(c.text).on_quality]
         enough = f"with {' and '.join(asked)}" if asked else "within 1 % of the unpruned model"
         good = [p for p in points if (asked or keeps_quality(p, self.unpruned)) and self.gain(p) >= _WORTH_IT]

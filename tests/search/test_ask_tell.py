@@ -83,6 +83,22 @@ def test_rows_that_an_older_version_packed_are_read() -> None:
     assert pack_rows(Evaluation(rival.statistics, rival.kl, rival.kl > 0)) == text
 
 
+def test_statistics_too_long_for_a_database_are_left_out_and_races_go_on() -> None:
+    kl, statistics = torch.rand(1000).half().float(), torch.rand(1000, 36)
+    text = pack_rows(Evaluation(statistics, kl, kl > 1))
+    assert text is not None
+    assert len(text) < 60_000
+    rival = unpack_rows(text)
+    assert rival.statistics.shape == (1000, 0)
+    assert torch.equal(rival.kl, kl)
+    first = torch.ones(200, 1)
+    assert rival.beats(kl[:200] + 1)
+    quality, loss = rival.extend(Evaluation(first, kl[:200] + 1, first[:, 0] > 0))
+    assert quality == 1  # of its own rows
+    assert loss == pytest.approx(float(kl.mean()) + 1, abs=1e-3)
+    assert pack_rows(Evaluation(torch.rand(60_000, 2), torch.rand(60_000), torch.ones(60_000))) is None
+
+
 def test_rows_that_were_cut_are_refused_and_too_many_are_not_kept() -> None:
     text = pack_rows(rows(1.0))
     assert text is not None

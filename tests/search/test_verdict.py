@@ -82,3 +82,9 @@ def test_where_no_candidate_keeps_a_constraint_it_is_named() -> None:
     found = Judge(UNPRUNED, "accuracy", 8, constraints=asked).verdict([])
     assert found.point is None
     assert found.text.startswith("No candidate keeps quality >= unpruned in the end")
+
+
+def test_nothing_is_recommended_by_a_quality_that_tells_nothing():
+    found = Judge(UNPRUNED, "map", 8, blind=True).verdict([point("p1", 5.0, 0.8)])
+    assert found.point is None
+    assert found.text == "No recommendation (batch 8): map of the unpruned model, 80.0 %, cannot tell schedules apart."
