@@ -25,9 +25,13 @@ from prunesearch.pruning.positions import (
 )
 from prunesearch.pruning.timm_models import TimmBlock, guard_timm, inside_wrapper, observe_timm, pool_timm
 
-_IMAGE, _TEXT = ("image-classification",), ("text-classification", "sentence-similarity")
+# names of kinds of tasks (`tasks.table`); any family also has fidelity, named where it has nothing else
+_IMAGE, _NO_HEAD = ("image-classification",), ("fidelity",)
+_TEXT = ("text-classification", "token-classification", "question-answering", "sentence-similarity", "text-retrieval")
 _VIDEO, _AUDIO = ("video-classification",), ("audio-classification",)
-_SPEECH = ("automatic-speech-recognition", "audio-classification")
+_WAVES = ("speech-recognition-ctc", "audio-classification")
+_VOICES = (*_WAVES, "speaker-verification")
+_SPEECH = ("speech-recognition", "audio-classification")
 _TO_TEXT = ("translation", "summarization")
 
 _VIT = PreNorm("vit", "layernorm_before", "layernorm_after", ("dropout",), ("dropout",))
@@ -73,7 +77,7 @@ _VISION = (
         _DINOV3,
         "CLS, registers",
         leading=_registers,
-        tasks=("image-feature-extraction",),
+        tasks=_NO_HEAD,
         positions=RotaryPatches(),
     ),
     Family(
@@ -99,7 +103,7 @@ _VISION = (
         "layers",
         _VIT,
         "CLS",
-        tasks=("image-feature-extraction",),
+        tasks=_NO_HEAD,
         limits="the encoder alone; it masks at random unless mask_ratio=0",
     ),
     Family(
@@ -317,7 +321,13 @@ def _why_not_frames(config: Any) -> str | None:
     return None
 
 
-def _speech(model_type: str, kind: str = "wav2vec2", observe: tuple[Attachment, ...] = (), **extra: Any) -> Family:
+def _speech(
+    model_type: str,
+    tasks: tuple[str, ...],
+    kind: str = "wav2vec2",
+    observe: tuple[Attachment, ...] = (),
+    **extra: Any,
+) -> Family:
     return Family(
         model_type,
         "encoder.layers",
@@ -325,7 +335,7 @@ def _speech(model_type: str, kind: str = "wav2vec2", observe: tuple[Attachment, 
         "nothing",
         leading=0,
         cls=None,
-        tasks=_SPEECH,
+        tasks=tasks,
         by_config=lambda config: {"layout": _frames(kind, stable=config.do_stable_layer_norm)},
         refuses=_why_not_frames,
         start="encoder",
@@ -335,10 +345,11 @@ def _speech(model_type: str, kind: str = "wav2vec2", observe: tuple[Attachment, 
 
 
 _AUDIOS = (
-    _speech("wav2vec2", limits="CTC frames stay in order but are fewer; no CTC loss, weighted layer sum or adapter"),
-    _speech("hubert", limits="as wav2vec2"),
+    _speech("wav2vec2", _VOICES, limits="no adapter; a weighted layer sum in speaker-verification alone"),
+    _speech("hubert", _WAVES, limits="no adapter, no weighted layer sum"),
     _speech(
         "wavlm",
+        _VOICES,
         kind="wavlm",
         observe=(observe_wavlm,),
         limits="as wav2vec2; eager attention only, as in transformers",

@@ -112,6 +112,19 @@ def test_a_frame_that_left_repeats_the_nearest_that_is_left(name: str, merge: st
         assert torch.allclose(found[row, :length], want, atol=1e-8)
 
 
+@torch.no_grad()
+def test_the_loss_of_ctc_is_of_all_frames() -> None:
+    model, inputs = headed("wav2vec2", "ForCTC"), inputs_of("wav2vec2", (14, 14, 14), dtype=torch.float64)
+    labels = torch.tensor([[3, 4, 3], [2, 3, 4], [4, 4, 2]])
+    with ps.apply_(model, ps.Schedule([ps.Stage(0, 0.2, "value_norm", "drop")])):
+        out = model(**inputs, labels=labels)
+    probabilities = out.logits.log_softmax(-1, dtype=torch.float32).transpose(0, 1)  # as transformers has it
+    lengths = torch.full((3,), 14), torch.full((3,), 3)
+    want = nn.functional.ctc_loss(probabilities, labels, *lengths, blank=model.config.pad_token_id, reduction="sum")
+    assert torch.allclose(out.loss, want, rtol=1e-5)
+    assert torch.isfinite(out.loss)
+
+
 def nearest(source: Tensor, frame: int) -> int:
     """Which of those left holds most of `frame`, else of the nearest that any holds, the earlier of two."""
     held = source.sum(0) > 0
