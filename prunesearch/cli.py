@@ -81,7 +81,8 @@ def run(
     runtime: Annotated[str | None, typer.Option(help="What will run the model: torch or onnxruntime.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests under way at once, if you serve several.")] = None,
     length: Annotated[
-        list[str] | None, typer.Option(help="Tokens of a text whose latency counts: 128, or several.")
+        list[str] | None,
+        typer.Option(help="Tokens of a text whose latency counts: 128, several, or `buckets` of the data."),
     ] = None,
     space: Annotated[str | None, typer.Option(help="YAML file of a search space, or a name in search_spaces/.")] = None,
     sampler: Annotated[

@@ -9,6 +9,8 @@ from typer.core import TyperCommand
 
 from prunesearch.core.errors import PruneSearchError
 
+_BUCKETS = "buckets"
+
 
 class SeveralValues(TyperCommand):
     """A command whose repeatable options also take their values in a row, up to the next option.
@@ -42,12 +44,16 @@ def written_out(args: list[str], flags: set[str]) -> Iterator[str]:
 def parse_loads(batch_sizes: list[str] | None, lengths: list[str] | None) -> dict[str, Any]:
     """Read `--batch-size` and `--length` as settings of a run: `8`, or several with or without weights (`1:0.7 8:0.3`).
 
-    Several of both mean every combination; its weight is the product.
+    Several of both mean every combination; its weight is the product. `--length buckets`: lengths from the data.
 
     Raises:
         PruneSearchError: for what is no number, or where some have a weight and some have none.
     """
     rows = _weighted("--batch-size", batch_sizes or [])
+    if lengths and _BUCKETS in lengths:
+        if len(lengths) > 1 or len(rows) > 1:
+            raise PruneSearchError("--length buckets stands alone, beside one --batch-size: leave the others out")
+        return {"length_buckets": True} | ({"batch_size": rows[0][0]} if rows else {})
     tokens = _weighted("--length", lengths or [])
     if len(rows) < 2 and len(tokens) < 2:
         return {name: values[0][0] for name, values in (("batch_size", rows), ("length", tokens)) if values}

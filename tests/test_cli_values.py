@@ -34,6 +34,8 @@ def loads(*rows):
         (["8"], ["64"], {"batch_size": 8, "length": 64}),
         (["1", "8"], None, loads((1, None, 1), (8, None, 1))),
         (["1:0.7", "8:0.3"], None, loads((1, None, 0.7), (8, None, 0.3))),
+        (["8"], ["buckets"], {"batch_size": 8, "length_buckets": True}),
+        (None, ["buckets"], {"length_buckets": True}),
         (["8"], ["32", "128"], loads((8, 32, 1), (8, 128, 1))),
         (["1:2", "8:1"], ["32:3", "64:1"], loads((1, 32, 6), (1, 64, 2), (8, 32, 3), (8, 64, 1))),
     ],
@@ -49,6 +51,8 @@ def test_loads_of_a_run(batch_sizes, lengths, expected):
         (["8:"], None, "got '8:'"),
         (["1", "8:0.5"], None, "all values have a weight, or none has, but got 1 8:0.5"),
         (None, ["32", "64"], "several --length need a --batch-size"),
+        (["8"], ["buckets", "64"], "--length buckets stands alone, beside one --batch-size"),
+        (["1", "8"], ["buckets"], "--length buckets stands alone, beside one --batch-size"),
     ],
 )
 def test_loads_that_cannot_be_are_one_line(batch_sizes, lengths, words):

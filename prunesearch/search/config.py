@@ -61,6 +61,8 @@ class RunConfig(BaseModel):
         mode: how forwards are executed, a name in `cost.modes.MODES`.
         concurrency: forwards under way at once, the measured one among them.
         length: tokens in a text whose latency is measured; None: from the data.
+        length_buckets: measure at four lengths that stand for those of the data (`lengths.bucket_loads`), which are
+            then the `loads`.
         space: YAML file of the search space, or the name of one in search_spaces/; None: default.
         sampler: a name in `SAMPLERS`.
         trials: schedules to evaluate, seeds included; None: until the front has converged.
@@ -107,6 +109,7 @@ class RunConfig(BaseModel):
     mode: str = "eager"
     concurrency: int = Field(default=1, ge=1)
     length: int | None = Field(default=None, ge=8)
+    length_buckets: bool = False
     space: str | None = None
     sampler: str = "guided"
     trials: int | None = Field(default=None, ge=1)
@@ -226,6 +229,8 @@ class RunConfig(BaseModel):
         """Raise if a study that was begun with the settings `before`, and has `tried` schedules, cannot go on so."""
         now = self.model_dump(mode="json")
         free = _FREE_TO_CHANGE if tried else (*_FREE_TO_CHANGE, *_FREE_BEFORE_TRIALS)
+        if self.length_buckets:  # found in the data, once that is loaded
+            free = (*free, "loads", "length")
         differing = [k for k in now if k not in free and k in before and before[k] != now[k]]
         if differing:
             name = differing[0]

@@ -29,6 +29,7 @@ from prunesearch.search.engines import ENGINES, Engine, EngineContext, Evaluate
 from prunesearch.search.evaluate import Evaluator
 from prunesearch.search.finish import Finish
 from prunesearch.search.given import given_seed
+from prunesearch.search.lengths import with_buckets
 from prunesearch.search.objectives import Objective
 from prunesearch.search.progress import Reporter
 from prunesearch.search.reach import check_reachable, seeds_within
@@ -137,6 +138,7 @@ def _run(
         task = load_study_task(config, quiet=reporter.quiet)
     elif config.engine != "local":
         raise PruneSearchError(f"a task made by the caller is evaluated by engine 'local', but got '{config.engine}'")
+    config, task = with_buckets(config, task)
     for note in task.notes:
         reporter.say(f"      {note}")
     if target.dtype(config.dtype) != config.dtype:

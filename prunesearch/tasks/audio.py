@@ -84,7 +84,7 @@ def load_sounds(
     def timing_at(length: int) -> Callable[[int], Inputs]:
         return _pack(sounds["calibration"][:_PACKED], extractor, model, length, sets["calibration"])
 
-    return Prepared(sets, tokens, timing_at(tokens), notes, timing_at)
+    return Prepared(sets, tokens, timing_at(tokens), notes, timing_at, lengths)
 
 
 def _cut(sounds: Mapping[str, list[Samples]], extractor: Any) -> list[str]:

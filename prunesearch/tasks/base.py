@@ -104,7 +104,8 @@ class Task(ABC):
 
     `tokens` is the sequence length, special tokens included, at which latency is measured;
     `timing_inputs(b)` gives a real batch of `b` rows of exactly that many tokens, with no padding.
-    `timing_at(n)` gives the same function for `n` tokens; None where a model has a length of its own.
+    `timing_at(n)` gives the same function for `n` tokens; None where a model has a length of its own. `lengths` are the
+    tokens of the calibration rows, padding left out, where these differ.
     `label_names` are the classes, where there are any; `metric` is a name in `table.METRICS`.
     `notes` tells a user in one line each what was inferred or decided.
     """
@@ -120,6 +121,7 @@ class Task(ABC):
     notes: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     timing_at: Callable[[int], Callable[[int], Inputs]] | None = None
+    lengths: list[int] = field(default_factory=list)
 
     @property
     def scoring(self) -> Metric:
@@ -190,12 +192,14 @@ class Prepared:
     timing_inputs: Callable[[int], Inputs]
     notes: list[str] = field(default_factory=list)
     timing_at: Callable[[int], Callable[[int], Inputs]] | None = None
+    lengths: list[int] = field(default_factory=list)
 
     @property
     def for_task(self) -> dict[str, Any]:
         """The fields of a `Task` that this holds, by their names; the notes go among its others."""
         sets = {"calibration": self.sets["calibration"], "holdout": self.sets["holdout"]}
-        return {**sets, "tokens": self.tokens, "timing_inputs": self.timing_inputs, "timing_at": self.timing_at}
+        timed = {"tokens": self.tokens, "timing_inputs": self.timing_inputs, "timing_at": self.timing_at}
+        return {**sets, **timed, "lengths": self.lengths}
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -108,13 +108,9 @@ def load_classifier(
     made = Classification(
         name=task,
         model=model,
-        calibration=rows.sets["calibration"],
-        holdout=rows.sets["holdout"],
-        tokens=rows.tokens,
-        timing_inputs=rows.timing_inputs,
         label_names=splits.label_names,
         metric=metric,
         notes=notes,
-        timing_at=rows.timing_at,
+        **rows.for_task,
     )
     return made, splits, columns

@@ -75,10 +75,6 @@ def load_ctc_task(request: TaskRequest) -> Task:
     return Recognition(
         name=CTC,
         model=model,
-        calibration=sounds.sets["calibration"],
-        holdout=sounds.sets["holdout"],
-        tokens=sounds.tokens,
-        timing_inputs=sounds.timing_inputs,
         metric=metric,
         notes=[
             f"columns: {columns}, transcript={texts}",
@@ -88,7 +84,7 @@ def load_ctc_task(request: TaskRequest) -> Task:
             *missing_note(missing),
             *sounds.notes,
         ],
-        timing_at=sounds.timing_at,
+        **sounds.for_task,
         tokenizer=tokenizer,
     )
 

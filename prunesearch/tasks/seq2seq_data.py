@@ -158,7 +158,7 @@ def _prepare(
         return packed(length)
 
     notes = [f"{cut} sources fill the {maximum} tokens of the model and may be cut"] if cut else []
-    return Prepared(sets, tokens, timing_at(tokens), [*notes, note], timing_at)
+    return Prepared(sets, tokens, timing_at(tokens), [*notes, note], timing_at, lengths["calibration"])
 
 
 def _timing(texts: list[str], tokenizer: Any, like: EvalSet, start: int, tokens: int) -> Callable[[int], Inputs]:

@@ -58,15 +58,11 @@ def load_text_task(request: TaskRequest) -> Task:
     return Classification(
         name=TEXT,
         model=model,
-        calibration=sets["calibration"],
-        holdout=sets["holdout"],
-        tokens=texts.tokens,
-        timing_inputs=texts.timing_inputs,
         label_names=splits.label_names,
         metric=metric,
         notes=[*notes, *texts.notes],
         samples=_samples(splits.parts["calibration"], columns),
-        timing_at=texts.timing_at,
+        **texts.for_task,
     )
 
 
@@ -99,7 +95,7 @@ def time_texts(
         timing_length(lengths, length, maximum, tokenizer)  # refuses what the model cannot take
         return pack_texts(texts, tokenizer, length, sets["calibration"])
 
-    return Prepared(sets, tokens, timing_at(tokens), [note], timing_at)
+    return Prepared(sets, tokens, timing_at(tokens), [note], timing_at, lengths)
 
 
 def max_tokens(tokenizer: Any, model: nn.Module) -> int:

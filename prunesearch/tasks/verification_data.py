@@ -39,15 +39,12 @@ def load_verification_task(request: TaskRequest) -> Task:
     model = _embedder(whole, sounds.sets, request)
     pairs = max(1, request.batch_size // 2)
     sets = {role: _in_pairs(data, trials[role], pairs) for role, data in sounds.sets.items()}
+    paired = replace(sounds, sets=sets)
     metric = request.metric_of(SPEAKER)
     head = "the x-vector head's" if isinstance(model, XVector) else "the mean of the last states, by the tokens' sizes"
     return Verification(
         name=SPEAKER,
         model=model,
-        calibration=sets["calibration"],
-        holdout=sets["holdout"],
-        tokens=sounds.tokens,
-        timing_inputs=sounds.timing_inputs,
         metric=metric,
         notes=[
             f"columns: audio={columns.audio}, speaker={columns.label}",
@@ -58,7 +55,7 @@ def load_verification_task(request: TaskRequest) -> Task:
             *missing_note(missing),
             *sounds.notes,
         ],
-        timing_at=sounds.timing_at,
+        **paired.for_task,
     )
 
 

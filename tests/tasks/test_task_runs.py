@@ -7,9 +7,10 @@ import pytest
 from test_seq2seq import LAYERS, SIZES, save_tokenizer
 from test_seq2seq import write as write_pairs
 from test_tags import LABELS, write_conll
-from tiny import make_bert
-from transformers import BertForTokenClassification, MarianConfig, MarianMTModel
+from tiny import make_bert, make_vit, write_images, write_texts
+from transformers import BertForSequenceClassification, BertForTokenClassification, MarianConfig, MarianMTModel
 
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.results.front import Front
 from prunesearch.search.config import RunConfig
 from prunesearch.search.run import run
@@ -61,3 +62,30 @@ def test_a_run(make, metric: str, tmp_path: Path):
         found = json.loads(samples.read_text())
         assert {trace["point"] for trace in found["traces"]} == {point.id for point in front.points}
         assert all(len(row["words"]) > 1 for row in found["rows"])
+
+
+def test_a_run_at_the_lengths_of_the_data(tmp_path: Path):
+    shape = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4}
+    model = make_bert(tmp_path / "model", BertForSequenceClassification, initializer_range=0.3, **shape)
+    settings = {**SMALL, "length": None, "length_buckets": True, "model": model}
+    config = RunConfig.build(**settings, data=str(write_texts(tmp_path / "texts.jsonl", 80)))
+    front = run(config, "s", root=tmp_path / "studies", quiet=True)
+    loads = [(load.tokens, load.weight) for load in front.loads]
+    assert len(loads) > 1
+    assert loads == sorted(loads, reverse=True)
+    assert sum(weight for _, weight in loads) == 1
+    assert front.model.tokens == loads[0][0]
+    assert any("by quarters: " + str(loads[0][0]) in note for note in front.task.notes)
+    # every length has a table and an unpruned latency of its own, at which nothing is padded
+    assert [x.ms for x in front.unpruned.loads] == sorted((x.ms for x in front.unpruned.loads), reverse=True)
+    assert run(config, "s", root=tmp_path / "studies", quiet=True) == front
+    more = RunConfig.build(**{**settings, "trials": 5}, data=str(tmp_path / "texts.jsonl"))
+    assert run(more, "s", root=tmp_path / "studies", quiet=True).search.trials == 5
+
+
+def test_a_model_of_one_length_has_no_buckets(tmp_path: Path):
+    model = make_vit(tmp_path / "vit")
+    images = write_images(tmp_path / "i.parquet", range(40))
+    config = RunConfig.build(**{**SMALL, "length": None, "length_buckets": True}, model=model, data=str(images))
+    with pytest.raises(PruneSearchError, match="reads 17 tokens whatever the row, but got --length buckets"):
+        run(config, "s", root=tmp_path / "studies", quiet=True)
