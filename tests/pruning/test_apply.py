@@ -83,21 +83,6 @@ def test_heads_that_need_the_grid_are_refused(name: str) -> None:
         ps.apply_(getattr(hf, name)(config), HALF)
 
 
-@pytest.mark.parametrize("name", ["BertForTokenClassification", "BertForMaskedLM", "BertForQuestionAnswering"])
-def test_heads_that_answer_for_every_token_are_refused_but_their_encoder_is_not(name: str) -> None:
-    config = hf.BertConfig(
-        vocab_size=20, hidden_size=8, num_attention_heads=1, num_hidden_layers=2, intermediate_size=8
-    )
-    model = getattr(hf, name)(config)
-    with pytest.raises(UnsupportedModelError, match=r"handle\.trace\.restore"):
-        ps.apply_(model, HALF)
-    handle = ps.apply_(model.base_model, HALF, trace=True)
-    hidden = model.base_model(input_ids=torch.arange(12)[None]).last_hidden_state
-    assert hidden.shape[1] < 12
-    assert handle.trace is not None
-    assert handle.trace.restore(hidden).shape == (1, 12, 8)
-
-
 def test_an_unknown_attention_backend_is_refused() -> None:
     model = build("vit")
     model.config._attn_implementation = "flex_attention"
