@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from transformers.utils import is_timm_available
 
 from prunesearch.core.schedule import Schedule, Stage, parse_method
+from prunesearch.cost.device import cpu_name
 from prunesearch.cost.flops import count_macs
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.attention import base_name
@@ -286,7 +287,8 @@ def main() -> None:
         print(f"{family}: {results[-1].efficiency:.2f}", file=sys.stderr)
     show(results)
     if given.json is not None:
-        content = {"method": given.method, "batch": BATCH, "threads": torch.get_num_threads()}
+        content = {"method": given.method, "batch": BATCH, "threads": torch.get_num_threads(), "cpu": cpu_name()}
+        content |= {"torch": torch.__version__, "transformers": hf.__version__}
         given.json.write_text(json.dumps({**content, "results": [asdict(r) for r in results]}, indent=2) + "\n")
 
 
