@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from prunesearch.pruning.assignment import Assignment
 from prunesearch.pruning.hooks import removal
@@ -96,7 +97,9 @@ def restore_of(model: nn.Module) -> Restore | None:
 
 def restore_places(handle: Handle, model: nn.Module) -> Undo:
     """Put what is left back in its places behind the encoder of a model whose head answers for every token."""
-    owner: Any = next((m for m in model.modules() if restore_of(m) is not None), None)
+    owner: Any = next(
+        (m for m in model.modules() if isinstance(m, PreTrainedModel) and restore_of(m) is not None), None
+    )
     restore = None if owner is None else restore_of(owner)
     # an encoder-decoder's head reads the decoder, which has all of its tokens
     if restore is None or owner.config.is_encoder_decoder:
