@@ -112,7 +112,10 @@ SUBJECTS: dict[str, Subject] = {
     "videomae": _subject("VideoMAEModel", "VideoMAEConfig", _VIDEO, _video),
     "vivit": _subject("VivitModel", "VivitConfig", _VIDEO, _video),
     "timm_wrapper": _subject(
-        "TimmWrapperModel", "TimmWrapperConfig", {"architecture": "vit_small_patch16_224"}, _image
+        "TimmWrapperModel",
+        "TimmWrapperConfig",
+        {"architecture": "vit_small_patch16_224", "model_args": {"depth": DEPTH}},
+        _image,
     ),
     "bert": _subject("BertModel", "BertConfig", _SIZE, _text),
     "roberta": _subject("RobertaModel", "RobertaConfig", _SIZE, _text),
