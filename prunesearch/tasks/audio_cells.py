@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.cells import file_bytes
-from prunesearch.tasks.data import one_line
+from prunesearch.tasks.data import AUDIO_SUFFIXES, one_line
 from prunesearch.tasks.extras import package
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
 AUDIO_NAMES = ("audio", "speech", "sound", "recording", "clip", "wav")
 _FORMS = "bytes, a path or an array"
 _EXTRA = "pip install 'prunesearch[audio]'"

@@ -27,6 +27,9 @@ from prunesearch.tasks.conll import read_conll
 from prunesearch.tasks.progress import quiet_libraries
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
+_MEDIA = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES, "video": VIDEO_SUFFIXES}
 HEADER_NAMES = frozenset(
     {"label", "labels", "class", "category", "target", "id", "idx", "index"}
     | {"text", "sentence", "sentence1", "sentence2", "review", "content", "question", "title"}
@@ -205,7 +208,7 @@ READERS: dict[str, Callable[[Path], tuple[Dataset, list[str]]]] = {
 
 
 def _load_folder(path: Path, quiet: bool) -> Source:
-    """Read a folder saved by `datasets` or in BEIR's form, class folders of images, or a folder of data files."""
+    """Read a folder: saved by `datasets`, in BEIR's form, class folders of images, sounds or videos, or data files."""
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         try:
             return _from_datasets(str(path), load_from_disk(str(path)))
@@ -230,24 +233,25 @@ def _load_folder(path: Path, quiet: bool) -> Source:
     if any(file.suffix.lower() in READERS for file in path.rglob("*")):
         return _load_hub(str(path), quiet)  # a clone of a Hub repository: `datasets` finds its splits
     raise PruneSearchError(
-        f"a data folder must hold class folders of images, data files or a saved data set, but '{path}' "
-        f"holds none of them"
+        "a data folder must hold class folders of images, sounds or videos, data files or a saved data set, but "
+        f"'{path}' holds none of them"
     )
 
 
 def _read_classes(path: Path) -> Dataset:
-    """List `class/picture.png` files; classes are numbered in alphabetical order."""
-    images: list[str] = []
-    labels: list[int] = []
-    classes = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
-    for label, name in enumerate(classes):
-        files = sorted(f for f in (path / name).rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
-        images += [str(file.resolve()) for file in files]
-        labels += [label] * len(files)
-    if not images:
-        return Dataset.from_dict({"image": [], "label": []})
-    rows = Dataset.from_dict({"image": images, "label": labels})
-    labelled: Dataset = rows.cast_column("label", ClassLabel(names=classes))
+    """List `class/picture.png` files, or sounds or videos, whichever are most; classes are in alphabetical order."""
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    found: dict[str, list[tuple[str, int]]] = {kind: [] for kind in _MEDIA}
+    for label, folder in enumerate(folders):
+        for file in sorted(folder.rglob("*")):
+            kind = next((kind for kind, suffixes in _MEDIA.items() if file.suffix.lower() in suffixes), None)
+            if kind is not None:
+                found[kind].append((str(file.resolve()), label))
+    kind = max(found, key=lambda name: len(found[name]))
+    rows = Dataset.from_dict({kind: [file for file, _ in found[kind]], "label": [label for _, label in found[kind]]})
+    if not len(rows):
+        return rows
+    labelled: Dataset = rows.cast_column("label", ClassLabel(names=[folder.name for folder in folders]))
     return labelled
 
 

@@ -13,10 +13,9 @@ from PIL import Image as PILImage
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.cells import file_bytes
-from prunesearch.tasks.data import IMAGE_SUFFIXES, one_line
+from prunesearch.tasks.data import IMAGE_SUFFIXES, VIDEO_SUFFIXES, one_line
 from prunesearch.tasks.extras import package
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
 VIDEO_NAMES = ("video", "frames", "clip")
 
 

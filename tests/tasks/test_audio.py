@@ -159,6 +159,24 @@ def test_real_digits_are_resampled_to_the_models_rate(tmp_path: Path):
     assert 0.2 < np.mean(seconds) < 0.8  # a digit takes half a second, which 8 kHz taken for 16 would halve
 
 
+def test_class_folders_hold_sounds(waves: str, sounds: Path, tmp_path: Path):
+    for i in range(24):
+        folder = tmp_path / "data" / NAMES[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:02}.{'wav' if i % 2 else 'flac'}").write_bytes(
+            encoded(sound(i), kind="WAV" if i % 2 else "FLAC")
+        )
+    (tmp_path / "data" / "no" / "cover.png").write_bytes(b"a picture among sounds")
+    task, table = (load_task(waves, data, batch_size=4, quiet=True) for data in (tmp_path / "data", sounds))
+    assert task.name == "audio-classification"
+    assert sorted(task.label_names) == sorted(NAMES)
+    assert task.calibration.n + task.holdout.n == table.calibration.n + table.holdout.n == 24
+    values = {
+        round(float(row.abs().sum()), 3) for batch in task.calibration.batches for row in batch.inputs["input_values"]
+    }
+    assert len(values) == task.calibration.n
+
+
 def test_what_a_schedule_does_to_a_sound_is_told_over_its_spectrogram(waves: str, sounds: Path):
     task = load_task(waves, sounds, batch_size=4, quiet=True)
     with apply_(task.model, Schedule()) as handle:
