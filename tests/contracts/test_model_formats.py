@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from small_models import CASES, answer, build, inputs_of
-from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
@@ -49,6 +55,12 @@ def text_source() -> ModelSource:
     return ModelSource(_loud(BertForSequenceClassification(config)), ALL, inputs)
 
 
+def tag_source() -> ModelSource:
+    """A head that answers for every token: the way back is in the file too."""
+    source = text_source()
+    return replace(source, model=_loud(BertForTokenClassification(source.model.config)))
+
+
 def _loud(model: torch.nn.Module) -> torch.nn.Module:
     """Weights large enough that tokens differ: equal scores would be put in order by their last digits."""
     generator = torch.Generator().manual_seed(0)
@@ -81,6 +93,7 @@ def test_the_row_says_what_it_is(name: str) -> None:
         # a recipe is tested by itself; texts of torch-export are what ONNX files of texts are made of
         *((name, image_source) for name in MODEL_FORMATS if name != "tensorrt"),
         *((name, text_source) for name in MODEL_FORMATS if name not in ("tensorrt", "torch-export")),
+        *((name, tag_source) for name in MODEL_FORMATS if name not in ("tensorrt", "torch-export")),
     ],
     ids=lambda given: given if isinstance(given, str) else given.__name__,
 )
