@@ -26,19 +26,19 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from prunesearch.commands.profile import grid
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, Stage, parse_method
-from prunesearch.cost.device import describe_device
-from prunesearch.cost.flops import closed_form_gmacs
-from prunesearch.cost.meter import clock_for, undisturbed
-from prunesearch.cost.records import Shape
-from prunesearch.cost.surface import Line, ReducePoint, ReduceSurface
-from prunesearch.cost.table import CostTable
-from prunesearch.cost.validate import draw_unseen, measure_table
+from prunesearch.cost.counting.flops import closed_form_gmacs
+from prunesearch.cost.devices.device import describe_device
+from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.tables.surface import Line, ReducePoint, ReduceSurface
+from prunesearch.cost.tables.table_records import Shape
+from prunesearch.cost.timing.clock import clock_for, undisturbed
+from prunesearch.cost.timing.validate import draw_unseen, measure_table
 from prunesearch.pruning.apply import Handle, apply_
-from prunesearch.search.profiling import grid
-from prunesearch.search.space import SpaceFile
-from prunesearch.tasks.models import check_dtype
+from prunesearch.search.space.space import SpaceFile
+from prunesearch.tasks.loading import check_dtype
 from prunesearch.tasks.shapes import load_shape, random_inputs
 
 REPEATS = 10
@@ -119,7 +119,7 @@ def bench(name: str, rows: int, args: argparse.Namespace) -> dict[str, Any]:
     inputs = random_inputs(model, rows)
     methods = SpaceFile.load(None).methods()
     with apply_(model, Schedule()) as handle:
-        from prunesearch.cost.build import describe_shape
+        from prunesearch.cost.timing.build import describe_shape
 
         shape = describe_shape(model, handle, inputs)
         counts = grid(shape, COUNTS)

@@ -35,11 +35,11 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import create_trial
 from werkzeug.serving import make_server
 
-from prunesearch.results.dashboard.app import make_app
-from prunesearch.results.dashboard.overview import overview
-from prunesearch.results.dashboard.sources import Library
-from prunesearch.results.trials import TrialReader
-from prunesearch.search.space import Space, SpaceFile
+from prunesearch.report.dashboard.app import make_app
+from prunesearch.report.dashboard.overview import overview
+from prunesearch.report.dashboard.sources import Library
+from prunesearch.search.space.space import Space, SpaceFile
+from prunesearch.study.storage.reader import TrialReader
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = 1024  # of a search, of which a trial keeps loss and answer: 17 bits

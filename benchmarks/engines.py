@@ -29,16 +29,16 @@ import torch
 
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule
-from prunesearch.search.ask_tell import Search
-from prunesearch.search.config import RunConfig
-from prunesearch.search.engines import ENGINES, EngineContext
-from prunesearch.search.evaluate import Evaluation
-from prunesearch.search.objectives import Objective
+from prunesearch.search.costs.objectives import Objective
+from prunesearch.search.engines.engine import ENGINES, EngineContext
 from prunesearch.search.run import load_evaluate
-from prunesearch.search.samplers import SAMPLERS
-from prunesearch.search.sensitivity import Sensitivities
-from prunesearch.search.space import Space, SpaceFile
-from prunesearch.search.study import open_study
+from prunesearch.search.samplers.build import SAMPLERS
+from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.space.space import Space, SpaceFile
+from prunesearch.search.trials.ask_tell import Search
+from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study.config import RunConfig
+from prunesearch.study.trials import open_study
 
 DEPTH, TOKENS, ROWS = 12, 197, 1024
 CHECKPOINTS = (100, 1_000, 10_000)

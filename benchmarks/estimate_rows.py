@@ -19,8 +19,8 @@ from transformers import BertConfig, ViTConfig, ViTForImageClassification
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.ops import Op, record_forward
-from prunesearch.cost.roofline import fused
+from prunesearch.cost.estimate.ops import Op, record_forward
+from prunesearch.cost.estimate.roofline import fused
 from prunesearch.pruning.apply import apply_
 
 DATA = Path(__file__).parent / "data" / "public_throughput.csv"

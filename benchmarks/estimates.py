@@ -30,9 +30,9 @@ from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 
 from prunesearch.core.files import write_text_atomic
-from prunesearch.cost.estimate import ESTIMATOR, Estimator
-from prunesearch.cost.profile import specs
-from prunesearch.cost.roofline import Efficiency, Roofline, RooflineClock
+from prunesearch.cost.estimate.estimate import ESTIMATOR, Estimator
+from prunesearch.cost.estimate.roofline import Efficiency, Roofline, RooflineClock
+from prunesearch.cost.tables.device_profile import specs
 
 _SPECS = specs()
 _HOST_BOUND = 1.25  # times the fastest forward of a group

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from transformers.utils import is_timm_available
 
 from prunesearch.core.schedule import Schedule, Stage, parse_method
-from prunesearch.cost.device import cpu_name
-from prunesearch.cost.flops import count_macs
+from prunesearch.cost.counting.flops import count_macs
+from prunesearch.cost.devices.device import cpu_name
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.attention import base_name
-from prunesearch.pruning.families import FAMILIES
+from prunesearch.pruning.families.find import FAMILIES
 
 BATCH, WIDTH, DEPTH, TEXT, SECONDS = 8, 384, 4, 128, 2
 _SIZE = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": 6, "intermediate_size": 4 * WIDTH}

@@ -40,16 +40,16 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.table import CostTable
-from prunesearch.cost.validate import measure_schedules
+from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import apply_
-from prunesearch.results.store import DEFAULT_ROOT, StudyFolder
-from prunesearch.search.config import RunConfig
-from prunesearch.search.evaluate import Evaluator
 from prunesearch.search.run import load_study_task, run
-from prunesearch.search.seeds import spread
-from prunesearch.search.space import KINDS
-from prunesearch.search.study import read_trials
+from prunesearch.search.solve.dynamic import spread
+from prunesearch.search.space.space import KINDS
+from prunesearch.search.trials.evaluate import Evaluator
+from prunesearch.study.config import RunConfig
+from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder
+from prunesearch.study.trials import read_trials
 
 OURS = "prunesearch"
 Shape = tuple[int, int, int]  # blocks, tokens, protected tokens

@@ -15,14 +15,14 @@ import itertools
 import time
 from pathlib import Path
 
-from prunesearch.search.profiling import EFFORTS, ProfileConfig, profile
-from prunesearch.search.progress import Reporter
+from prunesearch.commands.profile import EFFORTS, ProfileConfig, profile
+from prunesearch.progress import Reporter
 from prunesearch.tasks.shapes import SHAPES
 
 _SHAPES = ["deit-small", "vit-base", "bert-base", "deit-tiny", "minilm-l6"]
 # tables that runs ask for first: what is deployed, at the batch sizes between which the answer changes
 WANTED = {"mode": ("cuda-graph", "eager"), "dtype": ("bfloat16", "float32"), "batch": (8, 32, 1, 128)}
-ENERGY_S = 2 * 9 * 6.0  # windows x schedules x seconds, see `search.profiling`
+ENERGY_S = 2 * 9 * 6.0  # windows x schedules x seconds, see `commands.profile`
 
 
 def main() -> None:

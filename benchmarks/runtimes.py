@@ -27,14 +27,14 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from prunesearch.core.schedule import Schedule, Stage
-from prunesearch.cost.device import describe_device
-from prunesearch.cost.meter import Job, clock_for, measure
-from prunesearch.cost.modes import Compiled
-from prunesearch.export.model_format import ModelOptions, ModelSource
-from prunesearch.export.models import find_model_format, write_format
-from prunesearch.export.study_models import holdout_accuracy
+from prunesearch.cost.devices.device import describe_device
+from prunesearch.cost.timing.clock import Job, clock_for, measure
+from prunesearch.cost.timing.modes import Compiled
+from prunesearch.export.models.from_study import holdout_accuracy
+from prunesearch.export.models.model_format import ModelOptions, ModelSource
+from prunesearch.export.models.write import find_model_format, write_format
 from prunesearch.pruning.apply import apply_
-from prunesearch.results.front import Front
+from prunesearch.study.front import Front
 from prunesearch.tasks.shapes import load_shape, random_inputs
 
 ROOT = Path(__file__).parents[1]
@@ -47,8 +47,8 @@ Forward = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def demo(batch: int) -> tuple[ModelSource, Any]:
-    from prunesearch.search.config import RunConfig
     from prunesearch.search.run import load_study_task
+    from prunesearch.study.config import RunConfig
 
     task = load_study_task(RunConfig.build(), quiet=True)
     front = Front.load(ROOT / "studies" / "example" / "front.json")

@@ -37,13 +37,13 @@ from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.pareto import hypervolume_2d, non_dominated
 from prunesearch.core.schedule import Schedule
-from prunesearch.search.ask_tell import Search
-from prunesearch.search.config import RunConfig
-from prunesearch.search.evaluate import Evaluator
-from prunesearch.search.objectives import Objective
-from prunesearch.search.reach import seeds_within
-from prunesearch.search.samplers import SAMPLERS
-from prunesearch.search.sensitivity import Sensitivities, measure_sensitivities
+from prunesearch.search.costs.objectives import Objective
+from prunesearch.search.costs.reach import seeds_within
+from prunesearch.search.samplers.build import SAMPLERS
+from prunesearch.search.solve.sensitivity import Sensitivities, measure_sensitivities
+from prunesearch.search.trials.ask_tell import Search
+from prunesearch.search.trials.evaluate import Evaluator
+from prunesearch.study.config import RunConfig
 from prunesearch.tasks.base import EvalSet
 
 RIVALS = ("tpe", "nsga2", "random", "evolution")

@@ -29,9 +29,9 @@ from rich.table import Table
 from task_rows import ROWS, Row
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.results.front import Front, digits
-from prunesearch.search.config import RunConfig
 from prunesearch.search.run import run
+from prunesearch.study.config import RunConfig
+from prunesearch.study.front import Front, digits
 
 SPEEDS = (1.5, 2.0)
 COMMON = {"table_seconds": 20.0, "front_points": 8}

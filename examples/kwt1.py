@@ -24,8 +24,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.vit.modeling_vit import eager_attention_forward
 
 import prunesearch as ps
-from prunesearch.pruning.blocks import PostNorm
-from prunesearch.pruning.families import Family, register_family
+from prunesearch.pruning.families.blocks import PostNorm
+from prunesearch.pruning.families.find import Family, register_family
 
 FOLDER = Path(__file__).parents[2] / "shared" / "assets" / "kwt1"
 WINDOW, HOP = 480, 160  # samples at 16 kHz

@@ -23,8 +23,8 @@ from transformers import (
 )
 
 import prunesearch as ps
-from prunesearch.pruning.families import register_family
-from prunesearch.search.evaluate import Evaluator
+from prunesearch.pruning.families.find import register_family
+from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
 
 CLASSES = ["_silence_", "_unknown_", "yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]

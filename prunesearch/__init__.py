@@ -17,9 +17,9 @@ _PUBLIC = {
     "MERGES": "prunesearch.core.registry",
     "apply_": "prunesearch.pruning.apply",
     "handle_of": "prunesearch.pruning.apply",
-    "mean_pool": "prunesearch.pruning.pooling",
-    "register_family": "prunesearch.pruning.families",
-    "Family": "prunesearch.pruning.family",
+    "mean_pool": "prunesearch.pruning.families.pooling",
+    "register_family": "prunesearch.pruning.families.find",
+    "Family": "prunesearch.pruning.families.family",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -1,5 +1,5 @@
 """`python -m prunesearch`."""
 
-from prunesearch.cli import main
+from prunesearch.cli.app import main
 
 main()

@@ -9,6 +9,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
+pytest_plugins = ["tests.support.synthetic_front", "tests.support.tiny_search"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:

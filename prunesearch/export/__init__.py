@@ -8,20 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.export.diffrate import DIFFRATE
-from prunesearch.export.dynamicvit import DYNAMIC_VIT
-from prunesearch.export.evit import EVIT
-from prunesearch.export.exchange import Exported, export_schedule, import_file, import_schedule
-from prunesearch.export.format import Format, ModelShape
-from prunesearch.export.lengths import LENGTH_ADAPTIVE, POWER_BERT
-from prunesearch.export.lightcompress import LIGHTCOMPRESS
-from prunesearch.export.models import MODEL_FORMATS
-from prunesearch.export.native import JSON, provenance_of
-from prunesearch.export.pruna import PRUNA
-from prunesearch.export.tome import TOME
+from prunesearch.export.models.write import MODEL_FORMATS
+from prunesearch.export.schedules.diffrate import DIFFRATE
+from prunesearch.export.schedules.dynamicvit import DYNAMIC_VIT
+from prunesearch.export.schedules.evit import EVIT
+from prunesearch.export.schedules.exchange import Exported, export_schedule, import_file, import_schedule
+from prunesearch.export.schedules.format import Format, ModelShape
+from prunesearch.export.schedules.length_lists import LENGTH_ADAPTIVE, POWER_BERT
+from prunesearch.export.schedules.lightcompress import LIGHTCOMPRESS
+from prunesearch.export.schedules.native import JSON, provenance_of
+from prunesearch.export.schedules.pruna import PRUNA
+from prunesearch.export.schedules.tome import TOME
 
 if TYPE_CHECKING:
-    from prunesearch.results.front import Front
+    from prunesearch.study.front import Front
 
 __all__ = [
     "FORMATS",

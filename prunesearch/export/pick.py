@@ -11,7 +11,7 @@ import math
 from prunesearch.core.budget import UNITS, Budget
 from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.results.front import Front, Point, cost_of, dearest_of
+from prunesearch.study.front import Front, Point, cost_of, dearest_of
 
 _FORMS = "best@10ms (or best@60%, best@2x), fastest@0.99, knee, a point such as p1, or a trial number"
 

@@ -16,10 +16,10 @@ from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.pruning.assignment import Assignment
 from prunesearch.pruning.attention import AttentionView, attention_name, base_name, close_slot, open_slot, slot_of
 from prunesearch.pruning.compiled import CompiledLayout
-from prunesearch.pruning.families import find_encoder
+from prunesearch.pruning.families.find import find_encoder
+from prunesearch.pruning.families.positions import Followed
+from prunesearch.pruning.families.restoring import Departure, restore_places
 from prunesearch.pruning.merges import MergeInput
-from prunesearch.pruning.positions import Followed
-from prunesearch.pruning.restoring import Departure, restore_places
 from prunesearch.pruning.scorers import ScorerInput
 from prunesearch.pruning.tokens import Tokens, key_validity
 from prunesearch.pruning.trace import Trace
@@ -40,7 +40,7 @@ def apply_(model: nn.Module, schedule: Schedule, *, trace: bool = False, seed: i
     forward of the block's class, which the handle stands in for.
 
     Args:
-        model: a supported transformers model (`prunesearch.pruning.families`), or a module that contains one.
+        model: a supported transformers model (`prunesearch.pruning.families.find`), or a module that contains one.
         schedule: the stages; an empty schedule leaves the computation as it was.
         trace: keep, for the latest forward, which inputs every surviving token holds (`handle.trace`).
         seed: of the `random` scorer.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunesearch.pruning.blocks import Layout
+from prunesearch.pruning.families.blocks import Layout
 
 # a half meets one graph for each count, with and without sizes, observed or not; torch's default of 8 would fall back
 _MOST_GRAPHS = 256

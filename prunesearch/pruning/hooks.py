@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch.utils.hooks import RemovableHandle
 
 if TYPE_CHECKING:
-    from prunesearch.pruning.family import Undo
+    from prunesearch.pruning.families.family import Undo
 
 
 def removal(hooks: list[RemovableHandle]) -> Undo:

@@ -13,32 +13,33 @@ from optuna import Study
 from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.counters import Unavailable
-from prunesearch.cost.energy import EnergyMeter
-from prunesearch.cost.energy_schedules import open_meter
+from prunesearch.cost.energy.counters import Unavailable
+from prunesearch.cost.energy.schedules import open_meter
+from prunesearch.cost.energy.window import EnergyMeter
+from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import Handle, apply_
-from prunesearch.results.front import Front, SearchInfo
-from prunesearch.results.store import DEFAULT_ROOT, StudyFolder
-from prunesearch.search.alone import Alone
-from prunesearch.search.ask_tell import Search
-from prunesearch.search.config import RunConfig
-from prunesearch.search.constraints import QualityConstraints, feasible_records
-from prunesearch.search.convergence import Convergence
-from prunesearch.search.costing import Coster, Costing
-from prunesearch.search.engines import ENGINES, Engine, EngineContext, Evaluate
-from prunesearch.search.evaluate import Evaluator
-from prunesearch.search.finish import Finish
-from prunesearch.search.given import given_seed
-from prunesearch.search.lengths import with_buckets
-from prunesearch.search.objectives import Objective
-from prunesearch.search.progress import Reporter
-from prunesearch.search.reach import check_reachable, seeds_within
-from prunesearch.search.remeasure import Remeasurer
-from prunesearch.search.seeds import Seed
-from prunesearch.search.selection import blind_note
-from prunesearch.search.sensitivity import Sensitivities, measure_sensitivities
-from prunesearch.search.space import Space, SpaceFile
-from prunesearch.search.study import (
+from prunesearch.search.costs.costing import Coster, Costing
+from prunesearch.search.costs.lengths import with_buckets
+from prunesearch.search.costs.objectives import Objective
+from prunesearch.search.costs.reach import check_reachable, seeds_within
+from prunesearch.search.engines.engine import ENGINES, Engine, EngineContext, Evaluate
+from prunesearch.search.finish.candidates import blind_note
+from prunesearch.search.finish.finish import Finish
+from prunesearch.search.finish.remeasure import Remeasurer
+from prunesearch.search.solve.dynamic import Seed
+from prunesearch.search.solve.sensitivity import Sensitivities, measure_sensitivities
+from prunesearch.search.space.given import given_seed
+from prunesearch.search.space.space import Space, SpaceFile
+from prunesearch.search.trials.ask_tell import Search
+from prunesearch.search.trials.constraints import QualityConstraints, feasible_records
+from prunesearch.search.trials.convergence import Convergence
+from prunesearch.search.trials.evaluate import Evaluator
+from prunesearch.study.alone import Alone
+from prunesearch.study.config import RunConfig
+from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder
+from prunesearch.study.front import Front, SearchInfo
+from prunesearch.study.target import Target, resolve_target
+from prunesearch.study.trials import (
     TrialRecord,
     check_same_costs,
     evaluation_units,
@@ -48,7 +49,6 @@ from prunesearch.search.study import (
     study_exists,
     study_place,
 )
-from prunesearch.search.target import Target, resolve_target
 from prunesearch.tasks import load_task
 from prunesearch.tasks.base import EvalSet, Task
 

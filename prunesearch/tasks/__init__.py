@@ -49,11 +49,11 @@ def load_task(
 
     Raises `PruneSearchError`, in one line, for whatever cannot be loaded or does not fit together.
     """
-    from prunesearch.pruning.families import check_model_type
-    from prunesearch.tasks.data import load_source
-    from prunesearch.tasks.models import check_device, check_dtype, load_config
+    from prunesearch.pruning.families.find import check_model_type
+    from prunesearch.tasks.data.sources import load_source
+    from prunesearch.tasks.data.split import Sizes
+    from prunesearch.tasks.loading import check_device, check_dtype, load_config
     from prunesearch.tasks.request import TaskRequest, infer_task
-    from prunesearch.tasks.split import Sizes
 
     if task != "auto":
         TASKS.entry(task)

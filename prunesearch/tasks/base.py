@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
-from prunesearch.tasks.metrics import Metric, find_metric
+from prunesearch.tasks.metrics.metric import Metric, find_metric
 
 Inputs = dict[str, Tensor]
 Outputs = dict[str, Tensor]  # what a task keeps of a forward; rows first in every tensor

@@ -9,9 +9,9 @@ import torch
 from datasets.arrow_dataset import Dataset
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.columns import content_kind, guess_label
-from prunesearch.tasks.data import Source
-from prunesearch.tasks.split import Sizes
+from prunesearch.tasks.data.columns import content_kind, guess_label
+from prunesearch.tasks.data.sources import Source
+from prunesearch.tasks.data.split import Sizes
 from prunesearch.tasks.table import AUDIO, FIDELITY, IMAGE, TASK_KINDS, TEXT, VIDEO, choose_metric
 
 BODIES = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling")

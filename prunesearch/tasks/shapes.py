@@ -11,10 +11,10 @@ import transformers
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.pruning.families import check_model_type, find_encoder
+from prunesearch.pruning.families.find import check_model_type, find_encoder
 from prunesearch.tasks.base import Inputs
-from prunesearch.tasks.data import one_line
-from prunesearch.tasks.models import load_config, to_device
+from prunesearch.tasks.data.sources import one_line
+from prunesearch.tasks.loading import load_config, to_device
 
 DEFAULT_LENGTH = 128  # tokens of a text where nobody says
 

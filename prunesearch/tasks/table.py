@@ -45,7 +45,7 @@ _CLASSES = ("accuracy", "top5", "f1", "macro_f1", "mcc")
 
 TASK_KINDS: dict[str, TaskKind] = {
     IMAGE: TaskKind(
-        "prunesearch.tasks.image:load_image_task",
+        "prunesearch.tasks.kinds.image:load_image_task",
         "images in classes",
         heads=("ForImageClassification", "ForImageClassificationWithTeacher"),
         reads="image",
@@ -53,7 +53,7 @@ TASK_KINDS: dict[str, TaskKind] = {
         unlabelled=True,
     ),
     TEXT: TaskKind(
-        "prunesearch.tasks.text:load_text_task",
+        "prunesearch.tasks.kinds.text:load_text_task",
         "texts or pairs in classes",
         heads=("ForSequenceClassification",),
         reads="text",
@@ -61,14 +61,14 @@ TASK_KINDS: dict[str, TaskKind] = {
         unlabelled=True,
     ),
     TAGS: TaskKind(
-        "prunesearch.tasks.tags:load_tagging_task",
+        "prunesearch.tasks.kinds.tags:load_tagging_task",
         "words with tags: named entities, parts of speech",
         heads=("ForTokenClassification",),
         reads="text",
         metrics=("seqeval_f1", "token_accuracy"),
     ),
     TRANSLATION: TaskKind(
-        "prunesearch.tasks.seq2seq_data:load_translation_task",
+        "prunesearch.tasks.kinds.seq2seq_data:load_translation_task",
         "texts into another language; the encoder is reduced",
         heads=("MTModel", "ForConditionalGeneration"),
         reads="text",
@@ -76,7 +76,7 @@ TASK_KINDS: dict[str, TaskKind] = {
         columns=(("translation",), ("source", "target"), ("src", "tgt")),
     ),
     SUMMARY: TaskKind(
-        "prunesearch.tasks.seq2seq_data:load_summary_task",
+        "prunesearch.tasks.kinds.seq2seq_data:load_summary_task",
         "documents into summaries; the encoder is reduced",
         heads=("MTModel", "ForConditionalGeneration"),
         reads="text",
@@ -84,28 +84,28 @@ TASK_KINDS: dict[str, TaskKind] = {
         columns=(("summary",), ("highlights",)),
     ),
     QA: TaskKind(
-        "prunesearch.tasks.qa:load_qa_task",
+        "prunesearch.tasks.kinds.qa:load_qa_task",
         "questions answered by a span of a text",
         heads=("ForQuestionAnswering",),
         reads="text",
         metrics=("answer_f1", "exact_match"),
     ),
     SIMILARITY: TaskKind(
-        "prunesearch.tasks.embedding_data:load_similarity_task",
+        "prunesearch.tasks.kinds.embedding_data:load_similarity_task",
         "pairs of texts with scores; no head",
         reads="text",
         metrics=("spearman",),
         columns=(("sentence1", "sentence2", "score"),),
     ),
     RETRIEVAL: TaskKind(
-        "prunesearch.tasks.embedding_data:load_retrieval_task",
+        "prunesearch.tasks.kinds.embedding_data:load_retrieval_task",
         "queries, each with documents and their relevance; no head",
         reads="text",
         metrics=("ndcg10",),
         columns=(("query", "documents", "relevance"),),
     ),
     AUDIO: TaskKind(
-        "prunesearch.tasks.audio:load_audio_task",
+        "prunesearch.tasks.kinds.audio:load_audio_task",
         "sounds in classes: keywords, speakers, languages",
         heads=("ForAudioClassification", "ForSequenceClassification"),
         reads="audio",
@@ -113,27 +113,27 @@ TASK_KINDS: dict[str, TaskKind] = {
         unlabelled=True,
     ),
     SPEAKER: TaskKind(
-        "prunesearch.tasks.verification_data:load_verification_task",
+        "prunesearch.tasks.kinds.verification_data:load_verification_task",
         "sounds of speakers, in pairs of one or of two; every frame gets its state back",
         heads=("ForXVector",),
         reads="audio",
         metrics=("eer_accuracy",),
     ),
     CTC: TaskKind(
-        "prunesearch.tasks.ctc:load_ctc_task",
+        "prunesearch.tasks.kinds.ctc:load_ctc_task",
         "speech into text, by CTC; every frame gets its symbol back",
         heads=("ForCTC",),
         metrics=("word_accuracy",),
     ),
     SPEECH: TaskKind(
-        "prunesearch.tasks.speech:load_speech_task",
+        "prunesearch.tasks.kinds.speech:load_speech_task",
         "speech into text, by an encoder-decoder (Whisper); the encoder is reduced",
         heads=("ForConditionalGeneration",),
         reads="audio",
         metrics=("word_accuracy",),
     ),
     VIDEO: TaskKind(
-        "prunesearch.tasks.video:load_video_task",
+        "prunesearch.tasks.kinds.video:load_video_task",
         "videos in classes",
         heads=("ForVideoClassification",),
         reads="video",
@@ -141,33 +141,33 @@ TASK_KINDS: dict[str, TaskKind] = {
         unlabelled=True,
     ),
     ZERO_SHOT: TaskKind(
-        "prunesearch.tasks.zero_shot:load_zero_shot_task",
+        "prunesearch.tasks.kinds.zero_shot:load_zero_shot_task",
         "images in classes that are named by prompts (CLIP, SigLIP)",
         heads=("CLIPModel", "SiglipModel"),
         reads="image",
         metrics=_CLASSES,
     ),
     DETECTION: TaskKind(
-        "prunesearch.tasks.detection:load_detection_task",
+        "prunesearch.tasks.kinds.detection:load_detection_task",
         "objects in images, with boxes",
         heads=("ForObjectDetection",),
         reads="image",
         metrics=("map", "map50"),
     ),
     FIDELITY: TaskKind(
-        "prunesearch.tasks.fidelity:load_fidelity_task",
+        "prunesearch.tasks.kinds.fidelity:load_fidelity_task",
         "rows without labels: how close to the unpruned model",
         metrics=("agreement", "cosine"),
     ),
 }
 TASKS = Registry("task", dict(TASK_KINDS))
 
-_TAG_METRICS = "prunesearch.tasks.metrics_tags"
-_TEXT_METRICS = "prunesearch.tasks.metrics_text"
-_RANKINGS = "prunesearch.tasks.metrics_ranking"
-_BOX_METRICS = "prunesearch.tasks.metrics_boxes"
-_FIDELITY = "prunesearch.tasks.fidelity"
-_CLASS_METRICS = "prunesearch.tasks.metrics_classes"
+_TAG_METRICS = "prunesearch.tasks.metrics.tag_spans"
+_TEXT_METRICS = "prunesearch.tasks.metrics.written_text"
+_RANKINGS = "prunesearch.tasks.metrics.ranking"
+_BOX_METRICS = "prunesearch.tasks.metrics.boxes"
+_FIDELITY = "prunesearch.tasks.kinds.fidelity"
+_CLASS_METRICS = "prunesearch.tasks.metrics.classes"
 
 # every value is a fraction, and higher is better
 METRICS = Registry(
@@ -186,9 +186,9 @@ METRICS = Registry(
         "exact_match": Entry(f"{_TEXT_METRICS}:ExactMatch", "share of answers that are a reference, as SQuAD v1.1's"),
         "spearman": Entry(f"{_RANKINGS}:Spearman", "rank correlation of cosines with scores"),
         "ndcg10": Entry(f"{_RANKINGS}:Ndcg", "gain of the first ten documents, against the best order's"),
-        "word_accuracy": Entry("prunesearch.tasks.metrics_speech:WordAccuracy", "1 - word error rate, as jiwer's"),
+        "word_accuracy": Entry("prunesearch.tasks.metrics.word_errors:WordAccuracy", "1 - word error rate, as jiwer's"),
         "eer_accuracy": Entry(
-            "prunesearch.tasks.metrics_verification:EqualErrorAccuracy", "1 - equal error rate of misses and alarms"
+            "prunesearch.tasks.metrics.equal_error:EqualErrorAccuracy", "1 - equal error rate of misses and alarms"
         ),
         "map": Entry(f"{_BOX_METRICS}:MeanAveragePrecision", "COCO's AP, mean over IoU 0.5 to 0.95 and classes"),
         "map50": Entry(f"{_BOX_METRICS}:AveragePrecision50", "COCO's AP at IoU 0.5, mean over classes"),

@@ -6,7 +6,6 @@ import functools
 import io
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,20 +19,16 @@ import torch
 from optuna.trial import TrialState
 from PIL import Image
 
-SEARCH = Path(__file__).parents[1] / "search"
-sys.path.insert(0, str(SEARCH))
-
-from fakes import fake_evaluation  # noqa: E402
-from searches import make_search, start  # noqa: E402
-
-from prunesearch.core.errors import PruneSearchError  # noqa: E402
-from prunesearch.core.schedule import Schedule, Stage  # noqa: E402
-from prunesearch.search.ask_tell import Search  # noqa: E402
-from prunesearch.search.config import RunConfig  # noqa: E402
-from prunesearch.search.engines import ENGINES, Engine, EngineContext, Evaluate  # noqa: E402
-from prunesearch.search.evaluate import Evaluation, Rival  # noqa: E402
-from prunesearch.search.run import load_evaluate  # noqa: E402
-from prunesearch.search.study import front_records, open_study  # noqa: E402
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.search.engines.engine import ENGINES, Engine, EngineContext, Evaluate
+from prunesearch.search.run import load_evaluate
+from prunesearch.search.trials.ask_tell import Search
+from prunesearch.search.trials.evaluate import Evaluation, Rival
+from prunesearch.study.config import RunConfig
+from prunesearch.study.trials import front_records, open_study
+from tests.support.fakes import fake_evaluation
+from tests.support.searches import ROOT, make_search, start
 
 SEEDS = [Schedule([Stage(layer, keep, "value_norm")]) for layer in (0, 2) for keep in (0.75, 0.5, 0.25)]
 
@@ -41,7 +36,7 @@ SEEDS = [Schedule([Stage(layer, keep, "value_norm")]) for layer in (0, 2) for ke
 @pytest.fixture(autouse=True)
 def _workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's processes inherit the environment, not `sys.path`."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(SEARCH), str(Path(__file__).parent))))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 def make_engine(name: str, load: functools.partial[Evaluate]) -> Engine:
@@ -147,7 +142,7 @@ def short(folder: str) -> Evaluate:
 def test_a_second_worker_comes_though_the_first_is_never_long_busy(tmp_path: Path) -> None:
     """Tune may hand each waiting trial to the worker that is free already, so that no other one ever starts."""
     pytest.importorskip("ray")
-    from prunesearch.search.engine_ray import RayEngine
+    from prunesearch.search.engines.ray import RayEngine
 
     met = tmp_path / "workers"
     met.mkdir()
@@ -164,7 +159,7 @@ def broken() -> Evaluate:
 
 def test_a_worker_that_cannot_load_the_model_ends_the_run_in_one_line(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    from prunesearch.search.engine_ray import RayEngine
+    from prunesearch.search.engines.ray import RayEngine
 
     search = make_search(tmp_path / "s.db")
     with pytest.raises(PruneSearchError, match="cannot evaluate: no model folder 'nowhere'"):

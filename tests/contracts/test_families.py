@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import BACKENDS, CASES, answer, build, inputs_of, last_hidden, rows, tokens_of
 from torch import nn
 
 import prunesearch as ps
 from prunesearch.core.registry import MERGES
-from prunesearch.cost.build import describe_shape
-from prunesearch.cost.flops_report import flops_report
-from prunesearch.cost.meter import clock_for
-from prunesearch.cost.modes import runner_for
-from prunesearch.cost.walk import Walker, borrowed
-from prunesearch.pruning.families import FAMILIES, find_encoder
-from prunesearch.pruning.pooling import alive_mass
+from prunesearch.cost.counting.flops_report import flops_report
+from prunesearch.cost.timing.build import describe_shape
+from prunesearch.cost.timing.clock import clock_for
+from prunesearch.cost.timing.modes import runner_for
+from prunesearch.cost.timing.walk import Walker, borrowed
+from prunesearch.pruning.families.find import FAMILIES, find_encoder
+from prunesearch.pruning.families.pooling import alive_mass
+from tests.support.small_models import BACKENDS, CASES, answer, build, inputs_of, last_hidden, rows, tokens_of
 
 EVERY = pytest.mark.parametrize("name", list(CASES))
 EVERY_WAY = pytest.mark.parametrize(("name", "attention"), BACKENDS)
@@ -51,7 +51,7 @@ def of_encoder(out: Any, what: str) -> tuple[torch.Tensor, ...]:
 
 def test_every_family_has_a_small_model() -> None:
     missing = set(FAMILIES) - {case.family for case in CASES.values()}
-    assert not missing, f"add one line for each of {sorted(missing)} to CASES in tests/contracts/small_cases.py"
+    assert not missing, f"add one line for each of {sorted(missing)} to CASES in tests/support/small_cases.py"
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

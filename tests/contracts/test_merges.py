@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import build, inputs_of
-from states import Shape, State, make_state
 
 import prunesearch as ps
 from prunesearch.core.registry import MERGES
 from prunesearch.pruning.assignment import Assignment
+from tests.support.small_models import build, inputs_of
+from tests.support.states import Shape, State, make_state
 
 EVERY = pytest.mark.parametrize("merge", list(MERGES))
 SHAPES = {

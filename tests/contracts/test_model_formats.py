@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import CASES, answer, build, inputs_of
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -23,9 +22,10 @@ from transformers import (
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
-from prunesearch.export.huggingface import modelling_file
-from prunesearch.export.model_format import ModelOptions, ModelSource
-from prunesearch.export.models import MODEL_FORMATS, check_batches, export_model, find_model_format
+from prunesearch.export.models.huggingface import modelling_file
+from prunesearch.export.models.model_format import ModelOptions, ModelSource
+from prunesearch.export.models.write import MODEL_FORMATS, check_batches, export_model, find_model_format
+from tests.support.small_models import CASES, answer, build, inputs_of
 
 EVERY = pytest.mark.parametrize("name", list(MODEL_FORMATS))
 DOCS = Path(__file__).parents[2] / "docs" / "exchange.md"

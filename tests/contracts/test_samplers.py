@@ -11,17 +11,17 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from fakes import LinearCosts, fake_evaluation, make_space, small_space_file
 
 from prunesearch.core.schedule import Schedule, Stage
-from prunesearch.search.ask_tell import Search
-from prunesearch.search.evaluate import Evaluation
-from prunesearch.search.evolution import EvolutionarySampler
-from prunesearch.search.objectives import Objective
-from prunesearch.search.samplers import SAMPLERS
-from prunesearch.search.sensitivity import Sensitivities
-from prunesearch.search.space import Space
-from prunesearch.search.study import open_study
+from prunesearch.search.costs.objectives import Objective
+from prunesearch.search.samplers.build import SAMPLERS
+from prunesearch.search.samplers.evolution import EvolutionarySampler
+from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.space.space import Space
+from prunesearch.search.trials.ask_tell import Search
+from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study.trials import open_study
+from tests.support.fakes import LinearCosts, fake_evaluation, make_space, small_space_file
 
 LEARNS_NOTHING = {"qmc", "random"}
 SLOW = {"gp"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import build, inputs_of, last_hidden, rows
-from states import Shape, State, make_state
 
 import prunesearch as ps
 from prunesearch.core.registry import SCORERS
+from tests.support.small_models import build, inputs_of, last_hidden, rows
+from tests.support.states import Shape, State, make_state
 
 EVERY = pytest.mark.parametrize("scorer", list(SCORERS))
 PADDED = Shape(3, 20, (20, 13, 7), 2, 1, 1, 0.6, 0.34, "broken", False, False)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from fakes import LinearCosts
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from prunesearch.core.errors import PruneSearchError
@@ -18,11 +17,12 @@ from prunesearch.core.files import data_folder
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.plateaus import Plateau
-from prunesearch.search.listing import ListedSolver
-from prunesearch.search.sensitivity import Sensitivities
-from prunesearch.search.space import KINDS, Space, SpaceFile
-from prunesearch.search.space_listed import ListedSpace
+from prunesearch.cost.tables.plateaus import Plateau
+from prunesearch.search.solve.listing import ListedSolver
+from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.space.listed import ListedSpace
+from prunesearch.search.space.space import KINDS, Space, SpaceFile
+from tests.support.fakes import LinearCosts
 
 MODELS = {"vit": (12, 197, 1), "text": (6, 64, 2), "short": (4, 17, 1)}  # blocks, tokens, protected
 SHIPPED = sorted(data_folder("search_spaces").glob("*.yaml"))

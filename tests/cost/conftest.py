@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from known_machine import synthetic_walks, table_of
 from transformers import ViTConfig, ViTForImageClassification
 
-from prunesearch.cost.table import CostTable
+from prunesearch.cost.tables.cost_table import CostTable
+from tests.support.known_machine import synthetic_walks, table_of
 
 
 @pytest.fixture(autouse=True, scope="session")

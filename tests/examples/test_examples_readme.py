@@ -13,10 +13,10 @@ import pytest
 import typer
 from PIL import Image
 
-from prunesearch.cli import app, parse_columns
-from prunesearch.cli_values import parse_loads
-from prunesearch.tasks.columns import ROLES
-from prunesearch.tasks.data import HUB_ID, READERS, load_source
+from prunesearch.cli.app import app, parse_columns
+from prunesearch.cli.values import parse_loads
+from prunesearch.tasks.data.columns import ROLES
+from prunesearch.tasks.data.sources import HUB_ID, READERS, load_source
 from prunesearch.tasks.table import METRICS, TASK_KINDS, TASKS, choose_metric
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def snippets() -> list[str]:
 
 
 def test_cocos_files_become_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prunesearch.tasks.detection_data import find_annotations
+    from prunesearch.tasks.kinds.detection_data import find_annotations
 
     monkeypatch.chdir(tmp_path)
     for folder in ("annotations", "val2017"):

@@ -12,7 +12,7 @@ import torch
 
 import prunesearch as ps
 from prunesearch.core.errors import UnsupportedModelError
-from prunesearch.pruning import families
+from prunesearch.pruning.families import find as families
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "kwt1.py"
 spec = importlib.util.spec_from_file_location("kwt1_example", EXAMPLE)

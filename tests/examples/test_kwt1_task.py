@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import prunesearch as ps
-from prunesearch.pruning import families
-from prunesearch.search.evaluate import Evaluator
+from prunesearch.pruning.families import find as families
+from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

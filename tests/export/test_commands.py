@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from prunesearch.cli import main
+from prunesearch.cli.app import main
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
-from prunesearch.export.shape import model_shape
+from prunesearch.export.schedules.model_shape import model_shape
 from prunesearch.pruning.apply import apply_
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contracts"))  # the one table of small models
-from small_models import build, inputs_of
+from tests.support.small_models import build, inputs_of
 
 
 @pytest.fixture
@@ -165,8 +162,8 @@ def test_bad_model_exports_are_one_line_before_anything_is_loaded(run, monkeypat
 
 
 def test_a_model_export_says_what_it_found(run, monkeypatch, tmp_path):
-    import prunesearch.export.study_models as study_models
-    from prunesearch.export.models import ModelExport, Timing
+    import prunesearch.export.models.from_study as study_models
+    from prunesearch.export.models.write import ModelExport, Timing
 
     asked = []
 

@@ -1,4 +1,4 @@
-"""Picking a point (expected results worked out by hand from tests/results/conftest.py) and the native format."""
+"""Picking a point (expected results worked out by hand from tests/support/synthetic_front.py) and the native format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.export import export
 from prunesearch.export.pick import pick
-from prunesearch.results.front import Front
+from prunesearch.study.front import Front
 
 
 def changed(front: Front, point: str, **calibration: float) -> Front:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import reference as ref
 import torch
 from hypothesis import assume, example, given, settings
-from states import Shape, State, make_state, shapes
 from torch import Tensor
 
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.pruning.assignment import Assignment
+from tests.support import reference as ref
+from tests.support.states import Shape, State, make_state, shapes
 
 TOLERANCE = 1e-9
 PADDED = Shape(3, 20, (20, 13, 7), 2, 1, 1, 0.6, 0.34, "broken", False, False)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from small_models import build, inputs_of, last_hidden
 from torch import Tensor, nn
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.core.registry import MERGES, SCORERS
-from prunesearch.pruning import families
+from prunesearch.pruning.families import find as families
+from tests.support.small_models import build, inputs_of, last_hidden
 
 HALF = ps.Schedule([ps.Stage(1, 0.5, "cls_attention", "nearest")])
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from small_models import build, inputs_of
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import prunesearch as ps
 from prunesearch.core.registry import MERGES, SCORERS
+from tests.support.small_models import build, inputs_of
 
 # what makes the host wait for the device, and (lift_fresh) tensors made from host data: on a GPU a blocking copy
 STALLS = (

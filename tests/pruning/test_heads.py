@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import CASES, answer, build, inputs_of
 from torch import Tensor, nn
 
 import prunesearch as ps
-from prunesearch.pruning.families import find_encoder
+from prunesearch.pruning.families.find import find_encoder
 from prunesearch.pruning.tokens import take_rows
+from tests.support.small_models import CASES, answer, build, inputs_of
 
 MERGED = ps.Schedule([ps.Stage(0, 0.8, merge="bipartite"), ps.Stage(2, 0.4, merge="bipartite")])
 READERS = [

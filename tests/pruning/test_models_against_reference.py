@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference as ref
-import reference_models as slow
 import torch
-from small_models import CASES, build, inputs_of, tokens_of
 from torch import Tensor, nn
 
 import prunesearch as ps
 from prunesearch.core.registry import MERGES, SCORERS
+from tests.support import reference as ref
+from tests.support import reference_models as slow
+from tests.support.small_models import CASES, build, inputs_of, tokens_of
 
 # where transformers or timm compute in fp32 whatever the dtype: rotary angles, T5's variance, DeBERTa's scale
 TOLERANCES = dict.fromkeys(("modernbert", "modernbert-cls", "dinov3", "t5"), 1e-4)

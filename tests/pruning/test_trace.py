@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import CASES, answer, build, inputs_of, last_hidden
 
 import prunesearch as ps
 from prunesearch.core.registry import MERGES
 from prunesearch.pruning.trace import Trace
+from tests.support.small_models import CASES, answer, build, inputs_of, last_hidden
 
 TWO = (("attention_received", 0.8, 1), ("value_norm", 0.35, 2))
 LENGTHS = (14, 9, 4)

@@ -1,8 +1,9 @@
 """Tiny models, made once a session."""
 
 import pytest
-from tiny import make_bert, make_vit
 from transformers import BertForSequenceClassification, BertModel
+
+from tests.support.tiny import make_bert, make_vit
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Batch, EvalSet, merge_batches, trimmed
-from prunesearch.tasks.classification import Classification
+from prunesearch.tasks.kinds.classification import Classification
 
 PADDING = {"input_ids": 9, "attention_mask": 0}
 

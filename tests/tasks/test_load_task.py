@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import write_images, write_texts
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks import TASKS, load_task
+from tests.support.tiny import write_images, write_texts
 
 
 @pytest.fixture

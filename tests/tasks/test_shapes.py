@@ -3,7 +3,7 @@ import torch
 from transformers import ViTConfig
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
-from prunesearch.tasks.models import count_tokens
+from prunesearch.tasks.loading import count_tokens
 from prunesearch.tasks.shapes import SHAPES, load_shape, random_inputs, shape_config
 
 # parameters in millions, from the papers' and the models' own cards (heads of 1000 and 2 labels)

@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
-from test_seq2seq import LAYERS, SIZES, save_tokenizer
-from test_seq2seq import write as write_pairs
-from test_tags import LABELS, write_conll
-from tiny import make_bert, make_vit, write_images, write_texts
 from transformers import BertForSequenceClassification, BertForTokenClassification, MarianConfig, MarianMTModel
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.results.front import Front
-from prunesearch.search.config import RunConfig
 from prunesearch.search.run import run
+from prunesearch.study.config import RunConfig
+from prunesearch.study.front import Front
+from tests.support.tiny import make_bert, make_vit, write_images, write_texts
+from tests.tasks.kinds.test_seq2seq import LAYERS, SIZES, save_tokenizer
+from tests.tasks.kinds.test_seq2seq import write as write_pairs
+from tests.tasks.kinds.test_tags import LABELS, write_conll
 
 SMALL = {
     "trials": 4,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers.models.auto import modeling_auto
 
-from prunesearch.pruning.family_table import ROWS
+from prunesearch.pruning.families.rows import ROWS
 from prunesearch.tasks.table import TASK_KINDS
 
 # transformers' table of the classes with the head of a kind of task, and what else may have one

@@ -13,7 +13,7 @@ import transformers as hf
 from datasets import Dataset
 from PIL import Image
 
-from prunesearch.pruning.families import find_encoder
+from prunesearch.pruning.families.find import find_encoder
 from prunesearch.tasks import load_task
 
 pytest.importorskip("timm", reason="timm is an optional extra")

@@ -1,0 +1,241 @@
+"""The command line: parse, call one function, print."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from prunesearch import __version__
+from prunesearch.cli.dashboard import register as register_dashboard
+from prunesearch.cli.devices import StudyArgument, interruptible, register
+from prunesearch.cli.export import register as register_export
+from prunesearch.cli.models import register as register_models
+from prunesearch.cli.values import SeveralValues, parse_loads
+from prunesearch.core.errors import PruneSearchError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Find the Pareto-optimal token-pruning schedules for your model, data, device and budget.",
+    epilog="Start with: prunesearch run (the bundled demo, a few minutes on two cores)",
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"prunesearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(cls=SeveralValues)
+def run(
+    model: Annotated[str | None, typer.Option(help="Folder or Hub id of a transformers model.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Parquet, CSV, TSV, JSONL, image folder, Hub id, or CALIBRATION,HOLDOUT."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="A kind of task, as in text-classification; none: from head and data.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(help="Column names by role, as in text=review,label=stars.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What quality is: accuracy, macro_f1, mcc, ...; none: by task.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:N: measured now; or a name of `prunesearch devices`.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="10ms a batch, 40mJ or 2GMACs an input, 64MiB a batch, 60% or 2x; none: the whole front."),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="Beside quality: latency, energy, macs, memory, or several (latency,macs).")
+    ] = None,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(help="'quality >= 0.99*unpruned', 'agreement >= 0.98', 'macs <= 60%', ...; may be repeated."),
+    ] = None,
+    percentile: Annotated[float | None, typer.Option(help="Of the latency that counts: 90; none: the median.")] = None,
+    batch_size: Annotated[
+        list[str] | None, typer.Option(help="Rows in a batch whose latency counts: 8, several (1 8), or 1:0.7 8:0.3.")
+    ] = None,
+    across: Annotated[
+        str | None, typer.Option(help="Of several batch sizes or lengths: mean (weighted; default) or worst.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    attention: Annotated[str | None, typer.Option("--attn", help="sdpa, eager or flash.")] = None,
+    mode: Annotated[str | None, typer.Option(help="eager, cuda-graph or compile: as you will deploy it.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="What will run the model: torch or onnxruntime.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests under way at once, if you serve several.")] = None,
+    length: Annotated[
+        list[str] | None,
+        typer.Option(help="Tokens of a text whose latency counts: 128, several, or `buckets` of the data."),
+    ] = None,
+    space: Annotated[str | None, typer.Option(help="YAML file of a search space, or a name in search_spaces/.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="guided (default), tpe, nsga2, nsga3, gp, evolution, qmc or random.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Schedules to evaluate; none: until the front has converged.")
+    ] = None,
+    timeout: Annotated[str | None, typer.Option(help="Stop the search after so long: 90s, 10m, 2h.")] = None,
+    race: Annotated[
+        bool | None,
+        typer.Option("--race/--no-race", help="Stop a schedule where a cheaper one has beaten it (default)."),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="local or ray: where schedules are evaluated.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Of the ray engine; none: one a core, or a GPU.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; none: this machine.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Database that several processes share: postgresql+psycopg://...; none: study.db."),
+    ] = None,
+    log: Annotated[str | None, typer.Option(help="Tell the finished study to tensorboard, mlflow or wandb.")] = None,
+    start_from: Annotated[
+        list[str] | None, typer.Option(help="Schedule file to try first, as of prunesearch import; may be repeated.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Name of the study; the same name resumes it.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the table alone.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print front.json in place of the table.")] = False,
+) -> None:
+    """Search schedules and print the front. Without options: the bundled demo."""
+    from prunesearch.cost.timing.modes import mode_of
+    from prunesearch.search.costs.objectives import parse_objectives
+    from prunesearch.search.run import run as search
+    from prunesearch.study.config import RunConfig
+
+    config = RunConfig.build(
+        model=model,
+        data=data,
+        task=task,
+        columns=None if columns is None else parse_columns(columns),
+        metric=metric,
+        device=_measured_instead(device),
+        budget=budget,
+        objectives=None if objective is None else parse_objectives(objective),
+        constraints=constraint,
+        percentile=percentile,
+        across=across,
+        dtype=dtype,
+        attention=attention,
+        mode=mode_of(mode, runtime),
+        concurrency=concurrency,
+        space=space,
+        sampler=sampler,
+        start_from=start_from,
+        trials=trials,
+        timeout_s=None if timeout is None else parse_duration(timeout),
+        race=race,
+        engine=engine,
+        workers=workers,
+        ray_address=ray_address,
+        storage=storage,
+        seed=seed,
+        **parse_loads(batch_size, length),
+    )
+    if log is not None:
+        from prunesearch.report.loggers import check_logger
+
+        check_logger(log)
+    with interruptible("finished trials are kept"):
+        front = search(config, study, quiet=quiet or json)
+    _print_front(front, json)
+    if log is not None:
+        _log(log, front, config.storage)
+
+
+@app.command()
+def show(
+    study: StudyArgument,
+    json: Annotated[bool, typer.Option("--json", help="Print front.json in place of the table.")] = False,
+) -> None:
+    """Print the front of a study again."""
+    from prunesearch.study.folder import load_front
+
+    _print_front(load_front(study)[1], json)
+
+
+register(app)
+register_export(app)
+register_models(app)
+register_dashboard(app)
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Read `role=name,role=name`."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(role.strip() and equals and name.strip() for role, equals, name in pairs):
+        raise PruneSearchError(f"columns are written role=name,role=name (text=review,label=stars), but got '{text}'")
+    return {role.strip(): name.strip() for role, _, name in pairs}
+
+
+def parse_duration(text: str) -> float:
+    """Read `90s`, `10m` or `2h` as seconds."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    try:
+        seconds = float(text[:-1]) * units[text[-1:]]
+    except (KeyError, ValueError):
+        raise PruneSearchError(f"a time is written 90s, 10m or 2h, but got '{text}'") from None
+    if not 0 < seconds < float("inf"):
+        raise PruneSearchError(f"a time must be > 0, but got '{text}'")
+    return seconds
+
+
+def _measured_instead(device: str | None) -> str | None:
+    """Offer to measure a device that is at hand but known by an estimate alone; without a terminal, say so."""
+    from prunesearch.study.target import measurable
+
+    found = None if device is None else measurable(device)
+    if found is None:
+        return device
+    what = f"'{device}' is at hand ({found}), but its profile is estimated"
+    if sys.stdin.isatty() and typer.confirm(f"{what}: measure it now?", default=True, err=True):
+        return "cuda"
+    typer.echo(f"prunesearch: {what}: --device cuda measures it", err=True)
+    return device
+
+
+def _log(name: str, front: Any, storage: str | None) -> None:
+    """Tell a tracker of a finished study, and say where it went."""
+    from prunesearch.report.loggers import log_study
+    from prunesearch.study.folder import load_front
+    from prunesearch.study.storage.reader import TrialReader
+
+    folder, _ = load_front(front.study)
+    reader = TrialReader(storage or f"sqlite:///{folder.database}", None if storage is None else folder.name)
+    reader.refresh()
+    typer.echo(log_study(name, folder, front, reader.trials), err=True)
+
+
+def _print_front(front: Any, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(front.to_dict(), indent=2))
+        return
+    from prunesearch.report.show import show_front
+
+    show_front(front)
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line and exit code 2."""
+    try:
+        app()
+    except PruneSearchError as error:
+        typer.echo(f"prunesearch: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,178 @@
+"""Commands about devices: profile, devices, verify, transfer, flops. Each parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunesearch.cli.values import SeveralValues
+from prunesearch.core.errors import PruneSearchError
+
+StudyArgument = Annotated[str, typer.Argument(help="Name of a study under studies/, or its folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print the result alone.")]
+
+
+@contextlib.contextmanager
+def interruptible(kept: str) -> Iterator[None]:
+    """Within the block, Ctrl-C ends the command with code 130 and one line that says what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"prunesearch: interrupted; {kept}, and the same command resumes", err=True)
+        raise typer.Exit(130) from None
+
+
+def profile(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Shapes (deit-tiny deit-small …), folders or Hub ids; none: the built-in shapes."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
+    name: Annotated[str | None, typer.Option(help="Name of the profile; none: made from the device's.")] = None,
+    batch_size: Annotated[list[int] | None, typer.Option(help="As in 1 8 32, which is the default.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="float32 (default), bfloat16, float16, or several.")] = None,
+    attention: Annotated[str, typer.Option("--attn", help="sdpa, eager or flash.")] = "sdpa",
+    mode: Annotated[str | None, typer.Option(help="eager, cuda-graph or compile; none: eager.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="What will run the model: torch or onnxruntime.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Forwards under way at once: measure one among others.", min=1)] = 1,
+    length: Annotated[int | None, typer.Option(help="Tokens of a text (128).")] = None,
+    energy: Annotated[bool, typer.Option("--energy", help="Measure energy too (minutes a table).")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="15 s a table in place of 45 s.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="150 s a table, on 64 token counts: for plateaus.")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="Measure again what the profile has.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write the latency-token curves: FILE.html or FILE.png.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of profiles; none: your own.")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure this device, for `run --device NAME` anywhere."""
+    from prunesearch.commands.profile import ProfileConfig, plot_profile
+    from prunesearch.commands.profile import profile as measure
+    from prunesearch.cost.timing.modes import mode_of
+    from prunesearch.progress import Reporter
+
+    if quick and full:
+        raise PruneSearchError("--quick and --full exclude each other: choose one")
+    config = ProfileConfig(
+        models=model or ProfileConfig.models,
+        device=device,
+        name=name,
+        batch_sizes=batch_size or ProfileConfig.batch_sizes,
+        dtypes=dtype or ProfileConfig.dtypes,
+        attention=attention,
+        mode=mode_of(mode, runtime) or ProfileConfig.mode,
+        concurrency=concurrency,
+        length=length,
+        effort="quick" if quick else "full" if full else "normal",
+        energy=energy,
+        redo=redo,
+        root=folder,
+    )
+    reporter = Reporter(quiet)
+    with interruptible("finished tables are kept"):
+        found = measure(config, reporter)
+    if plot is not None:
+        plot_profile(found, plot)
+        reporter.say(f"written: {plot}")
+    typer.echo(found.folder)
+
+
+def devices(json: JsonOption = False) -> None:
+    """List the device profiles, yours and the shipped ones."""
+    from prunesearch.report.device_list import list_devices, show_devices
+
+    rows, broken = list_devices()
+    if json:
+        _print_json([row.to_dict() for row in rows])
+    else:
+        show_devices(rows)
+    for line in broken:
+        typer.echo(f"prunesearch: {line}", err=True)
+
+
+def verify(
+    study: StudyArgument,
+    device: Annotated[
+        str | None, typer.Option(help="Torch device to measure on: cpu, cuda, cuda:N; none: the study's.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Wall time of the measurement.", min=0.0)] = 25.0,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Measure a front again here, predicted against measured."""
+    from prunesearch.commands.verify import show_verification
+    from prunesearch.commands.verify import verify as measure
+    from prunesearch.study.folder import load_front
+
+    folder, front = load_front(study)
+    found = measure(folder, front, device=device, seconds=seconds, quiet=quiet or json)
+    if json:
+        _print_json(found.model_dump())
+    else:
+        show_verification(found, front)
+
+
+def transfer(
+    study: StudyArgument,
+    to: Annotated[str, typer.Option(help="Name of a profile (see `prunesearch devices`).")],
+    dtype: Annotated[str | None, typer.Option(help="There; none: the study's.")] = None,
+    mode: Annotated[str | None, typer.Option(help="There; none: the study's.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Price a front on another device: ranks, regret of reuse."""
+    from prunesearch.commands.transfer import show_transfer
+    from prunesearch.commands.transfer_table import transfer_study
+    from prunesearch.study.folder import load_front
+
+    folder, front = load_front(study)
+    found = transfer_study(folder, front, to, dtype=dtype, mode=mode)
+    if json:
+        _print_json(found.to_dict())
+    else:
+        show_transfer(found, front)
+
+
+def flops(
+    model: Annotated[str, typer.Argument(help="Shape (deit-tiny …), folder or Hub id; weights are not needed.")],
+    schedule: Annotated[
+        str, typer.Argument(help="JSON file, or as in '3:0.7 cls_attention+fuse > 6:0.5 bipartite'.")
+    ] = "unpruned",
+    batch_size: Annotated[int, typer.Option(help="Rows of the batch whose memory counts.", min=1)] = 1,
+    length: Annotated[int | None, typer.Option(help="Tokens of a text (128).")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    attention: Annotated[str, typer.Option("--attn", help="sdpa or eager.")] = "sdpa",
+    json: JsonOption = False,
+) -> None:
+    """Count a model's multiply-adds and peak memory."""
+    from prunesearch.core.schedule_text import read_schedule
+    from prunesearch.cost.counting.flops_report import flops_report, show_flops
+    from prunesearch.tasks.loading import check_attention, check_device, check_dtype
+    from prunesearch.tasks.shapes import load_shape, random_inputs
+
+    stages = read_schedule(schedule)
+    built = load_shape(
+        model, attention=check_attention(attention), dtype=check_dtype(dtype), device=check_device(device)
+    )
+    report = flops_report(built, random_inputs(built, batch_size, length), stages, name=model)
+    if json:
+        _print_json(report.to_dict())
+    else:
+        show_flops(report)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.command(cls=SeveralValues)(profile)
+    for command in (devices, verify, transfer, flops):
+        app.command()(command)
+
+
+def _print_json(data: object) -> None:
+    import json
+
+    typer.echo(json.dumps(data, indent=2))

@@ -1,0 +1,50 @@
+"""The table that a study's schedules are priced with on another device."""
+
+from __future__ import annotations
+
+from prunesearch.commands.transfer import PricedTrial, Transfer, transfer, trust_of
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule
+from prunesearch.cost.tables.device_profile import find_profile
+from prunesearch.pruning.apply import apply_
+from prunesearch.search.costs.study_table import profile_table
+from prunesearch.search.run import load_study_task
+from prunesearch.search.space.space import SpaceFile
+from prunesearch.study.config import RunConfig
+from prunesearch.study.folder import StudyFolder
+from prunesearch.study.front import Front
+from prunesearch.study.target import Target
+from prunesearch.study.trials import read_trials, study_place
+
+
+def transfer_study(
+    folder: StudyFolder, front: Front, to: str, *, dtype: str | None = None, mode: str | None = None
+) -> Transfer:
+    """Price a study's front and trials on the device of the profile `to`.
+
+    `dtype` and `mode` are those there; all other conditions, and these where None, are the study's.
+
+    Raises:
+        PruneSearchError: if the profile has no table for the model under these conditions, or cannot estimate one; if
+            the study's trials are not here.
+    """
+    profile = find_profile(to)
+    place = study_place(folder, front.config.get("storage"))
+    if place["where"] == folder.database and not folder.database.exists():
+        raise PruneSearchError(
+            f"study '{folder.name}' has no {folder.database.name}, whose trials are priced anew: run the same "
+            "`prunesearch run` again"
+        )
+    config = RunConfig.build(**{**front.config, "device": "cpu"})
+    there = RunConfig.build(**{**front.config, "dtype": dtype or config.dtype, "mode": mode or config.mode})
+    trials = read_trials(**place)
+    task = load_study_task(config, quiet=True)
+    with apply_(task.model, Schedule()) as handle:
+        encoder = handle.encoder
+        space = SpaceFile.load(config.space_path).fit(encoder.depth, task.tokens, encoder.protected)
+        used = {stage.method for trial in trials for stage in trial.schedule}
+        space = space.with_methods([m for m in space.methods if m in used] or space.methods)
+        asked = {**Target("cpu", profile, False).conditions(there), "tokens": task.tokens}
+        table = profile_table(profile, task, handle, space, asked, front.model.id)
+    priced = [PricedTrial(t.schedule, t.quality, t.predicted_ms) for t in trials]
+    return transfer(front, priced, table, profile.name, trust_of(table))

@@ -1,0 +1,1 @@
+"""Multiply-adds and memory of a schedule: counted, not timed."""

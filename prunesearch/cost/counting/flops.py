@@ -1,0 +1,204 @@
+"""Multiply-adds (MACs), by the closed form and by counting them in a real forward. They are not time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule
+
+if TYPE_CHECKING:
+    from prunesearch.pruning.families.find import Encoder
+
+_ATTENTION_OPS = (
+    "aten::scaled_dot_product_attention",
+    "aten::_scaled_dot_product_attention_math",
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_scaled_dot_product_efficient_attention",
+    "aten::_scaled_dot_product_cudnn_attention",
+    "aten::_scaled_dot_product_fused_attention_overrideable",
+)
+# fvcore counts these as five operations an element; they are no multiply-adds of a matrix product
+_NOT_MACS = ("aten::layer_norm", "aten::batch_norm", "aten::group_norm", "aten::instance_norm")
+_PRODUCTS = ("attention", "matmul", "aten::mm", "bmm", "addmm", "linear", "conv", "einsum", "baddbmm")
+
+
+def block_macs(n_in: int, n_out: int, width: int, mlp_width: int) -> int:
+    """MACs of one block for one sample, reduced between attention and MLP: `4NC² + 2N²C + 2N'CM`.
+
+    Args:
+        n_in: tokens N in its attention.
+        n_out: tokens N' in its MLP.
+        width: hidden width C.
+        mlp_width: hidden units M of the MLP (4C in most).
+    """
+    return 4 * n_in * width**2 + 2 * n_in**2 * width + 2 * n_out * width * mlp_width
+
+
+def encoder_macs(counts: list[int], tokens: int, width: int, mlp_width: int) -> int:
+    """MACs of all blocks for one sample; `counts` are the tokens leaving each block.
+
+    What the scorers and merges themselves compute (under 0.5 % of a model of width 384) is not in it.
+    """
+    flow = itertools.pairwise([tokens, *counts])
+    return sum(block_macs(n_in, n_out, width, mlp_width) for n_in, n_out in flow)
+
+
+def closed_form_gmacs(encoder: Encoder, schedule: Schedule, tokens: int, head_macs: int = 0) -> float:
+    """GMACs of one sample of `tokens` tokens: embeddings, blocks under `schedule`, and what follows in the encoder.
+
+    Args:
+        encoder: as `find_encoder` finds it; nothing is run.
+        schedule: the stages.
+        tokens: sequence length at the start.
+        head_macs: of a head outside the encoder (a linear classifier of `k` labels: C x k), which it cannot see.
+    """
+    return MacCosts.of(encoder, tokens, head_macs).predict(schedule)
+
+
+@dataclass(frozen=True)
+class MacCosts:
+    """The closed form as costs that a search minimises or bounds, in GMACs of one sample; exact, and additive.
+
+    Attributes:
+        depth, tokens, protected: of the model, as `Schedule.counts` takes them.
+        width, mlp_width: C and M of a block.
+        around: MACs outside the blocks.
+    """
+
+    depth: int
+    tokens: int
+    protected: int
+    width: int
+    mlp_width: int
+    around: int
+
+    @classmethod
+    def of(cls, encoder: Encoder, tokens: int, head_macs: int = 0) -> MacCosts:
+        """Read the sizes off an encoder; arguments as in `closed_form_gmacs`."""
+        width = int(encoder.sizes.hidden_size)
+        mlp_width = (block_weights(encoder.blocks[0]) - 4 * width**2) // (2 * width)
+        around = _around_blocks(encoder, tokens) + head_macs
+        return cls(encoder.depth, tokens, encoder.protected, width, mlp_width, around)
+
+    def predict(self, schedule: Schedule) -> float:
+        """A whole schedule."""
+        counts = schedule.counts(self.depth, self.tokens, self.protected)
+        return (encoder_macs(counts, self.tokens, self.width, self.mlp_width) + self.around) / 1e9
+
+    def attention(self, n: int, biased: bool) -> float:
+        """One block's attention half at `n` tokens; token sizes add no product."""
+        return block_macs(n, 0, self.width, self.mlp_width) / 1e9
+
+    def mlp(self, n: int) -> float:
+        """One block's MLP half at `n` tokens."""
+        return block_macs(0, n, self.width, self.mlp_width) / 1e9
+
+    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+        """Nothing: what scorers and merges compute is not counted."""
+        return 0.0
+
+    @property
+    def stem(self) -> float:
+        """Everything outside the blocks."""
+        return self.around / 1e9
+
+    def head(self, n: int) -> float:
+        """Nothing: it works on one token."""
+        return 0.0
+
+
+def block_weights(block: nn.Module) -> int:
+    """Weights of all linear layers of a block: its MACs per token, attention's products of tokens apart."""
+    return sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Linear))
+
+
+def _around_blocks(encoder: Encoder, tokens: int) -> int:
+    """MACs of the encoder's linear layers and convolutions outside its blocks.
+
+    A patch convolution runs once a patch, a linear layer of the embeddings once a token, any other (a pooler) once.
+    """
+    inside = {m for block in encoder.blocks for m in block.modules()}
+    total = 0
+    for name, module in encoder.base.named_modules():
+        if module in inside:
+            continue
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            total += module.weight.numel() * (tokens - encoder.protected)
+        elif isinstance(module, nn.Linear):
+            total += module.weight.numel() * (tokens if "embed" in name else 1)
+    return total
+
+
+class _ByPosition(nn.Module):
+    """Lets tracing pass inputs by position and gives back a plain tensor."""
+
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *values: Tensor) -> Tensor:
+        outputs = self.model(**dict(zip(self.names, values, strict=True)))
+        first: Tensor = next(iter(outputs.values())) if isinstance(outputs, Mapping) else outputs[0]
+        return first
+
+
+def count_macs(model: nn.Module, inputs: Mapping[str, Tensor]) -> float:
+    """MACs per sample of a real forward, counted by fvcore; a schedule that the model carries is at work in it.
+
+    Matrix products, convolutions and attention are counted, those of scorers and merges included; norms are not.
+
+    Raises:
+        PruneSearchError: if a matrix product or attention ran that fvcore cannot count: it would be missing.
+    """
+    from fvcore.nn.flop_count import FlopCountAnalysis
+
+    counter = FlopCountAnalysis(_ByPosition(model, list(inputs)).eval(), tuple(inputs.values()))
+    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    for op in _ATTENTION_OPS:
+        counter.set_op_handle(op, _attention_macs)
+    for op in _NOT_MACS:
+        counter.set_op_handle(op, _none)
+    counter.set_op_handle("aten::_convolution_mode", _convolution_macs)
+    counter.set_op_handle("aten::baddbmm", _added_product_macs)
+    with torch.inference_mode(False), torch.no_grad():
+        total = float(counter.total())
+    missed = [op for op in counter.unsupported_ops() if any(word in op for word in _PRODUCTS)]
+    if missed:
+        raise PruneSearchError(
+            f"every matrix product must be counted, but {', '.join(sorted(missed))} has no rule: "
+            "add one to prunesearch/cost/counting/flops.py, or load the model with attn_implementation='sdpa'"
+        )
+    return total / len(next(iter(inputs.values())))
+
+
+def _none(inputs: list[Any], outputs: list[Any]) -> int:
+    """fvcore's handle for what has no multiply-adds (it keeps its own handle when given None)."""
+    return 0
+
+
+def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """fvcore's handle for fused attention: `Q K^T`, then the weights times V."""
+    query, key, value = (tuple(int(n) for n in x.type().sizes()) for x in inputs[:3])
+    batch_heads, rows, depth = prod(query[:-2]), query[-2], query[-1]
+    return batch_heads * rows * key[-2] * (depth + value[-1])
+
+
+def _convolution_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """fvcore's handle for a convolution whose padding is a word: the weights at every place of the output."""
+    weight, out = (tuple(int(n) for n in x.type().sizes()) for x in (inputs[1], outputs[0]))
+    return out[0] * prod(out[2:]) * prod(weight)
+
+
+def _added_product_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """fvcore's handle for a batch of matrix products that is added to something."""
+    left, right = (tuple(int(n) for n in x.type().sizes()) for x in inputs[1:3])
+    return prod(left) * right[-1]

@@ -1,0 +1,1 @@
+"""Energy: counters, windows over them, and the fit that prices schedules."""

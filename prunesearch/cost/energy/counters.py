@@ -1,0 +1,100 @@
+"""Energy counters: what on this machine tells how much energy was used, by name, in the order tried.
+
+A new meter is a class with the members of `EnergyCounter`, a function that opens it, and a row in `COUNTERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import Entry, Registry
+
+
+@dataclass(frozen=True)
+class Reading:
+    """`energy_mj` used since an origin of the counter's own, as told at `seconds` on the counter's clock."""
+
+    seconds: float
+    energy_mj: float
+
+
+class EnergyCounter(Protocol):
+    """Cumulative energy of one device. What moves the counter is stated, so that no two are compared unawares."""
+
+    @property
+    def name(self) -> str:
+        """Its row in `COUNTERS`, or `replay`."""
+
+    @property
+    def covers(self) -> str:
+        """What the energy is of: the GPU board, the CPU packages, ..."""
+
+    @property
+    def update_period_s(self) -> float | None:
+        """Seconds between two updates of the counter where that is known beforehand; None: to be measured."""
+
+    def read(self) -> Reading:
+        """Read the counter; raises `PruneSearchError` if it can no longer be read."""
+
+    def temperature_c(self) -> float | None:
+        """Temperature of the device in degrees Celsius; None where it does not tell."""
+
+    def close(self) -> None:
+        """End what the counter runs in the background."""
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """There is no counter, or it does not tell of this device alone: why, and the way out, in one line."""
+
+    reason: str
+
+
+# given a device: its counter, why there is none, or None if this kind of counter has nothing to do with such a device
+Opener = Callable[[torch.device], EnergyCounter | Unavailable | None]
+
+COUNTERS = Registry(
+    "energy counter",
+    {
+        "nvml-total-energy": Entry(
+            "prunesearch.cost.energy.nvml:open_total_energy", "NVIDIA GPUs since Volta: the board's own energy counter"
+        ),
+        "nvml-power-polled": Entry(
+            "prunesearch.cost.energy.nvml:open_polled_power", "other NVIDIA GPUs: the board's power, polled and summed"
+        ),
+        "rapl": Entry("prunesearch.cost.energy.rapl:open_rapl", "Intel and AMD CPUs on Linux: all packages"),
+        "zeus": Entry(
+            "prunesearch.cost.energy.zeus:open_zeus", "AMD GPUs, Jetson, Apple silicon: through the zeus package"
+        ),
+    },
+)
+
+
+def open_counter(device: str | torch.device) -> EnergyCounter | Unavailable:
+    """Open the first counter of `COUNTERS` that tells the energy of `device`; the caller closes it.
+
+    Returns:
+        The counter, or `Unavailable` with the reason of every counter that is made for such a device.
+
+    Raises:
+        PruneSearchError: if `device` is no device.
+    """
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise PruneSearchError(f"a device must be like cpu, cuda or cuda:0, but got '{device}'") from None
+    reasons: list[str] = []
+    for name in COUNTERS:
+        found = cast(Opener, COUNTERS.load(name))(target)
+        if isinstance(found, Unavailable):
+            reasons.append(found.reason)
+        elif found is not None:
+            return found
+    if not reasons:
+        return Unavailable(f"no energy counter is made for device '{target}': known are {', '.join(COUNTERS)}")
+    return Unavailable("; ".join(dict.fromkeys(reasons)))

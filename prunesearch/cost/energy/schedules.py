@@ -1,0 +1,109 @@
+"""Energy of whole forwards under schedules, and the fit that prices all others from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from prunesearch.core.schedule import Schedule
+from prunesearch.cost.devices.gpu_state import read_gpu_state
+from prunesearch.cost.energy.counters import Unavailable, open_counter
+from prunesearch.cost.energy.fit import EnergyFit, fit_energy
+from prunesearch.cost.energy.window import EnergyMeter, EnergyRun, measure_energy
+from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.timing.modes import Eager, runner_for
+from prunesearch.cost.timing.validate import draw_unseen
+from prunesearch.cost.timing.walk import borrowed, device_of
+
+FITTED = 9  # schedules that the powers are fitted to, the unpruned model among them
+
+
+def open_meter(device: str | torch.device) -> EnergyMeter | Unavailable:
+    """A meter of `device`, or why there is none."""
+    counter = open_counter(device)
+    return counter if isinstance(counter, Unavailable) else EnergyMeter(counter)
+
+
+def measure_schedule_energy(
+    meter: EnergyMeter,
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    schedules: Sequence[Schedule],
+    *,
+    mode: str = "eager",
+    window_s: float = 5.0,
+    repeats: int = 3,
+    quiet: bool = True,
+) -> EnergyRun[Schedule]:
+    """Gross and net mJ of ONE ROW of the batch under each schedule, interleaved; see `measure_energy`.
+
+    Args:
+        meter: of the device that the model lies on.
+        model: a supported model; left as it was.
+        inputs: a batch.
+        schedules: what to measure.
+        mode: a name in `modes.MODES`.
+        window_s: least length of a window in seconds.
+        repeats: windows of each schedule.
+        quiet: no progress bar on stderr.
+    """
+    device = device_of(inputs)
+    on_gpu = device.type == "cuda"
+    with borrowed(model) as handle:
+        runner = runner_for(mode, model, handle, inputs)
+        return measure_energy(
+            meter,
+            {schedule: _job(runner, schedule) for schedule in schedules},
+            rows=len(next(iter(inputs.values()))),
+            window_s=window_s,
+            repeats=repeats,
+            synchronize=torch.cuda.synchronize if on_gpu else lambda: None,
+            state=(lambda: read_gpu_state(device)) if on_gpu else lambda: None,
+            quiet=quiet,
+        )
+
+
+def _job(runner: Eager, schedule: Schedule) -> Callable[[], object]:
+    def forward() -> object:
+        if runner.current != schedule:
+            runner.prepare(schedule)
+        return runner.run()
+
+    return forward
+
+
+def fit_table_energy(
+    table: CostTable,
+    meter: EnergyMeter,
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    *,
+    methods: Sequence[str],
+    window_s: float = 5.0,
+    repeats: int = 3,
+    schedules: int = FITTED,
+    seed: int = 0,
+    quiet: bool = True,
+) -> EnergyFit:
+    """Measure a few schedules' energy and fit the power of each kind of piece, for the conditions of `table`.
+
+    Args:
+        methods: what the schedules are drawn from.
+        schedules: how many are measured, the unpruned model among them.
+        seed: of the draw.
+    """
+    widths = {cell.n for cell in table.cells.mlp}
+    chosen = [Schedule(), *draw_unseen(table.shape, widths, methods, count=schedules - 1, seed=seed + 2, between=False)]
+    run = measure_schedule_energy(
+        meter,
+        model,
+        inputs,
+        chosen,
+        mode=table.conditions["mode"],
+        window_s=window_s,
+        repeats=repeats,
+        quiet=quiet,
+    )
+    return fit_energy(run, {schedule: table.breakdown(schedule) for schedule in chosen})

@@ -1,0 +1,1 @@
+"""Cost tables of devices that are not at hand."""

@@ -1,0 +1,186 @@
+"""What a cost table is made of: shape, cells, noise, validation, as typed records that go into files."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prunesearch.cost.energy.fit import EnergyFit
+
+# The key of a block: models that agree in these have blocks that cost the same.
+BLOCK_KEY = ("kind", "width", "heads", "mlp_width", "activation")
+
+
+class Record(BaseModel):
+    """A part of a file: no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Shape(Record):
+    """What of a model decides its cost. `kind`: how a block computes; `mlp_width`: hidden units of its MLP."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    family: str
+    kind: str
+    depth: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    protected: int = Field(ge=0)
+    width: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    mlp_width: int = Field(ge=1)
+    activation: str
+
+    @property
+    def block(self) -> tuple[str | int, ...]:
+        """What models must agree in for their blocks to cost the same: the values of `BLOCK_KEY`."""
+        return tuple(getattr(self, name) for name in BLOCK_KEY)
+
+    def describe(self) -> str:
+        """`vit, width 384, 6 heads, MLP 1536, gelu`."""
+        return f"{self.kind}, width {self.width}, {self.heads} heads, MLP {self.mlp_width}, {self.activation}"
+
+
+class Cell(Record):
+    """Timings of one piece, in milliseconds.
+
+    `ms` is what predictions add up: the mean over the forwards that were no outliers, scaled so that the median forward
+    comes out right. The quantiles describe all `samples` timings; `samples_us` are the timings themselves, in
+    microseconds, where they were kept. An estimated cell has no sample, and its quantiles are `ms`.
+    """
+
+    ms: float = Field(ge=0, allow_inf_nan=False)
+    median_ms: float = Field(ge=0, allow_inf_nan=False)
+    p10_ms: float = Field(ge=0, allow_inf_nan=False)
+    p90_ms: float = Field(ge=0, allow_inf_nan=False)
+    samples: int = Field(ge=0)
+    samples_us: list[float] = []
+
+
+class CountCell(Cell):
+    """A piece at `n` tokens."""
+
+    n: int = Field(ge=1)
+
+
+class AttentionCell(CountCell):
+    """A block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
+
+    biased: bool
+
+
+class ReduceCell(Cell):
+    """A stage from `n_in` to `n_out` tokens."""
+
+    scorer: str
+    merge: str
+    n_in: int = Field(ge=1)
+    n_out: int = Field(ge=1)
+
+
+class Cells(Record):
+    """All pieces of a model."""
+
+    stem: Cell
+    head: list[CountCell]
+    attention: list[AttentionCell]
+    mlp: list[CountCell]
+    reduce: list[ReduceCell]
+
+    def __len__(self) -> int:
+        return 1 + len(self.head) + len(self.attention) + len(self.mlp) + len(self.reduce)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat row a cell, `piece` first, as `pandas.DataFrame` takes them; without the single timings."""
+        cells: list[tuple[str, Cell]] = [("stem", self.stem)]
+        for piece in ("head", "attention", "mlp", "reduce"):
+            cells += [(piece, cell) for cell in getattr(self, piece)]
+        return [{"piece": piece, **cell.model_dump(exclude={"samples_us"})} for piece, cell in cells]
+
+    @classmethod
+    def from_rows(cls, rows: list[dict[str, Any]]) -> Cells:
+        """Read what `rows` wrote.
+
+        Raises:
+            ValidationError, KeyError: for rows that are no cells; the reader of the file words it.
+        """
+        parts: dict[str, list[dict[str, Any]]] = {piece: [] for piece in cls.model_fields}
+        for row in rows:
+            parts[row["piece"]].append({k: v for k, v in row.items() if k != "piece" and v is not None})
+        stem = parts.pop("stem")
+        return cls.model_validate({**parts, "stem": stem[0] if len(stem) == 1 else stem})
+
+
+class NoiseRecord(Record):
+    """How quiet the machine was, see `samples.Noise`; infinite values are None.
+
+    `waited_s`: seconds in which a busy machine was out-waited; `thrown_away`: forwards in which a GPU throttled.
+    """
+
+    spread: float | None
+    drift: float | None
+    others: float | None
+    noisy: bool
+    why: str
+    waited_s: float = 0.0
+    thrown_away: int = 0
+
+
+class Validation(Record):
+    """Predictions against measurements that the table (or the estimator) had not seen.
+
+    `unseen` of them count; `against` says what they are. A measured table's lists begin with the unpruned model, which
+    it has seen and which its errors (relative to the measured medians) leave out. `samples_us` are the timings in
+    microseconds, `pace` how fast the machine was at each (1: as usual); `measured_ms` are medians of the quotients.
+    """
+
+    mape: float
+    worst: float
+    bias: float
+    rank_correlation: float
+    unseen: int = Field(ge=1)
+    against: str = "unseen schedules on the same device"
+    schedules: list[str] = []
+    predicted_ms: list[float] = []
+    measured_ms: list[float] = []
+    samples_us: list[list[float]] = []
+    pace: list[list[float]] = []
+
+
+class TableFacts(Record):
+    """Everything about a cost table but its cells.
+
+    `source`: where it comes from; `model`: what was measured, for people. `conditions`: `batch_size`, `dtype`,
+    `attention`, `mode`, `threads`, `cores` (None where they do not apply), `tokens`, `device`. `device` is what
+    `describe_device` said. `notes`: what was done to fit the table to a model that is not quite the one measured.
+    """
+
+    status: Literal["measured", "estimated"]
+    source: str = "measured in this study"
+    model: str = ""
+    shape: Shape
+    conditions: dict[str, Any]
+    device: dict[str, Any]
+    noise: NoiseRecord
+    seconds: float = Field(ge=0)
+    walks: int = Field(ge=0)
+    validation: Validation | None = None
+    energy: EnergyFit | None = None
+    notes: list[str] = []
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        missing = {"batch_size", "dtype", "attention", "mode", "tokens", "device"} - self.conditions.keys()
+        if missing:
+            raise ValueError(f"`conditions` must hold {', '.join(sorted(missing))}")
+        return self
+
+
+def first_error(error: ValidationError) -> str:
+    """The first thing wrong with a file, with its place, on one line."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    place = ".".join(str(part) for part in errors[0]["loc"])
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"field `{place or 'file'}`: {errors[0]['msg'].removeprefix('Value error, ')}{more}"

@@ -1,0 +1,1 @@
+"""How pieces of a model and whole forwards are timed."""

@@ -1,0 +1,188 @@
+"""The timing loop: everything in random order, every round; nothing timed cell after cell.
+
+A machine's speed wanders within seconds. What is timed one after the other carries that into the comparison; what is
+timed interleaved shares it.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import random
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.cost.timing.samples import Noise, OthersWatch, Samples, judge_noise
+
+PATIENCE_S = 2.0  # a bar for less than this only flickers
+K = TypeVar("K", bound=Hashable)
+
+
+class Clock(Protocol):
+    """Takes marks while work runs, and says afterwards how far apart they were."""
+
+    def mark(self) -> Any:
+        """Mark now, at the cost of under a microsecond."""
+
+    def between_ms(self, marks: Sequence[Any]) -> list[float]:
+        """Milliseconds between consecutive marks, once all work has ended."""
+
+
+class WallClock:
+    """`perf_counter_ns`, for work that is done when the call returns (CPU)."""
+
+    mark = staticmethod(time.perf_counter_ns)
+
+    def between_ms(self, marks: Sequence[int]) -> list[float]:
+        """See `Clock`."""
+        return [(b - a) / 1e6 for a, b in itertools.pairwise(marks)]
+
+
+class CudaClock:
+    """CUDA events in the stream: the marks neither wait for the device nor make it wait.
+
+    In a graph that is being captured a mark becomes a node, which every replay passes anew ("external" events).
+    """
+
+    def mark(self) -> torch.cuda.Event:
+        """See `Clock`."""
+        captured = {"external": True} if torch.cuda.is_current_stream_capturing() else {}
+        event = torch.cuda.Event(enable_timing=True, **captured)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def between_ms(self, marks: Sequence[torch.cuda.Event]) -> list[float]:
+        """See `Clock`."""
+        torch.cuda.synchronize()
+        return [float(a.elapsed_time(b)) for a, b in itertools.pairwise(marks)]
+
+
+def clock_for(device: str | torch.device) -> Clock:
+    """The clock that can time work on `device`."""
+    kind = torch.device(device).type
+    if kind not in ("cpu", "cuda"):
+        raise PruneSearchError(f"a device must be cpu or cuda to be timed, but got '{device}'")
+    return CudaClock() if kind == "cuda" else WallClock()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to time: `run`, after an untimed `prepare`."""
+
+    run: Callable[[], object]
+    prepare: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True)
+class Measurement(Generic[K]):
+    """The samples of every job, in the jobs' order; how quiet the machine was; seconds spent."""
+
+    samples: dict[K, Samples]
+    noise: Noise
+    seconds: float
+
+
+def measure(
+    jobs: Mapping[K, Job],
+    *,
+    clock: Clock,
+    sentinel: K,
+    time_budget_s: float,
+    min_rounds: int = 7,
+    max_rounds: int = 1000,
+    tolerance: float = 0.01,
+    seed: int = 0,
+    label: str = "measuring",
+    quiet: bool = True,
+) -> Measurement[K]:
+    """Time all jobs once a round, each round in a new random order, after one untimed round.
+
+    Stops after the first round in which every median is known to `tolerance` (95 %, relative), or the budget is spent;
+    never before `min_rounds`.
+
+    Args:
+        jobs: what to time; all of them run in every round, so that all see the same machine.
+        clock: see `clock_for`.
+        sentinel: the job whose timings tell how quiet the machine was.
+        time_budget_s: wall time in seconds, warm-up included; `min_rounds` may exceed it.
+        min_rounds: rounds in any case.
+        max_rounds: rounds at most.
+        tolerance: relative half-width of the medians' interval that is good enough.
+        seed: of the order.
+        label: for the progress bar on stderr, which appears after two seconds.
+        quiet: no bar.
+    """
+    rng, order = random.Random(seed), list(jobs)
+    samples: dict[K, Samples] = {key: Samples() for key in jobs}
+    watch, start = OthersWatch(), time.monotonic()
+    with undisturbed(), time_bar(label, time_budget_s, quiet) as tick:
+        for round_ in range(-1, max_rounds):  # round -1 is the warm-up
+            rng.shuffle(order)
+            for key in order:
+                took = _time_once(jobs[key], clock)
+                if round_ >= 0:
+                    samples[key].ms.append(took)
+                tick()
+            if round_ + 1 < min_rounds:
+                continue
+            spent = time.monotonic() - start
+            next_end = spent * (round_ + 3) / (round_ + 2)
+            if next_end > time_budget_s or all(s.median_error() < tolerance for s in samples.values()):
+                break
+    return Measurement(samples, judge_noise(samples[sentinel].ms, watch.share()), time.monotonic() - start)
+
+
+def _time_once(job: Job, clock: Clock) -> float:
+    job.prepare()
+    begin = clock.mark()
+    job.run()
+    return clock.between_ms([begin, clock.mark()])[0]
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within the block: no garbage collection, no autograd."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def time_bar(label: str, budget_s: float, quiet: bool) -> Iterator[Callable[[], None]]:
+    """Yield a function to call now and then: it shows on stderr how much of `budget_s` seconds has passed."""
+    start = shown = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn(f"of {budget_s:.0f} s"))
+    # redrawn by `tick` alone: a drawing thread would run beside what is being timed
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet, auto_refresh=False)
+    task = bar.add_task(label, total=budget_s)
+
+    def tick() -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if quiet or now - shown < 0.5 or now - start < PATIENCE_S:
+            return
+        shown = now
+        if not bar.live.is_started:
+            bar.start()
+        bar.update(task, completed=min(now - start, budget_s))
+        bar.refresh()
+
+    try:
+        yield tick
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,0 +1,139 @@
+"""Concurrency: what a forward costs while other processes serve the same model on the same device."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule, kept_count
+from prunesearch.cost.timing.modes import runner_for
+from prunesearch.cost.timing.walk import device_of, plan_walks
+from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.attention import base_name
+from prunesearch.pruning.families.find import find_encoder
+
+_START_S = 180.0  # for a process to import torch, build the model and run it once
+_KEEPS = (0.8, 0.6, 0.4, 0.2)
+_METHODS = ("cls_attention+drop",)
+
+
+@contextmanager
+def background_load(model: nn.Module, inputs: Mapping[str, Tensor], others: int, mode: str = "eager") -> Iterator[None]:
+    """Within the block, `others` more processes run forwards of the same model on the same device, without a pause.
+
+    They run random schedules, from the unpruned model to a fifth of its tokens: what is measured within the block is a
+    forward among requests of all kinds. Weights are random, and each process has as many threads as this one.
+
+    Args:
+        model: a supported model, or a module around one.
+        inputs: a batch; the others' have its shapes.
+        others: 0 starts nothing.
+        mode: how the others execute their forwards.
+
+    Raises:
+        PruneSearchError: if a process cannot start, or dies (as when memory runs out).
+    """
+    if others < 0:
+        raise PruneSearchError(f"`concurrency >= 1` must hold, but got {others + 1}")
+    if others == 0:
+        yield
+        return
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    stop = context.Event()
+    ready = [context.Event() for _ in range(others)]
+    job = _describe(model, inputs, mode)
+    workers = [context.Process(target=_serve, args=(job, seed, r, stop), daemon=True) for seed, r in enumerate(ready)]
+    try:
+        for worker in workers:
+            worker.start()
+        _await(workers, ready)
+        yield
+        _check(workers)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join(timeout=10)
+            if worker.is_alive():
+                worker.kill()
+
+
+def _describe(model: nn.Module, inputs: Mapping[str, Tensor], mode: str) -> dict[str, Any]:
+    """What a process needs to build the same model and batch, in plain types."""
+    base = find_encoder(model).base
+    return {
+        "class": type(base).__name__,
+        "config": base.config.to_dict(),
+        "dtype": next(base.parameters()).dtype,
+        "attention": base_name(str(base.config._attn_implementation)),
+        "device": str(device_of(inputs)),
+        "inputs": {name: (tuple(value.shape), value.dtype) for name, value in inputs.items()},
+        "threads": torch.get_num_threads(),
+        "mode": mode,
+    }
+
+
+def _await(workers: list[Any], ready: list[Event]) -> None:
+    deadline = time.monotonic() + _START_S
+    for event in ready:
+        while not event.wait(0.2):
+            _check(workers)
+            if time.monotonic() > deadline:
+                raise PruneSearchError(f"a process of the background load did not start in {_START_S:.0f} s: use fewer")
+
+
+def _check(workers: list[Any]) -> None:
+    dead = [worker.exitcode for worker in workers if worker.exitcode is not None]
+    if dead:
+        raise PruneSearchError(
+            f"{len(dead)} of {len(workers)} processes of the background load ended with code {dead[0]}, as when memory "
+            "runs out: use a smaller concurrency or batch size"
+        )
+
+
+def _serve(job: dict[str, Any], seed: int, ready: Event, stop: Event) -> None:
+    """The other process: build, run once, say so, and go on until told to stop."""
+    torch.set_num_threads(job["threads"])
+    model = build(job)
+    inputs = _batch(job)
+    with torch.inference_mode(), apply_(model, Schedule()) as handle:
+        with handle.record_inputs() as hidden:
+            model(**inputs)
+            tokens = hidden[0].shape[1]
+        encoder = handle.encoder
+        counts = {encoder.protected + kept_count(k, tokens - encoder.protected) for k in _KEEPS}
+        grid = sorted(n for n in counts if n < tokens)
+        runner = runner_for(job["mode"], model, handle, inputs)
+        for schedule in plan_walks(encoder.depth, tokens, encoder.protected, grid, _METHODS, seed):
+            runner.prepare(schedule)
+            runner.run()
+            if device_of(inputs).type == "cuda":
+                torch.cuda.synchronize()
+            ready.set()
+            if stop.is_set():
+                return
+
+
+def build(job: Mapping[str, Any]) -> nn.Module:
+    """The model of a description, with random weights."""
+    cls = getattr(transformers, job["class"])
+    config = cls.config_class.from_dict(job["config"])
+    with torch.device(job["device"]):
+        model: nn.Module = cls._from_config(config, attn_implementation=job["attention"], dtype=job["dtype"])
+    return model.eval()
+
+
+def _batch(job: Mapping[str, Any]) -> dict[str, Tensor]:
+    made = {}
+    for name, (shape, dtype) in job["inputs"].items():
+        value = torch.randn(shape) if dtype.is_floating_point else torch.ones(shape)
+        made[name] = value.to(job["device"], dtype)
+    return made

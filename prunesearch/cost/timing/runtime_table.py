@@ -1,0 +1,353 @@
+"""A cost table for ONNX Runtime, whose graphs cannot be taken apart while they run.
+
+The pieces are graphs of their own, at every token count: a block's two halves, each scorer, each merge. They are timed
+interleaved, in random order, the halves with the weights of another block every time, so that these are as cold as in a
+forward. What the call of a session costs is taken off. Whole graphs of a few schedules then say what a forward takes
+besides, and by which one factor pieces in one graph differ from pieces by themselves; others, unseen, give the error.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import nnls  # type: ignore[attr-defined]
+from torch import Tensor, nn
+from torch.export import Dim
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import MERGES, SCORERS
+from prunesearch.core.schedule import Schedule, parse_method
+from prunesearch.cost.devices.device import describe_device
+from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, ReduceCell, Shape
+from prunesearch.cost.timing.build import check_counts, conditions_of, describe_shape, noise_record
+from prunesearch.cost.timing.clock import Job, clock_for, measure
+from prunesearch.cost.timing.modes import OnnxRuntime
+from prunesearch.cost.timing.runtimes import onnx_session, write_piece
+from prunesearch.cost.timing.samples import Samples, wait_until_quiet
+from prunesearch.cost.timing.validate import compare, draw_unseen
+from prunesearch.cost.timing.walk import borrowed
+from prunesearch.pruning.apply import Handle
+from prunesearch.pruning.attention import AttentionView
+from prunesearch.pruning.merges import MergeInput
+from prunesearch.pruning.scorers import ScorerInput
+from prunesearch.pruning.tokens import Tokens
+
+UNSEEN = 12  # whole graphs for the error: each takes seconds to make
+CALIBRATION = 8  # whole graphs, the unpruned one among them, for the factor
+_PAIRS = ((1.0, 0.75), (1.0, 0.5), (1.0, 0.2), (0.6, 0.4), (0.6, 0.2), (0.3, 0.15))  # of the reducible tokens
+_ROUNDS = 15
+Key = tuple[Any, ...]
+
+
+def measure_runtime_table(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    *,
+    counts: Sequence[int],
+    methods: Sequence[str],
+    time_budget_s: float = 45.0,
+    quiet: bool = False,
+    seed: int = 0,
+    patience_s: float = 0.0,
+    concurrency: int = 1,
+    unseen: int = UNSEEN,
+    label: str = "measuring cost table",
+) -> CostTable:
+    """Measure a cost table of a model in ONNX Runtime on this CPU, and its error on whole graphs it has not seen.
+
+    Args:
+        model: a supported classifier on the CPU in float32; left as it was.
+        inputs: a batch without padding.
+        counts: tokens after a stage that schedules may ask for, protected ones included.
+        methods: `scorer+merge`, or a merge that needs no scorer.
+        time_budget_s: wall time of the timing, in seconds; making the graphs takes several times as long.
+        quiet: no progress bar on stderr.
+        seed: of the order of things, and of the schedules.
+        patience_s: wait up to so many seconds for other processes to leave the cores alone.
+        concurrency: forwards under way at once; only 1 is measured here.
+        unseen: schedules for the error, at least 3.
+        label: of the progress bar.
+
+    Raises:
+        PruneSearchError: for a count or method that cannot be, a model that no ONNX file can hold, or blocks that take
+            more than hidden states and a mask.
+    """
+    if concurrency > 1:
+        raise PruneSearchError(f"--concurrency {concurrency} is not measured in ONNX Runtime: use the runtime torch")
+    started = time.monotonic()
+    with borrowed(model) as handle, tempfile.TemporaryDirectory() as scratch:
+        _check_family(handle)
+        shape = describe_shape(model, handle, inputs)
+        grid = [*check_counts(counts, shape), shape.tokens]
+        schedules = _whole_schedules(shape, grid, methods, unseen, seed)
+        runner = OnnxRuntime(model, handle, inputs)
+        jobs = _Pieces(handle, shape, inputs, Path(scratch), seed).jobs(grid, methods)
+        for place, schedule in enumerate(schedules):
+            runner.prepare(schedule)  # written now, so that the budget is for timing alone
+            jobs["whole", place] = Job(runner.run, partial(runner.prepare, schedule))
+        waited = wait_until_quiet(patience_s)
+        found = measure(
+            jobs, clock=clock_for("cpu"), sentinel=("whole", 0), time_budget_s=time_budget_s, min_rounds=_ROUNDS,
+            tolerance=0.005, seed=seed, label=label, quiet=quiet,
+        )  # fmt: skip
+        conditions = conditions_of(handle, inputs, shape.tokens, "onnxruntime")
+    whole = [found.samples.pop(("whole", place)) for place in range(len(schedules))]
+    facts: dict[str, Any] = {
+        "status": "measured",
+        "shape": shape,
+        "conditions": conditions,
+        "device": describe_device("cpu"),
+        "noise": noise_record(found.noise).model_copy(update={"waited_s": round(waited, 1)}),
+        "seconds": time.monotonic() - started,
+        "walks": len(whole[0]),
+    }
+    alone = CostTable(**facts, cells=_cells(found.samples, shape, methods, _Scale(1.0, 0.0)))
+    scale = _calibrate(alone, schedules[:CALIBRATION], whole[:CALIBRATION])
+    table = CostTable(**facts, cells=_cells(found.samples, shape, methods, scale))
+    held = [0, *range(CALIBRATION, len(schedules))]
+    pace = [[1.0] * len(whole[i]) for i in held]
+    return compare(table, [schedules[i] for i in held], [whole[i] for i in held], pace)
+
+
+def _check_family(handle: Handle) -> None:
+    family = handle.encoder.family
+    if family.positions is not None:
+        raise PruneSearchError(
+            f"--runtime onnxruntime times blocks of hidden states and mask alone, but those of '{family.model_type}' "
+            "take positions too: use the runtime torch"
+        )
+
+
+def _whole_schedules(
+    shape: Shape, grid: Sequence[int], methods: Sequence[str], unseen: int, seed: int
+) -> list[Schedule]:
+    """The unpruned model, those to calibrate with, those for the error; all different."""
+    drawn = draw_unseen(shape, grid, methods, count=CALIBRATION - 1 + unseen, seed=seed + 1)
+    return [Schedule(), *drawn]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """A piece in one graph costs `factor` times what it does by itself; a forward costs `rest_ms` besides."""
+
+    factor: float
+    rest_ms: float
+
+
+def _calibrate(table: CostTable, schedules: Sequence[Schedule], whole: Sequence[Samples]) -> _Scale:
+    """Fit `whole = rest + factor x pieces`, errors being relative."""
+    real = np.array([s.median_ms for s in whole])
+    rows = np.array([[table.predict(s), 1.0] for s in schedules])
+    found, _ = nnls(rows / real[:, None], np.ones(len(real)))
+    return _Scale(float(found[0]), float(found[1]))
+
+
+def _cells(samples: Mapping[Key, Samples], shape: Shape, methods: Sequence[str], scale: _Scale) -> Cells:
+    """The cells of a table from the timings of the pieces; a stage is its scorer and its merge."""
+    call = samples["call",].median_ms
+
+    def cell(keys: Sequence[Key]) -> dict[str, Any]:
+        parts = [np.asarray(samples[key].ms) - call for key in keys]
+        ms = np.maximum(np.sum(parts, axis=0), 0.0) * scale.factor
+        low, middle, high = (float(np.quantile(ms, q)) for q in (0.1, 0.5, 0.9))
+        return {"ms": middle, "median_ms": middle, "p10_ms": low, "p90_ms": high, "samples": len(ms)}
+
+    reduce = []
+    for method in methods:
+        scorer, merge = parse_method(method)
+        for n_in, n_out in _pairs(shape):
+            keys: list[Key] = [("merge", merge, n_in, n_out)]
+            if MERGES.entry(merge).uses_scores:
+                keys.append(("scorer", scorer, n_in))
+            reduce.append(ReduceCell(scorer=scorer, merge=merge, n_in=n_in, n_out=n_out, **cell(keys)))
+    rest = scale.rest_ms
+    seen = len(samples["call",])
+    nothing = {"ms": 0.0, "median_ms": 0.0, "p10_ms": 0.0, "p90_ms": 0.0, "samples": seen}
+    return Cells(
+        stem=Cell(ms=rest, median_ms=rest, p10_ms=rest, p90_ms=rest, samples=seen),
+        head=[CountCell(n=shape.tokens, **nothing)],
+        attention=[AttentionCell(n=key[1], biased=key[2], **cell([key])) for key in samples if key[0] == "attention"],
+        mlp=[CountCell(n=key[1], **cell([key])) for key in samples if key[0] == "mlp"],
+        reduce=reduce,
+    )
+
+
+def _pairs(shape: Shape) -> list[tuple[int, int]]:
+    """Tokens before and after the stages that are timed."""
+    reducible = shape.tokens - shape.protected
+    counts = [tuple(shape.protected + max(1, round(share * reducible)) for share in pair) for pair in _PAIRS]
+    return [(before, after) for before, after in dict.fromkeys(counts) if after < before]
+
+
+class _Pieces:
+    """Makes the graphs of the pieces, and jobs that run them on random features."""
+
+    def __init__(self, handle: Handle, shape: Shape, inputs: Mapping[str, Tensor], scratch: Path, seed: int) -> None:
+        self.handle, self.shape, self.scratch = handle, shape, scratch
+        self.rows = len(next(iter(inputs.values())))
+        self.padded = "attention_mask" in inputs
+        self.generator = torch.Generator().manual_seed(seed)
+        self.numbers = itertools.count()
+
+    def jobs(self, grid: Sequence[int], methods: Sequence[str]) -> dict[Key, Job]:
+        """A job for every piece; `("call",)` is a session that does nothing."""
+        jobs: dict[Key, Job] = {("call",): Job(self._session(_Nothing(), [torch.zeros(1)])())}
+        merges = list(dict.fromkeys(parse_method(method)[1] for method in methods))
+        sized = any(MERGES.entry(merge).makes_sizes for merge in merges)
+        for kind, biased in (("attention", False), *([("attention", True)] if sized else []), ("mlp", False)):
+            jobs.update(self._half(kind, biased, grid))
+        scorers = dict.fromkeys(parse_method(m)[0] for m in methods if MERGES.entry(parse_method(m)[1]).uses_scores)
+        for scorer, n in itertools.product(scorers, sorted({before for before, _ in _pairs(self.shape)})):
+            jobs["scorer", scorer, n] = self._scorer(scorer, n)
+        for merge, (before, after) in itertools.product(merges, _pairs(self.shape)):
+            jobs["merge", merge, before, after] = self._merge(merge, before, after)
+        return jobs
+
+    def _half(self, kind: str, biased: bool, grid: Sequence[int]) -> Iterator[tuple[Key, Job]]:
+        """One graph a block, for any token count; a job takes the next block's every time."""
+        encoder = self.handle.encoder
+        widest = self._half_inputs(kind, biased, self.shape.tokens)
+        axes = [1, 3][: len(widest)]
+        runs = [self._session(_Half(encoder.family.layout, block, kind), widest, axes) for block in encoder.blocks]
+        for n in grid:
+            if biased and n == self.shape.tokens:
+                continue  # sizes never meet the whole sequence
+            given = self._half_inputs(kind, biased, n)
+            turns = itertools.cycle([run(given) for run in random.Random(n).sample(runs, len(runs))])
+            key: Key = (kind, n, biased) if kind == "attention" else (kind, n)
+            yield key, Job(partial(_next, turns))
+
+    def _half_inputs(self, kind: str, biased: bool, n: int) -> list[Tensor]:
+        given = [self._features(n)]
+        if kind == "attention" and biased:
+            given.append(torch.rand(self.rows, 1, 1, n, generator=self.generator))
+        elif kind == "attention" and self.padded:
+            given.append(torch.ones(self.rows, 1, 1, n, dtype=torch.bool))
+        return given
+
+    def _scorer(self, scorer: str, n: int) -> Job:
+        stage = _Scorer(scorer, self, n)
+        return Job(self._session(stage, [*self._heads(3, n), *self._mask(n)])())
+
+    def _merge(self, merge: str, before: int, after: int) -> Job:
+        entry = MERGES.entry(merge)
+        score = torch.rand(self.rows, before, generator=self.generator)
+        sizes = [torch.ones(self.rows, before)] if before < self.shape.tokens and entry.makes_sizes else []
+        given = [self._features(before), *self._heads(1, before), score, *sizes, *self._mask(before)]
+        return Job(self._session(_Merge(merge, self, before, after, bool(sizes)), given)())
+
+    def tokens(self, n: int, protected_like: Tensor, size: Tensor | None, mask: Tensor | None) -> Tokens:
+        """Tokens in the middle of a forward, `n` in each row."""
+        shape, family = self.shape, self.handle.encoder
+        start = Tokens.start(protected_like, mask, family.leading, family.family.trailing)
+        full = None
+        if start.valid is not None:
+            full = start.valid.sum(1) * 0 + (shape.tokens - shape.protected)
+        return Tokens(n, shape.tokens, shape.protected, start.protected, size, start.valid, full)
+
+    def share(self, n: int) -> float:
+        """`keep` of a stage that leaves `n` tokens."""
+        return (n - self.shape.protected) / (self.shape.tokens - self.shape.protected)
+
+    def _features(self, n: int) -> Tensor:
+        return torch.randn(self.rows, n, self.shape.width, generator=self.generator)
+
+    def _heads(self, count: int, n: int) -> list[Tensor]:
+        size = (self.rows, self.shape.heads, n, self.shape.width // self.shape.heads)
+        return [torch.randn(size, generator=self.generator) for _ in range(count)]
+
+    def _mask(self, n: int) -> list[Tensor]:
+        return [torch.ones(self.rows, 1, 1, n, dtype=torch.bool)] if self.padded else []
+
+    def _session(
+        self, module: nn.Module, example: Sequence[Tensor], axes: Sequence[int] = ()
+    ) -> Callable[..., Callable[[], object]]:
+        """Export `module`; returns what makes a run out of inputs (of none: out of `example`).
+
+        Args:
+            module: takes and returns tensors.
+            example: its inputs.
+            axes: for each input, the axis that has the tokens where their number is free.
+        """
+        path = self.scratch / f"{next(self.numbers)}.onnx"
+        shapes: list[dict[int, Any]] = [{} for _ in example]  # the batch size is that of the table
+        for free, axis in zip(shapes, axes, strict=False):
+            free[axis] = Dim.DYNAMIC
+        write_piece(module, list(example), shapes, path)
+        session = onnx_session(path)
+        names = [i.name for i in session.get_inputs()]
+
+        def bind(given: Sequence[Tensor] = example) -> Callable[[], object]:
+            feeds = {name: value.numpy() for name, value in zip(names, given, strict=True)}
+            return lambda: session.run(None, feeds)
+
+        return bind
+
+
+def _next(turns: Iterator[Callable[[], object]]) -> object:
+    return next(turns)()
+
+
+class _Nothing(nn.Module):
+    """Next to no work: what it takes is the call of a session."""
+
+    def forward(self, given: list[Tensor]) -> Tensor:
+        return given[0].neg()
+
+
+class _Half(nn.Module):
+    def __init__(self, layout: Any, block: nn.Module, kind: str) -> None:
+        super().__init__()
+        self.block, self.layout, self.kind = block, layout, kind
+
+    def forward(self, given: list[Tensor]) -> Tensor:
+        out: Tensor
+        if self.kind == "mlp":
+            out = self.layout.feed(self.block, given[0])
+        else:
+            out = self.layout.attend(self.block, given[0], given[1] if len(given) > 1 else None, {})
+        return out
+
+
+class _Scorer(nn.Module):
+    def __init__(self, name: str, pieces: _Pieces, n: int) -> None:
+        super().__init__()
+        self.score, self.pieces, self.n = SCORERS.load(name), pieces, n
+
+    def forward(self, given: list[Tensor]) -> Tensor:
+        query, key, value, *rest = given
+        mask, pieces, encoder = rest[0] if rest else None, self.pieces, self.pieces.handle.encoder
+        tokens = pieces.tokens(self.n, key[:, 0], None, mask)
+        view = AttentionView(query, key, value, mask, query.shape[-1] ** -0.5, None)
+        keep = max(1, self.n // 2)
+        found: Tensor = self.score(ScorerInput(view, tokens, keep, 1, encoder.depth, 0, encoder.family.cls))
+        return found
+
+
+class _Merge(nn.Module):
+    def __init__(self, name: str, pieces: _Pieces, before: int, after: int, sized: bool) -> None:
+        super().__init__()
+        self.merge, self.pieces, self.before, self.after, self.sized = MERGES.load(name), pieces, before, after, sized
+
+    def forward(self, given: list[Tensor]) -> list[Tensor]:
+        pieces, (x, key, score, *rest) = self.pieces, given
+        size = rest.pop(0) if self.sized else None
+        mask = rest[0] if rest else None
+        tokens = pieces.tokens(self.before, x, size, mask)
+        view = AttentionView(key, key, key, mask, 1.0, None)
+        assignment = self.merge(
+            MergeInput(tokens, view, score, pieces.share(self.after), pieces.share(self.before), self.after)
+        )
+        left = assignment.advance(tokens).attention_mask(x.dtype, additive=False)
+        return [assignment.features(x), *([] if left is None else [left])]

@@ -1,0 +1,229 @@
+"""Timing the pieces of a model where they are at work: inside real forwards of random schedules.
+
+A piece timed alone, over and over, finds its inputs, its weights and its code in other caches than in a forward, and
+the wrapping Python is left out. So nothing is timed alone here. Every *walk* is one whole forward of a random schedule
+with a mark at each border between pieces; the pieces of one walk add up to its time exactly. Random schedules put all
+pieces in random order, spread them over all blocks, and let each weight get as cold as it gets in use.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunesearch.core.registry import MERGES
+from prunesearch.core.schedule import Schedule, Stage, parse_method
+from prunesearch.cost.timing.clock import Clock, time_bar, undisturbed
+from prunesearch.cost.timing.modes import Eager
+from prunesearch.cost.timing.samples import Noise, OthersWatch, Samples, judge_noise
+from prunesearch.pruning.apply import Handle, apply_, handle_of
+from prunesearch.pruning.borders import watched
+
+# ("stem",), ("head", n), ("attention", n, biased), ("mlp", n), ("reduce", scorer, merge, n_in, n_out)
+Piece = tuple[Any, ...]
+
+_MOST_STAGES = 6  # a walk with more has too few blocks left for each width
+_PATIENCE = 3.0  # times the budget, with a device that throttles
+_COLLECT_EVERY = 100  # walks between two garbage collections, which are off while timing
+
+
+@dataclass
+class Walks:
+    """What the walks left: each walk's pieces in order with their ms, and the samples of every piece over all walks.
+
+    `thrown_away` counts walks that the device spoiled by throttling.
+    """
+
+    steps: list[list[tuple[Piece, float]]] = field(default_factory=list)
+    pieces: dict[Piece, Samples] = field(default_factory=lambda: defaultdict(Samples))
+    noise: Noise | None = None
+    seconds: float = 0.0
+    thrown_away: int = 0
+
+    def add(self, steps: list[tuple[Piece, float]]) -> None:
+        """Note one walk."""
+        self.steps.append(steps)
+        for piece, took in steps:
+            self.pieces[piece].ms.append(took)
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[Handle]:
+    """Yield the handle of `model`, a new one if it carries none; afterwards the model is as it was before."""
+    handle = handle_of(model)
+    if handle is None:
+        with apply_(model, Schedule()) as handle:
+            yield handle
+        return
+    schedule, trace, encoder = handle.schedule, handle.trace, handle.encoder
+    handle.trace = None  # tracing costs time that no deployed model pays
+    try:
+        yield handle
+    finally:
+        handle.trace, handle.encoder = trace, encoder
+        handle.set(schedule)
+
+
+class Walker:
+    """Runs one schedule at a time and takes its forward apart."""
+
+    def __init__(self, runner: Eager, tokens: int, clock: Clock) -> None:
+        self.runner, self.handle, self.tokens, self.clock = runner, runner.handle, tokens, clock
+        self._marks: list[Any] = []
+
+    @contextmanager
+    def marking(self) -> Iterator[None]:
+        """Within the block, the model's blocks leave marks."""
+        marks, mark = self._marks, self.clock.mark
+
+        def note() -> None:
+            marks.append(mark())
+
+        with watched(self.handle, note, note):
+            yield
+
+    def walk(self, schedule: Schedule) -> list[tuple[Piece, float]]:
+        """Run one forward; returns its pieces in order, in ms. They add up to the whole forward."""
+        self.runner.walk(schedule, self._marks, self.clock.mark)
+        encoder = self.handle.encoder
+        names = piece_names(schedule, encoder.depth, self.tokens, encoder.protected)
+        steps = self.clock.between_ms(self._marks)
+        return list(zip(names, _fold(steps, encoder.depth), strict=True))
+
+
+def _fold(steps: Sequence[float], depth: int) -> list[float]:
+    """Turn the times between marks into stem, then (attention, reduce, mlp) of each block, then head.
+
+    What passes between two blocks (Python, the mask of the tokens left) belongs to the attention that follows.
+    """
+    # marks: start | attend in, attend out, feed in, feed out | … | end
+    out = [steps[0]]
+    for block in range(depth):
+        between, attend, reduce, feed = steps[4 * block : 4 * block + 4]
+        out += [attend if block == 0 else between + attend, reduce, feed]
+    return [*out, steps[4 * depth]]
+
+
+def piece_names(schedule: Schedule, depth: int, tokens: int, protected: int) -> list[Piece]:
+    """The pieces of a forward in order: stem, then attention, reduce, mlp of each block, then head.
+
+    A block without a stage has the piece `("reduce",)`, which is next to nothing.
+    """
+    stages = {s.layer: s for s in schedule}
+    counts = schedule.counts(depth, tokens, protected)
+    names: list[Piece] = [("stem",)]
+    n, biased = tokens, False
+    for layer, n_out in enumerate(counts):
+        names.append(("attention", n, biased))
+        stage = stages.get(layer)
+        if stage is not None and n_out < n:
+            names.append(("reduce", stage.scorer, stage.merge, n, n_out))
+            biased = biased or MERGES.entry(stage.merge).makes_sizes
+        else:
+            names.append(("reduce",))
+        names.append(("mlp", n_out))
+        n = n_out
+    return [*names, ("head", n)]
+
+
+def plan_walks(
+    depth: int, tokens: int, protected: int, counts: Sequence[int], methods: Sequence[str], seed: int
+) -> Iterator[Schedule]:
+    """Random schedules without end, over which all pieces are visited about equally often.
+
+    Args:
+        depth: blocks of the model.
+        tokens: sequence length at the start.
+        protected: of them, never reduced.
+        counts: widths after a stage, each with `protected < n < tokens`.
+        methods: as `parse_method` reads them.
+        seed: same seed, same schedules.
+    """
+    rng = random.Random(seed)
+    by_merge: dict[str, list[str]] = defaultdict(list)
+    for scorer, merge in map(parse_method, methods):
+        by_merge[merge].append(scorer)
+    plain = [merge for merge in by_merge if not MERGES.entry(merge).makes_sizes]
+    mixed = len(plain) < len(by_merge)
+    deck: list[int] = []
+    for number in itertools.count():
+        if not counts or not by_merge or number % 25 == 0:
+            yield Schedule()
+            continue
+        # only schedules of plain merges have attention without sizes at a reduced width
+        merges = plain if plain and mixed and rng.random() < 0.4 else list(by_merge)
+        widths = set()
+        for _ in range(rng.randint(1, min(depth, len(counts), _MOST_STAGES))):
+            if not deck:
+                deck = rng.sample(list(counts), len(counts))
+            widths.add(deck.pop())
+        layers = sorted(rng.sample(range(depth), len(widths)))
+        if rng.random() < 0.5:  # the full width has samples enough from every other walk
+            layers = [layer - layers[0] for layer in layers]
+        stages = []
+        for layer, width in zip(layers, sorted(widths, reverse=True), strict=True):
+            merge = rng.choice(merges)
+            keep = (width - protected) / (tokens - protected)
+            stages.append(Stage(layer, keep, rng.choice(by_merge[merge]), merge))
+        yield Schedule(stages)
+
+
+def take_walks(
+    walker: Walker,
+    plan: Iterator[Schedule],
+    *,
+    time_budget_s: float,
+    min_walks: int,
+    enough: Callable[[Walks], bool],
+    between: Callable[[int], None] | None = None,
+    spoiled: Callable[[], bool] = lambda: False,
+    alone: bool = True,
+    quiet: bool = True,
+    label: str = "measuring cost table",
+) -> Walks:
+    """Walk until the budget (seconds, warm-up included) is spent or `enough` says so; at least `min_walks` times.
+
+    `between` is called with the number of each walk that counted, outside the marking. A walk after which `spoiled`
+    says so does not count, unless three times the budget have gone by. If not meant to be `alone`, the share of others
+    in the cores is no noise.
+    """
+    walks, start, watch = Walks(), time.monotonic(), OthersWatch()
+    number = -max(3, min_walks // 5)  # warm-up
+    sentinel: list[float] = []
+    with undisturbed(), time_bar(label, time_budget_s, quiet) as tick:
+        for schedule in plan:
+            with walker.marking():
+                steps = walker.walk(schedule)
+            tick()
+            if number >= 0 and spoiled() and time.monotonic() - start < _PATIENCE * time_budget_s:
+                walks.thrown_away += 1
+                continue
+            number += 1
+            if number < 1:
+                continue
+            walks.add(steps)
+            sentinel.append(steps[1][1])  # the first block's attention: the same work in every walk
+            if between is not None:
+                between(number)
+            if number % _COLLECT_EVERY == 0:
+                gc.collect()
+            over = time.monotonic() - start > time_budget_s
+            if number >= min_walks and (over or (number % 20 == 0 and enough(walks))):
+                break
+    walks.noise, walks.seconds = judge_noise(sentinel, watch.share() if alone else None), time.monotonic() - start
+    return walks
+
+
+def device_of(inputs: Mapping[str, Tensor]) -> torch.device:
+    """The device that a batch lies on."""
+    return next(iter(inputs.values())).device

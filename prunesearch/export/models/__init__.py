@@ -1,0 +1,1 @@
+"""Models with their schedule inside, written for other runtimes."""

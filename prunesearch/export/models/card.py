@@ -1,0 +1,125 @@
+"""The model card of an export: what it is, where it comes from, what was measured; and the same for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prunesearch import __version__
+from prunesearch.core.schedule import Schedule
+from prunesearch.export.models.model_format import ModelSource
+from prunesearch.export.models.write import ModelExport, save_facts
+from prunesearch.export.pick import pick
+from prunesearch.export.schedules.native import provenance_of, schedule_json
+
+if TYPE_CHECKING:
+    from prunesearch.export.schedules.exchange import Exported
+    from prunesearch.study.front import Front
+
+_LOAD = {
+    "hf": "model = AutoModel….from_pretrained(FOLDER, trust_remote_code=True)  # without prunesearch",
+    "onnx": 'logits = onnxruntime.InferenceSession("FILE").run(["logits"], inputs)[0]',
+    "torch-export": 'logits = torch.export.load("FILE").module()(**inputs)',
+    "openvino": 'logits = openvino.Core().compile_model("FILE", "CPU")(inputs)[0]',
+    "tensorrt": "sh FILE.trtexec.sh  # builds the engine",
+}
+
+
+def write_card(done: ModelExport, source: ModelSource) -> None:
+    """Write the model card and the provenance of an export into its folder, or beside its file."""
+    facts = {**source.provenance, "exported": done.facts(), "exported_by": f"prunesearch {__version__}"}
+    save_facts(done.path, schedule_json(source.schedule, facts), "prunesearch.json", ".json")
+    save_facts(done.path, model_card(source.schedule, source.provenance, done), "README.md", ".md")
+
+
+def schedule_card(front: Front, spec: str, to: str, exported: Exported) -> str:
+    """The card of a schedule in the format `to`: of the point that `spec` picks, and what the format changes of it."""
+    point = pick(front, spec)
+    said = [f"changed: {change}" for change in exported.changes] + [f"note: {loss}" for loss in exported.losses]
+    return model_card(point.to_schedule(), provenance_of(point, front), remarks=[f"In {to}, {line}." for line in said])
+
+
+def model_card(
+    schedule: Schedule,
+    provenance: Mapping[str, Any],
+    done: ModelExport | None = None,
+    remarks: Sequence[str] = (),
+) -> str:
+    """Markdown that says what a schedule does, where its numbers come from, and what an export was found to do.
+
+    Args:
+        schedule: the stages.
+        provenance: see `native.provenance_of`; empty for a schedule by hand.
+        done: the export; None for a schedule alone.
+        remarks: what else to say, a line each.
+    """
+    base = provenance.get("model", {}).get("id")
+    lines = ["---", *([f"base_model: {json.dumps(base)}"] if base else []), "tags: [token-pruning, prunesearch]", "---"]
+    lines += ["", "## Token pruning", "", f"{base or 'The model'} computes on fewer tokens from block to block:", ""]
+    lines += ["| block | keep | scorer and merge |", "|---|---|---|"]
+    lines += [f"| {s.layer} | {s.keep:.4g} of the initial tokens | {s.method} |" for s in schedule] or [
+        "| – | all | – |"
+    ]
+    if provenance:
+        lines += ["", *_study_lines(provenance)]
+    if done is not None:
+        lines += ["", *_export_lines(done)]
+    if remarks:
+        lines += ["", *(f"- {remark}" for remark in remarks)]
+    stages = json.dumps([stage.to_dict() for stage in schedule])
+    lines += ["", f"Found with prunesearch {__version__}. Stages: `{stages}`", ""]
+    return "\n".join(lines)
+
+
+def _study_lines(p: Mapping[str, Any]) -> list[str]:
+    """What the study measured, under which conditions."""
+    quality, difference, latency, conditions = (p[k] for k in ("quality", "difference", "latency", "conditions"))
+    measured = latency["median_ms"] is not None
+    ms = latency["median_ms"] if measured else latency["predicted_ms"]
+    how = "measured end to end" if measured else f"predicted ({p['cost_table']} cost table)"
+    where = ", ".join(f"{k} {v}" for k, v in conditions.items() if v is not None)
+    return [
+        f"- Study `{p['study']}`, point {p['point']} (trial {p['trial']}), {p['created']}.",
+        f"- {p['metric']} {quality['value']:.4f} {_interval(quality)} on held-out rows; against the unpruned model "
+        f"{difference['value']:+.4f} {_interval(difference)} (paired, 95 %).",
+        f"- {ms:.4g} ms a batch, {p['speedup']:.2f}x, {how} on {p['device']} ({where}); {p['gmacs']:.4g} GMACs.",
+    ]
+
+
+def _interval(value: Mapping[str, float]) -> str:
+    return f"[{value['low']:.4f}, {value['high']:.4f}]"
+
+
+def _export_lines(done: ModelExport) -> list[str]:
+    lines = [
+        "```python",
+        _LOAD[done.format].replace("FILE", done.path.name).replace("FOLDER", done.path.name),
+        "```",
+        "",
+    ]
+    lines.append(f"- {done.tool}: {'; '.join(done.notes)}" if done.notes else f"- {done.tool}")
+    rows = ", ".join(map(str, done.checked))
+    lines.append(
+        f"- In {done.runtime}, logits differ by at most {done.error:.2g} from the pruned model in torch (largest logit "
+        f"{done.largest:.3g}; batches of {rows})."
+    )
+    if done.timing is None:
+        lines.append("- Not timed.")
+    else:
+        lines.append(f"- {timing_text(done)}")
+    if done.quality is not None:
+        lines.append("- On held-out rows: " + ", ".join(f"{k} {v:.4f}" for k, v in done.quality.items()) + ".")
+    return lines
+
+
+def timing_text(done: ModelExport) -> str:
+    """One line: unpruned against pruned in the export's runtime and in eager torch, with the conditions."""
+    t = done.timing
+    if t is None:
+        return "not timed"
+    return (
+        f"{t.runtime}: unpruned {t.unpruned_ms:.4g} ms, pruned {t.pruned_ms:.4g} ms, {t.speedup:.2f}x; eager torch: "
+        f"{t.eager_unpruned_ms:.4g} ms, {t.eager_pruned_ms:.4g} ms, {t.eager_speedup:.2f}x (batch {t.batch_size}, "
+        f"{t.threads} threads, {t.device}, {t.rounds} rounds{', noisy: ' + t.noisy if t.noisy else ''})"
+    )

@@ -1,0 +1,133 @@
+"""A model with its schedule as one graph: ONNX, `torch.export`, OpenVINO IR, and a recipe for TensorRT."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from prunesearch.core.files import write_text_atomic
+from prunesearch.cost.timing.runtimes import (
+    OPSET,
+    load_onnx,
+    load_openvino,
+    load_program,
+    needed,
+    quietly,
+    trace,
+    write_onnx,
+    write_openvino,
+    write_program,
+)
+from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
+
+_TENSORRT_ROWS = (1, 8, 32)  # least, usual and greatest batch of the engine where the study does not say
+
+
+def _onnx(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, ...]:
+    """Write the ONNX file, with schedule and provenance in its metadata."""
+    notes = {"prunesearch.schedule": source.schedule.to_json(None)}
+    if source.provenance:
+        notes["prunesearch.provenance"] = json.dumps(dict(source.provenance), ensure_ascii=False)
+    opset = options.opset or OPSET
+    write_onnx(trace(source.model, source.inputs), path, opset, notes)
+    if options.int8:
+        _to_int8(path)
+    return (f"opset {opset}", *(("int8: dynamic quantisation of the matrix products",) if options.int8 else ()))
+
+
+def _to_int8(path: Path) -> None:
+    """Quantise an ONNX file in place: weights beforehand, activations as they come (one scale a tensor)."""
+    quantization: Any = needed("onnxruntime.quantization", "onnx")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.float.onnx")
+    path.rename(scratch)
+    try:
+        with quietly():
+            # Gemm and MatMul alone: a quantised convolution or gather gains nothing on a CPU
+            quantization.quantize_dynamic(
+                scratch, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=quantization.QuantType.QInt8
+            )
+    finally:
+        scratch.unlink(missing_ok=True)
+        path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+
+
+def _program(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, ...]:
+    write_program(trace(source.model, source.inputs), path)
+    return ("torch.export.load(PATH).module()(**inputs) gives the logits",)
+
+
+def _openvino(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, ...]:
+    write_openvino(trace(source.model, source.inputs), path, options.opset or OPSET)
+    return (f"weights are in {path.with_suffix('.bin').name}",)
+
+
+def _tensorrt(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, ...]:
+    """Write the ONNX file and, beside it, the line that makes an engine of it."""
+    notes = _onnx(source, path, options)
+    recipe = path.with_suffix(".trtexec.sh")
+    write_text_atomic(recipe, f"#!/bin/sh\n{trtexec_line(source, path)}\n")
+    return (*notes, f"{recipe.name} has the trtexec line; no TensorRT was at hand: the engine is unproven")
+
+
+def trtexec_line(source: ModelSource, path: Path) -> str:
+    """The command that builds a TensorRT engine for batches of 1 up to twice the batch that was timed."""
+    rows = len(next(iter(source.inputs.values())))
+    least, usual, most = (1, rows, 2 * rows) if rows > 1 else _TENSORRT_ROWS
+
+    def shapes(count: int) -> str:
+        sizes = {name: [count, *value.shape[1:]] for name, value in source.inputs.items()}
+        return ",".join(f"{name}:{'x'.join(map(str, size))}" for name, size in sizes.items())
+
+    words = [
+        "trtexec",
+        f"--onnx={path.name}",
+        f"--saveEngine={path.with_suffix('.engine').name}",
+        f"--minShapes={shapes(least)}",
+        f"--optShapes={shapes(usual)}",
+        f"--maxShapes={shapes(most)}",
+        "--fp16",
+        "--useCudaGraph",
+    ]
+    return " ".join(shlex.quote(word) for word in words)
+
+
+ONNX = ModelFormat(
+    name="onnx",
+    tool="ONNX",
+    runtime="ONNX Runtime",
+    write=_onnx,
+    load=load_onnx,
+    suffix=".onnx",
+    options=("opset", "int8"),
+)
+TORCH_EXPORT = ModelFormat(
+    name="torch-export",
+    tool="torch.export",
+    runtime="torch.export",
+    write=_program,
+    load=load_program,
+    suffix=".pt2",
+)
+OPENVINO = ModelFormat(
+    name="openvino",
+    tool="OpenVINO",
+    runtime="OpenVINO",
+    write=_openvino,
+    load=load_openvino,
+    suffix=".xml",
+    options=("opset",),
+    unable={"random": "its hash needs 64-bit integers, which OpenVINO computes in 32"},
+)
+TENSORRT = ModelFormat(
+    name="tensorrt",
+    tool="TensorRT",
+    runtime="ONNX Runtime",
+    write=_tensorrt,
+    load=load_onnx,
+    suffix=".onnx",
+    options=("opset",),
+    proven=False,
+)

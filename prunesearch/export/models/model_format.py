@@ -1,0 +1,74 @@
+"""What a model format is: a way to write a model with its schedule inside, and a runtime that runs what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from prunesearch.core.schedule import Schedule
+    from prunesearch.cost.timing.runtimes import Forward
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What is exported.
+
+    Args:
+        model: a classifier in eval mode, in float32 on the CPU, without a schedule.
+        schedule: what it is exported with.
+        inputs: a batch without padding, whose rows and length latency is measured at.
+        model_id: folder or Hub id that it came from; None if it is only an object.
+        provenance: see `native.provenance_of`; empty for a schedule by hand.
+        seed: of the `random` scorer.
+    """
+
+    model: nn.Module
+    schedule: Schedule
+    inputs: Mapping[str, Tensor]
+    model_id: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """`opset` of ONNX files (None: `runtimes.OPSET`); `int8`: matrix products in 8 bits (ONNX Runtime, dynamic)."""
+
+    opset: int | None = None
+    int8: bool = False
+
+
+@dataclass(frozen=True)
+class ModelFormat:
+    """One row of the table of model formats.
+
+    Args:
+        name: what `--to` takes.
+        tool: whose format it is, for people.
+        runtime: where the file was run to check and time it, for people.
+        write: `(source, path, options) -> notes`; writes a new file or folder at `path`.
+        load: `path -> Forward`.
+        suffix: of the file; empty for a folder.
+        tolerance: greatest difference of a logit from the applied model's, relative to the largest (at least 1).
+        applied: True if `write` is to find the schedule applied to the model.
+        options: names of the options that it takes.
+        unable: scorers and merges that the runtime gets wrong, each with the reason.
+        proven: False if what is written cannot be run here, but only a part of it.
+    """
+
+    name: str
+    tool: str
+    runtime: str
+    write: Callable[[ModelSource, Path, ModelOptions], tuple[str, ...]]
+    load: Callable[[Path], Forward]
+    suffix: str
+    tolerance: float = 1e-4
+    applied: bool = True
+    options: tuple[str, ...] = ()
+    proven: bool = True
+    unable: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,287 @@
+"""Exporting a model with a schedule inside: written, checked against the applied model, timed against the unpruned one.
+
+A new format is one `ModelFormat` in a file of its own and one row in `MODEL_FORMATS`; the contract tests pick it up.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.files import write_text_atomic
+from prunesearch.core.registry import Entry, Registry
+from prunesearch.core.schedule import Schedule
+from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prunesearch.cost.timing.runtimes import Forward
+
+_GRAPHS = "prunesearch.export.models.graphs"
+MODEL_FORMATS = Registry(
+    "model format",
+    {
+        "hf": Entry(
+            "prunesearch.export.models.huggingface:HUGGING_FACE", "Hugging Face folder that needs no prunesearch"
+        ),
+        "onnx": Entry(f"{_GRAPHS}:ONNX", "ONNX file, any batch size"),
+        "torch-export": Entry(f"{_GRAPHS}:TORCH_EXPORT", ".pt2 file for torch.export.load"),
+        "openvino": Entry(f"{_GRAPHS}:OPENVINO", "OpenVINO IR (.xml and .bin)"),
+        "tensorrt": Entry(f"{_GRAPHS}:TENSORRT", "ONNX file and the trtexec line that builds an engine of it"),
+    },
+)
+SURVIVES = 0.9  # of eager's speed-up: what a runtime must reach for it to have survived
+_CHECKED_ROWS = (1, 3)  # batch sizes to check, beside the one that is timed
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians in ms of the unpruned and the pruned model, in eager torch and in the format's runtime, interleaved."""
+
+    runtime: str
+    device: str
+    threads: int
+    batch_size: int
+    eager_unpruned_ms: float
+    eager_pruned_ms: float
+    unpruned_ms: float
+    pruned_ms: float
+    rounds: int
+    noisy: str
+
+    @property
+    def speedup(self) -> float:
+        """Unpruned over pruned, both in the format's runtime."""
+        return self.unpruned_ms / self.pruned_ms
+
+    @property
+    def eager_speedup(self) -> float:
+        """The same in eager torch."""
+        return self.eager_unpruned_ms / self.eager_pruned_ms
+
+    @property
+    def survives(self) -> bool:
+        """Whether the runtime reaches nine tenths of eager's speed-up."""
+        return self.speedup >= SURVIVES * self.eager_speedup
+
+
+@dataclass(frozen=True)
+class ModelExport:
+    """What was written and found.
+
+    `error` is the greatest difference of a logit from the applied model's on batches of `checked` rows, `largest` the
+    largest logit there; `timing` is None if it was not asked for.
+    """
+
+    path: Path
+    format: str
+    tool: str
+    runtime: str
+    proven: bool
+    notes: tuple[str, ...]
+    error: float
+    largest: float
+    checked: tuple[int, ...]
+    timing: Timing | None = None
+    quality: Mapping[str, float] | None = None
+
+    def summary(self) -> list[str]:
+        """What was found but for the timing, one line each."""
+        rows = ", ".join(map(str, self.checked))
+        lines = [f"{self.tool}: {note}" for note in self.notes]
+        lines.append(f"checked in {self.runtime}: greatest error of a logit {self.error:.2g} (batches of {rows})")
+        if self.quality is not None:
+            lines.append("on the holdout rows: " + ", ".join(f"{k} {v:.4g}" for k, v in self.quality.items()))
+        return lines
+
+    def facts(self) -> dict[str, Any]:
+        """The plain form that goes into files."""
+        out = {**asdict(self), "path": self.path.name}
+        if self.timing is not None:
+            out["timing"] |= {"speedup": self.timing.speedup, "eager_speedup": self.timing.eager_speedup}
+        return out
+
+
+def find_model_format(name: str) -> ModelFormat:
+    """Return the format called `name`; raise `PruneSearchError` naming the nearest one on a miss."""
+    return cast(ModelFormat, MODEL_FORMATS.load(name))
+
+
+def check_output(path: Path, to: ModelFormat, options: ModelOptions) -> None:
+    """Raise `PruneSearchError` for a path that is taken or of the wrong kind, or an option that the format has not."""
+    for name, value in asdict(options).items():
+        if value and name not in to.options:
+            having = ", ".join(n for n in MODEL_FORMATS if name in find_model_format(n).options)
+            raise PruneSearchError(f"--{name} goes with --to {having}, but got --to {to.name}: leave it out")
+    if to.suffix and path.suffix != to.suffix:
+        raise PruneSearchError(f"{to.tool} files end in {to.suffix}, but got '{path}': write -o {path}{to.suffix}")
+    if path.exists():
+        raise PruneSearchError(f"'{path}' is already there, and no model is written over another: choose another -o")
+
+
+def check_methods(schedule: Schedule, to: ModelFormat) -> None:
+    """Raise `PruneSearchError`, with the reason, for a scorer or merge that the format's runtime gets wrong."""
+    for stage in schedule:
+        for name in stage.method.split("+"):
+            if name in to.unable:
+                raise PruneSearchError(f"{to.tool} cannot run '{name}' ({to.unable[name]}): choose --to onnx")
+
+
+def export_model(
+    source: ModelSource,
+    to: ModelFormat,
+    path: Path,
+    *,
+    options: ModelOptions | None = None,
+    seconds: float | None = 20.0,
+) -> ModelExport:
+    """Write a model with its schedule, check it in its runtime against the applied model, and time it.
+
+    Beside it go its model card (`….md`) and its provenance (`….json`, a schedule that `Schedule.from_json` reads); into
+    a folder as `README.md` and `prunesearch.json`.
+
+    Args:
+        source: what to export; its model is left as it was.
+        to: the format.
+        path: of the new file or folder.
+        options: None for the defaults.
+        seconds: of timing, in which both models run in both runtimes; None: not timed.
+
+    Raises:
+        PruneSearchError: if the path is taken, the format cannot hold the model, or the check fails (nothing is left
+            behind then).
+    """
+    from prunesearch.export.models.card import write_card
+
+    chosen = options or ModelOptions()
+    check_output(path, to, chosen)
+    check_methods(source.schedule, to)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        notes = write_format(source, to, path, chosen)
+        done = _check(source, to, path, notes, int8=chosen.int8)
+        if seconds is not None:
+            done = replace(done, timing=_time(source, to, path, chosen, seconds))
+    except BaseException:
+        remove_export(path)
+        raise
+    write_card(done, source)
+    return done
+
+
+def write_format(source: ModelSource, to: ModelFormat, path: Path, options: ModelOptions) -> tuple[str, ...]:
+    """Write alone, with nothing checked; see `ModelFormat.write`."""
+    from prunesearch.pruning.apply import apply_
+
+    if not to.applied:
+        return to.write(source, path, options)
+    with apply_(source.model, source.schedule, seed=source.seed):
+        return to.write(source, path, options)
+
+
+def remove_export(path: Path) -> None:
+    """Remove what a format wrote at `path`, and beside it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+        return
+    for other in path.parent.glob(f"{path.stem}.*"):
+        if other.name in _names(path):
+            other.unlink()
+
+
+def _names(path: Path) -> set[str]:
+    """The names of the files that may belong to an export at `path`."""
+    return {path.name, f"{path.name}.data", *(path.with_suffix(s).name for s in (".bin", ".trtexec.sh"))}
+
+
+def check_batches(inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Batches of several sizes out of one; of texts, all but the first row are padded to different lengths."""
+    import torch
+
+    rows = len(next(iter(inputs.values())))
+    batches = []
+    for size in dict.fromkeys((*_CHECKED_ROWS, rows)):
+        chosen = torch.arange(size) % rows
+        batch = {name: value[chosen].clone() for name, value in inputs.items()}
+        mask = batch.get("attention_mask")
+        if mask is not None:
+            length = mask.shape[1]
+            for row in range(1, size):
+                mask[row, length - row * length // (2 * size) :] = 0
+        batches.append(batch)
+    return batches
+
+
+def _check(source: ModelSource, to: ModelFormat, path: Path, notes: tuple[str, ...], *, int8: bool) -> ModelExport:
+    """Run what was written beside the applied model; int8 changes outputs by design, so its error is stated alone."""
+    import torch
+
+    from prunesearch.pruning.apply import apply_
+
+    forward, batches = to.load(path), check_batches(source.inputs)
+    wanted = []
+    with apply_(source.model, source.schedule, seed=source.seed), torch.inference_mode():
+        for batch in batches:
+            outputs = source.model(**batch)
+            wanted.append(outputs.logits if hasattr(outputs, "logits") else outputs[0])
+    error = max(float((forward(batch) - want).abs().max()) for batch, want in zip(batches, wanted, strict=True))
+    largest = max(float(want.abs().max()) for want in wanted)
+    if not int8 and not error <= to.tolerance * max(largest, 1.0):
+        raise PruneSearchError(
+            f"what {to.tool} computes is off by {error:.2g} (largest logit {largest:.2g}), more than {to.tolerance:g}: "
+            "another scorer or merge may do; the schedule alone can be exported with --to json"
+        )
+    sizes = tuple(len(next(iter(batch.values()))) for batch in batches)
+    return ModelExport(path, to.name, to.tool, to.runtime, to.proven, notes, error, largest, sizes)
+
+
+def _time(source: ModelSource, to: ModelFormat, path: Path, options: ModelOptions, seconds: float) -> Timing:
+    """Time both models in both runtimes, interleaved; the unpruned one is exported for it, and thrown away."""
+    import torch
+
+    from prunesearch.cost.devices.device import describe_device
+    from prunesearch.cost.timing.clock import Job, clock_for, measure
+    from prunesearch.pruning.apply import apply_
+
+    with tempfile.TemporaryDirectory() as scratch:
+        other = Path(scratch) / f"unpruned{to.suffix}"
+        write_format(replace(source, schedule=Schedule()), to, other, options)
+        unpruned, pruned = to.load(other), to.load(path)
+        inputs = dict(source.inputs)
+        with apply_(source.model, Schedule(), seed=source.seed) as handle:
+            eager = Job(lambda: source.model(**inputs), lambda: handle.set(Schedule()))
+            eager_pruned = Job(lambda: source.model(**inputs), lambda: handle.set(source.schedule))
+            jobs = {"eager": eager, "eager_pruned": eager_pruned, **_jobs(unpruned, pruned, inputs)}
+            found = measure(jobs, clock=clock_for("cpu"), sentinel="eager", time_budget_s=seconds, min_rounds=10)
+    ms = {name: s.median_ms for name, s in found.samples.items()}
+    return Timing(
+        runtime=f"{to.runtime}, int8" if options.int8 else to.runtime,
+        device=str(describe_device("cpu")["name"]),
+        threads=torch.get_num_threads(),
+        batch_size=len(next(iter(inputs.values()))),
+        eager_unpruned_ms=ms["eager"],
+        eager_pruned_ms=ms["eager_pruned"],
+        unpruned_ms=ms["unpruned"],
+        pruned_ms=ms["pruned"],
+        rounds=len(found.samples["eager"]),
+        noisy=found.noise.why,
+    )
+
+
+def _jobs(unpruned: Forward, pruned: Forward, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    from prunesearch.cost.timing.clock import Job
+
+    return {"unpruned": Job(lambda: unpruned(inputs)), "pruned": Job(lambda: pruned(inputs))}
+
+
+def save_facts(path: Path, text: str, name_in_folder: str, suffix: str) -> Path:
+    """Write a text into the folder of an export, or beside its file; returns where."""
+    target = path / name_in_folder if path.is_dir() else path.with_name(f"{path.name}{suffix}")
+    write_text_atomic(target, text)
+    return target

@@ -1,0 +1,130 @@
+"""Taking a schedule to another tool and back, saying what changes on the way.
+
+What an export changes is not typed in per format: the text is read back as the other tool would understand it, and the
+difference is stated. A word of the schedule that changes (block, site, count, scorer, merge, protected tokens) is a
+refusal unless `lossy`; how a tool computes the same word is said and no more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule
+from prunesearch.export.schedules.format import Format, ModelShape, Read, leaving, reducing
+from prunesearch.export.schedules.parsing import read_text
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The text of a file; `changes` of the schedule's meaning, and what else to know of it (`losses`)."""
+
+    text: str
+    changes: tuple[str, ...]
+    losses: tuple[str, ...]
+
+
+def export_schedule(schedule: Schedule, to: Format, shape: ModelShape, *, lossy: bool = False) -> Exported:
+    """Write `schedule` for a model of `shape` in another tool's format.
+
+    Args:
+        schedule: what to write.
+        to: the format.
+        shape: the model that it is for.
+        lossy: accept the nearest that the format can say.
+
+    Raises:
+        PruneSearchError: if the meaning would change and `lossy` is False, or the schedule does not fit the shape.
+    """
+    schedule.check_depth(shape.depth)
+    if to.lossless:
+        return Exported(to.write(schedule, shape, ()), (), ())
+    back = to.read(to.write(schedule, shape, ()), shape, None)
+    changes = (*differences(schedule, back.schedule, shape), *back.notes, *_protection(to, schedule, shape))
+    if changes and not lossy:
+        raise PruneSearchError(
+            f"{to.tool} cannot say this schedule ({to.limits}): {'; '.join(changes)}: "
+            "choose another format, or accept the change with --lossy"
+        )
+    tied = f"holds for {shape.depth} blocks and {shape.tokens} tokens ({shape.protected} protected) only"
+    losses = (tied, *to.variants) if schedule.stages else ()
+    remarks = [*origin(shape.provenance), *(f"changed: {change}" for change in changes), *losses]
+    return Exported(to.write(schedule, shape, remarks), changes, losses)
+
+
+def import_schedule(text: str, source: Format, shape: ModelShape | None = None, entry: str | None = None) -> Read:
+    """Read another tool's file as a schedule; `notes` say where it only comes near.
+
+    Args:
+        text: what is in the file. Nothing in it is executed.
+        source: its format.
+        shape: the model; formats that count tokens need it.
+        entry: which of several schedules in the file.
+
+    Raises:
+        CorruptFileError: if the text is not in the format.
+        PruneSearchError: if it does not fit the shape, or there is none.
+    """
+    if entry is not None and not source.entries:
+        raise PruneSearchError(f"a {source.tool} file holds one schedule, but got entry '{entry}': leave it out")
+    found = source.read(text, shape, entry)
+    if shape is None or source.lossless:
+        return found
+    return Read(found.schedule, (*found.notes, *_protection(source, found.schedule, shape)))
+
+
+def import_file(
+    path: str | os.PathLike[str], source: Format, shape: ModelShape | None = None, entry: str | None = None
+) -> Read:
+    """Read a file as `import_schedule` reads text; errors name the file."""
+    try:
+        return import_schedule(read_text(path), source, shape, entry)
+    except PruneSearchError as error:
+        raise type(error)(f"{source.tool} file '{os.fspath(path)}': {error}") from None
+
+
+def origin(provenance: Mapping[str, Any]) -> list[str]:
+    """Where a schedule comes from, for the comments of a file; nothing for one by hand."""
+    if "study" not in provenance:
+        return []
+    p, quality = provenance, provenance["quality"]
+    return [
+        f"from prunesearch {p['prunesearch']}, study {p['study']}, point {p['point']} (trial {p['trial']}), model "
+        f"{p['model']['id']}: {p['metric']} {quality['value']:.4f} [{quality['low']:.4f}, {quality['high']:.4f}], "
+        f"{p['speedup']:.2f}x on {p['device']}"
+    ]
+
+
+def differences(before: Schedule, after: Schedule, shape: ModelShape) -> list[str]:
+    """How `after` differs from `before` at this shape: in tokens per block, and in scorers and merges.
+
+    Scorers that a merge ignores and stages that remove nothing make no difference.
+    """
+    changes = []
+    wanted, got = leaving(before, shape), leaving(after, shape)
+    wrong = [layer for layer in range(shape.depth) if wanted[layer] != got[layer]]
+    if wrong:
+        first = wrong[0]
+        more = f" ({len(wrong)} blocks differ)" if len(wrong) > 1 else ""
+        changes.append(f"block {first} leaves {got[first]} tokens, not {wanted[first]}{more}")
+    methods = {stage.layer: stage.method for stage, _, _ in reducing(after, shape)}
+    replaced: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for stage, _, _ in reducing(before, shape):
+        method = methods.get(stage.layer, stage.method)
+        if method != stage.method:
+            replaced[stage.method, method].append(stage.layer)
+    for (old, new), blocks in replaced.items():
+        where = f"block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}"
+        changes.append(f"{old} becomes {new} ({where})")
+    return changes
+
+
+def _protection(tool: Format, schedule: Schedule, shape: ModelShape) -> list[str]:
+    if not schedule.stages or shape.protected <= tool.protects:
+        return []
+    what = "CLS alone" if tool.protects == 1 else f"the first {tool.protects} tokens alone"
+    return [f"{tool.tool} protects {what}, prunesearch {shape.protected} tokens of this model"]

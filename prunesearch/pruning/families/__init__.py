@@ -1,0 +1,1 @@
+"""Model families: where their blocks are, how they compute, what is protected."""

@@ -1,0 +1,168 @@
+"""Which models can be reduced, and finding the encoder inside one. The rows are in `family_table`."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.pruning.families.family import Family
+from prunesearch.pruning.families.rows import AROUND, NEAREST, REFUSED, ROWS
+
+__all__ = ["FAMILIES", "Encoder", "Family", "check_model_type", "find_encoder", "register_family"]
+
+FAMILIES: dict[str, Family] = {row.model_type: row for row in ROWS}
+
+# heads whose forward needs the full grid of tokens back
+_NEEDS_GRID = (
+    "ForMaskedImageModeling",
+    "ForSemanticSegmentation",
+    "ForSegmentation",
+    "ForDepthEstimation",
+    "ForPreTraining",
+    "Backbone",
+)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A supported encoder found inside a model: its family, its base module and its blocks.
+
+    `blocks` are in the order in which a forward runs through them; one that serves several passes is there several
+    times. `cores` are their attention modules.
+    """
+
+    family: Family
+    base: PreTrainedModel
+    blocks: list[nn.Module]
+    cores: list[nn.Module]
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def leading(self) -> int:
+        """Protected tokens at the start of a row."""
+        return self.family.n_leading(self.base.config)
+
+    @property
+    def protected(self) -> int:
+        """Protected tokens of a row without padding."""
+        return self.leading + self.family.trailing
+
+    @property
+    def sizes(self) -> Any:
+        """What says the model's sizes, by the names of transformers' configs: its config, unless it wraps a model."""
+        return self.base.config if self.family.sizes is None else self.family.sizes
+
+    @property
+    def attention_config(self) -> Any:
+        """The configuration that says how its blocks attend; an encoder-decoder's encoder may have one of its own."""
+        return getattr(self.cores[0], "config", self.base.config)
+
+
+def register_family(family: Family) -> None:
+    """Add a row to the table of model families, for models whose `config.model_type` it names.
+
+    Args:
+        family: the row; `docs/families.md` is the guide.
+
+    Raises:
+        PruneSearchError: if the table has a row for that model type.
+    """
+    if family.model_type in FAMILIES:
+        raise PruneSearchError(
+            f"model family '{family.model_type}' is already registered: choose another config.model_type"
+        )
+    FAMILIES[family.model_type] = family
+
+
+def check_model_type(model_type: str, config: Any = None) -> None:
+    """Raise `UnsupportedModelError`, naming the nearest supported families and what is missing, if there is no row.
+
+    Args:
+        model_type: the `config.model_type` of a model.
+        config: that config, to know what the model reads where no family has a name like its own.
+    """
+    if model_type in FAMILIES or model_type in AROUND:
+        return
+    close = difflib.get_close_matches(model_type, FAMILIES, n=3, cutoff=0.5)
+    alike = next((names for key, names in NEAREST.items() if hasattr(config, key)), ())
+    missing = "no row says where its blocks are (ps.register_family, docs/families.md)"
+    missing, near = REFUSED.get(model_type, (missing, tuple(close) or alike))
+    hint = f"nearest: {', '.join(near)}; " if near else ""
+    raise UnsupportedModelError(
+        f"model family '{model_type}' is not supported: {missing}; {hint}Known: {', '.join(sorted(FAMILIES))}"
+    )
+
+
+def find_encoder(model: nn.Module) -> Encoder:
+    """Find the supported encoder in `model`, which may be a transformers model or a module that wraps one.
+
+    Of a model with two, the vision tower is taken.
+
+    Raises:
+        UnsupportedModelError: naming the nearest supported families and what stands in the way.
+    """
+    models = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
+    if not models:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} holds no transformers model: pass a PreTrainedModel or a module around one"
+        )
+    known = [m for m in models if m.config.model_type in FAMILIES]
+    if not known:
+        check_model_type(models[0].config.model_type, models[0].config)
+    found = next((m for m in known if not FAMILIES[m.config.model_type].secondary), known[0])
+    _check_class(found)
+    row = _unwrapped(found, FAMILIES[found.config.model_type])
+    base = _base_of(found, row)
+    why_not = None if row.refuses is None else row.refuses(base.config)
+    if why_not is not None:
+        raise _refusal(row, why_not)
+    family, place = row.for_config(base.config), base.get_submodule(row.blocks)
+    blocks = list(place.children()) if family.order is None else family.order(place, base.config)
+    return Encoder(family, base, blocks, [b.get_submodule(family.layout.core) for b in blocks])
+
+
+def _unwrapped(model: PreTrainedModel, row: Family) -> Family:
+    """`row` for what `model` wraps, if it does."""
+    if row.wraps is None:
+        return row
+    inside = row.wraps(model)
+    if isinstance(inside, str):
+        raise _refusal(row, inside)
+    return replace(row, **inside)
+
+
+def _refusal(row: Family, why: str) -> UnsupportedModelError:
+    return UnsupportedModelError(f"this '{row.model_type}' cannot be reduced: {why}")
+
+
+def _base_of(model: PreTrainedModel, row: Family) -> PreTrainedModel:
+    """`model` without its head: the module from which the path of the blocks starts."""
+    for base in (cast(PreTrainedModel, model.base_model), model):  # DINOv3 takes a part of itself for its base
+        if any(name == row.blocks for name, _ in base.named_modules()):
+            return base
+    raise UnsupportedModelError(
+        f"{type(model).__name__} has no blocks at '{row.blocks}', where those of a '{row.model_type}' are: "
+        "pass the model that has them"
+    )
+
+
+def _check_class(model: PreTrainedModel) -> None:
+    """Raise `UnsupportedModelError` for a class whose outputs would be wrong or fail on fewer tokens."""
+    name = type(model).__name__
+    if name.endswith(_NEEDS_GRID):
+        raise UnsupportedModelError(
+            f"{name} needs every token back in its place: use the encoder or a classification model of the family"
+        )
+    if getattr(model.config, "is_decoder", False):
+        raise UnsupportedModelError(
+            f"{name} is configured as a decoder: tokens can be reduced in encoders only (is_decoder=False)"
+        )

@@ -1,0 +1,1 @@
+"""`prunesearch dashboard`: the views of `report.views` over study folders and Optuna storages, live."""

@@ -1,0 +1,149 @@
+"""A finished study told to an experiment tracker: TensorBoard, MLflow or Weights & Biases, if that is installed.
+
+A new one is a function and a row in `LOGGERS`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.study.folder import StudyFolder
+from prunesearch.study.front import Front
+from prunesearch.study.storage.reader import Trial
+
+_PROJECT = "prunesearch"
+Logger = Callable[[StudyFolder, Front, Sequence[Trial]], str]
+
+
+def log_study(name: str, folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+    """Tell the tracker called `name` of a study: settings, trials, points of the front, and files where it takes them.
+
+    Args:
+        name: a row of `LOGGERS`.
+        folder: of the study.
+        front: its front.
+        trials: its trials; those that are complete are told.
+
+    Returns:
+        One line on where it went.
+
+    Raises:
+        PruneSearchError: for an unknown name, a package that is not installed, or a tracker that refuses.
+    """
+    check_logger(name)
+    try:
+        return LOGGERS[name](folder, front, [trial for trial in trials if trial.complete])
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PruneSearchError(f"{name} did not take the study ({reason}); its own files are complete") from None
+
+
+def check_logger(name: str) -> None:
+    """Refuse a name that is not in `LOGGERS`, or whose package is missing: to be called before a run, not after it."""
+    if name not in LOGGERS:
+        raise PruneSearchError(f"unknown logger '{name}': {did_you_mean(name, LOGGERS)}")
+    _package(name)
+
+
+def scalars(front: Front, trials: Sequence[Trial]) -> list[tuple[int, dict[str, float]]]:
+    """What is told, by step: `trial/…` at each trial's number, `front/…` at each point's place from 1 on."""
+    found = []
+    for trial in trials:
+        values = {name: trial.number_of(name) for name in ("quality", "latency", "energy", "seconds")}
+        told = {f"trial/{name}": value for name, value in values.items() if value is not None}
+        if trial.values:
+            told["trial/loss"] = trial.values[0]
+        found.append((trial.number, told))
+    for place, point in enumerate(front.points, start=1):
+        told = {
+            "front/quality": point.quality.value,
+            "front/latency_ms": point.latency.ms,
+            "front/speedup": point.speedup,
+            "front/gmacs": point.gmacs,
+        }
+        if point.energy is not None:
+            told["front/energy_mj"] = point.energy.mj
+        found.append((place, told))
+    return found
+
+
+def _tensorboard(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+    place = folder.path / "tensorboard"
+    writer = _package("tensorboard").SummaryWriter(str(place))
+    try:
+        writer.add_text("config", f"```\n{json.dumps(front.config, indent=1)}\n```")
+        writer.add_text("verdict", front.verdict.text)
+        for step, told in scalars(front, trials):
+            for name, value in told.items():
+                writer.add_scalar(name, value, step)
+    finally:
+        writer.close()
+    return f"tensorboard --logdir {place}"
+
+
+def _mlflow(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+    mlflow = _package("mlflow")
+    mlflow.set_experiment(_PROJECT)
+    with mlflow.start_run(run_name=front.study) as run:
+        mlflow.log_params({name: str(value) for name, value in front.config.items()})
+        mlflow.set_tag("verdict", front.verdict.text)
+        for step, told in scalars(front, trials):
+            mlflow.log_metrics({name.replace("/", "."): value for name, value in told.items()}, step=step)
+        for path in _files(folder):
+            mlflow.log_artifact(path)
+    return f"MLflow run {run.info.run_id}"
+
+
+def _wandb(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+    wandb = _package("wandb")
+    run = wandb.init(project=_PROJECT, name=front.study, config=front.config)
+    try:
+        # two counters: points are not trials
+        for part in ("trial", "front"):
+            run.define_metric(f"{part}/step")
+            run.define_metric(f"{part}/*", step_metric=f"{part}/step")
+        for step, told in scalars(front, trials):
+            part = next(iter(told), "trial/").partition("/")[0]
+            run.log({**told, f"{part}/step": step})
+        run.summary["verdict"] = front.verdict.text
+        artifact = wandb.Artifact(f"front-{run.id}", type="front")
+        for path in _files(folder):
+            artifact.add_file(path)
+        run.log_artifact(artifact)
+    finally:
+        run.finish()
+    return f"Weights & Biases run {run.name}"
+
+
+def _files(folder: StudyFolder) -> list[str]:
+    return [str(path) for path in (folder.front, folder.report) if path.exists()]
+
+
+LOGGERS: dict[str, Logger] = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}
+# Modules that serve each, the first that is there; and what to install if none is.
+_MODULES: dict[str, tuple[tuple[str, ...], str]] = {
+    "tensorboard": (("torch.utils.tensorboard", "tensorboardX"), "tensorboard"),
+    "mlflow": (("mlflow",), "mlflow"),
+    "wandb": (("wandb",), "wandb"),
+}
+
+
+def _package(name: str) -> Any:
+    modules, package = _MODULES[name]
+    for module in modules:
+        found = _imported(module)
+        if found is not None:
+            return found
+    raise PruneSearchError(f"--log {name} needs a package that is not installed: pip install {package}")
+
+
+def _imported(module: str) -> ModuleType | None:
+    try:
+        return import_module(module)
+    except ImportError:
+        return None

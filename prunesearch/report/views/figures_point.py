@@ -1,0 +1,146 @@
+"""Plotly figures of single points: tokens per block, where the time goes, predictions against measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.report.views.axes import Amount, plain
+from prunesearch.report.views.figures import Figure, bars, signed
+from prunesearch.report.views.study import Item, StudyView
+
+PIECES = {"attention": "--accent", "mlp": "--s3", "reduce": "--s2", "rest": "--faint"}
+_PIECE_NAMES = {"attention": "attention", "mlp": "MLP", "reduce": "scoring and merging", "rest": "embeddings and head"}
+
+
+def tokens_figure(study: StudyView, item: Item) -> Figure:
+    """Tokens leaving each block, against those of the unpruned model; coloured where a stage reduces."""
+    base = study.unpruned.tokens if study.unpruned else []
+    blocks = list(range(len(item.tokens)))
+    stages = {stage.layer: stage for stage in item.schedule}
+    hover = [
+        f"block {b}: {item.tokens[b]} of {base[b] if base else '?'} tokens"
+        + (f"<br>{plain(stages[b].method)}" if b in stages else "")
+        for b in blocks
+    ]
+    fits = len(blocks) * len(str(max(base or [0]))) <= 56
+    return {
+        "data": [
+            {"type": "bar", "x": blocks, "y": base, "marker": {"color": "--grid"}, "hoverinfo": "skip"},
+            {
+                "type": "bar",
+                "x": blocks,
+                "y": item.tokens,
+                "hovertext": hover,
+                "hoverinfo": "text",
+                "text": item.tokens if fits else None,
+                "textposition": "auto",
+                "textangle": 0,
+                "constraintext": "none",
+                "cliponaxis": False,
+                "insidetextfont": {"color": ["--page" if b in stages else "--text" for b in blocks]},
+                "marker": {"color": ["--accent" if b in stages else "--faint" for b in blocks]},
+            },
+        ],
+        "layout": {
+            "barmode": "overlay",
+            "bargap": 0.15,
+            "dragmode": False,
+            "margin": {"t": 16},
+            "xaxis": {
+                "title": {"text": "block (coloured: a stage reduces here)"},
+                "showgrid": False,
+                "fixedrange": True,
+                "tickmode": "linear",
+                "dtick": 4 if len(blocks) > 16 else 1,
+            },
+            "yaxis": {"title": {"text": "tokens"}, "fixedrange": True, "rangemode": "tozero"},
+        },
+    }
+
+
+def time_rows(study: StudyView, items: Sequence[Item]) -> list[tuple[str, dict[str, float]]]:
+    """Name and ms of each piece for each item, by the cost table; empty where the table cannot price them."""
+    if study.table is None:
+        return []
+    try:
+        return [(item.id, study.table.breakdown(item.schedule)) for item in items]
+    except PruneSearchError:
+        return []
+
+
+def time_figure(rows: Sequence[tuple[str, dict[str, float]]]) -> Figure:
+    """Where a forward's time goes, one bar an item; `rows` of `time_rows`."""
+    names = [plain(name) for name, _ in rows][::-1]
+    traces = []
+    for piece, shade in PIECES.items():
+        values = [row[piece] for _, row in rows][::-1]
+        traces.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": _PIECE_NAMES[piece],
+                "y": names,
+                "x": values,
+                "marker": {"color": shade},
+                "hovertext": [f"{_PIECE_NAMES[piece]}: {value:.3g} ms" for value in values],
+                "hoverinfo": "text",
+            }
+        )
+    return {
+        "data": traces,
+        "layout": {
+            "barmode": "stack",
+            "bargap": 0.35,
+            "dragmode": False,
+            "showlegend": True,
+            "legend": {"orientation": "h", "y": 1.04, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
+            "margin": {"t": 40},
+            "xaxis": {"title": {"text": "ms of a batch, by the cost table"}, "fixedrange": True},
+            "yaxis": {"fixedrange": True, "type": "category"},
+        },
+    }
+
+
+def piece_name(piece: str) -> str:
+    """What a piece of the cost table's breakdown is called."""
+    return _PIECE_NAMES[piece]
+
+
+def predicted_figure(study: StudyView) -> Figure | None:
+    """Predicted against measured latency of the front; None where nothing was measured."""
+    known = [study.unpruned, *study.items] if study.unpruned else study.items
+    pairs: list[tuple[Item, Amount, float]] = []
+    for item in known:
+        amount = item.costs.get("latency")
+        if amount is not None and amount.predicted is not None:
+            pairs.append((item, amount, amount.predicted))
+    if not pairs:
+        return None
+    values = [v for _, amount, predicted in pairs for v in (amount.value, predicted)]
+    ends = [0.94 * min(values), 1.06 * max(values)]
+    line = {"color": "--faint", "dash": "dot", "width": 1.5}
+    hover = [
+        f"<b>{plain(item.id)}</b><br>{predicted:.3g} ms predicted<br>{amount.value:.3g} ms measured "
+        f"({signed(amount.value / predicted - 1)} %)"
+        for item, amount, predicted in pairs
+    ]
+    return {
+        "data": [
+            {"type": "scatter", "mode": "lines", "x": ends, "y": ends, "line": line, "hoverinfo": "skip"},
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [predicted for _, _, predicted in pairs],
+                "y": [amount.value for _, amount, _ in pairs],
+                "error_y": bars([amount for _, amount, _ in pairs]),
+                "marker": {"color": "--accent", "size": 9},
+                "hovertext": hover,
+                "hoverinfo": "text",
+            },
+        ],
+        "layout": {
+            "xaxis": {"title": {"text": "predicted, ms"}},
+            "yaxis": {"title": {"text": "measured median, ms"}},
+        },
+    }

@@ -1,0 +1,64 @@
+"""A front on another device, priced by that device's cost table: quality does not depend on the device."""
+
+from __future__ import annotations
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule
+from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.tables.device_profile import find_profile, profile_folders
+from prunesearch.report.views.study import StudyView
+from prunesearch.study.front import CostTable as Summary
+from prunesearch.study.front import Device, Front, Latency, Point, Unpruned
+
+
+def other_devices(study: StudyView) -> dict[str, CostTable]:
+    """Tables of measured profiles that can price this study's schedules, by the profile's name.
+
+    Estimated devices are not among them: an estimate needs the model itself (`prunesearch transfer`).
+    """
+    if study.front is None or study.table is None:
+        return {}
+    found = {}
+    conditions = {**study.table.conditions}
+    for name in profile_folders():
+        try:
+            profile = find_profile(name)
+            asked = {**conditions, **({"device": profile.device["kind"]} if "kind" in profile.device else {})}
+            for free in ("threads", "cores"):
+                asked.pop(free, None)  # another machine has its own
+            table = profile.find(study.table.shape, asked, study.front.model.id)
+            if table is not None and profile.device.get("name") != study.device:
+                for point in study.front.points:
+                    table.predict(point.to_schedule())
+                found[name] = table
+        except PruneSearchError:
+            continue
+    return found
+
+
+def front_on(front: Front, table: CostTable, name: str) -> Front:
+    """The same schedules with the latencies that `table` predicts on the device called `name`."""
+
+    def priced(schedule: Schedule) -> Latency:
+        return Latency(predicted_ms=table.predict(schedule), median_ms=None, p10_ms=None, p90_ms=None)
+
+    base = priced(Schedule())
+    points: list[Point] = []
+    for point in front.points:
+        latency = priced(point.to_schedule())
+        change = {"latency": latency, "loads": [], "speedup": base.ms / latency.ms, "energy": None}
+        points.append(point.model_copy(update=change))
+    unpruned: Unpruned = front.unpruned.model_copy(update={"latency": base, "loads": [], "energy": None})
+    kind = str(table.device.get("kind", front.device.kind))
+    return front.model_copy(
+        update={
+            "device": Device(name=name, kind=kind),
+            "cost_table": Summary(**table.summary()),
+            "objectives": ["latency"],
+            "percentile": None,
+            "loads": [],
+            "budget": None,
+            "unpruned": unpruned,
+            "points": sorted(points, key=lambda p: -p.latency.ms),
+        }
+    )

@@ -1,0 +1,146 @@
+"""The parts of a study's page that dashboard and report have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dash import html
+from dash.development.base_component import Component
+
+from prunesearch.report.views.conditions import conditions, threads_text
+from prunesearch.report.views.figures import CLOUD
+from prunesearch.report.views.figures_point import predicted_figure
+from prunesearch.report.views.figures_search import (
+    Contribution,
+    contributions_figure,
+    hypervolume_figure,
+    stages_figure,
+)
+from prunesearch.report.views.parts import breakable, details, plot, point_view, section, small, table
+from prunesearch.report.views.parts_samples import samples_view
+from prunesearch.report.views.study import Item, StudyView
+from prunesearch.study.front import digits
+
+FRONT_LABEL = "Scatter plot of quality against cost; the same numbers stand in the table of all points"
+
+
+def head(study: StudyView) -> Component:
+    """Name, verdict, model, device and conditions."""
+    front = study.front
+    chip = html.Span(study.source, className="chip estimated" if study.estimated else "chip")
+    if front is None:
+        said = "The search is running, or was stopped: what follows is the front of its trials so far, with predicted "
+        said += "costs and the quality on calibration data."
+        lines = [html.P(said, className="lead")]
+    else:
+        c = front.conditions
+        threads = threads_text(c.threads)
+        where = f"{front.model.id} on {front.device.name} ({front.device.kind}{threads}), batch {c.batch_size}, "
+        where += f"{c.dtype}, {c.attention}, {c.tokens} tokens"
+        lines = [html.P(front.verdict.text, className="lead"), html.P(where, className="muted")]
+        lines += [html.P(note, className="note small") for note in front.notes]
+    problem = [html.P(study.problem, className="note")] if study.problem else []
+    return html.Header([html.P(["prunesearch ", chip], className="eyebrow"), html.H1(study.name), *lines, *problem])
+
+
+def front_remark(study: StudyView) -> str:
+    """What is drawn in the figure of the front."""
+    broken = sum(bool(study.broken(trial)) for trial in study.done)
+    crosses = f" Crosses: the {broken:,} that break a constraint." if broken else ""
+    if study.front is None:
+        text = "Rings: the front of the trials so far. Grey: all trials. Choose a point in the plot or in the table."
+        return text + crosses
+    bars = "10th to 90th percentile of latency" if study.front.measured else "the mean error of what was predicted"
+    text = f"Choose a point in the plot or in the table. Bars: 95 % interval of quality; {bars}."
+    if study.front.measured:
+        text += " Ticks: what the cost table predicted."
+    if study.done:
+        some = f", {CLOUD:,} of them and their front drawn" if len(study.done) > CLOUD else ""
+        text += (
+            f" Grey: the {len(study.done):,} trials{some}, by predicted cost and calibration quality; drag to zoom, "
+        )
+        text += "double-click for all."
+    return text + crosses
+
+
+def point_panel(study: StudyView, item: Item, prefix: str = "") -> list[Any]:
+    """The chosen schedule."""
+    return [html.H2(["Schedule ", html.Span(item.id)]), *point_view(study, item, prefix)]
+
+
+def samples_panel(study: StudyView, item: Item) -> list[Any]:
+    """What the chosen schedule does to data."""
+    return [html.H2("What it does to data"), *samples_view(study.samples, item.id)]
+
+
+def search_figures(study: StudyView, axis: str, found: list[Contribution]) -> dict[str, Any]:
+    """The figures of the search by name, `found` of `contributions`; None where there is nothing to draw."""
+    return {
+        "hypervolume": hypervolume_figure(study, axis),
+        "stages": stages_figure(study),
+        "methods": contributions_figure(found),
+    }
+
+
+def search_section(figures: dict[str, Any], found: list[Contribution]) -> Component:
+    """How the search went; `figures` of `search_figures`."""
+    return html.Div(
+        [
+            html.Div(
+                [
+                    section(
+                        "Hypervolume",
+                        small(
+                            "The share of the area under the unpruned model's cost and quality that the trials' front "
+                            "covers, after each trial. Flat: the search finds nothing better."
+                        ),
+                        plot("hypervolume", figures["hypervolume"], "Line of the hypervolume over the trials"),
+                    ),
+                    section(
+                        "What scorers and merges bring",
+                        small(
+                            "Mean of how far the trials with one lie above the trend of quality over cost, with its "
+                            "standard error. They share trials: it goes with one, it need not come from it."
+                        ),
+                        plot("methods", figures["methods"], "Bars of quality by scorer and merge; the table has all"),
+                        details("The numbers", html.Div(methods_table(found), id="methods-table")),
+                    ),
+                ],
+                className="columns even",
+            ),
+            section(
+                "Where schedules reduce",
+                small(
+                    "Each line is a schedule: tokens left after each block, then latency and quality, as shares of the "
+                    "unpruned model's. Coloured: the front. Grey: other trials."
+                ),
+                plot(
+                    "stages", figures["stages"], "Parallel coordinates of the schedules; the table has the stages", ""
+                ),
+            ),
+        ]
+    )
+
+
+def methods_table(found: list[Contribution]) -> Component:
+    """`contributions` as numbers, pairs of scorer and merge among them."""
+    rows = []
+    for c in found:
+        gain = "" if c.gain is None or c.error is None else f"{100 * c.gain:+.2f} ± {100 * c.error:.2f}"
+        rows.append([c.kind, breakable(c.name), str(c.trials), str(c.on_front), gain])
+    head = ["", "name", "trials", "on their front", "points above trend"]
+    return table(head, rows, (2, 3, 4), "scorers, merges and methods of the search")
+
+
+def trust_section(study: StudyView) -> list[Any]:
+    """How far the numbers can be trusted: predicted against measured, and all conditions."""
+    front = study.front
+    if front is None:
+        return []
+    t = front.cost_table
+    said = f"Cost table {t.status} ({t.source}): mean error {t.mape:.1%}, worst {t.worst:.1%}, rank correlation "
+    said += f"{digits(t.rank_correlation)}, against {t.against} ({t.schedules})."
+    figure = predicted_figure(study)
+    shown = [plot("predicted", figure, "Scatter plot of predicted against measured latency")] if figure else []
+    left = section("Predicted against measured latency", small(said), *shown)
+    return [html.Div([left, section("Conditions and provenance", conditions(study))], className="columns even")]

@@ -1,0 +1,306 @@
+"""A study as the views take it: the front, or what a running search has found so far, in one form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunesearch.core import budget as typed
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule
+from prunesearch.report.views.axes import AXES, Amount
+from prunesearch.report.views.shown_samples import Samples
+from prunesearch.study.front import Front, Point, Unpruned, cost_of, trust
+from prunesearch.study.storage.reader import Trial
+
+if TYPE_CHECKING:
+    from prunesearch.cost.tables.cost_table import CostTable
+
+_AXIS_OF = {axis.unit: name for name, axis in AXES.items()}
+_MOST_SO_FAR = 40  # points of a running search's front
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Blocks, tokens at the start, and how many of these are protected."""
+
+    depth: int
+    tokens: int
+    protected: int
+
+    def counts(self, schedule: Schedule) -> list[int]:
+        """Tokens leaving each block."""
+        return schedule.counts(self.depth, self.tokens, self.protected)
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something to point at: the unpruned model, a point of the front, or a trial of a running search.
+
+    `quality` is of the holdout split for a front, of the calibration split for a trial; `tokens` leave each block
+    (empty where the model's shape is not known).
+    """
+
+    id: str
+    schedule: Schedule
+    quality: Amount | None
+    costs: dict[str, Amount]
+    tokens: list[int]
+    trial: int | None = None
+    point: Point | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A bound on one of the axes, `text` as typed."""
+
+    axis: str
+    limit: float
+    text: str
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """All that the views need of one study.
+
+    Args:
+        key: how the dashboard addresses it.
+        name: of the study.
+        front: the result; None while the search runs.
+        trials: of any state.
+        config: of the run.
+        shape: of the model, where it is known.
+        read_table: the study's cost table, read when it is asked for; None where there is none.
+        samples: what the schedules did to some rows.
+        problem: one line on what could not be read.
+    """
+
+    key: str
+    name: str
+    front: Front | None
+    trials: Sequence[Trial] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+    shape: Shape | None = None
+    read_table: Callable[[], CostTable | None] = lambda: None
+    samples: Samples | None = None
+    problem: str = ""
+
+    @cached_property
+    def table(self) -> CostTable | None:
+        """The cost table; None where there is none that can be read."""
+        try:
+            return self.read_table()
+        except PruneSearchError:
+            return None
+
+    @cached_property
+    def done(self) -> list[Trial]:
+        """Complete trials that have a quality, in their order."""
+        return [t for t in self.trials if t.complete and t.number_of("quality") is not None]
+
+    @cached_property
+    def tried(self) -> int:
+        """Schedules that were tried, each counted once."""
+        return len({str(trial.attrs.get("schedule")) for trial in self.done})
+
+    @property
+    def metric(self) -> str:
+        """What quality is."""
+        return self.front.task.metric if self.front else "quality"
+
+    @property
+    def split(self) -> str:
+        """Where the quality of the items was found."""
+        return "holdout" if self.front else "calibration"
+
+    @property
+    def device(self) -> str:
+        """Name of the device whose costs count."""
+        return self.front.device.name if self.front else str(self.config.get("device", "unknown device"))
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows of the batch whose latency counts."""
+        found = self.front.conditions.batch_size if self.front else self.config.get("batch_size")
+        return found if isinstance(found, int) else None
+
+    @property
+    def estimated(self) -> bool:
+        """Whether costs come from an estimate of a device that nobody measured."""
+        return self.front is not None and self.front.cost_table.status == "estimated"
+
+    @property
+    def source(self) -> str:
+        """How the costs came to be, in a word or two: `measured`, `estimated ±20 %`, `predicted`."""
+        if self.front is None:
+            return "predicted"
+        return "measured" if self.front.measured else trust(self.front.cost_table)
+
+    @property
+    def error(self) -> float:
+        """Mean relative error of what is predicted."""
+        return self.front.cost_table.mape if self.front else 0.0
+
+    def how(self, axis: str, amount: Amount) -> str:
+        """How a cost came to be: `measured`, `counted`, or by what it was predicted."""
+        if axis == "macs":
+            return "counted"
+        if amount.measured:
+            return "measured"
+        if axis == "memory":
+            return "estimated from shapes"
+        # the error of `source` is that of latencies
+        return self.source if axis == "latency" else "estimated" if self.estimated else "predicted"
+
+    @cached_property
+    def budget(self) -> Budget | None:
+        """The bound that the search keeps: as it came out, or of a running search as it was asked for."""
+        if self.front is None:
+            return self._asked()
+        found = self.front.budget
+        return None if found is None else Budget(_AXIS_OF[found.unit], found.limit, found.text)
+
+    def _asked(self) -> Budget | None:
+        """The budget of the configuration; None without one, or where what it is a share of is not known yet."""
+        text = self.config.get("budget")
+        if not isinstance(text, str):
+            return None
+        try:
+            asked = typed.Budget.parse(text)
+        except PruneSearchError:
+            return None
+        objectives = self.config.get("objectives")
+        axis = asked.cost(str(objectives[0]) if isinstance(objectives, list) and objectives else "latency")
+        base = self.unpruned.costs.get(axis) if self.unpruned else None
+        if asked.relative and base is None:
+            return None
+        return Budget(axis, asked.limit(base.value if base else 0.0), text)
+
+    def broken(self, trial: Trial) -> list[str]:
+        """The constraints that a trial breaks, as typed."""
+        return [text for text, excess in trial.constraints.items() if excess > 0]
+
+    @cached_property
+    def unpruned(self) -> Item | None:
+        """The reference; without a front its costs alone, by the cost table."""
+        if self.front is not None:
+            return self._of_point("unpruned", self.front.unpruned)
+        if self.table is None:
+            return None
+        costs = {"latency": Amount(self.table.predict(Schedule()))}
+        return Item("unpruned", Schedule(), None, costs, self.shape.counts(Schedule()) if self.shape else [])
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """The points of the front, slowest first; of a running search, the front of its trials so far."""
+        if self.front is not None:
+            return [self._of_point(p.id, p) for p in self.front.points]
+        tried = [t for t in self.done if t.contends and "schedule" in t.attrs and t.number_of("latency") is not None]
+        chosen = [tried[i] for i in staircase(*self.columns("latency", tried))]
+        return [self._of_trial(t) for t in spread_over(chosen, _MOST_SO_FAR)]
+
+    def item(self, name: str | None) -> Item | None:
+        """The item of that id."""
+        return next((item for item in self.items if item.id == name), None)
+
+    @property
+    def suggested(self) -> str | None:
+        """What to show first: the verdict's point, else the middle of the front."""
+        if self.front is not None and self.front.verdict.point is not None:
+            return self.front.verdict.point
+        return self.items[len(self.items) // 2].id if self.items else None
+
+    @cached_property
+    def axes(self) -> list[str]:
+        """Names of the costs that are known of every item."""
+        known = [self.unpruned, *self.items] if self.unpruned else self.items
+        return [name for name in AXES if known and all(name in item.costs for item in known)]
+
+    def columns(self, axis: str, trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
+        """Cost and quality of trials that have both; NaN where one has not."""
+        attribute = AXES[axis].attribute
+        costs = [t.number_of(attribute) for t in trials]
+        if axis == "macs" and not any(cost is not None for cost in costs):
+            costs = [self._gmacs(t) for t in trials]
+        quality = [t.number_of("quality") for t in trials]
+        return [math.nan if c is None else c for c in costs], [math.nan if q is None else q for q in quality]
+
+    def _gmacs(self, trial: Trial) -> float | None:
+        """What a trial's blocks spare, off the unpruned model's GMACs: what is around the blocks is the same."""
+        if self.front is None or self.table is None or self.shape is None or "schedule" not in trial.attrs:
+            return None
+        from prunesearch.cost.counting.flops import encoder_macs
+
+        made = self.table.shape
+        sizes = (self.shape.tokens, made.width, made.mlp_width)
+        spared = encoder_macs(self.shape.counts(Schedule()), *sizes) - encoder_macs(
+            self.shape.counts(trial.schedule), *sizes
+        )
+        return self.front.unpruned.gmacs - spared / 1e9
+
+    def best_at_budget(self) -> Item | None:
+        """The item of highest calibration quality within the budget (the fastest of equals); None without one."""
+        if self.front is None or self.front.budget is None:
+            return None
+        within = self.front.within_budget()
+        if not within:
+            return None
+        unit = self.front.budget.unit
+        return self.item(min(within, key=lambda p: (-p.calibration.quality, cost_of(p, unit))).id)
+
+    def _of_point(self, name: str, found: Point | Unpruned) -> Item:
+        costs = {key: axis.of_point(found) for key, axis in AXES.items()}
+        point = found if isinstance(found, Point) else None
+        q = found.quality
+        return Item(
+            id=name,
+            schedule=Schedule() if point is None else point.to_schedule(),
+            quality=Amount(q.value, q.low, q.high, measured=True),
+            costs={key: self._spread(key, amount) for key, amount in costs.items() if amount is not None},
+            tokens=found.tokens,
+            trial=None if point is None else point.trial,
+            point=point,
+        )
+
+    def _spread(self, axis: str, amount: Amount) -> Amount:
+        """With the mean error of a predicted latency around it; how far the other predictions are off is not known."""
+        return amount.spread(self.error) if axis == "latency" else amount
+
+    def _of_trial(self, trial: Trial) -> Item:
+        amounts = {name: trial.number_of(axis.attribute) for name, axis in AXES.items()}
+        quality = trial.number_of("quality")
+        return Item(
+            id=f"t{trial.number}",
+            schedule=trial.schedule,
+            quality=None if quality is None else Amount(quality, measured=True),
+            costs={name: Amount(value) for name, value in amounts.items() if value is not None},
+            tokens=self.shape.counts(trial.schedule) if self.shape else [],
+            trial=trial.number,
+        )
+
+
+def staircase(costs: Sequence[float], qualities: Sequence[float]) -> list[int]:
+    """Indices of what no other beats in cost (low) and quality (high), dearest first; of equals the first.
+
+    `core.pareto.non_dominated` for two values and any number of rows: it sorts where that compares all with all.
+    """
+    x, y = np.asarray(costs, dtype=float), np.asarray(qualities, dtype=float)
+    order = np.lexsort((np.arange(len(x)), -y, x))
+    kept, best = [], -math.inf
+    for i in order:
+        if y[i] > best and not math.isnan(x[i]):
+            kept.append(int(i))
+            best = y[i]
+    return kept[::-1]
+
+
+def spread_over(items: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of the items, evenly spaced, both ends among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]

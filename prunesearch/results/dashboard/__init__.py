@@ -1,1 +1,0 @@
-"""`prunesearch dashboard`: the views of `results.views` over study folders and Optuna storages, live."""

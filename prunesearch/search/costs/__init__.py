@@ -1,0 +1,1 @@
+"""What a search minimises and is bounded by."""

@@ -1,0 +1,201 @@
+"""What schedules cost in a run: its tables, one for each load, and every cost that is minimised or bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule
+from prunesearch.cost.counting.flops import MacCosts, count_macs
+from prunesearch.cost.counting.memory_costs import MemoryCosts
+from prunesearch.cost.energy.pricing import EnergyCosts
+from prunesearch.cost.energy.schedules import FITTED, fit_table_energy
+from prunesearch.cost.energy.window import EnergyMeter
+from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.tables.percentile import MEDIAN, tail_of
+from prunesearch.cost.tables.plateaus import block_curve, plateaus
+from prunesearch.progress import Reporter
+from prunesearch.pruning.apply import Handle, runnable
+from prunesearch.search.costs.latency import Across, LoadCosts
+from prunesearch.search.costs.objectives import Objective, make_objectives
+from prunesearch.search.costs.study_table import cost_table
+from prunesearch.search.solve.dynamic import Costs
+from prunesearch.search.space.space import Space
+from prunesearch.study.config import Load, RunConfig
+from prunesearch.study.folder import StudyFolder
+from prunesearch.study.target import Target
+from prunesearch.tasks.base import Task
+
+_MACS_OFF = 0.03  # of the counted multiply-adds; heads and poolers are in them, and not in the closed form
+
+
+@dataclass(frozen=True)
+class Costing:
+    """The costs of a run.
+
+    Attributes:
+        table: of the first load, with the energy of its pieces where that is asked for.
+        loads: every load with its table.
+        objectives: what is minimised, and bounds.
+        space: what is worth proposing: methods that run, counts that differ in cost.
+    """
+
+    table: CostTable
+    loads: list[LoadCosts]
+    objectives: list[Objective]
+    space: Space
+
+    def costs_of(self, name: str) -> Costs | None:
+        """The costs of that name; None if the run has no use for them."""
+        return next((o.costs for o in self.objectives if o.name == name), None)
+
+    @property
+    def across(self) -> Across | None:
+        """How the latencies of several loads become one; None for one load."""
+        latency = self.costs_of("latency")
+        return latency if isinstance(latency, Across) else None
+
+    @property
+    def unpruned_ms(self) -> float:
+        """The unpruned model's latency, as it is minimised."""
+        return next(o.costs.predict(Schedule()) for o in self.objectives if o.name == "latency")
+
+
+@dataclass
+class Coster:
+    """Finds the costs of a run; what was measured before is kept.
+
+    Attributes:
+        folder: of the study, where the tables are.
+        model: what results call the model.
+        space: of the run, as its file has it.
+    """
+
+    config: RunConfig
+    folder: StudyFolder
+    model: str
+    task: Task
+    handle: Handle
+    space: Space
+    target: Target
+    meter: EnergyMeter | None
+    reporter: Reporter
+
+    def find(self) -> Costing:
+        """Read or measure all tables, and price by them what the configuration names.
+
+        Raises:
+            PruneSearchError: if a cost is asked for that the device, or its profile, cannot tell.
+        """
+        config, first = self.config, Load(batch_size=self.config.batch_size, length=self.config.length)
+        loads = [self._load(load) for load in config.loads or [first]]
+        table = loads[0].table
+        methods = runnable(self.space.methods, str(table.conditions["attention"]))
+        space = self.space.with_methods(methods)
+        if len(loads) == 1:  # with several, what saves nothing under one may save under another
+            space = self._at_edges(space, table)
+        several = {load.name: load.costs for load in loads} if len(loads) > 1 else None
+        objectives = make_objectives(
+            config.minimised, config.parsed_budget, self._costs(loads), config.parsed_constraints, several
+        )
+        return Costing(table, loads, objectives, space)
+
+    def _load(self, load: Load) -> LoadCosts:
+        """One load's table; the first has the energy."""
+        config, task = self.config.under(load), self.task.at_length(load.length)
+        first = not self.config.loads or load == self.config.loads[0]
+        encoder = self.handle.encoder
+        space = self.space.file.fit(encoder.depth, task.tokens, encoder.protected, self.space.methods)
+        path = self.folder.cost_table
+        if not first:
+            path = path.with_name(f"{path.stem}-b{load.batch_size}-n{task.tokens}{path.suffix}")
+        announce = self.reporter.step if first else self._say
+        table = cost_table(path, task, self.handle, space, config, self.target, self.reporter, self.model, announce)
+        if first and config.needs_energy and not self._energy_known(table):
+            table = self._with_energy(table)
+        tail = None
+        if config.percentile != MEDIAN:
+            tail = tail_of(table, config.percentile)
+            self.reporter.say(
+                f"      percentile {tail.percentile:g}: {tail.factor:.3f} x the median (mean error {tail.mape:.1%}, "
+                f"{tail.coverage:.1%} of {tail.timings} unseen forwards took no longer)"
+            )
+        return LoadCosts(load.batch_size, task.tokens, load.weight, table, tail)
+
+    def _say(self, text: str) -> None:
+        self.reporter.say(f"      {text}")
+
+    def _at_edges(self, space: Space, table: CostTable) -> Space:
+        """Move counts to the edges of the table's plateaus, where more tokens cost the same."""
+        if table.noise.noisy:  # noise makes plateaus of its own
+            return space
+        found = space.at_edges(plateaus(block_curve(table, biased=False)))
+        gone = len(space.counts) - len(found.counts)
+        if gone:
+            self.reporter.say(f"      {gone} of {len(space.counts) - 1} token counts save nothing here: left out")
+        return found
+
+    def _costs(self, loads: list[LoadCosts]) -> dict[str, Costs]:
+        """Every cost that the run has to know, by name; all but latency are those of the first load."""
+        table, wanted = loads[0].table, self.config.costs
+        worst = self.config.across == "worst"
+        costs: dict[str, Costs] = {"latency": loads[0].costs if len(loads) == 1 else Across(loads, worst=worst)}
+        if "energy" in wanted and table.energy is not None:
+            table.energy.check_valid()
+            costs["energy"] = EnergyCosts(table, table.energy)
+        if "macs" in wanted:
+            costs["macs"] = self._macs()
+        if "memory" in wanted:
+            inputs = self.task.timing_inputs(self.config.batch_size)
+            costs["memory"] = MemoryCosts(self.task.model, self.handle, inputs, self.task.tokens)
+            self.reporter.say("      memory: peak activations, estimated from the shapes of a forward")
+        return costs
+
+    def _macs(self) -> MacCosts:
+        """Multiply-adds by the closed form, where it holds.
+
+        Raises:
+            PruneSearchError: if a count of the unpruned model's forward says otherwise: its blocks compute more than
+                the closed form knows of (position products, a decoder, convolutions).
+        """
+        costs = MacCosts.of(self.handle.encoder, self.task.tokens)
+        closed, counted = costs.predict(Schedule()), count_macs(self.task.model, self.task.timing_inputs(1)) / 1e9
+        if abs(closed - counted) > _MACS_OFF * counted:
+            raise PruneSearchError(
+                f"multiply-adds of {type(self.task.model).__name__} have no closed form here ({closed:.3g} GMACs, "
+                f"{counted:.3g} counted): use --objective latency, and prunesearch flops for a schedule by hand"
+            )
+        return costs
+
+    def _energy_known(self, table: CostTable) -> bool:
+        """Whether the table has energy; one that is not valid is measured again where it can be."""
+        return table.energy is not None and (table.energy.valid or not self.target.here)
+
+    def _with_energy(self, table: CostTable) -> CostTable:
+        """Measure the energy of a few schedules and fit the table's powers.
+
+        Raises:
+            PruneSearchError: if the device is not at hand and its profile has no energy.
+        """
+        if self.meter is None or not self.target.here:
+            profile = self.target.profile
+            reason = None if profile is None else profile.energy.reason
+            raise PruneSearchError(
+                f"profile '{self.config.device}' has no energy for this model ({reason or 'not measured'}): measure it "
+                "there with prunesearch profile --energy, or use --objective latency"
+            )
+        self.reporter.say(f"      energy: {FITTED} schedules over windows of {self.config.energy_window_s:.0f} s")
+        fit = fit_table_energy(
+            table,
+            self.meter,
+            self.task.model,
+            self.task.timing_inputs(self.config.batch_size),
+            methods=runnable(self.space.methods, str(table.conditions["attention"])),
+            window_s=self.config.energy_window_s,
+            seed=self.config.seed,
+            quiet=self.reporter.quiet or not self.reporter.console.is_terminal,
+        )
+        table = CostTable(**{**dict(table), "energy": fit})
+        table.save(self.folder.cost_table)
+        self.reporter.say(f"      energy: mean error {fit.validation.mape:.1%}, worst {fit.validation.worst:.1%}")
+        return table

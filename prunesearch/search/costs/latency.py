@@ -1,0 +1,137 @@
+"""The latency that counts: the median or a percentile, under one load or over several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prunesearch.core.schedule import Schedule, kept_count
+from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.tables.percentile import Tail
+from prunesearch.search.solve.dynamic import Costs
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Costs times a factor."""
+
+    costs: Costs
+    factor: float
+
+    def predict(self, schedule: Schedule) -> float:
+        """A whole schedule."""
+        return self.factor * self.costs.predict(schedule)
+
+    def attention(self, n: int, biased: bool) -> float:
+        """One block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
+        return self.factor * self.costs.attention(n, biased)
+
+    def mlp(self, n: int) -> float:
+        """One block's MLP half at `n` tokens."""
+        return self.factor * self.costs.mlp(n)
+
+    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+        """One stage."""
+        return self.factor * self.costs.reduce(scorer, merge, n_in, n_out)
+
+    @property
+    def stem(self) -> float:
+        """Everything before the first block, and the head."""
+        return self.factor * self.costs.stem
+
+    def head(self, n: int) -> float:
+        """What `n` tokens at the end cost more or less than the whole sequence."""
+        return self.factor * self.costs.head(n)
+
+
+@dataclass(frozen=True)
+class LoadCosts:
+    """A load with the table of its latencies, ms.
+
+    Attributes:
+        batch_size: rows of a batch.
+        tokens: of a row at the start.
+        weight: in a mean over loads.
+        table: medians.
+        tail: from the median to the percentile that counts; None where the median does.
+    """
+
+    batch_size: int
+    tokens: int
+    weight: float
+    table: CostTable
+    tail: Tail | None = None
+
+    @property
+    def name(self) -> str:
+        """`b8-n65`: 8 rows of 65 tokens."""
+        return f"b{self.batch_size}-n{self.tokens}"
+
+    @property
+    def costs(self) -> Costs:
+        """What forwards take, at the percentile that counts."""
+        return self.table if self.tail is None else Scaled(self.table, self.tail.factor)
+
+
+class Across:
+    """One latency for several loads: the mean or the worst of their shares of the unpruned latency.
+
+    It is given in ms of the first load: the share times what the unpruned model takes there. The worst does not add up
+    over blocks; its pieces are those of the mean, which is never more, so that what is solved for the mean and priced
+    by `predict` misses nothing below a limit.
+
+    Args:
+        loads: the first is the one with the most tokens; counts of tokens are its own.
+        worst: take the worst in place of the weighted mean.
+    """
+
+    def __init__(self, loads: Sequence[LoadCosts], *, worst: bool = False) -> None:
+        self.worst = worst
+        self._parts = [load.costs for load in loads]
+        self._tokens, self._protected = [load.tokens for load in loads], loads[0].table.shape.protected
+        self._unpruned = [part.predict(Schedule()) for part in self._parts]
+        total = sum(load.weight for load in loads)
+        self._weights = [load.weight / total for load in loads]
+
+    def combine(self, ms: Sequence[float], unpruned_ms: Sequence[float]) -> float:
+        """The one latency for those of every load, given those of the unpruned model."""
+        shares = [mine / whole for mine, whole in zip(ms, unpruned_ms, strict=True)]
+        if self.worst:
+            return unpruned_ms[0] * max(shares)
+        return unpruned_ms[0] * sum(w * share for w, share in zip(self._weights, shares, strict=True))
+
+    def predict(self, schedule: Schedule) -> float:
+        """A whole schedule."""
+        return self.combine([part.predict(schedule) for part in self._parts], self._unpruned)
+
+    def attention(self, n: int, biased: bool) -> float:
+        """One block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
+        return self._mean(lambda k, part: part.attention(self._at(k, n), biased))
+
+    def mlp(self, n: int) -> float:
+        """One block's MLP half at `n` tokens."""
+        return self._mean(lambda k, part: part.mlp(self._at(k, n)))
+
+    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+        """One stage."""
+        return self._mean(lambda k, part: part.reduce(scorer, merge, self._at(k, n_in), self._at(k, n_out)))
+
+    @property
+    def stem(self) -> float:
+        """Everything before the first block, and the head."""
+        return self._mean(lambda k, part: part.stem)
+
+    def head(self, n: int) -> float:
+        """What `n` tokens at the end cost more or less than the whole sequence."""
+        return self._mean(lambda k, part: part.head(self._at(k, n)))
+
+    def _mean(self, piece: Callable[[int, Costs], float]) -> float:
+        parts = zip(self._weights, self._parts, self._unpruned, strict=True)
+        return self._unpruned[0] * sum(w * piece(k, part) / whole for k, (w, part, whole) in enumerate(parts))
+
+    def _at(self, k: int, n: int) -> int:
+        """The count of load `k` for the keep that leaves `n` tokens of the first load."""
+        if n == self._tokens[0]:
+            return self._tokens[k]
+        keep = (n - self._protected) / (self._tokens[0] - self._protected)
+        return self._protected + kept_count(keep, self._tokens[k] - self._protected)

@@ -1,0 +1,102 @@
+"""What a search minimises beside the loss of quality, and the bounds it keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prunesearch.core.budget import UNITS, Budget
+from prunesearch.core.constraint import Constraint
+from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.schedule import Schedule
+from prunesearch.search.solve.dynamic import Costs
+
+__all__ = ["UNITS", "Objective", "make_objectives", "parse_objectives"]
+
+_MOST = 3  # fronts of more objectives (beside quality) hold nearly everything
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A cost with its bound; one that is not `minimised` only bounds.
+
+    `name` is one of `UNITS`, or `latency@` and the load that it is the latency of. `costs` prices schedules in `unit`:
+    ms or MiB for a batch, mJ or GMACs for one input. Its pieces may add up to less than its price (a maximum does not
+    add up): what is solved with them is priced as a whole.
+    """
+
+    name: str
+    costs: Costs
+    limit: float = math.inf
+    minimised: bool = True
+
+    @property
+    def unit(self) -> str:
+        """`ms`, `mJ`, `GMACs` or `MiB`."""
+        return UNITS[self.name.partition("@")[0]]
+
+    @property
+    def bound(self) -> float:
+        """The limit, or what the unpruned model costs where that is less: nothing dearer is worth a trial."""
+        return min(self.limit, self.costs.predict(Schedule()))
+
+    def fits(self, schedule: Schedule) -> bool:
+        """Whether the schedule is predicted to keep the bound."""
+        return self.costs.predict(schedule) <= self.limit
+
+
+def parse_objectives(text: str) -> list[str]:
+    """Read `latency`, or several costs as in `latency,macs`.
+
+    Raises:
+        PruneSearchError: for an unknown or repeated name, or more than three.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in UNITS:
+            raise PruneSearchError(f"unknown objective '{name}': {did_you_mean(name, UNITS)}; quality is always one")
+    if len(set(names)) < len(names):
+        raise PruneSearchError(f"an objective is named once, but got '{text}'")
+    if len(names) > _MOST:
+        raise PruneSearchError(f"`objectives <= {_MOST}` must hold beside quality, but got '{text}': bound the others")
+    return names
+
+
+def make_objectives(
+    names: Sequence[str],
+    budget: Budget | None,
+    costs: Mapping[str, Costs],
+    constraints: Sequence[Constraint] = (),
+    loads: Mapping[str, Costs] | None = None,
+) -> list[Objective]:
+    """The objectives of a run in the order named, the first of them the one that shares and speed-ups bound.
+
+    The unpruned model is the bound of the first where there is no budget: nothing dearer is worth a trial. Latency is
+    always among them, if only to be told.
+
+    Args:
+        names: what is minimised.
+        budget: as typed; None for none.
+        costs: every cost that is minimised or bounded, and latency, by name.
+        constraints: those on costs bound like the budget.
+        loads: the latencies of several loads, by what they are called, where `costs["latency"]` stands for all. A bound
+            in ms holds for each of them; a share or a speed-up, for all together.
+    """
+    each = {f"latency@{load}": part for load, part in (loads or {}).items()}
+    every = {**costs, **each}
+    limits: dict[str, float] = {}
+
+    def bound(name: str, limit: float) -> None:
+        limits[name] = min(limit, limits.get(name, math.inf))
+
+    bounds = [(c.name, c.relative, c.limit) for c in constraints if not c.on_quality]
+    if budget is not None:
+        bounds.insert(0, (budget.cost(names[0]), budget.relative, budget.limit))
+    for name, relative, limit_of in bounds:
+        for one in each if name == "latency" and each and not relative else [name]:
+            bound(one, limit_of(every[one].predict(Schedule())))
+    if names[0] not in limits:
+        limits[names[0]] = costs[names[0]].predict(Schedule())
+    order = dict.fromkeys([*names, *(name for name, _, _ in bounds), "latency", *each])
+    return [Objective(name, every[name], limits.get(name, math.inf), name in names) for name in order]

@@ -1,0 +1,88 @@
+"""What of a space keeps the budget: refused early where nothing does, else the seeds of a search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NoReturn
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import MERGES
+from prunesearch.core.schedule import Schedule, parse_method
+from prunesearch.search.costs.objectives import Objective
+from prunesearch.search.solve.dynamic import Costs, Seed, solve, spread
+from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.space.space import Space
+from prunesearch.study.front import digits
+
+_ALL_POINTS = 10_000
+
+
+def check_reachable(space: Space, objectives: Sequence[Objective], asked: str) -> None:
+    """Refuse a bound that no schedule keeps, before minutes are spent on sensitivities.
+
+    The cheapest schedules are solved for as if nothing were lost, over the methods that cost least.
+
+    Args:
+        asked: the budget and bounds as typed, for the message.
+
+    Raises:
+        PruneSearchError: with the least that can be reached.
+    """
+    for objective in objectives:
+        if objective.limit >= objective.costs.predict(Schedule()):
+            continue
+        cheap = space.with_methods(cheapest_methods(space, objective.costs))
+        free = Sensitivities.free(cheap)
+        if not solve(cheap, free, objective.costs, objective.limit, 1):
+            _refuse(cheap, free, objective, asked)
+
+
+def cheapest_methods(space: Space, costs: Costs) -> list[str]:
+    """Of the methods with token sizes and of those without, the one whose strongest stage costs least."""
+    best: dict[bool, tuple[float, str]] = {}
+    for method in space.methods:
+        _, merge = parse_method(method)
+        cost = costs.predict(Schedule([space.stage(space.layers[0], len(space.keeps) - 1, method)]))
+        kind = MERGES.entry(merge).makes_sizes
+        best[kind] = min(best.get(kind, (cost, method)), (cost, method))
+    return [method for _, method in best.values()]
+
+
+def seeds_within(
+    space: Space, sensitivities: Sensitivities, objectives: Sequence[Objective], wanted: int, asked: str
+) -> list[Seed]:
+    """About `wanted` seeds that keep every bound, solved for each objective that is minimised.
+
+    Where their fronts have none, as where memory is bounded, seeds are solved for each objective that only bounds.
+
+    Args:
+        asked: the budget and bounds as typed, for the message.
+
+    Raises:
+        PruneSearchError: if no schedule of the space keeps a bound, with the least that can be reached.
+    """
+    minimised = [o for o in objectives if o.minimised]
+    bounding = [o for o in objectives if not o.minimised and math.isfinite(o.limit)]
+    found: list[Seed] = []
+    for group in (minimised, bounding):
+        if found:
+            break
+        for objective in group:
+            solved = solve(space, sensitivities, objective.costs, objective.limit, _ALL_POINTS)
+            fitting = [seed for seed in solved if all(o.fits(seed.schedule) for o in objectives)]
+            found += spread(fitting, -(-max(wanted, 1) // len(group)), lambda seed: seed.cost)
+    if not found:
+        tight = next((o for o in objectives if o.limit < o.costs.predict(Schedule())), objectives[0])
+        _refuse(space, sensitivities, tight, asked)
+    return list({seed.schedule: seed for seed in found}.values())
+
+
+def _refuse(space: Space, sensitivities: Sensitivities, tight: Objective, asked: str) -> NoReturn:
+    whole = Seed(Schedule(), 0.0, tight.costs.predict(Schedule()))
+    least = [whole, *solve(space, sensitivities, tight.costs, whole.cost, _ALL_POINTS)][-1]
+    way_out = "raise the budget" if asked.startswith("budget") else "loosen the bound"
+    raise PruneSearchError(
+        f"{asked} ({digits(tight.limit)} {tight.unit}) is below anything reachable: the least that the space has is "
+        f"predicted at {digits(least.cost)} {tight.unit} ({least.schedule}); {way_out}, or widen the space"
+    )

@@ -1,0 +1,154 @@
+"""The study's cost table: read back, measured and validated now, read from a profile, or estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import MERGES
+from prunesearch.core.schedule import parse_method
+from prunesearch.cost.estimate.estimate import estimate_table
+from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.tables.device_profile import Profile
+from prunesearch.cost.timing.build import conditions_of, describe_shape
+from prunesearch.cost.timing.validate import measure_table
+from prunesearch.progress import Reporter
+from prunesearch.pruning.apply import Handle, runnable
+from prunesearch.search.space.space import Space
+from prunesearch.study.config import RunConfig
+from prunesearch.study.target import Target
+from prunesearch.tasks.base import Task
+from prunesearch.tasks.loading import check_attention
+
+
+def cost_table(
+    path: Path,
+    task: Task,
+    handle: Handle,
+    space: Space,
+    config: RunConfig,
+    target: Target,
+    reporter: Reporter,
+    model: str,
+    announce: Callable[[str], None],
+) -> CostTable:
+    """Return the cost table of the study's model under the study's conditions, with its error inside.
+
+    Args:
+        path: where the study keeps the table; it is read from there, or written.
+        task: with its latency measured at the length that counts.
+        space: its counts are measured.
+        config: its conditions are those asked for.
+        model: what results call the model.
+        announce: told where the table comes from.
+
+    Raises:
+        PruneSearchError: if a table that is there was measured under other conditions, or the device's profile has
+            none that fits; with the `prunesearch profile` line that would mend it.
+    """
+    asked = _asked(task, handle, config, target)
+    if path.exists():
+        table = CostTable.load(path)
+        table.check_conditions(**asked)
+        announce("cost table: kept from before")
+    elif target.profile is not None:
+        table = profile_table(target.profile, task, handle, space, asked, model)
+        table.save(path)
+        announce(f"cost table: {table.status}, {table.source}")
+    else:
+        announce(f"cost table: timing forwards of batch {config.batch_size}, {task.tokens} tokens, on this machine")
+        table = measure_table(
+            task.model,
+            task.timing_inputs(config.batch_size),
+            counts=space.counts[1:],
+            methods=runnable(space.methods, check_attention(config.attention)),
+            time_budget_s=config.table_seconds,
+            quiet=reporter.quiet or not reporter.console.is_terminal,
+            seed=config.seed,
+            mode=config.mode,
+            patience_s=config.patience_s,
+            concurrency=config.concurrency,
+        )
+        table.save(path)
+    say_table(table, reporter)
+    return table
+
+
+def _asked(task: Task, handle: Handle, config: RunConfig, target: Target) -> dict[str, Any]:
+    if target.profile is not None:
+        return {**target.conditions(config), "tokens": task.tokens}
+    return conditions_of(handle, task.timing_inputs(config.batch_size), task.tokens, config.mode, config.concurrency)
+
+
+def profile_table(
+    profile: Profile, task: Task, handle: Handle, space: Space, asked: dict[str, Any], model: str
+) -> CostTable:
+    """The table of a profile that fits, else an estimate from its spec.
+
+    Raises:
+        PruneSearchError: if there is neither, or the table lacks a method of the space.
+    """
+    inputs = task.timing_inputs(1)
+    shape = describe_shape(task.model, handle, inputs)
+    methods = runnable(space.methods, asked["attention"])
+    conditions = {name: value for name, value in asked.items() if name != "tokens"}
+    if "input_ids" in inputs:
+        conditions["length"] = shape.tokens
+    table = profile.find(shape, conditions, model)
+    if table is not None:
+        _check_methods(table, methods, profile, model, conditions)
+        between = [n for n in space.counts[1:] if n not in {cell.n for cell in table.cells.mlp}]
+        notes = list(table.notes)
+        if between:
+            notes.append(f"{len(between)} of {len(space.counts) - 1} token counts lie between measured ones")
+        return CostTable(**{**dict(table), "notes": notes, "source": f"from profile '{profile.name}'"})
+    if profile.spec is None:
+        known = ", ".join(sorted({t.model for t in profile.tables})) or "no table at all"
+        raise PruneSearchError(
+            f"profile '{profile.name}' has no table of this model's blocks ({shape.describe()}): it has {known}; "
+            f"measure it there: {profile.command(model, conditions)}"
+        )
+    return estimate_table(
+        profile.spec,
+        task.model,
+        task.timing_inputs(asked["batch_size"]),
+        counts=space.counts[1:],
+        methods=methods,
+        dtype=asked["dtype"],
+        attention=asked["attention"],
+        mode=asked["mode"],
+    )
+
+
+def _check_methods(
+    table: CostTable, methods: list[str], profile: Profile, model: str, conditions: dict[str, Any]
+) -> None:
+    scorers = {cell.scorer for cell in table.cells.reduce}
+    merges = {cell.merge for cell in table.cells.reduce}
+    for method in methods:
+        scorer, merge = parse_method(method)
+        if merge not in merges or (MERGES.entry(merge).uses_scores and scorer not in scorers):
+            raise PruneSearchError(
+                f"profile '{profile.name}' has not measured method '{method}' on this model's blocks: leave it out of "
+                f"the space, or measure it there: {profile.command(model, conditions)} --redo"
+            )
+
+
+def say_table(table: CostTable, reporter: Reporter) -> None:
+    """Say how far the table can be trusted."""
+    checked = table.validation
+    if checked is not None:
+        what = "estimated" if table.status == "estimated" else f"error on {checked.unseen} unseen schedules"
+        reporter.say(
+            f"      {what}: mean {checked.mape:.1%}, worst {checked.worst:.1%}, "
+            f"rank correlation {checked.rank_correlation:.3f}"
+            + (f" ({checked.against})" if table.status == "estimated" else "")
+        )
+    for note in table.notes:
+        reporter.say(f"      {note}")
+    if table.noise.waited_s:
+        reporter.say(f"      waited {table.noise.waited_s:.0f} s for other processes to leave the cores alone")
+    if table.noise.noisy:
+        reporter.say(f"      the machine was noisy ({table.noise.why}): latencies may be off by more")

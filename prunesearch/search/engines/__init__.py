@@ -1,0 +1,1 @@
+"""What evaluates the schedules that a search asks for, and where."""

@@ -1,0 +1,174 @@
+"""What becomes of the candidates: bounds as they hold in the end, who stands, and whether the choice flattered them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from prunesearch.core.budget import UNITS, Budget
+from prunesearch.core.constraint import Constraint
+from prunesearch.core.pareto import hypervolume_2d, non_dominated
+from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study import front as schema
+from prunesearch.tasks.base import Labels
+
+REFERENCE = (1.0, 0.5)  # share of the unpruned cost, nats: of the hypervolume
+_ROUNDING = 1e-9  # of a mean of qualities
+_SURE = 0.05  # p-value below which an excess is not taken for chance
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The budget and the constraints of a run, held against final values: measured costs, holdout qualities.
+
+    Shares and speed-ups are of what the unpruned model was measured at. A bound in ms holds for every load.
+
+    Attributes:
+        first: the cost that shares and speed-ups of the budget are of.
+    """
+
+    budget: Budget | None
+    constraints: Sequence[Constraint]
+    unpruned: schema.Unpruned
+    first: str
+
+    def budget_info(self) -> schema.BudgetInfo | None:
+        """The budget as it came out."""
+        if self.budget is None:
+            return None
+        unit = UNITS[self.budget.cost(self.first)]
+        limit = self.budget.limit(schema.cost_of(self.unpruned, unit))
+        each = unit == "ms" and not self.budget.relative and bool(self.unpruned.loads)
+        return schema.BudgetInfo.model_validate({"text": self.budget.text, "limit": limit, "unit": unit, "each": each})
+
+    def keeps_budget(self, point: schema.Point) -> bool:
+        """Whether the point is inside the budget."""
+        info = self.budget_info()
+        if info is None:
+            return True
+        cost = schema.dearest_of if info.each else schema.cost_of
+        return cost(point, info.unit) <= info.limit
+
+    def limit(self, constraint: Constraint) -> float:
+        """What a constraint came to."""
+        if constraint.name == "agreement":
+            return constraint.value
+        if constraint.on_quality:
+            return constraint.limit(self.unpruned.quality.value)
+        return constraint.limit(schema.cost_of(self.unpruned, UNITS[constraint.name]))
+
+    def keeps(self, constraint: Constraint, point: schema.Point) -> bool:
+        """Whether the point keeps a constraint."""
+        limit = self.limit(constraint)
+        if constraint.on_quality:
+            return (point.quality.value if constraint.name == "quality" else point.fidelity.agreement) >= limit
+        unit = UNITS[constraint.name]
+        return (schema.cost_of(point, unit) if constraint.relative else schema.dearest_of(point, unit)) <= limit
+
+    def constraint_infos(self, points: Sequence[schema.Point]) -> list[schema.ConstraintInfo]:
+        """Every constraint, with how many of the points break it."""
+        return [
+            schema.ConstraintInfo(
+                text=c.text, limit=self.limit(c), broken=sum(not self.keeps(c, point) for point in points)
+            )
+            for c in self.constraints
+        ]
+
+    def inside(self, points: Sequence[schema.Point]) -> list[schema.Point]:
+        """The points that prune anything and keep every bound."""
+        return [
+            p
+            for p in points
+            if p.schedule["stages"] and self.keeps_budget(p) and all(self.keeps(c, p) for c in self.constraints)
+        ]
+
+
+def standing(
+    points: Sequence[schema.Point], unpruned: schema.Unpruned, costs: Sequence[str], *, blind: bool = False
+) -> list[schema.Point]:
+    """The points that nothing dominates in `costs` and quality, the unpruned model included; slowest first, renamed.
+
+    Where quality is `blind` (see `blind_note`), the divergence from the unpruned model stands in for it.
+    """
+    units = [UNITS[name] for name in costs]
+    losses = [p.fidelity.kl if blind else -p.quality.value for p in points]
+    losses.append(0.0 if blind else -unpruned.quality.value)
+    rivals: list[schema.Point | schema.Unpruned] = [*points, unpruned]
+    values = [(*(schema.cost_of(p, u) for u in units), loss) for p, loss in zip(rivals, losses, strict=True)]
+    stands = non_dominated(values)[:-1]
+    kept = sorted((p for p, keep in zip(points, stands, strict=True) if keep), key=lambda p: -p.latency.ms)
+    return [p.model_copy(update={"id": f"p{i}"}) for i, p in enumerate(kept, start=1)]
+
+
+def hypervolume(points: Sequence[schema.Point], unpruned: schema.Unpruned, cost: str) -> schema.Hypervolume:
+    """Of the final front: share of the unpruned cost by divergence on the holdout split."""
+    base = schema.cost_of(unpruned, UNITS[cost])
+    area = hypervolume_2d([(schema.cost_of(p, UNITS[cost]) / base, p.fidelity.kl) for p in points], REFERENCE)
+    return schema.Hypervolume.model_validate({"value": area, "cost": cost, "reference": REFERENCE})
+
+
+def selection(
+    calibration: Sequence[float], unpruned: float, rows: int, holdout: Sequence[Evaluation], reference: Evaluation
+) -> schema.Selection | None:
+    """Whether candidates look better on the split they were chosen on than on one that they were not.
+
+    One statistic for all of them: the mean difference to the unpruned model over all candidates, paired by rows. The
+    rows of both splits are taken for draws of one population, so that the spread seen over the holdout rows, where
+    nothing was chosen, gives the standard error of both means.
+
+    Args:
+        calibration: the candidates' qualities on the rows that they were chosen on.
+        unpruned: the unpruned model's, on the same rows.
+        rows: how many these are.
+        holdout: the candidates on the holdout split, in the same order.
+        reference: the unpruned model on it.
+
+    Returns:
+        None where there is no candidate.
+    """
+    if not holdout:
+        return None
+    seen, spread = reference.metric.mean_contrast(reference.statistics, [e.statistics for e in holdout])
+    chosen = sum(calibration) / len(calibration) - unpruned
+    error = spread * math.sqrt(1 / rows + 1 / reference.n)
+    # without any spread, no candidate changed an answer that the unpruned model got right; sums round a little
+    better = chosen - seen if abs(chosen - seen) > _ROUNDING else 0.0
+    excess = better / error if error > 0 else math.copysign(math.inf, better or -1.0)
+    p_value = 1 - NormalDist().cdf(excess)
+    return schema.Selection(points=len(holdout), calibration=chosen, holdout=seen, p_value=p_value)
+
+
+def selection_note(found: schema.Selection | None, metric: str) -> str | None:
+    """A line for the reader where the winner's curse is visible; else None."""
+    if found is None or found.p_value >= _SURE:
+        return None
+    return (
+        f"the {found.points} candidates look {100 * (found.calibration - found.holdout):.2f} points of {metric} better "
+        f"on the calibration rows that they were chosen on than on held-out rows (p = {found.p_value:.2g}): trust the "
+        "holdout numbers; more calibration rows make a fairer choice"
+    )
+
+
+def blind_note(metric: str, unpruned: Evaluation, labels: Labels) -> str | None:
+    """A line for the reader where the unpruned model's quality is too low to tell schedules apart; else None.
+
+    Args:
+        metric: name of the metric.
+        unpruned: the unpruned model on some rows.
+        labels: of the same rows.
+    """
+    value, said = unpruned.quality, ""
+    if metric == "accuracy" and isinstance(labels, Tensor):
+        constant = float(torch.bincount(labels.long()).max()) / len(labels)
+        said = f", no more than the most frequent class has ({100 * constant:.1f} %)" if value <= constant else ""
+    if value > 0 and not said:
+        return None
+    return (
+        f"the unpruned model has {100 * value:.1f} % of {metric} here{said}: that cannot tell schedules apart, and the "
+        "front is of their divergence from it; look at model, data and columns, or take another --metric"
+    )

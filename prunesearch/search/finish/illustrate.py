@@ -1,0 +1,204 @@
+"""What the points of a front do to data: a few rows of the calibration split, traced stage by stage, to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from prunesearch.core.schedule import Schedule
+from prunesearch.pruning.apply import Handle
+from prunesearch.pruning.trace import Trace as StageTraces
+from prunesearch.report.pictures import owners, to_data_uri
+from prunesearch.report.spectrogram import picture, sound_view
+from prunesearch.report.views.shown_samples import Row, Stage, Trace
+from prunesearch.study.front import Point
+from prunesearch.tasks.base import Batch, EvalSet, Inputs, Outputs, Task, trimmed
+from prunesearch.tasks.loading import count_tokens
+
+_SHOWN = 2  # rows that are traced under every point
+_WORST = 2  # rows that are traced under a point because it changes their answer
+_SEARCHED = 128  # calibration rows that are looked through for these
+_WIDEST = 224  # pixels of a picture
+_SOUNDS = ("input_values", "input_features")
+
+
+def illustrate(task: Task, handle: Handle, points: list[Point], model_id: str) -> tuple[list[Row], list[Trace]]:
+    """Trace a few calibration rows through every point, and those whose answer it changes most.
+
+    The rows are numbered at random, so the first ones are an unbiased choice; the worst are the rows, of the first
+    `_SEARCHED`, whose answer changes and whose outputs diverge most from the unpruned model's.
+
+    Args:
+        task: the model with its data.
+        handle: of the task's model; the empty schedule is left on it.
+        points: of the front.
+        model_id: folder or Hub id that tokenizer and image processor come from.
+
+    Returns:
+        The rows, and what each point made of which, as `report.views.shown_samples.Samples` holds them; none where the
+        inputs are no images, texts or sounds.
+    """
+    split = task.calibration.take(_SEARCHED)
+    show = _shown_by(task, handle, split, model_id)
+    if show is None:
+        return [], []
+    handle.set(Schedule())
+    reference = [task.condensed(_outputs(task, batch)) for batch in split.batches]
+    unpruned: dict[int, str] = {}
+    traces = []
+    try:
+        for point in points:
+            handle.set(point.to_schedule())
+            chosen = list(dict.fromkeys([*range(min(_SHOWN, split.n)), *_worst(task, split, reference)]))
+            handle.set(Schedule())
+            for row in chosen:
+                if row not in unpruned:
+                    unpruned[row] = _answer(task, _row(split, row))
+            handle.set(point.to_schedule())
+            traces += [_trace(task, handle, point.id, row, _row(split, row), unpruned[row]) for row in chosen]
+    finally:
+        handle.set(Schedule())
+    rows = []
+    for row in sorted(unpruned):
+        batch = _row(split, row)
+        rows.append(show(row, task.shown_labels(batch)[0], batch.inputs))
+    return rows, traces
+
+
+@torch.inference_mode()
+def _worst(task: Task, split: EvalSet, reference: list[Outputs]) -> list[int]:
+    """Rows whose answer the schedule in place changes, the most divergent first."""
+    found: list[tuple[float, int]] = []
+    for batch, before in zip(split.batches, reference, strict=True):
+        outputs = task.outputs(batch)
+        changed = task.agrees(before, outputs, batch).cpu() < 1
+        losses = task.divergence(before, outputs, batch).cpu()
+        found += zip((-losses[changed]).tolist(), batch.index[changed].tolist(), strict=True)
+    return [row for _, row in sorted(found)[:_WORST]]
+
+
+@torch.inference_mode()
+def _outputs(task: Task, batch: Batch) -> Outputs:
+    return task.outputs(batch)
+
+
+@torch.inference_mode()
+def _answer(task: Task, batch: Batch) -> str:
+    return task.shown(task.outputs(batch), batch)[0]
+
+
+@torch.inference_mode()
+def _trace(task: Task, handle: Handle, point: str, row: int, batch: Batch, unpruned: str) -> Trace:
+    """One row through the schedule that the handle carries."""
+    handle.trace = traces = StageTraces()
+    try:
+        outputs = task.outputs(batch)
+    finally:
+        handle.trace = None
+    stages = [
+        Stage(
+            layer=found.stage.layer,
+            tokens=found.source.shape[1],
+            method=found.stage.method,
+            owner=owners(found.source[0].double().cpu().numpy()),
+        )
+        for found in traces.stages
+    ]
+    return Trace(point=point, row=row, unpruned=unpruned, pruned=task.shown(outputs, batch)[0], stages=stages)
+
+
+def _row(split: EvalSet, row: int) -> Batch:
+    """One row as a batch, padding cut off."""
+    for batch in split.batches:
+        place = (batch.index == row).nonzero().flatten()
+        if len(place):
+            return trimmed(batch.rows(place), split.padding)
+    raise LookupError(f"row {row} is not in the calibration split")
+
+
+def _shown_by(task: Task, handle: Handle, split: EvalSet, model_id: str) -> Any:
+    """What makes a row of a report from an input, or None where there is nothing to look at."""
+    inputs, config = split.batches[0].inputs, handle.encoder.sizes
+    if "input_ids" in inputs:
+        return _texts(handle, model_id)
+    is_image = "pixel_values" in inputs and inputs["pixel_values"].ndim == 4
+    if is_image and hasattr(config, "image_size") and hasattr(config, "patch_size"):
+        rows, columns = _grid(inputs["pixel_values"], config)
+        # tokens that are no plain grid of patches cannot be drawn over a picture
+        drawn = count_tokens(task.model, inputs) == rows * columns + handle.encoder.protected
+        return _pictures(handle, model_id) if drawn else None
+    name = next((name for name in _SOUNDS if name in inputs), None)
+    dims = 0 if name is None else task.timing_inputs(1)[name].ndim  # of a single sound: a row may be a pair of them
+    return _sounds(task, handle, name, inputs[name].ndim > dims) if name is not None and dims in (2, 3) else None
+
+
+def _pictures(handle: Handle, model_id: str) -> Any:
+    """A function that makes a row of an image, as the model sees it: resized, cropped, its colours put back."""
+    from transformers import AutoImageProcessor
+
+    processor: Any = AutoImageProcessor
+    processor = processor.from_pretrained(model_id, backend="pil")
+    mean, std = _colours(processor)
+
+    def row(index: int, label: str, inputs: Inputs) -> Row:
+        pixels = inputs["pixel_values"][0].float().cpu().numpy().transpose(1, 2, 0)
+        grid = _grid(inputs["pixel_values"], handle.encoder.sizes)
+        scaled = (pixels * std + mean).clip(0, 1) * 255
+        image = Image.fromarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3)).round().astype(np.uint8))
+        image.thumbnail((_WIDEST, _WIDEST))
+        ends = {"leading": handle.encoder.leading, "trailing": handle.encoder.family.trailing}
+        return Row(index=index, label=label, picture=to_data_uri(image), grid=grid, **ends)
+
+    return row
+
+
+def _colours(processor: Any) -> tuple[Any, Any]:
+    """Mean and deviation of each channel that an image processor, transformers' or timm's, has scaled colours by."""
+    timm = getattr(processor, "data_config", None)
+    if timm is not None:
+        return np.array(timm["mean"]), np.array(timm["std"])
+    if processor.do_normalize:
+        return np.array(processor.image_mean), np.array(processor.image_std)
+    return 0.0, 1.0
+
+
+def _texts(handle: Handle, model_id: str) -> Any:
+    """A function that makes a row of a text."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_id)
+    encoder = handle.encoder
+
+    def row(index: int, label: str, inputs: Inputs) -> Row:
+        ids = inputs["input_ids"]
+        first = ids.reshape(-1, ids.shape[-1])[0]  # of several texts
+        words = tokenizer.convert_ids_to_tokens(first.tolist())
+        return Row(index=index, label=label, words=words, leading=encoder.leading, trailing=encoder.family.trailing)
+
+    return row
+
+
+def _sounds(task: Task, handle: Handle, name: str, pairs: bool) -> Any:
+    """A function that makes a row of a sound, or the first of a pair: its spectrogram with the tokens on it."""
+    encoder = handle.encoder
+
+    def row(index: int, label: str, inputs: Inputs) -> Row:
+        first = {key: value[0] for key, value in inputs.items()} if pairs else inputs
+        values = first[name][0].double().cpu().numpy()
+        tokens = count_tokens(task.model, first) - encoder.protected
+        drawn, grid = sound_view(name, values, encoder.base.config, tokens)
+        return Row(index=index, label=label, picture=to_data_uri(picture(drawn)), grid=grid, leading=encoder.leading)
+
+    return row
+
+
+def _grid(pixels: Tensor, config: Any) -> tuple[int, int]:
+    """Rows and columns of the patches of images `[batch, channels, height, width]`."""
+    height, width = pixels.shape[2:]
+    patch = config.patch_size
+    rows, columns = (patch, patch) if isinstance(patch, int) else patch
+    return height // rows, width // columns

@@ -1,0 +1,106 @@
+"""The costs of the candidates, measured end to end where the device is at hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from prunesearch.core.schedule import Schedule
+from prunesearch.cost.counting.memory import peak_activation_mib
+from prunesearch.cost.energy.result import EnergyResult
+from prunesearch.cost.energy.schedules import measure_schedule_energy
+from prunesearch.cost.energy.window import EnergyMeter
+from prunesearch.cost.tables.percentile import MEDIAN
+from prunesearch.cost.timing.samples import Samples
+from prunesearch.cost.timing.validate import measure_schedules
+from prunesearch.progress import Reporter
+from prunesearch.pruning.apply import Handle
+from prunesearch.search.costs.costing import Costing
+from prunesearch.study.config import RunConfig
+from prunesearch.tasks.base import Task
+
+_ROUNDS = 10
+_BEYOND = 2  # forwards above a percentile, at least
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one schedule: latencies by load; None where the device, or its counter, is not at hand."""
+
+    latencies: list[Samples] | None = None
+    energy: EnergyResult | None = None
+    memory_mib: float | None = None
+
+
+@dataclass
+class Remeasurer:
+    """Measures schedules on the device at hand."""
+
+    config: RunConfig
+    task: Task
+    handle: Handle
+    costing: Costing
+    meter: EnergyMeter | None
+    reporter: Reporter
+
+    def measure(self, schedules: list[Schedule]) -> list[Measured]:
+        """Latency under every load, energy where there is a meter, memory where it is an objective and can be."""
+        self.reporter.step(f"re-measuring {len(schedules)} schedules end to end")
+        by_load = [self._latencies(load, schedules) for load in range(len(self.costing.loads))]
+        latencies = [list(samples) for samples in zip(*by_load, strict=True)]
+        energies = self._energies(schedules)
+        memories = [self._memory(schedule) for schedule in schedules]
+        return [Measured(*costs) for costs in zip(latencies, energies, memories, strict=True)]
+
+    @property
+    def _quiet(self) -> bool:
+        return self.reporter.quiet or not self.reporter.console.is_terminal
+
+    def _latencies(self, index: int, schedules: list[Schedule]) -> list[Samples]:
+        load, config = self.costing.loads[index], self.config
+        task = self.task if index == 0 else self.task.at_length(config.loads[index].length)
+        rounds = _ROUNDS
+        if config.percentile != MEDIAN:
+            rounds = max(rounds, math.ceil(_BEYOND / (1 - config.percentile / 100)))
+        return measure_schedules(
+            self.task.model,
+            task.timing_inputs(load.batch_size),
+            schedules,
+            time_budget_s=config.table_seconds / 2,
+            min_rounds=rounds,
+            quiet=self._quiet,
+            label="re-measuring",
+            mode=config.mode,
+            concurrency=config.concurrency,
+        )
+
+    def _energies(self, schedules: list[Schedule]) -> list[EnergyResult | None]:
+        """All of them or none: points of which some were measured and some were not cannot be compared."""
+        if self.meter is None:
+            return [None for _ in schedules]
+        energies = measure_schedule_energy(
+            self.meter,
+            self.task.model,
+            self.task.timing_inputs(self.config.batch_size),
+            schedules,
+            mode=self.config.mode,
+            window_s=self.config.energy_window_s,
+            quiet=self._quiet,
+        )
+        doubts = {result.why for result in energies.results.values() if not result.valid}
+        if doubts:
+            self.reporter.say(f"      energy is not measured validly, and stays predicted: {'; '.join(sorted(doubts))}")
+            return [None for _ in schedules]
+        return [energies.results[schedule] for schedule in schedules]
+
+    def _memory(self, schedule: Schedule) -> float | None:
+        """The allocator's peak on CUDA; elsewhere there is no counter, and the estimate stands."""
+        inputs = self.task.timing_inputs(self.config.batch_size)
+        on_cuda = next(iter(inputs.values())).is_cuda
+        if not on_cuda or all(o.name != "memory" for o in self.costing.objectives):
+            return None
+        self.handle.set(schedule)
+        try:
+            return peak_activation_mib(self.task.model, inputs).value_mib
+        finally:
+            self.handle.set(Schedule())

@@ -1,0 +1,1 @@
+"""One-stage losses, and the front that follows from them and the costs."""

@@ -1,0 +1,230 @@
+"""Score and solve: a whole front of schedules from one-stage losses and the cost table, by dynamic programming.
+
+Blocks are passed in order; a state is (keep level, are sizes in play, stages used, cost bucket), its value the least
+additive loss that reaches it. Exact for the additive model up to the width of a bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunesearch.core.pareto import non_dominated
+from prunesearch.core.registry import MERGES
+from prunesearch.core.schedule import Schedule, parse_method
+from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.space.listed import ListedSpace
+from prunesearch.search.space.space import Space
+
+_BUCKETS = 500
+T = TypeVar("T")
+
+
+class Costs(Protocol):
+    """What the solver asks of a table, all in the objective's unit (ms a batch, or mJ an input)."""
+
+    def predict(self, schedule: Schedule) -> float:
+        """A whole schedule."""
+
+    def attention(self, n: int, biased: bool) -> float:
+        """One block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
+
+    def mlp(self, n: int) -> float:
+        """One block's MLP half at `n` tokens."""
+
+    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+        """One stage."""
+
+    @property
+    def stem(self) -> float:
+        """Everything before the first block, and the head."""
+
+    def head(self, n: int) -> float:
+        """What `n` tokens at the end cost more or less than the whole sequence."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A schedule proposed by the solver, with the additive loss (nats) and the cost (ms or mJ) predicted for it."""
+
+    schedule: Schedule
+    loss: float
+    cost: float
+
+
+def solve(space: Space, sensitivities: Sensitivities, costs: Costs, limit: float, points: int) -> list[Seed]:
+    """Return up to `points` seeds spread evenly over the costs of the additive front, dearest first.
+
+    Args:
+        limit: no seed costs more than this.
+    """
+    return solver_for(space, costs, limit).solve(sensitivities, points)
+
+
+def solver_for(space: Space, costs: Costs, limit: float) -> Solves:
+    """The solver that fits the kind of a space."""
+    from prunesearch.search.solve.listing import ListedSolver  # it builds on what is here
+
+    return ListedSolver(space, costs, limit) if isinstance(space, ListedSpace) else Solver(space, costs, limit)
+
+
+def spread(items: list[T], points: int, value: Callable[[T], float]) -> list[T]:
+    """Choose up to `points` items whose values lie most evenly between the extremes; keeps the order."""
+    if len(items) <= points:
+        return items
+    values = np.array([value(item) for item in items])
+    chosen: list[int] = []
+    free = np.ones(len(items), dtype=bool)
+    for target in np.linspace(values[0], values[-1], points):
+        nearest = int(np.where(free, abs(values - target), np.inf).argmin())
+        free[nearest] = False
+        chosen.append(nearest)
+    return [items[i] for i in sorted(chosen)]
+
+
+class Solves(Protocol):
+    """Finds the front of a space for given one-stage losses."""
+
+    def solve(self, sensitivities: Sensitivities, points: int) -> list[Seed]:
+        """Up to `points` seeds spread evenly over the front's costs, dearest first."""
+
+
+State = tuple[int, bool]  # keep level, are token sizes in play
+
+
+class _Move(NamedTuple):
+    """A step through one block: where it came from, by which method (-1: none), how many buckets it costs."""
+
+    before: State
+    method: int
+    shift: int
+
+
+class Solver:
+    """Solves for fronts of one space and cost; the costs of all steps are looked up once.
+
+    Args:
+        space: free stages.
+        costs: of one objective.
+        limit: no seed costs more than this.
+    """
+
+    def __init__(self, space: Space, costs: Costs, limit: float) -> None:
+        self.space, self.costs, self.limit = space, costs, limit
+        counts, parts = space.counts, [parse_method(m) for m in space.methods]
+        self.makes_sizes = np.array([MERGES.entry(merge).makes_sizes for _, merge in parts])
+        top = min(limit, costs.predict(Schedule())) - costs.stem
+        # every block's cost is rounded to a bucket: room for that, or what fits exactly would fall off the end
+        self.width = max(top, 1e-9) / (_BUCKETS - 1 - 2 * space.depth)
+        self.attention = {b: [costs.attention(n, b) for n in counts] for b in (False, True)}
+        self.mlp = [costs.mlp(n) for n in counts]
+        self.reduce = np.zeros((len(counts), len(counts), len(parts)))
+        for before in range(len(counts)):
+            for after in range(before + 1, len(counts)):
+                self.reduce[before, after] = [costs.reduce(*part, counts[before], counts[after]) for part in parts]
+
+    def solve(self, sensitivities: Sensitivities, points: int) -> list[Seed]:
+        """Up to `points` seeds spread evenly over the front's costs, dearest first."""
+        seeds = [s for s in _Pass(self, sensitivities).front() if s.cost <= self.limit]
+        if not seeds:
+            return []
+        keep = non_dominated([(s.cost, s.loss) for s in seeds])
+        front = sorted((s for s, k in zip(seeds, keep, strict=True) if k), key=lambda s: -s.cost)
+        return spread(front, points, lambda s: s.cost)
+
+    def useful(self, before: int, after: int, added: NDArray[np.float64], biased: bool) -> list[int]:
+        """Of all methods between two levels, those that none beats in cost and added loss `[methods]`.
+
+        Where sizes are not in play yet, the methods that bring them in are compared among themselves.
+        """
+        groups = [np.arange(len(added))] if biased else [np.flatnonzero(self.makes_sizes == s) for s in (False, True)]
+        found: list[int] = []
+        for group in groups:
+            cheapest_first = group[np.lexsort((added[group], self.reduce[before, after, group]))]
+            losses = added[cheapest_first]
+            best_so_far = np.minimum.accumulate(np.concatenate([[np.inf], losses[:-1]]))
+            found += cheapest_first[losses < best_so_far].tolist()
+        return found
+
+
+class _Pass:
+    """One run of the dynamic programme, with what tracing back needs."""
+
+    def __init__(self, solver: Solver, sensitivities: Sensitivities) -> None:
+        self.solver, self.space, self.sensitivities = solver, solver.space, sensitivities
+        self.width = self.space.max_stages + 1  # of the axis `stages used`
+        start = np.full((self.width, _BUCKETS), np.inf)
+        start[0, 0] = 0.0
+        self.values: dict[State, NDArray[np.float64]] = {(0, False): start}
+        self.moves: list[list[_Move]] = []
+        # per block and state: `[stages used, bucket]` -> index into `moves`, the step that reached it
+        self.steps: list[dict[State, NDArray[np.int32]]] = []
+        for layer in range(self.space.depth):
+            self._advance(layer)
+
+    def _advance(self, layer: int) -> None:
+        """Pass one block: relax every state by going on unreduced or by each stage that fits."""
+        before, self.values = self.values, {}
+        self.moves.append([])
+        self.steps.append({})
+        site = self.space.layers.index(layer) if layer in self.space.layers else None
+        for state, losses in before.items():
+            level, biased = state
+            attention = self.solver.attention[biased][level]
+            self._relax(_Move(state, -1, self._shift(attention + self.solver.mlp[level])), state, losses)
+            if site is None:
+                continue
+            for after in range(level + 1, len(self.space.counts)):
+                added = self.sensitivities.added(site, level, after)
+                for m in self.solver.useful(level, after, added, biased):
+                    cost = attention + self.solver.reduce[level, after, m] + self.solver.mlp[after]
+                    reached = (after, biased or bool(self.solver.makes_sizes[m]))
+                    self._relax(_Move(state, m, self._shift(cost)), reached, losses[:-1] + added[m])
+
+    def _shift(self, cost: float) -> int:
+        return round(cost / self.solver.width)
+
+    def _relax(self, move: _Move, after: State, losses: NDArray[np.float64]) -> None:
+        """Offer `losses` (`[stages used before, bucket]`; a stage uses one more) to the state `after`."""
+        if move.shift >= _BUCKETS:
+            return
+        if after not in self.values:
+            self.values[after] = np.full((self.width, _BUCKETS), np.inf)
+            self.steps[-1][after] = np.full((self.width, _BUCKETS), -1, dtype=np.int32)
+        rows = slice(0 if move.method < 0 else 1, None)
+        values = self.values[after][rows, move.shift :]
+        steps = self.steps[-1][after][rows, move.shift :]
+        offered = losses[:, : _BUCKETS - move.shift]
+        better = offered < values
+        np.copyto(values, offered, where=better)  # twice as fast as an index of booleans
+        np.copyto(steps, len(self.moves[-1]), where=better)
+        self.moves[-1].append(move)
+
+    def front(self) -> list[Seed]:
+        """The best schedule of every bucket."""
+        states = list(self.values)
+        if not states:  # the limit is below a single pass
+            return []
+        stacked = np.stack([self.values[s] for s in states])
+        seeds: dict[Schedule, Seed] = {}
+        for bucket in range(_BUCKETS):
+            best, used = np.unravel_index(int(stacked[:, :, bucket].argmin()), stacked.shape[:2])
+            loss = float(stacked[best, used, bucket])
+            if np.isfinite(loss):
+                schedule = self._trace_back(states[best], int(used), bucket)
+                seeds.setdefault(schedule, Seed(schedule, loss, self.solver.costs.predict(schedule)))
+        return list(seeds.values())
+
+    def _trace_back(self, state: State, used: int, bucket: int) -> Schedule:
+        stages = []
+        for layer in reversed(range(self.space.depth)):
+            move = self.moves[layer][int(self.steps[layer][state][used, bucket])]
+            if move.method >= 0:
+                stages.append(self.space.stage(layer, state[0], self.space.methods[move.method]))
+                used -= 1
+            state, bucket = move.before, bucket - move.shift
+        return Schedule(reversed(stages))

@@ -1,0 +1,260 @@
+"""One-stage sensitivities: what the model loses when its ONLY reduction is at one block.
+
+D(layer, level, method) is the mean divergence from the unpruned outputs. Few of its cells are ever measured: those
+where the front could change. A surface fitted to them stands for all (`loss_surface`); dynamic programming on its
+optimistic side names the cells to measure next, until the front rests on measured cells or the allowance is spent.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prunesearch.core.errors import CorruptFileError
+from prunesearch.core.files import write_text_atomic
+from prunesearch.core.schedule import Schedule
+from prunesearch.pruning.apply import Handle
+from prunesearch.search.solve.loss_surface import Cell, LossSurface
+from prunesearch.search.space.moves import sites_of
+from prunesearch.search.space.space import Space
+from prunesearch.tasks.base import Batch, EvalSet, Outputs, Task
+
+if TYPE_CHECKING:
+    from prunesearch.search.solve.dynamic import Costs, Solves
+
+_ROUND = 12  # cells measured between two looks at the front
+_OPTIMISM = 1.0  # standard deviations
+_LEAST_ROWS = 16
+_GOLDEN = 0.618034  # steps of this fraction fill an interval evenly at any number of them
+# Activations that enter every block are kept between rounds up to this size; beyond it they are computed again.
+_CACHE_BYTES = 512 * 2**20
+_FRONT = 500
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """`loss[i, g, m]`: mean `Task.divergence` at `layers[i]`, keep level `g` (0: whole sequence), `methods[m]`.
+
+    Attributes:
+        sd: standard deviation of its logarithm, of the same shape.
+        samples: calibration rows that a cell was measured on.
+        measured: cells that were measured; the others are predicted from them.
+        passes: what measuring cost, in forwards of one row through the unpruned model.
+        seconds: how long it took.
+    """
+
+    layers: list[int]
+    keeps: list[float]
+    methods: list[str]
+    loss: NDArray[np.float64]
+    sd: NDArray[np.float64]
+    samples: int
+    measured: int
+    passes: float = 0.0
+    seconds: float = 0.0
+
+    def added(self, layer: int, before: int, after: int) -> NDArray[np.float64]:
+        """What a stage from one level to another adds to the loss, by every method, `[methods]`.
+
+        D(after) times the share of tokens that the stage removes over the share removed since the start: tokens gone
+        before cannot be lost again, but those that are left are worth more. On verified schedules of trained
+        classifiers this is twice as close as the difference D(after) - D(before), which a change of method fools.
+
+        Args:
+            layer: index into `layers`.
+            before, after: keep levels, `before < after`.
+        """
+        gone = 1 - self.keeps[after] / self.keeps[before]
+        stage: NDArray[np.float64] = self.loss[layer, after] * (gone / (1 - self.keeps[after]))
+        return stage
+
+    def estimate(self, schedule: Schedule) -> float:
+        """Additive estimate of a schedule's loss: the sum of what its stages add."""
+        total, last = 0.0, 0
+        for stage in schedule:
+            i, g = self.layers.index(stage.layer), self.keeps.index(stage.keep)
+            total += float(self.added(i, last, g)[self.methods.index(stage.method)])
+            last = g
+        return total
+
+    def with_loss(self, loss: NDArray[np.float64]) -> Sensitivities:
+        """The same with other losses."""
+        return replace(self, loss=loss)
+
+    @classmethod
+    def free(cls, space: Space) -> Sensitivities:
+        """As if nothing were lost anywhere."""
+        zeros = np.zeros((len(space.layers), len(space.keeps), len(space.methods)))
+        return cls(space.layers, space.keeps, space.methods, zeros, zeros, 0, 0)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        data = {**self.__dict__, "loss": self.loss.tolist(), "sd": self.sd.tolist()}
+        write_text_atomic(path, json.dumps(data))
+
+    @classmethod
+    def load(cls, path: Path) -> Sensitivities:
+        """Read what `save` wrote."""
+        try:
+            data = json.loads(path.read_text())
+            arrays = {name: np.asarray(data[name], dtype=float) for name in ("loss", "sd")}
+            return cls(**{**data, **arrays})
+        except (ValueError, TypeError, KeyError):
+            raise CorruptFileError(f"'{path}' is not readable: delete it, and the run measures it again") from None
+
+
+def measure_sensitivities(
+    task: Task,
+    handle: Handle,
+    split: EvalSet,
+    space: Space,
+    costs: Costs,
+    limit: float,
+    *,
+    samples: int = 64,
+    units: float = 5.0,
+    seed: int = 0,
+    advance: Callable[[float], None] = lambda units: None,
+) -> Sensitivities:
+    """Measure D where the front could change, and predict it elsewhere.
+
+    Args:
+        split: the calibration rows of the search.
+        costs: of the objective that the front is solved for.
+        limit: the most that a schedule may cost.
+        samples: rows a cell is measured on, at most; also an eighth of the split at most, but 16 at least.
+        units: what measuring may cost, in evaluations of the unpruned model on the whole split.
+        seed: of where the first cells lie.
+        advance: told, after each round, the units spent since the last.
+    """
+    from prunesearch.search.solve.dynamic import solver_for
+
+    started = time.monotonic()
+    rows = split.take(min(samples, max(_LEAST_ROWS, split.n // 8)))
+    probe, surface = Probe(task, handle, rows, space, costs), LossSurface(space)
+    solver = solver_for(space, costs, limit)
+    wanted = first_cells(space, np.random.default_rng(seed))
+    spent = 0.0
+    while wanted:
+        for cell in wanted:
+            surface.add(cell, probe.losses(cell))
+        units_now = probe.passes / split.n
+        advance(min(units_now, units) - spent)
+        spent = min(units_now, units)
+        if units_now >= units:
+            break
+        wanted = next_cells(surface, solver)
+    probe.close()
+    mean, sd = surface.posterior()
+    return Sensitivities(
+        space.layers,
+        space.keeps,
+        space.methods,
+        _loss_of(mean),
+        sd,
+        samples=rows.n,
+        measured=len(surface.rows),
+        passes=probe.passes,
+        seconds=time.monotonic() - started,
+    )
+
+
+def first_cells(space: Space, rng: np.random.Generator) -> list[Cell]:
+    """One cell for every method, and every block as often as any other, the levels spread evenly."""
+    methods, layers = len(space.methods), len(space.layers)
+    n = max(methods, 2 * layers)
+    levels = ((np.arange(n) * _GOLDEN + rng.random()) % 1 * (len(space.keeps) - 1)).astype(int) + 1
+    order = [rng.permutation(layers), rng.permutation(methods)]
+    return list(
+        dict.fromkeys((int(order[0][k % layers]), int(levels[k]), int(order[1][k % methods])) for k in range(n))
+    )
+
+
+def next_cells(surface: LossSurface, solver: Solves) -> list[Cell]:
+    """The cells to measure next: unmeasured ones that the front would use if they lost as little as they well may."""
+    mean, sd = surface.posterior()
+    space = surface.space
+    hopeful = Sensitivities.free(space).with_loss(_loss_of(mean - _OPTIMISM * sd))
+    uses: dict[Cell, int] = {}
+    for seed in solver.solve(hopeful, _FRONT):
+        for cell in sites_of(space, seed.schedule):
+            uses[cell] = uses.get(cell, 0) + 1
+    unmeasured = [cell for cell in uses if cell not in surface.rows]
+    return sorted(unmeasured, key=lambda cell: -sd[cell] * uses[cell] ** 0.5)[:_ROUND]
+
+
+def _loss_of(log_loss: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Losses that no level has less of than a higher one; the whole sequence (level 0) loses nothing."""
+    loss = np.exp(log_loss)
+    loss[:, 0] = 0.0
+    monotone: NDArray[np.float64] = np.maximum.accumulate(loss, axis=1)
+    return monotone
+
+
+class Probe:
+    """Measures cells: every measurement restarts from the unpruned activations that enter its block.
+
+    Args:
+        rows: the rows to measure on.
+        costs: prices what a measurement costs.
+    """
+
+    def __init__(self, task: Task, handle: Handle, rows: EvalSet, space: Space, costs: Costs) -> None:
+        self.task, self.handle, self.rows, self.space, self.costs = task, handle, rows, space, costs
+        self.passes = 0.0
+        self._kept: dict[int, tuple[Outputs, list[Tensor]]] = {}
+        self._bytes = 0
+
+    @torch.inference_mode()
+    def losses(self, cell: Cell) -> NDArray[np.float64]:
+        """Divergence of every row under the one stage of `cell`, `[rows]`."""
+        layer = self.space.layers[cell[0]]
+        schedule = Schedule([self.space.stage(layer, cell[1], self.space.methods[cell[2]])])
+        found = []
+        for index, batch in enumerate(self.rows.batches):
+            reference, inputs = self._entering(index, batch)
+            self.handle.set(schedule)
+            with self.handle.resume_at(layer, inputs[layer]):
+                outputs = self.task.outputs(batch)
+            # an output that is not finite loses everything: the method is not chosen there
+            lost = self.task.divergence(reference, outputs, batch)
+            found.append(lost.nan_to_num(1e3, 1e3).double().cpu().numpy())
+        self.passes += self.rows.n * self._share(layer, schedule)
+        losses: NDArray[np.float64] = np.maximum(np.concatenate(found), 0.0)
+        return losses
+
+    def close(self) -> None:
+        """Let go of the activations, and leave the model unpruned."""
+        self._kept.clear()
+        self.handle.set(Schedule())
+
+    def _share(self, layer: int, schedule: Schedule) -> float:
+        """Cost of the blocks from `layer` on, as a share of a forward of the unpruned model."""
+        n = self.space.tokens
+        skipped = layer * (self.costs.attention(n, False) + self.costs.mlp(n))
+        return (self.costs.predict(schedule) - skipped) / self.costs.predict(Schedule())
+
+    def _entering(self, index: int, batch: Batch) -> tuple[Outputs, list[Tensor]]:
+        """Unpruned outputs of a batch, and what enters each block, `[batch, tokens, width]`."""
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        self.handle.set(Schedule())
+        with self.handle.record_inputs() as recorded:
+            reference = self.task.condensed(self.task.outputs(batch))
+        self.passes += len(batch)
+        found = (reference, list(recorded))
+        size = sum(t.numel() * t.element_size() for t in recorded)
+        if self._bytes + size <= _CACHE_BYTES:
+            self._bytes += size
+            self._kept[index] = found
+        return found

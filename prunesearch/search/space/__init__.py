@@ -1,0 +1,1 @@
+"""Which schedules may be tried."""

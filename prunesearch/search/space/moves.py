@@ -1,0 +1,70 @@
+"""Local moves: the schedules one small step away from a schedule."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from prunesearch.core.schedule import Schedule
+from prunesearch.search.space.listed import ListedSpace
+from prunesearch.search.space.space import Space
+
+Site = tuple[int, int, int]  # index into `space.layers`, keep level, index into `space.methods`
+
+
+def sites_of(space: Space, schedule: Schedule) -> list[Site]:
+    """The stages of a schedule as indices into its space."""
+    return [(space.layers.index(s.layer), space.keeps.index(s.keep), space.methods.index(s.method)) for s in schedule]
+
+
+def schedule_of(space: Space, sites: Sequence[Site]) -> Schedule:
+    """The schedule of rising blocks and levels that `sites` stands for."""
+    return Schedule(space.stage(space.layers[i], g, space.methods[m]) for i, g, m in sites)
+
+
+def neighbours(space: Space, schedule: Schedule, swaps: Sequence[int]) -> list[Schedule]:
+    """Every schedule that one move makes: a stage shifted, deepened or eased by one, split, dropped, joined, swapped.
+
+    Args:
+        swaps: indices of the methods that a stage may change to.
+    """
+    if isinstance(space, ListedSpace):
+        return space.neighbours(schedule, swaps)
+    found: dict[Schedule, None] = {}
+    for sites in _moves(space, sites_of(space, schedule), swaps):
+        if len(sites) <= space.max_stages and _legal(space, sites):
+            found[schedule_of(space, sites)] = None
+    found.pop(schedule, None)
+    return list(found)
+
+
+def _legal(space: Space, sites: Sequence[Site]) -> bool:
+    layers, levels = [s[0] for s in sites], [s[1] for s in sites]
+    rising = all(a < b for a, b in itertools.pairwise(layers))
+    falling = all(a < b for a, b in itertools.pairwise(levels))
+    inside = not sites or (layers[0] >= 0 and layers[-1] < len(space.layers))
+    return rising and falling and inside and all(1 <= g < len(space.keeps) for g in levels)
+
+
+def _moves(space: Space, sites: list[Site], swaps: Sequence[int]) -> Iterator[list[Site]]:
+    for k, (i, g, m) in enumerate(sites):
+        before, after = sites[:k], sites[k + 1 :]
+        yield [*before, *after]
+        for step in (-1, 1):
+            yield [*before, (i + step, g, m), *after]
+            yield [*before, (i, g + step, m), *after]
+            # trade: earlier and milder, or later and harsher
+            yield [*before, (i + step, g + step, m), *after]
+        for other in swaps:
+            yield [*before, (i, g, other), *after]
+        last = before[-1][1] if before else 0
+        for between in range(last + 1, g):
+            for step in (-2, -1):
+                yield [*before, (i + step, between, m), (i, g, m), *after]
+        if after:
+            yield [*before, (i, after[0][1], m), *after[1:]]
+    last_layer, last_level = (sites[-1][0], sites[-1][1]) if sites else (-1, 0)
+    for layer in range(last_layer + 1, len(space.layers)):
+        for level in {last_level + 1, last_level + 2, len(space.keeps) - 1}:
+            for m in swaps[:3]:
+                yield [*sites, (layer, level, m)]

@@ -1,0 +1,299 @@
+"""Search spaces: which schedules may be tried, and how a schedule is written as Optuna parameters."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.files import data_folder
+from prunesearch.core.registry import MERGES, SCORERS, Entry, Registry
+from prunesearch.core.schedule import Schedule, Stage, kept_count, parse_method
+from prunesearch.cost.tables.plateaus import Plateau
+
+KINDS = Registry(
+    "kind of space",
+    {
+        "free": Entry("prunesearch.search.space.space:SpaceFile", "any stages, each with a method of its own"),
+        "progressive": Entry("prunesearch.search.space.progressive:ProgressiveFile", "tokens fall along a curve"),
+        "multi-stage": Entry("prunesearch.search.space.multi_stage:MultiStageFile", "fixed sites (EViT, DynamicViT)"),
+        "constant-r": Entry("prunesearch.search.space.constant_r:ConstantRFile", "as many tokens a block (ToMe)"),
+    },
+)
+
+
+class SpaceFile(BaseModel):
+    """A space as written in YAML; of kind `free` itself, and the keys that all kinds share (docs/search-spaces.md)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    refused: ClassVar[Mapping[str, str]] = {}  # keys of other kinds that this one has something else for
+
+    format: Literal["prunesearch.space"]
+    version: Literal[1]
+    kind: str = "free"
+    layers: Literal["all"] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = "all"
+    keep: list[float] = Field(min_length=1)
+    scorers: list[str] = Field(min_length=1)
+    merges: list[str] = Field(min_length=1)
+    max_stages: int = Field(default=4, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, data: dict[str, Any]) -> dict[str, Any]:
+        known = set(cls.model_fields) - set(cls.refused)
+        for key in data:
+            if key in cls.refused:
+                raise ValueError(f"key '{key}' is not for this kind: {cls.refused[key]}")
+            if key not in known:
+                raise ValueError(f"unknown key '{key}': {did_you_mean(str(key), known)}")
+        return data
+
+    @field_validator("keep")
+    @classmethod
+    def _keeps(cls, keep: list[float]) -> list[float]:
+        for value in keep:
+            if not 0 < value < 1:
+                raise ValueError(f"`0 < keep < 1` must hold, but got {value}")
+        return sorted(set(keep), reverse=True)
+
+    @field_validator("scorers")
+    @classmethod
+    def _scorers(cls, names: list[str]) -> list[str]:
+        for name in names:
+            SCORERS.entry(name)
+        return names
+
+    @field_validator("merges")
+    @classmethod
+    def _merges(cls, names: list[str]) -> list[str]:
+        for name in names:
+            MERGES.entry(name)
+        return names
+
+    @classmethod
+    def load(cls, path: Path | None) -> SpaceFile:
+        """Read a space: a file, or the name of one that is shipped; None is the default one.
+
+        Raises:
+            PruneSearchError: one line that names the file and the key that is wrong.
+        """
+        path = _find(path)
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PruneSearchError(f"space file '{path}' cannot be read: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            line = " ".join(str(error).split())
+            raise PruneSearchError(f"space file '{path}' is not YAML: {line}") from None
+        if not isinstance(data, dict):
+            raise PruneSearchError(f"space file '{path}' must be a mapping; see docs/search-spaces.md")
+        try:
+            return cast(type[SpaceFile], KINDS.load(data.get("kind", "free"))).model_validate(data)
+        except ValidationError as error:
+            where, message = _first_error(error)
+            raise PruneSearchError(f"space file '{path}'{where}: {message}; see docs/search-spaces.md") from None
+        except PruneSearchError as error:
+            raise PruneSearchError(f"space file '{path}': {error}") from None
+
+    def fit(self, depth: int, tokens: int, protected: int, methods: list[str] | None = None) -> Space:
+        """The space on a model of `depth` blocks and `tokens` tokens, `protected` of which are never reduced.
+
+        Args:
+            methods: the methods to offer; None for all of the file.
+
+        Raises:
+            PruneSearchError: if the space does not fit the model.
+        """
+        return Space(self, depth, tokens, protected, methods)
+
+    def methods(self) -> list[str]:
+        """All methods of the space, `scorer+merge`; merges that ignore the scorer stand once."""
+        pairs = itertools.product(self.scorers, self.merges)
+        return list(dict.fromkeys(Stage(0, 1.0, s, m).method for s, m in pairs))
+
+
+def _first_error(error: ValidationError) -> tuple[str, str]:
+    """Where the first error is and what it is; of a key that may be a word or a list, the error of what was given."""
+    errors = error.errors()
+    key = errors[0]["loc"][:1]
+    same = [e for e in errors if e["loc"][:1] == key]
+    first = same[0] if isinstance(same[0]["input"], str) else same[-1]
+    where = ".".join(str(part) for part in first["loc"] if part in key or isinstance(part, int))
+    return f", key '{where}'" if where else "", first["msg"].removeprefix("Value error, ")
+
+
+def _find(path: Path | None) -> Path:
+    """The file that `path` names: itself, or one of `search_spaces/`."""
+    shipped = {p.stem: p for p in data_folder("search_spaces").glob("*.yaml")}
+    if path is None:
+        return shipped["default"]
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    if path.name not in shipped:
+        raise PruneSearchError(f"no space file '{path}': {did_you_mean(path.name, shipped)}, or the path of a file")
+    return shipped[path.name]
+
+
+class Space:
+    """A space fitted to a model: layers, keep levels that differ in tokens, methods, and the parameter encoding.
+
+    Level 0 is the whole sequence (keep 1.0); level g is `keeps[g]`. This one is of kind `free`; other kinds derive from
+    it. Use `SpaceFile.fit` to make one of the right kind.
+
+    Args:
+        file: the space as written.
+        depth: blocks of the model.
+        tokens: sequence length, protected tokens included.
+        protected: tokens that are never reduced.
+        methods: the methods to offer; None for all of the file.
+    """
+
+    def __init__(
+        self, file: SpaceFile, depth: int, tokens: int, protected: int, methods: list[str] | None = None
+    ) -> None:
+        layers = list(range(depth)) if file.layers == "all" else sorted(set(file.layers))
+        if layers[-1] >= depth:
+            raise PruneSearchError(f"`0 <= layer < {depth}` must hold for this model, but the space has {layers}")
+        self.file, self.depth, self.tokens, self.protected = file, depth, tokens, protected
+        self.layers = layers
+        self.methods = file.methods() if methods is None else methods
+        self.max_stages = min(file.max_stages, len(layers))
+        # on a short sequence two fractions may keep the same tokens: only the first is offered
+        by_count = {kept_count(k, tokens - protected): k for k in reversed([1.0, *self._grid()])}
+        self.counts = sorted((protected + c for c in by_count), reverse=True)
+        self.keeps = [by_count[c - protected] for c in self.counts]
+        if len(self.keeps) < 2:
+            raise PruneSearchError(
+                f"no keep fraction of the space removes a token from {tokens - protected} reducible ones: "
+                "add smaller fractions"
+            )
+        self._stages: dict[tuple[int, int, str], Stage] = {}
+
+    def _grid(self) -> list[float]:
+        """Fractions below 1 that a stage may keep, falling."""
+        return self.file.keep
+
+    def with_methods(self, methods: list[str]) -> Space:
+        """The same space with other methods."""
+        return self.file.fit(self.depth, self.tokens, self.protected, methods)
+
+    def at_edges(self, plateaus: Sequence[Plateau]) -> Space:
+        """The same space with every count moved to the right edge of its plateau, where more tokens cost the same.
+
+        A level on the plateau of the whole sequence saves nothing and goes. If all do, the space stays as it is.
+        """
+        reducible = self.tokens - self.protected
+        moved = {n: next((p.last for p in plateaus if p.first <= n <= p.last), n) for n in self.counts[1:]}
+        keeps = sorted({(n - self.protected) / reducible for n in moved.values() if n < self.tokens}, reverse=True)
+        if not keeps:
+            return self
+        file = self.file.model_copy(update={"keep": keeps})
+        return file.fit(self.depth, self.tokens, self.protected, self.methods)
+
+    def stage(self, layer: int, level: int, method: str) -> Stage:
+        """The stage at a layer, keep level and method."""
+        key = (layer, level, method)
+        if key not in self._stages:
+            self._stages[key] = Stage(layer, self.keeps[level], *parse_method(method))
+        return self._stages[key]
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The parameters: `max_stages` slots of (layer, keep level, method); a slot at level 0 is empty."""
+        found: dict[str, BaseDistribution] = {}
+        for slot in range(self.max_stages):
+            found[f"layer_{slot}"] = IntDistribution(0, len(self.layers) - 1)
+            found[f"level_{slot}"] = IntDistribution(0, len(self.keeps) - 1)
+            found[f"method_{slot}"] = CategoricalDistribution(self.methods)
+        return found
+
+    def decode(self, params: Mapping[str, Any]) -> Schedule:
+        """Read parameters as a schedule; any combination is legal.
+
+        Slots are sorted by layer and levels among themselves, so that keeps fall; of slots at one layer the one that
+        keeps least counts.
+        """
+        slots = range(self.max_stages)
+        sites = sorted((params[f"layer_{s}"], s) for s in slots if params[f"level_{s}"] > 0)
+        levels = sorted(params[f"level_{s}"] for _, s in sites)
+        by_layer = {layer: (level, s) for (layer, s), level in zip(sites, levels, strict=True)}
+        stages, last = [], 0
+        for layer, (level, slot) in by_layer.items():
+            if level > last:
+                stages.append(self.stage(self.layers[layer], level, params[f"method_{slot}"]))
+                last = level
+        return Schedule(stages)
+
+    def encode(self, schedule: Schedule) -> dict[str, Any] | None:
+        """Write a schedule as parameters (the inverse of `decode`); None if it does not lie in the space."""
+        if len(schedule) > self.max_stages:
+            return None
+        sites = []
+        for stage in schedule:
+            in_space = stage.layer in self.layers and stage.keep in self.keeps and stage.method in self.methods
+            if not in_space:
+                return None
+            sites.append((self.layers.index(stage.layer), self.keeps.index(stage.keep), stage.method))
+        # an empty slot is like the last stage: a sampler that fills it goes on as the schedule was
+        layer, _, method = sites[-1] if sites else (0, 0, self.methods[0])
+        sites += [(layer, 0, method)] * (self.max_stages - len(sites))
+        params: dict[str, Any] = {}
+        for slot, site in enumerate(sites):
+            params[f"layer_{slot}"], params[f"level_{slot}"], params[f"method_{slot}"] = site
+        return params
+
+    def shrink(self, schedule: Schedule) -> Schedule | None:
+        """The next smaller schedule: every stage one level further down; None at the bottom."""
+        stages, last = [], 0
+        for stage in schedule:
+            level = min(self.keeps.index(stage.keep) + 1, len(self.keeps) - 1)
+            if level > last:
+                stages.append(self.stage(stage.layer, level, stage.method))
+                last = level
+        smaller = Schedule(stages)
+        return None if smaller == schedule else smaller
+
+    def neighbour(self, schedule: Schedule, rng: random.Random) -> Schedule:
+        """A schedule one random move away: a slot's layer, level or method changed."""
+        params = self.encode(schedule)
+        if params is None:
+            raise PruneSearchError(f"schedule {schedule} does not lie in the space")
+        name, distribution = rng.choice(list(self.distributions().items()))
+        if isinstance(distribution, CategoricalDistribution):
+            params[name] = rng.choice(distribution.choices)
+        elif isinstance(distribution, IntDistribution):
+            params[name] = min(max(params[name] + rng.choice((-1, 1)), distribution.low), distribution.high)
+        return self.decode(params)
+
+    def plain(self, rng: random.Random) -> dict[str, Any]:
+        """Parameters of a schedule as one would set it by hand: stages spread evenly, keeps that fall evenly.
+
+        How many stages, to what level and by which one method is drawn.
+        """
+        stages = rng.randint(1, self.max_stages)
+        deepest = rng.randint(1, len(self.keeps) - 1)
+        method = rng.choice(self.methods)
+        params: dict[str, Any] = {}
+        for slot in range(self.max_stages):
+            used = slot < stages
+            params[f"layer_{slot}"] = (slot + 1) * len(self.layers) // (stages + 1) if used else 0
+            params[f"level_{slot}"] = -(-deepest * (slot + 1) // stages) if used else 0
+            params[f"method_{slot}"] = method
+        return params
+
+    def between(self, params: Mapping[str, Any], name: str) -> tuple[int, int]:
+        """The range in which the number `name` may change without passing that of the stage before or after."""
+        kind, _, slot = name.rpartition("_")
+        own = int(slot)
+        top = (len(self.layers) if kind == "layer" else len(self.keeps)) - 1
+        if params[f"level_{own}"] == 0:
+            return 0, top
+        used = [params[f"{kind}_{s}"] for s in range(self.max_stages) if params[f"level_{s}"] > 0 and s != own]
+        value = params[name]
+        return max((v for v in used if v < value), default=0), min((v for v in used if v > value), default=top)

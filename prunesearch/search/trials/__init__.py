@@ -1,0 +1,1 @@
+"""Asking, evaluating, telling."""

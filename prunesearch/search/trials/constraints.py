@@ -1,0 +1,42 @@
+"""Constraints on quality: told to the study for each trial, and judged again on the holdout split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import TrialState
+
+from prunesearch.core.constraint import Constraint
+from prunesearch.core.schedule import Schedule
+from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study.trials import TrialRecord
+
+
+@dataclass(frozen=True)
+class QualityConstraints:
+    """What `Search` asks of every evaluation.
+
+    Attributes:
+        bounds: the constraints that are on a quality.
+        unpruned: the unpruned model on the rows of the search.
+    """
+
+    bounds: Sequence[Constraint]
+    unpruned: Evaluation
+
+    def __call__(self, schedule: Schedule, evaluation: Evaluation) -> dict[str, float]:
+        """How far each constraint is broken, by its text; 0 or less is feasible, as Optuna has it."""
+        found = {"quality": evaluation.quality, "agreement": evaluation.agreement}
+        # one that lost its race has the first rows alone: both models are judged by the same
+        unpruned = self.unpruned.first(evaluation.n).quality
+        return {bound.text: bound.violation(found[bound.name], unpruned) for bound in self.bounds}
+
+
+def feasible_records(study: optuna.Study, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Of finished trials, those that keep every constraint; where none does, the one that breaks them least."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    broken = {t.number: sum(max(0.0, value) for value in t.constraints.values()) for t in trials}
+    kept = [r for r in records if broken[r.number] == 0]
+    return kept or sorted(records, key=lambda r: broken[r.number])[:1]

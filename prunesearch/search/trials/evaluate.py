@@ -1,0 +1,159 @@
+"""Quality of a schedule, against labels and against the unpruned model's own outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from prunesearch.core.schedule import Schedule
+from prunesearch.pruning.apply import Handle
+from prunesearch.tasks.base import Batch, EvalSet, Outputs, Task
+from prunesearch.tasks.metrics.classes import Accuracy
+from prunesearch.tasks.metrics.metric import Metric
+
+# Standard errors by which a candidate must lose to be stopped. It is looked at after every batch, so that a look at two
+# standard errors would stop one true equal in four; at three and a half it is one in a hundred.
+_SURE = 3.5
+_LEAST_ROWS = 64  # of a paired difference whose standard error is believed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a pass over a split found; tensors have rows first, in the order of the evaluator's batches, on the CPU.
+
+    `statistics` `[n, k]` are what the metric is computed from; `kl` `[n]` the divergence of the pruned from the
+    unpruned outputs (`Task.divergence`: nats where it is one of Kullback and Leibler); `agrees` `[n]` says where, or in
+    what share, both answer the same. A candidate that lost its race has the first rows alone.
+    """
+
+    statistics: Tensor
+    kl: Tensor
+    agrees: Tensor
+    metric: Metric = field(default_factory=Accuracy)
+
+    @property
+    def quality(self) -> float:
+        """The task metric."""
+        return self.metric.value(self.statistics)
+
+    @property
+    def agreement(self) -> float:
+        """Share of answers that are the unpruned model's."""
+        return float(self.agrees.double().mean())
+
+    @property
+    def loss(self) -> float:
+        """Mean divergence from the unpruned model."""
+        return float(self.kl.double().mean())
+
+    @property
+    def finite(self) -> bool:
+        """False if any output was NaN or infinite."""
+        return bool(self.kl.isfinite().all())
+
+    @property
+    def n(self) -> int:
+        """Rows evaluated."""
+        return len(self.kl)
+
+    def first(self, n: int) -> Evaluation:
+        """The same of the first `n` rows."""
+        return replace(self, statistics=self.statistics[:n], kl=self.kl[:n], agrees=self.agrees[:n])
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A schedule that was evaluated in full and costs no more than the candidate, to race it against.
+
+    `statistics` `[n, k]` and `kl` `[n]` are its `Evaluation`'s; `k` is 0 where the former were too long to keep.
+    """
+
+    statistics: Tensor
+    kl: Tensor
+
+    def beats(self, kl: Tensor) -> bool:
+        """Whether a candidate whose first rows diverge by `kl` `[m]` has lost, by the paired differences."""
+        if len(kl) < _LEAST_ROWS or len(kl) >= len(self.kl):
+            return False
+        difference = kl.double() - self.kl[: len(kl)].double()
+        return bool(difference.mean() > _SURE * difference.std() / math.sqrt(len(kl)))
+
+    def extend(self, evaluation: Evaluation) -> tuple[float, float]:
+        """Estimate `(quality, loss)` on all rows of a candidate that was stopped.
+
+        The rival's value on all rows plus the mean paired difference on those they share: a control variate, which
+        takes the luck of the first rows out. Without the rival's statistics, the quality is that of the first rows.
+        """
+        m = evaluation.n
+        metric = evaluation.metric
+        quality = evaluation.quality
+        if self.statistics.shape[1]:
+            quality = metric.contrast(self.statistics[:m], evaluation.statistics) + metric.value(self.statistics)
+        loss = (evaluation.kl.double() - self.kl[:m].double()).mean() + self.kl.double().mean()
+        return min(metric.highest, max(metric.lowest, quality)), float(loss)
+
+
+class Evaluator:
+    """Evaluates schedules on one split; the unpruned model's outputs are computed once and kept.
+
+    Args:
+        task: the model with its data.
+        handle: the handle of the task's model; its schedule is changed at will.
+        split: the rows to evaluate on.
+    """
+
+    def __init__(self, task: Task, handle: Handle, split: EvalSet) -> None:
+        self.task, self.handle, self.split = task, handle, split
+        # texts are sorted by length: in that order the first batches would tell of short texts alone
+        order = torch.randperm(len(split.batches), generator=torch.Generator().manual_seed(0))
+        self._batches = [split.batches[int(i)] for i in order]
+        handle.set(Schedule())
+        self._reference = [task.condensed(self._run(batch)) for batch in self._batches]
+        self._unpruned: Evaluation | None = None
+
+    @torch.inference_mode()
+    def evaluate(
+        self, schedule: Schedule, progress: Callable[[int], None] | None = None, rival: Rival | None = None
+    ) -> Evaluation:
+        """Run the split under `schedule`; `progress` is told the rows done after each batch.
+
+        With a `rival`, stop after the batch that shows, by paired differences of the divergence, that it is beaten.
+        """
+        task = self.task
+        self.handle.set(schedule)
+        statistics, losses, same = [], [], []
+        for batch, reference in zip(self._batches, self._reference, strict=True):
+            outputs = self._run(batch)
+            statistics.append(task.statistics(outputs, batch))
+            losses.append(task.divergence(reference, outputs, batch))
+            same.append(task.agrees(reference, outputs, batch))
+            if progress is not None:
+                progress(len(batch))
+            if rival is not None and len(losses) > 1 and rival.beats(torch.cat(losses).cpu()):
+                break
+        self.handle.set(Schedule())
+        rows, kl, agrees = (torch.cat(parts).cpu() for parts in (statistics, losses, same))
+        return Evaluation(rows, kl, agrees, task.scoring)
+
+    def unpruned(self) -> Evaluation:
+        """The evaluation of the unpruned model, from the outputs kept."""
+        if self._unpruned is None:
+            statistics = self._unpruned_statistics()
+            n = len(statistics)
+            ones = torch.ones(n, dtype=torch.bool)
+            self._unpruned = Evaluation(statistics, torch.zeros(n), ones, self.task.scoring)
+        return self._unpruned
+
+    @torch.inference_mode()
+    def _unpruned_statistics(self) -> Tensor:
+        self.handle.set(Schedule())
+        pairs = zip(self._reference, self._batches, strict=True)
+        return torch.cat([self.task.statistics(outputs, batch) for outputs, batch in pairs]).cpu()
+
+    @torch.inference_mode()
+    def _run(self, batch: Batch) -> Outputs:
+        return self.task.outputs(batch)

@@ -1,0 +1,1 @@
+"""A study: its settings, its folder, its trials and its front."""

@@ -1,0 +1,249 @@
+"""The study: an Optuna study of schedules, how it is opened and what its trials say. `ask_tell` fills it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.trial import FrozenTrial, TrialState
+
+from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.pareto import non_dominated
+from prunesearch.core.schedule import Schedule
+from prunesearch.search.costs.objectives import UNITS
+from prunesearch.study.folder import StudyFolder
+from prunesearch.study.storage.storage import open_storage, silent_trials
+from prunesearch.study.storage.urls import hide_password
+from prunesearch.study.storage.worker import is_gone
+
+_STUDY = "prunesearch"
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial: quality and loss on the calibration split, latency and energy by the cost table.
+
+    `values` are what the study minimises beside the loss. A trial that lost its race was evaluated on `rows` of
+    `rows_total` rows, and its quality and loss are estimates; both are None for one evaluated in full.
+    """
+
+    number: int
+    schedule: Schedule
+    quality: float
+    loss: float
+    predicted_ms: float
+    predicted_mj: float | None
+    values: tuple[float, ...]
+    source: str
+    seconds: float
+    rows: int | None = None
+    rows_total: int | None = None
+
+    @property
+    def share(self) -> float:
+        """Share of the rows that it was evaluated on."""
+        return 1.0 if self.rows is None or self.rows_total is None else self.rows / self.rows_total
+
+
+def open_study(where: Path | str, objectives: Sequence[str] = ("latency",), *, name: str = _STUDY) -> optuna.Study:
+    """Create or resume a study; trials whose process is gone are failed.
+
+    The loss and the `objectives` are minimised together.
+
+    Args:
+        where: an SQLite file, or the URL of any storage that Optuna takes.
+        objectives: names of what is minimised beside the loss.
+        name: of the study in its storage.
+
+    Raises:
+        CorruptFileError: if the file is not a study.
+        PruneSearchError: if the storage cannot be reached, or its study minimises something else.
+    """
+    with _database(where) as url:
+        storage, study_id = open_storage(url, name, 1 + len(objectives))
+        study = optuna.load_study(study_name=name, storage=storage)
+        if len(study.directions) != 1 + len(objectives):
+            raise PruneSearchError(
+                f"study '{name}' minimises {len(study.directions)} values, but got {1 + len(objectives)}: give the "
+                "same --objective, or another --study"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(["loss", *(f"{name}_{UNITS[name].lower()}" for name in objectives)])
+        storage.set_study_user_attr(study_id, "sessions", int(study.user_attrs.get("sessions", -1)) + 1)
+        fail_abandoned(study)
+    return study
+
+
+def fail_abandoned(study: optuna.Study) -> int:
+    """Fail the running trials of processes that are gone; return how many.
+
+    A process of this machine is gone when it runs no longer, another when it has shown no sign of life for two minutes.
+    """
+    silent, storage, failed = silent_trials(study), study._storage, 0
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.number in silent or is_gone(str(trial.user_attrs.get("worker", ""))):
+            try:
+                storage.set_trial_user_attr(trial._trial_id, "error", "its process ended before it did")
+                storage.set_trial_user_attr(trial._trial_id, "lost", True)
+                storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            except optuna.exceptions.UpdateFinishedTrialError:  # by its own process after all, or by a third one
+                continue
+            failed += 1
+    return failed
+
+
+def read_trials(where: Path | str, *, name: str = _STUDY) -> list[TrialRecord]:
+    """The finished trials of a study, which may have runs going on: nothing is written.
+
+    Raises:
+        CorruptFileError: if the file is not a study.
+        PruneSearchError: if the storage cannot be reached.
+    """
+    with _database(where) as url:
+        storage, _ = open_storage(url, name)
+        return finished_trials(optuna.load_study(study_name=name, storage=storage))
+
+
+def study_exists(where: Path | str, *, name: str = _STUDY) -> bool:
+    """Whether the study is there.
+
+    Raises:
+        CorruptFileError: if the file is not a study.
+        PruneSearchError: if the storage cannot be reached.
+    """
+    if isinstance(where, Path) and not where.exists():
+        return False
+    with _database(where) as url:
+        try:
+            open_storage(url, name)
+        except KeyError:
+            if isinstance(where, Path):
+                raise
+            return False
+    return True
+
+
+def study_place(folder: StudyFolder, storage: str | None) -> dict[str, Any]:
+    """`where` and `name` of the study of a folder: its own file, or the `storage` that it shares with others."""
+    if storage is None:
+        return {"where": folder.database, "name": _STUDY}
+    return {"where": storage, "name": folder.name}
+
+
+def check_same_costs(study: optuna.Study, folder: StudyFolder) -> None:
+    """Raise if a study that other folders share was begun with other cost tables than this folder's.
+
+    Every machine measures its own, and costs of two tables cannot be compared.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.path.glob(f"{folder.cost_table.stem}*{folder.cost_table.suffix}")):
+        digest.update(file.read_bytes())
+    mine, theirs = digest.hexdigest(), study.user_attrs.get("cost_tables")
+    if theirs is None:
+        study.set_user_attr("cost_tables", mine)
+    elif theirs != mine:
+        raise PruneSearchError(
+            f"study '{study.study_name}' was begun in its storage with another cost table than {folder.cost_table}: "
+            f"copy the folder {folder.path}{os.sep} from where it was begun, or share it"
+        )
+
+
+@contextmanager
+def _database(where: Path | str) -> Iterator[str]:
+    """The URL of the database at `where`; within the block, one line for whatever is wrong with it."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield f"sqlite:///{where}" if isinstance(where, Path) else where
+    except PruneSearchError:
+        raise
+    except (sa.exc.ArgumentError, ImportError) as error:
+        raise PruneSearchError(
+            f"'{hide_password(str(where))}' is no storage that can be opened ({_reason(error)}): write sqlite:///FILE, "
+            "postgresql+psycopg://USER@HOST/NAME or mysql+pymysql://USER@HOST/NAME, and install its driver"
+        ) from None
+    except (sa.exc.SQLAlchemyError, RuntimeError, KeyError, optuna.exceptions.OptunaError) as error:
+        if isinstance(where, str):
+            raise PruneSearchError(
+                f"storage '{hide_password(where)}' cannot be used ({_reason(error)}): check the URL and that it is up"
+            ) from None
+        raise CorruptFileError(
+            f"'{where}' is not a readable study ({_reason(error)}): move it away, or use another --study"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def schedule_of(trial: FrozenTrial) -> Schedule | None:
+    """The schedule of a trial; None before it was chosen."""
+    written = trial.user_attrs.get("schedule")
+    return None if written is None else Schedule.from_dict(written)
+
+
+def is_withdrawn(trial: FrozenTrial) -> bool:
+    """Whether a trial was given up before it was evaluated: for another with its schedule, or as one too many."""
+    return "duplicate_of" in trial.user_attrs or "surplus" in trial.user_attrs
+
+
+def record_of(trial: FrozenTrial) -> TrialRecord:
+    """What a complete trial found."""
+    attrs = trial.user_attrs
+    loss, *values = trial.values
+    return TrialRecord(
+        number=trial.number,
+        schedule=Schedule.from_dict(attrs["schedule"]),
+        quality=attrs["quality"],
+        loss=loss,
+        predicted_ms=attrs["latency"],
+        predicted_mj=attrs.get("energy"),
+        values=tuple(values),
+        source=attrs["source"],
+        seconds=attrs["seconds"],
+        rows=attrs.get("rows"),
+        rows_total=attrs.get("rows_total"),
+    )
+
+
+def finished_trials(study: optuna.Study) -> list[TrialRecord]:
+    """All complete trials of a study, one for each schedule, in their order."""
+    records: dict[Schedule, TrialRecord] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        record = record_of(trial)
+        records.setdefault(record.schedule, record)
+    return list(records.values())
+
+
+def failed_trials(study: optuna.Study) -> int:
+    """How many trials failed or were cut off."""
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return sum(not is_withdrawn(trial) for trial in failed)
+
+
+def evaluation_units(records: Sequence[TrialRecord], unpruned_ms: float) -> tuple[float, float]:
+    """What evaluations cost and what racing saved of them, in evaluations of the unpruned model on all rows."""
+    spent = sum(r.predicted_ms * r.share for r in records) / unpruned_ms
+    return spent, sum(r.predicted_ms * (1 - r.share) for r in records) / unpruned_ms
+
+
+def front_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Trials on the front of the objectives and the loss, or of the objectives and the quality; slowest first.
+
+    What lost its race is not among them: its values are estimates.
+    """
+    records = [r for r in records if r.rows is None]
+    if not records:
+        return []
+    by_loss = non_dominated([(*r.values, r.loss) for r in records])
+    by_quality = non_dominated([(*r.values, -r.quality) for r in records])
+    chosen = [r for r, a, b in zip(records, by_loss, by_quality, strict=True) if a or b]
+    return sorted(chosen, key=lambda r: -r.predicted_ms)

@@ -1,0 +1,1 @@
+"""Rows: where they come from, their columns, cells and labels, and how they are split."""

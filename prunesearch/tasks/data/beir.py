@@ -1,0 +1,163 @@
+"""A folder in BEIR's form (Thakur et al. 2021): a corpus, queries, and which documents answer which of them.
+
+    corpus.jsonl      {"_id", "title" (may lack), "text"} a line
+    queries.jsonl     {"_id", "text"} a line
+    qrels/SPLIT.tsv   query-id, corpus-id and score, below a header (or SPLIT.jsonl with these names)
+
+Every schedule has to embed what it is judged on anew, and a search cannot do that with a whole corpus; so a query is a
+row with a pool of documents, chosen without any model: those that answer it, and the nearest of the others by BM25.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets.arrow_dataset import Dataset
+
+from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.tasks.data.bm25 import Bm25
+
+POOL = 32  # documents a query
+_ANSWERS = 10  # of them that answer it, at most: nDCG@10 sees no more in the best order
+_QUERIES = 5_000  # of a split
+_DOCUMENTS = 200_000  # of a corpus
+_QRELS = (".tsv", ".jsonl")
+_COLUMNS = ("query-id", "corpus-id", "score")
+
+
+def is_beir(folder: Path) -> bool:
+    """Whether a folder has a corpus, queries and relevance judgements in BEIR's form."""
+    return (folder / "corpus.jsonl").is_file() and (folder / "queries.jsonl").is_file() and bool(_qrels(folder))
+
+
+def read_beir(folder: Path) -> tuple[dict[str, Dataset], list[str]]:
+    """Read the queries of every split, each with its pool of documents, and notes on what was chosen.
+
+    A row has `query`, and lists `documents` (title and text) and `relevance` (a gain each, 0 where nobody judged). What
+    is too much is drawn at random, always the same: 5,000 queries of a split, 200,000 documents of a corpus.
+
+    Raises:
+        CorruptFileError: for a line that is not of the form above.
+        PruneSearchError: if no query has a document that answers it.
+    """
+    queries = {str(line["_id"]): str(line["text"]) for line in _lines(folder / "queries.jsonl", ("_id", "text"))}
+    random, notes = np.random.default_rng(0), []
+    wanted = {path.stem: _read_qrels(path) for path in _qrels(folder)}
+    for split, gains in wanted.items():
+        if len(gains) > _QUERIES:
+            notes.append(f"{_QUERIES} of the {len(gains)} queries of '{split}' were drawn")
+            chosen = random.choice(sorted(gains), _QUERIES, replace=False).tolist()
+            wanted[split] = {query: gains[query] for query in chosen}
+    needed = {document for gains in wanted.values() for found in gains.values() for document in found}
+    corpus, total = _read_corpus(folder / "corpus.jsonl", needed, random)
+    judged = {
+        split: {query: found for query, found in gains.items() if query in queries and _answers(found, corpus)}
+        for split, gains in wanted.items()
+    }
+    gone = sum(map(len, wanted.values())) - sum(map(len, judged.values()))
+    if not any(judged.values()):
+        raise PruneSearchError(
+            f"queries must have a document that answers them, but none in '{folder}' has: check the ids of the qrels"
+        )
+    ranking, names = Bm25(list(corpus.values())), list(corpus)
+    splits = {}
+    for split, gains in judged.items():
+        rows = []
+        for query, found in gains.items():
+            near = [names[i] for i in ranking.nearest(queries[query], POOL + len(found))]
+            pool = random.permutation(_pool(found, near, corpus)).tolist()  # ties must not favour what answers
+            rows.append(
+                {
+                    "query": queries[query],
+                    "documents": [corpus[name] for name in pool],
+                    "relevance": [max(0.0, found.get(name, 0.0)) for name in pool],
+                }
+            )
+        splits[split] = Dataset.from_list(rows)
+    drawn = "" if total == len(corpus) else f", {len(corpus)} of them drawn"
+    notes.append(
+        f"BEIR folder: ranking is of {POOL} documents a query, out of {total}{drawn}: those that answer it ({_ANSWERS} "
+        "at most), then the nearest of the others by BM25; it is easier than ranking the whole corpus"
+    )
+    return splits, [*notes, *([f"{gone} queries that no document answers were left out"] if gone else [])]
+
+
+def _answers(gains: dict[str, float], corpus: dict[str, str]) -> list[str]:
+    """The documents that answer a query, the best first; equal ones as in the file, which favours no model."""
+    return sorted((name for name, gain in gains.items() if gain > 0 and name in corpus), key=lambda name: -gains[name])
+
+
+def _pool(gains: dict[str, float], near: list[str], corpus: dict[str, str]) -> list[str]:
+    """The documents to rank for a query: ten at most that answer it, then those of `near` that do not."""
+    answers = _answers(gains, corpus)
+    pool = answers[:_ANSWERS]
+    others = (name for name in near if name not in answers)
+    return [*pool, *islice(others, POOL - len(pool))]
+
+
+def _qrels(folder: Path) -> list[Path]:
+    """The file of every split, in alphabetical order; a split that has two is read from its table."""
+    found: dict[str, Path] = {}
+    for suffix in _QRELS:
+        for path in sorted((folder / "qrels").glob(f"*{suffix}")):
+            found.setdefault(path.stem, path)
+    return [found[split] for split in sorted(found)]
+
+
+def _read_qrels(path: Path) -> dict[str, dict[str, float]]:
+    """Gains by query and document."""
+    table: Iterator[list[Any]]
+    if path.suffix == ".jsonl":
+        table = ([line[name] for name in _COLUMNS] for line in _lines(path, _COLUMNS))
+    else:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        table = (line.split("\t") for line in lines if line.strip())
+    gains: dict[str, dict[str, float]] = {}
+    for number, cells in enumerate(table):
+        try:
+            query, document, score = cells
+            gains.setdefault(str(query), {})[str(document)] = float(score)
+        except (TypeError, ValueError):
+            if number == 0 and path.suffix == ".tsv":  # the header
+                continue
+            raise CorruptFileError(
+                f"every line of '{path}' must be a query's id, a document's id and a number, but one is "
+                f"'{' '.join(map(str, cells)):.40}': mend that file (columns are set apart by tabs)"
+            ) from None
+    return gains
+
+
+def _read_corpus(path: Path, needed: set[str], random: np.random.Generator) -> tuple[dict[str, str], int]:
+    """Texts by id, `needed` ones and others up to the limit, and how many there are in all."""
+    with path.open("rb") as file:
+        total = sum(1 for line in file if line.strip())
+    chosen = set(random.choice(total, _DOCUMENTS, replace=False).tolist()) if total > _DOCUMENTS else None
+    texts = {}
+    for i, line in enumerate(_lines(path, ("_id", "text"))):
+        name = str(line["_id"])
+        if chosen is None or i in chosen or name in needed:
+            texts[name] = f"{line.get('title') or ''} {line['text']}".strip()
+    return texts, total
+
+
+def _lines(path: Path, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, each of which has the keys `names`."""
+    with path.open(encoding="utf-8-sig") as file:
+        for number, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                line = json.loads(text)
+            except ValueError:
+                line = None
+            if not isinstance(line, dict) or not set(names) <= set(line):
+                raise CorruptFileError(
+                    f"every line of '{path}' must be a JSON object with {', '.join(names)}, but line {number} is "
+                    f"'{text.strip():.40}': mend or leave out that line"
+                )
+            yield line

@@ -1,0 +1,228 @@
+"""Which columns of a table are the image, the text and the label, and how an image cell is read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets.arrow_dataset import Dataset
+from datasets.features import ClassLabel, Image, Value
+from PIL import Image as PILImage
+
+from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.tasks.data.audio_cells import AUDIO_NAMES, is_audio, raw_sounds, sound_bytes
+from prunesearch.tasks.data.cells import file_bytes
+from prunesearch.tasks.data.sources import IMAGE_SUFFIXES, Source, one_line
+from prunesearch.tasks.data.video_cells import VIDEO_NAMES, is_video, raw_videos, video_bytes
+
+ROLES = ("image", "audio", "video", "text", "text_pair", "label")
+_MEDIA = {"video": VIDEO_NAMES, "audio": AUDIO_NAMES}
+IMAGE_NAMES = ("image", "img", "picture", "photo")
+TEXT_NAMES = (
+    "text",
+    "sentence",
+    "content",
+    "review",
+    "question",
+    "description",
+    "document",
+    "title",
+)
+LABEL_NAMES = ("label", "labels", "fine_label")
+LABEL_GUESSES = ("class", "category", "target", "intent", "sentiment", "y")
+TEXT_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns in use; `image`, `audio`, `video` or `text` is set, `text_pair` only for sentence pairs.
+
+    `label` is None where nothing is asked of labels.
+    """
+
+    label: str | None
+    image: str | None = None
+    text: str | None = None
+    text_pair: str | None = None
+    audio: str | None = None
+    video: str | None = None
+
+    def __str__(self) -> str:
+        named = [(role, getattr(self, role)) for role in ROLES]
+        return ", ".join(f"{role}={name}" for role, name in named if name is not None)
+
+
+def content_kind(rows: Dataset, given: dict[str, str]) -> str | None:
+    """Say what a table holds: "video", "audio", "image", "text", or None when no such column is found."""
+    for kind in (*_MEDIA, "image", "text"):
+        if kind in given:
+            return kind
+    label = guess_label(rows)
+    for kind in _MEDIA:
+        if media_columns(rows, kind):
+            return kind
+    if _image_columns(rows):
+        return "image"
+    return "text" if _text_columns(rows, label) else None
+
+
+def find_columns(source: Source, rows: Dataset, kind: str, given: dict[str, str], *, labelled: bool = True) -> Columns:
+    """Infer the columns for a task on "image", "audio", "video" or "text"; what is `given` (role -> column) wins.
+
+    Not `labelled`: no label column is looked for.
+
+    Raises `PruneSearchError` for an unknown role or column, and where the choice is not clear.
+    """
+    check_given(source, rows, given)
+    label = (given.get("label") or guess_label(rows)) if labelled else None
+    if label is None and labelled:
+        raise PruneSearchError(_missing("label", source, rows))
+    if kind in _MEDIA:
+        found = given.get(kind) or _choose(kind, media_columns(rows, kind), _MEDIA[kind], source, rows)
+        return Columns(label=label, **{kind: found})
+    if kind == "image":
+        image = given.get("image") or _choose("image", _image_columns(rows), IMAGE_NAMES, source, rows)
+        return Columns(label=label, image=image)
+    if "text" in given:
+        return Columns(label=label, text=given["text"], text_pair=given.get("text_pair"))
+    texts = _text_columns(rows, label)
+    for pair in TEXT_PAIRS:
+        if set(pair) <= set(texts) and "text" not in texts:
+            return Columns(label=label, text=pair[0], text_pair=given.get("text_pair", pair[1]))
+    text = _choose("text", texts, TEXT_NAMES, source, rows)
+    return Columns(label=label, text=text, text_pair=given.get("text_pair"))
+
+
+def check_given(source: Source, rows: Dataset, given: dict[str, str]) -> None:
+    """Raise `PruneSearchError` for an unknown role, and for a column that is not there."""
+    for role, name in given.items():
+        if role not in ROLES:
+            raise PruneSearchError(f"unknown column role '{role}': {did_you_mean(role, ROLES)}")
+        if name not in rows.column_names:
+            raise PruneSearchError(f"no column '{name}' in '{source.name}': {did_you_mean(name, rows.column_names)}")
+
+
+def check_columns(source: Source, rows: Dataset, columns: Columns) -> None:
+    """Raise `PruneSearchError` unless another split of the same source has these columns too."""
+    for role in ROLES:
+        name = getattr(columns, role)
+        if name is not None and name not in rows.column_names:
+            raise PruneSearchError(
+                f"every split of '{source.name}' needs the column '{name}', but one has only "
+                f"{', '.join(rows.column_names)}"
+            )
+
+
+def _missing(role: str, source: Source, rows: Dataset) -> str:
+    listed = ", ".join(rows.column_names)
+    return (
+        f"no {role} column was recognised in '{source.name}' (its columns: {listed}): name it with columns {role}=NAME"
+    )
+
+
+def _choose(role: str, found: list[str], preferred: tuple[str, ...], source: Source, rows: Dataset) -> str:
+    """Take the only candidate, or the one with the most usual name."""
+    if not found:
+        raise PruneSearchError(_missing(role, source, rows))
+    named = [name for want in preferred for name in found if name.lower() == want]
+    if len(found) > 1 and not named:
+        raise PruneSearchError(
+            f"several columns could be the {role} ({', '.join(found)}): choose with columns {role}=NAME"
+        )
+    return (named or found)[0]
+
+
+def guess_label(rows: Dataset) -> str | None:
+    """Return the label column by its name, else the only ClassLabel, else by rarer names; None if there is none."""
+    names = {name.lower(): name for name in rows.column_names}
+    classes = [name for name, feature in rows.features.items() if isinstance(feature, ClassLabel)]
+    usual = [names[name] for name in LABEL_NAMES if name in names]
+    rarer = [names[name] for name in LABEL_GUESSES if name in names]
+    only = classes if len(classes) == 1 else []
+    return next(iter([*usual, *only, *rarer]), None)
+
+
+def media_columns(rows: Dataset, kind: str) -> list[str]:
+    """Names of the columns that hold sounds ("audio") or videos ("video")."""
+    holds = is_audio if kind == "audio" else is_video
+    return [name for name in rows.column_names if holds(rows, name)]
+
+
+def _image_columns(rows: Dataset) -> list[str]:
+    taken = (*media_columns(rows, "audio"), *media_columns(rows, "video"))
+    return [name for name in rows.column_names if name not in taken and _is_image(rows, name)]
+
+
+def _is_image(rows: Dataset, name: str) -> bool:
+    feature = rows.features[name]
+    if isinstance(feature, Image):
+        return True
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    if isinstance(feature, Value) and "binary" in feature.dtype:
+        return True
+    if not _is_string(feature):
+        return False
+    head = [value for value in rows[name][:20] if value]
+    return bool(head) and all(str(value).lower().endswith(IMAGE_SUFFIXES) for value in head)
+
+
+def _is_string(feature: Any) -> bool:
+    return isinstance(feature, Value) and "string" in feature.dtype
+
+
+def _text_columns(rows: Dataset, label: str | None) -> list[str]:
+    return [name for name, feature in rows.features.items() if _is_string(feature) and name != label]
+
+
+def raw_images(rows: Dataset, column: str) -> Dataset:
+    """Return the rows with image cells as encoded bytes or paths, so that nothing is decoded yet."""
+    if isinstance(rows.features[column], Image):
+        rows = rows.cast_column(column, Image(decode=False))
+    return rows
+
+
+def image_bytes(cell: Any, base: Path | None) -> bytes:
+    """Return the encoded bytes of an image cell: bytes, `{"bytes", "path"}`, or a path from `base`."""
+    return file_bytes(cell, base, "image")
+
+
+def decode_image(cell: Any, base: Path | None, mode: str = "RGB") -> PILImage.Image:
+    """Decode an image cell into a PIL image of `mode` ("RGB", or "L" for one channel)."""
+    encoded = image_bytes(cell, base)
+    try:
+        return PILImage.open(io.BytesIO(encoded)).convert(mode)
+    except OSError as error:
+        raise PruneSearchError(f"an image cannot be decoded: {one_line(error)}") from error
+
+
+def digests(rows: Dataset, columns: Columns, base: Path | None) -> Iterator[bytes]:
+    """Yield a hash of each row's content (encoded image, sound or video, or text and its pair; not the label)."""
+    if columns.audio is not None:
+        for cell in raw_sounds(rows, columns.audio).select_columns([columns.audio]):
+            yield _hash(sound_bytes(cell[columns.audio], base))
+        return
+    if columns.video is not None:
+        for cell in raw_videos(rows, columns.video).select_columns([columns.video]):
+            yield _hash(video_bytes(cell[columns.video], base))
+        return
+    if columns.image is not None:
+        for cell in raw_images(rows, columns.image).select_columns([columns.image]):
+            yield _hash(image_bytes(cell[columns.image], base))
+        return
+    names = [name for name in (columns.text, columns.text_pair) if name is not None]
+    for row in rows.select_columns(names):
+        yield _hash("\0".join(str(row[name]) for name in names).encode())
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()

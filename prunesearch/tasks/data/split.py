@@ -1,0 +1,217 @@
+"""Calibration, holdout and probe rows: disjoint, seeded, each class in its share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from datasets.arrow_dataset import Dataset
+from datasets.features import ClassLabel
+from numpy.typing import NDArray
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.tasks.data.columns import Columns, check_columns, digests
+from prunesearch.tasks.data.labels import LabelMap, Raw, clean, is_unlabelled
+from prunesearch.tasks.data.sources import Source
+
+CAPS = {"calibration": 2000, "holdout": 4000, "probe": 2000}  # rows, unless the user says otherwise
+ALIASES = {
+    "validation": ("validation", "valid", "val", "dev", "validation_matched"),
+    "test": ("test", "test_matched"),
+    "train": ("train", "training"),
+}
+Labeller = Callable[[set[Raw], list[str] | None], LabelMap]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many rows each split shall have; None: the default (at most `CAPS`, and what there is)."""
+
+    calibration: int | None = None
+    holdout: int | None = None
+    probe: int | None = None
+
+
+def few(sizes: Sizes, source: Source, calibration: int, holdout: int) -> Sizes:
+    """`sizes` with smaller defaults, for rows that take long or much memory: so many, and a third at most."""
+    third = max(1, min(map(len, source.splits.values())) // 3)
+    return replace(
+        sizes,
+        calibration=sizes.calibration or min(calibration, third),
+        holdout=sizes.holdout or min(holdout, third),
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one split, in a class-stratified random order, and their class ids `[n]`."""
+
+    rows: Dataset
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts by role ("calibration", "holdout" and perhaps "probe"), disjoint in content."""
+
+    parts: dict[str, Part]
+    label_names: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def make_splits(
+    source: Source,
+    columns: Columns,
+    labeller: Labeller,
+    sizes: Sizes,
+    *,
+    seed: int,
+    probe: bool = False,
+) -> Splits:
+    """Draw the splits from `source`; a row in two of them stays in holdout only (then calibration).
+
+    `labeller` maps raw labels to class ids; `probe` asks for a third split to fit a head on. Where `columns` has no
+    label, all rows are one class.
+    Raises `PruneSearchError` when there are too few rows or a label does not fit.
+    """
+    raw = _raw_labels(source, columns)
+    labelled = {name: _labelled(values) for name, values in raw.items()}
+    pools, notes = _choose_pools(source, labelled, probe)
+    used = list(dict.fromkeys(pools.values()))
+    for pool in used:
+        check_columns(source, source.splits[pool], columns)
+        gone = len(raw[pool]) - len(labelled[pool])
+        notes += [f"{gone} rows of '{pool}' without a label were left out"] if gone else []
+    label_map = labeller(
+        {clean(raw[pool][i]) for pool in used for i in labelled[pool]},
+        None if columns.label is None else _class_names(source, used, columns.label),
+    )
+    parts: dict[str, Part] = {}
+    for pool in used:
+        ids = label_map.ids([raw[pool][i] for i in labelled[pool]])
+        order = stratified_order(ids, seed)
+        roles = [role for role in CAPS if pools.get(role) == pool]
+        start = 0
+        for role, size in _allocate(len(ids), roles, sizes, source.name).items():
+            chosen = order[start : start + size]
+            start += size
+            rows = source.splits[pool].select(labelled[pool][chosen])
+            parts[role] = Part(rows, ids[chosen])
+    parts, duplicate_notes = _drop_duplicates(parts, columns, source)
+    return Splits(parts, label_map.names, [*notes, *label_map.notes, *duplicate_notes])
+
+
+def split_rows(source: Source, columns: Columns, sizes: Sizes, *, seed: int) -> Splits:
+    """Draw the splits where rows have no classes, at random; `columns` has no label. Otherwise as `make_splits`."""
+    return make_splits(source, columns, lambda raw, names: LabelMap(["row"], {0: 0}), sizes, seed=seed)
+
+
+def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return a random order `[n]` in which every run of rows has the classes in their shares.
+
+    The rows of a class of size c are shuffled and placed at (0, 1, .., c - 1) / c of the way, plus a random
+    part of one step; so a slice of the order is a stratified sample, off by about one row a class.
+    """
+    random = np.random.default_rng(seed)
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        ranks = random.permutation(len(members))
+        place[members] = (ranks + random.random(len(members))) / len(members)
+    return np.argsort(place, kind="stable").astype(np.int64)
+
+
+def _raw_labels(source: Source, columns: Columns) -> dict[str, list[Any]]:
+    """Labels as written, by split; a split without the column has none."""
+    label = columns.label
+    if label is None:
+        return {name: [0] * len(rows) for name, rows in source.splits.items()}
+    return {name: rows[label][:] for name, rows in source.splits.items() if label in rows.column_names}
+
+
+def _labelled(values: list[Any]) -> NDArray[np.int64]:
+    keep = [i for i, value in enumerate(values) if not is_unlabelled(value)]
+    return np.array(keep, dtype=np.int64)
+
+
+def _class_names(source: Source, pools: list[str], label: str) -> list[str] | None:
+    """Return the names that the data itself gives its label numbers, the same in every pool."""
+    features = [source.splits[pool].features[label] for pool in pools]
+    names = [list(f.names) if isinstance(f, ClassLabel) else None for f in features]
+    if any(other != names[0] for other in names[1:]):
+        raise PruneSearchError(
+            f"every split of '{source.name}' must name its classes alike, but the column '{label}' differs "
+            f"between {' and '.join(pools)}: save them with the same features"
+        )
+    return names[0]
+
+
+def _choose_pools(
+    source: Source, labelled: dict[str, NDArray[np.int64]], probe: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Say which split of the source each role draws from, and tell the user where it is not plain."""
+    usable = {name for name, rows in labelled.items() if len(rows)}
+    if not usable:
+        raise PruneSearchError(f"data must have labels, but every label in '{source.name}' is missing")
+    if {"calibration", "holdout"} <= usable:
+        roles = {"calibration": "calibration", "holdout": "holdout"}
+        return (roles | {"probe": "calibration"} if probe else roles), []
+    found = {kind: next((a for a in names if a in usable), None) for kind, names in ALIASES.items()}
+    notes = []
+    main = found["validation"] or found["train"] or found["test"] or next(iter(sorted(usable)))
+    holdout = found["test"] or main
+    if len(source.splits) > 1:
+        notes.append(f"calibration rows come from the split '{main}', holdout rows from '{holdout}'")
+    if found["validation"] is None and main == found["train"] and holdout != main:
+        notes.append("no validation split: calibration uses training rows, which the model may know")
+    roles = {"calibration": main, "holdout": holdout}
+    if probe:
+        roles["probe"] = found["train"] or main
+    return roles, notes
+
+
+def _allocate(n: int, roles: list[str], sizes: Sizes, source: str) -> dict[str, int]:
+    """Share the `n` rows of a pool among the roles that draw from it.
+
+    What was asked for is granted or refused; of the others, the last gets what is left and the ones before
+    it at most a third of the pool, none more than its cap.
+    """
+    asked = {role: size for role in roles if (size := getattr(sizes, role)) is not None}
+    open_roles = [role for role in roles if role not in asked]
+    for role, size in asked.items():
+        if size < 1:
+            raise PruneSearchError(f"`{role} >= 1` must hold, but got {size}: ask for at least one row")
+    left = n - sum(asked.values())
+    if left < len(open_roles):
+        wanted = " + ".join(f"{role} {size}" for role, size in asked.items()) or " and ".join(roles)
+        raise PruneSearchError(f"{wanted} rows are too many for the {n} labelled rows of '{source}': ask for fewer")
+    granted = dict(asked)
+    for i, role in enumerate(open_roles):
+        others = len(open_roles) - i - 1
+        share = left if others == 0 else max(1, min(n // 3, left - others))
+        granted[role] = min(CAPS[role], share)
+        left -= granted[role]
+    return {role: granted[role] for role in roles}
+
+
+def _drop_duplicates(parts: dict[str, Part], columns: Columns, source: Source) -> tuple[dict[str, Part], list[str]]:
+    """Drop rows from calibration (and probe) whose content is also in a split that judges them."""
+    seen: set[bytes] = set()
+    kept: dict[str, Part] = {}
+    notes = []
+    for role in ("holdout", "calibration", "probe"):
+        if role not in parts:
+            continue
+        part = parts[role]
+        hashes = list(digests(part.rows, columns, source.base))
+        fresh = np.array([i for i, h in enumerate(hashes) if h not in seen], dtype=np.int64)
+        if len(fresh) == 0:
+            raise PruneSearchError(f"the splits must differ, but every {role} row is also in another: give other data")
+        if len(fresh) < len(hashes):
+            notes.append(f"{len(hashes) - len(fresh)} {role} rows were dropped: the same content is in another split")
+            part = Part(part.rows.select(fresh), part.labels[fresh])
+        kept[role] = part
+        seen.update(hashes)
+    return {role: kept[role] for role in parts}, notes

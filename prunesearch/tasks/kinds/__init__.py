@@ -1,0 +1,1 @@
+"""Kinds of task, one or two files each."""

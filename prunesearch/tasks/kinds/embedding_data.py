@@ -1,0 +1,164 @@
+"""Loading pairs with scores, and queries with documents, for an encoder without a head."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils.hub import cached_file
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.tasks.base import Labels, Task
+from prunesearch.tasks.data.columns import Columns, check_given
+from prunesearch.tasks.data.split import Part, few, split_rows
+from prunesearch.tasks.kinds.embedding import Embedding, Retrieval, Similarity
+from prunesearch.tasks.kinds.text import PACKED_TEXTS, max_tokens, time_texts
+from prunesearch.tasks.kinds.text_rows import bucket_rows
+from prunesearch.tasks.loading import load, load_model
+from prunesearch.tasks.progress import quiet_libraries
+from prunesearch.tasks.request import TaskRequest
+from prunesearch.tasks.table import RETRIEVAL, SIMILARITY
+
+_NAMES = {
+    SIMILARITY: {"text": "sentence1", "text_pair": "sentence2", "label": "score"},
+    RETRIEVAL: {"text": "query", "text_pair": "documents", "label": "relevance"},
+}
+_CALIBRATION, _HOLDOUT = 200, 500  # queries, unless the user says otherwise: each has many documents to embed
+
+
+def load_similarity_task(request: TaskRequest) -> Task:
+    """Load an encoder and pairs of texts with scores."""
+    return _load(request, SIMILARITY, Similarity)
+
+
+def load_retrieval_task(request: TaskRequest) -> Task:
+    """Load an encoder and queries, each with a list of documents and one of their gains."""
+    return _load(request, RETRIEVAL, Retrieval)
+
+
+def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
+    names = _columns(request, kind)
+    columns = Columns(None, text=names["text"], text_pair=names["text_pair"])
+    sizes = few(request.sizes, request.source, _CALIBRATION, _HOLDOUT) if kind == RETRIEVAL else request.sizes
+    splits = split_rows(request.source, columns, sizes, seed=request.seed)
+    tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
+    model, _ = load_model(
+        AutoModel,
+        request.model_id,
+        dtype=request.dtype,
+        device=request.device,
+        attention=request.attention,
+    )
+    pooling = pooling_of(request.model_id)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # type: ignore[assignment]  # not used here: it must not be timed either
+    maximum = max_tokens(tokenizer, model)
+    read = {role: _read(part, names, kind) for role, part in splits.parts.items()}
+    sets, lengths = {}, []
+    for role, (texts, labels) in read.items():
+        encoded = _encode(texts, tokenizer, maximum)
+        labels = labels.to(request.device) if isinstance(labels, torch.Tensor) else labels
+        sets[role] = bucket_rows(role, encoded, labels, tokenizer, model, request)
+        if role == "calibration":
+            lengths = [len(text["input_ids"]) for row in encoded for text in row]
+    some = list(islice(chain.from_iterable(read["calibration"][0]), PACKED_TEXTS))
+    timed = time_texts(sets, lengths, some, tokenizer, maximum, request.length)
+    metric = request.metric_of(kind)
+    return made(
+        name=kind,
+        model=model,
+        metric=metric,
+        notes=[
+            "columns: " + ", ".join(f"{_NAMES[kind][role]}={name}" for role, name in names.items()),
+            f"metric: {metric} of cosines; embeddings: {_SAID[pooling]}; latency is that of a batch of single texts",
+            *request.source.notes,
+            *splits.notes,
+            *timed.notes,
+        ],
+        pooling=pooling,
+        **timed.for_task,
+    )
+
+
+_SAID = {"mean": "the mean of the last states, by the tokens' sizes", "cls": "the first token's last state"}
+
+
+def pooling_of(model_id: str) -> str:
+    """How a sentence-transformers checkpoint says that it pools, `mean` or `cls`; `mean` if it says nothing.
+
+    Raises:
+        PruneSearchError: if it pools in another way.
+    """
+    try:
+        path = cached_file(
+            model_id,
+            "1_Pooling/config.json",
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:
+        path = None
+    if path is None:
+        return "mean"
+    settings = json.loads(Path(path).read_text())
+    used = [
+        name.removeprefix("pooling_mode_")
+        for name, on in settings.items()
+        if name.startswith("pooling_mode_") and on is True
+    ]
+    if used not in (["mean_tokens"], ["cls_token"]):
+        raise PruneSearchError(
+            f"embeddings are the mean or the first token of the last states, but '{model_id}' pools by "
+            f"{', '.join(used) or 'nothing'}: use another model"
+        )
+    return "mean" if used == ["mean_tokens"] else "cls"
+
+
+def _columns(request: TaskRequest, kind: str) -> dict[str, str]:
+    """Columns by role: those given, else by their usual names."""
+    rows = next(iter(request.source.splits.values()))
+    check_given(request.source, rows, request.columns)
+    names = {role: request.columns.get(role, name) for role, name in _NAMES[kind].items()}
+    if not set(names.values()) <= set(rows.column_names):
+        usual = ", ".join(_NAMES[kind].values())
+        raise PruneSearchError(
+            f"{kind} needs the columns {usual}, but '{request.source.name}' has {', '.join(rows.column_names)}: "
+            "name them with columns text=...,text_pair=...,label=..."
+        )
+    return names
+
+
+def _read(part: Part, names: dict[str, str], kind: str) -> tuple[list[list[str]], Labels]:
+    """The texts and the label of every row.
+
+    Raises:
+        PruneSearchError: for a score that is no number, and for documents and gains of unlike number.
+    """
+    rows = part.rows.select_columns(list(names.values()))
+    try:
+        if kind == SIMILARITY:
+            texts = [[str(row[names["text"]]), str(row[names["text_pair"]])] for row in rows]
+            return texts, torch.tensor([float(row[names["label"]]) for row in rows])
+        texts = [[str(row[names["text"]]), *map(str, row[names["text_pair"]])] for row in rows]
+        gains = [[float(gain) for gain in row[names["label"]]] for row in rows]
+    except (TypeError, ValueError) as error:
+        raise PruneSearchError(f"column '{names['label']}' must hold numbers ({error}): check the columns") from None
+    wrong = next((i for i, row in enumerate(texts) if len(row) != 1 + len(gains[i]) or not any(gains[i])), None)
+    if wrong is not None:
+        raise PruneSearchError(
+            f"every query has one gain a document, and one above 0, but '{texts[wrong][0]:.40}' has "
+            f"{len(texts[wrong]) - 1} documents and the gains {gains[wrong]}: mend or leave out that row"
+        )
+    return texts, gains
+
+
+def _encode(texts: list[list[str]], tokenizer: Any, maximum: int) -> list[list[dict[str, list[int]]]]:
+    """Tokenise the texts of every row, each cut to `maximum` tokens."""
+    with quiet_libraries():
+        found = tokenizer(list(chain.from_iterable(texts)), truncation=True, max_length=maximum)
+    cells = iter([{name: found[name][i] for name in found} for i in range(len(found["input_ids"]))])
+    return [list(islice(cells, len(row))) for row in texts]

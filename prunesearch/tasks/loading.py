@@ -1,0 +1,133 @@
+"""Loading Hugging Face models, with one line for whatever goes wrong, and asking them plain facts."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.pruning.families.find import find_encoder
+from prunesearch.tasks.base import Inputs
+from prunesearch.tasks.data.sources import one_line
+from prunesearch.tasks.progress import quiet_libraries
+
+# attention by the name users give it: transformers' name of the implementation
+ATTENTIONS = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def check_dtype(name: str) -> torch.dtype:
+    """Return the torch dtype of "float32", "float16" or "bfloat16"."""
+    if name not in DTYPES:
+        raise PruneSearchError(f"unknown dtype '{name}': {did_you_mean(name, DTYPES)}")
+    return DTYPES[name]
+
+
+def check_attention(name: str) -> str:
+    """Return transformers' name of the attention "sdpa", "eager" or "flash"."""
+    if name not in ATTENTIONS:
+        raise PruneSearchError(f"unknown attention '{name}': {did_you_mean(name, ATTENTIONS)}")
+    return ATTENTIONS[name]
+
+
+def check_device(name: str) -> torch.device:
+    """Return the torch device called `name`, after making sure that it is there."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise PruneSearchError(
+            f"device '{name}' cannot be used here ({one_line(error)}): name one that torch sees, as cpu, cuda or cuda:0"
+        ) from error
+    return device
+
+
+def load_config(model_id: str) -> Any:
+    """Return the configuration of a model folder or Hub id; no remote code is run."""
+    path = Path(model_id).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise PruneSearchError(f"a model folder must hold config.json, but '{model_id}' does not")
+    looks_local = model_id.startswith(("/", ".", "~")) or model_id.count("/") > 1
+    if looks_local and not path.is_dir():
+        raise PruneSearchError(f"no model folder '{model_id}': check the path (from {Path.cwd()})")
+    config = load(AutoConfig, model_id, "configuration")
+    if config.model_type == "timm_wrapper" and not config.architectures and config.num_labels:
+        config.architectures = ["TimmWrapperForImageClassification"]  # timm's own checkpoints name no class
+    return config
+
+
+def load(auto: Any, model_id: str, what: str, **options: Any) -> Any:
+    """Call `auto.from_pretrained(model_id, ...)` quietly; any failure becomes one line naming `what`."""
+    folder = Path(model_id).expanduser()
+    local = folder.is_dir()
+    try:
+        with quiet_libraries():
+            return auto.from_pretrained(str(folder) if local else model_id, trust_remote_code=False, **options)
+    except Exception as error:  # transformers raises a dozen kinds here; a user needs one line
+        way_out = "check the folder and the options" if local else "check the name and the network"
+        raise PruneSearchError(
+            f"the {what} of '{model_id}' could not be loaded ({one_line(error)}): {way_out}"
+        ) from error
+
+
+def load_model(
+    auto: Any,
+    model_id: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str | dict[str, str],
+) -> tuple[nn.Module, list[str]]:
+    """Load a model in eval mode; return it with the names of weights that the checkpoint lacks.
+
+    `attention` may name one for each part of a model, "" being the model itself. Raises `UnsupportedModelError` for a
+    family that cannot be reduced, before any data is prepared.
+    """
+    options = {"attn_implementation": attention, "dtype": dtype, "output_loading_info": True}
+    model, info = load(auto, model_id, "model", **options)
+    find_encoder(model)
+    model.requires_grad_(False)
+    return model.eval().to(device), sorted(info["missing_keys"])
+
+
+def accepted(model: nn.Module, inputs: dict[str, Tensor]) -> Inputs:
+    """Keep the inputs that the model's forward takes."""
+    known = inspect.signature(model.forward).parameters
+    return {name: value for name, value in inputs.items() if name in known}
+
+
+def to_device(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
+    """Move inputs to the device, floating ones in the model's dtype."""
+    return {
+        name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
+        for name, value in inputs.items()
+    }
+
+
+def count_tokens(model: nn.Module, inputs: Inputs) -> int:
+    """Return the sequence length that the first encoder block sees, special tokens included."""
+    seen: list[int] = []
+
+    def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        seen.append(hidden.shape[1])
+
+    hook = find_encoder(model).blocks[0].register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        with torch.inference_mode():
+            model(**{name: value[:1] for name, value in inputs.items()})
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+def missing_note(missing: list[str]) -> list[str]:
+    """Warn when a checkpoint lacks weights, which transformers then draws at random."""
+    if not missing:
+        return []
+    return [f"the checkpoint lacks {len(missing)} weights, drawn at random: {', '.join(missing[:4])}"]

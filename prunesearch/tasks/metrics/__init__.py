@@ -1,0 +1,1 @@
+"""Quality: metrics, and the intervals that make them honest."""

@@ -1,0 +1,116 @@
+"""Metrics of texts that a model writes, from those it wrote and the references, one of each a row."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.tasks.metrics.metric import Floats, OfSums, RowMean
+
+_ORDER = 4
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class Bleu(OfSums):
+    """Corpus BLEU as sacrebleu's (13a tokens, exponential smoothing of orders without a match), as a fraction."""
+
+    name = "bleu"
+
+    def statistics(self, answers: list[str], wanted: list[str]) -> Tensor:
+        """Matches of orders 1 to 4, n-grams of orders 1 to 4, length, and reference length: `[b, 10]`."""
+        scorer, rows = _sacrebleu(), []
+        for said, true in zip(answers, wanted, strict=True):
+            found = scorer.sentence_score(said, [true])
+            rows.append([*found.counts, *found.totals, found.sys_len, found.ref_len])
+        return torch.tensor(rows, dtype=torch.float32)
+
+    def of_sums(self, sums: Floats) -> Floats:
+        """BLEU of counts `[..., 10]` (Papineni et al. 2002; smoothing 3 of Chen and Cherry 2014, as in mteval-v13a)."""
+        hits, grams = sums[..., :_ORDER], sums[..., _ORDER : 2 * _ORDER]
+        length, reference = sums[..., -2], sums[..., -1]
+        # the k-th order without a match counts as 1 / 2^k of one
+        missed = (hits == 0) & (grams > 0)
+        smooth = np.where(missed, 0.5 ** np.cumsum(missed, axis=-1), hits)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            score = np.exp(np.log(smooth / grams).mean(axis=-1))
+            brevity = np.where(length < reference, np.exp(1 - reference / length), 1.0)
+        found: Floats = np.where((grams > 0).all(axis=-1) & (hits.sum(axis=-1) > 0), brevity * score, 0.0)
+        return found
+
+
+class RougeL(RowMean):
+    """Mean F-measure of the longest common subsequence of stemmed words, as Google's rouge-score (Lin 2004)."""
+
+    name, binary = "rouge_l", False
+
+    def statistics(self, answers: list[str], wanted: list[str]) -> Tensor:
+        """The F-measures, `[b, 1]`."""
+        scorer = _rouge()
+        rows = [scorer.score(true, said)["rougeL"].fmeasure for said, true in zip(answers, wanted, strict=True)]
+        return torch.tensor(rows, dtype=torch.float32)[:, None]
+
+
+class ExactMatch(RowMean):
+    """Share of questions whose answer is one of the references, as the SQuAD v1.1 script compares them."""
+
+    name = "exact_match"
+
+    def statistics(self, answers: list[str], wanted: list[list[str]]) -> Tensor:
+        """1 where right: `[b, 1]`."""
+        rows = [
+            max(normalised(said) == normalised(true) for true in references)
+            for said, references in zip(answers, wanted, strict=True)
+        ]
+        return torch.tensor(rows, dtype=torch.float32)[:, None]
+
+
+class AnswerF1(RowMean):
+    """Mean F1 of the words of the answer against the best reference, as the SQuAD v1.1 script has it."""
+
+    name, binary = "answer_f1", False
+
+    def statistics(self, answers: list[str], wanted: list[list[str]]) -> Tensor:
+        """F1 of every row, `[b, 1]`."""
+        rows = [
+            max(_word_f1(said, true) for true in references) for said, references in zip(answers, wanted, strict=True)
+        ]
+        return torch.tensor(rows, dtype=torch.float32)[:, None]
+
+
+def normalised(text: str) -> str:
+    """Lower case, without punctuation, articles and surplus blanks (SQuAD v1.1's `normalize_answer`)."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def _word_f1(said: str, true: str) -> float:
+    one, other = normalised(said).split(), normalised(true).split()
+    same = sum((Counter(one) & Counter(other)).values())
+    return 2 * same / (len(one) + len(other)) if same else 0.0
+
+
+@lru_cache(maxsize=1)
+def _sacrebleu() -> Any:
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+    except ImportError:
+        raise PruneSearchError("metric bleu needs sacrebleu: pip install 'prunesearch[text]'") from None
+    return BLEU(effective_order=True)  # of a sentence, whose counts alone are used; the order changes none of them
+
+
+@lru_cache(maxsize=1)
+def _rouge() -> Any:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise PruneSearchError("metric rouge_l needs rouge-score: pip install 'prunesearch[text]'") from None
+    made: Any = RougeScorer  # untyped
+    return made(["rougeL"], use_stemmer=True)

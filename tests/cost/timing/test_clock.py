@@ -1,0 +1,97 @@
+import gc
+import itertools
+
+import pytest
+import torch
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.cost.timing.clock import Job, clock_for, measure, undisturbed
+
+
+class FakeClock:
+    """Time passes only where a job lets it."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def mark(self):
+        return self.now
+
+    def between_ms(self, marks):
+        return [b - a for a, b in itertools.pairwise(marks)]
+
+
+def jobs_of(clock, costs, log):
+    def job(name):
+        def run():
+            log.append(name)
+            clock.now += costs[name]
+
+        return Job(run)
+
+    return {name: job(name) for name in costs}
+
+
+def test_every_round_holds_every_job_once_in_changing_order():
+    clock, log = FakeClock(), []
+    result = measure(
+        jobs_of(clock, {"a": 1.0, "b": 2.0, "c": 3.0}, log), clock=clock, sentinel="a", time_budget_s=0, min_rounds=20
+    )
+    rounds = [log[i : i + 3] for i in range(0, len(log), 3)]
+    assert len(rounds) == 21  # one of them to warm up
+    assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
+    assert len({tuple(r) for r in rounds}) == 6
+    assert {name: s.median_ms for name, s in result.samples.items()} == {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert {len(s) for s in result.samples.values()} == {20}
+
+
+def test_samples_come_in_the_order_of_the_jobs_whatever_the_order_of_running():
+    clock = FakeClock()
+    jobs = jobs_of(clock, {i: float(i) for i in range(9)}, [])
+    result = measure(jobs, clock=clock, sentinel=0, time_budget_s=0, min_rounds=2)
+    assert list(result.samples) == list(range(9))
+
+
+def test_preparing_is_not_timed():
+    clock = FakeClock()
+
+    def passes(ms):
+        clock.now += ms
+
+    jobs = {"x": Job(lambda: passes(1.0), prepare=lambda: passes(100.0))}
+    assert measure(jobs, clock=clock, sentinel="x", time_budget_s=0, min_rounds=3).samples["x"].ms == [1.0] * 3
+
+
+def test_stops_when_every_median_is_known():
+    clock = FakeClock()
+    jobs = jobs_of(clock, {"a": 1.0, "b": 2.0}, [])
+    result = measure(jobs, clock=clock, sentinel="a", time_budget_s=60, min_rounds=7)
+    assert len(result.samples["a"]) == 7
+
+
+def test_the_same_seed_gives_the_same_order():
+    logs = []
+    for seed in (3, 3, 4):
+        clock, log = FakeClock(), []
+        jobs = jobs_of(clock, dict.fromkeys(range(8), 1.0), log)
+        measure(jobs, clock=clock, sentinel=0, time_budget_s=0, min_rounds=3, seed=seed)
+        logs.append(log)
+    assert logs[0] == logs[1] != logs[2]
+
+
+def test_nothing_is_collected_or_differentiated_while_timing_and_both_come_back():
+    assert gc.isenabled()
+    with undisturbed():
+        assert not gc.isenabled()
+        assert torch.is_inference_mode_enabled()
+    assert gc.isenabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_the_wall_clock_gives_milliseconds():
+    assert clock_for("cpu").between_ms([0, 1_500_000, 2_000_000]) == [1.5, 0.5]
+
+
+def test_a_device_that_cannot_be_timed_is_refused():
+    with pytest.raises(PruneSearchError, match="cpu or cuda"):
+        clock_for("mps")

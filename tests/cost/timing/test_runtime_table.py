@@ -1,0 +1,205 @@
+"""The table for ONNX Runtime: pieces compute what the model's own do; cells add up to a machine that is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule
+from prunesearch.cost.timing import runtime_table
+from prunesearch.cost.timing.build import describe_shape
+from prunesearch.cost.timing.clock import Job, Measurement
+from prunesearch.cost.timing.modes import Eager
+from prunesearch.cost.timing.runtime_table import _calibrate, _cells, _pairs, _Pieces, _Scale, measure_runtime_table
+from prunesearch.cost.timing.samples import Noise, Samples
+from prunesearch.cost.timing.walk import borrowed
+
+METHODS = ["cls_attention+drop", "value_norm+nearest", "bipartite"]
+GRID = [5, 9, 13]
+FACTOR, REST_MS, CALL_MS = 0.8, 3.0, 0.05
+
+
+def true_ms(key: tuple) -> float:
+    """What a piece takes by itself, the call of a session left out."""
+    kind, *rest = key
+    if kind == "attention":
+        return 0.5 + 0.03 * rest[0] + 0.002 * rest[0] ** 2 + (0.1 if rest[1] else 0.0)
+    if kind == "mlp":
+        return 0.2 + 0.05 * rest[0]
+    if kind == "scorer":
+        return {"cls_attention": 0.02, "value_norm": 0.01}[rest[0]] * rest[1]
+    if kind == "merge":
+        return {"drop": 0.1, "nearest": 0.4, "bipartite": 0.6}[rest[0]] + 0.01 * rest[1] + 0.005 * rest[2]
+    return 0.0
+
+
+def truth(schedule: Schedule, depth: int = 3, tokens: int = 17) -> float:
+    """A whole graph on the machine that is known."""
+    from prunesearch.cost.timing.walk import piece_names
+
+    total = REST_MS
+    for piece in piece_names(schedule, depth, tokens, 1):
+        if piece[0] in ("attention", "mlp"):
+            total += FACTOR * true_ms(piece)
+        elif len(piece) == 5:
+            _, scorer, merge, n_in, n_out = piece
+            scored = 0.0 if merge == "bipartite" else true_ms(("scorer", scorer, n_in))
+            total += FACTOR * (scored + true_ms(("merge", merge, n_in, n_out)))
+    return total
+
+
+class KnownRuntime(Eager):
+    """Stands in for ONNX Runtime: nothing is written, and `run` tells what would have been run."""
+
+    def run(self) -> object:
+        return self.current
+
+
+def known_session(self, module, example, axes=()):
+    return lambda given=example: lambda: None
+
+
+def known_measure(jobs, **_) -> Measurement:
+    rng, samples = np.random.default_rng(0), {}
+    for key, job in jobs.items():
+        if key[0] == "whole":
+            job.prepare()
+            ms = truth(job.run())
+        else:
+            ms = true_ms(key) + CALL_MS
+        samples[key] = Samples([ms * (1 + 0.01 * float(rng.uniform(-1, 1))) for _ in range(15)])
+    return Measurement(samples, Noise(0.0, 0.0, 0.0, False, ""), 1.0)
+
+
+def test_a_known_machine_is_priced_right(tiny, batch, monkeypatch):
+    monkeypatch.setattr(runtime_table, "OnnxRuntime", KnownRuntime)
+    monkeypatch.setattr(_Pieces, "_session", known_session)
+    monkeypatch.setattr(runtime_table, "measure", known_measure)
+    table = measure_runtime_table(tiny, batch, counts=GRID, methods=METHODS, quiet=True, unseen=10)
+    assert table.conditions["mode"] == "onnxruntime"
+    assert table.status == "measured"
+    assert table.validation.unseen == 10
+    assert table.validation.mape < 0.02
+    assert table.validation.worst < 0.05
+    assert table.predict(Schedule()) == pytest.approx(truth(Schedule()), rel=0.02)
+    with borrowed(tiny) as handle:
+        assert handle.schedule == Schedule()
+
+
+def test_calibration_finds_factor_and_rest():
+    class Table:
+        def predict(self, schedule):
+            return schedule
+
+    pieces = [10.0, 20.0, 35.0]
+    scale = _calibrate(Table(), pieces, [Samples([0.7 * p + 2.0] * 6) for p in pieces])
+    assert scale.factor == pytest.approx(0.7)
+    assert scale.rest_ms == pytest.approx(2.0)
+
+
+def test_the_call_of_a_session_is_taken_off(tiny, batch):
+    with borrowed(tiny) as handle:
+        shape = describe_shape(tiny, handle, batch)
+    samples = {
+        ("call",): Samples([0.5] * 6),
+        ("attention", 17, False): Samples([2.5] * 6),
+        ("mlp", 17): Samples([1.5] * 6),
+    }
+    cells = _cells(samples, shape, [], _Scale(2.0, 7.0))
+    assert (cells.attention[0].ms, cells.mlp[0].ms, cells.stem.ms) == (4.0, 2.0, 7.0)
+
+
+def test_pairs_lie_inside_the_sequence(tiny, batch):
+    with borrowed(tiny) as handle:
+        pairs = _pairs(describe_shape(tiny, handle, batch))
+    assert all(1 < after < before <= 17 for before, after in pairs)
+    assert pairs[0] == (17, 13)
+
+
+def test_a_graph_of_a_half_takes_any_number_of_tokens(tiny, batch, tmp_path):
+    """With ONNX Runtime itself: the halves of block 1 one after the other are the block."""
+    with borrowed(tiny) as handle, torch.no_grad():
+        pieces = _Pieces(handle, describe_shape(tiny, handle, batch), batch, tmp_path, 0)
+        runs = {}
+        original = pieces._session
+
+        def note(module, example, axes=()):
+            runs[module.kind] = original(module, example, axes)
+            return runs[module.kind]
+
+        pieces._session = note
+        block = handle.encoder.blocks[1]
+        handle.encoder.blocks[:], kept = [block], list(handle.encoder.blocks)
+        try:
+            dict(pieces._half("attention", False, [17]))
+            dict(pieces._half("mlp", False, [17]))
+        finally:
+            handle.encoder.blocks[:] = kept
+        for n in (17, 6):
+            x = pieces._features(n)
+            (middle,) = runs["attention"]([x])()
+            (out,) = runs["mlp"]([torch.from_numpy(middle)])()
+            want = handle.run_block(1, x, None, {})
+            torch.testing.assert_close(torch.from_numpy(out), want, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_are_refused_in_one_line(tiny, batch, monkeypatch):
+    with borrowed(tiny) as handle:
+        family = handle.encoder.family
+    monkeypatch.setitem(family.__dict__, "positions", object())
+    with pytest.raises(PruneSearchError, match="take positions too: use the runtime torch"):
+        measure_runtime_table(tiny, batch, counts=GRID, methods=METHODS)
+
+
+def test_other_requests_are_refused_in_one_line(tiny, batch):
+    with pytest.raises(PruneSearchError, match="--concurrency 4 is not measured in ONNX Runtime"):
+        measure_runtime_table(tiny, batch, counts=GRID, methods=METHODS, concurrency=4)
+
+
+def test_jobs_cover_every_piece(tiny, batch, tmp_path, monkeypatch):
+    monkeypatch.setattr(_Pieces, "_session", known_session)
+    with borrowed(tiny) as handle:
+        shape = describe_shape(tiny, handle, batch)
+        jobs = _Pieces(handle, shape, batch, tmp_path, 0).jobs([*GRID, 17], METHODS)
+    assert all(isinstance(job, Job) for job in jobs.values())
+    assert ("attention", 17, True) not in jobs
+    assert {k for k in jobs if k[0] == "attention"} == {
+        *((("attention", n, False)) for n in (*GRID, 17)),
+        *((("attention", n, True)) for n in GRID),
+    }
+    assert {k[1] for k in jobs if k[0] == "scorer"} == {"cls_attention", "value_norm"}
+    assert {k[1] for k in jobs if k[0] == "merge"} == {"drop", "nearest", "bipartite"}
+
+
+def test_the_pieces_of_a_text_model_take_masks(tmp_path, monkeypatch):
+    """Run in torch in place of ONNX Runtime: every piece takes what its job gives it."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50,
+        max_position_embeddings=40,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config).eval().requires_grad_(False)
+    ids = torch.randint(1, 50, (2, 20))
+    inputs, ran = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, []
+
+    def session(self, module, example, axes=()):
+        def run(given):
+            out = module(list(given))
+            ran.append((type(module).__name__, len(given), (out[0] if isinstance(out, list) else out).shape))
+
+        return lambda given=example: lambda: run(given)
+
+    monkeypatch.setattr(_Pieces, "_session", session)
+    with borrowed(model) as handle, torch.no_grad():
+        shape = describe_shape(model, handle, inputs)
+        jobs = _Pieces(handle, shape, inputs, tmp_path, 0).jobs([6, 12, 20], METHODS)
+        for job in jobs.values():
+            job.run()
+    assert shape.protected == 2
+    assert ("_Half", 2, (2, 20, 16)) in ran  # with its mask
+    assert ("_Scorer", 4, (2, 20)) in ran
+    merged = [shape[1] for name, _, shape in ran if name == "_Merge"]
+    assert sorted(set(merged)) == sorted({after for _, after in _pairs(shape)})

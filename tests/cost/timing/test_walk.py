@@ -1,0 +1,235 @@
+import itertools
+import statistics
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.cost.devices.device import usable_cores
+from prunesearch.cost.timing.build import build_table, describe_shape
+from prunesearch.cost.timing.modes import Eager
+from prunesearch.cost.timing.validate import compare, measure_schedules, measure_table, unseen_schedules
+from prunesearch.cost.timing.walk import Walker, borrowed, piece_names, plan_walks, take_walks
+from prunesearch.pruning.apply import apply_, handle_of
+from tests.support.known_machine import COUNTS, METHODS
+
+WIDTHS = [5, 9, 13]  # of 17 tokens
+
+
+class CountingClock:
+    """Mark k comes at k squared milliseconds, so that each interval tells which one it is."""
+
+    def __init__(self):
+        self.count = -1
+
+    def mark(self):
+        self.count += 1
+        return self.count**2
+
+    def between_ms(self, marks):
+        return [float(b - a) for a, b in itertools.pairwise(marks)]
+
+
+def test_the_pieces_of_a_forward_are_named_in_order():
+    schedule = Schedule([Stage(0, 0.5, "cls_attention", "drop"), Stage(1, 0.25, "value_norm", "fuse")])
+    assert piece_names(schedule, 3, 17, 1) == [
+        ("stem",),
+        ("attention", 17, False), ("reduce", "cls_attention", "drop", 17, 9), ("mlp", 9),
+        ("attention", 9, False), ("reduce", "value_norm", "fuse", 9, 5), ("mlp", 5),
+        ("attention", 5, True), ("reduce",), ("mlp", 5),
+        ("head", 5),
+    ]  # fmt: skip
+
+
+def test_a_walk_is_cut_at_the_borders_and_adds_up_to_the_forward(tiny, batch):
+    clock = CountingClock()
+    with borrowed(tiny) as handle, torch.inference_mode():
+        walker = Walker(Eager(tiny, handle, batch), 17, clock)
+        with walker.marking():
+            steps = walker.walk(Schedule([Stage(1, 0.5, "cls_attention", "drop")]))
+    assert clock.count == 13  # start, four a block, end
+    assert sum(ms for _, ms in steps) == 13**2
+    gaps = [2 * k + 1 for k in range(13)]
+    # what lies between two blocks goes to the attention after it
+    assert [ms for _, ms in steps] == [
+        gaps[0], gaps[1], gaps[2], gaps[3], gaps[4] + gaps[5], gaps[6], gaps[7], gaps[8] + gaps[9], gaps[10], gaps[11],
+        gaps[12],
+    ]  # fmt: skip
+    assert steps[5][0] == ("reduce", "cls_attention", "drop", 17, 9)
+
+
+def test_marks_do_not_change_the_outputs_and_leave_no_trace(tiny, batch):
+    schedule = Schedule([Stage(0, 0.5, "value_norm", "fuse")])
+    with torch.no_grad():
+        untouched = tiny(**batch).logits
+        with apply_(tiny, schedule):
+            expected = tiny(**batch).logits
+        with borrowed(tiny) as handle:
+            walker = Walker(Eager(tiny, handle, batch), 17, CountingClock())
+            encoder = handle.encoder
+            with walker.marking():
+                handle.set(schedule)
+                assert torch.equal(tiny(**batch).logits, expected)
+            assert handle.encoder is encoder
+        assert torch.equal(tiny(**batch).logits, untouched)
+    assert handle_of(tiny) is None
+
+
+def test_a_model_that_carries_a_schedule_keeps_it_and_its_trace(tiny, batch):
+    schedule = Schedule([Stage(0, 0.5, "value_norm", "fuse")])
+    with apply_(tiny, schedule, trace=True) as handle:
+        trace = handle.trace
+        with borrowed(tiny) as same:
+            assert same is handle
+            assert handle.trace is None
+            same.set(Schedule())
+        assert handle.schedule == schedule
+        assert handle.trace is trace
+
+
+def test_walks_visit_every_piece_about_as_often():
+    seen, layers = Counter(), Counter()
+    for schedule in itertools.islice(plan_walks(6, 65, 1, COUNTS, METHODS, 0), 600):
+        seen.update(piece_names(schedule, 6, 65, 1))
+        layers.update(stage.layer for stage in schedule)
+    for n in COUNTS:
+        assert min(seen["attention", n, False], seen["attention", n, True], seen["mlp", n]) > 100
+    assert all(layers[layer] > 40 for layer in range(6))
+    merges = Counter({m: sum(c for p, c in seen.items() if len(p) == 5 and p[2] == m) for m in ("drop", "bipartite")})
+    assert merges["bipartite"] > 100
+    pairs = {(p[3], p[4]) for p in seen if len(p) == 5}
+    assert pairs == {(a, b) for a in (*COUNTS, 65) for b in COUNTS if b < a}
+
+
+def test_methods_that_all_merge_need_no_attention_without_sizes_at_reduced_widths():
+    names = set()
+    for schedule in itertools.islice(plan_walks(6, 65, 1, COUNTS, ["bipartite"], 0), 200):
+        names.update(piece_names(schedule, 6, 65, 1))
+    assert not any(p[0] == "attention" and not p[2] and p[1] < 65 for p in names)
+
+
+def test_walking_stops_when_there_is_enough(tiny, batch):
+    with borrowed(tiny) as handle:
+        walker = Walker(Eager(tiny, handle, batch), 17, CountingClock())
+        plan = plan_walks(3, 17, 1, WIDTHS, METHODS, 0)
+        walks = take_walks(walker, plan, time_budget_s=60, min_walks=10, enough=lambda w: len(w.steps) >= 20)
+    assert len(walks.steps) == 20
+    assert walks.noise is not None
+
+
+@pytest.fixture(scope="module")
+def built(tiny, batch):
+    return build_table(tiny, batch, counts=[17, *WIDTHS], methods=METHODS, time_budget_s=0.5, min_walks=60, quiet=True)
+
+
+def test_a_built_table_covers_the_grid_and_predicts(built, tiny):
+    assert built.shape.model_dump() == {
+        "family": "vit", "kind": "vit", "depth": 3, "tokens": 17, "protected": 1, "width": 16, "heads": 2,
+        "mlp_width": 48, "activation": "gelu",
+    }  # fmt: skip
+    assert built.conditions == {
+        "batch_size": 2, "dtype": "float32", "attention": "sdpa", "mode": "eager", "threads": torch.get_num_threads(),
+        "cores": usable_cores(), "tokens": 17, "device": "cpu", "concurrency": 1,
+    }  # fmt: skip
+    assert {c.n for c in built.cells.mlp} == {17, *WIDTHS}
+    assert {(c.n, c.biased) for c in built.cells.attention} >= {(n, b) for n in WIDTHS for b in (True, False)}
+    assert {c.merge for c in built.cells.reduce} == {"drop", "fuse", "nearest", "bipartite"}
+    for schedule in [Schedule(), *unseen_schedules(built, METHODS)]:
+        assert 0 < built.predict(schedule) < 1000
+    assert handle_of(tiny) is None
+
+
+def test_the_pieces_of_the_unpruned_model_add_up_to_its_prediction(built):
+    parts = built.stem + 3 * (built.attention(17, False) + built.mlp(17))
+    assert built.predict(Schedule()) == pytest.approx(parts)
+
+
+def test_a_measured_table_holds_its_error_on_unseen_schedules(tiny, batch):
+    checked = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.5, quiet=True)
+    result = checked.validation
+    assert result.schedules[0] == "unpruned"
+    assert len(set(result.schedules)) == len(result.schedules) == 31
+    assert all(len(samples) >= 5 for samples in result.samples_us)
+    timed = zip(result.samples_us, result.pace, strict=True)
+    medians = [statistics.median(np.divide(samples, pace)) / 1e3 for samples, pace in timed]
+    assert result.measured_ms == pytest.approx(medians, rel=1e-2)
+    errors = [abs(p / m - 1) for p, m in zip(result.predicted_ms[1:], result.measured_ms[1:], strict=True)]
+    assert result.mape == pytest.approx(sum(errors) / 30)
+    assert result.worst == pytest.approx(max(errors))
+    assert -1 <= result.rank_correlation <= 1
+    assert checked.summary()["schedules"] == 30
+    assert handle_of(tiny) is None
+
+
+def test_unseen_schedules_run_between_walks_with_their_own_tokens(tiny, batch):
+    """Every whole forward that is compared must have flowed with its own schedule's widths."""
+    seen = []
+    hook = tiny.vit.layernorm.register_forward_hook(lambda *args: seen.append(args[2].shape[1]))
+    try:
+        checked = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.1, quiet=True)
+    finally:
+        hook.remove()
+    assert len(seen) >= checked.walks + sum(len(s) for s in checked.validation.samples_us)
+    assert set(seen) <= set(range(min(WIDTHS), 18))
+
+
+def test_a_comparison_of_too_few_schedules_is_refused(built):
+    with pytest.raises(PruneSearchError, match="schedules >= 3"):
+        compare(built, [Schedule()], [], [])
+
+
+def test_schedules_are_measured_with_their_own_tokens(tiny, batch):
+    schedules = [Schedule(), Schedule([Stage(0, 0.5)]), Schedule([Stage(0, 0.25)])]
+    widths = []
+    hook = tiny.vit.layernorm.register_forward_hook(lambda *args: widths.append(args[2].shape[1]))
+    try:
+        samples = measure_schedules(tiny, batch, schedules, time_budget_s=0, min_rounds=4)
+    finally:
+        hook.remove()
+    assert [len(s) for s in samples] == [4, 4, 4]
+    assert Counter(widths) == {17: 5, 9: 5, 5: 5}  # warm-up included
+
+
+def test_counts_and_schedules_that_cannot_be_are_refused(tiny, batch):
+    with pytest.raises(PruneSearchError, match="`1 < tokens < 17` must hold for a width after a stage, but got 1"):
+        build_table(tiny, batch, counts=[1], methods=METHODS, quiet=True)
+    with pytest.raises(PruneSearchError, match="unknown merge 'fusee'"):
+        build_table(tiny, batch, counts=WIDTHS, methods=["cls_attention+fusee"], quiet=True)
+    with pytest.raises(PruneSearchError, match="at least one schedule"):
+        measure_schedules(tiny, batch, [])
+
+
+def test_the_shape_is_read_from_the_model_as_it_runs(tiny, batch):
+    with borrowed(tiny) as handle:
+        assert describe_shape(tiny, handle, batch).tokens == 17
+
+
+def test_walks_that_a_throttled_device_spoiled_do_not_count(tiny, batch):
+    answers = itertools.cycle([True, False])
+    with borrowed(tiny) as handle:
+        walker = Walker(Eager(tiny, handle, batch), 17, CountingClock())
+        plan = plan_walks(3, 17, 1, WIDTHS, METHODS, 0)
+        counted = []
+        walks = take_walks(
+            walker,
+            plan,
+            time_budget_s=60,
+            min_walks=20,
+            enough=lambda w: True,
+            between=counted.append,
+            spoiled=lambda: next(answers),
+        )
+    assert counted == list(range(1, 21))
+    assert len(walks.steps) == 20
+    assert walks.thrown_away == 20
+
+
+def test_a_device_that_always_throttles_is_measured_in_the_end(tiny, batch):
+    table = build_table(
+        tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=1.5, min_walks=5, quiet=True, spoiled=lambda: True
+    )
+    assert table.walks >= 5
+    assert table.noise.thrown_away > 0

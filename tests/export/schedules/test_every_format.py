@@ -1,0 +1,202 @@
+"""Every format on points picked by name, as it is typed: what goes out comes back, or is refused with its reason.
+
+Schedules go out of the synthetic front with schedules that some tool can say; models are the bundled demo.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prunesearch.cli.app import main
+from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.export import FORMATS, MODEL_FORMATS
+
+SHAPE = (9, 65, 1)
+_IMPORT = ["--depth", "9", "--tokens", "65", "--protected", "1"]
+# one schedule for each kind of tool; the picks are of the synthetic front: 16, 12, 10 and 8 ms
+TOLD = {
+    "p1": Schedule(Stage(i, (64 - 4 * (i + 1)) / 64, merge="bipartite") for i in range(9)),  # r = 4 everywhere
+    "p2": Schedule([Stage(2, 0.7, "cls_attention", "fuse"), Stage(5, 0.49, "cls_attention", "fuse")]),
+    "p3": Schedule([Stage(1, 0.6, "cls_attention", "nearest"), Stage(4, 0.4, "cls_attention", "drop")]),
+    "p4": Schedule([Stage(0, 0.5, "attention_received", "drop"), Stage(7, 0.25, "attention_received", "drop")]),
+}
+PICKS = {"best@16ms": "p1", "p2": "p2", "best@2x": "p3", "31": "p4", "fastest@0.98": "p2"}
+EXACT = {
+    "json": {"p1", "p2", "p3", "p4"},
+    "tome": {"p1"},
+    "pruna": {"p1"},
+    "lightcompress": {"p1"},
+    "evit": {"p2"},
+    "diffrate": {"p3"},
+    "power-bert": {"p4"},
+    "length-adaptive": {"p4"},
+    "dynamicvit": set(),  # a trained gate scores there
+}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, make_front, tmp_path):
+    """`run(words) -> (exit code, stdout, stderr)` in a folder with the study `demo`, its points those of `TOLD`."""
+    data = make_front().to_dict()
+    for point in data["points"]:
+        schedule = TOLD[point["id"]]
+        point |= {"schedule": schedule.to_dict(), "text": str(schedule), "tokens": schedule.counts(*SHAPE)}
+    data["config"] = {"calibration": 64, "holdout": 64, "batch_size": 2}
+    study = tmp_path / "studies" / "demo"
+    study.mkdir(parents=True)
+    (study / "front.json").write_text(json.dumps(data))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["prunesearch", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call
+
+
+def test_the_table_has_every_format():
+    assert EXACT.keys() == FORMATS.keys()
+
+
+def said(err, name):
+    """The changes that the command stated."""
+    head = f"prunesearch: changed for {name}: "
+    return [line.removeprefix(head) for line in err.splitlines() if line.startswith(head)]
+
+
+@pytest.mark.parametrize("spec", PICKS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_schedule_comes_back_or_is_refused(run, tmp_path, name, spec):
+    told = TOLD[PICKS[spec]]
+    words = ["export", "demo", "--pick", spec, "--to", name, "-o", "out"]
+    code, _, err = run(*words)
+    if PICKS[spec] in EXACT[name]:
+        assert code == 0, err
+        assert "changed for" not in err
+    else:
+        assert code == 2
+        assert err.count("\n") == 1
+        assert "cannot say this schedule" in err
+        assert "--lossy" in err
+        assert not (tmp_path / "out").exists()
+        code, _, err = run(*words, "--lossy")
+        assert code == 0, err
+        assert f"changed for {name}: " in err
+    card = (tmp_path / "out.md").read_text()
+    assert f"Study `demo`, point {PICKS[spec]} " in card
+    assert all(f"- In {name}, changed: {change}." in card for change in said(err, name))
+    code, out, _ = run("import", "out", "--from", name, *_IMPORT)
+    assert code == 0
+    back = Schedule.from_json(out)
+    same = back.counts(*SHAPE) == told.counts(*SHAPE)
+    assert same == ("tokens, not" not in err)
+    assert len(back)
+    if PICKS[spec] in EXACT[name]:
+        assert [(s.layer, s.method) for s in back] == [(s.layer, s.method) for s in told]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """The demo's model and 64 rows, loaded once by what the command loads it with."""
+    from prunesearch.search import run as search
+
+    cache = {}
+    original = search.load_study_task
+
+    def load(config, **settings):
+        if "task" not in cache:
+            cache["task"] = original(config, **settings)
+        return cache["task"]
+
+    return load
+
+
+def answers(path, name, batch):
+    """Logits of the written file in its own runtime, with nothing of prunesearch."""
+    pixels = batch.inputs["pixel_values"]
+    if name == "torch-export":
+        return torch.export.load(path).module()(pixel_values=pixels)
+    if name == "openvino":
+        import openvino
+
+        compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return torch.from_numpy(next(iter(compiled({"pixel_values": pixels.numpy()}).values())).copy())
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"pixel_values": pixels.numpy()})[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "file"),
+    [
+        ("hf", "best@16ms", "model"),
+        ("torch-export", "fastest@0.98", "model.pt2"),
+        ("openvino", "best@2x", "model.xml"),
+        ("tensorrt", "31", "model.onnx"),
+    ],
+)
+def test_a_model_of_a_point_picked_by_name(run, loaded, monkeypatch, tmp_path, name, spec, file):
+    monkeypatch.setattr("prunesearch.export.models.from_study.load_study_task", loaded)
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    if name == "tensorrt":
+        pytest.importorskip("onnxruntime")
+    code, out, err = run("export", "demo", "--pick", spec, "--to", name, "-o", file, "--no-timing")
+    assert (code, out) == (0, ""), err
+    assert f"written: {file}" in err
+    beside = tmp_path / file / "prunesearch.json" if name == "hf" else tmp_path / f"{file}.json"
+    assert Schedule.from_dict(json.loads(beside.read_text())) == TOLD[PICKS[spec]]
+    batch = loaded(None).holdout.batches[0].rows(torch.arange(3))
+    from prunesearch.pruning.apply import apply_
+
+    task = loaded(None)
+    with apply_(task.model, TOLD[PICKS[spec]]), torch.inference_mode():
+        expected = task.model(**batch.inputs).logits
+    if name == "hf":
+        from transformers import AutoModelForImageClassification
+
+        monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+        model = AutoModelForImageClassification.from_pretrained(tmp_path / file, trust_remote_code=True)
+        with torch.inference_mode():
+            found = model.eval()(**batch.inputs).logits
+    else:
+        found = answers(Path(file), name, batch)
+    assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_every_model_format_is_tried_here():
+    assert set(MODEL_FORMATS) == {"hf", "onnx", "torch-export", "openvino", "tensorrt"}
+
+
+def test_int8_composes_with_a_schedule_and_its_quality_is_measured(run, loaded, monkeypatch, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("prunesearch.export.models.from_study.load_study_task", loaded)
+    words = ["export", "demo", "--pick", "best@12ms", "--to", "onnx", "--int8", "--no-timing", "-o", "int8.onnx"]
+    code, out, err = run(*words)
+    assert (code, out) == (0, ""), err
+    kinds = {node.op_type for node in onnx.load("int8.onnx").graph.node}
+    assert "MatMulInteger" in kinds
+    weights = sum(parameter.numel() for parameter in loaded(None).model.parameters())
+    assert Path("int8.onnx").stat().st_size < 2 * weights  # bytes; in float32 it would be 4 each
+    right, rows = 0, 0
+    for batch in loaded(None).holdout.batches:
+        found = answers("int8.onnx", "onnx", batch).argmax(-1)
+        right, rows = right + int((found == torch.as_tensor(batch.labels)).sum()), rows + len(found)
+    assert rows == 64
+    assert f"pruned in int8 (64 rows) {np.round(right / rows, 4):g}" in err
+    assert "int8: dynamic quantisation" in err
+    assert "pruned in int8 (64 rows)" in (tmp_path / "int8.onnx.md").read_text()

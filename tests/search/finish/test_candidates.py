@@ -1,0 +1,142 @@
+"""Final bounds, who stands, and whether a winner's curse is seen where there is one, and only there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from prunesearch.core.budget import Budget
+from prunesearch.core.constraint import Constraint
+from prunesearch.search.finish.candidates import Bounds, blind_note, hypervolume, selection, selection_note, standing
+from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study.front import Latency, Memory
+from tests.search.finish.test_verdict import UNPRUNED, latency, point
+
+POINTS = [point("p1", 16.0, 0.8), point("p2", 10.0, 0.79), point("p3", 5.0, 0.7)]
+
+
+def bounds(budget=None, *constraints):
+    parsed = None if budget is None else Budget.parse(budget)
+    return Bounds(parsed, [Constraint.parse(text) for text in constraints], UNPRUNED, "latency")
+
+
+@pytest.mark.parametrize(
+    ("budget", "constraints", "kept"),
+    [
+        (None, [], ["p1", "p2", "p3"]),
+        ("10ms", [], ["p2", "p3"]),
+        ("2x", [], ["p2", "p3"]),
+        ("30%", [], ["p3"]),
+        (None, ["quality >= 0.98*unpruned"], ["p1", "p2"]),
+        (None, ["quality >= 0.8"], ["p1"]),
+        (None, ["agreement >= 0.91"], []),
+        ("12ms", ["quality >= 0.75", "latency <= 12ms"], ["p2"]),
+        (None, ["latency <= 50%"], ["p2", "p3"]),
+        (None, ["macs <= 0.4GMACs"], []),
+    ],
+)
+def test_final_bounds(budget, constraints, kept):
+    assert [p.id for p in bounds(budget, *constraints).inside(POINTS)] == kept
+
+
+def test_what_broke_a_constraint_is_counted_with_what_it_came_to():
+    (found,) = bounds(None, "quality >= 0.98*unpruned").constraint_infos(POINTS)
+    assert (found.limit, found.broken) == (pytest.approx(0.784), 1)
+
+
+def test_a_bound_in_ms_holds_under_every_load():
+    loads = [Latency(**latency(ms)) for ms in (4.0, 11.0)]
+    both = POINTS[2].model_copy(update={"loads": loads})
+    unpruned = UNPRUNED.model_copy(update={"loads": [Latency(**latency(ms)) for ms in (20.0, 40.0)]})
+    found = Bounds(Budget.parse("10ms"), [], unpruned, "latency")
+    assert found.budget_info().each
+    assert found.inside([both]) == []
+    share = Bounds(Budget.parse("50%"), [], unpruned, "latency")
+    assert not share.budget_info().each
+    assert share.inside([both]) == [both]
+
+
+def test_who_stands_by_all_objectives():
+    slower = point("p4", 11.0, 0.79)
+    assert [p.latency.ms for p in standing([*POINTS, slower], UNPRUNED, ["latency"])] == [16.0, 10.0, 5.0]
+    smaller = slower.model_copy(update={"memory": Memory(predicted_mib=1.0, measured_mib=None)})
+    large = [p.model_copy(update={"memory": Memory(predicted_mib=2.0, measured_mib=None)}) for p in POINTS]
+    whole = UNPRUNED.model_copy(update={"memory": Memory(predicted_mib=3.0, measured_mib=None)})
+    found = standing([*large, smaller], whole, ["latency", "memory"])
+    assert [(p.id, p.latency.ms) for p in found] == [("p1", 16.0), ("p2", 11.0), ("p3", 10.0), ("p4", 5.0)]
+
+
+def test_where_quality_is_blind_the_divergence_ranks():
+    kls = (0.1, 0.3, 0.2)  # of the points at 16, 10 and 5 ms
+    seen = [
+        p.model_copy(update={"quality": UNPRUNED.quality, "fidelity": p.fidelity.model_copy(update={"kl": kl})})
+        for p, kl in zip(POINTS, kls, strict=True)
+    ]
+    assert [p.latency.ms for p in standing(seen, UNPRUNED, ["latency"])] == [5.0]
+    assert [p.latency.ms for p in standing(seen, UNPRUNED, ["latency"], blind=True)] == [16.0, 5.0]
+
+
+def test_the_hypervolume_is_the_area_summed_by_hand():
+    """Shares 0.8, 0.5 and 0.25, all with a divergence of 0.1: 0.75 x 0.4."""
+    found = hypervolume(POINTS, UNPRUNED, "latency")
+    assert found.value == pytest.approx(0.3)
+    assert hypervolume([], UNPRUNED, "latency").value == 0.0
+
+
+def draw(rng, rows, quality):
+    right = torch.from_numpy(rng.random(rows) < quality)
+    return Evaluation(right[:, None].float(), torch.zeros(rows), right)
+
+
+def search(rng, tried, chosen=6, rows=200):
+    """Schedules that are all alike are tried on few rows; those that look best are chosen."""
+    found = sorted((float(draw(rng, rows, 0.7).quality) for _ in range(tried)), reverse=True)[:chosen]
+    holdout = [draw(rng, 2000, 0.7) for _ in found]
+    return selection(found, 0.7, rows, holdout, draw(rng, 2000, 0.7))
+
+
+def test_a_winners_curse_is_seen_and_its_absence_too():
+    rng = np.random.default_rng(0)
+    honest = [search(rng, tried=6).p_value < 0.05 for _ in range(200)]
+    cursed = [search(rng, tried=300).p_value < 0.05 for _ in range(50)]
+    assert np.mean(honest) < 0.1
+    assert np.mean(cursed) > 0.8
+
+
+def test_the_note_says_by_how_much():
+    rng = np.random.default_rng(1)
+    found = search(rng, tried=300)
+    note = selection_note(found, "accuracy")
+    assert f"{100 * (found.calibration - found.holdout):.2f} points of accuracy better" in note
+    assert "held-out rows" in note
+    assert selection_note(found.model_copy(update={"p_value": 0.2}), "accuracy") is None
+    assert selection_note(None, "accuracy") is None
+
+
+def test_candidates_that_change_nothing_are_no_curse():
+    right = torch.ones(50, dtype=torch.bool)
+    same = Evaluation(right[:, None].float(), torch.zeros(50), right)
+    assert selection([0.8, 0.8], 0.8, 100, [same, same], same).p_value == 1.0
+    assert selection([], 0.8, 100, [], same) is None
+
+
+@pytest.mark.parametrize(
+    ("right", "labels", "said"),
+    [
+        ([0, 0, 0, 0], [0, 1, 2, 3], "has 0.0 % of accuracy here, no more than the most frequent class has (25.0 %)"),
+        ([1, 1, 0, 0], [0, 0, 1, 2], "has 50.0 % of accuracy here, no more than the most frequent class has (50.0 %)"),
+        ([1, 1, 1, 0], [0, 0, 1, 2], None),
+    ],
+)
+def test_a_model_that_is_no_better_than_one_class_is_told(right: list[int], labels: list[int], said: str | None):
+    found = Evaluation(torch.tensor(right)[:, None].float(), torch.zeros(4), torch.ones(4, dtype=torch.bool))
+    note = blind_note("accuracy", found, torch.tensor(labels))
+    assert (note is None) if said is None else (said in note and "another --metric" in note)
+
+
+def test_any_metric_of_nothing_is_told():
+    none = Evaluation(torch.zeros(3, 1), torch.zeros(3), torch.ones(3, dtype=torch.bool))
+    assert "has 0.0 % of exact_match here: that cannot" in blind_note("exact_match", none, [["a"]] * 3)
+    # sums of qualities that round are no difference
+    assert selection([0.1 + 0.2], 0.3, 3, [none], none).p_value == 1.0

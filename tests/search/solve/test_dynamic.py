@@ -1,0 +1,81 @@
+"""The solver against an exhaustive search of the same additive model."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from prunesearch.core.schedule import Schedule
+from prunesearch.search.solve.dynamic import solve, spread
+from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.space.space import Space
+from tests.support.fakes import DEPTH, LinearCosts
+
+
+def random_sensitivities(space: Space, seed: int) -> Sensitivities:
+    rng = np.random.default_rng(seed)
+    steps = rng.exponential(1.0, (len(space.layers), len(space.keeps), len(space.methods)))
+    steps[:, 0, :] = 0.0
+    steps /= np.arange(1, len(space.layers) + 1)[:, None, None]
+    return Sensitivities.free(space).with_loss(steps.cumsum(1))
+
+
+def all_schedules(space: Space) -> list[Schedule]:
+    found = [Schedule()]
+    for number in range(1, space.max_stages + 1):
+        for layers in itertools.combinations(range(DEPTH), number):
+            for levels in itertools.combinations(range(1, len(space.keeps)), number):
+                for methods in itertools.product(space.methods, repeat=number):
+                    sites = zip(layers, levels, methods, strict=True)
+                    found.append(Schedule([space.stage(la, g, m) for la, g, m in sites]))
+    return found
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_seeds_lie_on_the_exhaustive_front(space: Space, costs: LinearCosts, seed: int) -> None:
+    sensitivities = random_sensitivities(space, seed)
+    pairs = [(costs.predict(s), sensitivities.estimate(s)) for s in all_schedules(space)]
+    limit = costs.predict(Schedule())
+    seeds = solve(space, sensitivities, costs, limit, 1000)
+    assert len(seeds) > 5
+    bucket = (limit - costs.stem) / (499 - 2 * DEPTH)
+    slack = bucket * DEPTH / 2 + 1e-9  # each block's cost is rounded to a bucket
+    for found in seeds:
+        assert found.cost == pytest.approx(costs.predict(found.schedule))
+        assert found.loss == pytest.approx(sensitivities.estimate(found.schedule))
+        faster = [loss for latency, loss in pairs if latency <= found.cost - slack]
+        assert found.loss <= min(faster, default=float("inf")) + 1e-9
+    fastest = min(latency for latency, _ in pairs)
+    assert seeds[-1].cost <= fastest + slack
+
+
+def test_seeds_respect_the_limit_and_fall_in_latency(space: Space, costs: LinearCosts) -> None:
+    limit = 0.7 * costs.predict(Schedule())
+    seeds = solve(space, random_sensitivities(space, 3), costs, limit, 8)
+    latencies = [s.cost for s in seeds]
+    assert 3 <= len(seeds) <= 8
+    assert latencies == sorted(latencies, reverse=True)
+    assert max(latencies) <= limit
+    losses = [s.loss for s in seeds]
+    assert losses == sorted(losses)
+
+
+def test_the_unpruned_model_is_a_seed_where_nothing_is_faster(space: Space) -> None:
+    class Stubborn(LinearCosts):
+        def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+            return 100.0
+
+    costs = Stubborn()
+    seeds = solve(space, random_sensitivities(space, 0), costs, costs.predict(Schedule()), 8)
+    assert [s.schedule for s in seeds] == [Schedule()]
+
+
+def test_no_seed_below_anything_reachable(space: Space, costs: LinearCosts) -> None:
+    assert solve(space, random_sensitivities(space, 0), costs, 1.5, 8) == []
+
+
+def test_spread_keeps_the_ends_and_the_order() -> None:
+    assert spread([10.0, 9.0, 5.0, 4.9, 1.0], 3, lambda x: x) == [10.0, 5.0, 1.0]
+    assert spread([3.0, 1.0], 5, lambda x: x) == [3.0, 1.0]

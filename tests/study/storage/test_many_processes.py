@@ -1,0 +1,144 @@
+"""Several processes on one study, some of which die."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.study.trials import is_withdrawn, open_study, read_trials
+from tests.support.fakes import make_space
+from tests.support.postgres import server
+from tests.support.searches import make_search, run_local, start, wait_for
+
+SEEDS = [Schedule([Stage(1, 0.5, "value_norm")]), Schedule([Stage(2, 0.25, merge="bipartite")])]
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    with server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    """A storage and the name of a study that is not there yet."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shared.db'}", "shared"
+    return request.getfixturevalue("postgres"), tmp_path.name
+
+
+WORK = """
+    from fakes import fake_evaluation
+    from prunesearch.core.schedule import Schedule, Stage
+    url, name, trials, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    def slow(schedule):
+        time.sleep(pause)
+        return fake_evaluation(schedule)
+    search = make_search(url, name, seed=3)
+    search.enqueue([Schedule([Stage(1, 0.5, "value_norm")]), Schedule([Stage(2, 0.25, merge="bipartite")])])
+    for record in run_local(search, trials, slow):
+        print(record.number, record.schedule.to_json(None), flush=True)
+"""
+
+
+def read_back(url: str, name: str) -> list[optuna.trial.FrozenTrial]:
+    """Through Optuna alone."""
+    return optuna.load_study(study_name=name, storage=url).get_trials()
+
+
+def test_four_processes_lose_and_double_nothing(place: tuple[str, str]) -> None:
+    url, name = place
+    processes = [start(WORK, url, name, 40, 0.01) for _ in range(4)]
+    lines = [line for process in processes for line in process.communicate(timeout=240)[0].splitlines()]
+    assert [process.returncode for process in processes] == [0] * 4
+    told = {int(line.split(" ", 1)[0]): Schedule.from_json(line.split(" ", 1)[1]) for line in lines}
+    assert len(told) == len(lines) == 40
+    assert len(set(told.values())) == 40
+    trials = read_back(url, name)
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert {t.number: Schedule.from_dict(t.user_attrs["schedule"]) for t in complete} == told
+    # whatever was claimed twice was given up before it was evaluated
+    assert all(is_withdrawn(trial) for trial in trials if trial.state != TrialState.COMPLETE)
+    assert Counter(t.user_attrs["source"] for t in complete)["seed"] == len(SEEDS)
+    for trial in complete:
+        assert make_space().decode(trial.params) == told[trial.number]
+    assert len(read_trials(url, name=name)) == 40
+
+
+def test_a_process_that_is_killed_costs_one_trial_of_the_others(place: tuple[str, str]) -> None:
+    url, name = place
+    victim = start(WORK, url, name, 12, 0.3)
+    wait_for(lambda: victim.stdout is not None and bool(victim.stdout.readline()), victim)
+    other = start(WORK, url, name, 12, 0.01)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    other.communicate(timeout=240)
+    assert other.returncode == 0
+    states = Counter(trial.state for trial in read_back(url, name) if not is_withdrawn(trial))
+    assert states[TrialState.COMPLETE] == 12
+    assert states[TrialState.FAIL] <= 1
+    assert states[TrialState.RUNNING] == 0
+
+
+def test_a_living_process_keeps_its_trial(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    worker = start(WORK, f"sqlite:///{path}", "prunesearch", 1, 30)
+    try:
+        wait_for(lambda: running(path) == 1, worker)
+        study = open_study(path)
+        assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
+        search = make_search(path)
+        assert search.running == 1
+        record = next(run_local(search, 2))
+        assert record.schedule != Schedule.from_dict(study.trials[0].user_attrs["schedule"])
+    finally:
+        worker.kill()
+        worker.wait()
+    # whoever waited for it goes on now
+    assert len(list(run_local(search, 2))) == 1
+    lost = study.trials[0]
+    assert lost.state == TrialState.FAIL
+    assert lost.user_attrs["error"] == "its process ended before it did"
+
+
+def running(path: Path) -> int:
+    """How many trials are being evaluated; through SQLite, as Optuna would make the tables a worker makes."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM trials WHERE state = 'RUNNING'").fetchone()[0])
+    except sqlite3.OperationalError:  # not there yet
+        return 0
+
+
+def test_a_silent_process_of_another_machine_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.db"
+    monkeypatch.setattr("prunesearch.search.trials.ask_tell.this_worker", lambda: "elsewhere|1|2|3")
+    proposal = make_search(path).ask()
+    assert proposal is not None
+    study = open_study(path)
+    assert study.trials[0].state == TrialState.RUNNING  # heard of just now
+    engine = study._storage._backend.engine
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'")
+    assert open_study(path).trials[0].state == TrialState.FAIL
+
+
+def test_nobody_waits_for_a_trial_that_was_told(tmp_path: Path) -> None:
+    """Two searches of one study in turn: what one has, the other sees."""
+    one, two = make_search(tmp_path / "s.db", seed=1), make_search(tmp_path / "s.db", seed=2)
+    for search in (one, two, one, two):
+        assert next(run_local(search, None)).number == len(search.known) - 1
+    two.refresh()
+    one.refresh()
+    assert one.known == two.known
+    assert len(one.known) == 4

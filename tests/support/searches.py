@@ -1,0 +1,59 @@
+"""Searches that need no model, and processes that run them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.search.costs.objectives import Objective
+from prunesearch.search.engines.local import LocalEngine
+from prunesearch.search.trials.ask_tell import Search
+from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study.trials import TrialRecord, open_study
+from tests.support.fakes import LinearCosts, fake_evaluation, make_space
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_search(where: Path | str, name: str = "prunesearch", *, limit: float | None = None, **changes: Any) -> Search:
+    """A search in the small space of `fakes`; `limit`: of the milliseconds, None for those of the unpruned model."""
+    costs = LinearCosts()
+    bound = costs.predict(Schedule()) if limit is None else limit
+    settings: dict[str, Any] = {
+        "study": open_study(where, name=name),
+        "sampler": "random",
+        "space": make_space(),
+        "objectives": [Objective("latency", costs, bound)],
+        "fallback": [Schedule([Stage(0, 0.25, "value_norm")])],
+    }
+    return Search(**{**settings, **changes})
+
+
+def run_local(
+    search: Search, trials: int | None, evaluate: Callable[[Schedule], Evaluation] = fake_evaluation, **limits: Any
+) -> Iterator[TrialRecord]:
+    """Evaluate here, without races."""
+    return LocalEngine(lambda schedule, rival: evaluate(schedule)).run(search, trials, **limits)
+
+
+def start(script: str, *args: object) -> subprocess.Popen[str]:
+    """Run a script in a process of its own; it can import what tests here import."""
+    head = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.support.searches import *\nimport time\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", head + textwrap.dedent(script), *map(str, args)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Wait until a condition holds, or fail when the process ends before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        assert process.poll() is None or condition(), "the process ended"
+        time.sleep(0.02)

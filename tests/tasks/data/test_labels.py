@@ -1,0 +1,75 @@
+import pytest
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.tasks.data.labels import clean, free_labels, head_labels, is_unlabelled
+
+HEAD = {0: "NEGATIVE", 1: "POSITIVE", 2: "mixed"}
+GENERIC = {0: "LABEL_0", 1: "LABEL_1"}
+
+
+def test_names_match_without_case():
+    labels = head_labels({"positive", "Negative"}, None, HEAD)
+    assert labels.ids([" positive", "Negative", "positive "]).tolist() == [1, 0, 1]
+    assert labels.names == ["NEGATIVE", "POSITIVE", "mixed"]
+
+
+def test_integers_digits_and_label_i():
+    assert head_labels({0, 2}, None, HEAD).ids([2, "0", 2.0]).tolist() == [2, 0, 2]
+    assert head_labels({"LABEL_1", "LABEL_0"}, None, HEAD).ids(["LABEL_1"]).tolist() == [1]
+
+
+def test_class_label_names_in_another_order_are_matched_by_name():
+    labels = head_labels({0, 1}, ["positive", "negative"], HEAD)
+    assert labels.ids([0, 1]).tolist() == [1, 0]
+    assert "by name" in labels.notes[0]
+    assert head_labels({0, 1}, ["negative", "positive"], HEAD).notes == []
+
+
+def test_foreign_names_are_taken_by_number_and_said():
+    labels = head_labels({0, 1}, ["bad", "good"], HEAD)
+    assert labels.ids([0, 1]).tolist() == [0, 1]
+    assert "bad, good" in labels.notes[0]
+
+
+def test_unnamed_head_takes_sorted_names():
+    labels = head_labels({"pos", "neg"}, None, GENERIC)
+    assert labels.names == ["neg", "pos"]
+    assert labels.ids(["pos"]).tolist() == [1]
+    assert labels.notes
+    with pytest.raises(PruneSearchError, match="2 unnamed classes, but the data has 3"):
+        head_labels({"a", "b", "c"}, None, GENERIC)
+
+
+@pytest.mark.parametrize(
+    ("raw", "names", "message"),
+    [
+        ({0, 3}, None, "0 to 2 for the model's 3 classes, but got 3"),
+        ({0, 5}, list("abcdef"), "but got 5"),
+        ({"positiv", "negative"}, None, "'positiv' is not one of .*did you mean 'POSITIVE'"),
+        ({"LABEL_7"}, None, "but got 7"),
+    ],
+)
+def test_labels_that_do_not_fit(raw: set, names: list[str] | None, message: str):
+    with pytest.raises(PruneSearchError, match=message):
+        head_labels(raw, names, HEAD)
+
+
+def test_regression_head_and_single_class():
+    with pytest.raises(PruneSearchError, match="two classes or more"):
+        head_labels({0}, None, {0: "LABEL_0"})
+    with pytest.raises(PruneSearchError, match="two classes or more"):
+        free_labels({"same"}, None)
+
+
+def test_free_labels_number_what_is_there():
+    assert free_labels({7, 3, 5}, None).ids([3, 7]).tolist() == [0, 2]
+    assert free_labels({"b", "a"}, None).names == ["a", "b"]
+    assert free_labels({0, 1}, ["no", "yes"]).names == ["no", "yes"]
+
+
+def test_clean_and_unlabelled():
+    assert [clean(x) for x in (True, 3.0, " 12 ", "-1", "x")] == [1, 3, 12, -1, "x"]
+    assert [is_unlabelled(x) for x in (None, float("nan"), -1, "", "-1", 0, "x")] == [True] * 5 + [False] * 2
+    for bad in (0.5, float("inf"), [1]):
+        with pytest.raises(PruneSearchError, match="whole number"):
+            clean(bad)
