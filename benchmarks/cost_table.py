@@ -31,11 +31,12 @@ from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.cost.counting.flops import closed_form_gmacs
 from prunesearch.cost.devices.device import describe_device
+from prunesearch.cost.measure import measure_table
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.surface import Line, ReducePoint, ReduceSurface
 from prunesearch.cost.tables.table_records import Shape
 from prunesearch.cost.timing.clock import clock_for, undisturbed
-from prunesearch.cost.timing.validate import draw_unseen, measure_table
+from prunesearch.cost.timing.unseen import draw_unseen
 from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.search.space.space import SpaceFile
 from prunesearch.tasks.loading import check_dtype

@@ -27,13 +27,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prunesearch.core.registry import MERGES
+from prunesearch.core.registry import ENGINES, MERGES, SAMPLERS
 from prunesearch.core.schedule import Schedule
 from prunesearch.search.costs.objectives import Objective
-from prunesearch.search.engines.engine import ENGINES, EngineContext
+from prunesearch.search.engines.engine import EngineContext
 from prunesearch.search.run import load_evaluate
-from prunesearch.search.samplers.build import SAMPLERS
-from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.space import Space, SpaceFile
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluation

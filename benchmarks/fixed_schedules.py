@@ -43,12 +43,13 @@ from prunesearch.core.schedule import Schedule
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import apply_
-from prunesearch.search.run import load_study_task, run
-from prunesearch.search.solve.dynamic import spread
+from prunesearch.search.run import run
+from prunesearch.search.solve.seed import spread
 from prunesearch.search.space.space import KINDS
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder
+from prunesearch.study.setup import load_study_task
 from prunesearch.study.trials import read_trials
 
 OURS = "prunesearch"

@@ -13,12 +13,12 @@ from typing import Any
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.measure import measure_table
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.timing.validate import measure_table
 from prunesearch.pruning.apply import Handle, apply_, runnable
-from prunesearch.search.run import load_study_task
 from prunesearch.search.space.space import Space, SpaceFile
 from prunesearch.study.config import RunConfig
+from prunesearch.study.setup import load_study_task
 from prunesearch.tasks.base import Task
 
 ASSETS = Path(__file__).resolve().parents[1] / "../shared/assets"

@@ -47,8 +47,8 @@ Forward = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def demo(batch: int) -> tuple[ModelSource, Any]:
-    from prunesearch.search.run import load_study_task
     from prunesearch.study.config import RunConfig
+    from prunesearch.study.setup import load_study_task
 
     task = load_study_task(RunConfig.build(), quiet=True)
     front = Front.load(ROOT / "studies" / "example" / "front.json")

@@ -36,11 +36,12 @@ from models import MODELS, Bench, open_bench
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.pareto import hypervolume_2d, non_dominated
+from prunesearch.core.registry import SAMPLERS
 from prunesearch.core.schedule import Schedule
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.costs.reach import seeds_within
-from prunesearch.search.samplers.build import SAMPLERS
-from prunesearch.search.solve.sensitivity import Sensitivities, measure_sensitivities
+from prunesearch.search.solve.losses import Sensitivities
+from prunesearch.search.solve.sensitivity import measure_sensitivities
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig

@@ -66,7 +66,7 @@ def _export_model(
     from prunesearch.export.models.card import timing_text
     from prunesearch.export.models.from_study import export_study_model
     from prunesearch.export.models.model_format import ModelOptions
-    from prunesearch.export.models.write import SURVIVES
+    from prunesearch.export.models.record import SURVIVES
 
     options, seconds = ModelOptions(opset, int8), None if no_timing else _TIMED_S
     done = export_study_model(front, pick, to, output, options=options, seconds=seconds)

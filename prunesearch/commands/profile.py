@@ -21,6 +21,7 @@ from prunesearch.cost.devices.device import describe_device
 from prunesearch.cost.energy.counters import Unavailable
 from prunesearch.cost.energy.schedules import fit_table_energy, open_meter
 from prunesearch.cost.energy.window import EnergyMeter
+from prunesearch.cost.measure import measure_table
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import (
     Energy,
@@ -33,7 +34,7 @@ from prunesearch.cost.tables.device_profile import (
 from prunesearch.cost.tables.table_records import Shape
 from prunesearch.cost.timing.build import conditions_of, describe_shape
 from prunesearch.cost.timing.modes import MODES
-from prunesearch.cost.timing.validate import UNSEEN, measure_table
+from prunesearch.cost.timing.unseen import UNSEEN
 from prunesearch.cost.timing.walk import borrowed
 from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import runnable

@@ -8,11 +8,11 @@ from prunesearch.core.schedule import Schedule
 from prunesearch.cost.tables.device_profile import find_profile
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.costs.study_table import profile_table
-from prunesearch.search.run import load_study_task
 from prunesearch.search.space.space import SpaceFile
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
+from prunesearch.study.setup import load_study_task
 from prunesearch.study.target import Target
 from prunesearch.study.trials import read_trials, study_place
 

@@ -91,8 +91,8 @@ def verify(
     facts = describe_device(device)
     if not front.points:
         raise PruneSearchError(f"the front of study '{front.study}' has no point to verify: {front.verdict.text}")
-    from prunesearch.search.run import load_study_task
     from prunesearch.study.config import RunConfig
+    from prunesearch.study.setup import load_study_task
 
     config = RunConfig.build(**{**front.config, "device": device})
     task = load_study_task(config, quiet=True)

@@ -99,3 +99,27 @@ MERGES = Registry(
         ),
     },
 )
+
+_SAMPLERS = "prunesearch.search.samplers.build"
+
+SAMPLERS = Registry(
+    "sampler",
+    {
+        "guided": Entry(f"{_SAMPLERS}:guided", "expected front growth by the cost table and the one-stage losses"),
+        "tpe": Entry(f"{_SAMPLERS}:tpe", "multi-objective tree-structured Parzen estimator"),
+        "nsga2": Entry(f"{_SAMPLERS}:nsga2", "NSGA-II"),
+        "nsga3": Entry(f"{_SAMPLERS}:nsga3", "NSGA-III, for three objectives and more"),
+        "gp": Entry(f"{_SAMPLERS}:gp", "Gaussian processes and expected hypervolume; takes seconds a trial"),
+        "evolution": Entry(f"{_SAMPLERS}:evolution", "evolutionary search of the Length-Adaptive Transformer"),
+        "qmc": Entry(f"{_SAMPLERS}:qmc", "quasi-random draws (Sobol); learns nothing"),
+        "random": Entry(f"{_SAMPLERS}:random", "independent uniform draws; learns nothing"),
+    },
+)
+
+ENGINES = Registry(
+    "engine",
+    {
+        "local": Entry("prunesearch.search.engines.local:make_local_engine", "in this process, one after another"),
+        "ray": Entry("prunesearch.search.engines.ray:make_ray_engine", "Ray Tune, on this machine or a cluster"),
+    },
+)

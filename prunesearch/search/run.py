@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from optuna import Study
 
 from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import ENGINES
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.energy.counters import Unavailable
 from prunesearch.cost.energy.schedules import open_meter
@@ -22,12 +22,13 @@ from prunesearch.search.costs.costing import Coster, Costing
 from prunesearch.search.costs.lengths import with_buckets
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.costs.reach import check_reachable, seeds_within
-from prunesearch.search.engines.engine import ENGINES, Engine, EngineContext, Evaluate
+from prunesearch.search.engines.engine import Engine, EngineContext, Evaluate
 from prunesearch.search.finish.candidates import blind_note
 from prunesearch.search.finish.finish import Finish
 from prunesearch.search.finish.remeasure import Remeasurer
-from prunesearch.search.solve.dynamic import Seed
-from prunesearch.search.solve.sensitivity import Sensitivities, measure_sensitivities
+from prunesearch.search.solve.losses import Sensitivities
+from prunesearch.search.solve.seed import Seed
+from prunesearch.search.solve.sensitivity import measure_sensitivities
 from prunesearch.search.space.given import given_seed
 from prunesearch.search.space.space import Space, SpaceFile
 from prunesearch.search.trials.ask_tell import Search
@@ -38,6 +39,7 @@ from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder
 from prunesearch.study.front import Front, SearchInfo
+from prunesearch.study.setup import Model, default_study, load_study_task, resolve_model
 from prunesearch.study.target import Target, resolve_target
 from prunesearch.study.trials import (
     TrialRecord,
@@ -49,39 +51,9 @@ from prunesearch.study.trials import (
     study_exists,
     study_place,
 )
-from prunesearch.tasks import load_task
 from prunesearch.tasks.base import EvalSet, Task
 
 _FALLBACKS = 24  # schedules inside the budget, at hand for proposals that cannot be brought inside
-
-
-@dataclass(frozen=True)
-class Model:
-    """Where the model and its data come from, once defaults are filled in; `shown` is how results call the model."""
-
-    id: str
-    data: str
-    name: str
-    shown: str
-
-
-def demo() -> Model:
-    """The bundled demo: a small ViT trained on CIFAR-10, with a calibration and a holdout split."""
-    folder = Path(__file__).resolve().parents[1] / "demo"
-    splits = ",".join(str(folder / f"cifar10-{split}.parquet") for split in ("calibration", "holdout"))
-    return Model(str(folder / "vit-cifar10"), splits, "demo", "prunesearch/demo/vit-cifar10")
-
-
-def resolve_model(config: RunConfig) -> Model:
-    """Model and data of a configuration; neither given means the demo."""
-    if config.model is None or config.data is None:
-        return demo()
-    return Model(config.model, config.data, Path(config.model.rstrip("/")).name, config.model)
-
-
-def default_study(config: RunConfig) -> str:
-    """Name of the study when none is given: model, device, batch size."""
-    return f"{resolve_model(config).name}-{config.device.replace(':', '')}-b{config.batch_size}"
 
 
 def run(
@@ -150,27 +122,6 @@ def _run(
         handle.remove()
         if opened is not None:
             opened.counter.close()
-
-
-def load_study_task(config: RunConfig, *, quiet: bool = False) -> Task:
-    """Load the model and data of a configuration, on the device at hand."""
-    model, target = resolve_model(config), resolve_target(config.device)
-    return load_task(
-        model.id,
-        model.data,
-        task=config.task,
-        columns=config.columns,
-        metric=config.metric,
-        batch_size=config.eval_batch_size,
-        dtype=target.dtype(config.dtype),
-        device=target.device,
-        attention=target.attention(config.attention),
-        calibration=config.calibration,
-        holdout=config.holdout,
-        seed=config.seed,
-        length=config.length,
-        quiet=quiet,
-    )
 
 
 def load_evaluate(settings: dict[str, Any]) -> Evaluate:

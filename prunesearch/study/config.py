@@ -10,9 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.registry import ENGINES, SAMPLERS
 from prunesearch.cost.timing.modes import MODES
-from prunesearch.search.engines.engine import ENGINES
-from prunesearch.search.samplers.build import SAMPLERS
 from prunesearch.study.storage.urls import hide_password
 from prunesearch.tasks.table import METRICS, TASKS
 

@@ -15,10 +15,10 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
+from prunesearch.core.budget import UNITS
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
-from prunesearch.search.costs.objectives import UNITS
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.storage.storage import open_storage, silent_trials
 from prunesearch.study.storage.urls import hide_password

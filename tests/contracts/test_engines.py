@@ -20,8 +20,9 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import ENGINES
 from prunesearch.core.schedule import Schedule, Stage
-from prunesearch.search.engines.engine import ENGINES, Engine, EngineContext, Evaluate
+from prunesearch.search.engines.engine import Engine, EngineContext, Evaluate
 from prunesearch.search.run import load_evaluate
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluation, Rival

@@ -12,11 +12,11 @@ import optuna
 import pytest
 import torch
 
+from prunesearch.core.registry import SAMPLERS
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.search.costs.objectives import Objective
-from prunesearch.search.samplers.build import SAMPLERS
 from prunesearch.search.samplers.evolution import EvolutionarySampler
-from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.space import Space
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluation

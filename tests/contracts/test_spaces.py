@@ -19,7 +19,7 @@ from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.search.solve.listing import ListedSolver
-from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.listed import ListedSpace
 from prunesearch.search.space.space import KINDS, Space, SpaceFile
 from tests.support.fakes import LinearCosts

@@ -163,7 +163,7 @@ def test_bad_model_exports_are_one_line_before_anything_is_loaded(run, monkeypat
 
 def test_a_model_export_says_what_it_found(run, monkeypatch, tmp_path):
     import prunesearch.export.models.from_study as study_models
-    from prunesearch.export.models.write import ModelExport, Timing
+    from prunesearch.export.models.record import ModelExport, Timing
 
     asked = []
 

@@ -23,9 +23,10 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
-from prunesearch.search.run import load_study_task, run
+from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
+from prunesearch.study.setup import load_study_task
 from prunesearch.study.trials import finished_trials, open_study
 
 ASSETS = Path(__file__).resolve().parents[3] / "shared" / "assets"

@@ -20,9 +20,10 @@ from prunesearch.report.show import show_front
 from prunesearch.search import run as run_module
 from prunesearch.search.costs import costing as costing_module
 from prunesearch.search.finish import remeasure as remeasure_module
-from prunesearch.search.run import load_study_task, run
+from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
+from prunesearch.study.setup import load_study_task
 from prunesearch.study.trials import finished_trials, open_study
 from tests.support.known_device import (
     command,

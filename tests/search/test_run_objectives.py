@@ -12,9 +12,10 @@ from prunesearch.cost.counting.flops import closed_form_gmacs
 from prunesearch.cost.counting.memory import peak_activation_mib
 from prunesearch.pruning.apply import apply_
 from prunesearch.report.show import show_front
-from prunesearch.search.run import load_study_task, run
+from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
+from prunesearch.study.setup import load_study_task
 from prunesearch.study.trials import finished_trials, open_study
 from tests.support.known_device import known_table, one_line, settings, write_model, write_profile
 

@@ -14,7 +14,7 @@ from prunesearch.cost.energy.fit import EnergyFit, fit_energy
 from prunesearch.cost.energy.window import EnergyMeter, EnergyRun, measure_energy
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.timing.modes import Eager, runner_for
-from prunesearch.cost.timing.validate import draw_unseen
+from prunesearch.cost.timing.unseen import draw_unseen
 from prunesearch.cost.timing.walk import borrowed, device_of
 
 FITTED = 9  # schedules that the powers are fitted to, the unpruned model among them

@@ -35,7 +35,7 @@ from prunesearch.cost.timing.clock import Job, clock_for, measure
 from prunesearch.cost.timing.modes import OnnxRuntime
 from prunesearch.cost.timing.runtimes import onnx_session, write_piece
 from prunesearch.cost.timing.samples import Samples, wait_until_quiet
-from prunesearch.cost.timing.validate import compare, draw_unseen
+from prunesearch.cost.timing.unseen import compare, draw_unseen
 from prunesearch.cost.timing.walk import borrowed
 from prunesearch.pruning.apply import Handle
 from prunesearch.pruning.attention import AttentionView

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prunesearch import __version__
 from prunesearch.core.schedule import Schedule
 from prunesearch.export.models.model_format import ModelSource
-from prunesearch.export.models.write import ModelExport, save_facts
+from prunesearch.export.models.record import ModelExport, save_facts
 from prunesearch.export.pick import pick
 from prunesearch.export.schedules.native import provenance_of, schedule_json
 

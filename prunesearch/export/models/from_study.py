@@ -13,12 +13,13 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.timing.runtimes import Forward
 from prunesearch.export.models.card import write_card
 from prunesearch.export.models.model_format import ModelOptions, ModelSource
-from prunesearch.export.models.write import ModelExport, check_methods, check_output, export_model, find_model_format
+from prunesearch.export.models.record import ModelExport
+from prunesearch.export.models.write import check_methods, check_output, export_model, find_model_format
 from prunesearch.export.pick import pick
 from prunesearch.export.schedules.native import provenance_of
-from prunesearch.search.run import load_study_task, resolve_model
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
+from prunesearch.study.setup import load_study_task, resolve_model
 from prunesearch.tasks.base import EvalSet
 from prunesearch.tasks.kinds.classification import Classification
 

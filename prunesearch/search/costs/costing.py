@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.costs import Costs
 from prunesearch.cost.counting.flops import MacCosts, count_macs
 from prunesearch.cost.counting.memory_costs import MemoryCosts
 from prunesearch.cost.energy.pricing import EnergyCosts
@@ -19,7 +20,6 @@ from prunesearch.pruning.apply import Handle, runnable
 from prunesearch.search.costs.latency import Across, LoadCosts
 from prunesearch.search.costs.objectives import Objective, make_objectives
 from prunesearch.search.costs.study_table import cost_table
-from prunesearch.search.solve.dynamic import Costs
 from prunesearch.search.space.space import Space
 from prunesearch.study.config import Load, RunConfig
 from prunesearch.study.folder import StudyFolder

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prunesearch.core.schedule import Schedule, kept_count
+from prunesearch.cost.costs import Costs
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.percentile import Tail
-from prunesearch.search.solve.dynamic import Costs
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from prunesearch.core.budget import UNITS, Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.schedule import Schedule
-from prunesearch.search.solve.dynamic import Costs
+from prunesearch.cost.costs import Costs
 
 __all__ = ["UNITS", "Objective", "make_objectives", "parse_objectives"]
 

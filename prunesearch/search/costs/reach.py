@@ -9,9 +9,11 @@ from typing import NoReturn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, parse_method
+from prunesearch.cost.costs import Costs
 from prunesearch.search.costs.objectives import Objective
-from prunesearch.search.solve.dynamic import Costs, Seed, solve, spread
-from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.solve.losses import Sensitivities
+from prunesearch.search.solve.seed import Seed, spread
+from prunesearch.search.solve.solver import solve
 from prunesearch.search.space.space import Space
 from prunesearch.study.front import digits
 

@@ -7,21 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from prunesearch.core.registry import Entry, Registry
-
 if TYPE_CHECKING:
     from prunesearch.core.schedule import Schedule
     from prunesearch.search.trials.ask_tell import Search
     from prunesearch.search.trials.evaluate import Evaluation, Rival
     from prunesearch.study.trials import TrialRecord
 
-ENGINES = Registry(
-    "engine",
-    {
-        "local": Entry("prunesearch.search.engines.local:make_local_engine", "in this process, one after another"),
-        "ray": Entry("prunesearch.search.engines.ray:make_ray_engine", "Ray Tune, on this machine or a cluster"),
-    },
-)
 _POLL_S = 0.2  # between two looks at what other processes do
 
 Stop = Callable[["Search"], bool]

@@ -20,7 +20,7 @@ from prunesearch.search.finish.candidates import Bounds, blind_note, hypervolume
 from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.finish.remeasure import Measured, Remeasurer
 from prunesearch.search.finish.verdict import Judge
-from prunesearch.search.solve.dynamic import spread
+from prunesearch.search.solve.seed import spread
 from prunesearch.search.trials.evaluate import Evaluation, Evaluator
 from prunesearch.study import front as schema
 from prunesearch.study.config import RunConfig

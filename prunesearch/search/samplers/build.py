@@ -3,53 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunesearch.core.registry import Entry, Registry
+from prunesearch.search.samplers.context import SamplerContext
 
 if TYPE_CHECKING:
     import optuna
 
-    from prunesearch.search.costs.objectives import Objective
-    from prunesearch.search.solve.sensitivity import Sensitivities
-    from prunesearch.search.space.space import Space
 
-_HERE = "prunesearch.search.samplers.build"
 _POPULATION = 20
-
-SAMPLERS = Registry(
-    "sampler",
-    {
-        "guided": Entry(f"{_HERE}:guided", "expected front growth by the cost table and the one-stage losses"),
-        "tpe": Entry(f"{_HERE}:tpe", "multi-objective tree-structured Parzen estimator"),
-        "nsga2": Entry(f"{_HERE}:nsga2", "NSGA-II"),
-        "nsga3": Entry(f"{_HERE}:nsga3", "NSGA-III, for three objectives and more"),
-        "gp": Entry(f"{_HERE}:gp", "Gaussian processes and expected hypervolume; takes seconds a trial"),
-        "evolution": Entry(f"{_HERE}:evolution", "evolutionary search of the Length-Adaptive Transformer"),
-        "qmc": Entry(f"{_HERE}:qmc", "quasi-random draws (Sobol); learns nothing"),
-        "random": Entry(f"{_HERE}:random", "independent uniform draws; learns nothing"),
-    },
-)
-
-
-@dataclass(frozen=True)
-class SamplerContext:
-    """What a sampler may know.
-
-    Attributes:
-        space: what may be proposed.
-        objectives: what is minimised beside the loss (in the order of the study's values 1, 2, ...), and bounds.
-        sensitivities: of the space; None where nothing was measured.
-        seed: of everything random.
-    """
-
-    space: Space
-    objectives: Sequence[Objective]
-    sensitivities: Sensitivities | None = None
-    seed: int = 0
 
 
 def guided(context: SamplerContext) -> optuna.samplers.BaseSampler:

@@ -20,13 +20,14 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.spatial import KDTree
 
 from prunesearch.core.schedule import Schedule
-from prunesearch.search.samplers.build import SamplerContext
+from prunesearch.search.samplers.context import SamplerContext
 from prunesearch.search.samplers.improvement import LOST, Staircase
 from prunesearch.search.samplers.surrogate import LossModel
-from prunesearch.search.solve.dynamic import Solves, solver_for
 from prunesearch.search.solve.gaussian import Array
 from prunesearch.search.solve.loss_surface import FLOOR
-from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.solve.losses import Sensitivities
+from prunesearch.search.solve.seed import Solves
+from prunesearch.search.solve.solver import solver_for
 from prunesearch.search.space.moves import neighbours
 
 Verified = tuple[Schedule, float]  # with its loss in nats

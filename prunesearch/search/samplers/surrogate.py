@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from prunesearch.core.schedule import Schedule
 from prunesearch.search.solve.gaussian import Array, Posterior
 from prunesearch.search.solve.loss_surface import FLOOR, method_kernel
-from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.moves import sites_of
 from prunesearch.search.space.space import Space
 

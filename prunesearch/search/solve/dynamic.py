@@ -6,9 +6,7 @@ additive loss that reaches it. Exact for the additive model up to the width of a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,83 +14,12 @@ from numpy.typing import NDArray
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, parse_method
-from prunesearch.search.solve.sensitivity import Sensitivities
-from prunesearch.search.space.listed import ListedSpace
+from prunesearch.cost.costs import Costs
+from prunesearch.search.solve.losses import Sensitivities
+from prunesearch.search.solve.seed import Seed, spread
 from prunesearch.search.space.space import Space
 
 _BUCKETS = 500
-T = TypeVar("T")
-
-
-class Costs(Protocol):
-    """What the solver asks of a table, all in the objective's unit (ms a batch, or mJ an input)."""
-
-    def predict(self, schedule: Schedule) -> float:
-        """A whole schedule."""
-
-    def attention(self, n: int, biased: bool) -> float:
-        """One block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
-
-    def mlp(self, n: int) -> float:
-        """One block's MLP half at `n` tokens."""
-
-    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
-        """One stage."""
-
-    @property
-    def stem(self) -> float:
-        """Everything before the first block, and the head."""
-
-    def head(self, n: int) -> float:
-        """What `n` tokens at the end cost more or less than the whole sequence."""
-
-
-@dataclass(frozen=True)
-class Seed:
-    """A schedule proposed by the solver, with the additive loss (nats) and the cost (ms or mJ) predicted for it."""
-
-    schedule: Schedule
-    loss: float
-    cost: float
-
-
-def solve(space: Space, sensitivities: Sensitivities, costs: Costs, limit: float, points: int) -> list[Seed]:
-    """Return up to `points` seeds spread evenly over the costs of the additive front, dearest first.
-
-    Args:
-        limit: no seed costs more than this.
-    """
-    return solver_for(space, costs, limit).solve(sensitivities, points)
-
-
-def solver_for(space: Space, costs: Costs, limit: float) -> Solves:
-    """The solver that fits the kind of a space."""
-    from prunesearch.search.solve.listing import ListedSolver  # it builds on what is here
-
-    return ListedSolver(space, costs, limit) if isinstance(space, ListedSpace) else Solver(space, costs, limit)
-
-
-def spread(items: list[T], points: int, value: Callable[[T], float]) -> list[T]:
-    """Choose up to `points` items whose values lie most evenly between the extremes; keeps the order."""
-    if len(items) <= points:
-        return items
-    values = np.array([value(item) for item in items])
-    chosen: list[int] = []
-    free = np.ones(len(items), dtype=bool)
-    for target in np.linspace(values[0], values[-1], points):
-        nearest = int(np.where(free, abs(values - target), np.inf).argmin())
-        free[nearest] = False
-        chosen.append(nearest)
-    return [items[i] for i in sorted(chosen)]
-
-
-class Solves(Protocol):
-    """Finds the front of a space for given one-stage losses."""
-
-    def solve(self, sensitivities: Sensitivities, points: int) -> list[Seed]:
-        """Up to `points` seeds spread evenly over the front's costs, dearest first."""
-
-
 State = tuple[int, bool]  # keep level, are token sizes in play
 
 

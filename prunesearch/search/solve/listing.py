@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import parse_method
-from prunesearch.search.solve.dynamic import Costs, Seed, spread
-from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.cost.costs import Costs
+from prunesearch.search.solve.losses import Sensitivities
+from prunesearch.search.solve.seed import Seed, spread
 from prunesearch.search.space.listed import ListedSpace, Shape
 
 Array = NDArray[np.float64]

@@ -7,11 +7,8 @@ optimistic side names the cells to measure next, until the front rests on measur
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prunesearch.core.errors import CorruptFileError
-from prunesearch.core.files import write_text_atomic
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
 from prunesearch.search.solve.loss_surface import Cell, LossSurface
+from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.moves import sites_of
 from prunesearch.search.space.space import Space
 from prunesearch.tasks.base import Batch, EvalSet, Outputs, Task
 
 if TYPE_CHECKING:
-    from prunesearch.search.solve.dynamic import Costs, Solves
+    from prunesearch.cost.costs import Costs
+    from prunesearch.search.solve.seed import Solves
 
 _ROUND = 12  # cells measured between two looks at the front
 _OPTIMISM = 1.0  # standard deviations
@@ -38,78 +35,6 @@ _GOLDEN = 0.618034  # steps of this fraction fill an interval evenly at any numb
 # Activations that enter every block are kept between rounds up to this size; beyond it they are computed again.
 _CACHE_BYTES = 512 * 2**20
 _FRONT = 500
-
-
-@dataclass(frozen=True)
-class Sensitivities:
-    """`loss[i, g, m]`: mean `Task.divergence` at `layers[i]`, keep level `g` (0: whole sequence), `methods[m]`.
-
-    Attributes:
-        sd: standard deviation of its logarithm, of the same shape.
-        samples: calibration rows that a cell was measured on.
-        measured: cells that were measured; the others are predicted from them.
-        passes: what measuring cost, in forwards of one row through the unpruned model.
-        seconds: how long it took.
-    """
-
-    layers: list[int]
-    keeps: list[float]
-    methods: list[str]
-    loss: NDArray[np.float64]
-    sd: NDArray[np.float64]
-    samples: int
-    measured: int
-    passes: float = 0.0
-    seconds: float = 0.0
-
-    def added(self, layer: int, before: int, after: int) -> NDArray[np.float64]:
-        """What a stage from one level to another adds to the loss, by every method, `[methods]`.
-
-        D(after) times the share of tokens that the stage removes over the share removed since the start: tokens gone
-        before cannot be lost again, but those that are left are worth more. On verified schedules of trained
-        classifiers this is twice as close as the difference D(after) - D(before), which a change of method fools.
-
-        Args:
-            layer: index into `layers`.
-            before, after: keep levels, `before < after`.
-        """
-        gone = 1 - self.keeps[after] / self.keeps[before]
-        stage: NDArray[np.float64] = self.loss[layer, after] * (gone / (1 - self.keeps[after]))
-        return stage
-
-    def estimate(self, schedule: Schedule) -> float:
-        """Additive estimate of a schedule's loss: the sum of what its stages add."""
-        total, last = 0.0, 0
-        for stage in schedule:
-            i, g = self.layers.index(stage.layer), self.keeps.index(stage.keep)
-            total += float(self.added(i, last, g)[self.methods.index(stage.method)])
-            last = g
-        return total
-
-    def with_loss(self, loss: NDArray[np.float64]) -> Sensitivities:
-        """The same with other losses."""
-        return replace(self, loss=loss)
-
-    @classmethod
-    def free(cls, space: Space) -> Sensitivities:
-        """As if nothing were lost anywhere."""
-        zeros = np.zeros((len(space.layers), len(space.keeps), len(space.methods)))
-        return cls(space.layers, space.keeps, space.methods, zeros, zeros, 0, 0)
-
-    def save(self, path: Path) -> None:
-        """Write as JSON, atomically."""
-        data = {**self.__dict__, "loss": self.loss.tolist(), "sd": self.sd.tolist()}
-        write_text_atomic(path, json.dumps(data))
-
-    @classmethod
-    def load(cls, path: Path) -> Sensitivities:
-        """Read what `save` wrote."""
-        try:
-            data = json.loads(path.read_text())
-            arrays = {name: np.asarray(data[name], dtype=float) for name in ("loss", "sd")}
-            return cls(**{**data, **arrays})
-        except (ValueError, TypeError, KeyError):
-            raise CorruptFileError(f"'{path}' is not readable: delete it, and the run measures it again") from None
 
 
 def measure_sensitivities(
@@ -136,7 +61,7 @@ def measure_sensitivities(
         seed: of where the first cells lie.
         advance: told, after each round, the units spent since the last.
     """
-    from prunesearch.search.solve.dynamic import solver_for
+    from prunesearch.search.solve.solver import solver_for
 
     started = time.monotonic()
     rows = split.take(min(samples, max(_LEAST_ROWS, split.n // 8)))

@@ -19,11 +19,12 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import SAMPLERS
 from prunesearch.core.schedule import Schedule
 from prunesearch.search.costs.objectives import Objective
-from prunesearch.search.samplers.build import SAMPLERS, SamplerContext
+from prunesearch.search.samplers.context import SamplerContext
 from prunesearch.search.samplers.projection import ProjectedSampler
-from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.space import Space
 from prunesearch.search.trials.evaluate import Evaluation, Rival
 from prunesearch.search.trials.incumbents import Incumbent, Incumbents, pack_rows, unpack_rows

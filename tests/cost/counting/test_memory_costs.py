@@ -84,8 +84,8 @@ def test_macs_are_the_closed_form_exactly_and_add_up(model):
 def test_the_front_that_is_solved_for_by_the_mean_holds_the_best_of_every_peak():
     """All one- and two-stage schedules of a small space, priced one by one."""
     from prunesearch.core.pareto import hypervolume_2d
-    from prunesearch.search.solve.dynamic import solve
-    from prunesearch.search.solve.sensitivity import Sensitivities
+    from prunesearch.search.solve.losses import Sensitivities
+    from prunesearch.search.solve.solver import solve
     from prunesearch.search.space.space import Space, SpaceFile
 
     made, inputs = build("vit"), inputs_of("vit", (14, 14))

@@ -13,7 +13,7 @@ from prunesearch.cost.energy import schedules as energy_schedules
 from prunesearch.cost.energy.counters import Unavailable
 from prunesearch.cost.energy.schedules import FITTED, fit_table_energy, measure_schedule_energy, open_meter
 from prunesearch.cost.energy.window import EnergyMeter
-from prunesearch.cost.timing.validate import measure_table
+from prunesearch.cost.measure import measure_table
 from prunesearch.pruning.apply import apply_, handle_of
 from tests.support.known_device import known_table, one_line
 from tests.support.simulated_power import HookedClock, hooked, true_costs

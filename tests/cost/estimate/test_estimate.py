@@ -22,7 +22,7 @@ from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import find_profile, specs
 from prunesearch.cost.tables.specs import read_json, validate
 from prunesearch.cost.tables.table_records import Cells
-from prunesearch.cost.timing.validate import draw_unseen
+from prunesearch.cost.timing.unseen import draw_unseen
 from prunesearch.pruning.apply import apply_, handle_of
 from tests.support.small_models import CASES, LOOKS_AT_VALUES, build, inputs_of
 

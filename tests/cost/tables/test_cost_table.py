@@ -13,7 +13,7 @@ from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.surface import Line, fit_straight_line
 from prunesearch.cost.tables.table_records import Cells
 from prunesearch.cost.timing.build import typical_ms
-from prunesearch.cost.timing.validate import unseen_schedules
+from prunesearch.cost.timing.unseen import unseen_schedules
 from tests.support.known_machine import COUNTS, METHODS, SHAPE, synthetic_walks, table_of, true_ms, true_total
 
 

@@ -6,8 +6,8 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.cost.measure import measure_table
 from prunesearch.cost.timing.concurrency import _describe, background_load, build
-from prunesearch.cost.timing.validate import measure_table
 from prunesearch.pruning.families.find import find_encoder
 
 

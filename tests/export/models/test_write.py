@@ -13,7 +13,8 @@ import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.export.models.card import model_card, timing_text
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
-from prunesearch.export.models.write import ModelExport, Timing, check_batches, export_model, find_model_format
+from prunesearch.export.models.record import ModelExport, Timing
+from prunesearch.export.models.write import check_batches, export_model, find_model_format
 from prunesearch.export.schedules.native import provenance_of
 from tests.support.small_models import build, inputs_of
 

@@ -11,7 +11,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.costs.reach import cheapest_methods, check_reachable, seeds_within
-from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.solve.losses import Sensitivities
 from tests.support.fakes import LinearCosts, make_space
 
 

@@ -11,10 +11,10 @@ from prunesearch.cost.tables.device_profile import find_profile
 from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.costs.study_table import cost_table, profile_table, say_table
-from prunesearch.search.run import load_study_task
 from prunesearch.search.space.space import Space, SpaceFile
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
+from prunesearch.study.setup import load_study_task
 from prunesearch.study.target import Target
 from tests.support.known_device import (
     CONDITIONS,

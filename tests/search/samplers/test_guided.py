@@ -12,7 +12,7 @@ import torch
 from prunesearch.core.pareto import hypervolume_2d
 from prunesearch.core.schedule import Schedule
 from prunesearch.search.costs.objectives import Objective
-from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.space import Space
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluation

@@ -10,7 +10,7 @@ import pytest
 from prunesearch.core.schedule import Schedule
 from prunesearch.search.samplers.surrogate import LossModel
 from prunesearch.search.solve.loss_surface import FLOOR
-from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.space import Space
 from tests.support.fakes import make_space
 

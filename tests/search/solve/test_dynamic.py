@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from prunesearch.core.schedule import Schedule
-from prunesearch.search.solve.dynamic import solve, spread
-from prunesearch.search.solve.sensitivity import Sensitivities
+from prunesearch.search.solve.losses import Sensitivities
+from prunesearch.search.solve.seed import spread
+from prunesearch.search.solve.solver import solve
 from prunesearch.search.space.space import Space
 from tests.support.fakes import DEPTH, LinearCosts
 

@@ -10,9 +10,11 @@ from prunesearch.core.pareto import hypervolume_2d
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.pruning.apply import Handle
 from prunesearch.search.solve import sensitivity
-from prunesearch.search.solve.dynamic import Solver, solve
+from prunesearch.search.solve.dynamic import Solver
 from prunesearch.search.solve.loss_surface import LossSurface
-from prunesearch.search.solve.sensitivity import Probe, Sensitivities, first_cells, measure_sensitivities, next_cells
+from prunesearch.search.solve.losses import Sensitivities
+from prunesearch.search.solve.sensitivity import Probe, first_cells, measure_sensitivities, next_cells
+from prunesearch.search.solve.solver import solve
 from prunesearch.search.space.space import Space
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks.base import Task

@@ -1,0 +1,98 @@
+"""Schedules that a cost table has not seen, and its predictions against their measurements."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule, Stage, parse_method
+from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.tables.table_records import Shape, Validation
+from prunesearch.cost.timing.samples import Samples
+
+UNSEEN = 30  # schedules for a validation
+
+
+MOST_STAGES = 4
+
+
+def unseen_schedules(
+    table: CostTable, methods: Sequence[str], *, count: int = UNSEEN, most_stages: int = MOST_STAGES, seed: int = 1
+) -> list[Schedule]:
+    """Random schedules in the table's grid: 1 to 4 stages, methods mixed, half of the widths between grid points."""
+    widths = {cell.n for cell in table.cells.mlp}
+    return draw_unseen(table.shape, widths, methods, count=count, most_stages=most_stages, seed=seed)
+
+
+def draw_unseen(
+    shape: Shape,
+    counts: Iterable[int],
+    methods: Sequence[str],
+    *,
+    count: int = UNSEEN,
+    most_stages: int = MOST_STAGES,
+    seed: int = 1,
+    between: bool = True,
+) -> list[Schedule]:
+    """`unseen_schedules` for a table that is still to be measured on the widths `counts`.
+
+    Without `between`, all widths lie on the grid (a compiled model must compile each new one).
+    """
+    rng = random.Random(seed)
+    widths = sorted(set(counts) - {shape.tokens})
+    found: list[Schedule] = []
+    if not widths or not methods:
+        return found
+    for _ in range(50 * count):
+        if len(found) == count:
+            break
+        stages = rng.randint(1, min(most_stages, shape.depth, len(widths)))
+        pool = widths if not between or rng.random() < 0.5 else range(widths[0], widths[-1] + 1)
+        chosen = sorted(rng.sample(list(pool), stages), reverse=True)
+        layers = sorted(rng.sample(range(shape.depth), stages))
+        schedule = Schedule(
+            Stage(layer, (n - shape.protected) / (shape.tokens - shape.protected), *parse_method(rng.choice(methods)))
+            for layer, n in zip(layers, chosen, strict=True)
+        )
+        if schedule not in found:
+            found.append(schedule)
+    return found
+
+
+def compare(
+    table: CostTable,
+    schedules: Sequence[Schedule],
+    samples: Sequence[Samples],
+    pace: Sequence[Sequence[float]],
+) -> CostTable:
+    """Return the table with its error on `schedules` stored, given the timings of their whole forwards.
+
+    Errors are |predicted - measured| / measured of medians; the first schedule is the unpruned model, which the table
+    has seen and which therefore does not count. A timing is divided by the machine's `pace` then, as the walks around
+    it tell (1: as usual): a handful of timings on a machine that wanders by tenths says little of a per cent otherwise.
+
+    Raises:
+        PruneSearchError: if fewer than 3 schedules were unseen.
+    """
+    if len(schedules) < 4:
+        raise PruneSearchError(f"`schedules >= 3` must hold for a validation, but got {max(len(schedules) - 1, 0)}")
+    real = np.array([np.median(np.divide(s.ms, p)) for s, p in zip(samples, pace, strict=True)])
+    predicted = np.array([table.predict(s) for s in schedules])
+    error = (predicted / real - 1)[1:]
+    validation = Validation(
+        mape=float(np.abs(error).mean()),
+        worst=float(np.abs(error).max()),
+        bias=float(error.mean()),
+        rank_correlation=float(np.nan_to_num(spearmanr(predicted[1:], real[1:])[0])),  # NaN where all are equal
+        unseen=len(schedules) - 1,
+        schedules=[str(s) for s in schedules],
+        predicted_ms=predicted.tolist(),
+        measured_ms=real.tolist(),
+        samples_us=[[round(ms * 1e3, 1) for ms in s.ms] for s in samples],
+        pace=[[round(p, 4) for p in paces] for paces in pace],
+    )
+    return table.model_copy(update={"validation": validation})

@@ -1,0 +1,87 @@
+"""One-stage losses: what the model loses when its only reduction is at one block."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunesearch.core.errors import CorruptFileError
+from prunesearch.core.files import write_text_atomic
+from prunesearch.core.schedule import Schedule
+from prunesearch.search.space.space import Space
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """`loss[i, g, m]`: mean `Task.divergence` at `layers[i]`, keep level `g` (0: whole sequence), `methods[m]`.
+
+    Attributes:
+        sd: standard deviation of its logarithm, of the same shape.
+        samples: calibration rows that a cell was measured on.
+        measured: cells that were measured; the others are predicted from them.
+        passes: what measuring cost, in forwards of one row through the unpruned model.
+        seconds: how long it took.
+    """
+
+    layers: list[int]
+    keeps: list[float]
+    methods: list[str]
+    loss: NDArray[np.float64]
+    sd: NDArray[np.float64]
+    samples: int
+    measured: int
+    passes: float = 0.0
+    seconds: float = 0.0
+
+    def added(self, layer: int, before: int, after: int) -> NDArray[np.float64]:
+        """What a stage from one level to another adds to the loss, by every method, `[methods]`.
+
+        D(after) times the share of tokens that the stage removes over the share removed since the start: tokens gone
+        before cannot be lost again, but those that are left are worth more. On verified schedules of trained
+        classifiers this is twice as close as the difference D(after) - D(before), which a change of method fools.
+
+        Args:
+            layer: index into `layers`.
+            before, after: keep levels, `before < after`.
+        """
+        gone = 1 - self.keeps[after] / self.keeps[before]
+        stage: NDArray[np.float64] = self.loss[layer, after] * (gone / (1 - self.keeps[after]))
+        return stage
+
+    def estimate(self, schedule: Schedule) -> float:
+        """Additive estimate of a schedule's loss: the sum of what its stages add."""
+        total, last = 0.0, 0
+        for stage in schedule:
+            i, g = self.layers.index(stage.layer), self.keeps.index(stage.keep)
+            total += float(self.added(i, last, g)[self.methods.index(stage.method)])
+            last = g
+        return total
+
+    def with_loss(self, loss: NDArray[np.float64]) -> Sensitivities:
+        """The same with other losses."""
+        return replace(self, loss=loss)
+
+    @classmethod
+    def free(cls, space: Space) -> Sensitivities:
+        """As if nothing were lost anywhere."""
+        zeros = np.zeros((len(space.layers), len(space.keeps), len(space.methods)))
+        return cls(space.layers, space.keeps, space.methods, zeros, zeros, 0, 0)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        data = {**self.__dict__, "loss": self.loss.tolist(), "sd": self.sd.tolist()}
+        write_text_atomic(path, json.dumps(data))
+
+    @classmethod
+    def load(cls, path: Path) -> Sensitivities:
+        """Read what `save` wrote."""
+        try:
+            data = json.loads(path.read_text())
+            arrays = {name: np.asarray(data[name], dtype=float) for name in ("loss", "sd")}
+            return cls(**{**data, **arrays})
+        except (ValueError, TypeError, KeyError):
+            raise CorruptFileError(f"'{path}' is not readable: delete it, and the run measures it again") from None
