@@ -32,9 +32,9 @@ from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.cost.counting.flops import closed_form_gmacs
 from prunesearch.cost.devices.device import describe_device
 from prunesearch.cost.measure import measure_table
+from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.surface import Line, ReducePoint, ReduceSurface
-from prunesearch.cost.tables.table_records import Shape
 from prunesearch.cost.timing.clock import clock_for, undisturbed
 from prunesearch.cost.timing.unseen import draw_unseen
 from prunesearch.pruning.apply import Handle, apply_
@@ -120,7 +120,7 @@ def bench(name: str, rows: int, args: argparse.Namespace) -> dict[str, Any]:
     inputs = random_inputs(model, rows)
     methods = SpaceFile.load(None).methods()
     with apply_(model, Schedule()) as handle:
-        from prunesearch.cost.timing.build import describe_shape
+        from prunesearch.cost.shape import describe_shape
 
         shape = describe_shape(model, handle, inputs)
         counts = grid(shape, COUNTS)

@@ -17,11 +17,12 @@ from torch import nn
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.schedule import Schedule, kept_count
+from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device
-from prunesearch.cost.energy.counters import Unavailable
 from prunesearch.cost.energy.schedules import fit_table_energy, open_meter
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.measure import measure_table
+from prunesearch.cost.shape import Shape, conditions_of, describe_shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import (
     Energy,
@@ -31,13 +32,11 @@ from prunesearch.cost.tables.device_profile import (
     spec_called,
     user_root,
 )
-from prunesearch.cost.tables.table_records import Shape
-from prunesearch.cost.timing.build import conditions_of, describe_shape
 from prunesearch.cost.timing.modes import MODES
 from prunesearch.cost.timing.unseen import UNSEEN
-from prunesearch.cost.timing.walk import borrowed
 from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import runnable
+from prunesearch.pruning.borders import borrowed
 from prunesearch.search.space.space import SpaceFile
 from prunesearch.tasks.base import Inputs
 from prunesearch.tasks.loading import check_attention, check_device, check_dtype

@@ -17,7 +17,7 @@ from prunesearch.core.files import write_text_atomic
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.devices.device import describe_device
-from prunesearch.cost.timing.build import conditions_of
+from prunesearch.cost.shape import conditions_of
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import apply_
 from prunesearch.study.folder import StudyFolder

@@ -9,15 +9,17 @@ from torch import Tensor, nn
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.devices.gpu_state import is_throttled, read_gpu_state
+from prunesearch.cost.shape import describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.timing.build import build_table, describe_shape, typical_ms
+from prunesearch.cost.timing.build import build_table, typical_ms
 from prunesearch.cost.timing.clock import Clock, clock_for
 from prunesearch.cost.timing.concurrency import background_load
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.samples import Samples, wait_until_quiet
 from prunesearch.cost.timing.unseen import UNSEEN, compare, draw_unseen
 from prunesearch.cost.timing.validate import _settle
-from prunesearch.cost.timing.walk import Walks, borrowed, device_of
+from prunesearch.cost.timing.walk import Walks
+from prunesearch.pruning.borders import borrowed
 
 
 def measure_table(

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunesearch.pruning.apply import Handle
+from prunesearch.core.schedule import Schedule
+from prunesearch.pruning.apply import Handle, apply_, handle_of
 from prunesearch.pruning.families.blocks import Layout
 
 Watcher = Callable[[], None]
@@ -67,3 +68,20 @@ def watched(handle: Handle, entering: Watcher, passing: Watcher = _nothing) -> I
         yield
     finally:
         handle.encoder = encoder
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[Handle]:
+    """Yield the handle of `model`, a new one if it carries none; afterwards the model is as it was before."""
+    handle = handle_of(model)
+    if handle is None:
+        with apply_(model, Schedule()) as handle:
+            yield handle
+        return
+    schedule, trace, encoder = handle.schedule, handle.trace, handle.encoder
+    handle.trace = None  # tracing costs time that no deployed model pays
+    try:
+        yield handle
+    finally:
+        handle.trace, handle.encoder = trace, encoder
+        handle.set(schedule)

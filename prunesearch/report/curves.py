@@ -89,12 +89,12 @@ def curves_html(tables: Sequence[CostTable], title: str) -> str:
     }
     parts = {
         "title": html.escape(title),
-        "style": resource("assets/style.css") + resource("curves.css"),
+        "style": resource("assets/style.css") + resource("templates/curves.css"),
         "data": inert_json(data),
         "plotly": plotly_js(),
-        "script": resource("curves.js"),
+        "script": resource("templates/curves.js"),
     }
-    return fill_template("curves_template.html", parts)
+    return fill_template("curves.html", parts)
 
 
 def block_curve_of(table: CostTable) -> BlockCurve:

@@ -10,11 +10,11 @@ from typing import Any
 
 
 def fill_template(name: str, parts: Mapping[str, str]) -> str:
-    """Put `parts` in place of their `{{names}}` in a template of this package.
+    """Put `parts` in place of their `{{names}}` in a file of `templates`.
 
     One pass, so that no part is searched for the names of the others.
     """
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], resource(name))
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], resource(f"templates/{name}"))
 
 
 def inert_json(data: Any) -> str:

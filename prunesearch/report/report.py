@@ -75,9 +75,9 @@ def report_html(
         "body": body,
         "data": inert_json(data),
         "plotly": plotly_js(),
-        "script": resource("assets/theme.js") + resource("report.js"),
+        "script": resource("assets/theme.js") + resource("templates/report.js"),
     }
-    return fill_template("report_template.html", parts)
+    return fill_template("report.html", parts)
 
 
 def _page(study: StudyView, frozen: Frozen) -> list[Component]:

@@ -13,7 +13,7 @@ from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import ENGINES
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.energy.counters import Unavailable
+from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.energy.schedules import open_meter
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.progress import Reporter

@@ -16,8 +16,8 @@ from prunesearch.commands.profile import EFFORTS, ProfileConfig, default_name, d
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, kept_count, parse_method
+from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device
-from prunesearch.cost.energy.counters import Unavailable
 from prunesearch.cost.tables.device_profile import Profile, find_profile
 from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import runnable

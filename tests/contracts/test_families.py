@@ -12,10 +12,11 @@ from torch import nn
 import prunesearch as ps
 from prunesearch.core.registry import MERGES
 from prunesearch.cost.counting.flops_report import flops_report
-from prunesearch.cost.timing.build import describe_shape
+from prunesearch.cost.shape import describe_shape
 from prunesearch.cost.timing.clock import clock_for
 from prunesearch.cost.timing.modes import runner_for
-from prunesearch.cost.timing.walk import Walker, borrowed
+from prunesearch.cost.timing.walk import Walker
+from prunesearch.pruning.borders import borrowed
 from prunesearch.pruning.families.find import FAMILIES, find_encoder
 from prunesearch.pruning.families.pooling import alive_mass
 from tests.support.small_models import BACKENDS, CASES, answer, build, inputs_of, last_hidden, rows, tokens_of

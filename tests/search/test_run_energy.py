@@ -11,10 +11,10 @@ from rich.console import Console
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.energy import schedules as energy_schedules
-from prunesearch.cost.energy.counters import Unavailable
-from prunesearch.cost.energy.fit import EnergyFit
 from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.tables.energy_fit import EnergyFit
 from prunesearch.cost.timing import validate
 from prunesearch.report.show import show_front
 from prunesearch.search import run as run_module

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, Shape, Validation
+from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, Validation
 
 COUNTS = [16, 24, 32, 40, 48, 56, 64, 72, 96, 128, 160, 197]
 EDGES = [32, 64, 96, 128, 160, 197]  # of `stairs`

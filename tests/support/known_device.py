@@ -14,11 +14,11 @@ import yaml
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from prunesearch.cli.app import app as cli
+from prunesearch.cli.app import main
 from prunesearch.core.schedule import Schedule, parse_method
-from prunesearch.cost.energy.fit import EnergyFit
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Energy, Profile
+from prunesearch.cost.tables.energy_fit import EnergyFit
 from prunesearch.cost.tables.table_records import Cells, Validation
 from tests.support.known_machine import SHAPE, synthetic_walks, table_of, true_total
 
@@ -158,7 +158,7 @@ def command(monkeypatch: Any, capsys: Any, *args: str) -> tuple[int, str, str]:
     capsys.readouterr()
     code = 0
     try:
-        cli.main()
+        main()
     except SystemExit as done:
         code = int(done.code or 0)
     out, err = capsys.readouterr()

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.tables.table_records import Shape
 from prunesearch.cost.timing.build import cells_of, noise_record
 from prunesearch.cost.timing.samples import judge_noise
 from prunesearch.cost.timing.walk import Piece, Walks, piece_names, plan_walks

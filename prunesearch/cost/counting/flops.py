@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.shape import block_weights
 
 if TYPE_CHECKING:
     from prunesearch.pruning.families.find import Encoder
@@ -114,11 +115,6 @@ class MacCosts:
     def head(self, n: int) -> float:
         """Nothing: it works on one token."""
         return 0.0
-
-
-def block_weights(block: nn.Module) -> int:
-    """Weights of all linear layers of a block: its MACs per token, attention's products of tokens apart."""
-    return sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Linear))
 
 
 def _around_blocks(encoder: Encoder, tokens: int) -> int:

@@ -17,9 +17,9 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.counting.flops import closed_form_gmacs, count_macs
 from prunesearch.cost.counting.memory import Memory, peak_activation_mib
-from prunesearch.cost.timing.build import conditions_of, describe_shape
-from prunesearch.cost.timing.walk import borrowed
+from prunesearch.cost.shape import conditions_of, describe_shape
 from prunesearch.pruning.apply import Handle
+from prunesearch.pruning.borders import borrowed
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pynvml
 import torch
 
-from prunesearch.cost.energy.counters import Unavailable
+from prunesearch.cost.devices.counter import Unavailable
 
 # names of NVML's clock event reasons, formerly throttle reasons; the constants are nvmlClocksEventReason<value>
 _REASONS = {

@@ -13,6 +13,7 @@ import torch
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import Entry, Registry
+from prunesearch.cost.devices.counter import Unavailable
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,6 @@ class EnergyCounter(Protocol):
 
     def close(self) -> None:
         """End what the counter runs in the background."""
-
-
-@dataclass(frozen=True)
-class Unavailable:
-    """There is no counter, or it does not tell of this device alone: why, and the way out, in one line."""
-
-    reason: str
 
 
 # given a device: its counter, why there is none, or None if this kind of counter has nothing to do with such a device

@@ -11,8 +11,9 @@ import pynvml
 import torch
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.gpu_state import Gpu, mig_enabled, open_gpu, virtualization
-from prunesearch.cost.energy.counters import Reading, Unavailable
+from prunesearch.cost.energy.counters import Reading
 
 POLL_S = 0.05  # boards renew their power every 20 to 100 ms
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.energy.fit import EnergyFit
 from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.tables.energy_fit import EnergyFit
 
 
 @dataclass(frozen=True)

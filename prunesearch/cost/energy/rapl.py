@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.cost.energy.counters import Reading, Unavailable
+from prunesearch.cost.devices.counter import Unavailable
+from prunesearch.cost.energy.counters import Reading
 
 _SYSFS = Path("/sys/class")
 _SENSORS = ("coretemp", "k10temp", "zenpower")

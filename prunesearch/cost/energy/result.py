@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy.stats import t as student_t  # type: ignore[attr-defined]
+
+from prunesearch.cost.shape import Record
 
 TICKS_LIMIT = 30  # counter updates in a window; fewer, and its edges are off by more than 3 %
 SPREAD_LIMIT = 0.03  # standard deviation of a job's windows, relative to their median
@@ -17,20 +19,6 @@ KEPT_LIMIT = 2  # windows that did not throttle
 
 # the standard error of a median is this much that of a mean (normal samples, many of them; less for few)
 _MEDIAN_TO_MEAN = math.sqrt(math.pi / 2)
-
-
-class Record(BaseModel):
-    """A part of a JSON file."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class EnergySource(Record):
-    """The counter: its name, what its energy is of, and how often it is renewed (None if it stood still)."""
-
-    name: str
-    covers: str
-    update_period_s: float | None = Field(default=None, gt=0)
 
 
 class EnergyWindow(Record):

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.gpu_state import read_gpu_state
-from prunesearch.cost.energy.counters import Unavailable, open_counter
-from prunesearch.cost.energy.fit import EnergyFit, fit_energy
+from prunesearch.cost.energy.counters import open_counter
+from prunesearch.cost.energy.fit import fit_energy
 from prunesearch.cost.energy.window import EnergyMeter, EnergyRun, measure_energy
+from prunesearch.cost.shape import device_of
 from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.tables.energy_fit import EnergyFit
 from prunesearch.cost.timing.modes import Eager, runner_for
 from prunesearch.cost.timing.unseen import draw_unseen
-from prunesearch.cost.timing.walk import borrowed, device_of
+from prunesearch.pruning.borders import borrowed
 
 FITTED = 9  # schedules that the powers are fitted to, the unpruned model among them
 

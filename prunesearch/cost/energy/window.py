@@ -18,7 +18,8 @@ from typing import Generic, TypeVar
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.devices.gpu_state import GpuState, throttle_reasons
 from prunesearch.cost.energy.counters import EnergyCounter, Reading
-from prunesearch.cost.energy.result import EnergyResult, EnergySource, EnergyWindow, JobWindow, judge_windows
+from prunesearch.cost.energy.result import EnergyResult, EnergyWindow, JobWindow, judge_windows
+from prunesearch.cost.tables.energy_fit import EnergySource
 from prunesearch.cost.timing.clock import time_bar, undisturbed
 
 MIN_WINDOW_S = 5.0

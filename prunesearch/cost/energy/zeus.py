@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.cost.energy.counters import Reading, Unavailable
+from prunesearch.cost.devices.counter import Unavailable
+from prunesearch.cost.energy.counters import Reading
 
 _TEGRA = Path("/etc/nv_tegra_release")  # there is one on every Jetson
 _JETSON_PERIOD_S = 0.1  # zeus polls a Jetson's power; the other counters are the hardware's own

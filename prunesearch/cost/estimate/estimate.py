@@ -23,13 +23,15 @@ from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, parse_method
 from prunesearch.cost.estimate.ops import inputs_to_meta, record, to_meta
 from prunesearch.cost.estimate.roofline import Efficiency, Mode, Roofline, RooflineClock
+from prunesearch.cost.shape import Shape, conditions_of, describe_shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.specs import DTYPES, DeviceSpec, Dtype, read_json, validate
-from prunesearch.cost.tables.table_records import Cell, Cells, NoiseRecord, Shape, Validation
-from prunesearch.cost.timing.build import cells_of, check_counts, conditions_of, describe_shape
+from prunesearch.cost.tables.table_records import Cell, Cells, NoiseRecord, Validation
+from prunesearch.cost.timing.build import cells_of, check_counts
 from prunesearch.cost.timing.modes import Eager
-from prunesearch.cost.timing.walk import Walker, Walks, borrowed, plan_walks
+from prunesearch.cost.timing.walk import Walker, Walks, plan_walks
 from prunesearch.pruning.apply import Handle, handle_of
+from prunesearch.pruning.borders import borrowed
 
 ESTIMATOR = data_folder("hw_profiles") / "estimator.json"
 _ATTENTION = ("sdpa", "eager")

@@ -14,8 +14,9 @@ from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.shape import BLOCK_KEY, Shape
 from prunesearch.cost.tables.surface import Line, ReducePoint, ReduceSurface, fit_straight_line
-from prunesearch.cost.tables.table_records import BLOCK_KEY, Cells, Shape, TableFacts, first_error
+from prunesearch.cost.tables.table_records import Cells, TableFacts, first_error
 
 _VERSION = 2
 

@@ -18,9 +18,10 @@ from pydantic import Field, ValidationError
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder, write_text_atomic
+from prunesearch.cost.shape import Record, Shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.specs import DeviceSpec
-from prunesearch.cost.tables.table_records import Cells, Record, Shape, TableFacts, Validation, first_error
+from prunesearch.cost.tables.table_records import Cells, TableFacts, Validation, first_error
 
 PROFILE_VERSION = 1
 _FORMAT = "prunesearch.profile"

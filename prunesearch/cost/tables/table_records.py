@@ -4,43 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from prunesearch.cost.energy.fit import EnergyFit
-
-# The key of a block: models that agree in these have blocks that cost the same.
-BLOCK_KEY = ("kind", "width", "heads", "mlp_width", "activation")
-
-
-class Record(BaseModel):
-    """A part of a file: no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class Shape(Record):
-    """What of a model decides its cost. `kind`: how a block computes; `mlp_width`: hidden units of its MLP."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    family: str
-    kind: str
-    depth: int = Field(ge=1)
-    tokens: int = Field(ge=1)
-    protected: int = Field(ge=0)
-    width: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    mlp_width: int = Field(ge=1)
-    activation: str
-
-    @property
-    def block(self) -> tuple[str | int, ...]:
-        """What models must agree in for their blocks to cost the same: the values of `BLOCK_KEY`."""
-        return tuple(getattr(self, name) for name in BLOCK_KEY)
-
-    def describe(self) -> str:
-        """`vit, width 384, 6 heads, MLP 1536, gelu`."""
-        return f"{self.kind}, width {self.width}, {self.heads} heads, MLP {self.mlp_width}, {self.activation}"
+from prunesearch.cost.shape import Record, Shape
+from prunesearch.cost.tables.energy_fit import EnergyFit
 
 
 class Cell(Record):
@@ -56,7 +23,7 @@ class Cell(Record):
     p10_ms: float = Field(ge=0, allow_inf_nan=False)
     p90_ms: float = Field(ge=0, allow_inf_nan=False)
     samples: int = Field(ge=0)
-    samples_us: list[float] = []
+    samples_us: list[float] = Field(default_factory=list)
 
 
 class CountCell(Cell):
@@ -142,11 +109,11 @@ class Validation(Record):
     rank_correlation: float
     unseen: int = Field(ge=1)
     against: str = "unseen schedules on the same device"
-    schedules: list[str] = []
-    predicted_ms: list[float] = []
-    measured_ms: list[float] = []
-    samples_us: list[list[float]] = []
-    pace: list[list[float]] = []
+    schedules: list[str] = Field(default_factory=list)
+    predicted_ms: list[float] = Field(default_factory=list)
+    measured_ms: list[float] = Field(default_factory=list)
+    samples_us: list[list[float]] = Field(default_factory=list)
+    pace: list[list[float]] = Field(default_factory=list)
 
 
 class TableFacts(Record):
@@ -168,7 +135,7 @@ class TableFacts(Record):
     walks: int = Field(ge=0)
     validation: Validation | None = None
     energy: EnergyFit | None = None
-    notes: list[str] = []
+    notes: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -7,27 +7,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import parse_method
-from prunesearch.cost.counting.flops import block_weights
-from prunesearch.cost.devices.device import describe_device, usable_cores
+from prunesearch.cost.devices.device import describe_device
+from prunesearch.cost.shape import Shape, conditions_of, describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, ReduceCell, Shape
+from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, ReduceCell
 from prunesearch.cost.timing.clock import Clock, clock_for
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.samples import Noise, Samples
-from prunesearch.cost.timing.walk import Piece, Walker, Walks, borrowed, device_of, plan_walks, take_walks
-from prunesearch.pruning.apply import Handle
+from prunesearch.cost.timing.walk import Piece, Walker, Walks, plan_walks, take_walks
+from prunesearch.pruning.borders import borrowed
 
 _OUTLIERS = 0.05  # of the walks, at either end, are left out of the means
 _PASSES = 3
 _NEIGHBOURS = 9  # walks that tell the pace of the one in their middle
 _MEDIAN_ERROR = 0.005  # a cell is known well enough when its median is
-_ACTIVATIONS = ("hidden_act", "activation", "activation_function", "hidden_activation", "dense_act_fn")
 _STAGES_EACH = 100  # stages that every scorer and merge needs before walking may stop early
 
 
@@ -108,49 +106,6 @@ def build_table(
         seconds=walks.seconds,
         walks=len(walks.steps),
     )
-
-
-def conditions_of(
-    handle: Handle, inputs: Mapping[str, Tensor], tokens: int, mode: str = "eager", concurrency: int = 1
-) -> dict[str, Any]:
-    """The conditions that a latency holds under, for `CostTable.check_conditions`; on a GPU, threads do not matter."""
-    base, device = handle.encoder.base, device_of(inputs)
-    on_cpu = device.type == "cpu"
-    return {
-        "batch_size": len(next(iter(inputs.values()))),
-        "dtype": str(next(base.parameters()).dtype).removeprefix("torch."),
-        "attention": str(base.config._attn_implementation).removeprefix("prunesearch_"),
-        "mode": mode,
-        "concurrency": concurrency,
-        "threads": torch.get_num_threads() if on_cpu else None,
-        "cores": usable_cores() if on_cpu else None,
-        "tokens": tokens,
-        "device": device.type,
-    }
-
-
-def describe_shape(model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> Shape:
-    """The shape of `model` as it runs on `inputs`; runs one forward."""
-    encoder = handle.encoder
-    with torch.inference_mode(), handle.record_inputs() as hidden:
-        model(**inputs)
-        _, tokens, width = hidden[0].shape
-    return Shape(
-        family=encoder.family.model_type,
-        kind=encoder.family.layout.kind,
-        depth=encoder.depth,
-        tokens=tokens,
-        protected=encoder.protected,
-        width=width,
-        heads=encoder.sizes.num_attention_heads,
-        mlp_width=(block_weights(encoder.blocks[0]) - 4 * width * width) // (2 * width),
-        activation=str(_setting(encoder.sizes, *_ACTIVATIONS)),
-    )
-
-
-def _setting(config: Any, *names: str) -> Any:
-    """The first of `names` that a model's configuration has."""
-    return next(getattr(config, name) for name in names if hasattr(config, name))
 
 
 def noise_record(noise: Noise | None) -> NoiseRecord:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, kept_count
+from prunesearch.cost.shape import device_of
 from prunesearch.cost.timing.modes import runner_for
-from prunesearch.cost.timing.walk import device_of, plan_walks
+from prunesearch.cost.timing.walk import plan_walks
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.attention import base_name
 from prunesearch.pruning.families.find import find_encoder

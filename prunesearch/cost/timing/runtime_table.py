@@ -28,17 +28,18 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule, parse_method
 from prunesearch.cost.devices.device import describe_device
+from prunesearch.cost.shape import Shape, conditions_of, describe_shape
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, ReduceCell, Shape
-from prunesearch.cost.timing.build import check_counts, conditions_of, describe_shape, noise_record
+from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, ReduceCell
+from prunesearch.cost.timing.build import check_counts, noise_record
 from prunesearch.cost.timing.clock import Job, clock_for, measure
 from prunesearch.cost.timing.modes import OnnxRuntime
 from prunesearch.cost.timing.runtimes import onnx_session, write_piece
 from prunesearch.cost.timing.samples import Samples, wait_until_quiet
 from prunesearch.cost.timing.unseen import compare, draw_unseen
-from prunesearch.cost.timing.walk import borrowed
 from prunesearch.pruning.apply import Handle
 from prunesearch.pruning.attention import AttentionView
+from prunesearch.pruning.borders import borrowed
 from prunesearch.pruning.merges import MergeInput
 from prunesearch.pruning.scorers import ScorerInput
 from prunesearch.pruning.tokens import Tokens

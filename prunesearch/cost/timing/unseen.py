@@ -10,8 +10,9 @@ from scipy.stats import spearmanr
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage, parse_method
+from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.tables.table_records import Shape, Validation
+from prunesearch.cost.tables.table_records import Validation
 from prunesearch.cost.timing.samples import Samples
 
 UNSEEN = 30  # schedules for a validation

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.devices.gpu_state import read_gpu_state, settle
+from prunesearch.cost.shape import device_of
 from prunesearch.cost.timing.clock import Clock, Job, clock_for, measure
 from prunesearch.cost.timing.concurrency import background_load
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.samples import Samples
-from prunesearch.cost.timing.walk import borrowed, device_of
+from prunesearch.pruning.borders import borrowed
 
 
 def measure_schedules(

@@ -13,20 +13,16 @@ import itertools
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.cost.timing.clock import Clock, time_bar, undisturbed
 from prunesearch.cost.timing.modes import Eager
 from prunesearch.cost.timing.samples import Noise, OthersWatch, Samples, judge_noise
-from prunesearch.pruning.apply import Handle, apply_, handle_of
 from prunesearch.pruning.borders import watched
 
 # ("stem",), ("head", n), ("attention", n, biased), ("mlp", n), ("reduce", scorer, merge, n_in, n_out)
@@ -55,23 +51,6 @@ class Walks:
         self.steps.append(steps)
         for piece, took in steps:
             self.pieces[piece].ms.append(took)
-
-
-@contextmanager
-def borrowed(model: nn.Module) -> Iterator[Handle]:
-    """Yield the handle of `model`, a new one if it carries none; afterwards the model is as it was before."""
-    handle = handle_of(model)
-    if handle is None:
-        with apply_(model, Schedule()) as handle:
-            yield handle
-        return
-    schedule, trace, encoder = handle.schedule, handle.trace, handle.encoder
-    handle.trace = None  # tracing costs time that no deployed model pays
-    try:
-        yield handle
-    finally:
-        handle.trace, handle.encoder = trace, encoder
-        handle.set(schedule)
 
 
 class Walker:
@@ -222,8 +201,3 @@ def take_walks(
                 break
     walks.noise, walks.seconds = judge_noise(sentinel, watch.share() if alone else None), time.monotonic() - start
     return walks
-
-
-def device_of(inputs: Mapping[str, Tensor]) -> torch.device:
-    """The device that a batch lies on."""
-    return next(iter(inputs.values())).device

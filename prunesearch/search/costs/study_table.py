@@ -11,9 +11,9 @@ from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import parse_method
 from prunesearch.cost.estimate.estimate import estimate_table
 from prunesearch.cost.measure import measure_table
+from prunesearch.cost.shape import conditions_of, describe_shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Profile
-from prunesearch.cost.timing.build import conditions_of, describe_shape
 from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import Handle, runnable
 from prunesearch.search.space.space import Space

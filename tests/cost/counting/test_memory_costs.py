@@ -11,7 +11,7 @@ from prunesearch.core.schedule import Schedule, Stage, parse_method
 from prunesearch.cost.counting.flops import MacCosts, closed_form_gmacs
 from prunesearch.cost.counting.memory import peak_activation_mib
 from prunesearch.cost.counting.memory_costs import MemoryCosts
-from prunesearch.cost.timing.build import describe_shape
+from prunesearch.cost.shape import describe_shape
 from prunesearch.pruning.apply import apply_
 from tests.support.small_models import CASES, build, inputs_of
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from prunesearch.cost.devices import gpu_state
+from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.gpu_state import (
     GpuState,
     describe_gpu,
@@ -14,7 +15,6 @@ from prunesearch.cost.devices.gpu_state import (
     settle,
     throttle_reasons,
 )
-from prunesearch.cost.energy.counters import Unavailable
 from tests.support.fake_nvml import UUID, FakeNvml, error, without_driver
 
 NOT_SUPPORTED = error(pynvml.NVML_ERROR_NOT_SUPPORTED)

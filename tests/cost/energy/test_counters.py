@@ -10,9 +10,10 @@ import torch
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import Entry
 from prunesearch.cost.devices import gpu_state
+from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.energy import counters
 from prunesearch.cost.energy import zeus as energy_zeus
-from prunesearch.cost.energy.counters import COUNTERS, Unavailable, open_counter
+from prunesearch.cost.energy.counters import COUNTERS, open_counter
 from prunesearch.cost.energy.nvml import PolledPower, open_polled_power, open_total_energy
 from prunesearch.cost.energy.rapl import open_rapl
 from prunesearch.cost.energy.replay import ReplayClock

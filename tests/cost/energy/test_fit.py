@@ -3,9 +3,10 @@ import pytest
 from pydantic import ValidationError
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.cost.energy.fit import EnergyFit, fit_energy
-from prunesearch.cost.energy.result import EnergyResult, EnergySource, EnergyWindow, JobWindow
+from prunesearch.cost.energy.fit import fit_energy
+from prunesearch.cost.energy.result import EnergyResult, EnergyWindow, JobWindow
 from prunesearch.cost.energy.window import EnergyRun
+from prunesearch.cost.tables.energy_fit import EnergyFit, EnergySource
 
 POWERS_W = {"attention": 250.0, "mlp": 380.0, "reduce": 120.0, "rest": 90.0}
 ROWS = 8

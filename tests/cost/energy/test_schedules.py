@@ -9,8 +9,8 @@ import torch
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.energy import schedules as energy_schedules
-from prunesearch.cost.energy.counters import Unavailable
 from prunesearch.cost.energy.schedules import FITTED, fit_table_energy, measure_schedule_energy, open_meter
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.measure import measure_table

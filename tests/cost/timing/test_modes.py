@@ -6,8 +6,8 @@ from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.timing.modes import Compiled, CudaGraph, mode_of, runner_for
 from prunesearch.cost.timing.validate import measure_schedules
-from prunesearch.cost.timing.walk import borrowed
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.borders import borrowed
 
 SCHEDULES = [
     Schedule(),

@@ -9,8 +9,8 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.cost.timing.modes import OnnxRuntime, runner_for
 from prunesearch.cost.timing.runtimes import RUNTIMES, load_onnx, needed, onnx_session, trace, write_onnx, write_piece
-from prunesearch.cost.timing.walk import borrowed
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.borders import borrowed
 
 SCHEDULE = Schedule([Stage(0, 0.5, "cls_attention", "drop")])
 

@@ -10,12 +10,14 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.cost.devices.device import usable_cores
 from prunesearch.cost.measure import measure_table
-from prunesearch.cost.timing.build import build_table, describe_shape
+from prunesearch.cost.shape import describe_shape
+from prunesearch.cost.timing.build import build_table
 from prunesearch.cost.timing.modes import Eager
 from prunesearch.cost.timing.unseen import compare, unseen_schedules
 from prunesearch.cost.timing.validate import measure_schedules
-from prunesearch.cost.timing.walk import Walker, borrowed, piece_names, plan_walks, take_walks
+from prunesearch.cost.timing.walk import Walker, piece_names, plan_walks, take_walks
 from prunesearch.pruning.apply import apply_, handle_of
+from prunesearch.pruning.borders import borrowed
 from tests.support.known_machine import COUNTS, METHODS
 
 WIDTHS = [5, 9, 13]  # of 17 tokens
