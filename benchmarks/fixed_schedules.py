@@ -38,14 +38,13 @@ from rich.table import Table
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.pareto import non_dominated
-from prunesearch.core.registry import MERGES
+from prunesearch.core.registry import MERGES, SPACES
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.run import run
 from prunesearch.search.solve.seed import spread
-from prunesearch.search.space.space import KINDS
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder
@@ -107,7 +106,7 @@ def _thirds(depth: int) -> list[int]:
 def _members(kind: str, shape: Shape, scorer: str, merge: str, **keys: Any) -> list[Schedule]:
     """All schedules of a listed space of one method."""
     data = {"format": "prunesearch.space", "version": 1, "kind": kind, "scorers": [scorer], "merges": [merge], **keys}
-    space = KINDS.load(kind).model_validate(data).fit(*shape)
+    space = SPACES.load(kind).model_validate(data).fit(*shape)
     return [space.schedule(members, space.methods[0]) for members in space.shapes]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.registry import Entry, Registry
+from prunesearch.core.registry import make_table
+from prunesearch.core.table import Row
 
 IMAGE, TEXT, FIDELITY = "image-classification", "text-classification", "fidelity"
 TAGS = "token-classification"
@@ -22,7 +23,7 @@ VIDEO, ZERO_SHOT, DETECTION = "video-classification", "zero-shot-image-classific
 
 
 @dataclass(frozen=True)
-class TaskKind(Entry):
+class TaskKind(Row):
     """One row of `TASKS`; `target` loads it from a `request.TaskRequest`.
 
     Attributes:
@@ -160,7 +161,7 @@ TASK_KINDS: dict[str, TaskKind] = {
         metrics=("agreement", "cosine"),
     ),
 }
-TASKS = Registry("task", dict(TASK_KINDS))
+TASKS = make_table("task", TASK_KINDS, TaskKind)
 
 _TAG_METRICS = "prunesearch.tasks.metrics.tag_spans"
 _TEXT_METRICS = "prunesearch.tasks.metrics.written_text"
@@ -170,31 +171,32 @@ _FIDELITY = "prunesearch.tasks.kinds.fidelity"
 _CLASS_METRICS = "prunesearch.tasks.metrics.classes"
 
 # every value is a fraction, and higher is better
-METRICS = Registry(
+METRICS = make_table(
     "metric",
     {
-        "accuracy": Entry(f"{_CLASS_METRICS}:Accuracy", "share of rows whose class is right"),
-        "top5": Entry(f"{_CLASS_METRICS}:TopFive", "share of rows whose class is among the five most probable"),
-        "f1": Entry(f"{_CLASS_METRICS}:BinaryF1", "F1 of class 1, for two classes"),
-        "macro_f1": Entry(f"{_CLASS_METRICS}:MacroF1", "mean of the classes' F1"),
-        "mcc": Entry(f"{_CLASS_METRICS}:Matthews", "Matthews correlation coefficient"),
-        "seqeval_f1": Entry(f"{_TAG_METRICS}:SeqevalF1", "F1 of entities, right in type and both ends"),
-        "token_accuracy": Entry(f"{_TAG_METRICS}:TokenAccuracy", "share of words whose tag is right"),
-        "bleu": Entry(f"{_TEXT_METRICS}:Bleu", "corpus BLEU, as sacrebleu's"),
-        "rouge_l": Entry(f"{_TEXT_METRICS}:RougeL", "F of the longest common subsequence, as rouge-score's"),
-        "answer_f1": Entry(f"{_TEXT_METRICS}:AnswerF1", "F1 of the answer's words, as SQuAD v1.1's"),
-        "exact_match": Entry(f"{_TEXT_METRICS}:ExactMatch", "share of answers that are a reference, as SQuAD v1.1's"),
-        "spearman": Entry(f"{_RANKINGS}:Spearman", "rank correlation of cosines with scores"),
-        "ndcg10": Entry(f"{_RANKINGS}:Ndcg", "gain of the first ten documents, against the best order's"),
-        "word_accuracy": Entry("prunesearch.tasks.metrics.word_errors:WordAccuracy", "1 - word error rate, as jiwer's"),
-        "eer_accuracy": Entry(
+        "accuracy": Row(f"{_CLASS_METRICS}:Accuracy", "share of rows whose class is right"),
+        "top5": Row(f"{_CLASS_METRICS}:TopFive", "share of rows whose class is among the five most probable"),
+        "f1": Row(f"{_CLASS_METRICS}:BinaryF1", "F1 of class 1, for two classes"),
+        "macro_f1": Row(f"{_CLASS_METRICS}:MacroF1", "mean of the classes' F1"),
+        "mcc": Row(f"{_CLASS_METRICS}:Matthews", "Matthews correlation coefficient"),
+        "seqeval_f1": Row(f"{_TAG_METRICS}:SeqevalF1", "F1 of entities, right in type and both ends"),
+        "token_accuracy": Row(f"{_TAG_METRICS}:TokenAccuracy", "share of words whose tag is right"),
+        "bleu": Row(f"{_TEXT_METRICS}:Bleu", "corpus BLEU, as sacrebleu's"),
+        "rouge_l": Row(f"{_TEXT_METRICS}:RougeL", "F of the longest common subsequence, as rouge-score's"),
+        "answer_f1": Row(f"{_TEXT_METRICS}:AnswerF1", "F1 of the answer's words, as SQuAD v1.1's"),
+        "exact_match": Row(f"{_TEXT_METRICS}:ExactMatch", "share of answers that are a reference, as SQuAD v1.1's"),
+        "spearman": Row(f"{_RANKINGS}:Spearman", "rank correlation of cosines with scores"),
+        "ndcg10": Row(f"{_RANKINGS}:Ndcg", "gain of the first ten documents, against the best order's"),
+        "word_accuracy": Row("prunesearch.tasks.metrics.word_errors:WordAccuracy", "1 - word error rate, as jiwer's"),
+        "eer_accuracy": Row(
             "prunesearch.tasks.metrics.equal_error:EqualErrorAccuracy", "1 - equal error rate of misses and alarms"
         ),
-        "map": Entry(f"{_BOX_METRICS}:MeanAveragePrecision", "COCO's AP, mean over IoU 0.5 to 0.95 and classes"),
-        "map50": Entry(f"{_BOX_METRICS}:AveragePrecision50", "COCO's AP at IoU 0.5, mean over classes"),
-        "agreement": Entry(f"{_FIDELITY}:Agreement", "share of rows with the unpruned model's class"),
-        "cosine": Entry(f"{_FIDELITY}:Cosine", "mean cosine to the unpruned model's pooled state"),
+        "map": Row(f"{_BOX_METRICS}:MeanAveragePrecision", "COCO's AP, mean over IoU 0.5 to 0.95 and classes"),
+        "map50": Row(f"{_BOX_METRICS}:AveragePrecision50", "COCO's AP at IoU 0.5, mean over classes"),
+        "agreement": Row(f"{_FIDELITY}:Agreement", "share of rows with the unpruned model's class"),
+        "cosine": Row(f"{_FIDELITY}:Cosine", "mean cosine to the unpruned model's pooled state"),
     },
+    Row,
 )
 
 

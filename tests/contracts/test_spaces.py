@@ -15,13 +15,13 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import data_folder
 from prunesearch.core.pareto import non_dominated
-from prunesearch.core.registry import MERGES, SCORERS
+from prunesearch.core.registry import MERGES, SCORERS, SPACES
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.search.solve.listing import ListedSolver
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.listed import ListedSpace
-from prunesearch.search.space.space import KINDS, Space, SpaceFile
+from prunesearch.search.space.space import Space, SpaceFile
 from tests.support.fakes import LinearCosts
 
 MODELS = {"vit": (12, 197, 1), "text": (6, 64, 2), "short": (4, 17, 1)}  # blocks, tokens, protected
@@ -58,13 +58,13 @@ def draw(space: Space, rng: random.Random) -> dict[str, Any]:
 
 def make(kind: str, **keys: Any) -> SpaceFile:
     data = {"format": "prunesearch.space", "version": 1, "kind": kind, "scorers": ["cls_attention"], "merges": ["fuse"]}
-    found = KINDS.load(kind).model_validate({**data, **keys})  # type: ignore[attr-defined]
+    found = SPACES.load(kind).model_validate({**data, **keys})  # type: ignore[attr-defined]
     assert isinstance(found, SpaceFile)
     return found
 
 
 def test_every_kind_is_shipped() -> None:
-    assert {SpaceFile.load(path).kind for path in SHIPPED} == set(KINDS)
+    assert {SpaceFile.load(path).kind for path in SHIPPED} == set(SPACES)
 
 
 def test_every_draw_is_a_schedule_of_the_space(space: Space) -> None:

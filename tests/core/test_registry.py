@@ -1,58 +1,39 @@
-"""Tables of names: help on a miss, no silent change of meaning, nothing loaded before it is used."""
+"""The tables themselves: every one is listed, every row of it can be loaded, and says what it is."""
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
-from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.registry import MERGES, SCORERS, Entry, Registry
+from prunesearch.core import registry
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import TABLES, find_table
+from prunesearch.core.table import Registry
+
+ROWS = [(table, name) for table in TABLES for name in find_table(table)]
 
 
-def a_scorer() -> str:
-    return "called"
+def test_every_table_of_the_registry_is_listed() -> None:
+    here = [value for value in vars(registry).values() if isinstance(value, Registry)]
+    listed = [find_table(name) for name in TABLES]
+    assert len(here) > 3
+    assert all(any(table is one for one in listed) for table in here)
 
 
-@pytest.fixture
-def table() -> Registry:
-    return Registry("scorer", {"one": Entry("math:sqrt", "a root"), "two": Entry(a_scorer, "here")})
+@pytest.mark.parametrize(("table", "name"), ROWS, ids=["-".join(row) for row in ROWS])
+def test_every_row_loads_and_has_a_line_of_help(table: str, name: str) -> None:
+    found = find_table(table)
+    row = found.entry(name)
+    assert row.help
+    assert "\n" not in row.help
+    assert len(row.help) < 90
+    if isinstance(row.target, str) and ":" in row.target:
+        module = row.target.partition(":")[0]
+        assert importlib.util.find_spec(module) is not None
+    assert found.load(name) is not None
 
 
-def test_rows_are_found_and_loaded(table: Registry) -> None:
-    assert list(table) == ["one", "two"]
-    assert "one" in table
-    assert "three" not in table
-    assert table.load("one")(9) == 3
-    assert table.load("two")() == "called"
-    assert table.entry("one").help == "a root"
-
-
-def test_a_miss_names_the_nearest(table: Registry) -> None:
-    with pytest.raises(PruneSearchError, match=r"unknown scorer 'onee': did you mean 'one'\? Known: one, two"):
-        table.entry("onee")
-    with pytest.raises(PruneSearchError, match=r"unknown scorer 'xyz': Known: one, two"):
-        table.load("xyz")
-
-
-@pytest.mark.parametrize("name", [None, 3, ["one"], {}])
-def test_a_name_that_is_no_name(table: Registry, name: object) -> None:
-    with pytest.raises(PruneSearchError, match="scorer"):
-        table.entry(name)  # type: ignore[arg-type]
-
-
-def test_a_name_that_is_taken_is_refused(table: Registry) -> None:
-    with pytest.raises(PruneSearchError, match="'one' is already registered"):
-        table.register("one", Entry(a_scorer, "other"))
-    table.register("three", Entry(a_scorer, "new"))
-    assert table.load("three") is a_scorer
-
-
-def test_did_you_mean() -> None:
-    assert did_you_mean("fusee", ["drop", "fuse"]) == "did you mean 'fuse'? Known: drop, fuse"
-    assert did_you_mean("qqq", ["drop", "fuse"]) == "Known: drop, fuse"
-
-
-@pytest.mark.parametrize("registry", [SCORERS, MERGES], ids=["scorers", "merges"])
-def test_every_row_loads(registry: Registry) -> None:
-    for name in registry:
-        assert callable(registry.load(name))
-        assert registry.entry(name).help
+def test_a_table_that_is_none() -> None:
+    with pytest.raises(PruneSearchError, match="unknown table 'scorer': did you mean 'scorers'"):
+        find_table("scorer")

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import Entry, Registry
+from prunesearch.core.table import Registry, Row
 from prunesearch.cost.devices.counter import Unavailable
 
 
@@ -55,14 +55,14 @@ Opener = Callable[[torch.device], EnergyCounter | Unavailable | None]
 COUNTERS = Registry(
     "energy counter",
     {
-        "nvml-total-energy": Entry(
+        "nvml-total-energy": Row(
             "prunesearch.cost.energy.nvml:open_total_energy", "NVIDIA GPUs since Volta: the board's own energy counter"
         ),
-        "nvml-power-polled": Entry(
+        "nvml-power-polled": Row(
             "prunesearch.cost.energy.nvml:open_polled_power", "other NVIDIA GPUs: the board's power, polled and summed"
         ),
-        "rapl": Entry("prunesearch.cost.energy.rapl:open_rapl", "Intel and AMD CPUs on Linux: all packages"),
-        "zeus": Entry(
+        "rapl": Row("prunesearch.cost.energy.rapl:open_rapl", "Intel and AMD CPUs on Linux: all packages"),
+        "zeus": Row(
             "prunesearch.cost.energy.zeus:open_zeus", "AMD GPUs, Jetson, Apple silicon: through the zeus package"
         ),
     },

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.registry import Entry, Registry
 from prunesearch.core.schedule import Schedule
+from prunesearch.core.table import Registry, Row
 from prunesearch.cost.timing.runtimes import Forward, load_onnx, trace, write_onnx
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ _WARM_UPS = 3  # forwards before a capture: libraries choose their kernels in th
 MODES = Registry(
     "mode",
     {
-        "eager": Entry(f"{_HERE}:Eager", "op by op, as transformers runs"),
-        "cuda-graph": Entry(f"{_HERE}:CudaGraph", "the whole forward captured in one CUDA graph"),
-        "onnxruntime": Entry(f"{_HERE}:OnnxRuntime", "the whole forward as one graph in ONNX Runtime, on the CPU"),
-        "compile": Entry(f"{_HERE}:Compiled", "torch.compile on each half of a block, stages eager"),
+        "eager": Row(f"{_HERE}:Eager", "op by op, as transformers runs"),
+        "cuda-graph": Row(f"{_HERE}:CudaGraph", "the whole forward captured in one CUDA graph"),
+        "onnxruntime": Row(f"{_HERE}:OnnxRuntime", "the whole forward as one graph in ONNX Runtime, on the CPU"),
+        "compile": Row(f"{_HERE}:Compiled", "torch.compile on each half of a block, stages eager"),
     },
 )
 

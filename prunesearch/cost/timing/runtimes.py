@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import Entry, Registry
+from prunesearch.core.table import Registry, Row
 from prunesearch.pruning.apply import handle_of
 
 _HERE = "prunesearch.cost.timing.runtimes"
@@ -41,9 +41,9 @@ class Forward(Protocol):
 RUNTIMES = Registry(
     "runtime",
     {
-        "torch": Entry(f"{_HERE}:load_program", "torch, the graph of a .pt2 file"),
-        "onnxruntime": Entry(f"{_HERE}:load_onnx", "ONNX Runtime on the CPU"),
-        "openvino": Entry(f"{_HERE}:load_openvino", "OpenVINO on the CPU"),
+        "torch": Row(f"{_HERE}:load_program", "torch, the graph of a .pt2 file"),
+        "onnxruntime": Row(f"{_HERE}:load_onnx", "ONNX Runtime on the CPU"),
+        "openvino": Row(f"{_HERE}:load_openvino", "OpenVINO on the CPU"),
     },
 )
 

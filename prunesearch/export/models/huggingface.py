@@ -23,8 +23,9 @@ from transformers.models.auto import modeling_auto
 
 from prunesearch import __version__
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import MERGES, SCORERS, Entry, Registry
+from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule
+from prunesearch.core.table import Registry
 from prunesearch.export.models.bundle import Bundle, Key
 from prunesearch.export.models.model_format import ModelFormat, ModelSource
 from prunesearch.pruning.families import rows as family_table
@@ -97,13 +98,12 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule) -> str:
     roots: list[Key] = [
         *(_home(SCORERS, name) for name in names["scorer"]),
         *(_home(MERGES, name) for name in names["merge"]),
-        ("prunesearch.core.registry", "Entry"),
         ("prunesearch.pruning.apply", "Handle"),
         ("prunesearch.pruning.apply", "handle_of"),
     ]
     replaced = {
-        ("prunesearch.core.registry", "SCORERS"): 'Registry("scorer", {})',
-        ("prunesearch.core.registry", "MERGES"): 'Registry("merge", {})',
+        ("prunesearch.core.registry", "SCORERS"): 'Registry("scorer", {}, Row)',
+        ("prunesearch.core.registry", "MERGES"): 'Registry("merge", {}, MergeRow)',
         (_TABLE, "ROWS"): f"(\n    {_row(find_encoder(model).family.model_type)},\n)",
         **{(_TABLE, name): "{}" for name in _EMPTIED},
     }
@@ -130,10 +130,10 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule) -> str:
     return head + bundle.source(f"from transformers import {base.__name__}") + tail
 
 
-def _home(registry: Registry, name: str) -> Key:
+def _home(registry: Registry[Any], name: str) -> Key:
     """Where the function behind a name is defined."""
     target = registry.entry(name).target
-    if callable(target) or not target.startswith("prunesearch."):
+    if not isinstance(target, str) or not target.startswith("prunesearch."):
         raise PruneSearchError(
             f"{registry.kind} '{name}' was registered from outside prunesearch, which cannot write it into a file: "
             "choose --to onnx or torch-export"
@@ -142,13 +142,13 @@ def _home(registry: Registry, name: str) -> Key:
     return module, attribute
 
 
-def _registration(table: str, registry: Registry, name: str) -> str:
-    entry = registry.entry(name)
-    usual = Entry(entry.target, entry.help)
-    facts = {f.name: getattr(entry, f.name) for f in fields(entry)}
+def _registration(table: str, registry: Registry[Any], name: str) -> str:
+    row = registry.entry(name)
+    usual = type(row)(row.target, row.help)
+    facts = {f.name: getattr(row, f.name) for f in fields(row)}
     unusual = [f"{key}={value!r}" for key, value in facts.items() if value != getattr(usual, key)]
-    words = [_home(registry, name)[1], json.dumps(entry.help, ensure_ascii=False), *unusual]
-    return f'{table}.register("{name}", Entry({", ".join(words)}))'
+    words = [_home(registry, name)[1], json.dumps(row.help, ensure_ascii=False), *unusual]
+    return f'{table}.register("{name}", {", ".join(words)})'
 
 
 def _row(model_type: str) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import Entry, Registry
 from prunesearch.core.schedule import Schedule
+from prunesearch.core.table import Registry, Row
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
 from prunesearch.export.models.record import ModelExport, Timing
 
@@ -27,13 +27,13 @@ _GRAPHS = "prunesearch.export.models.graphs"
 MODEL_FORMATS = Registry(
     "model format",
     {
-        "hf": Entry(
+        "hf": Row(
             "prunesearch.export.models.huggingface:HUGGING_FACE", "Hugging Face folder that needs no prunesearch"
         ),
-        "onnx": Entry(f"{_GRAPHS}:ONNX", "ONNX file, any batch size"),
-        "torch-export": Entry(f"{_GRAPHS}:TORCH_EXPORT", ".pt2 file for torch.export.load"),
-        "openvino": Entry(f"{_GRAPHS}:OPENVINO", "OpenVINO IR (.xml and .bin)"),
-        "tensorrt": Entry(f"{_GRAPHS}:TENSORRT", "ONNX file and the trtexec line that builds an engine of it"),
+        "onnx": Row(f"{_GRAPHS}:ONNX", "ONNX file, any batch size"),
+        "torch-export": Row(f"{_GRAPHS}:TORCH_EXPORT", ".pt2 file for torch.export.load"),
+        "openvino": Row(f"{_GRAPHS}:OPENVINO", "OpenVINO IR (.xml and .bin)"),
+        "tensorrt": Row(f"{_GRAPHS}:TENSORRT", "ONNX file and the trtexec line that builds an engine of it"),
     },
 )
 _CHECKED_ROWS = (1, 3)  # batch sizes to check, beside the one that is timed

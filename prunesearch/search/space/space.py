@@ -14,19 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder
-from prunesearch.core.registry import MERGES, SCORERS, Entry, Registry
+from prunesearch.core.registry import MERGES, SCORERS, SPACES
 from prunesearch.core.schedule import Schedule, Stage, kept_count, parse_method
 from prunesearch.cost.tables.plateaus import Plateau
-
-KINDS = Registry(
-    "kind of space",
-    {
-        "free": Entry("prunesearch.search.space.space:SpaceFile", "any stages, each with a method of its own"),
-        "progressive": Entry("prunesearch.search.space.progressive:ProgressiveFile", "tokens fall along a curve"),
-        "multi-stage": Entry("prunesearch.search.space.multi_stage:MultiStageFile", "fixed sites (EViT, DynamicViT)"),
-        "constant-r": Entry("prunesearch.search.space.constant_r:ConstantRFile", "as many tokens a block (ToMe)"),
-    },
-)
 
 
 class SpaceFile(BaseModel):
@@ -95,7 +85,7 @@ class SpaceFile(BaseModel):
         if not isinstance(data, dict):
             raise PruneSearchError(f"space file '{path}' must be a mapping; see docs/search-spaces.md")
         try:
-            return cast(type[SpaceFile], KINDS.load(data.get("kind", "free"))).model_validate(data)
+            return cast(type[SpaceFile], SPACES.load(data.get("kind", "free"))).model_validate(data)
         except ValidationError as error:
             where, message = _first_error(error)
             raise PruneSearchError(f"space file '{path}'{where}: {message}; see docs/search-spaces.md") from None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import Entry
+from prunesearch.core.table import Registry, Row
 from prunesearch.cost.devices import gpu_state
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.energy import counters
@@ -55,12 +55,12 @@ def test_without_a_gpu_cuda_has_one_reason_said_once():
 def test_the_first_that_opens_is_taken_and_reasons_are_collected(monkeypatch):
     one, two = object(), object()
     rows = {"a": lambda d: Unavailable("no a"), "b": lambda d: None, "c": lambda d: one, "d": lambda d: two}
-    table = counters.Registry("energy counter", {name: Entry(open_, "") for name, open_ in rows.items()})
+    table = Registry("energy counter", {name: Row(open_, "") for name, open_ in rows.items()})
     monkeypatch.setattr(counters, "COUNTERS", table)
     assert open_counter("cpu") is one
     del rows["c"], rows["d"]
     rows["e"] = lambda d: Unavailable("no e")
-    table = counters.Registry("energy counter", {name: Entry(open_, "") for name, open_ in rows.items()})
+    table = Registry("energy counter", {name: Row(open_, "") for name, open_ in rows.items()})
     monkeypatch.setattr(counters, "COUNTERS", table)
     assert open_counter("cpu") == Unavailable("no a; no e")
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import MERGES, SCORERS, Entry
+from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.cost.estimate.ops import Op, inputs_to_meta, record, record_forward, to_meta
 from prunesearch.pruning.apply import apply_, handle_of
@@ -170,9 +170,10 @@ def test_a_product_without_a_rule_is_refused_not_forgotten(monkeypatch):
 
 
 def test_registered_scorers_are_priced_like_ours(ghost, batch):
-    SCORERS.register("sum_of_keys", Entry(lambda inputs: inputs.attention.key.float().sum((1, 3)).abs(), "for a test"))
-    try:
-        with apply_(ghost, Schedule([Stage(0, 0.5, "sum_of_keys")])):
+    def total(inputs):
+        return inputs.attention.key.float().sum((1, 3)).abs()
+
+    with SCORERS.registered("sum_of_keys", total, "for a test"):
+        schedule = Schedule([Stage(0, 0.5, "sum_of_keys")])
+        with apply_(ghost, schedule):
             assert record_forward(ghost, inputs_to_meta(batch, F32))
-    finally:
-        del SCORERS._entries["sum_of_keys"]

@@ -12,7 +12,7 @@ import torch
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import SCORERS, Entry
+from prunesearch.core.registry import SCORERS
 from prunesearch.export.models.huggingface import HUGGING_FACE, modelling_file
 from prunesearch.export.models.model_format import ModelSource
 from prunesearch.export.models.write import export_model
@@ -112,12 +112,10 @@ def test_the_file_has_no_undefined_name(elsewhere, tmp_path):
 
 def test_what_has_no_source_here_is_refused():
     model = build("vit")
-    SCORERS.register("outside", Entry(lambda inputs: inputs.attention.key.sum((1, 3)), "of a user"))
-    try:
+    with SCORERS.registered("outside", lambda inputs: inputs.attention.key.sum((1, 3)), "of a user"):
+        schedule = ps.Schedule([ps.Stage(0, 0.5, "outside")])
         with pytest.raises(PruneSearchError, match=r"'outside' was registered from outside .* choose --to onnx"):
-            modelling_file(model, ps.Schedule([ps.Stage(0, 0.5, "outside")]))
-    finally:
-        del SCORERS._entries["outside"]
+            modelling_file(model, schedule)
 
     class Mine(type(model)):
         pass
