@@ -149,7 +149,7 @@ class Comparison:
         self.name, self.args = name, args
         self.config: RunConfig = config_of(name)
         study = f"fixed-{name}"
-        run(self.config, study, root=args.root, quiet=args.json)
+        run(self.config, study, root=args.root)
         self.folder = StudyFolder.open(study, args.root)
         self.table = CostTable.load(self.folder.cost_table)
 
@@ -173,7 +173,7 @@ class Comparison:
 
     def points(self) -> list[Point]:
         """Measure and evaluate all; the unpruned model first."""
-        task, predict, front = load_study_task(self.config, quiet=True), clamped(self.table), self.front()
+        task, predict, front = load_study_task(self.config), clamped(self.table), self.front()
         rivals = self.rivals(min(map(predict, front)))
         chosen = [(OURS, Schedule()), *((OURS, s) for s in front), *rivals]
         handle = apply_(task.model, Schedule(), seed=self.config.seed)

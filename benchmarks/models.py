@@ -80,11 +80,11 @@ class Bench:
         return self.table.predict(Schedule())
 
 
-def open_bench(name: str, table_path: Path, *, seconds: float, quiet: bool = True, **settings: Any) -> Bench:
+def open_bench(name: str, table_path: Path, *, seconds: float, **settings: Any) -> Bench:
     """Load the model called `name`; its cost table is read from `table_path`, or measured now and kept there."""
     config = config_of(name, **settings)
     space_file = SpaceFile.load(config.space_path)
-    task = load_study_task(config, quiet=quiet)
+    task = load_study_task(config)
     handle = apply_(task.model, Schedule(), seed=config.seed)
     space = space_file.fit(handle.encoder.depth, task.tokens, handle.encoder.protected)
     if table_path.exists():
@@ -96,7 +96,6 @@ def open_bench(name: str, table_path: Path, *, seconds: float, quiet: bool = Tru
             counts=space.counts[1:],
             methods=runnable(space.methods, config.attention),
             time_budget_s=seconds,
-            quiet=quiet,
             patience_s=0.0,
         )
         table_path.parent.mkdir(parents=True, exist_ok=True)

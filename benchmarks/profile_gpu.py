@@ -15,8 +15,9 @@ import itertools
 import time
 from pathlib import Path
 
+from prunesearch.cli.live import Live
 from prunesearch.commands.profile import EFFORTS, ProfileConfig, profile
-from prunesearch.progress import Reporter
+from prunesearch.core.events import listening
 from prunesearch.tasks.shapes import SHAPES
 
 _SHAPES = ["deit-small", "vit-base", "bert-base", "deit-tiny", "minilm-l6"]
@@ -45,7 +46,6 @@ def main() -> None:
     deadline = time.monotonic() + 60 * args.minutes
     cell_s = EFFORTS["quick"].seconds * 1.3 + 10 + (0 if args.no_energy else ENERGY_S)
     cells = list(itertools.product(args.modes, args.shapes, args.batch_sizes, args.dtypes))
-    reporter = Reporter()
     for done, (mode, shape, rows, dtype) in enumerate(cells):
         if time.monotonic() + cell_s > deadline:
             print(f"time is up after {done} of {len(cells)} cells: the same command goes on")
@@ -54,7 +54,8 @@ def main() -> None:
             models=[shape], device=args.device, name=args.name, batch_sizes=[rows], dtypes=[dtype], mode=mode,
             effort="quick", energy=not args.no_energy, root=args.out, patience_s=0.0,
         )  # fmt: skip
-        profile(config, reporter)
+        with listening(Live()):
+            profile(config)
     print(f"all {len(cells)} cells are there")
 
 

@@ -50,7 +50,7 @@ def demo(batch: int) -> tuple[ModelSource, Any]:
     from prunesearch.study.config import RunConfig
     from prunesearch.study.setup import load_study_task
 
-    task = load_study_task(RunConfig.build(), quiet=True)
+    task = load_study_task(RunConfig.build())
     front = Front.load(ROOT / "studies" / "example" / "front.json")
     point = front.point(POINT)
     assert point is not None

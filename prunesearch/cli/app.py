@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from prunesearch import __version__
+from prunesearch.cli.border import answer, interruptible, quietly
 from prunesearch.cli.dashboard import register as register_dashboard
-from prunesearch.cli.devices import StudyArgument, interruptible, register
+from prunesearch.cli.devices import StudyArgument, register
 from prunesearch.cli.export import register as register_export
 from prunesearch.cli.models import register as register_models
 from prunesearch.cli.values import SeveralValues, parse_loads
@@ -36,6 +37,7 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from; goes anywhere.")] = False,
 ) -> None:
     pass
 
@@ -151,8 +153,8 @@ def run(
         from prunesearch.report.loggers import check_logger
 
         check_logger(log)
-    with interruptible("finished trials are kept"):
-        front = search(config, study, quiet=quiet or json)
+    with quietly(quiet or json), interruptible("finished trials are kept"):
+        front = search(config, study)
     _print_front(front, json)
     if log is not None:
         _log(log, front, config.storage)
@@ -233,9 +235,7 @@ def _print_front(front: Any, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line; bad input ends in one line and exit code 2."""
-    try:
-        app()
-    except PruneSearchError as error:
-        typer.echo(f"prunesearch: {error}", err=True)
-        sys.exit(2)
+    """Run the command line; whatever goes wrong ends in one line, and exit code 2."""
+    code = answer(app, sys.argv[1:])
+    if code:
+        sys.exit(code)

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from prunesearch.cli.border import interruptible, quietly
 from prunesearch.cli.values import SeveralValues
 from prunesearch.core.errors import PruneSearchError
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study under studies/, or its folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print the result alone.")]
-
-
-@contextlib.contextmanager
-def interruptible(kept: str) -> Iterator[None]:
-    """Within the block, Ctrl-C ends the command with code 130 and one line that says what is kept."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"prunesearch: interrupted; {kept}, and the same command resumes", err=True)
-        raise typer.Exit(130) from None
 
 
 def profile(
@@ -53,7 +42,6 @@ def profile(
     from prunesearch.commands.profile import ProfileConfig, plot_profile
     from prunesearch.commands.profile import profile as measure
     from prunesearch.cost.timing.modes import mode_of
-    from prunesearch.progress import Reporter
 
     if quick and full:
         raise PruneSearchError("--quick and --full exclude each other: choose one")
@@ -72,12 +60,11 @@ def profile(
         redo=redo,
         root=folder,
     )
-    reporter = Reporter(quiet)
-    with interruptible("finished tables are kept"):
-        found = measure(config, reporter)
+    with quietly(quiet), interruptible("finished tables are kept"):
+        found = measure(config)
     if plot is not None:
         plot_profile(found, plot)
-        reporter.say(f"written: {plot}")
+        typer.echo(f"written: {plot}", err=True)
     typer.echo(found.folder)
 
 
@@ -109,7 +96,8 @@ def verify(
     from prunesearch.study.folder import load_front
 
     folder, front = load_front(study)
-    found = measure(folder, front, device=device, seconds=seconds, quiet=quiet or json)
+    with quietly(quiet or json):
+        found = measure(folder, front, device=device, seconds=seconds)
     if json:
         _print_json(found.model_dump())
     else:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.events import say
 from prunesearch.core.schedule import Schedule, kept_count
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device
@@ -34,7 +35,6 @@ from prunesearch.cost.tables.device_profile import (
 )
 from prunesearch.cost.timing.modes import MODES
 from prunesearch.cost.timing.unseen import UNSEEN
-from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import runnable
 from prunesearch.pruning.borders import borrowed
 from prunesearch.search.space.space import SpaceFile
@@ -117,7 +117,7 @@ class ProfileConfig:
             check_profile_name(self.name)
 
 
-def profile(config: ProfileConfig, reporter: Reporter, meter: EnergyMeter | None = None) -> Profile:
+def profile(config: ProfileConfig, meter: EnergyMeter | None = None) -> Profile:
     """Measure every model, dtype and batch size that the profile lacks; each table is written when it is done.
 
     Interrupted, the same call goes on where it was. `meter`: of the device's energy; None opens its own if asked for.
@@ -128,29 +128,27 @@ def profile(config: ProfileConfig, reporter: Reporter, meter: EnergyMeter | None
     config.check()
     found = open_profile(config)
     cells = list(itertools.product(config.models, config.dtypes, config.batch_sizes))
-    reporter.say(f"profile {found.name}: {len(cells)} tables on {found.device['name']}, {_bound(config, len(cells))}")
-    opened = _energy_meter(config, found, reporter, meter) if config.energy else None
+    say(f"profile {found.name}: {len(cells)} tables on {found.device['name']}, {_bound(config, len(cells))}")
+    opened = _energy_meter(config, found, meter) if config.energy else None
     try:
         for number, cell in enumerate(cells, start=1):
             model, dtype, rows = cell
             label = f"[{number}/{len(cells)}] {model}, batch {rows}, {dtype}"
-            _measure_cell(config, found, opened, cell, label, reporter)
+            _measure_cell(config, found, opened, cell, label)
     finally:
         if opened is not None and opened is not meter:
             opened.counter.close()
     return found
 
 
-def _energy_meter(
-    config: ProfileConfig, found: Profile, reporter: Reporter, meter: EnergyMeter | None
-) -> EnergyMeter | None:
+def _energy_meter(config: ProfileConfig, found: Profile, meter: EnergyMeter | None) -> EnergyMeter | None:
     """The meter of the device; where there is none, the profile says why, and latency is measured all the same."""
     opened = meter or open_meter(config.device)
     if isinstance(opened, Unavailable):
         found.energy = Energy(status="unavailable", reason=opened.reason)
         if found.tables or found.out_of_memory:  # else there is nothing yet that it could be said of
             found.save()
-        reporter.say(f"energy is unavailable: {opened.reason}")
+        say(f"energy is unavailable: {opened.reason}")
         return None
     found.energy = Energy(status="measured", source=f"{opened.counter.name} ({opened.counter.covers})")
     return opened
@@ -207,26 +205,25 @@ def _measure_cell(
     meter: EnergyMeter | None,
     cell: tuple[str, str, int],
     label: str,
-    reporter: Reporter,
 ) -> None:
     model, dtype, rows = cell
     attention = check_attention(config.attention)
     built = load_shape(model, attention=attention, dtype=check_dtype(dtype), device=config.device)
     shape, conditions = _facts(built, random_inputs(built, 1, config.length), rows, config)
     if found.has(shape, conditions, energy=meter is not None) and not config.redo:
-        reporter.say(f"{label}: kept from before")
+        say(f"{label}: kept from before")
         return
     started = time.monotonic()
     try:
-        table = _measure(config, built, random_inputs(built, rows, config.length), shape, meter, label, reporter)
+        table = _measure(config, built, random_inputs(built, rows, config.length), shape, meter, label)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         found.put_out_of_memory(OutOfMemory(model=_name(model), shape=shape, conditions=conditions))
-        reporter.say(f"{label}: out of memory, recorded as such")
+        say(f"{label}: out of memory, recorded as such")
         return
     found.put(CostTable(**{**dict(table), "model": _name(model), "source": f"profile '{found.name}'"}))
-    reporter.say(f"{label}: {describe(table)} ({time.monotonic() - started:.0f} s)")
+    say(f"{label}: {describe(table)} ({time.monotonic() - started:.0f} s)")
 
 
 def _name(model: str) -> str:
@@ -249,9 +246,8 @@ def _measure(
     shape: Shape,
     meter: EnergyMeter | None,
     label: str,
-    reporter: Reporter,
 ) -> CostTable:
-    effort, quiet = EFFORTS[config.effort], reporter.quiet or not reporter.console.is_terminal
+    effort = EFFORTS[config.effort]
     bar_label = label.partition("] ")[2]
     methods = runnable(SpaceFile.load(None).methods(), check_attention(config.attention))
     table = measure_table(
@@ -260,7 +256,6 @@ def _measure(
         counts=grid(shape, effort.counts),
         methods=methods,
         time_budget_s=effort.seconds,
-        quiet=quiet,
         mode=config.mode,
         concurrency=config.concurrency,
         unseen=UNSEEN,
@@ -270,7 +265,7 @@ def _measure(
     )
     if meter is None:
         return table
-    fit = fit_table_energy(table, meter, built, inputs, methods=methods, repeats=effort.windows, quiet=quiet)
+    fit = fit_table_energy(table, meter, built, inputs, methods=methods, repeats=effort.windows)
     return CostTable(**{**dict(table), "energy": fit})
 
 

@@ -38,7 +38,7 @@ def transfer_study(
     config = RunConfig.build(**{**front.config, "device": "cpu"})
     there = RunConfig.build(**{**front.config, "dtype": dtype or config.dtype, "mode": mode or config.mode})
     trials = read_trials(**place)
-    task = load_study_task(config, quiet=True)
+    task = load_study_task(config)
     with apply_(task.model, Schedule()) as handle:
         encoder = handle.encoder
         space = SpaceFile.load(config.space_path).fit(encoder.depth, task.tokens, encoder.protected)

@@ -71,9 +71,7 @@ class Verification(BaseModel):
     lost: list[str]
 
 
-def verify(
-    folder: StudyFolder, front: Front, *, device: str | None = None, seconds: float = 25.0, quiet: bool = False
-) -> Verification:
+def verify(folder: StudyFolder, front: Front, *, device: str | None = None, seconds: float = 25.0) -> Verification:
     """Measure every point of a front, and the unpruned model, interleaved; written to `verify.json` of the study.
 
     Args:
@@ -81,7 +79,6 @@ def verify(
         front: its front.
         device: torch device to measure on; None: that of the study, or what of its kind is at hand.
         seconds: wall time; every point is measured ten times in any case.
-        quiet: no progress bar.
 
     Raises:
         PruneSearchError: if the front has no point, the device is not here, or model or data cannot be loaded.
@@ -95,7 +92,7 @@ def verify(
     from prunesearch.study.setup import load_study_task
 
     config = RunConfig.build(**{**front.config, "device": device})
-    task = load_study_task(config, quiet=True)
+    task = load_study_task(config)
     inputs = task.timing_inputs(config.batch_size)
     schedules = [Schedule(), *(p.to_schedule() for p in front.points)]
     with apply_(task.model, Schedule()) as handle:
@@ -105,7 +102,6 @@ def verify(
             inputs,
             schedules,
             time_budget_s=seconds,
-            quiet=quiet,
             label="verifying",
             mode=config.mode,
             concurrency=config.concurrency,

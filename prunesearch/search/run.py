@@ -11,12 +11,12 @@ from optuna import Study
 
 from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import moving, plan, say, step
 from prunesearch.core.registry import ENGINES
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.energy.schedules import open_meter
 from prunesearch.cost.energy.window import EnergyMeter
-from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.search.costs.costing import Coster, Costing
 from prunesearch.search.costs.lengths import with_buckets
@@ -54,6 +54,7 @@ from prunesearch.study.trials import (
 from prunesearch.tasks.base import EvalSet, Task
 
 _FALLBACKS = 24  # schedules inside the budget, at hand for proposals that cannot be brought inside
+_STEPS = 6  # loading, costs, sensitivities, search, holdout, measurement
 
 
 def run(
@@ -61,7 +62,6 @@ def run(
     study: str | None = None,
     *,
     root: Path = DEFAULT_ROOT,
-    quiet: bool = False,
     task: Task | None = None,
     meter: EnergyMeter | None = None,
 ) -> Front:
@@ -73,24 +73,22 @@ def run(
         config: all settings.
         study: name of the study; None for `default_study(config)`.
         root: folder of studies.
-        quiet: print nothing.
         task: a task made by the caller, in place of loading `config.model` and `config.data`.
         meter: of the device's energy; None opens the device's own where energy is an objective or a budget.
 
     Raises:
         PruneSearchError: for bad input, in one line; nothing that was finished is lost.
     """
-    reporter = Reporter(quiet)
+    plan(_STEPS)
     folder = StudyFolder.create(study or default_study(config), root)
-    with Alone(folder, reporter) as lock:
-        return _run(config, folder, lock, reporter, task, meter)
+    with Alone(folder) as lock:
+        return _run(config, folder, lock, task, meter)
 
 
 def _run(
     config: RunConfig,
     folder: StudyFolder,
     lock: Alone,
-    reporter: Reporter,
     task: Task | None,
     meter: EnergyMeter | None,
 ) -> Front:
@@ -100,24 +98,24 @@ def _run(
     if folder.front.exists():
         front = Front.load(folder.front)
         if _is_complete(front, config):
-            reporter.say(f"study {folder.name} is complete; --trials N goes on, another --study starts anew")
+            say(f"study {folder.name} is complete; --trials N goes on, another --study starts anew")
             return front
     space_file = SpaceFile.load(config.space_path)
     model, target = resolve_model(config), resolve_target(config.device)
     opened = _open_meter(target) if target.here and meter is None and config.needs_energy else None
-    reporter.step(f"loading {model.name}")
+    step(f"loading {model.name}")
     if task is None:
-        task = load_study_task(config, quiet=reporter.quiet)
+        task = load_study_task(config)
     elif config.engine != "local":
         raise PruneSearchError(f"a task made by the caller is evaluated by engine 'local', but got '{config.engine}'")
     config, task = with_buckets(config, task)
     for note in task.notes:
-        reporter.say(f"      {note}")
+        say(f"{note}")
     if target.dtype(config.dtype) != config.dtype:
-        reporter.say(f"      quality is evaluated in float32 on this CPU; costs are those of {config.dtype}")
+        say(f"quality is evaluated in float32 on this CPU; costs are those of {config.dtype}")
     handle = apply_(task.model, Schedule(), seed=config.seed)
     try:
-        return _Run(config, folder, lock, model, task, handle, space_file, target, meter or opened, reporter).go()
+        return _Run(config, folder, lock, model, task, handle, space_file, target, meter or opened).go()
     finally:
         handle.remove()
         if opened is not None:
@@ -129,7 +127,7 @@ def load_evaluate(settings: dict[str, Any]) -> Evaluate:
     config = RunConfig(**settings)
     if config.device.startswith("cuda:"):  # a worker sees its own GPU alone
         config = config.model_copy(update={"device": "cuda"})
-    task = load_study_task(config, quiet=True)
+    task = load_study_task(config)
     handle = apply_(task.model, Schedule(), seed=config.seed)
     evaluator = Evaluator(task, handle, task.calibration.take(config.search_samples))
     return lambda schedule, rival: evaluator.evaluate(schedule, rival=rival)
@@ -156,10 +154,9 @@ class _Run:
         space_file: SpaceFile,
         target: Target,
         meter: EnergyMeter | None,
-        reporter: Reporter,
     ) -> None:
         self.config, self.folder, self.lock, self.model, self.task = config, folder, lock, model, task
-        self.handle, self.target, self.meter, self.reporter = handle, target, meter, reporter
+        self.handle, self.target, self.meter = handle, target, meter
         encoder = handle.encoder
         self.space = space_file.fit(encoder.depth, task.tokens, encoder.protected)
         self.unpruned_quality = 0.0  # on the search's calibration rows
@@ -178,7 +175,6 @@ class _Run:
             self.space,
             self.target,
             self.meter,
-            self.reporter,
         ).find()
         self.space = costing.space
         self.folder.save_config(self.config.model_dump(mode="json"))  # what was refused until here leaves no trace
@@ -215,14 +211,13 @@ class _Run:
             unpruned_calibration=self.unpruned_quality,
             calibration_rows=split.n,
             search=self._search_info(costing, sensitivities, split.n, stopped),
-            reporter=self.reporter,
         ).go()
 
     def _remeasurer(self, costing: Costing) -> Remeasurer | None:
         """None where the device whose costs count is not at hand."""
         if not self.target.here:
             return None
-        return Remeasurer(self.config, self.task, self.handle, costing, self.meter, self.reporter)
+        return Remeasurer(self.config, self.task, self.handle, costing, self.meter)
 
     def _open_study(self) -> Study:
         return open_study(objectives=self.config.minimised, **study_place(self.folder, self.config.storage))
@@ -249,12 +244,12 @@ class _Run:
     def _sensitivities(self, objective: Objective, split: EvalSet) -> Sensitivities:
         path = self.folder.path / "sensitivities.json"
         if path.exists():
-            self.reporter.step("sensitivities: kept from before")
+            step("sensitivities: kept from before")
             return Sensitivities.load(path)
         config, space = self.config, self.space
         cells = len(space.layers) * (len(space.keeps) - 1) * len(space.methods)
-        self.reporter.step(f"sensitivities: one-stage losses where the front could change ({cells} cells in all)")
-        with self.reporter.bar("sensitivities", config.sensitivity_units) as bar:
+        step(f"sensitivities: one-stage losses where the front could change ({cells} cells in all)")
+        with moving("sensitivities", config.sensitivity_units) as bar:
             found = measure_sensitivities(
                 self.task,
                 self.handle,
@@ -268,9 +263,7 @@ class _Run:
                 advance=bar.advance,
             )
         found.save(path)
-        self.reporter.say(
-            f"      {found.measured} cells on {found.samples} rows, in {found.passes / split.n:.1f} full evaluations"
-        )
+        say(f"{found.measured} cells on {found.samples} rows, in {found.passes / split.n:.1f} full evaluations")
         return found
 
     def _search(
@@ -282,7 +275,7 @@ class _Run:
         seeds: list[Seed],
     ) -> str | None:
         """Evaluate until a limit is reached; return which."""
-        config, reporter = self.config, self.reporter
+        config = self.config
         evaluator = Evaluator(self.task, self.handle, split)
         found = [seed.schedule for seed in seeds]
         bounds = [c for c in config.parsed_constraints if c.on_quality]
@@ -310,16 +303,16 @@ class _Run:
         done = len(search.known)
         known = f", {done} kept from before" if done else ""
         many = "schedules until the front has converged" if config.trials is None else f"{config.trials} schedules"
-        reporter.step(f"search: {many} on {split.n} calibration rows ({config.sampler}{known})")
+        step(f"search: {many} on {split.n} calibration rows ({config.sampler}{known})")
         unpruned_ms, quality = costing.unpruned_ms, evaluator.unpruned().quality
         self.unpruned_quality = quality
         blind = blind_note(self.task.metric, evaluator.unpruned(), split.labels)
         if blind is not None:
-            reporter.say(f"      {blind}")
+            say(f"{blind}")
         deadline = None if config.timeout_s is None else time.monotonic() + config.timeout_s
         stop = Convergence(costing.objectives) if config.trials is None else None
         best: TrialRecord | None = None
-        with reporter.bar("trials", config.trials) as bar:
+        with moving("trials", config.trials) as bar:
             bar.advance(done)
             for record in engine.run(search, config.trials, deadline, stop):
                 bar.advance(len(search.known) - done)  # with those that other processes finished meanwhile
@@ -336,7 +329,7 @@ class _Run:
         for path in self.config.start_from:
             schedule, notes = given_seed(Path(path), space)
             for note in notes:
-                self.reporter.say(f"      {note}")
+                say(f"{note}")
             found.append(search.project(schedule))
         return found
 

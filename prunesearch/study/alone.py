@@ -6,7 +6,7 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from prunesearch.progress import Reporter
+from prunesearch.core.events import say
 from prunesearch.study.folder import StudyFolder
 
 
@@ -16,9 +16,9 @@ class Alone:
     Processes of one machine share it, and those of several where the folder is on a file system with locks.
     """
 
-    def __init__(self, folder: StudyFolder, reporter: Reporter) -> None:
+    def __init__(self, folder: StudyFolder) -> None:
         self._lock = FileLock(folder.path / ".lock")
-        self._name, self._reporter = folder.name, reporter
+        self._name = folder.name
 
     def __enter__(self) -> Alone:
         self.take()
@@ -34,7 +34,7 @@ class Alone:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            self._reporter.say(f"      another process measures for study {self._name}: waiting for it")
+            say(f"another process measures for study {self._name}: waiting for it")
             self._lock.acquire()
             return True
         return False

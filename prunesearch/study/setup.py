@@ -40,7 +40,7 @@ def default_study(config: RunConfig) -> str:
     return f"{resolve_model(config).name}-{config.device.replace(':', '')}-b{config.batch_size}"
 
 
-def load_study_task(config: RunConfig, *, quiet: bool = False) -> Task:
+def load_study_task(config: RunConfig) -> Task:
     """Load the model and data of a configuration, on the device at hand."""
     model, target = resolve_model(config), resolve_target(config.device)
     return load_task(
@@ -57,5 +57,4 @@ def load_study_task(config: RunConfig, *, quiet: bool = False) -> Task:
         holdout=config.holdout,
         seed=config.seed,
         length=config.length,
-        quiet=quiet,
     )

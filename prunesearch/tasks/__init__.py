@@ -34,7 +34,6 @@ def load_task(
     probe: int | None = None,
     seed: int = 0,
     length: int | None = None,
-    quiet: bool = False,
 ) -> Task:
     """Load a model and its data, and cache both splits as batches.
 
@@ -68,14 +67,13 @@ def load_task(
         dtype=check_dtype(dtype),
         device=check_device(device),
         config=config,
-        source=load_source(str(data), quiet=quiet),
+        source=load_source(str(data)),
         columns=dict(columns or {}),
         batch_size=batch_size,
         attention=attention,
         sizes=Sizes(calibration, holdout, probe),
         seed=seed,
         length=length,
-        quiet=quiet,
         metric=metric,
     )
     loaded: Task = TASKS.load(infer_task(request) if task == "auto" else task)(request)

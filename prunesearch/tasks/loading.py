@@ -14,7 +14,7 @@ from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.tasks.base import Inputs
 from prunesearch.tasks.data.sources import one_line
-from prunesearch.tasks.progress import quiet_libraries
+from prunesearch.tasks.hush import quiet_libraries
 
 # attention by the name users give it: transformers' name of the implementation
 ATTENTIONS = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}

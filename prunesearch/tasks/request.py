@@ -42,7 +42,6 @@ class TaskRequest:
     sizes: Sizes
     seed: int
     length: int | None
-    quiet: bool
     metric: str | None = None
 
     def metric_of(self, task: str) -> str:

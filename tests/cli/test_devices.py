@@ -56,7 +56,7 @@ def front(folder) -> Front:
     """The study `known`: `--device box`, which is not at hand."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRUNESEARCH_PROFILES", str(folder / "profiles"))
-        return run(make(folder, device="box"), "known", root=folder / "studies", quiet=True)
+        return run(make(folder, device="box"), "known", root=folder / "studies")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def estimated(folder) -> Front:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRUNESEARCH_PROFILES", str(folder / "profiles"))
         config = make(folder, device="a100", dtype="float16", batch_size=512)
-        return run(config, "away", root=folder / "studies", quiet=True)
+        return run(config, "away", root=folder / "studies")
 
 
 MODEL = ["--model", "model", "--data", "data.parquet", "--space", "space.yaml", "--trials", "6", "--quiet"]
@@ -330,7 +330,7 @@ def test_what_profile_measures_here_serves_run_by_name(folder, monkeypatch, caps
     assert out.strip() == str(folder / "profiles" / "here")
     rows = pd.read_json(next((folder / "profiles" / "here" / "tables").glob("*.json")))
     assert set(rows.piece) == {"stem", "head", "attention", "mlp", "reduce"}
-    found = run(make(folder, device="here"), "here", root=folder / "studies", quiet=True)
+    found = run(make(folder, device="here"), "here", root=folder / "studies")
     assert found.measured
     assert found.cost_table.source == "from profile 'here'"
     assert found.unpruned.latency.median_ms > 0

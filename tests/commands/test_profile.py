@@ -19,7 +19,6 @@ from prunesearch.core.schedule import Schedule, kept_count, parse_method
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device
 from prunesearch.cost.tables.device_profile import Profile, find_profile
-from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import runnable
 from prunesearch.search.space.space import SpaceFile
 from tests.support.known_device import SHAPE, command, known_energy, known_table, one_line, true_total, write_model
@@ -70,11 +69,8 @@ def config(folder: Path, root: Path, **changes) -> ProfileConfig:
     return ProfileConfig(**{**given, **changes})
 
 
-QUIET = Reporter(quiet=True)
-
-
 def test_every_combination_is_measured_and_kept(folder, tmp_path, measured):
-    found = profile(config(folder, tmp_path, dtypes=["float32", "bfloat16"]), QUIET)
+    found = profile(config(folder, tmp_path, dtypes=["float32", "bfloat16"]))
     assert [(c["rows"]) for c in measured.calls] == [1, 4, 1, 4]
     keys = {(t.conditions["batch_size"], t.conditions["dtype"]) for t in found.tables}
     assert keys == {(1, "float32"), (4, "float32"), (1, "bfloat16"), (4, "bfloat16")}
@@ -86,29 +82,29 @@ def test_every_combination_is_measured_and_kept(folder, tmp_path, measured):
 
 
 def test_the_second_call_measures_nothing_and_redo_measures_all(folder, tmp_path, measured):
-    first = profile(config(folder, tmp_path), QUIET)
-    assert profile(config(folder, tmp_path), QUIET) == first
+    first = profile(config(folder, tmp_path))
+    assert profile(config(folder, tmp_path)) == first
     assert len(measured.calls) == 2
-    profile(config(folder, tmp_path, batch_sizes=[1, 4, 2]), QUIET)
+    profile(config(folder, tmp_path, batch_sizes=[1, 4, 2]))
     assert [c["rows"] for c in measured.calls] == [1, 4, 2]
-    again = profile(config(folder, tmp_path, redo=True), QUIET)
+    again = profile(config(folder, tmp_path, redo=True))
     assert [c["rows"] for c in measured.calls] == [1, 4, 2, 1, 4]
     assert len(again.tables) == 3
 
 
 def test_other_threads_are_other_conditions(folder, tmp_path, measured):
-    profile(config(folder, tmp_path, batch_sizes=[1]), QUIET)
+    profile(config(folder, tmp_path, batch_sizes=[1]))
     torch.set_num_threads(2)
     try:
-        found = profile(config(folder, tmp_path, batch_sizes=[1]), QUIET)
+        found = profile(config(folder, tmp_path, batch_sizes=[1]))
     finally:
         torch.set_num_threads(1)
     assert [t.conditions["threads"] for t in found.tables] == [1, 2]
 
 
 def test_among_other_requests_is_another_condition(folder, tmp_path, measured):
-    profile(config(folder, tmp_path, batch_sizes=[1]), QUIET)
-    found = profile(config(folder, tmp_path, batch_sizes=[1], concurrency=4), QUIET)
+    profile(config(folder, tmp_path, batch_sizes=[1]))
+    found = profile(config(folder, tmp_path, batch_sizes=[1], concurrency=4))
     assert [c["concurrency"] for c in measured.calls] == [1, 4]
     assert sorted(t.conditions["concurrency"] for t in found.tables) == [1, 4]
     assert len({t.file for t in found.tables}) == 2
@@ -118,9 +114,9 @@ def test_among_other_requests_is_another_condition(folder, tmp_path, measured):
 def test_cut_off_in_between_the_finished_tables_are_kept(folder, tmp_path, measured, error):
     measured.fails_at = {2: error}
     with pytest.raises(type(error)):
-        profile(config(folder, tmp_path), QUIET)
+        profile(config(folder, tmp_path))
     assert [t.conditions["batch_size"] for t in Profile.load(tmp_path / "box").tables] == [1]
-    found = profile(config(folder, tmp_path), QUIET)
+    found = profile(config(folder, tmp_path))
     assert [c["rows"] for c in measured.calls] == [1, 4, 4]
     assert len(found.tables) == 2
 
@@ -136,7 +132,7 @@ MEMORY = [
 @pytest.mark.parametrize("error", MEMORY, ids=["cuda", "python", "cpu", "cpu-windows"])
 def test_out_of_memory_is_recorded_the_rest_goes_on_and_a_lookup_tells(folder, tmp_path, measured, error):
     measured.fails_at = {1: error}
-    found = profile(config(folder, tmp_path, batch_sizes=[64, 1]), QUIET)
+    found = profile(config(folder, tmp_path, batch_sizes=[64, 1]))
     assert [t.conditions["batch_size"] for t in found.tables] == [1]
     (record,) = Profile.load(tmp_path / "box").out_of_memory
     assert (record.model, record.conditions["batch_size"]) == ("model", 64)
@@ -144,9 +140,9 @@ def test_out_of_memory_is_recorded_the_rest_goes_on_and_a_lookup_tells(folder, t
     with pytest.raises(PruneSearchError) as refused:
         found.find(record.shape, asked, "m")
     one_line(refused.value, "ran out of memory at batch 64")
-    profile(config(folder, tmp_path, batch_sizes=[64]), QUIET)
+    profile(config(folder, tmp_path, batch_sizes=[64]))
     assert len(measured.calls) == 2  # it is not tried again
-    redone = profile(config(folder, tmp_path, batch_sizes=[64], redo=True), QUIET)
+    redone = profile(config(folder, tmp_path, batch_sizes=[64], redo=True))
     assert redone.out_of_memory == []
     assert redone.find(record.shape, asked, "m") is not None
 
@@ -154,14 +150,14 @@ def test_out_of_memory_is_recorded_the_rest_goes_on_and_a_lookup_tells(folder, t
 def test_other_runtime_errors_are_no_lack_of_memory(folder, tmp_path, measured):
     measured.fails_at = {1: RuntimeError("shapes do not match")}
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        profile(config(folder, tmp_path), QUIET)
+        profile(config(folder, tmp_path))
 
 
 def test_paths_and_names_of_this_machine_stay_out_of_the_files(folder, tmp_path, measured):
     import getpass
     import socket
 
-    profile(config(folder, tmp_path), QUIET)
+    profile(config(folder, tmp_path))
     for path in (tmp_path / "box").rglob("*.json"):
         text = path.read_text()
         for private in (
@@ -176,8 +172,8 @@ def test_paths_and_names_of_this_machine_stay_out_of_the_files(folder, tmp_path,
 
 def test_two_folders_of_one_name_keep_a_table_each(folder, tmp_path, measured):
     both = config(folder, tmp_path, models=[str(folder / "model"), str(folder / "wide" / "model")], batch_sizes=[1])
-    profile(both, QUIET)
-    found = profile(both, QUIET)
+    profile(both)
+    found = profile(both)
     assert len(measured.calls) == 2
     assert [t.shape.width for t in found.tables] == [16, 32]
 
@@ -188,7 +184,7 @@ def test_a_real_measurement_is_right_about_itself(folder, tmp_path):
     short = EFFORTS["quick"]
     EFFORTS["quick"] = type(short)(seconds=1.0, counts=3, rounds=1, windows=2)
     try:
-        found = profile(quick, QUIET)
+        found = profile(quick)
     finally:
         EFFORTS["quick"] = short
     (entry,) = found.tables
@@ -249,7 +245,7 @@ def fits(monkeypatch) -> list:
 
 
 def test_energy_goes_into_the_table_and_its_source_into_the_profile(folder, tmp_path, measured, fits):
-    found = profile(config(folder, tmp_path, energy=True, effort="full"), QUIET, Meter())
+    found = profile(config(folder, tmp_path, energy=True, effort="full"), Meter())
     assert all(t.energy == known_energy() for t in Profile.load(tmp_path / "box").tables)
     assert (found.energy.status, found.energy.source) == ("measured", "simulated (everything)")
     assert fits[0]["repeats"] == EFFORTS["full"].windows == 5
@@ -257,31 +253,31 @@ def test_energy_goes_into_the_table_and_its_source_into_the_profile(folder, tmp_
 
 def test_tables_without_energy_are_measured_again_when_it_is_asked_for(folder, tmp_path, measured, fits):
     """Else the way out that `run --objective energy` names would do nothing."""
-    profile(config(folder, tmp_path), QUIET)
-    found = profile(config(folder, tmp_path, energy=True), QUIET, Meter())
+    profile(config(folder, tmp_path))
+    found = profile(config(folder, tmp_path, energy=True), Meter())
     assert len(fits) == 2
     assert all(t.energy is not None for t in found.tables)
-    profile(config(folder, tmp_path, energy=True), QUIET, Meter())
-    profile(config(folder, tmp_path), QUIET)
+    profile(config(folder, tmp_path, energy=True), Meter())
+    profile(config(folder, tmp_path))
     assert (len(fits), len(measured.calls)) == (2, 4)
 
 
 def test_where_there_is_no_counter_the_profile_says_why_and_latency_is_measured(
-    folder, tmp_path, measured, monkeypatch, capsys
+    folder, tmp_path, measured, monkeypatch, heard
 ):
     monkeypatch.setattr(profiling, "open_meter", lambda device: Unavailable("no counter: a virtual machine"))
-    found = profile(config(folder, tmp_path, energy=True), Reporter())
-    assert "energy is unavailable: no counter: a virtual machine" in capsys.readouterr().err
+    found = profile(config(folder, tmp_path, energy=True))
+    assert "energy is unavailable: no counter: a virtual machine" in str(heard)
     assert len(found.tables) == 2
     energy = Profile.load(tmp_path / "box").energy
     assert (energy.status, energy.reason) == ("unavailable", "no counter: a virtual machine")
 
 
 def test_the_reason_is_kept_even_if_every_table_was_there(folder, tmp_path, measured, monkeypatch):
-    profile(config(folder, tmp_path), QUIET)
+    profile(config(folder, tmp_path))
     assert "not asked for" in Profile.load(tmp_path / "box").energy.reason
     monkeypatch.setattr(profiling, "open_meter", lambda device: Unavailable("no counter"))
-    profile(config(folder, tmp_path, energy=True), QUIET)
+    profile(config(folder, tmp_path, energy=True))
     assert Profile.load(tmp_path / "box").energy.reason == "no counter"
 
 
@@ -307,18 +303,18 @@ BAD = [
 @pytest.mark.parametrize(("changes", "words"), BAD, ids=[words[0] for _, words in BAD])
 def test_bad_input_is_one_line_before_anything_is_measured(folder, tmp_path, measured, changes, words):
     with pytest.raises(PruneSearchError) as error:
-        profile(config(folder, tmp_path, **changes), QUIET)
+        profile(config(folder, tmp_path, **changes))
     one_line(error.value, *words)
     assert measured.calls == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_profile_of_another_device_is_not_mixed_into(folder, tmp_path, measured):
-    found = profile(config(folder, tmp_path), QUIET)
+    found = profile(config(folder, tmp_path))
     found.device["name"] = "Another CPU"
     found.save()
     with pytest.raises(PruneSearchError) as error:
-        profile(config(folder, tmp_path), QUIET)
+        profile(config(folder, tmp_path))
     one_line(error.value, "'box' is of Another CPU", "choose another --name")
 
 
@@ -333,7 +329,7 @@ def test_the_default_name_is_made_from_the_device(tmp_path):
 
 
 def test_known_costs_survive_the_way_through_a_profile(folder, tmp_path, measured):
-    found = profile(config(folder, tmp_path, batch_sizes=[1]), QUIET)
+    found = profile(config(folder, tmp_path, batch_sizes=[1]))
     asked = {"batch_size": 1, "dtype": "float32", "attention": "sdpa", "mode": "eager", "device": "cpu"}
     table = found.find(SHAPE, asked, "m")
     assert table.predict(Schedule()) == pytest.approx(true_total(Schedule()), rel=1e-4)
@@ -387,7 +383,7 @@ def test_several_sizes_may_be_written_with_blanks(folder, tmp_path, measured, mo
 
 def test_several_models_and_dtypes_may_be_written_with_blanks(monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(profiling, "profile", lambda config, reporter: seen.append(config) or Profile.load(Path()))
+    monkeypatch.setattr(profiling, "profile", lambda config: seen.append(config) or Profile.load(Path()))
     args = ["--model", "deit-tiny", "vit-base", "--batch-size", "1", "8", "32", "--dtype", "float32", "bfloat16"]
     command(monkeypatch, capsys, "profile", *args)
     assert sorted(seen[0].models) == ["deit-tiny", "vit-base"]

@@ -95,7 +95,7 @@ def test_cocos_files_become_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     coco = {"images": images, "annotations": [box], "categories": [{"id": 18, "name": "dog"}]}
     Path("annotations/instances_val2017.json").write_text(json.dumps(coco))
     exec(next(code for code in snippets() if "coco.parquet" in code), {})
-    source = load_source("coco.parquet", quiet=True)
+    source = load_source("coco.parquet")
     found = find_annotations(source, {}, {0: "cat", 1: "dog"})
     cells = source.splits["all"][found.objects]
     first, second = (found.of(cell, Image.new("RGB", (9, 9))) for cell in cells)

@@ -29,7 +29,6 @@ def test_the_trained_keyword_transformer_is_a_task(tmp_path: Path, monkeypatch: 
         task="audio-classification",
         calibration=60,
         holdout=200,
-        quiet=True,
     )
     assert (task.tokens, task.label_names) == (99, kwt1_task.CLASSES)
     half = ps.Schedule([ps.Stage(2, 0.5, "cls_attention", "drop")])

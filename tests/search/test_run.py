@@ -91,7 +91,7 @@ def make_config(folder: Path, **changes: object) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def front(folder: Path) -> Front:
-    return run(make_config(folder), "first", root=folder / "studies", quiet=True)
+    return run(make_config(folder), "first", root=folder / "studies")
 
 
 def test_the_study_folder_is_complete_and_consistent(folder: Path, front: Front) -> None:
@@ -127,7 +127,7 @@ def test_holdout_quality_is_what_the_model_gives(folder: Path, front: Front) -> 
     """Counted again by hand with `apply_`, on the task's own holdout rows."""
     from prunesearch.pruning.apply import apply_
 
-    task = load_study_task(make_config(folder), quiet=True)
+    task = load_study_task(make_config(folder))
     for schedule, expected in [(Schedule(), front.unpruned.quality.value)] + [
         (p.to_schedule(), p.quality.value) for p in front.points
     ]:
@@ -140,9 +140,9 @@ def test_holdout_quality_is_what_the_model_gives(folder: Path, front: Front) -> 
 
 def test_the_same_call_again_gives_the_same_front_and_more_trials_go_on(folder: Path, front: Front) -> None:
     root = folder / "studies"
-    assert run(make_config(folder), "first", root=root, quiet=True) == front
+    assert run(make_config(folder), "first", root=root) == front
     before = [r.schedule for r in finished_trials(open_study(root / "first" / "study.db"))]
-    more = run(make_config(folder, trials=12), "first", root=root, quiet=True)
+    more = run(make_config(folder, trials=12), "first", root=root)
     after = [r.schedule for r in finished_trials(open_study(root / "first" / "study.db"))]
     assert after[:10] == before
     assert len(after) == more.search.trials == 12
@@ -150,7 +150,7 @@ def test_the_same_call_again_gives_the_same_front_and_more_trials_go_on(folder: 
 
 def test_other_settings_do_not_mix_into_a_study(folder: Path, front: Front) -> None:
     with pytest.raises(PruneSearchError, match="batch_size=16, but got 4"):
-        run(make_config(folder, batch_size=4), "first", root=folder / "studies", quiet=True)
+        run(make_config(folder, batch_size=4), "first", root=folder / "studies")
 
 
 def test_where_nothing_is_faster_the_verdict_is_to_leave_the_model_alone(folder: Path) -> None:
@@ -161,20 +161,18 @@ def test_where_nothing_is_faster_the_verdict_is_to_leave_the_model_alone(folder:
     config.num_labels = 3
     ViTForImageClassification(config).save_pretrained(folder / "small")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "small")
-    found = run(
-        make_config(folder, model=str(folder / "small"), batch_size=1), "small", root=folder / "studies", quiet=True
-    )
+    found = run(make_config(folder, model=str(folder / "small"), batch_size=1), "small", root=folder / "studies")
     assert found.verdict.text.startswith("Unpruned is best here (batch 1)")
     assert found.verdict.point is None
 
 
 def test_budgets_hold_and_unreachable_ones_are_refused(folder: Path) -> None:
     root = folder / "studies"
-    found = run(make_config(folder, budget="95%"), "share", root=root, quiet=True)
+    found = run(make_config(folder, budget="95%"), "share", root=root)
     assert found.budget is not None
     assert all(p.latency.median_ms <= found.budget.limit for p in found.points)
     with pytest.raises(PruneSearchError) as error:
-        run(make_config(folder, budget="1us"), "tight", root=root, quiet=True)
+        run(make_config(folder, budget="1us"), "tight", root=root)
     assert "below anything reachable" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -309,7 +307,7 @@ def test_a_real_text_model_from_end_to_end(tmp_path: Path) -> None:
         **{**SMALL, "trials": 6, "seeds": 6, "search_samples": 48},
         space=str(Path(__file__).resolve().parents[2] / "search_spaces" / "small.yaml"),
     )
-    found = run(config, "minilm", root=tmp_path, quiet=True)
+    found = run(config, "minilm", root=tmp_path)
     assert found.model.family == "bert"
     assert found.unpruned.quality.value > 0.75
     assert found.search.trials == 6

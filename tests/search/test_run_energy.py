@@ -59,7 +59,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def machine(folder):
     """The machine, and the task whose model runs on it; latencies are told by its clock too."""
-    task = load_study_task(make(folder), quiet=True)
+    task = load_study_task(make(folder))
     patch = pytest.MonkeyPatch()
     with hooked(task.model, period_s=0.05) as found:
         patch.setattr(validate, "clock_for", lambda device: HookedClock(found))
@@ -74,7 +74,7 @@ def make(folder: Path, **changes) -> RunConfig:
 
 def go(machine, folder, study, **changes) -> Front:
     config = make(folder, **changes)
-    return run(config, study, root=folder / "studies", quiet=True, task=machine.task, meter=machine.meter())
+    return run(config, study, root=folder / "studies", task=machine.task, meter=machine.meter())
 
 
 def truth(item) -> tuple[float, float]:
@@ -316,7 +316,7 @@ def test_a_device_that_is_not_here_is_searched_for_energy_from_its_profile(folde
     monkeypatch.setenv("PRUNESEARCH_PROFILES", str(tmp_path))
     table = known_table(energy=known_energy())
     write_profile(tmp_path, "box", table)
-    found = run(make(folder, device="box", objectives=["energy"]), "box", root=tmp_path / "s", quiet=True)
+    found = run(make(folder, device="box", objectives=["energy"]), "box", root=tmp_path / "s")
     assert found.points
     for item in (found.unpruned, *found.points):
         schedule = item.to_schedule() if hasattr(item, "schedule") else Schedule()
@@ -335,7 +335,7 @@ def test_a_profile_without_valid_energy_says_how_to_get_it(folder, tmp_path, mon
     config = make(folder, device="box", budget="40mJ")
     for meter in (None, machine.meter()):  # a meter of this machine says nothing of that one
         with pytest.raises(PruneSearchError) as error:
-            run(config, f"box{meter is None}", root=tmp_path / "s", quiet=True, meter=meter)
+            run(config, f"box{meter is None}", root=tmp_path / "s", meter=meter)
         if fit is None:
             one_line(error.value, "'box' has no energy for this model", "not asked for", "prunesearch profile --energy")
         else:

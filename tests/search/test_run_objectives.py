@@ -42,7 +42,7 @@ def front(folder) -> Front:
         constraints=["quality >= 0.5*unpruned", "macs <= 95%"],
         table_seconds=2.0,
     )
-    return run(config, "all", root=folder / "studies", quiet=True)
+    return run(config, "all", root=folder / "studies")
 
 
 def test_every_load_has_its_table_and_every_point_its_latencies(folder, front):
@@ -109,11 +109,11 @@ def box(tmp_path, monkeypatch) -> Path:
 
 def test_memory_and_macs_are_those_of_whole_forwards(folder, box):
     config = make(folder, device="box", objectives=["memory", "macs"], budget="90%")
-    found = run(config, "m", root=box, quiet=True)
+    found = run(config, "m", root=box)
     assert found.objectives == ["memory", "macs"]
     assert (found.budget.unit, found.budget.limit) == ("MiB", pytest.approx(0.9 * found.unpruned.memory.mib))
     assert found.points
-    task = load_study_task(make(folder), quiet=True)
+    task = load_study_task(make(folder))
     inputs = task.timing_inputs(8)
     with apply_(task.model, Schedule()) as handle:
         for item in (found.unpruned, *found.points):
@@ -128,19 +128,19 @@ def test_memory_and_macs_are_those_of_whole_forwards(folder, box):
 def test_what_breaks_a_constraint_on_the_holdout_split_is_dropped(folder, box):
     """The model is always right unpruned, and nearly every schedule makes it err."""
     config = make(folder, device="box", constraints=["quality >= unpruned", "agreement >= 1"])
-    found = run(config, "q", root=box, quiet=True)
+    found = run(config, "q", root=box)
     assert found.dropped >= max(c.broken for c in found.constraints)
     for point in found.points:
         assert (point.quality.value, point.fidelity.agreement) == (found.unpruned.quality.value, 1.0)
 
 
-def test_a_search_without_a_number_of_trials_comes_to_an_end_of_its_own_and_says_so(folder, box, capsys):
+def test_a_search_without_a_number_of_trials_comes_to_an_end_of_its_own_and_says_so(folder, box, heard):
     config = make(folder, device="box", trials=None, seeds=2)
-    found = run(config, "end", root=box, quiet=True)
+    found = run(config, "end", root=box)
     assert found.search.stopped in ("converged", "exhausted")
     assert found.search.trials > 2
     assert run(config, "end", root=box) == found
-    assert "study end is complete; --trials N goes on" in capsys.readouterr().err
+    assert "study end is complete; --trials N goes on" in str(heard)
     records = finished_trials(open_study(box / "end" / "study.db"))
     assert len(records) == found.search.trials
 
@@ -156,7 +156,7 @@ def test_a_search_without_a_number_of_trials_comes_to_an_end_of_its_own_and_says
 )
 def test_what_cannot_be_is_one_line(folder, box, changes, words):
     with pytest.raises(PruneSearchError) as error:
-        run(make(folder, device="box", **changes), "no", root=box, quiet=True)
+        run(make(folder, device="box", **changes), "no", root=box)
     one_line(error.value, *words)
 
 
@@ -164,11 +164,11 @@ def test_schedules_of_ones_own_are_tried_first(folder, box):
     mine = Schedule.from_counts([49, 49, 33], 65, 1, "value_norm", "drop")
     (box / "mine.json").write_text(mine.to_json())
     config = make(folder, device="box", trials=3, start_from=[str(box / "mine.json")])
-    run(config, "mine", root=box, quiet=True)
+    run(config, "mine", root=box)
     first = finished_trials(open_study(box / "mine" / "study.db", ["latency"]))[0]
     assert first.source == "seed"
     assert [(s.layer, s.method) for s in first.schedule] == [(s.layer, s.method) for s in mine]
     (box / "mine.json").write_text("{}")
     with pytest.raises(PruneSearchError, match="is no schedule"):
-        run(config, "other", root=box, quiet=True)
+        run(config, "other", root=box)
     assert not (box / "other").exists() or not (box / "other" / "study.db").exists()

@@ -23,11 +23,11 @@ def config_folder(path: Path, **config) -> str:
 
 def test_auto_follows_the_head_and_else_the_columns(vit: str, bert: str, bare_bert: str, texts: Path, tmp_path: Path):
     images = write_images(tmp_path / "a.parquet", range(9))
-    assert load_task(vit, images, quiet=True).name == "image-classification"
-    assert load_task(bert, texts, quiet=True).name == "text-classification"
-    assert load_task(bare_bert, texts, quiet=True).name == "text-classification"
+    assert load_task(vit, images).name == "image-classification"
+    assert load_task(bert, texts).name == "text-classification"
+    assert load_task(bare_bert, texts).name == "text-classification"
     with pytest.raises(PruneSearchError, match="no image column"):
-        load_task(vit, texts, quiet=True)
+        load_task(vit, texts)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_auto_follows_the_head_and_else_the_columns(vit: str, bert: str, bare_be
 )
 def test_bad_options_are_one_line(bert: str, texts: Path, options: dict, message: str):
     with pytest.raises(PruneSearchError, match=message) as caught:
-        load_task(bert, texts, quiet=True, **options)
+        load_task(bert, texts, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -62,19 +62,19 @@ def test_missing_models(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     for model, message in cases.items():
         with pytest.raises(PruneSearchError, match=message) as caught:
-            load_task(model, texts, quiet=True)
+            load_task(model, texts)
         assert "\n" not in str(caught.value)
 
 
 def test_unsupported_heads_and_families(texts: Path, tmp_path: Path):
     answers = config_folder(tmp_path / "qa", model_type="bert", architectures=["BertForNextSentencePrediction"])
     with pytest.raises(PruneSearchError, match="supported are image-classification, text-classification"):
-        load_task(answers, texts, quiet=True)
+        load_task(answers, texts)
     numbers = tmp_path / "n.csv"
     numbers.write_text("a,b\n1,2\n")
     bare = config_folder(tmp_path / "bare", model_type="bert", architectures=["BertModel"])
     with pytest.raises(PruneSearchError, match="several columns could be the text"):
-        load_task(bare, numbers, quiet=True)
+        load_task(bare, numbers)
 
 
 def test_every_task_of_the_table_can_be_imported():

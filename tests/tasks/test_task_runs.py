@@ -50,7 +50,7 @@ def translator(root: Path) -> tuple[str, Path]:
 def test_a_run(make, metric: str, tmp_path: Path):
     model, data = make(tmp_path)
     config = RunConfig.build(model=model, data=str(data), **SMALL)
-    front = run(config, "s", root=tmp_path / "studies", quiet=True)
+    front = run(config, "s", root=tmp_path / "studies")
     assert front == Front.load(tmp_path / "studies" / "s" / "front.json")
     assert front.task.metric == metric
     assert any(note.startswith(f"task: {front.task.name} (from") for note in front.task.notes)
@@ -69,7 +69,7 @@ def test_a_run_at_the_lengths_of_the_data(tmp_path: Path):
     model = make_bert(tmp_path / "model", BertForSequenceClassification, initializer_range=0.3, **shape)
     settings = {**SMALL, "length": None, "length_buckets": True, "model": model}
     config = RunConfig.build(**settings, data=str(write_texts(tmp_path / "texts.jsonl", 80)))
-    front = run(config, "s", root=tmp_path / "studies", quiet=True)
+    front = run(config, "s", root=tmp_path / "studies")
     loads = [(load.tokens, load.weight) for load in front.loads]
     assert len(loads) > 1
     assert loads == sorted(loads, reverse=True)
@@ -78,9 +78,9 @@ def test_a_run_at_the_lengths_of_the_data(tmp_path: Path):
     assert any("by quarters: " + str(loads[0][0]) in note for note in front.task.notes)
     # every length has a table and an unpruned latency of its own, at which nothing is padded
     assert [x.ms for x in front.unpruned.loads] == sorted((x.ms for x in front.unpruned.loads), reverse=True)
-    assert run(config, "s", root=tmp_path / "studies", quiet=True) == front
+    assert run(config, "s", root=tmp_path / "studies") == front
     more = RunConfig.build(**{**settings, "trials": 5}, data=str(tmp_path / "texts.jsonl"))
-    assert run(more, "s", root=tmp_path / "studies", quiet=True).search.trials == 5
+    assert run(more, "s", root=tmp_path / "studies").search.trials == 5
 
 
 def test_a_model_of_one_length_has_no_buckets(tmp_path: Path):
@@ -88,4 +88,4 @@ def test_a_model_of_one_length_has_no_buckets(tmp_path: Path):
     images = write_images(tmp_path / "i.parquet", range(40))
     config = RunConfig.build(**{**SMALL, "length": None, "length_buckets": True}, model=model, data=str(images))
     with pytest.raises(PruneSearchError, match="reads 17 tokens whatever the row, but got --length buckets"):
-        run(config, "s", root=tmp_path / "studies", quiet=True)
+        run(config, "s", root=tmp_path / "studies")

@@ -43,7 +43,7 @@ def test_a_folder_is_read_as_its_own_processor_does(tmp_path: Path, style: str) 
         names = ("architecture", "num_classes", "model_args", "pretrained_cfg")
         saved.write_text(json.dumps({name: told[name] for name in names}))
     data = images(tmp_path / "images.parquet")
-    task = load_task(str(tmp_path / "model"), str(data), calibration=16, holdout=16, quiet=True)
+    task = load_task(str(tmp_path / "model"), str(data), calibration=16, holdout=16)
     assert task.name == "image-classification"
     assert task.tokens == find_encoder(task.model).protected + 16
     seen = task.timing_inputs(2)["pixel_values"]

@@ -38,7 +38,6 @@ def measure_schedule_energy(
     mode: str = "eager",
     window_s: float = 5.0,
     repeats: int = 3,
-    quiet: bool = True,
 ) -> EnergyRun[Schedule]:
     """Gross and net mJ of ONE ROW of the batch under each schedule, interleaved; see `measure_energy`.
 
@@ -50,7 +49,6 @@ def measure_schedule_energy(
         mode: a name in `modes.MODES`.
         window_s: least length of a window in seconds.
         repeats: windows of each schedule.
-        quiet: no progress bar on stderr.
     """
     device = device_of(inputs)
     on_gpu = device.type == "cuda"
@@ -64,7 +62,6 @@ def measure_schedule_energy(
             repeats=repeats,
             synchronize=torch.cuda.synchronize if on_gpu else lambda: None,
             state=(lambda: read_gpu_state(device)) if on_gpu else lambda: None,
-            quiet=quiet,
         )
 
 
@@ -88,7 +85,6 @@ def fit_table_energy(
     repeats: int = 3,
     schedules: int = FITTED,
     seed: int = 0,
-    quiet: bool = True,
 ) -> EnergyFit:
     """Measure a few schedules' energy and fit the power of each kind of piece, for the conditions of `table`.
 
@@ -107,6 +103,5 @@ def fit_table_energy(
         mode=table.conditions["mode"],
         window_s=window_s,
         repeats=repeats,
-        quiet=quiet,
     )
     return fit_energy(run, {schedule: table.breakdown(schedule) for schedule in chosen})

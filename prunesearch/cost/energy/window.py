@@ -16,11 +16,12 @@ from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import passing
 from prunesearch.cost.devices.gpu_state import GpuState, throttle_reasons
 from prunesearch.cost.energy.counters import EnergyCounter, Reading
 from prunesearch.cost.energy.result import EnergyResult, EnergyWindow, JobWindow, judge_windows
 from prunesearch.cost.tables.energy_fit import EnergySource
-from prunesearch.cost.timing.clock import time_bar, undisturbed
+from prunesearch.cost.timing.clock import undisturbed
 
 MIN_WINDOW_S = 5.0
 _POLL_S = 0.01  # of an idle counter: more often would keep the device from being idle
@@ -198,7 +199,6 @@ def measure_energy(
     synchronize: Callable[[], object] = lambda: None,
     state: Callable[[], GpuState | None] = lambda: None,
     label: str = "measuring energy",
-    quiet: bool = True,
 ) -> EnergyRun[K]:
     """Measure the energy of forwards: idle, then all jobs `repeats` times in ever new random order, then idle.
 
@@ -214,7 +214,6 @@ def measure_energy(
         synchronize: waits until the device has done all work; called at both ends of a window, never between forwards.
         state: looks at the GPU while it works; windows in which it throttled are thrown away if enough others are left.
         label: for the progress bar on stderr, which moves on after each window.
-        quiet: no bar.
 
     Raises:
         PruneSearchError: for arguments that cannot be, or a counter that fails.
@@ -223,7 +222,7 @@ def measure_energy(
     rng, start = random.Random(seed), meter.clock()
     windows: dict[K, list[JobWindow]] = {key: [] for key in jobs}
     runner = _Runner(meter, jobs, window_s, synchronize, state)
-    with undisturbed(), time_bar(label, runner.expected_s(repeats, jitter_s), quiet) as tick:
+    with undisturbed(), passing(label, runner.expected_s(repeats, jitter_s)) as tick:
         for key in jobs:
             runner.find_pace(key)
             tick()

@@ -39,7 +39,6 @@ def build_table(
     min_walks: int = 40,
     between: Callable[[int], None] | None = None,
     spoiled: Callable[[], bool] = lambda: False,
-    quiet: bool = False,
     seed: int = 0,
     clock: Clock | None = None,
     mode: str = "eager",
@@ -62,7 +61,6 @@ def build_table(
         min_walks: forwards in any case.
         between: called after each timed forward with its number, for work that is to be interleaved.
         spoiled: says after each forward whether it must not count, as when the GPU throttles.
-        quiet: no progress bar on stderr.
         seed: of the order of things.
         clock: None for the one that suits the device.
         mode: how forwards are executed, a name in `modes.MODES`.
@@ -91,7 +89,6 @@ def build_table(
             between=between,
             spoiled=spoiled,
             alone=concurrency == 1,
-            quiet=quiet,
             label=label,
         )
         conditions = conditions_of(handle, inputs, shape.tokens, mode, concurrency)

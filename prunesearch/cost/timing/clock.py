@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import passing
 from prunesearch.cost.timing.samples import Noise, OthersWatch, Samples, judge_noise
 
 PATIENCE_S = 2.0  # a bar for less than this only flickers
@@ -101,7 +100,6 @@ def measure(
     tolerance: float = 0.01,
     seed: int = 0,
     label: str = "measuring",
-    quiet: bool = True,
 ) -> Measurement[K]:
     """Time all jobs once a round, each round in a new random order, after one untimed round.
 
@@ -118,12 +116,11 @@ def measure(
         tolerance: relative half-width of the medians' interval that is good enough.
         seed: of the order.
         label: for the progress bar on stderr, which appears after two seconds.
-        quiet: no bar.
     """
     rng, order = random.Random(seed), list(jobs)
     samples: dict[K, Samples] = {key: Samples() for key in jobs}
     watch, start = OthersWatch(), time.monotonic()
-    with undisturbed(), time_bar(label, time_budget_s, quiet) as tick:
+    with undisturbed(), passing(label, time_budget_s) as tick:
         for round_ in range(-1, max_rounds):  # round -1 is the warm-up
             rng.shuffle(order)
             for key in order:
@@ -159,30 +156,3 @@ def undisturbed() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-@contextmanager
-def time_bar(label: str, budget_s: float, quiet: bool) -> Iterator[Callable[[], None]]:
-    """Yield a function to call now and then: it shows on stderr how much of `budget_s` seconds has passed."""
-    start = shown = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn(f"of {budget_s:.0f} s"))
-    # redrawn by `tick` alone: a drawing thread would run beside what is being timed
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet, auto_refresh=False)
-    task = bar.add_task(label, total=budget_s)
-
-    def tick() -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if quiet or now - shown < 0.5 or now - start < PATIENCE_S:
-            return
-        shown = now
-        if not bar.live.is_started:
-            bar.start()
-        bar.update(task, completed=min(now - start, budget_s))
-        bar.refresh()
-
-    try:
-        yield tick
-    finally:
-        if bar.live.is_started:
-            bar.stop()

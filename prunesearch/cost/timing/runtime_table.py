@@ -58,7 +58,6 @@ def measure_runtime_table(
     counts: Sequence[int],
     methods: Sequence[str],
     time_budget_s: float = 45.0,
-    quiet: bool = False,
     seed: int = 0,
     patience_s: float = 0.0,
     concurrency: int = 1,
@@ -73,7 +72,6 @@ def measure_runtime_table(
         counts: tokens after a stage that schedules may ask for, protected ones included.
         methods: `scorer+merge`, or a merge that needs no scorer.
         time_budget_s: wall time of the timing, in seconds; making the graphs takes several times as long.
-        quiet: no progress bar on stderr.
         seed: of the order of things, and of the schedules.
         patience_s: wait up to so many seconds for other processes to leave the cores alone.
         concurrency: forwards under way at once; only 1 is measured here.
@@ -100,7 +98,7 @@ def measure_runtime_table(
         waited = wait_until_quiet(patience_s)
         found = measure(
             jobs, clock=clock_for("cpu"), sentinel=("whole", 0), time_budget_s=time_budget_s, min_rounds=_ROUNDS,
-            tolerance=0.005, seed=seed, label=label, quiet=quiet,
+            tolerance=0.005, seed=seed, label=label,
         )  # fmt: skip
         conditions = conditions_of(handle, inputs, shape.tokens, "onnxruntime")
     whole = [found.samples.pop(("whole", place)) for place in range(len(schedules))]

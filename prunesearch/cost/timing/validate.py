@@ -26,7 +26,6 @@ def measure_schedules(
     *,
     time_budget_s: float = 20.0,
     min_rounds: int = 10,
-    quiet: bool = True,
     seed: int = 0,
     label: str = "measuring schedules",
     clock: Clock | None = None,
@@ -41,7 +40,6 @@ def measure_schedules(
         schedules: what to time.
         time_budget_s: wall time in seconds; stops earlier when every median is known to 1 %.
         min_rounds: timings of each schedule in any case.
-        quiet: no progress bar on stderr.
         seed: of the order.
         label: of the progress bar.
         clock: None for the one that suits the device.
@@ -69,7 +67,6 @@ def measure_schedules(
             min_rounds=min_rounds,
             seed=seed,
             label=label,
-            quiet=quiet,
         )
     return list(measured.samples.values())
 

@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from prunesearch.core.events import passing
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule, Stage, parse_method
-from prunesearch.cost.timing.clock import Clock, time_bar, undisturbed
+from prunesearch.cost.timing.clock import Clock, undisturbed
 from prunesearch.cost.timing.modes import Eager
 from prunesearch.cost.timing.samples import Noise, OthersWatch, Samples, judge_noise
 from prunesearch.pruning.borders import watched
@@ -167,7 +168,6 @@ def take_walks(
     between: Callable[[int], None] | None = None,
     spoiled: Callable[[], bool] = lambda: False,
     alone: bool = True,
-    quiet: bool = True,
     label: str = "measuring cost table",
 ) -> Walks:
     """Walk until the budget (seconds, warm-up included) is spent or `enough` says so; at least `min_walks` times.
@@ -179,7 +179,7 @@ def take_walks(
     walks, start, watch = Walks(), time.monotonic(), OthersWatch()
     number = -max(3, min_walks // 5)  # warm-up
     sentinel: list[float] = []
-    with undisturbed(), time_bar(label, time_budget_s, quiet) as tick:
+    with undisturbed(), passing(label, time_budget_s) as tick:
         for schedule in plan:
             with walker.marking():
                 steps = walker.walk(schedule)

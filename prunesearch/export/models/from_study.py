@@ -42,7 +42,7 @@ def export_study_model(
     check_output(path, target, options)  # before anything is loaded
     check_methods(point.to_schedule(), target)
     config = RunConfig.build(**{**front.config, **_TRACED})
-    task = load_study_task(config, quiet=True)
+    task = load_study_task(config)
     if options.int8 and not isinstance(task, Classification):
         raise PruneSearchError(f"the quality in int8 is known for classifiers alone, but the task is {task.name}")
     source = ModelSource(

@@ -30,8 +30,8 @@ from prunesearch.export.models.bundle import Bundle, Key
 from prunesearch.export.models.model_format import ModelFormat, ModelSource
 from prunesearch.pruning.families import rows as family_table
 from prunesearch.pruning.families.find import find_encoder
+from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.loading import load
-from prunesearch.tasks.progress import quiet_libraries
 
 if TYPE_CHECKING:
     from prunesearch.cost.timing.runtimes import Forward

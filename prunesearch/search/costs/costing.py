@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import say, step
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.costs import Costs
 from prunesearch.cost.counting.flops import MacCosts, count_macs
@@ -15,7 +16,6 @@ from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.percentile import MEDIAN, tail_of
 from prunesearch.cost.tables.plateaus import block_curve, plateaus
-from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import Handle, runnable
 from prunesearch.search.costs.latency import Across, LoadCosts
 from prunesearch.search.costs.objectives import Objective, make_objectives
@@ -79,7 +79,6 @@ class Coster:
     space: Space
     target: Target
     meter: EnergyMeter | None
-    reporter: Reporter
 
     def find(self) -> Costing:
         """Read or measure all tables, and price by them what the configuration names.
@@ -109,21 +108,18 @@ class Coster:
         path = self.folder.cost_table
         if not first:
             path = path.with_name(f"{path.stem}-b{load.batch_size}-n{task.tokens}{path.suffix}")
-        announce = self.reporter.step if first else self._say
-        table = cost_table(path, task, self.handle, space, config, self.target, self.reporter, self.model, announce)
+        announce = step if first else say
+        table = cost_table(path, task, self.handle, space, config, self.target, self.model, announce)
         if first and config.needs_energy and not self._energy_known(table):
             table = self._with_energy(table)
         tail = None
         if config.percentile != MEDIAN:
             tail = tail_of(table, config.percentile)
-            self.reporter.say(
-                f"      percentile {tail.percentile:g}: {tail.factor:.3f} x the median (mean error {tail.mape:.1%}, "
+            say(
+                f"percentile {tail.percentile:g}: {tail.factor:.3f} x the median (mean error {tail.mape:.1%}, "
                 f"{tail.coverage:.1%} of {tail.timings} unseen forwards took no longer)"
             )
         return LoadCosts(load.batch_size, task.tokens, load.weight, table, tail)
-
-    def _say(self, text: str) -> None:
-        self.reporter.say(f"      {text}")
 
     def _at_edges(self, space: Space, table: CostTable) -> Space:
         """Move counts to the edges of the table's plateaus, where more tokens cost the same."""
@@ -132,7 +128,7 @@ class Coster:
         found = space.at_edges(plateaus(block_curve(table, biased=False)))
         gone = len(space.counts) - len(found.counts)
         if gone:
-            self.reporter.say(f"      {gone} of {len(space.counts) - 1} token counts save nothing here: left out")
+            say(f"{gone} of {len(space.counts) - 1} token counts save nothing here: left out")
         return found
 
     def _costs(self, loads: list[LoadCosts]) -> dict[str, Costs]:
@@ -148,7 +144,7 @@ class Coster:
         if "memory" in wanted:
             inputs = self.task.timing_inputs(self.config.batch_size)
             costs["memory"] = MemoryCosts(self.task.model, self.handle, inputs, self.task.tokens)
-            self.reporter.say("      memory: peak activations, estimated from the shapes of a forward")
+            say("memory: peak activations, estimated from the shapes of a forward")
         return costs
 
     def _macs(self) -> MacCosts:
@@ -184,7 +180,7 @@ class Coster:
                 f"profile '{self.config.device}' has no energy for this model ({reason or 'not measured'}): measure it "
                 "there with prunesearch profile --energy, or use --objective latency"
             )
-        self.reporter.say(f"      energy: {FITTED} schedules over windows of {self.config.energy_window_s:.0f} s")
+        say(f"energy: {FITTED} schedules over windows of {self.config.energy_window_s:.0f} s")
         fit = fit_table_energy(
             table,
             self.meter,
@@ -193,9 +189,8 @@ class Coster:
             methods=runnable(self.space.methods, str(table.conditions["attention"])),
             window_s=self.config.energy_window_s,
             seed=self.config.seed,
-            quiet=self.reporter.quiet or not self.reporter.console.is_terminal,
         )
         table = CostTable(**{**dict(table), "energy": fit})
         table.save(self.folder.cost_table)
-        self.reporter.say(f"      energy: mean error {fit.validation.mape:.1%}, worst {fit.validation.worst:.1%}")
+        say(f"energy: mean error {fit.validation.mape:.1%}, worst {fit.validation.worst:.1%}")
         return table

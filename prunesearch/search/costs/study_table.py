@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import say
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import parse_method
 from prunesearch.cost.estimate.estimate import estimate_table
@@ -14,7 +15,6 @@ from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import conditions_of, describe_shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Profile
-from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import Handle, runnable
 from prunesearch.search.space.space import Space
 from prunesearch.study.config import RunConfig
@@ -30,7 +30,6 @@ def cost_table(
     space: Space,
     config: RunConfig,
     target: Target,
-    reporter: Reporter,
     model: str,
     announce: Callable[[str], None],
 ) -> CostTable:
@@ -65,14 +64,13 @@ def cost_table(
             counts=space.counts[1:],
             methods=runnable(space.methods, check_attention(config.attention)),
             time_budget_s=config.table_seconds,
-            quiet=reporter.quiet or not reporter.console.is_terminal,
             seed=config.seed,
             mode=config.mode,
             patience_s=config.patience_s,
             concurrency=config.concurrency,
         )
         table.save(path)
-    say_table(table, reporter)
+    say_table(table)
     return table
 
 
@@ -136,19 +134,19 @@ def _check_methods(
             )
 
 
-def say_table(table: CostTable, reporter: Reporter) -> None:
+def say_table(table: CostTable) -> None:
     """Say how far the table can be trusted."""
     checked = table.validation
     if checked is not None:
         what = "estimated" if table.status == "estimated" else f"error on {checked.unseen} unseen schedules"
-        reporter.say(
-            f"      {what}: mean {checked.mape:.1%}, worst {checked.worst:.1%}, "
+        say(
+            f"{what}: mean {checked.mape:.1%}, worst {checked.worst:.1%}, "
             f"rank correlation {checked.rank_correlation:.3f}"
             + (f" ({checked.against})" if table.status == "estimated" else "")
         )
     for note in table.notes:
-        reporter.say(f"      {note}")
+        say(f"{note}")
     if table.noise.waited_s:
-        reporter.say(f"      waited {table.noise.waited_s:.0f} s for other processes to leave the cores alone")
+        say(f"waited {table.noise.waited_s:.0f} s for other processes to leave the cores alone")
     if table.noise.noisy:
-        reporter.say(f"      the machine was noisy ({table.noise.why}): latencies may be off by more")
+        say(f"the machine was noisy ({table.noise.why}): latencies may be off by more")

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunesearch import __version__
+from prunesearch.core.events import moving, step
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.counting.flops import closed_form_gmacs
 from prunesearch.cost.tables.percentile import MEDIAN
 from prunesearch.cost.timing.samples import Samples
-from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import Handle
 from prunesearch.report.report import write_report
 from prunesearch.search.costs.costing import Costing
@@ -55,7 +55,6 @@ class Finish:
     unpruned_calibration: float
     calibration_rows: int
     search: schema.SearchInfo
-    reporter: Reporter
 
     def go(self) -> schema.Front:
         """Evaluate and re-measure the candidates, drop the dominated ones, and write front and report."""
@@ -78,16 +77,16 @@ class Finish:
 
     def _hold_out(self, candidates: list[TrialRecord]) -> tuple[list[Evaluation], Evaluation]:
         split = self.task.holdout
-        self.reporter.step(f"holdout: {len(candidates)} candidates on {split.n} rows that the search has not seen")
+        step(f"holdout: {len(candidates)} candidates on {split.n} rows that the search has not seen")
         evaluator = Evaluator(self.task, self.handle, split)
-        with self.reporter.bar("holdout", max(1, len(candidates) * split.n)) as bar:
+        with moving("holdout", max(1, len(candidates) * split.n)) as bar:
             found = [evaluator.evaluate(r.schedule, bar.advance) for r in candidates]
         return found, evaluator.unpruned()
 
     def _measure(self, schedules: list[Schedule]) -> list[Measured]:
         if self.remeasurer is None:
             device = self.costing.table.device["name"]
-            self.reporter.step(f"not re-measured: {device} is not at hand; costs are predictions")
+            step(f"not re-measured: {device} is not at hand; costs are predictions")
             return [Measured() for _ in schedules]
         return self.remeasurer.measure(schedules)
 

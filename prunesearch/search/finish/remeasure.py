@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from prunesearch.core.events import say, step
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.counting.memory import peak_activation_mib
 from prunesearch.cost.energy.result import EnergyResult
@@ -13,7 +14,6 @@ from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.tables.percentile import MEDIAN
 from prunesearch.cost.timing.samples import Samples
 from prunesearch.cost.timing.validate import measure_schedules
-from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import Handle
 from prunesearch.search.costs.costing import Costing
 from prunesearch.study.config import RunConfig
@@ -41,20 +41,15 @@ class Remeasurer:
     handle: Handle
     costing: Costing
     meter: EnergyMeter | None
-    reporter: Reporter
 
     def measure(self, schedules: list[Schedule]) -> list[Measured]:
         """Latency under every load, energy where there is a meter, memory where it is an objective and can be."""
-        self.reporter.step(f"re-measuring {len(schedules)} schedules end to end")
+        step(f"re-measuring {len(schedules)} schedules end to end")
         by_load = [self._latencies(load, schedules) for load in range(len(self.costing.loads))]
         latencies = [list(samples) for samples in zip(*by_load, strict=True)]
         energies = self._energies(schedules)
         memories = [self._memory(schedule) for schedule in schedules]
         return [Measured(*costs) for costs in zip(latencies, energies, memories, strict=True)]
-
-    @property
-    def _quiet(self) -> bool:
-        return self.reporter.quiet or not self.reporter.console.is_terminal
 
     def _latencies(self, index: int, schedules: list[Schedule]) -> list[Samples]:
         load, config = self.costing.loads[index], self.config
@@ -68,7 +63,6 @@ class Remeasurer:
             schedules,
             time_budget_s=config.table_seconds / 2,
             min_rounds=rounds,
-            quiet=self._quiet,
             label="re-measuring",
             mode=config.mode,
             concurrency=config.concurrency,
@@ -85,11 +79,10 @@ class Remeasurer:
             schedules,
             mode=self.config.mode,
             window_s=self.config.energy_window_s,
-            quiet=self._quiet,
         )
         doubts = {result.why for result in energies.results.values() if not result.valid}
         if doubts:
-            self.reporter.say(f"      energy is not measured validly, and stays predicted: {'; '.join(sorted(doubts))}")
+            say(f"energy is not measured validly, and stays predicted: {'; '.join(sorted(doubts))}")
             return [None for _ in schedules]
         return [energies.results[schedule] for schedule in schedules]
 

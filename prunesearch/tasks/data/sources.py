@@ -22,9 +22,10 @@ from datasets.load import load_dataset, load_from_disk
 from pyarrow.lib import ArrowException
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.events import heard
 from prunesearch.tasks.data.beir import is_beir, read_beir
 from prunesearch.tasks.data.conll import read_conll
-from prunesearch.tasks.progress import quiet_libraries
+from prunesearch.tasks.hush import quiet_libraries
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
@@ -49,7 +50,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def load_source(data: str, *, quiet: bool = False) -> Source:
+def load_source(data: str) -> Source:
     """Read `data`: a file, a folder, two files joined by a comma, or a Hub id (`owner/name[:config]`).
 
     Raises `PruneSearchError` in one line when it is missing, unreadable, empty or of an unknown kind.
@@ -59,7 +60,7 @@ def load_source(data: str, *, quiet: bool = False) -> Source:
         raise PruneSearchError(
             f"data must be one source or 'calibration,holdout', but got '{data}': give at most two files"
         )
-    parts = [_load_one(name, quiet) for name in names]
+    parts = [_load_one(name) for name in names]
     source = parts[0] if len(parts) == 1 else _two_files(data, *parts)
     empty = [name for name, rows in source.splits.items() if len(rows) == 0]
     splits = {name: rows for name, rows in source.splits.items() if name not in empty}
@@ -83,17 +84,17 @@ def _two_files(data: str, first: Source, second: Source) -> Source:
     return Source(data, splits, first.base, [*first.notes, *second.notes])
 
 
-def _load_one(name: str, quiet: bool) -> Source:
+def _load_one(name: str) -> Source:
     """Read one file, folder or Hub data set."""
     path = Path(name).expanduser()
     if path.is_dir():
-        return _load_folder(path, quiet)
+        return _load_folder(path)
     if path.is_file():
         return _load_file(path)
     looks_local = path.suffix.lower() in (*READERS, ".txt", ".arrow", ".zip", ".gz")
     if looks_local or not HUB_ID.fullmatch(name):
         raise PruneSearchError(f"no file or folder '{name}': check the path (from {Path.cwd()})")
-    return _load_hub(name, quiet)
+    return _load_hub(name)
 
 
 def _load_file(path: Path) -> Source:
@@ -207,7 +208,7 @@ READERS: dict[str, Callable[[Path], tuple[Dataset, list[str]]]] = {
 }
 
 
-def _load_folder(path: Path, quiet: bool) -> Source:
+def _load_folder(path: Path) -> Source:
     """Read a folder: saved by `datasets`, in BEIR's form, class folders of images, sounds or videos, or data files."""
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         try:
@@ -231,7 +232,7 @@ def _load_folder(path: Path, quiet: bool) -> Source:
     if len(rows):
         return Source(str(path), {"all": rows})
     if any(file.suffix.lower() in READERS for file in path.rglob("*")):
-        return _load_hub(str(path), quiet)  # a clone of a Hub repository: `datasets` finds its splits
+        return _load_hub(str(path))  # a clone of a Hub repository: `datasets` finds its splits
     raise PruneSearchError(
         "a data folder must hold class folders of images, sounds or videos, data files or a saved data set, but "
         f"'{path}' holds none of them"
@@ -255,12 +256,12 @@ def _read_classes(path: Path) -> Dataset:
     return labelled
 
 
-def _load_hub(name: str, quiet: bool) -> Source:
+def _load_hub(name: str) -> Source:
     """Load a Hub data set (`owner/name[:config]`) or a folder of data files through `datasets`."""
     local = Path(name).is_dir()
     repository, _, config = (name, "", "") if local else name.partition(":")
     try:
-        with quiet_libraries(progress=not quiet):
+        with quiet_libraries(progress=heard()):
             return _from_datasets(name, load_dataset(repository, config or None))
     except Exception as error:  # network, missing repository, gated, no config named: one line each
         what, way_out = (

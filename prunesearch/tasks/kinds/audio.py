@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.core.events import track
 from prunesearch.tasks.base import Batch, EvalSet, Inputs, Labels, Prepared, Task, chunks, rows_of
 from prunesearch.tasks.data.audio_cells import Samples, decode_sound, raw_sounds
 from prunesearch.tasks.data.columns import Columns
@@ -24,7 +25,6 @@ from prunesearch.tasks.kinds.classification import load_classifier
 from prunesearch.tasks.kinds.image import repeat_rows
 from prunesearch.tasks.kinds.text import MULTIPLE
 from prunesearch.tasks.loading import accepted, count_tokens, load, to_device
-from prunesearch.tasks.progress import track
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import AUDIO
 
@@ -131,7 +131,7 @@ def _sounds(role: str, part: Part, columns: Columns, rate: int, request: TaskReq
     """Decode the sounds of a split, in order."""
     name = str(columns.audio)
     cells = (row[name] for row in raw_sounds(part.rows, name).select_columns([name]))
-    for cell in track(cells, len(part.labels), f"Preparing {role} sounds", quiet=request.quiet):
+    for cell in track(cells, len(part.labels), f"Preparing {role} sounds"):
         yield decode_sound(cell, request.source.base, rate)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.core.events import track
 from prunesearch.tasks.base import Batch, EvalSet, Inputs, Outputs, Prepared, Task, chunks
 from prunesearch.tasks.data.columns import decode_image, raw_images
 from prunesearch.tasks.data.labels import LabelMap
@@ -23,7 +24,6 @@ from prunesearch.tasks.kinds.detection_data import Annotations, find_annotations
 from prunesearch.tasks.kinds.image import repeat_rows
 from prunesearch.tasks.loading import count_tokens, load, load_model, missing_note, to_device
 from prunesearch.tasks.metrics.metric import kl_divergence
-from prunesearch.tasks.progress import track
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import DETECTION
 
@@ -150,7 +150,7 @@ def _prepare(
     sets = {}
     for role, part in splits.parts.items():
         batches: list[Batch] = []
-        pictures = track(_pictures(part, name, base), len(part.labels), f"Preparing {role} images", quiet=request.quiet)
+        pictures = track(_pictures(part, name, base), len(part.labels), f"Preparing {role} images")
         done = 0
         for chunk in chunks(pictures, request.batch_size):
             index = torch.arange(done, done + len(chunk))

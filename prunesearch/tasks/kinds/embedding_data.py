@@ -15,11 +15,11 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Labels, Task
 from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.split import Part, few, split_rows
+from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.embedding import Embedding, Retrieval, Similarity
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, max_tokens, time_texts
 from prunesearch.tasks.kinds.text_rows import bucket_rows
 from prunesearch.tasks.loading import load, load_model
-from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import RETRIEVAL, SIMILARITY
 

@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import track
 from prunesearch.pruning.families.pooling import mean_pool
 from prunesearch.tasks.base import Batch, EvalSet, Outputs, Prepared, Task
 from prunesearch.tasks.data.columns import content_kind, find_columns
@@ -22,7 +23,6 @@ from prunesearch.tasks.kinds.video import load_videos
 from prunesearch.tasks.loading import load_model, missing_note
 from prunesearch.tasks.metrics.classes import Accuracy
 from prunesearch.tasks.metrics.metric import RowMean, agreement, kl_divergence
-from prunesearch.tasks.progress import track
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import FIDELITY, choose_metric
 
@@ -123,7 +123,7 @@ def load_fidelity_task(request: TaskRequest) -> Task:
         attention=request.attention,
     )
     rows = _LOADERS[kind](request, splits, columns, model)
-    rows = replace(rows, sets={role: _label(data, model, request.quiet) for role, data in rows.sets.items()})
+    rows = replace(rows, sets={role: _label(data, model) for role, data in rows.sets.items()})
     states = torch.as_tensor(rows.sets["calibration"].labels).ndim > 1
     has = "cosine" if states else "agreement"
     metric = choose_metric(FIDELITY, request.metric) if request.metric else has
@@ -153,11 +153,11 @@ def _class_of(config: Any) -> Any:
 
 
 @torch.inference_mode()
-def _label(data: EvalSet, model: nn.Module, quiet: bool) -> EvalSet:
+def _label(data: EvalSet, model: nn.Module) -> EvalSet:
     """The split with the unpruned model's classes or states for labels."""
     task = Fidelity(FIDELITY, model, data, data, 0, lambda rows: {})
     batches = []
-    for batch in track(data.batches, len(data.batches), "Running the unpruned model", quiet=quiet):
+    for batch in track(data.batches, len(data.batches), "Running the unpruned model"):
         outputs = task.outputs(batch)
         labels = outputs["logits"].argmax(dim=-1) if "logits" in outputs else outputs["state"]
         batches.append(Batch(batch.inputs, labels, batch.index))

@@ -11,13 +11,13 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.core.events import track
 from prunesearch.tasks.base import Batch, EvalSet, Inputs, Prepared, Sample, Task, chunks, merge_batches
 from prunesearch.tasks.data.columns import Columns, decode_image, raw_images
 from prunesearch.tasks.data.sources import one_line
 from prunesearch.tasks.data.split import Part, Splits
 from prunesearch.tasks.kinds.classification import load_classifier
 from prunesearch.tasks.loading import accepted, count_tokens, load, to_device
-from prunesearch.tasks.progress import track
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import IMAGE
 
@@ -63,7 +63,7 @@ def _preprocess(
     images = _pictures(part, columns, request)
     batches = []
     total = len(part.labels)
-    shown = track(images, total, f"Preparing {role} images", quiet=request.quiet)
+    shown = track(images, total, f"Preparing {role} images")
     for start, chunk in enumerate(chunks(shown, request.batch_size)):
         index = torch.arange(start * request.batch_size, start * request.batch_size + len(chunk))
         try:

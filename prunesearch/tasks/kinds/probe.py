@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from prunesearch.core.events import track
 from prunesearch.pruning.families.pooling import mean_pool
 from prunesearch.tasks.base import EvalSet
 from prunesearch.tasks.metrics.metric import correct
-from prunesearch.tasks.progress import track
 
 L2 = 0.1  # penalty on standardised features, against the mean cross-entropy
 STEPS = 200  # at most, of L-BFGS; it stops when the gradient is small
@@ -39,19 +39,17 @@ def embed(encoder: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return pooled
 
 
-def fit_classifier(
-    encoder: nn.Module, sets: dict[str, EvalSet], classes: int, *, quiet: bool = False
-) -> tuple[MeanPoolClassifier, str]:
+def fit_classifier(encoder: nn.Module, sets: dict[str, EvalSet], classes: int) -> tuple[MeanPoolClassifier, str]:
     """Fit a head on the "probe" split; return the classifier and a note with its calibration accuracy."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # type: ignore[assignment]  # not used here: it must not be timed either
-    embeddings, labels = _embed_all(encoder, sets["probe"], quiet)
+    embeddings, labels = _embed_all(encoder, sets["probe"])
     reference = next(encoder.parameters())
     head = fit_linear(embeddings, labels, classes).to(reference.device, reference.dtype)
     model = MeanPoolClassifier(encoder, head).eval()
     right = []
     calibration = sets["calibration"]
-    shown = track(calibration.batches, len(calibration.batches), "Checking the head", quiet=quiet)
+    shown = track(calibration.batches, len(calibration.batches), "Checking the head")
     with torch.inference_mode():
         for batch in shown:
             right.append(correct(model(**batch.inputs).logits, torch.as_tensor(batch.labels)))
@@ -92,9 +90,9 @@ def fit_linear(embeddings: Tensor, labels: Tensor, classes: int) -> nn.Linear:
     return head.requires_grad_(False)
 
 
-def _embed_all(encoder: nn.Module, data: EvalSet, quiet: bool) -> tuple[Tensor, Tensor]:
+def _embed_all(encoder: nn.Module, data: EvalSet) -> tuple[Tensor, Tensor]:
     """Return embeddings `[n, width]` and labels `[n]` of a split, in the order of its batches."""
-    shown = track(data.batches, len(data.batches), "Embedding texts for the head", quiet=quiet)
+    shown = track(data.batches, len(data.batches), "Embedding texts for the head")
     with torch.no_grad():
         embeddings = [embed(encoder, batch.inputs) for batch in shown]
     return torch.cat(embeddings), torch.as_tensor(data.labels)

@@ -14,7 +14,7 @@ from torch import Tensor
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
 from prunesearch.tasks.base import Batch, Outputs, Task
-from prunesearch.tasks.progress import quiet_libraries
+from prunesearch.tasks.hush import quiet_libraries
 
 _TOP = 64  # log-probabilities that are kept of every position of the unpruned model
 _RUNS = 3  # of decoding, timed; their median is told

@@ -16,10 +16,10 @@ from prunesearch.tasks.base import EvalSet, Inputs, Prepared, Task
 from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.sources import Source
 from prunesearch.tasks.data.split import Splits, few, split_rows
+from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.seq2seq import Writing
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, bucket, max_tokens, pack_texts, timing_length
 from prunesearch.tasks.loading import load, load_model, missing_note
-from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import SUMMARY, TRANSLATION
 

@@ -12,11 +12,11 @@ from transformers import AutoModelForSpeechSeq2Seq, AutoTokenizer
 from prunesearch.tasks.base import Batch, EvalSet, Inputs, Task
 from prunesearch.tasks.data.labels import LabelMap
 from prunesearch.tasks.data.split import few, make_splits
+from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.audio import load_sounds
 from prunesearch.tasks.kinds.seq2seq import Writing
 from prunesearch.tasks.kinds.speech_columns import find_transcripts
 from prunesearch.tasks.loading import load, load_model, missing_note
-from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import SPEECH
 

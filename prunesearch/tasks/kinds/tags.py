@@ -16,10 +16,10 @@ from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.labels import LabelMap, Raw, clean, head_labels
 from prunesearch.tasks.data.sources import Source
 from prunesearch.tasks.data.split import Part, Splits, split_rows
+from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.text import bucket, max_tokens, time_texts
 from prunesearch.tasks.loading import load, load_model, missing_note
 from prunesearch.tasks.metrics.metric import kl_divergence
-from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import TAGS
 

@@ -17,11 +17,11 @@ from prunesearch.tasks.base import Batch, EvalSet, Inputs, Labels, Prepared, Sam
 from prunesearch.tasks.data.columns import Columns, find_columns
 from prunesearch.tasks.data.labels import LabelMap, Raw, free_labels, head_labels
 from prunesearch.tasks.data.split import Part, Splits, make_splits
+from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.classification import Classification, check_classes
 from prunesearch.tasks.kinds.image import SAMPLES
 from prunesearch.tasks.kinds.probe import fit_classifier
 from prunesearch.tasks.loading import accepted, load, load_model, missing_note, to_device
-from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import TEXT
 
@@ -53,7 +53,7 @@ def load_text_task(request: TaskRequest) -> Task:
     if has_head:
         notes += missing_note(missing)
     else:
-        model, note = fit_classifier(model, sets, len(splits.label_names), quiet=request.quiet)
+        model, note = fit_classifier(model, sets, len(splits.label_names))
         notes.append(note)
     return Classification(
         name=TEXT,

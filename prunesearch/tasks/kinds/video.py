@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForVideoClassification
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.core.events import track
 from prunesearch.tasks.base import Batch, EvalSet, Prepared, Task, chunks
 from prunesearch.tasks.data.columns import Columns
 from prunesearch.tasks.data.sources import one_line
@@ -21,7 +22,6 @@ from prunesearch.tasks.data.video_cells import decode_video, raw_videos
 from prunesearch.tasks.kinds.classification import load_classifier
 from prunesearch.tasks.kinds.image import repeat_rows
 from prunesearch.tasks.loading import accepted, count_tokens, load, to_device
-from prunesearch.tasks.progress import track
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import VIDEO
 
@@ -61,7 +61,7 @@ def _preprocess(
 ) -> EvalSet:
     """Decode and process every video once; batches lie on the model's device, in its dtype."""
     batches: list[Batch] = []
-    shown = track(_videos(part, columns, request), len(part.labels), f"Preparing {role} videos", quiet=request.quiet)
+    shown = track(_videos(part, columns, request), len(part.labels), f"Preparing {role} videos")
     done = 0
     for chunk in chunks(shown, request.batch_size):
         index = torch.arange(done, done + len(chunk))

@@ -14,10 +14,10 @@ from prunesearch.tasks.base import Task
 from prunesearch.tasks.data.columns import find_columns
 from prunesearch.tasks.data.labels import LabelMap, Raw, free_labels
 from prunesearch.tasks.data.split import make_splits
+from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.classification import Classification, check_classes
 from prunesearch.tasks.kinds.image import load_images
 from prunesearch.tasks.loading import load, load_model, missing_note
-from prunesearch.tasks.progress import quiet_libraries
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import ZERO_SHOT
 

@@ -63,7 +63,7 @@ def test_a_schedule_that_the_model_carries_is_still_there_afterwards(tiny, batch
 
 def test_the_powers_are_found_and_price_schedules_that_were_not_measured(tiny, batch, power):
     table = measure_table(
-        tiny, batch, counts=[3, 5, 9, 13], methods=METHODS, time_budget_s=0.5, quiet=True, clock=HookedClock(power)
+        tiny, batch, counts=[3, 5, 9, 13], methods=METHODS, time_budget_s=0.5, clock=HookedClock(power)
     )
     table.check_conditions(batch_size=2, mode="eager")
     fit = fit_table_energy(table, power.meter(), tiny, batch, methods=METHODS, repeats=2)

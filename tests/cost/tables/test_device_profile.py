@@ -248,7 +248,7 @@ def test_a_mismatch_is_refused_with_the_line_that_mends_it_and_that_line_parses(
     line = text[text.index("prunesearch profile") :]
     assert option in line + " "
     seen = []
-    monkeypatch.setattr(profiling, "profile", lambda config, reporter: seen.append(config) or profile)
+    monkeypatch.setattr(profiling, "profile", lambda config: seen.append(config) or profile)
     code, _, err = command(monkeypatch, capsys, *shlex.split(line)[1:])
     assert code == 0, err
     (config,) = seen

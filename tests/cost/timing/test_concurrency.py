@@ -30,7 +30,7 @@ def test_a_table_under_load_states_its_concurrency_and_leaves_no_process(tiny, b
     hook = tiny.vit.layernorm.register_forward_hook(lambda *_: seen.append(len(multiprocessing.active_children())))
     try:
         table = measure_table(
-            tiny, batch, counts=[5, 9], methods=["cls_attention+drop"], time_budget_s=0.1, quiet=True, unseen=3,
+            tiny, batch, counts=[5, 9], methods=["cls_attention+drop"], time_budget_s=0.1, unseen=3,
             concurrency=2,
         )  # fmt: skip
     finally:

@@ -42,9 +42,7 @@ def test_a_compiled_handle_takes_other_schedules(tiny, batch):
 
 def test_a_table_of_a_compiled_model_says_so_and_leaves_the_model_eager(tiny, batch):
     methods = ["cls_attention+drop", "bipartite"]
-    table = measure_table(
-        tiny, batch, counts=[5, 9], methods=methods, time_budget_s=0.1, quiet=True, mode="compile", unseen=4
-    )
+    table = measure_table(tiny, batch, counts=[5, 9], methods=methods, time_budget_s=0.1, mode="compile", unseen=4)
     assert table.conditions["mode"] == "compile"
     assert table.validation.unseen == 4
     with borrowed(tiny) as handle:

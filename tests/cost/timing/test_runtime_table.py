@@ -77,7 +77,7 @@ def test_a_known_machine_is_priced_right(tiny, batch, monkeypatch):
     monkeypatch.setattr(runtime_table, "OnnxRuntime", KnownRuntime)
     monkeypatch.setattr(_Pieces, "_session", known_session)
     monkeypatch.setattr(runtime_table, "measure", known_measure)
-    table = measure_runtime_table(tiny, batch, counts=GRID, methods=METHODS, quiet=True, unseen=10)
+    table = measure_runtime_table(tiny, batch, counts=GRID, methods=METHODS, unseen=10)
     assert table.conditions["mode"] == "onnxruntime"
     assert table.status == "measured"
     assert table.validation.unseen == 10

@@ -126,7 +126,7 @@ def test_walking_stops_when_there_is_enough(tiny, batch):
 
 @pytest.fixture(scope="module")
 def built(tiny, batch):
-    return build_table(tiny, batch, counts=[17, *WIDTHS], methods=METHODS, time_budget_s=0.5, min_walks=60, quiet=True)
+    return build_table(tiny, batch, counts=[17, *WIDTHS], methods=METHODS, time_budget_s=0.5, min_walks=60)
 
 
 def test_a_built_table_covers_the_grid_and_predicts(built, tiny):
@@ -152,7 +152,7 @@ def test_the_pieces_of_the_unpruned_model_add_up_to_its_prediction(built):
 
 
 def test_a_measured_table_holds_its_error_on_unseen_schedules(tiny, batch):
-    checked = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.5, quiet=True)
+    checked = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.5)
     result = checked.validation
     assert result.schedules[0] == "unpruned"
     assert len(set(result.schedules)) == len(result.schedules) == 31
@@ -173,7 +173,7 @@ def test_unseen_schedules_run_between_walks_with_their_own_tokens(tiny, batch):
     seen = []
     hook = tiny.vit.layernorm.register_forward_hook(lambda *args: seen.append(args[2].shape[1]))
     try:
-        checked = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.1, quiet=True)
+        checked = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.1)
     finally:
         hook.remove()
     assert len(seen) >= checked.walks + sum(len(s) for s in checked.validation.samples_us)
@@ -199,9 +199,9 @@ def test_schedules_are_measured_with_their_own_tokens(tiny, batch):
 
 def test_counts_and_schedules_that_cannot_be_are_refused(tiny, batch):
     with pytest.raises(PruneSearchError, match="`1 < tokens < 17` must hold for a width after a stage, but got 1"):
-        build_table(tiny, batch, counts=[1], methods=METHODS, quiet=True)
+        build_table(tiny, batch, counts=[1], methods=METHODS)
     with pytest.raises(PruneSearchError, match="unknown merge 'fusee'"):
-        build_table(tiny, batch, counts=WIDTHS, methods=["cls_attention+fusee"], quiet=True)
+        build_table(tiny, batch, counts=WIDTHS, methods=["cls_attention+fusee"])
     with pytest.raises(PruneSearchError, match="at least one schedule"):
         measure_schedules(tiny, batch, [])
 
@@ -233,7 +233,7 @@ def test_walks_that_a_throttled_device_spoiled_do_not_count(tiny, batch):
 
 def test_a_device_that_always_throttles_is_measured_in_the_end(tiny, batch):
     table = build_table(
-        tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=1.5, min_walks=5, quiet=True, spoiled=lambda: True
+        tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=1.5, min_walks=5, spoiled=lambda: True
     )
     assert table.walks >= 5
     assert table.noise.thrown_away > 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import step
 from prunesearch.core.schedule import Schedule, Stage
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import find_profile
-from prunesearch.progress import Reporter
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.costs.study_table import cost_table, profile_table, say_table
 from prunesearch.search.space.space import Space, SpaceFile
@@ -37,7 +37,7 @@ def parts(tmp_path_factory):
     root = tmp_path_factory.mktemp("measure")
     write_model(root)
     config = RunConfig.build(**settings(root))
-    task = load_study_task(config, quiet=True)
+    task = load_study_task(config)
     with apply_(task.model, Schedule()) as handle:
         space = Space(SpaceFile.load(config.space_path), 6, task.tokens, 1)
         yield task, handle, space, config
@@ -108,7 +108,7 @@ def test_a_method_that_was_not_measured_is_refused(root, parts):
     one_line(error.value, "has not measured method 'cls_attention+fuse'", "leave it out of the space", "--redo")
 
 
-def test_where_there_is_a_spec_alone_costs_are_estimated_and_say_so(root, parts, capsys):
+def test_where_there_is_a_spec_alone_costs_are_estimated_and_say_so(root, parts, heard):
     found = ask(find_profile("a100"), parts, device="cuda", dtype="float16")
     assert (found.status, found.source) == ("estimated", "estimated for 'a100-40gb'")
     assert found.validation.mape > 0.01
@@ -116,8 +116,8 @@ def test_where_there_is_a_spec_alone_costs_are_estimated_and_say_so(root, parts,
     assert found.conditions["dtype"] == "float16"
     assert (found.conditions["threads"], found.conditions["device"]) == (None, "cuda")
     assert all(row["samples"] == 0 for row in found.cells.rows())
-    say_table(found, Reporter())
-    said = capsys.readouterr().err
+    say_table(found)
+    said = str(heard)
     assert f"estimated: mean {found.validation.mape:.1%}" in said
     assert "unseen schedules" not in said
     assert "measured in" not in said
@@ -137,22 +137,21 @@ def test_what_an_estimate_cannot_know_is_one_line(root, parts, asked, words):
     one_line(error.value, *words)
 
 
-def test_the_studys_own_table_is_kept_and_its_conditions_are_checked(root, parts, tmp_path, capsys):
+def test_the_studys_own_table_is_kept_and_its_conditions_are_checked(root, parts, tmp_path, heard):
     task, handle, space, config = parts
     folder = StudyFolder.create("s", tmp_path)
     target = Target("cpu", write_profile(root, "box", known_table()), False)
-    reporter = Reporter()
 
     def get(**changes):
         changed = config.model_copy(update=changes)
-        return cost_table(folder.cost_table, task, handle, space, changed, target, reporter, "my/model", reporter.step)
+        return cost_table(folder.cost_table, task, handle, space, changed, target, "my/model", step)
 
     first = get()
     assert CostTable.load(folder.cost_table) == first
-    assert "cost table: measured, from profile 'box'" in capsys.readouterr().err
+    assert "cost table: measured, from profile 'box'" in heard.take()
     write_profile(root, "box", slower(known_table(), attention=2.0))
     assert get() == first
-    assert "kept from before" in capsys.readouterr().err
+    assert "kept from before" in heard.take()
     with pytest.raises(PruneSearchError) as error:
         get(batch_size=4)
     one_line(error.value, "batch_size=8, but batch_size=4")
@@ -162,10 +161,10 @@ def test_the_studys_own_table_is_kept_and_its_conditions_are_checked(root, parts
     one_line(error.value, "is not JSON", "delete it to measure again")
 
 
-def test_a_noisy_table_says_so(capsys):
+def test_a_noisy_table_says_so(heard):
     table = known_table()
     table.noise.noisy, table.noise.why = True, "others used 40 % of the cores"
-    say_table(table, Reporter())
-    said = capsys.readouterr().err
+    say_table(table)
+    said = str(heard)
     assert "error on 30 unseen schedules: mean 1.2%, worst 3.4%, rank correlation 0.997" in said
     assert "others used 40 % of the cores" in said

@@ -72,7 +72,7 @@ def test_a_pool_is_what_answers_and_the_nearest_of_the_others(tmp_path: Path):
 
 
 def test_a_folder_is_a_retrieval_task_and_ndcg_is_that_of_single_texts(encoder: str, tmp_path: Path):
-    task = load_task(encoder, write(tmp_path / "b"), calibration=8, holdout=12, quiet=True)
+    task = load_task(encoder, write(tmp_path / "b"), calibration=8, holdout=12)
     assert (task.name, task.metric) == ("text-retrieval", "ndcg10")
     assert (task.calibration.n, task.holdout.n) == (8, 12)
     assert any("BEIR folder" in note for note in task.notes)
@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_one_line(name: str, content: str | bytes, message:
     folder = write(tmp_path / "b", qrels={"test": QRELS["test"]})
     (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(PruneSearchError, match=message) as error:
-        load_task(encoder, folder, quiet=True)
+        load_task(encoder, folder)
     assert "\n" not in str(error.value)
     if "answers" not in message and "read" not in message:
         assert isinstance(error.value, CorruptFileError)

@@ -34,7 +34,7 @@ def waves(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_waveforms_come_in_batches_of_like_length_and_answer_as_by_themselves(waves: str, sounds: Path):
-    task = load_task(waves, sounds, batch_size=4, quiet=True)
+    task = load_task(waves, sounds, batch_size=4)
     assert (task.name, task.metric, task.label_names) == ("audio-classification", "accuracy", NAMES)
     model = hf.Wav2Vec2ForSequenceClassification.from_pretrained(waves).eval()
     extractor = hf.Wav2Vec2FeatureExtractor.from_pretrained(waves)
@@ -50,7 +50,7 @@ def test_waveforms_come_in_batches_of_like_length_and_answer_as_by_themselves(wa
 
 
 def test_what_latency_is_measured_on_is_unpadded_and_of_the_asked_length(waves: str, sounds: Path):
-    task = load_task(waves, sounds, quiet=True)
+    task = load_task(waves, sounds)
     assert any("90th percentile of the calibration sounds" in note for note in task.notes)
     for tokens in (task.tokens, 19):
         inputs = task.at_length(tokens).timing_inputs(3)
@@ -59,7 +59,7 @@ def test_what_latency_is_measured_on_is_unpadded_and_of_the_asked_length(waves: 
             hidden = task.model.wav2vec2(**inputs).last_hidden_state
         assert hidden.shape[:2] == (3, tokens)
     with pytest.raises(PruneSearchError, match="length >= 1"):
-        load_task(waves, sounds, length=0, quiet=True)
+        load_task(waves, sounds, length=0)
 
 
 def test_the_least_samples_are_the_inverse_of_the_convolutions(waves: str):
@@ -70,7 +70,7 @@ def test_the_least_samples_are_the_inverse_of_the_convolutions(waves: str):
 
 
 def test_a_schedule_is_evaluated_and_rows_of_a_smaller_split_are_the_same(waves: str, sounds: Path):
-    task = load_task(waves, sounds, batch_size=5, quiet=True)
+    task = load_task(waves, sounds, batch_size=5)
     with apply_(task.model, Schedule()) as handle:
         evaluator = Evaluator(task, handle, task.calibration)
         pruned, whole = evaluator.evaluate(HALF), evaluator.evaluate(Schedule())
@@ -89,17 +89,17 @@ def test_a_schedule_is_evaluated_and_rows_of_a_smaller_split_are_the_same(waves:
 
 def test_a_model_without_masks_says_what_short_sounds_are_filled_with(tmp_path: Path, sounds: Path):
     folder = make_waves(tmp_path, "Wav2Vec2ForSequenceClassification", mask=False, **LABELS)
-    task = load_task(folder, sounds, quiet=True)
+    task = load_task(folder, sounds)
     assert list(task.calibration.batches[0].inputs) == ["input_values"]
     assert any("filled up with silence" in note for note in task.notes)
 
 
 def test_spectrograms_have_one_length(tmp_path: Path, sounds: Path):
     whisper = make_whisper(tmp_path / "w", "WhisperForAudioClassification", **LABELS)
-    task = load_task(whisper, sounds, quiet=True)
+    task = load_task(whisper, sounds)
     assert (task.name, task.tokens, task.timing_at) == ("audio-classification", 50, None)
     with pytest.raises(PruneSearchError, match="all of one length"):
-        load_task(whisper, sounds, length=20, quiet=True)
+        load_task(whisper, sounds, length=20)
     config = hf.ASTConfig(
         hidden_size=32,
         num_hidden_layers=2,
@@ -114,7 +114,7 @@ def test_spectrograms_have_one_length(tmp_path: Path, sounds: Path):
     )
     front = hf.ASTFeatureExtractor(num_mel_bins=16, max_length=32, mean=0.0, std=1.0)
     ast = save(tmp_path / "a", hf.ASTForAudioClassification(config), front.to_dict())
-    task = load_task(ast, sounds, quiet=True)
+    task = load_task(ast, sounds)
     with apply_(task.model, Schedule()) as handle:
         assert Evaluator(task, handle, task.holdout).evaluate(HALF).n == task.holdout.n
     assert task.tokens == 2 + 4 * 2
@@ -122,10 +122,10 @@ def test_spectrograms_have_one_length(tmp_path: Path, sounds: Path):
 
 def test_without_labels_it_is_held_against_itself(waves: str, tmp_path: Path):
     data = write_sounds(tmp_path / "s.parquet", 12)
-    task = load_task(waves, data, quiet=True)
+    task = load_task(waves, data)
     assert (task.name, task.metric) == ("fidelity", "agreement")
     bare = make_waves(tmp_path / "bare", "Wav2Vec2Model")
-    task = load_task(bare, data, batch_size=3, quiet=True)
+    task = load_task(bare, data, batch_size=3)
     assert (task.name, task.metric) == ("fidelity", "cosine")
     model = hf.Wav2Vec2Model.from_pretrained(bare).eval()
     batch = task.calibration.batches[-1]
@@ -143,17 +143,17 @@ def test_bad_sounds_are_one_line(waves: str, tmp_path: Path):
     cells = [{"bytes": encoded(np.zeros(n, np.float32) + n), "path": None} for n in (5, *range(400, 411))]
     pq.write_table(pa.table({"audio": cells, "label": [i % 3 for i in range(12)]}), tmp_path / "s.parquet")
     with pytest.raises(PruneSearchError, match="must have 25 samples") as caught:
-        load_task(waves, tmp_path / "s.parquet", quiet=True)
+        load_task(waves, tmp_path / "s.parquet")
     assert "\n" not in str(caught.value)
     bare = make_waves(tmp_path / "bare", "Wav2Vec2Model")
     with pytest.raises(PruneSearchError, match="needs a checkpoint with that head"):
-        load_task(bare, tmp_path / "s.parquet", quiet=True)
+        load_task(bare, tmp_path / "s.parquet")
 
 
 @pytest.mark.skipif(not FSDD.is_file(), reason=f"needs the spoken digits in {FSDD}")
 def test_real_digits_are_resampled_to_the_models_rate(tmp_path: Path):
     folder = make_waves(tmp_path, "Wav2Vec2ForSequenceClassification", num_labels=10)
-    task = load_task(folder, FSDD, calibration=20, holdout=20, quiet=True)
+    task = load_task(folder, FSDD, calibration=20, holdout=20)
     assert task.notes[0] == "columns: audio=audio, label=label"
     seconds = [float(b.inputs["attention_mask"].sum(1).float().mean()) / RATE for b in task.calibration.batches]
     assert 0.2 < np.mean(seconds) < 0.8  # a digit takes half a second, which 8 kHz taken for 16 would halve
@@ -167,7 +167,7 @@ def test_class_folders_hold_sounds(waves: str, sounds: Path, tmp_path: Path):
             encoded(sound(i), kind="WAV" if i % 2 else "FLAC")
         )
     (tmp_path / "data" / "no" / "cover.png").write_bytes(b"a picture among sounds")
-    task, table = (load_task(waves, data, batch_size=4, quiet=True) for data in (tmp_path / "data", sounds))
+    task, table = (load_task(waves, data, batch_size=4) for data in (tmp_path / "data", sounds))
     assert task.name == "audio-classification"
     assert sorted(task.label_names) == sorted(NAMES)
     assert task.calibration.n + task.holdout.n == table.calibration.n + table.holdout.n == 24
@@ -178,7 +178,7 @@ def test_class_folders_hold_sounds(waves: str, sounds: Path, tmp_path: Path):
 
 
 def test_what_a_schedule_does_to_a_sound_is_told_over_its_spectrogram(waves: str, sounds: Path):
-    task = load_task(waves, sounds, batch_size=4, quiet=True)
+    task = load_task(waves, sounds, batch_size=4)
     with apply_(task.model, Schedule()) as handle:
         point = SimpleNamespace(id="p1", to_schedule=lambda: HALF)
         rows, traces = illustrate(task, handle, [point], waves)

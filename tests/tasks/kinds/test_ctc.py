@@ -46,7 +46,7 @@ def nearest_by_hand(source: np.ndarray, real: int) -> list[int]:
 
 @pytest.mark.parametrize("schedule", [DROP, MERGE, MIXED], ids=["drop", "merge", "mixed"])
 def test_each_frame_has_the_logits_of_what_holds_it_or_of_its_nearest(model: str, data: Path, schedule: Schedule):
-    task = load_task(model, data, batch_size=4, quiet=True)
+    task = load_task(model, data, batch_size=4)
     assert task.name == "speech-recognition-ctc"
     with apply_(task.model, schedule, trace=True) as handle, torch.no_grad():
         for batch in task.calibration.batches:
@@ -61,7 +61,7 @@ def test_each_frame_has_the_logits_of_what_holds_it_or_of_its_nearest(model: str
 
 
 def test_the_full_length_and_the_untouched_logits_come_back(model: str, data: Path):
-    task = load_task(model, data, batch_size=4, quiet=True)
+    task = load_task(model, data, batch_size=4)
     original = hf.Wav2Vec2ForCTC.from_pretrained(model).eval()
     with torch.no_grad():
         for batch in task.holdout.batches:
@@ -89,7 +89,7 @@ def test_dropped_frames_repeat_their_neighbour_so_that_order_and_text_stay():
 
 
 def test_greedy_decoding_is_what_the_rules_of_ctc_say(model: str, data: Path):
-    task = load_task(model, data, batch_size=4, quiet=True)
+    task = load_task(model, data, batch_size=4)
     symbols = ["", "<s>", "</s>", "<unk>", " ", *LETTERS]
     with torch.no_grad():
         for batch in task.holdout.batches:
@@ -102,7 +102,7 @@ def test_greedy_decoding_is_what_the_rules_of_ctc_say(model: str, data: Path):
 
 
 def test_a_search_can_evaluate_it_and_the_value_is_jiwers(model: str, data: Path):
-    task = load_task(model, data, batch_size=5, quiet=True)
+    task = load_task(model, data, batch_size=5)
     with apply_(task.model, Schedule()) as handle:
         evaluator = Evaluator(task, handle, task.holdout)
         unpruned, pruned = evaluator.unpruned(), evaluator.evaluate(MIXED)
@@ -132,6 +132,6 @@ def test_word_accuracy_counts_edits_over_all_rows():
 def test_transcripts_have_to_be_there(model: str, tmp_path: Path):
     data = write_sounds(tmp_path / "s.parquet", 6, speaker=["a"] * 6)
     with pytest.raises(PruneSearchError, match=r"needs a column of transcripts.*columns text=NAME"):
-        load_task(model, data, quiet=True)
-    task = load_task(model, data, columns={"text": "speaker"}, quiet=True)
+        load_task(model, data)
+    task = load_task(model, data, columns={"text": "speaker"})
     assert task.calibration.batches[0].labels[0] == "a"

@@ -84,7 +84,7 @@ def test_answers_are_the_models_own_in_pixels_of_the_image(
     name: str, tokens: int, queries: int, data: Path, request: pytest.FixtureRequest
 ):
     folder = request.getfixturevalue(name)
-    task = load_task(folder, data, batch_size=4, quiet=True)
+    task = load_task(folder, data, batch_size=4)
     assert (task.name, task.metric, task.tokens, task.label_names) == ("object-detection", "map", tokens, NAMES)
     model = hf.AutoModelForObjectDetection.from_pretrained(folder).eval()
     for batch in task.holdout.batches:
@@ -102,7 +102,7 @@ def test_answers_are_the_models_own_in_pixels_of_the_image(
 
 @pytest.mark.parametrize("name", ["yolos", "detr"])
 def test_a_schedule_is_evaluated(name: str, data: Path, request: pytest.FixtureRequest):
-    task = load_task(request.getfixturevalue(name), data, batch_size=3, quiet=True)
+    task = load_task(request.getfixturevalue(name), data, batch_size=3)
     with apply_(task.model, Schedule()) as handle:
         evaluator = Evaluator(task, handle, task.holdout)
         unpruned, same, pruned = evaluator.unpruned(), evaluator.evaluate(Schedule()), evaluator.evaluate(HALF)
@@ -114,7 +114,7 @@ def test_a_schedule_is_evaluated(name: str, data: Path, request: pytest.FixtureR
 
 
 def test_the_divergence_is_of_classes_and_of_boxes_of_objects(yolos: str, data: Path):
-    task = load_task(yolos, data, batch_size=3, quiet=True)
+    task = load_task(yolos, data, batch_size=3)
     batch = task.holdout.batches[0]
     logits = torch.tensor([[[4.0, 0.0, 0.0], [0.0, 0.0, 9.0]]])
     boxes = torch.full((1, 2, 4), 0.5)
@@ -141,7 +141,7 @@ def test_objects_are_read_whichever_way_round_and_named_by_the_data(yolos: str, 
     )
     images = [{"bytes": png(i), "path": None} for i in range(9)]
     Dataset.from_dict({"image": images, "objects": rows}, features=features).save_to_disk(tmp_path / "d")
-    task = load_task(yolos, tmp_path / "d", quiet=True)
+    task = load_task(yolos, tmp_path / "d")
     labels = [label for batch in task.calibration.batches for label in batch.labels]
     for label in labels:
         assert label.boxes.tolist() == [[1, 2, 4, 6]]
@@ -168,7 +168,7 @@ def test_bad_objects_are_one_line(yolos: str, tmp_path: Path, cell: dict, messag
     images = [{"bytes": png(i), "path": None} for i in range(6)]
     pq.write_table(pa.table({"image": images, "objects": [cell] * 6}), tmp_path / "d.parquet")
     with pytest.raises(PruneSearchError, match=message) as caught:
-        load_task(yolos, tmp_path / "d.parquet", quiet=True)
+        load_task(yolos, tmp_path / "d.parquet")
     assert "\n" not in str(caught.value)
 
 
@@ -187,7 +187,7 @@ def test_pictures_of_unlike_shape_become_one_size(detr: str, tmp_path: Path):
     images = [{"bytes": picture(i), "path": None} for i in range(12)]
     cells = {"image": images, "objects": [{"bbox": [[1.0, 2.0, 3.0, 4.0]], "category": [0]}] * 12}
     pq.write_table(pa.table(cells), tmp_path / "d.parquet")
-    task = load_task(detr, tmp_path / "d.parquet", batch_size=3, quiet=True)
+    task = load_task(detr, tmp_path / "d.parquet", batch_size=3)
     shapes = {tuple(b.inputs["pixel_values"].shape[2:]) for b in (*task.calibration.batches, *task.holdout.batches)}
     assert shapes == {(40, 60)}
     assert any("resized to 40 x 60" in note for note in task.notes)
@@ -198,7 +198,7 @@ def test_pictures_of_unlike_shape_become_one_size(detr: str, tmp_path: Path):
 @pytest.mark.parametrize("name", ["yolos", "detr"])
 def test_patches_are_drawn_over_a_picture_where_tokens_are_a_grid_of_them(name: str, data: Path, request):
     model = request.getfixturevalue(name)
-    task = load_task(model, data, batch_size=3, quiet=True)
+    task = load_task(model, data, batch_size=3)
     point = SimpleNamespace(id="p1", to_schedule=lambda: Schedule([Stage(0, 0.5, "value_norm", "fuse")]))
     with apply_(task.model, Schedule()) as handle:
         rows, traces = illustrate(task, handle, [point], model)

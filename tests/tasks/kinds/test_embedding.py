@@ -73,7 +73,7 @@ def test_ndcg_is_that_of_scikit_learn():
 
 
 def test_similarity_is_that_of_single_texts(encoder: str, tmp_path: Path):
-    task = load_task(encoder, write(tmp_path / "a.jsonl", pairs()), holdout=20, quiet=True)
+    task = load_task(encoder, write(tmp_path / "a.jsonl", pairs()), holdout=20)
     assert (task.name, task.metric) == ("sentence-similarity", "spearman")
     model, tokenizer = BertModel.from_pretrained(encoder).eval(), AutoTokenizer.from_pretrained(encoder)
     by_pair = {(r["sentence1"], r["sentence2"]): r["score"] for r in pairs()}
@@ -99,7 +99,7 @@ def test_similarity_is_that_of_single_texts(encoder: str, tmp_path: Path):
 
 def test_retrieval_ranks_as_single_texts_do(encoder: str, tmp_path: Path):
     rows = queries()
-    task = load_task(encoder, write(tmp_path / "a.jsonl", rows), quiet=True)
+    task = load_task(encoder, write(tmp_path / "a.jsonl", rows))
     assert (task.name, task.metric) == ("text-retrieval", "ndcg10")
     model, tokenizer = BertModel.from_pretrained(encoder).eval(), AutoTokenizer.from_pretrained(encoder)
     want = {}
@@ -127,7 +127,7 @@ def test_pooling_is_what_the_checkpoint_says(encoder: str, tmp_path: Path):
     (settings / "config.json").write_text(
         json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
     )
-    task = load_task(folder, write(tmp_path / "a.jsonl", pairs()), quiet=True)
+    task = load_task(folder, write(tmp_path / "a.jsonl", pairs()))
     batch = task.holdout.batches[0]
     flat = {name: value.flatten(0, 1) for name, value in batch.inputs.items()}
     with torch.no_grad():
@@ -141,9 +141,9 @@ def test_pooling_is_what_the_checkpoint_says(encoder: str, tmp_path: Path):
 def test_what_does_not_fit_is_one_line(encoder: str, tmp_path: Path):
     odd = write(tmp_path / "o.jsonl", [{**r, "relevance": [1]} for r in queries(9)])
     with pytest.raises(PruneSearchError, match="one gain a document"):
-        load_task(encoder, odd, quiet=True)
+        load_task(encoder, odd)
     words = write(tmp_path / "w.jsonl", [{**r, "score": "much"} for r in pairs(9)])
     with pytest.raises(PruneSearchError, match="column 'score' must hold numbers"):
-        load_task(encoder, words, quiet=True)
+        load_task(encoder, words)
     with pytest.raises(PruneSearchError, match="needs the columns sentence1, sentence2, score"):
-        load_task(encoder, odd, task="sentence-similarity", quiet=True)
+        load_task(encoder, odd, task="sentence-similarity")

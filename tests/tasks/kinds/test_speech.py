@@ -31,14 +31,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_task_is_told_from_a_translation_by_what_the_model_reads(model: str, data: Path):
-    task = load_task(model, data, quiet=True)
+    task = load_task(model, data)
     assert (task.name, task.metric, task.tokens) == ("speech-recognition", "word_accuracy", 50)
     assert (task.calibration.n, task.holdout.n) == (6, 6)
     assert any("greedy decoding" in note for note in task.notes)
 
 
 def test_the_decoder_is_given_the_reference_shifted_by_one(model: str, data: Path):
-    task = load_task(model, data, batch_size=4, quiet=True)
+    task = load_task(model, data, batch_size=4)
     tokenizer = hf.AutoTokenizer.from_pretrained(model)
     for batch in task.calibration.batches:
         for ids, mask, text in zip(
@@ -50,7 +50,7 @@ def test_the_decoder_is_given_the_reference_shifted_by_one(model: str, data: Pat
 
 
 def test_what_is_minimised_is_the_divergence_along_the_reference(model: str, data: Path):
-    task = load_task(model, data, batch_size=4, quiet=True)
+    task = load_task(model, data, batch_size=4)
     batch = task.calibration.batches[0]
     with torch.no_grad(), apply_(task.model, Schedule()) as handle:
         whole = task.outputs(batch)
@@ -66,7 +66,7 @@ def test_what_is_minimised_is_the_divergence_along_the_reference(model: str, dat
 
 
 def test_generation_is_the_models_own_and_differs_under_a_schedule(model: str, data: Path):
-    task = load_task(model, data, batch_size=4, quiet=True)
+    task = load_task(model, data, batch_size=4)
     original = hf.WhisperForConditionalGeneration.from_pretrained(model).eval()
     extractor = hf.WhisperFeatureExtractor.from_pretrained(model)
     with apply_(task.model, Schedule()) as handle:
@@ -89,11 +89,11 @@ def test_generation_is_the_models_own_and_differs_under_a_schedule(model: str, d
 def test_what_is_cut_is_told(model: str, tmp_path: Path):
     cells = [{"bytes": encoded(tone(300 + i, 1.5 if i == 0 else 0.1)), "path": None} for i in range(2)]
     pq.write_table(pa.table({"audio": cells, "text": ["a", "b"]}), tmp_path / "s.parquet")
-    task = load_task(model, tmp_path / "s.parquet", quiet=True)
+    task = load_task(model, tmp_path / "s.parquet")
     assert "1 sounds are longer than the 1 s of the model: cut" in task.notes
 
 
 def test_latency_is_that_of_the_encoder_and_the_first_token(model: str, data: Path):
-    inputs = load_task(model, data, quiet=True).timing_inputs(3)
+    inputs = load_task(model, data).timing_inputs(3)
     assert inputs["input_features"].shape == (3, 8, 100)
     assert inputs["decoder_input_ids"].tolist() == [[1]] * 3

@@ -64,7 +64,7 @@ def _cut(true, said):
 
 def test_the_pipeline_gives_what_transformers_and_seqeval_give(tagger: str, tmp_path: Path):
     path = write_conll(tmp_path / "a.conll", prefix="en:")
-    task = load_task(tagger, path, holdout=15, quiet=True)
+    task = load_task(tagger, path, holdout=15)
     assert (task.name, task.metric) == ("token-classification", "seqeval_f1")
     assert any("'en:' was cut off" in note for note in task.notes)
     model, tokenizer = BertForTokenClassification.from_pretrained(tagger).eval(), AutoTokenizer.from_pretrained(tagger)
@@ -94,7 +94,7 @@ def test_columns_of_class_labels_and_unlabelled_words(tagger: str, tmp_path: Pat
     features = Features({"words": List(Value("string")), "ner_tags": List(ClassLabel(names=names))})
     table = {"words": [w for w, _ in found], "ner_tags": [[names.index(t) for t in tags] for _, tags in found]}
     Dataset.from_dict(table, features=features).save_to_disk(str(tmp_path / "saved"))
-    task = load_task(tagger, tmp_path / "saved", quiet=True)
+    task = load_task(tagger, tmp_path / "saved")
     assert any("matched to the model's classes by name" in note for note in task.notes)
     seen = {tuple(row.tags) for batch in task.calibration.batches for row in batch.labels}
     assert seen <= {tuple(tags) for _, tags in found}
@@ -104,12 +104,12 @@ def test_long_sentences_are_cut_and_other_tags_refused(tagger: str, tmp_path: Pa
     long = tmp_path / "long.conll"
     blocks = ["\n".join(f"{w}{i % 7}\tO" for w in (WORDS * 4)[i : i + 48]) for i in range(12)]
     long.write_text("\n\n".join(blocks))
-    task = load_task(tagger, long, quiet=True)
+    task = load_task(tagger, long)
     assert any("12 sentences are longer than the 40 tokens" in note for note in task.notes)
     odd = tmp_path / "odd.conll"
     odd.write_text("the\tB-DATE\nfilm\tO\n\na\tO\n\nwar\tO\n")
     with pytest.raises(PruneSearchError, match="label 'B-DATE' is not one of the model's 5 classes"):
-        load_task(tagger, odd, quiet=True)
+        load_task(tagger, odd)
     odd.write_text("the\tO\nfilm\n")
     with pytest.raises(PruneSearchError, match="a token and a tag, but line 2"):
-        load_task(tagger, odd, quiet=True)
+        load_task(tagger, odd)

@@ -12,7 +12,7 @@ from tests.support.tiny import make_bert, write_texts
 
 
 def test_end_to_end_with_its_own_head(bert: str, tmp_path: Path):
-    task = load_task(bert, write_texts(tmp_path / "a.jsonl", 90), batch_size=8, quiet=True)
+    task = load_task(bert, write_texts(tmp_path / "a.jsonl", 90), batch_size=8)
     assert task.name == "text-classification"
     assert (task.calibration.n, task.holdout.n) == (30, 60)
     lengths = []
@@ -32,7 +32,7 @@ def test_end_to_end_with_its_own_head(bert: str, tmp_path: Path):
 
 
 def test_rows_keep_their_text_and_label(bert: str, tmp_path: Path):
-    task = load_task(bert, write_texts(tmp_path / "a.jsonl", 60), batch_size=8, quiet=True)
+    task = load_task(bert, write_texts(tmp_path / "a.jsonl", 60), batch_size=8)
     tokenizer = AutoTokenizer.from_pretrained(bert)
     rows = {
         int(i): (ids[mask.bool()].tolist(), int(label))
@@ -48,7 +48,7 @@ def test_rows_keep_their_text_and_label(bert: str, tmp_path: Path):
 
 
 def test_timing_inputs_are_full_rows_of_real_text(bert: str, tmp_path: Path):
-    task = load_task(bert, write_texts(tmp_path / "a.jsonl", 60), length=37, quiet=True)
+    task = load_task(bert, write_texts(tmp_path / "a.jsonl", 60), length=37)
     inputs = task.timing_inputs(25)
     ids = inputs["input_ids"]
     assert task.tokens == 37
@@ -67,7 +67,7 @@ def test_timing_inputs_are_full_rows_of_real_text(bert: str, tmp_path: Path):
 def test_pairs(bert: str, tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_text("premise,hypothesis,label\n" + "".join(f"the film {'a ' * i},bad w,{i % 2}\n" for i in range(30)))
-    task = load_task(bert, path, quiet=True)
+    task = load_task(bert, path)
     assert task.notes[0] == "columns: text=premise, text_pair=hypothesis, label=label"
     types = task.calibration.batches[0].inputs["token_type_ids"]
     assert set(types.flatten().tolist()) == {0, 1}
@@ -77,7 +77,7 @@ def test_pairs(bert: str, tmp_path: Path):
 def test_truncation_at_the_tokenizers_maximum(bert: str, tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "".join(f"{'the film ' * 40} w{i},{i % 2}\n" for i in range(12)))
-    task = load_task(bert, path, quiet=True)
+    task = load_task(bert, path)
     assert task.tokens == 40
     assert task.holdout.batches[0].inputs["input_ids"].shape[1] == 40
 
@@ -85,7 +85,7 @@ def test_truncation_at_the_tokenizers_maximum(bert: str, tmp_path: Path):
 @pytest.mark.parametrize("length", [2, 41])
 def test_length_out_of_reach(bert: str, tmp_path: Path, length: int):
     with pytest.raises(PruneSearchError, match=f"3 <= length <= 40.*{length}"):
-        load_task(bert, write_texts(tmp_path / "a.jsonl", 30), length=length, quiet=True)
+        load_task(bert, write_texts(tmp_path / "a.jsonl", 30), length=length)
 
 
 def test_timing_length_rounds_up_and_is_capped(bert: str):
@@ -119,6 +119,6 @@ def test_string_labels_of_an_unnamed_head(tmp_path: Path):
     folder = make_bert(tmp_path / "model", BertForSequenceClassification)
     path = tmp_path / "a.tsv"
     path.write_text("".join(f"the film w{i} was fine\t{'good' if i % 3 else 'bad'}\n" for i in range(30)))
-    task = load_task(folder, path, quiet=True)
+    task = load_task(folder, path)
     assert task.label_names == ["bad", "good"]
     assert any("does not name its classes" in note for note in task.notes)

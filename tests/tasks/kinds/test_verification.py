@@ -90,7 +90,7 @@ def attention(model: str) -> str:
 
 
 def load(model: str, data: Path, **options: Any) -> Any:
-    return load_task(model, data, attention=attention(model), quiet=True, **{"batch_size": 8, **options})
+    return load_task(model, data, attention=attention(model), **{"batch_size": 8, **options})
 
 
 @torch.no_grad()
@@ -266,7 +266,7 @@ def test_sounds_too_short_for_the_heads_convolutions_are_one_line(tmp_path: Path
 def test_models_that_it_is_not_for_are_one_line(tmp_path: Path, data: Path):
     whisper = make_whisper(tmp_path / "w", "WhisperForConditionalGeneration")
     with pytest.raises(UnsupportedModelError, match=r"needs an encoder, but .* has a decoder"):
-        load_task(whisper, data, task="speaker-verification", quiet=True)
+        load_task(whisper, data, task="speaker-verification")
 
     class Other(hf.Wav2Vec2ForXVector):
         def forward(self, *args: Any, **inputs: Any) -> Any:
@@ -298,7 +298,7 @@ def test_a_run(tmp_path: Path):
     speakers = [i % 4 for i in range(48)]
     data = write(tmp_path / "s.parquet", speakers, speaker=speakers)
     config = RunConfig.build(model=model, data=str(data), **SMALL)
-    front = run(config, "s", root=tmp_path / "studies", quiet=True)
+    front = run(config, "s", root=tmp_path / "studies")
     assert front == Front.load(tmp_path / "studies" / "s" / "front.json")
     assert (front.task.name, front.task.metric) == ("speaker-verification", "eer_accuracy")
     assert (tmp_path / "studies" / "s" / "samples.json").exists() or not front.points

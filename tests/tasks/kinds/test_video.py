@@ -64,7 +64,7 @@ def test_clips_are_classified_as_the_model_does_by_itself(
     name: str, tokens: int, data: Path, request: pytest.FixtureRequest
 ):
     folder = request.getfixturevalue(name)
-    task = load_task(folder, data, batch_size=4, quiet=True)
+    task = load_task(folder, data, batch_size=4)
     assert (task.name, task.metric, task.tokens) == ("video-classification", "accuracy", tokens)
     assert task.timing_inputs(3)["pixel_values"].shape == (3, 4, 3, 16, 16)
     kind = hf.VideoMAEForVideoClassification if name == "videomae" else hf.VivitForVideoClassification
@@ -80,7 +80,7 @@ def test_clips_are_classified_as_the_model_does_by_itself(
 
 
 def test_pixels_are_those_of_frames_at_even_distances(videomae: str, data: Path):
-    task = load_task(videomae, data, quiet=True)
+    task = load_task(videomae, data)
     table = pq.read_table(data).to_pylist()
     wanted = {}
     for i, row in enumerate(table):

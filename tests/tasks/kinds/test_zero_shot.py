@@ -66,7 +66,7 @@ def test_logits_are_those_of_the_whole_model(
     name: str, prompts: list[str], tokens: int, data: Path, request: pytest.FixtureRequest
 ):
     folder = request.getfixturevalue(name)
-    task = load_task(folder, data, batch_size=4, quiet=True)
+    task = load_task(folder, data, batch_size=4)
     assert (task.name, task.tokens, task.label_names) == ("zero-shot-image-classification", tokens, CLASSES)
     assert any(prompts[0] in note for note in task.notes)
     whole = hf.AutoModel.from_pretrained(folder).eval()
@@ -82,7 +82,7 @@ def test_logits_are_those_of_the_whole_model(
 
 
 def test_the_image_tower_is_reduced_and_the_text_tower_is_gone(clip: str, data: Path):
-    task = load_task(clip, data, metric="top5", quiet=True)
+    task = load_task(clip, data, metric="top5")
     whole = hf.CLIPModel.from_pretrained(clip)
     mine = sum(p.numel() for p in task.model.parameters())
     assert mine == sum(p.numel() for p in whole.vision_model.parameters()) + whole.visual_projection.weight.numel()
@@ -97,7 +97,7 @@ def test_the_image_tower_is_reduced_and_the_text_tower_is_gone(clip: str, data: 
 def test_classes_need_names_and_the_model_two_towers(clip: str, vit: str, tmp_path: Path):
     numbered = write_images(tmp_path / "n.parquet", range(9))
     with pytest.raises(PruneSearchError, match="need names to make prompts of, but got 0, 1, 2"):
-        load_task(clip, numbered, quiet=True)
+        load_task(clip, numbered)
     with pytest.raises(PruneSearchError, match="needs one of clip, siglip"):
-        load_task(vit, numbered, task="zero-shot-image-classification", quiet=True)
+        load_task(vit, numbered, task="zero-shot-image-classification")
     assert np.isfinite(json.loads((Path(clip) / "config.json").read_text())["logit_scale_init_value"])
