@@ -6,21 +6,26 @@ imports no torch; `load_task` does.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.table import METRICS, TASKS
 
 if TYPE_CHECKING:
+    from datasets.arrow_dataset import Dataset
+    from datasets.dataset_dict import DatasetDict
+    from torch import nn
+
     from prunesearch.tasks.base import Task
 
 __all__ = ["METRICS", "TASKS", "load_task"]
 
 
 def load_task(
-    model_id: str | Path,
-    data: str | Path,
+    model: str | Path | nn.Module,
+    data: str | Path | Dataset | DatasetDict,
     *,
     task: str = "auto",
     columns: dict[str, str] | None = None,
@@ -34,24 +39,28 @@ def load_task(
     probe: int | None = None,
     seed: int = 0,
     length: int | None = None,
+    processor: Any = None,
 ) -> Task:
     """Load a model and its data, and cache both splits as batches.
 
-    `model_id` is a folder or Hub id; `data` a parquet, CSV, TSV or JSON lines file, a folder of class
-    folders, a folder saved by `datasets` or in BEIR's form, a Hub id (`owner/name[:config]`), or two files
-    "calibration,holdout". `columns` names columns by role (image, text, text_pair, label); text, text_pair
+    `model` is a folder, a Hub id, or a transformers model, which is taken as it is (`dtype`, `device` and `attention`
+    are then its own) with the tokenizer or `processor` given, or that of the checkpoint it came from. `data` is a
+    parquet, CSV, TSV or JSON lines file, a folder of class folders, a folder saved by `datasets` or in BEIR's form, a
+    Hub id (`owner/name[:config]`), two files "calibration,holdout", or a `datasets.Dataset` or `DatasetDict`.
+    `columns` names columns by role (image, text, text_pair, label); text, text_pair
     and label are words (text) and tags, question, context and answers, source and reference (label), or
     query, documents and relevance, as the kind of task has them.
     `calibration`, `holdout` and `probe` (rows to fit a head on, where the checkpoint has none) are row
     counts. `length` is the number of tokens to measure a text model at. `task` is a name in `TASKS` or
     "auto"; `metric` a name in `METRICS` that this kind of task has, None for its default.
 
-    Raises `PruneSearchError`, in one line, for whatever cannot be loaded or does not fit together.
+    Raises `PruneSearchError`, in one line, for whatever cannot be loaded or does not fit together. Batches made by the
+    caller: `objects.task_of`.
     """
     from prunesearch.pruning.families.find import check_model_type
-    from prunesearch.tasks.data.sources import load_source
+    from prunesearch.tasks.data.sources import as_source
     from prunesearch.tasks.data.split import Sizes
-    from prunesearch.tasks.loading import check_device, check_dtype, load_config
+    from prunesearch.tasks.loading import check_device, check_dtype, given_model, load_config
     from prunesearch.tasks.request import TaskRequest, infer_task
 
     if task != "auto":
@@ -60,21 +69,32 @@ def load_task(
         METRICS.entry(metric)
     if batch_size < 1:
         raise PruneSearchError(f"`batch_size >= 1` must hold, but got {batch_size}")
-    config = load_config(str(model_id))
+    given = None
+    if isinstance(model, (str, Path)):
+        model_id, config = str(model), load_config(str(model))
+        weights: dict[str, Any] = {
+            "dtype": check_dtype(dtype),
+            "device": check_device(device),
+            "attention": attention,
+        }
+    else:
+        given, model_id = given_model(model, processor)
+        config, first = copy.copy(given.config), next(given.parameters())
+        config.architectures = [type(given).__name__]  # one that was never saved names none
+        weights = {"dtype": first.dtype, "device": first.device, "attention": config._attn_implementation}
     check_model_type(config.model_type)
     request = TaskRequest(
-        model_id=str(model_id),
-        dtype=check_dtype(dtype),
-        device=check_device(device),
+        model_id=model_id,
         config=config,
-        source=load_source(str(data)),
+        source=as_source(data),
         columns=dict(columns or {}),
         batch_size=batch_size,
-        attention=attention,
         sizes=Sizes(calibration, holdout, probe),
         seed=seed,
         length=length,
         metric=metric,
+        given=given,
+        **weights,
     )
     loaded: Task = TASKS.load(infer_task(request) if task == "auto" else task)(request)
     inferred = " (from the model's head and the data)" if task == "auto" else ""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import shutil
+import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.pruning.families.find import find_encoder
@@ -93,6 +96,37 @@ def load_model(
     find_encoder(model)
     model.requires_grad_(False)
     return model.eval().to(device), sorted(info["missing_keys"])
+
+
+def given_model(model: nn.Module, processor: Any = None) -> tuple[PreTrainedModel, str]:
+    """A model made by the caller, and the folder or Hub id that its tokenizer or processor is read from.
+
+    Args:
+        model: a supported transformers model.
+        processor: its tokenizer, image processor or feature extractor; None: that of the checkpoint it came from.
+
+    Raises:
+        PruneSearchError: if it is no transformers model, or nobody knows its processor.
+        UnsupportedModelError: if its family cannot be reduced.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise PruneSearchError(
+            f"rows are prepared for transformers models alone, but got {type(model).__name__}: give batches, as "
+            "(inputs, labels) or a DataLoader"
+        )
+    find_encoder(model)
+    if processor is not None:
+        folder = tempfile.mkdtemp(prefix="prunesearch-processor-")
+        weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+        processor.save_pretrained(folder)
+        model.config.save_pretrained(folder)  # Auto classes look there for the kind of processor
+        return model, folder
+    if not model.name_or_path:
+        raise PruneSearchError(
+            f"this {type(model).__name__} came from no checkpoint, so nobody knows its tokenizer or processor: give "
+            "processor=..., or batches, as (inputs, labels) or a DataLoader"
+        )
+    return model, model.name_or_path
 
 
 def accepted(model: nn.Module, inputs: dict[str, Tensor]) -> Inputs:

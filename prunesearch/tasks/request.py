@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from datasets.arrow_dataset import Dataset
+from torch import nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.columns import content_kind, guess_label
 from prunesearch.tasks.data.sources import Source
 from prunesearch.tasks.data.split import Sizes
+from prunesearch.tasks.loading import load_model
 from prunesearch.tasks.table import AUDIO, FIDELITY, IMAGE, TASK_KINDS, TEXT, VIDEO, choose_metric
 
 BODIES = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling")
@@ -29,6 +31,7 @@ class TaskRequest:
     """Everything that a task's loader needs; `config` is the model's Hugging Face configuration.
 
     `metric` is what the user asked for, None for the kind of task's own; `metric_of` settles it.
+    `given` is a model made by the caller, taken as it is; `model_id` then says where its tokenizer or processor is.
     """
 
     model_id: str
@@ -43,6 +46,19 @@ class TaskRequest:
     seed: int
     length: int | None
     metric: str | None = None
+    given: nn.Module | None = None
+
+    def load_model(self, auto: Any, attention: str | dict[str, str] | None = None) -> tuple[nn.Module, list[str]]:
+        """The model in eval mode, and the names of weights that its checkpoint lacks; see `loading.load_model`.
+
+        Args:
+            auto: transformers' class that loads it.
+            attention: where its parts need one each; None: the one asked for.
+        """
+        if self.given is not None:
+            return self.given.eval(), []
+        chosen = self.attention if attention is None else attention
+        return load_model(auto, self.model_id, dtype=self.dtype, device=self.device, attention=chosen)
 
     def metric_of(self, task: str) -> str:
         """The metric that a task of this kind reports; `PruneSearchError` if it has none of that name."""

@@ -69,6 +69,21 @@ def load_source(data: str) -> Source:
     return Source(source.name, splits, source.base, source.notes)
 
 
+def as_source(data: str | Path | Dataset | DatasetDict) -> Source:
+    """Rows that a caller made, as they are, or those that `data` names (`load_source`)."""
+    if isinstance(data, (str, Path)):
+        return load_source(str(data))
+    if not isinstance(data, (Dataset, DatasetDict)):
+        raise PruneSearchError(
+            f"data must be a file, a folder, a Hub id, a datasets.Dataset or a DatasetDict, but got "
+            f"{type(data).__name__}: batches of one's own need a model object beside them"
+        )
+    source = _from_datasets("the data given", data)
+    if not sum(map(len, source.splits.values())):
+        raise PruneSearchError("data must have rows, but the data set given is empty: give a filled one")
+    return source
+
+
 def _two_files(data: str, first: Source, second: Source) -> Source:
     """Make the calibration file and the holdout file the two splits of one source."""
     for part in (first, second):

@@ -13,7 +13,7 @@ from prunesearch.tasks.base import Batch, Outputs, Prepared, Task
 from prunesearch.tasks.data.columns import Columns, find_columns
 from prunesearch.tasks.data.labels import head_labels
 from prunesearch.tasks.data.split import Sizes, Splits, make_splits
-from prunesearch.tasks.loading import load_model, missing_note
+from prunesearch.tasks.loading import missing_note
 from prunesearch.tasks.metrics.metric import agreement, kl_divergence
 from prunesearch.tasks.request import TaskRequest
 
@@ -100,9 +100,7 @@ def load_classifier(
         seed=request.seed,
     )
     check_classes(metric, splits.label_names)
-    model, missing = load_model(
-        auto, request.model_id, dtype=request.dtype, device=request.device, attention=request.attention
-    )
+    model, missing = request.load_model(auto)
     rows = prepare(request, splits, columns, model)
     notes = [f"columns: {columns}", *request.source.notes, *splits.notes, *missing_note(missing), *rows.notes]
     made = Classification(

@@ -14,7 +14,7 @@ from prunesearch.tasks.data.labels import LabelMap
 from prunesearch.tasks.data.split import make_splits
 from prunesearch.tasks.kinds.audio import frame_mask, load_sounds
 from prunesearch.tasks.kinds.speech_columns import find_transcripts
-from prunesearch.tasks.loading import load, load_model, missing_note
+from prunesearch.tasks.loading import load, missing_note
 from prunesearch.tasks.metrics.metric import kl_divergence
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import CTC
@@ -62,13 +62,7 @@ def load_ctc_task(request: TaskRequest) -> Task:
         request.source, columns, lambda raw, names: LabelMap(["row"], {0: 0}), request.sizes, seed=request.seed
     )
     tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
-    model, missing = load_model(
-        AutoModelForCTC,
-        request.model_id,
-        dtype=request.dtype,
-        device=request.device,
-        attention=request.attention,
-    )
+    model, missing = request.load_model(AutoModelForCTC)
     labels = {role: list(map(str, part.rows[texts][:])) for role, part in splits.parts.items()}
     sounds = load_sounds(request, splits, columns, model, labels)
     metric = request.metric_of(CTC)

@@ -22,7 +22,7 @@ from prunesearch.tasks.data.sources import one_line
 from prunesearch.tasks.data.split import Part, Splits, few, make_splits
 from prunesearch.tasks.kinds.detection_data import Annotations, find_annotations
 from prunesearch.tasks.kinds.image import repeat_rows
-from prunesearch.tasks.loading import count_tokens, load, load_model, missing_note, to_device
+from prunesearch.tasks.loading import count_tokens, load, missing_note, to_device
 from prunesearch.tasks.metrics.metric import kl_divergence
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import DETECTION
@@ -105,11 +105,8 @@ def load_detection_task(request: TaskRequest) -> Task:
     splits = make_splits(
         source, annotations.columns, lambda raw, names: LabelMap(["row"], {0: 0}), sizes, seed=request.seed
     )
-    model, missing = load_model(
+    model, missing = request.load_model(
         AutoModelForObjectDetection,
-        request.model_id,
-        dtype=request.dtype,
-        device=request.device,
         attention={"": request.attention},  # the backbone of a DETR is convolutional and has none to set
     )
     processor = load(AutoImageProcessor, request.model_id, "image processor", backend="pil")

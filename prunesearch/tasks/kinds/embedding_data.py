@@ -19,7 +19,7 @@ from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.embedding import Embedding, Retrieval, Similarity
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, max_tokens, time_texts
 from prunesearch.tasks.kinds.text_rows import bucket_rows
-from prunesearch.tasks.loading import load, load_model
+from prunesearch.tasks.loading import load
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import RETRIEVAL, SIMILARITY
 
@@ -46,13 +46,7 @@ def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
     sizes = few(request.sizes, request.source, _CALIBRATION, _HOLDOUT) if kind == RETRIEVAL else request.sizes
     splits = split_rows(request.source, columns, sizes, seed=request.seed)
     tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
-    model, _ = load_model(
-        AutoModel,
-        request.model_id,
-        dtype=request.dtype,
-        device=request.device,
-        attention=request.attention,
-    )
+    model, _ = request.load_model(AutoModel)
     pooling = pooling_of(request.model_id)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # type: ignore[assignment]  # not used here: it must not be timed either

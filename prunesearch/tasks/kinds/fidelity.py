@@ -20,7 +20,7 @@ from prunesearch.tasks.kinds.audio import frame_mask, load_sounds
 from prunesearch.tasks.kinds.image import load_images
 from prunesearch.tasks.kinds.text import load_texts
 from prunesearch.tasks.kinds.video import load_videos
-from prunesearch.tasks.loading import load_model, missing_note
+from prunesearch.tasks.loading import missing_note
 from prunesearch.tasks.metrics.classes import Accuracy
 from prunesearch.tasks.metrics.metric import RowMean, agreement, kl_divergence
 from prunesearch.tasks.request import TaskRequest
@@ -115,13 +115,7 @@ def load_fidelity_task(request: TaskRequest) -> Task:
     given = {role: name for role, name in request.columns.items() if role != "label"}
     columns = find_columns(request.source, first, kind, given, labelled=False)
     splits = split_rows(request.source, columns, request.sizes, seed=request.seed)
-    model, missing = load_model(
-        _class_of(request.config),
-        request.model_id,
-        dtype=request.dtype,
-        device=request.device,
-        attention=request.attention,
-    )
+    model, missing = request.load_model(_class_of(request.config))
     rows = _LOADERS[kind](request, splits, columns, model)
     rows = replace(rows, sets={role: _label(data, model) for role, data in rows.sets.items()})
     states = torch.as_tensor(rows.sets["calibration"].labels).ndim > 1

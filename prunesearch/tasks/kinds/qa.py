@@ -19,7 +19,7 @@ from prunesearch.tasks.data.split import Part, split_rows
 from prunesearch.tasks.kinds.qa_windows import encode_windows, overlap_of
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, max_tokens, time_texts
 from prunesearch.tasks.kinds.text_rows import bucket_rows, single_texts
-from prunesearch.tasks.loading import load, load_model, missing_note
+from prunesearch.tasks.loading import load, missing_note
 from prunesearch.tasks.metrics.metric import kl_divergence
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import QA
@@ -97,13 +97,7 @@ def load_qa_task(request: TaskRequest) -> Task:
     columns = Columns(None, text=names["text"], text_pair=names["text_pair"])
     splits = split_rows(source, columns, request.sizes, seed=request.seed)
     tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
-    model, missing = load_model(
-        AutoModelForQuestionAnswering,
-        request.model_id,
-        dtype=request.dtype,
-        device=request.device,
-        attention=request.attention,
-    )
+    model, missing = request.load_model(AutoModelForQuestionAnswering)
     maximum = max_tokens(tokenizer, model)
     read = {role: _texts(part, names) for role, part in splits.parts.items()}
     overlap = overlap_of([question for asked, _, _ in read.values() for question in asked], tokenizer, maximum)

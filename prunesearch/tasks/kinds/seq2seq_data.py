@@ -19,7 +19,7 @@ from prunesearch.tasks.data.split import Splits, few, split_rows
 from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.seq2seq import Writing
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, bucket, max_tokens, pack_texts, timing_length
-from prunesearch.tasks.loading import load, load_model, missing_note
+from prunesearch.tasks.loading import load, missing_note
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import SUMMARY, TRANSLATION
 
@@ -50,13 +50,7 @@ def _load(request: TaskRequest, kind: str) -> Task:
     columns = Columns(None, text=text, text_pair=target)
     splits = split_rows(source, columns, sizes, seed=request.seed)
     tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
-    model, missing = load_model(
-        AutoModelForSeq2SeqLM,
-        request.model_id,
-        dtype=request.dtype,
-        device=request.device,
-        attention=request.attention,
-    )
+    model, missing = request.load_model(AutoModelForSeq2SeqLM)
     prefix = _prefix(request.config, kind, text, target)
     texts = _prepare(
         replace(request, batch_size=min(request.batch_size, _ROWS)), splits, columns, tokenizer, model, prefix

@@ -16,7 +16,7 @@ from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.audio import load_sounds
 from prunesearch.tasks.kinds.seq2seq import Writing
 from prunesearch.tasks.kinds.speech_columns import find_transcripts
-from prunesearch.tasks.loading import load, load_model, missing_note
+from prunesearch.tasks.loading import load, missing_note
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import SPEECH
 
@@ -34,13 +34,7 @@ def load_speech_task(request: TaskRequest) -> Task:
         request.source, columns, lambda raw, names: LabelMap(["row"], {0: 0}), sizes, seed=request.seed
     )
     tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
-    model, missing = load_model(
-        AutoModelForSpeechSeq2Seq,
-        request.model_id,
-        dtype=request.dtype,
-        device=request.device,
-        attention=request.attention,
-    )
+    model, missing = request.load_model(AutoModelForSpeechSeq2Seq)
     labels = {role: [str(text) for text in part.rows[texts][:]] for role, part in splits.parts.items()}
     smaller = replace(request, batch_size=min(request.batch_size, _ROWS))
     sounds = load_sounds(smaller, splits, columns, model, labels)

@@ -18,7 +18,7 @@ from prunesearch.tasks.data.sources import Source
 from prunesearch.tasks.data.split import Part, Splits, split_rows
 from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.text import bucket, max_tokens, time_texts
-from prunesearch.tasks.loading import load, load_model, missing_note
+from prunesearch.tasks.loading import load, missing_note
 from prunesearch.tasks.metrics.metric import kl_divergence
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import TAGS
@@ -81,13 +81,7 @@ def load_tagging_task(request: TaskRequest) -> Task:
     words, tags = tag_columns(request.source, first, request.columns)
     splits = split_rows(request.source, Columns(None, text=words), request.sizes, seed=request.seed)
     tokenizer = load(AutoTokenizer, request.model_id, "tokenizer", add_prefix_space=True)
-    model, missing = load_model(
-        AutoModelForTokenClassification,
-        request.model_id,
-        dtype=request.dtype,
-        device=request.device,
-        attention=request.attention,
-    )
+    model, missing = request.load_model(AutoModelForTokenClassification)
     labels = _tag_names(splits, tags, request.config.id2label)
     maximum = max_tokens(tokenizer, model)
     read = {role: _encode(part, words, tags, labels, tokenizer, maximum) for role, part in splits.parts.items()}

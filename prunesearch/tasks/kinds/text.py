@@ -21,7 +21,7 @@ from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.classification import Classification, check_classes
 from prunesearch.tasks.kinds.image import SAMPLES
 from prunesearch.tasks.kinds.probe import fit_classifier
-from prunesearch.tasks.loading import accepted, load, load_model, missing_note, to_device
+from prunesearch.tasks.loading import accepted, load, missing_note, to_device
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import TEXT
 
@@ -40,13 +40,7 @@ def load_text_task(request: TaskRequest) -> Task:
 
     splits = make_splits(request.source, columns, labeller, request.sizes, seed=request.seed, probe=not has_head)
     check_classes(metric, splits.label_names)
-    model, missing = load_model(
-        AutoModelForSequenceClassification if has_head else AutoModel,
-        request.model_id,
-        dtype=request.dtype,
-        device=request.device,
-        attention=request.attention,
-    )
+    model, missing = request.load_model(AutoModelForSequenceClassification if has_head else AutoModel)
     texts = load_texts(request, splits, columns, model)
     sets = texts.sets
     notes = [f"columns: {columns}", *request.source.notes, *splits.notes]

@@ -18,7 +18,7 @@ from prunesearch.tasks.data.labels import free_labels
 from prunesearch.tasks.data.split import make_splits
 from prunesearch.tasks.kinds.audio import frames, load_sounds
 from prunesearch.tasks.kinds.verification import Verification, XVector, wrapped
-from prunesearch.tasks.loading import load, load_model, missing_note
+from prunesearch.tasks.loading import load, missing_note
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import SPEAKER
 
@@ -102,13 +102,7 @@ def _load(request: TaskRequest) -> tuple[nn.Module, list[str]]:
             f"{SPEAKER} needs an encoder, but '{request.model_id}' has a decoder: use a model like Wav2Vec2ForXVector"
         )
     if head_of(request.config) != SPEAKER:
-        return load_model(
-            AutoModel,
-            request.model_id,
-            dtype=request.dtype,
-            device=request.device,
-            attention=request.attention,
-        )
+        return request.load_model(AutoModel)
     # `wrapped` says whether it can be reduced: as it is, a head that adds up the layers cannot
     options = {"attn_implementation": request.attention, "dtype": request.dtype, "output_loading_info": True}
     whole, info = load(AutoModelForAudioXVector, request.model_id, "model", **options)

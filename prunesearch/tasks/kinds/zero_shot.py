@@ -17,7 +17,7 @@ from prunesearch.tasks.data.split import make_splits
 from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.classification import Classification, check_classes
 from prunesearch.tasks.kinds.image import load_images
-from prunesearch.tasks.loading import load, load_model, missing_note
+from prunesearch.tasks.loading import load, missing_note
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import ZERO_SHOT
 
@@ -60,9 +60,7 @@ def load_zero_shot_task(request: TaskRequest) -> Task:
     columns = find_columns(request.source, first, "image", request.columns)
     splits = make_splits(request.source, columns, _named_labels, request.sizes, seed=request.seed)
     check_classes(metric, splits.label_names)
-    whole, missing = load_model(
-        AutoModel, request.model_id, dtype=request.dtype, device=request.device, attention=request.attention
-    )
+    whole, missing = request.load_model(AutoModel)
     template = TEMPLATES[request.config.model_type]
     prompts = [template.format(name.replace("_", " ")) for name in splits.label_names]
     model = ZeroShot(whole, embed_prompts(whole, prompts, request)).eval().requires_grad_(False)
