@@ -28,7 +28,8 @@ from torch import Tensor
 
 from prunesearch.commands.profile import grid
 from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule, Stage, parse_method
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage, parse_method
 from prunesearch.cost.counting.flops import closed_form_gmacs
 from prunesearch.cost.devices.device import describe_device
 from prunesearch.cost.measure import measure_table

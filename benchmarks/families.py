@@ -27,7 +27,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers.utils import is_timm_available
 
-from prunesearch.core.schedule import Schedule, Stage, parse_method
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage, parse_method
 from prunesearch.cost.counting.flops import count_macs
 from prunesearch.cost.devices.device import cpu_name
 from prunesearch.pruning.apply import apply_

@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.cost.devices.device import describe_device
 from prunesearch.cost.timing.clock import Job, clock_for, measure
 from prunesearch.cost.timing.modes import Compiled

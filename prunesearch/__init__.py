@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 # Loaded on first use, so that `import prunesearch` (and `--help`) imports no torch.
 _PUBLIC = {
     "Schedule": "prunesearch.core.schedule",
-    "Stage": "prunesearch.core.schedule",
+    "Stage": "prunesearch.core.stage",
     "Budget": "prunesearch.core.budget",
     "PruneSearchError": "prunesearch.core.errors",
     "SCORERS": "prunesearch.core.registry",

@@ -17,7 +17,8 @@ from torch import nn
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.events import say
-from prunesearch.core.schedule import Schedule, kept_count
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import kept_count
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device
 from prunesearch.cost.energy.schedules import fit_table_energy, open_meter

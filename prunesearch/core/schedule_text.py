@@ -7,7 +7,8 @@ from pathlib import Path
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
-from prunesearch.core.schedule import Schedule, Stage, parse_method
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage, parse_method
 
 _EXAMPLE = "3:0.7 cls_attention+fuse > 6:0.5 bipartite"
 _SITE = r"\d+\s*:\s*(?:\d+\.?\d*|\.\d+)"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
-from prunesearch.core.schedule import Schedule, Stage, parse_method
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage, parse_method
 from prunesearch.pruning.assignment import Assignment
 from prunesearch.pruning.attention import AttentionView, attention_name, base_name, close_slot, open_slot, slot_of
 from prunesearch.pruning.compiled import CompiledLayout

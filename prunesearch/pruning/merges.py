@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from prunesearch.core.schedule import kept_count
+from prunesearch.core.stage import kept_count
 from prunesearch.pruning.assignment import Assignment
 from prunesearch.pruning.attention import AttentionView, mean_key
 from prunesearch.pruning.tokens import Tokens, take_rows

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from prunesearch.core.schedule import ROUNDING_SLACK, kept_count
+from prunesearch.core.stage import ROUNDING_SLACK, kept_count
 
 
 def take_rows(x: Tensor, index: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prunesearch.core.schedule import Stage
+from prunesearch.core.stage import Stage
 from prunesearch.pruning.assignment import Assignment
 from prunesearch.pruning.tokens import Tokens
 

@@ -15,7 +15,8 @@ from prunesearch.commands import profile as profiling
 from prunesearch.commands.profile import EFFORTS, ProfileConfig, default_name, describe, grid, open_profile, profile
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule, kept_count, parse_method
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import kept_count, parse_method
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device
 from prunesearch.cost.tables.device_profile import Profile, find_profile

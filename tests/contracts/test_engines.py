@@ -21,7 +21,8 @@ from PIL import Image
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import ENGINES
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.search.engines.engine import Engine, EngineContext, Evaluate
 from prunesearch.search.run import load_evaluate
 from prunesearch.search.trials.ask_tell import Search

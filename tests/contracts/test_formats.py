@@ -9,7 +9,8 @@ import pytest
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.export import FORMATS, ModelShape, export_schedule, import_file, import_schedule
 
 EVERY = pytest.mark.parametrize("fmt", list(FORMATS.values()), ids=list(FORMATS))

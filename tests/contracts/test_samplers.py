@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from prunesearch.core.registry import SAMPLERS
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.samplers.evolution import EvolutionarySampler
 from prunesearch.search.solve.losses import Sensitivities

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
 from prunesearch.core.schedule_text import parse_schedule, read_schedule
+from prunesearch.core.stage import Stage
 
 WRITTEN = "3:0.70 cls_attention+fuse > 6:0.50 bipartite"
 MEANT = Schedule([Stage(3, 0.7, "cls_attention", "fuse"), Stage(6, 0.5, "cls_attention", "bipartite")])

@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.report.show import change_text, export_command, front_plot, short_schedule, show_front, token_bars
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from prunesearch.cli.app import main
-from prunesearch.core.schedule import Schedule, parse_method
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import parse_method
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Energy, Profile
 from prunesearch.cost.tables.energy_fit import EnergyFit

@@ -8,7 +8,8 @@ import random
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.report.views.shown_samples import Row, Samples, Trace
 from prunesearch.report.views.shown_samples import Stage as Reduced
 from prunesearch.study.storage.reader import Trial

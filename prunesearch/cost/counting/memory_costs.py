@@ -12,7 +12,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule, Stage, parse_method
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage, parse_method
 from prunesearch.cost.counting.memory import ByShape
 from prunesearch.pruning.apply import Handle
 from prunesearch.pruning.borders import watched

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import data_folder
 from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule, parse_method
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import parse_method
 from prunesearch.cost.estimate.ops import inputs_to_meta, record, to_meta
 from prunesearch.cost.estimate.roofline import Efficiency, Mode, Roofline, RooflineClock
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape

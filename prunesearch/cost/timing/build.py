@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import parse_method
+from prunesearch.core.stage import parse_method
 from prunesearch.cost.devices.device import describe_device
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable

@@ -14,7 +14,8 @@ import transformers
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule, kept_count
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import kept_count
 from prunesearch.cost.shape import device_of
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.walk import plan_walks

@@ -26,7 +26,8 @@ from torch.export import Dim
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
-from prunesearch.core.schedule import Schedule, parse_method
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import parse_method
 from prunesearch.cost.devices.device import describe_device
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape
 from prunesearch.cost.tables.cost_table import CostTable

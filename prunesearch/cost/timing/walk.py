@@ -20,7 +20,8 @@ from typing import Any
 
 from prunesearch.core.events import passing
 from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule, Stage, parse_method
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage, parse_method
 from prunesearch.cost.timing.clock import Clock, undisturbed
 from prunesearch.cost.timing.modes import Eager
 from prunesearch.cost.timing.samples import Noise, OthersWatch, Samples, judge_noise

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prunesearch.core.schedule import Stage
+from prunesearch.core.stage import Stage
 from prunesearch.report.views.axes import plain
 from prunesearch.report.views.figures import Figure
 from prunesearch.report.views.study import StudyView, spread_over, staircase

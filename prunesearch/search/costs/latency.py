@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prunesearch.core.schedule import Schedule, kept_count
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import kept_count
 from prunesearch.cost.costs import Costs
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.percentile import Tail

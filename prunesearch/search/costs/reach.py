@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule, parse_method
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import parse_method
 from prunesearch.cost.costs import Costs
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.solve.losses import Sensitivities

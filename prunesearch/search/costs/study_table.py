@@ -9,7 +9,7 @@ from typing import Any
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
 from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import parse_method
+from prunesearch.core.stage import parse_method
 from prunesearch.cost.estimate.estimate import estimate_table
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import conditions_of, describe_shape

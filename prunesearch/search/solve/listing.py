@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import parse_method
+from prunesearch.core.stage import parse_method
 from prunesearch.cost.costs import Costs
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import Seed, spread

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import parse_method
+from prunesearch.core.stage import parse_method
 from prunesearch.search.solve.gaussian import Array, Posterior
 from prunesearch.search.space.space import Space
 

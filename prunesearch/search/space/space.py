@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder
 from prunesearch.core.registry import MERGES, SCORERS, SPACES
-from prunesearch.core.schedule import Schedule, Stage, kept_count, parse_method
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage, kept_count, parse_method
 from prunesearch.cost.tables.plateaus import Plateau
 
 

@@ -6,7 +6,8 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.cost.counting.memory import Memory, _measured_bytes, peak_activation_mib, recorded_peak
 from prunesearch.pruning.apply import apply_
 from tests.support.small_models import PLAIN, build, inputs_of

@@ -10,7 +10,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.cost.estimate.ops import Op, inputs_to_meta, record, record_forward, to_meta
 from prunesearch.pruning.apply import apply_, handle_of
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.timing.modes import Compiled, CudaGraph, mode_of, runner_for
 from prunesearch.cost.timing.validate import measure_schedules

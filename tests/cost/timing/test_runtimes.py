@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.cost.timing.modes import OnnxRuntime, runner_for
 from prunesearch.cost.timing.runtimes import RUNTIMES, load_onnx, needed, onnx_session, trace, write_onnx, write_piece
 from prunesearch.pruning.apply import apply_

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from prunesearch.cli.app import main
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.export import FORMATS, MODEL_FORMATS
 
 SHAPE = (9, 65, 1)

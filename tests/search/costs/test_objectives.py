@@ -7,7 +7,8 @@ import pytest
 from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.cost.energy.pricing import EnergyCosts
 from prunesearch.search.costs.latency import Scaled
 from prunesearch.search.costs.objectives import Objective, make_objectives, parse_objectives

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.search.finish.verdict import Judge
 from prunesearch.study.front import BudgetInfo, ConstraintInfo, Point, Unpruned
 

@@ -7,7 +7,8 @@ import pytest
 
 from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.pareto import hypervolume_2d
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.pruning.apply import Handle
 from prunesearch.search.solve import sensitivity
 from prunesearch.search.solve.dynamic import Solver

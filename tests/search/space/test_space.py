@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.search.space.space import Space, SpaceFile, data_folder
 from tests.support.fakes import DEPTH, make_space, small_space_file
 

@@ -13,7 +13,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.study.trials import is_withdrawn, open_study, read_trials
 from tests.support.fakes import make_space
 from tests.support.postgres import server
@@ -38,7 +39,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
 
 WORK = """
     from fakes import fake_evaluation
-    from prunesearch.core.schedule import Schedule, Stage
+    from prunesearch.core.schedule import Schedule
+    from prunesearch.core.stage import Stage
     url, name, trials, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     def slow(schedule):
         time.sleep(pause)

@@ -10,7 +10,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.study.config import RunConfig
 from prunesearch.study.storage.storage import StudyStorage, discard, open_storage
 from prunesearch.study.storage.worker import is_gone, this_worker

@@ -13,7 +13,8 @@ import transformers as hf
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.report.views.shown_samples import Samples
 from prunesearch.search.finish.illustrate import illustrate

@@ -16,7 +16,8 @@ from scipy.stats import entropy
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.trials.evaluate import Evaluator
