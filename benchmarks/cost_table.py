@@ -31,12 +31,12 @@ from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage, parse_method
 from prunesearch.cost.counting.flops import closed_form_gmacs
-from prunesearch.cost.devices.device import describe_device
+from prunesearch.cost.devices.device import clock_for, describe_device
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.surface import Line, ReducePoint, ReduceSurface
-from prunesearch.cost.timing.clock import clock_for, undisturbed
+from prunesearch.cost.timing.loop import undisturbed
 from prunesearch.cost.timing.unseen import draw_unseen
 from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.search.space.space import SpaceFile

@@ -30,7 +30,7 @@ from transformers.utils import is_timm_available
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage, parse_method
 from prunesearch.cost.counting.flops import count_macs
-from prunesearch.cost.devices.device import cpu_name
+from prunesearch.cost.devices.machine import cpu_name
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.attention import base_name
 from prunesearch.pruning.families.find import FAMILIES

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
-from prunesearch.cost.devices.device import describe_device
-from prunesearch.cost.timing.clock import Job, clock_for, measure
+from prunesearch.cost.devices.device import clock_for, describe_device
+from prunesearch.cost.timing.loop import Job, measure
 from prunesearch.cost.timing.modes import Compiled
 from prunesearch.export.models.from_study import holdout_accuracy
 from prunesearch.export.models.model_format import ModelOptions, ModelSource

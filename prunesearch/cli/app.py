@@ -204,10 +204,11 @@ def _measured_instead(device: str | None) -> str | None:
     found = None if device is None else measurable(device)
     if found is None:
         return device
-    what = f"'{device}' is at hand ({found}), but its profile is estimated"
+    here, name = found
+    what = f"'{device}' is at hand ({name}), but its profile is estimated"
     if sys.stdin.isatty() and typer.confirm(f"{what}: measure it now?", default=True, err=True):
-        return "cuda"
-    typer.echo(f"prunesearch: {what}: --device cuda measures it", err=True)
+        return here
+    typer.echo(f"prunesearch: {what}: --device {here} measures it", err=True)
     return device
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import platform
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from prunesearch.core.events import say
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import kept_count
 from prunesearch.cost.devices.counter import Unavailable
-from prunesearch.cost.devices.device import describe_device
+from prunesearch.cost.devices.device import describe_device, kind_called
 from prunesearch.cost.energy.schedules import fit_table_energy, open_meter
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.measure import measure_table
@@ -163,9 +161,9 @@ def _bound(config: ProfileConfig, cells: int) -> str:
 def open_profile(config: ProfileConfig) -> Profile:
     """The profile of the device, as it is on disk or new; its facts are those of the device now."""
     facts = describe_device(config.device)
-    name = config.name or default_name(facts)
+    name = config.name or kind_called(facts["kind"]).profile_name(facts)
     folder = (config.root or user_root()) / check_profile_name(name)
-    spec = spec_called(facts["name"], facts.get("sm_count")) if facts["kind"] == "cuda" else None
+    spec = spec_called(facts["name"], facts.get("sm_count"))
     if (folder / "profile.json").exists():
         found = Profile.load(folder)
         same = found.device.get("name") == facts["name"] or (spec is not None and found.spec == spec)
@@ -179,12 +177,6 @@ def open_profile(config: ProfileConfig) -> Profile:
     energy = Energy(status="unavailable", reason="not asked for: add --energy")
     # with the datasheet, models that nobody measured here can still be estimated
     return Profile(name=name, status="measured", device=facts, spec=spec, energy=energy, folder=folder)
-
-
-def default_name(facts: dict[str, Any]) -> str:
-    """A folder name made from the device: `nvidia-h200`, or `amd-epyc-2c` with the cores of a CPU."""
-    name = re.sub(r"[^a-z0-9]+", "-", str(facts["name"]).lower()).strip("-") or platform.machine().lower()
-    return name if facts["kind"] == "cuda" else f"{name}-{facts['affinity']}c"
 
 
 def grid(shape: Shape, counts: int) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from rich import box
 from rich.console import Console
@@ -16,7 +15,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.devices.device import describe_device
+from prunesearch.cost.devices.device import at_hand, describe_device, is_device
 from prunesearch.cost.shape import conditions_of
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import apply_
@@ -129,9 +128,10 @@ def verify(folder: StudyFolder, front: Front, *, device: str | None = None, seco
 def _at_hand(front: Front) -> str:
     """The torch device that a study was run on, or the one at hand for a study of a named device."""
     named = str(front.config.get("device", ""))
-    if named.split(":")[0] in ("cpu", "cuda"):
+    if is_device(named):
         return named
-    return "cuda:0" if front.device.kind == "cuda" and torch.cuda.is_available() else "cpu"
+    local = at_hand()
+    return local.first if front.device.kind == local.name else "cpu"
 
 
 def _judge(

@@ -116,6 +116,39 @@ SPACES = make_table(
     "spaces",
 )
 
+# -- costs ---------------------------------------------------------------------------------------------------------
+
+_DEVICES = "prunesearch.cost.devices"
+
+# each has the name by which torch calls the type of its tensors
+DEVICE_KINDS = make_table(
+    "device",
+    {
+        "cpu": Row(f"{_DEVICES}.cpu:Cpu", "this machine's processor"),
+        "cuda": Row(f"{_DEVICES}.cuda:Cuda", "a GPU of NVIDIA, or of AMD under ROCm"),
+    },
+    Row,
+    "devices",
+)
+
+_ENERGY = "prunesearch.cost.energy"
+
+# in the order tried
+COUNTERS = make_table(
+    "energy counter",
+    {
+        "nvml-total-energy": Row(
+            f"{_ENERGY}.nvml:open_total_energy", "NVIDIA GPUs since Volta: the board's own energy counter"
+        ),
+        "nvml-power-polled": Row(
+            f"{_ENERGY}.nvml:open_polled_power", "other NVIDIA GPUs: the board's power, polled and summed"
+        ),
+        "rapl": Row(f"{_ENERGY}.rapl:open_rapl", "Intel and AMD CPUs on Linux: all packages"),
+        "zeus": Row(f"{_ENERGY}.zeus:open_zeus", "AMD GPUs, Jetson, Apple silicon: through the zeus package"),
+    },
+    Row,
+)
+
 # -- all of them ---------------------------------------------------------------------------------------------------
 
 # what a newcomer may ask for by name; a text says where a table of another room is
@@ -125,6 +158,8 @@ TABLES: dict[str, Registry[Any] | str] = {
     "samplers": SAMPLERS,
     "engines": ENGINES,
     "spaces": SPACES,
+    "devices": DEVICE_KINDS,
+    "energy_counters": COUNTERS,
     "tasks": "prunesearch.tasks.table:TASKS",
     "metrics": "prunesearch.tasks.table:METRICS",
 }

@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.devices.gpu_state import is_throttled, read_gpu_state
+from prunesearch.cost.devices.device import kind_of
+from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.timing.build import build_table, typical_ms
-from prunesearch.cost.timing.clock import Clock, clock_for
 from prunesearch.cost.timing.concurrency import background_load
 from prunesearch.cost.timing.modes import runner_for
-from prunesearch.cost.timing.samples import Samples, wait_until_quiet
+from prunesearch.cost.timing.samples import Samples
 from prunesearch.cost.timing.unseen import UNSEEN, compare, draw_unseen
-from prunesearch.cost.timing.validate import _settle
 from prunesearch.cost.timing.walk import Walks
 from prunesearch.pruning.borders import borrowed
 
@@ -64,8 +63,8 @@ def measure_table(
             label=label,
         )
     device = device_of(inputs)
-    waited = wait_until_quiet(patience_s) if device.type == "cpu" else 0.0
-    settled = _settle(model, inputs) if device.type == "cuda" else ""
+    kind = kind_of(device)
+    ready = kind.make_ready(lambda: model(**inputs), device, patience_s)
     with background_load(model, inputs, concurrency - 1, mode), borrowed(model) as handle:
         shape = describe_shape(model, handle, inputs)
         random_ones = draw_unseen(shape, counts, methods, count=unseen, seed=seed + 1, between=mode != "compile")
@@ -73,7 +72,7 @@ def measure_table(
         samples = [Samples() for _ in schedules]
         when: list[list[int]] = [[] for _ in schedules]  # the walk before each timing
         order: list[int] = []
-        rng, timer = random.Random(seed), clock or clock_for(device_of(inputs))
+        rng, timer = random.Random(seed), clock or kind.clock()
         runner = runner_for(mode, model, handle, inputs)
         all_walks: list[Walks] = []
 
@@ -95,7 +94,7 @@ def measure_table(
             time_budget_s=time_budget_s,
             min_walks=min_rounds * len(schedules),
             between=time_one,
-            spoiled=(lambda: is_throttled(read_gpu_state(device))) if device.type == "cuda" else lambda: False,
+            spoiled=lambda: bool(kind.slowed(device)),
             seed=seed,
             clock=timer,
             mode=mode,
@@ -103,8 +102,8 @@ def measure_table(
             label=label,
             taken=all_walks.append,
         )
-    table.noise.waited_s = round(waited, 1)
-    if settled:
-        table.noise.noisy, table.noise.why = True, "; ".join(filter(None, (table.noise.why, settled)))
+    table.noise.waited_s = round(ready.waited_s, 1)
+    if ready.doubt:
+        table.noise.noisy, table.noise.why = True, "; ".join(filter(None, (table.noise.why, ready.doubt)))
     _, pace = typical_ms(all_walks[0])
     return compare(table, schedules, samples, [[float(pace[i]) for i in walks] for walks in when])

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from prunesearch.cost.devices.device import usable_cores
+from prunesearch.cost.devices.device import process_conditions
 from prunesearch.pruning.apply import Handle
 
 # The key of a block: models that agree in these have blocks that cost the same.
@@ -63,17 +63,15 @@ _ACTIVATIONS = ("hidden_act", "activation", "activation_function", "hidden_activ
 def conditions_of(
     handle: Handle, inputs: Mapping[str, Tensor], tokens: int, mode: str = "eager", concurrency: int = 1
 ) -> dict[str, Any]:
-    """The conditions that a latency holds under, for `CostTable.check_conditions`; on a GPU, threads do not matter."""
+    """The conditions that a latency holds under, for `CostTable.check_conditions`."""
     base, device = handle.encoder.base, device_of(inputs)
-    on_cpu = device.type == "cpu"
     return {
         "batch_size": len(next(iter(inputs.values()))),
         "dtype": str(next(base.parameters()).dtype).removeprefix("torch."),
         "attention": str(base.config._attn_implementation).removeprefix("prunesearch_"),
         "mode": mode,
         "concurrency": concurrency,
-        "threads": torch.get_num_threads() if on_cpu else None,
-        "cores": usable_cores() if on_cpu else None,
+        **process_conditions(device),
         "tokens": tokens,
         "device": device.type,
     }

@@ -15,6 +15,7 @@ from prunesearch.core.events import moving, plan, say, step
 from prunesearch.core.registry import ENGINES
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.devices.counter import Unavailable
+from prunesearch.cost.devices.device import is_device, kind_of
 from prunesearch.cost.energy.schedules import open_meter
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.pruning.apply import Handle, apply_
@@ -125,8 +126,8 @@ def _run(
 def load_evaluate(settings: dict[str, Any]) -> Evaluate:
     """What a worker of another process evaluates with: model and rows of a configuration, loaded there."""
     config = RunConfig(**settings)
-    if config.device.startswith("cuda:"):  # a worker sees its own GPU alone
-        config = config.model_copy(update={"device": "cuda"})
+    if is_device(config.device):  # a worker sees its own GPU alone
+        config = config.model_copy(update={"device": config.device.partition(":")[0]})
     task = load_study_task(config)
     handle = apply_(task.model, Schedule(), seed=config.seed)
     evaluator = Evaluator(task, handle, task.calibration.take(config.search_samples))
@@ -296,7 +297,7 @@ class _Run:
                 load=partial(load_evaluate, config.model_dump(mode="json")),
                 workers=config.workers,
                 address=config.ray_address,
-                on_gpu=self.target.device.startswith("cuda"),
+                on_gpu=kind_of(self.target.device).accelerator,
             )
         )
         search.enqueue([*self._given(space, search), *found[: config.first_seeds]])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.registry import DEVICE_KINDS
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.tasks.base import Inputs
 from prunesearch.tasks.data.sources import one_line
@@ -45,7 +46,8 @@ def check_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise PruneSearchError(
-            f"device '{name}' cannot be used here ({one_line(error)}): name one that torch sees, as cpu, cuda or cuda:0"
+            f"device '{name}' cannot be used here ({one_line(error)}): name one that torch sees, "
+            f"of the kinds {', '.join(DEVICE_KINDS)}"
         ) from error
     return device
 

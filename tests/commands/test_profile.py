@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -12,13 +11,13 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from prunesearch.commands import profile as profiling
-from prunesearch.commands.profile import EFFORTS, ProfileConfig, default_name, describe, grid, open_profile, profile
+from prunesearch.commands.profile import EFFORTS, ProfileConfig, describe, grid, open_profile, profile
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import kept_count, parse_method
 from prunesearch.cost.devices.counter import Unavailable
-from prunesearch.cost.devices.device import describe_device
+from prunesearch.cost.devices.device import describe_device, kind_called
 from prunesearch.cost.tables.device_profile import Profile, find_profile
 from prunesearch.pruning.apply import runnable
 from prunesearch.search.space.space import SpaceFile
@@ -320,12 +319,9 @@ def test_a_profile_of_another_device_is_not_mixed_into(folder, tmp_path, measure
 
 
 def test_the_default_name_is_made_from_the_device(tmp_path):
-    assert default_name({"name": "NVIDIA H200", "kind": "cuda"}) == "nvidia-h200"
-    assert default_name({"name": "AMD EPYC 7B13 (x86)", "kind": "cpu", "affinity": 2}) == "amd-epyc-7b13-x86-2c"
-    assert re.fullmatch(r"[a-z0-9_-]+-2c", default_name({"name": "", "kind": "cpu", "affinity": 2}))
     opened = open_profile(ProfileConfig(root=tmp_path))
     assert opened.folder.parent == tmp_path
-    assert opened.name == opened.folder.name == default_name(describe_device("cpu"))
+    assert opened.name == opened.folder.name == kind_called("cpu").profile_name(describe_device("cpu"))
     assert not opened.folder.exists()
 
 

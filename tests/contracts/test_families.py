@@ -12,8 +12,8 @@ from torch import nn
 import prunesearch as ps
 from prunesearch.core.registry import MERGES
 from prunesearch.cost.counting.flops_report import flops_report
+from prunesearch.cost.devices.device import clock_for
 from prunesearch.cost.shape import describe_shape
-from prunesearch.cost.timing.clock import clock_for
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.walk import Walker
 from prunesearch.pruning.borders import borrowed

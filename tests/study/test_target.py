@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.cost.devices.device import cpu_name, usable_cores
+from prunesearch.cost.devices.machine import cpu_name, usable_cores
 from prunesearch.cost.tables.device_profile import find_profile
 from prunesearch.study import target as module
 from prunesearch.study.config import RunConfig
@@ -27,6 +27,7 @@ def no_gpu(monkeypatch):
 
 def with_gpu(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: name)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(multi_processor_count=108))
 
@@ -79,7 +80,7 @@ def test_a_gpu_is_known_by_what_cuda_calls_it(root, monkeypatch):
 
 def test_measuring_is_offered_where_an_estimated_device_is_at_hand(root, monkeypatch):
     with_gpu(monkeypatch, "NVIDIA A100-SXM4-40GB")
-    assert measurable("a100") == "NVIDIA A100-SXM4-40GB"
+    assert measurable("a100") == ("cuda", "NVIDIA A100-SXM4-40GB")
     assert measurable("h100") is None
     assert measurable("cuda:0") is None
     write_profile(root, "a100-40gb", known_table(), device={"name": "NVIDIA A100-SXM4-40GB", "kind": "cuda"})
@@ -104,4 +105,5 @@ def test_quality_is_evaluated_by_what_is_at_hand_and_costs_are_of_what_was_asked
     assert on_gpu.dtype("float16") == "float16"
     here = Target("cpu", None, True)
     assert (here.dtype("bfloat16"), here.attention("flash")) == ("bfloat16", "flash_attention_2")
-    assert module.resolve_target("cpu") == here
+    assert module.resolve_target("CPU") == here
+    assert module.resolve_target("A100").profile == away.profile

@@ -17,7 +17,8 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.counting.flops import closed_form_gmacs, count_macs
 from prunesearch.cost.counting.memory import Memory, peak_activation_mib
-from prunesearch.cost.shape import conditions_of, describe_shape
+from prunesearch.cost.devices.device import kind_of
+from prunesearch.cost.shape import conditions_of, describe_shape, device_of
 from prunesearch.pruning.apply import Handle
 from prunesearch.pruning.borders import borrowed
 
@@ -122,8 +123,8 @@ def _forward_cost(
     model: nn.Module, handle: Handle, batch: Mapping[str, Tensor], row: Mapping[str, Tensor], tokens: int
 ) -> ForwardCost:
     encoder, schedule = handle.encoder, handle.schedule
-    on_cuda = next(iter(batch.values())).is_cuda
-    sized = batch if on_cuda else {key: value.to("meta") for key, value in batch.items()}
+    tells = kind_of(device_of(batch)).measures_memory
+    sized = batch if tells else {key: value.to("meta") for key, value in batch.items()}
     return ForwardCost(
         gmacs=count_macs(model, row) / 1e9,
         gmacs_closed_form=closed_form_gmacs(encoder, schedule, tokens, _head_macs(model, encoder.base)),

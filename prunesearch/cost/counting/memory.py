@@ -1,4 +1,4 @@
-"""Peak activation memory of a forward: measured on CUDA; elsewhere an exact account of live tensors, `estimated`.
+"""Peak activation memory of a forward: measured where the device tells (CUDA); else counted live, `estimated`.
 
 `torch.distributed._tools.mem_tracker.MemTracker` keeps the same books, and is what the tests hold this account
 against. It is not used here: it is private, is made for training (it hooks modules and optimizers, and is missing from
@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.cost.devices.device import kind_of
 
 _MIB = 2**20
 
@@ -35,16 +36,16 @@ class Memory:
 def peak_activation_mib(model: nn.Module, inputs: Mapping[str, Tensor]) -> Memory:
     """Peak memory of the activations of one forward without gradients; a schedule that the model carries is at work.
 
-    On CUDA it is measured: the allocator's peak during the forward, less what was allocated before. Elsewhere it is
-    estimated: the most bytes that the tensors of the forward held at one time, views counted with what they look at.
-    What an operation allocates and frees inside its kernel is seen by the first, not by the second.
+    Where the device tells, it is measured: the allocator's peak during the forward, less what was allocated before.
+    Elsewhere it is estimated: the most bytes that the tensors of the forward held at one time, views counted with
+    what they look at. What an operation allocates and frees inside its kernel is seen by the first, not by the second.
 
     If the model or the inputs lie on the meta device, shapes alone flow, through the operations that a CPU would run:
     no memory and next to no time, whatever the size. Leave an attention mask of ones out then: real models look into
     it and do without, which needs its values.
 
     Args:
-        model: in eval mode; on a CPU, a CUDA device, or meta.
+        model: in eval mode; on a device of a kind in `DEVICE_KINDS`, or meta.
         inputs: one batch, by the names of the forward's arguments.
 
     Raises:
@@ -56,9 +57,12 @@ def peak_activation_mib(model: nn.Module, inputs: Mapping[str, Tensor]) -> Memor
         raise PruneSearchError(f"the inputs must lie on one device to tell the memory of a forward, but got {found}")
     weights = [*model.parameters(), *model.buffers()]
     device = devices.pop()
-    if device.type == "cuda":
-        return Memory(_measured_bytes(model, inputs, device) / _MIB, "measured")
-    if device.type == "meta" or any(w.is_meta for w in weights):
+    on_meta = device.type == "meta"
+    with torch.inference_mode():
+        measured = None if on_meta else kind_of(device).peak_bytes(lambda: model(**inputs), device)
+    if measured is not None:
+        return Memory(measured / _MIB, "measured")
+    if on_meta or any(w.is_meta for w in weights):
         return Memory(_bytes_by_shape(model, inputs) / _MIB, "estimated")
     with recorded_peak([*weights, *inputs.values()]) as live:
         model(**inputs)
@@ -147,14 +151,3 @@ def _bytes_by_shape(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     with shapes.recorded() as live:
         shapes.forward()
     return live.peak
-
-
-def _measured_bytes(model: nn.Module, inputs: Mapping[str, Tensor], device: torch.device) -> int:
-    with torch.inference_mode():
-        model(**inputs)  # a first forward also allocates what stays (workspaces of the matrix library)
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        model(**inputs)
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before

@@ -1,106 +1,90 @@
-"""Where a measurement was taken: the facts without which a latency means nothing."""
+"""Which device a name or a tensor means, and where a measurement was taken: without it a latency means nothing."""
 
 from __future__ import annotations
 
-import os
-import platform
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
+import re
 from typing import Any
 
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.cost.devices.gpu_state import describe_gpu
+from prunesearch.core.registry import DEVICE_KINDS
+from prunesearch.cost.devices.kind import Clock, DeviceKind
+from prunesearch.cost.devices.machine import cpu_name, machine_facts
+
+_FORM = re.compile(r"([a-z]+)(:\d+)?")
+
+
+def is_device(name: str) -> bool:
+    """Whether `name` is of the form `cpu`, `cuda` or `cuda:N`, of any kind in `DEVICE_KINDS`, here or not."""
+    found = _FORM.fullmatch(name.lower())
+    return found is not None and found[1] in DEVICE_KINDS
+
+
+def device_named(name: str | torch.device) -> torch.device:
+    """The torch device called `name`, whether it is here or not.
+
+    Raises:
+        PruneSearchError: naming the nearest kind, if it is none.
+    """
+    text = str(name).lower()
+    if not is_device(text):
+        DEVICE_KINDS.entry(text.partition(":")[0])  # raises for a kind that is none
+        raise PruneSearchError(f"a device must be like {', '.join(_examples())}, but got '{name}'")
+    return torch.device(text)
+
+
+def kind_of(device: str | torch.device) -> DeviceKind:
+    """The kind of a device, or of its name.
+
+    Raises:
+        PruneSearchError: naming the nearest kind, if it is of none.
+    """
+    return kind_called(device_named(device).type)
+
+
+def kind_called(name: str) -> DeviceKind:
+    """The kind that `DEVICE_KINDS` has under `name`."""
+    made: DeviceKind = DEVICE_KINDS.load(name)()
+    return made
+
+
+def at_hand() -> DeviceKind:
+    """The kind of the device that a run takes where nobody names one: an accelerator if there is one, else the CPU."""
+    kinds = [kind_called(name) for name in DEVICE_KINDS]
+    return next((kind for kind in kinds if kind.accelerator and kind.count()), kind_called("cpu"))
+
+
+def clock_for(device: str | torch.device) -> Clock:
+    """The clock that can time work on `device`."""
+    return kind_of(device).clock()
 
 
 def describe_device(device: str | torch.device = "cpu") -> dict[str, Any]:
     """Describe the device and the software on it, in plain JSON types.
 
     Args:
-        device: `cpu`, `cuda` or `cuda:N`.
+        device: a name as `device_named` takes it.
 
     Returns:
-        `name`, `kind`, core counts, `threads` (torch intra-op), `load_1m` (running processes), `memory_gb`, versions,
-        `date` (ISO 8601, UTC), and on CUDA the compute capability, the GPU's memory and what `describe_gpu` says.
+        `name`, `kind`, what the kind of device tells besides, and `machine.machine_facts`.
 
     Raises:
         PruneSearchError: for a device that cannot be timed here.
     """
-    target = torch.device(device)
-    if target.type not in ("cpu", "cuda"):
-        raise PruneSearchError(f"a device must be cpu or cuda to be timed, but got '{target}'")
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise PruneSearchError(f"device '{target}' is not available: torch sees no CUDA GPU; use --device cpu")
-    facts: dict[str, Any] = {"kind": target.type, "name": cpu_name()}
-    if target.type == "cuda":
-        facts.update(_describe_cuda(target), cpu=cpu_name())
-    facts.update(
-        cores_physical=_physical_cores(),
-        cores_logical=os.cpu_count(),
-        affinity=usable_cores(),
-        threads=torch.get_num_threads(),
-        load_1m=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        memory_gb=_memory_gb(),
-        os=platform.platform(),
-        isa=torch.backends.cpu.get_cpu_capability(),
-        mkldnn=bool(torch.backends.mkldnn.is_available()),  # type: ignore[no-untyped-call]
-        python=platform.python_version(),
-        torch=str(torch.__version__),
-        transformers=version("transformers"),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    return facts
+    target = device_named(device)
+    kind = kind_of(target)
+    if not kind.count():
+        raise PruneSearchError(f"device '{target}' is not available: {kind.absent()}; use --device cpu")
+    cpu = {"cpu": cpu_name()} if kind.accelerator else {}
+    return {"kind": kind.name, **kind.describe(target), **cpu, **machine_facts()}
 
 
-def cpu_name() -> str:
-    """The CPU's model name, or the machine type where the system does not tell."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+def process_conditions(device: torch.device) -> dict[str, Any]:
+    """What of this process decides the speed of `device` (see `DeviceKind.conditions`); of shapes alone, nothing."""
+    kind = kind_of(device) if is_device(str(device)) else DeviceKind()
+    return kind.conditions()
 
 
-def usable_cores() -> int:
-    """Logical cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _describe_cuda(target: torch.device) -> dict[str, Any]:
-    facts = torch.cuda.get_device_properties(target)
-    return {
-        "name": facts.name,
-        "capability": f"{facts.major}.{facts.minor}",
-        "sm_count": facts.multi_processor_count,
-        "gpu_memory_gb": round(facts.total_memory / 2**30, 1),
-        "cuda": torch.version.cuda,
-        **describe_gpu(target),
-    }
-
-
-def _cpuinfo(field: str) -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), None)
-
-
-def _physical_cores() -> int | None:
-    """Distinct (socket, core) pairs; None where the system does not tell."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    pairs = set()
-    for entry in text.split("\n\n"):
-        fields = dict(line.split(":", 1) for line in entry.splitlines() if ":" in line)
-        named = {k.strip(): v.strip() for k, v in fields.items()}
-        if "core id" in named:
-            pairs.add((named.get("physical id"), named["core id"]))
-    return len(pairs) or None
-
-
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, ValueError, OSError):
-        return None
+def _examples() -> list[str]:
+    return [form for name in DEVICE_KINDS for form in dict.fromkeys((name, kind_called(name).first))]

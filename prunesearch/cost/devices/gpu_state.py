@@ -181,11 +181,6 @@ def throttle_reasons(state: GpuState | None) -> tuple[str, ...]:
     return tuple(name for name in state.reasons if name in THROTTLED) if state is not None else ()
 
 
-def is_throttled(state: GpuState | None) -> bool:
-    """True if what is measured now should be thrown away; see `throttle_reasons`."""
-    return bool(throttle_reasons(state))
-
-
 @dataclass(frozen=True)
 class Settled:
     """How a warm-up ended; `why` says what was missing if not `settled`. `states`: the looks, half a second apart."""

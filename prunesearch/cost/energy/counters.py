@@ -1,6 +1,7 @@
 """Energy counters: what on this machine tells how much energy was used, by name, in the order tried.
 
-A new meter is a class with the members of `EnergyCounter`, a function that opens it, and a row in `COUNTERS`.
+A new meter is a class with the members of `EnergyCounter`, a function that opens it, and a row in
+`COUNTERS` (`core/registry.py`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import Protocol, cast
 
 import torch
 
-from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.table import Registry, Row
+from prunesearch.core.registry import COUNTERS
 from prunesearch.cost.devices.counter import Unavailable
+from prunesearch.cost.devices.device import device_named
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,6 @@ class EnergyCounter(Protocol):
 # given a device: its counter, why there is none, or None if this kind of counter has nothing to do with such a device
 Opener = Callable[[torch.device], EnergyCounter | Unavailable | None]
 
-COUNTERS = Registry(
-    "energy counter",
-    {
-        "nvml-total-energy": Row(
-            "prunesearch.cost.energy.nvml:open_total_energy", "NVIDIA GPUs since Volta: the board's own energy counter"
-        ),
-        "nvml-power-polled": Row(
-            "prunesearch.cost.energy.nvml:open_polled_power", "other NVIDIA GPUs: the board's power, polled and summed"
-        ),
-        "rapl": Row("prunesearch.cost.energy.rapl:open_rapl", "Intel and AMD CPUs on Linux: all packages"),
-        "zeus": Row(
-            "prunesearch.cost.energy.zeus:open_zeus", "AMD GPUs, Jetson, Apple silicon: through the zeus package"
-        ),
-    },
-)
-
 
 def open_counter(device: str | torch.device) -> EnergyCounter | Unavailable:
     """Open the first counter of `COUNTERS` that tells the energy of `device`; the caller closes it.
@@ -78,10 +63,7 @@ def open_counter(device: str | torch.device) -> EnergyCounter | Unavailable:
     Raises:
         PruneSearchError: if `device` is no device.
     """
-    try:
-        target = torch.device(device)
-    except RuntimeError:
-        raise PruneSearchError(f"a device must be like cpu, cuda or cuda:0, but got '{device}'") from None
+    target = device_named(device)
     reasons: list[str] = []
     for name in COUNTERS:
         found = cast(Opener, COUNTERS.load(name))(target)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.devices.counter import Unavailable
-from prunesearch.cost.devices.gpu_state import read_gpu_state
+from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.energy.counters import open_counter
 from prunesearch.cost.energy.fit import fit_energy
 from prunesearch.cost.energy.window import EnergyMeter, EnergyRun, measure_energy
@@ -51,7 +51,7 @@ def measure_schedule_energy(
         repeats: windows of each schedule.
     """
     device = device_of(inputs)
-    on_gpu = device.type == "cuda"
+    kind = kind_of(device)
     with borrowed(model) as handle:
         runner = runner_for(mode, model, handle, inputs)
         return measure_energy(
@@ -60,8 +60,8 @@ def measure_schedule_energy(
             rows=len(next(iter(inputs.values()))),
             window_s=window_s,
             repeats=repeats,
-            synchronize=torch.cuda.synchronize if on_gpu else lambda: None,
-            state=(lambda: read_gpu_state(device)) if on_gpu else lambda: None,
+            synchronize=lambda: kind.synchronize(device),
+            slowed=lambda: kind.slowed(device),
         )
 
 

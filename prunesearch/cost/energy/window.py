@@ -10,18 +10,17 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import passing
-from prunesearch.cost.devices.gpu_state import GpuState, throttle_reasons
 from prunesearch.cost.energy.counters import EnergyCounter, Reading
 from prunesearch.cost.energy.result import EnergyResult, EnergyWindow, JobWindow, judge_windows
 from prunesearch.cost.tables.energy_fit import EnergySource
-from prunesearch.cost.timing.clock import undisturbed
+from prunesearch.cost.timing.loop import undisturbed
 
 MIN_WINDOW_S = 5.0
 _POLL_S = 0.01  # of an idle counter: more often would keep the device from being idle
@@ -139,7 +138,7 @@ class _Runner(Generic[K]):
     jobs: Mapping[K, Callable[[], object]]
     window_s: float
     synchronize: Callable[[], object]
-    state: Callable[[], GpuState | None]
+    slowed: Callable[[], Iterable[str]]
     pace_s: dict[K, float] = field(default_factory=dict)
 
     def expected_s(self, repeats: int, jitter_s: float) -> float:
@@ -178,7 +177,7 @@ class _Runner(Generic[K]):
             batch = math.ceil(left / pace)
             for _ in range(batch):
                 run()
-            reasons.update(throttle_reasons(self.state()))  # before waiting: the device is still at work
+            reasons.update(self.slowed())  # before waiting: the device is still at work
             self.synchronize()
             forwards += batch
             left = self.window_s - (clock() - start)
@@ -197,7 +196,7 @@ def measure_energy(
     jitter_s: float = 0.2,
     seed: int = 0,
     synchronize: Callable[[], object] = lambda: None,
-    state: Callable[[], GpuState | None] = lambda: None,
+    slowed: Callable[[], Iterable[str]] = tuple,
     label: str = "measuring energy",
 ) -> EnergyRun[K]:
     """Measure the energy of forwards: idle, then all jobs `repeats` times in ever new random order, then idle.
@@ -212,7 +211,8 @@ def measure_energy(
             between two updates of the counter.
         seed: of the order and the pauses.
         synchronize: waits until the device has done all work; called at both ends of a window, never between forwards.
-        state: looks at the GPU while it works; windows in which it throttled are thrown away if enough others are left.
+        slowed: says while the device works why it is slow; windows of which it says so are thrown away if enough others
+            are left.
         label: for the progress bar on stderr, which moves on after each window.
 
     Raises:
@@ -221,7 +221,7 @@ def measure_energy(
     _check(jobs, rows=rows, window_s=window_s, repeats=repeats, jitter_s=jitter_s)
     rng, start = random.Random(seed), meter.clock()
     windows: dict[K, list[JobWindow]] = {key: [] for key in jobs}
-    runner = _Runner(meter, jobs, window_s, synchronize, state)
+    runner = _Runner(meter, jobs, window_s, synchronize, slowed)
     with undisturbed(), passing(label, runner.expected_s(repeats, jitter_s)) as tick:
         for key in jobs:
             runner.find_pace(key)

@@ -14,10 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, ValidationError
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder, write_text_atomic
+from prunesearch.core.registry import DEVICE_KINDS
+from prunesearch.cost.devices.device import kind_called
 from prunesearch.cost.shape import Record, Shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.specs import DeviceSpec
@@ -141,7 +144,7 @@ class Profile(Record):
 
     def command(self, model: str, conditions: Mapping[str, Any]) -> str:
         """The line that measures what is missing."""
-        device = "cuda:0" if self.device.get("kind") == "cuda" else "cpu"
+        device = kind_called(self.device.get("kind", "cpu")).first
         asked = {flag: conditions[name] for name, flag in _OPTIONS.items() if name in conditions}
         if conditions.get("concurrency", 1) > 1:
             asked["--concurrency"] = conditions["concurrency"]
@@ -279,13 +282,13 @@ def find_profile(name: str) -> Profile:
     Raises:
         PruneSearchError: naming the nearest.
     """
-    folders = profile_folders()
+    folders, name = profile_folders(), name.lower()
     if name in folders:
         return Profile.load(folders[name])
     aliases = aliases_of(folders)
     if name in aliases:
         return Profile.load(folders[aliases[name]])
-    raise PruneSearchError(f"no device or profile '{name}': {did_you_mean(name, ['cpu', 'cuda', *aliases, *folders])}")
+    raise PruneSearchError(f"no device or profile '{name}': {did_you_mean(name, [*DEVICE_KINDS, *aliases, *folders])}")
 
 
 def specs() -> dict[str, DeviceSpec]:
@@ -322,12 +325,21 @@ def aliases_of(folders: Mapping[str, Path]) -> dict[str, str]:
 
 def check_profile_name(name: str) -> str:
     """Return `name`, or raise: it is a folder's name, and none of torch's devices."""
-    if not _NAME.fullmatch(name) or name.split(":")[0] in ("cpu", "cuda", "mps", "meta"):
+    if not _NAME.fullmatch(name) or _is_torch_device(name):
         raise PruneSearchError(
             f"a profile's name has small letters, digits, '-', '_' and '.', and is no torch device, but got '{name}': "
             "write for example --name my-box"
         )
     return name
+
+
+def _is_torch_device(name: str) -> bool:
+    """Whether torch takes `name` for a device, of a kind that prunesearch knows or not."""
+    try:
+        torch.device(name)
+    except RuntimeError:
+        return False
+    return True
 
 
 def one_line(error: Exception) -> str:

@@ -47,8 +47,8 @@ def tail_of(table: CostTable, percentile: float) -> Tail:
     if len(kept) < 2:
         why = "is estimated" if table.status == "estimated" else "keeps no timings of whole forwards"
         raise PruneSearchError(
-            f"--percentile {percentile:g} needs a table measured in the run, but this one {why}: use --device cpu or "
-            "cuda, or leave --percentile out"
+            f"--percentile {percentile:g} needs a table measured in the run, but this one {why}: name a device "
+            "that is at hand, or leave --percentile out"
         )
     timings, share = sum(map(len, kept)), percentile / 100
     if timings * (1 - share) < _BEYOND:

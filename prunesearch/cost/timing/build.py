@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.stage import parse_method
-from prunesearch.cost.devices.device import describe_device
+from prunesearch.cost.devices.device import clock_for, describe_device
+from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, ReduceCell
-from prunesearch.cost.timing.clock import Clock, clock_for
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.samples import Noise, Samples
 from prunesearch.cost.timing.walk import Piece, Walker, Walks, plan_walks, take_walks

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import kept_count
+from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.shape import device_of
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.walk import plan_walks
@@ -113,12 +114,13 @@ def _serve(job: dict[str, Any], seed: int, ready: Event, stop: Event) -> None:
         encoder = handle.encoder
         counts = {encoder.protected + kept_count(k, tokens - encoder.protected) for k in _KEEPS}
         grid = sorted(n for n in counts if n < tokens)
+        device = device_of(inputs)
+        kind = kind_of(device)
         runner = runner_for(job["mode"], model, handle, inputs)
         for schedule in plan_walks(encoder.depth, tokens, encoder.protected, grid, _METHODS, seed):
             runner.prepare(schedule)
             runner.run()
-            if device_of(inputs).type == "cuda":
-                torch.cuda.synchronize()
+            kind.synchronize(device)
             ready.set()
             if stop.is_set():
                 return

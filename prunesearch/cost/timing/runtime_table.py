@@ -28,15 +28,15 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import parse_method
-from prunesearch.cost.devices.device import describe_device
-from prunesearch.cost.shape import Shape, conditions_of, describe_shape
+from prunesearch.cost.devices.device import describe_device, kind_of
+from prunesearch.cost.shape import Shape, conditions_of, describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, ReduceCell
 from prunesearch.cost.timing.build import check_counts, noise_record
-from prunesearch.cost.timing.clock import Job, clock_for, measure
+from prunesearch.cost.timing.loop import Job, measure
 from prunesearch.cost.timing.modes import OnnxRuntime
 from prunesearch.cost.timing.runtimes import onnx_session, write_piece
-from prunesearch.cost.timing.samples import Samples, wait_until_quiet
+from prunesearch.cost.timing.samples import Samples
 from prunesearch.cost.timing.unseen import compare, draw_unseen
 from prunesearch.pruning.apply import Handle
 from prunesearch.pruning.attention import AttentionView
@@ -85,7 +85,8 @@ def measure_runtime_table(
     """
     if concurrency > 1:
         raise PruneSearchError(f"--concurrency {concurrency} is not measured in ONNX Runtime: use the runtime torch")
-    started = time.monotonic()
+    started, device = time.monotonic(), device_of(inputs)
+    kind = kind_of(device)
     with borrowed(model) as handle, tempfile.TemporaryDirectory() as scratch:
         _check_family(handle)
         shape = describe_shape(model, handle, inputs)
@@ -96,9 +97,9 @@ def measure_runtime_table(
         for place, schedule in enumerate(schedules):
             runner.prepare(schedule)  # written now, so that the budget is for timing alone
             jobs["whole", place] = Job(runner.run, partial(runner.prepare, schedule))
-        waited = wait_until_quiet(patience_s)
+        ready = kind.make_ready(runner.run, device, patience_s)
         found = measure(
-            jobs, clock=clock_for("cpu"), sentinel=("whole", 0), time_budget_s=time_budget_s, min_rounds=_ROUNDS,
+            jobs, clock=kind.clock(), sentinel=("whole", 0), time_budget_s=time_budget_s, min_rounds=_ROUNDS,
             tolerance=0.005, seed=seed, label=label,
         )  # fmt: skip
         conditions = conditions_of(handle, inputs, shape.tokens, "onnxruntime")
@@ -107,8 +108,8 @@ def measure_runtime_table(
         "status": "measured",
         "shape": shape,
         "conditions": conditions,
-        "device": describe_device("cpu"),
-        "noise": noise_record(found.noise).model_copy(update={"waited_s": round(waited, 1)}),
+        "device": describe_device(device),
+        "noise": noise_record(found.noise).model_copy(update={"waited_s": round(ready.waited_s, 1)}),
         "seconds": time.monotonic() - started,
         "walks": len(whole[0]),
     }

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.devices.gpu_state import read_gpu_state, settle
+from prunesearch.cost.devices.device import clock_for
+from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import device_of
-from prunesearch.cost.timing.clock import Clock, Job, clock_for, measure
 from prunesearch.cost.timing.concurrency import background_load
+from prunesearch.cost.timing.loop import Job, measure
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.samples import Samples
 from prunesearch.pruning.borders import borrowed
@@ -69,13 +69,3 @@ def measure_schedules(
             label=label,
         )
     return list(measured.samples.values())
-
-
-def _settle(model: nn.Module, inputs: Mapping[str, Tensor]) -> str:
-    """Work until the GPU's clock is steady; returns why it is not, or an empty text."""
-    device = device_of(inputs)
-    with torch.inference_mode():
-        done = settle(
-            lambda: model(**inputs), lambda: read_gpu_state(device), synchronize=lambda: torch.cuda.synchronize(device)
-        )
-    return done.why

@@ -22,9 +22,11 @@ from prunesearch.core.events import passing
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage, parse_method
-from prunesearch.cost.timing.clock import Clock, undisturbed
+from prunesearch.cost.devices.kind import Clock
+from prunesearch.cost.devices.others import OthersWatch
+from prunesearch.cost.timing.loop import undisturbed
 from prunesearch.cost.timing.modes import Eager
-from prunesearch.cost.timing.samples import Noise, OthersWatch, Samples, judge_noise
+from prunesearch.cost.timing.samples import Noise, Samples, judge_noise
 from prunesearch.pruning.borders import watched
 
 # ("stem",), ("head", n), ("attention", n, biased), ("mlp", n), ("reduce", scorer, merge, n_in, n_out)

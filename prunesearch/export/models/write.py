@@ -176,8 +176,8 @@ def _time(source: ModelSource, to: ModelFormat, path: Path, options: ModelOption
     """Time both models in both runtimes, interleaved; the unpruned one is exported for it, and thrown away."""
     import torch
 
-    from prunesearch.cost.devices.device import describe_device
-    from prunesearch.cost.timing.clock import Job, clock_for, measure
+    from prunesearch.cost.devices.device import clock_for, describe_device
+    from prunesearch.cost.timing.loop import Job, measure
     from prunesearch.pruning.apply import apply_
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -206,6 +206,6 @@ def _time(source: ModelSource, to: ModelFormat, path: Path, options: ModelOption
 
 
 def _jobs(unpruned: Forward, pruned: Forward, inputs: dict[str, Tensor]) -> dict[str, Any]:
-    from prunesearch.cost.timing.clock import Job
+    from prunesearch.cost.timing.loop import Job
 
     return {"unpruned": Job(lambda: unpruned(inputs)), "pruned": Job(lambda: pruned(inputs))}

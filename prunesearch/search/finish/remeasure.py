@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from prunesearch.core.events import say, step
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.counting.memory import peak_activation_mib
+from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.energy.result import EnergyResult
 from prunesearch.cost.energy.schedules import measure_schedule_energy
 from prunesearch.cost.energy.window import EnergyMeter
+from prunesearch.cost.shape import device_of
 from prunesearch.cost.tables.percentile import MEDIAN
 from prunesearch.cost.timing.samples import Samples
 from prunesearch.cost.timing.validate import measure_schedules
@@ -87,10 +89,9 @@ class Remeasurer:
         return [energies.results[schedule] for schedule in schedules]
 
     def _memory(self, schedule: Schedule) -> float | None:
-        """The allocator's peak on CUDA; elsewhere there is no counter, and the estimate stands."""
+        """Measured where the device tells; elsewhere the estimate stands."""
         inputs = self.task.timing_inputs(self.config.batch_size)
-        on_cuda = next(iter(inputs.values())).is_cuda
-        if not on_cuda or all(o.name != "memory" for o in self.costing.objectives):
+        if not kind_of(device_of(inputs)).measures_memory or all(o.name != "memory" for o in self.costing.objectives):
             return None
         self.handle.set(schedule)
         try:

@@ -8,7 +8,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
-from prunesearch.cost.counting.memory import Memory, _measured_bytes, peak_activation_mib, recorded_peak
+from prunesearch.cost.counting.memory import Memory, peak_activation_mib, recorded_peak
+from prunesearch.cost.devices.cuda import Cuda
 from prunesearch.pruning.apply import apply_
 from tests.support.small_models import PLAIN, build, inputs_of
 
@@ -262,7 +263,7 @@ def test_a_measurement_is_the_peak_of_the_second_forward_less_what_was_there(mon
     }
     for name, function in replay.items():
         monkeypatch.setattr(torch.cuda, name, function)
-    assert _measured_bytes(Function(forward), {"x": X}, torch.device("cuda")) == 300
+    assert Cuda().peak_bytes(lambda: forward(X), torch.device("cuda")) == 300
     assert state["forwards"] == 2
 
 

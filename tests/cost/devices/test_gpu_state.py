@@ -9,7 +9,6 @@ from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.gpu_state import (
     GpuState,
     describe_gpu,
-    is_throttled,
     open_gpu,
     read_gpu_state,
     settle,
@@ -79,11 +78,10 @@ def test_old_drivers_reasons_are_read_from_the_old_query():
 def test_heat_and_brakes_are_throttling_and_the_power_cap_is_not(bits, throttled):
     state = read_gpu_state("cuda", FakeNvml(CurrentClocksEventReasons=bits))
     assert throttle_reasons(state) == throttled
-    assert is_throttled(state) == bool(throttled)
 
 
 def test_no_state_is_not_throttled():
-    assert not is_throttled(None)
+    assert throttle_reasons(None) == ()
 
 
 def test_the_description_is_json_and_has_what_timings_depend_on():

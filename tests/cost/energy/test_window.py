@@ -4,7 +4,6 @@ import re
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.cost.devices.gpu_state import GpuState
 from prunesearch.cost.energy.replay import ReplayClock, ReplayCounter
 from prunesearch.cost.energy.window import EnergyMeter, measure_energy
 from tests.support.energy_machine import Machine
@@ -219,17 +218,14 @@ def test_the_wrong_devices_counter_is_noticed():
     assert "no more than when idle" in result.why
 
 
-def states(*reasons):
-    looks = iter(reasons)
-    return lambda: GpuState(1980, 2619, 300.0, 700.0, 60.0, next(looks))
+def reasons(*looks):
+    told = iter(looks)
+    return lambda: next(told)
 
 
 def test_a_throttled_window_is_thrown_away():
     machine = Machine()
-    cap = ("sw_power_cap",)
-    result = run(
-        machine, {"a": machine.job(100.0)}, state=states(cap, ("sw_power_cap", "hw_thermal_slowdown"), cap)
-    ).results["a"]
+    result = run(machine, {"a": machine.job(100.0)}, slowed=reasons((), ("hw_thermal_slowdown",), ())).results["a"]
     assert [window.throttled for window in result.windows] == [[], ["hw_thermal_slowdown"], []]
     assert result.valid
     assert result.forwards == result.windows[0].forwards + result.windows[2].forwards
@@ -238,7 +234,7 @@ def test_a_throttled_window_is_thrown_away():
 def test_too_much_throttling_makes_results_invalid():
     machine = Machine()
     hot = ("sw_thermal_slowdown",)
-    result = run(machine, {"a": machine.job(100.0)}, state=states(hot, (), hot)).results["a"]
+    result = run(machine, {"a": machine.job(100.0)}, slowed=reasons(hot, (), hot)).results["a"]
     assert result.why == "the GPU throttled in 2 of 3 windows (sw_thermal_slowdown)"
 
 

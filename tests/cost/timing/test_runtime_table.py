@@ -10,7 +10,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.shape import describe_shape
 from prunesearch.cost.timing import runtime_table
-from prunesearch.cost.timing.clock import Job, Measurement
+from prunesearch.cost.timing.loop import Job, Measurement
 from prunesearch.cost.timing.modes import Eager
 from prunesearch.cost.timing.runtime_table import _calibrate, _cells, _pairs, _Pieces, _Scale, measure_runtime_table
 from prunesearch.cost.timing.samples import Noise, Samples

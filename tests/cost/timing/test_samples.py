@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from prunesearch.cost.timing.samples import OthersWatch, Samples, judge_noise, wait_until_quiet
+from prunesearch.cost.devices.others import OthersWatch, wait_until_quiet
+from prunesearch.cost.timing.samples import Samples, judge_noise
 
 
 def test_quantiles_are_those_of_the_samples():

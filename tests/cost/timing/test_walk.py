@@ -9,7 +9,7 @@ import torch
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
-from prunesearch.cost.devices.device import usable_cores
+from prunesearch.cost.devices.machine import usable_cores
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import describe_shape
 from prunesearch.cost.timing.build import build_table

@@ -7,69 +7,21 @@ timed interleaved shares it.
 from __future__ import annotations
 
 import gc
-import itertools
 import random
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
-from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import passing
-from prunesearch.cost.timing.samples import Noise, OthersWatch, Samples, judge_noise
+from prunesearch.cost.devices.kind import Clock
+from prunesearch.cost.devices.others import OthersWatch
+from prunesearch.cost.timing.samples import Noise, Samples, judge_noise
 
-PATIENCE_S = 2.0  # a bar for less than this only flickers
 K = TypeVar("K", bound=Hashable)
-
-
-class Clock(Protocol):
-    """Takes marks while work runs, and says afterwards how far apart they were."""
-
-    def mark(self) -> Any:
-        """Mark now, at the cost of under a microsecond."""
-
-    def between_ms(self, marks: Sequence[Any]) -> list[float]:
-        """Milliseconds between consecutive marks, once all work has ended."""
-
-
-class WallClock:
-    """`perf_counter_ns`, for work that is done when the call returns (CPU)."""
-
-    mark = staticmethod(time.perf_counter_ns)
-
-    def between_ms(self, marks: Sequence[int]) -> list[float]:
-        """See `Clock`."""
-        return [(b - a) / 1e6 for a, b in itertools.pairwise(marks)]
-
-
-class CudaClock:
-    """CUDA events in the stream: the marks neither wait for the device nor make it wait.
-
-    In a graph that is being captured a mark becomes a node, which every replay passes anew ("external" events).
-    """
-
-    def mark(self) -> torch.cuda.Event:
-        """See `Clock`."""
-        captured = {"external": True} if torch.cuda.is_current_stream_capturing() else {}
-        event = torch.cuda.Event(enable_timing=True, **captured)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
-
-    def between_ms(self, marks: Sequence[torch.cuda.Event]) -> list[float]:
-        """See `Clock`."""
-        torch.cuda.synchronize()
-        return [float(a.elapsed_time(b)) for a, b in itertools.pairwise(marks)]
-
-
-def clock_for(device: str | torch.device) -> Clock:
-    """The clock that can time work on `device`."""
-    kind = torch.device(device).type
-    if kind not in ("cpu", "cuda"):
-        raise PruneSearchError(f"a device must be cpu or cuda to be timed, but got '{device}'")
-    return CudaClock() if kind == "cuda" else WallClock()
 
 
 @dataclass(frozen=True)
@@ -108,7 +60,7 @@ def measure(
 
     Args:
         jobs: what to time; all of them run in every round, so that all see the same machine.
-        clock: see `clock_for`.
+        clock: see `device.clock_for`.
         sentinel: the job whose timings tell how quiet the machine was.
         time_budget_s: wall time in seconds, warm-up included; `min_rounds` may exceed it.
         min_rounds: rounds in any case.
