@@ -106,8 +106,8 @@ class Task(ABC):
     `timing_inputs(b)` gives a real batch of `b` rows of exactly that many tokens, with no padding.
     `timing_at(n)` gives the same function for `n` tokens; None where a model has a length of its own. `lengths` are the
     tokens of the calibration rows, padding left out, where these differ.
-    `label_names` are the classes, where there are any; `metric` is a name in `table.METRICS`.
-    `notes` tells a user in one line each what was inferred or decided.
+    `label_names` are the classes, where there are any; `metric` is a name in `table.METRICS`, or that of `own`, the
+    metric of a caller. `notes` tells a user in one line each what was inferred or decided.
     """
 
     name: str
@@ -122,11 +122,12 @@ class Task(ABC):
     samples: list[Sample] = field(default_factory=list)
     timing_at: Callable[[int], Callable[[int], Inputs]] | None = None
     lengths: list[int] = field(default_factory=list)
+    own: Metric | None = None
 
     @property
     def scoring(self) -> Metric:
         """The metric itself."""
-        return find_metric(self.metric)
+        return find_metric(self.metric) if self.own is None else self.own
 
     @abstractmethod
     def outputs(self, batch: Batch) -> Outputs:
