@@ -15,9 +15,10 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from prunesearch.core.stage import Stage
 from prunesearch.cost.devices.device import clock_for, describe_device
 from prunesearch.cost.timing.loop import Job, measure
 from prunesearch.cost.timing.modes import Compiled
-from prunesearch.export.models.from_study import holdout_accuracy
+from prunesearch.cost.timing.runtimes import Forward
 from prunesearch.export.models.model_format import ModelOptions, ModelSource
 from prunesearch.export.models.write import find_model_format, write_format
 from prunesearch.pruning.apply import apply_
 from prunesearch.study.front import Front
+from prunesearch.tasks.quality import quality_of
 from prunesearch.tasks.shapes import load_shape, random_inputs
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +46,6 @@ POINT = "p7"
 DEIT = Schedule([Stage(3, 0.7, "cls_attention", "drop"), Stage(6, 0.49, "cls_attention", "drop"),
                  Stage(9, 0.343, "cls_attention", "drop")])  # fmt: skip
 WRITTEN = {"torch.export": "torch-export", "ONNX Runtime": "onnx", "OpenVINO": "openvino"}
-Forward = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def demo(batch: int) -> tuple[ModelSource, Any]:
@@ -55,7 +56,7 @@ def demo(batch: int) -> tuple[ModelSource, Any]:
     front = Front.load(ROOT / "studies" / "example" / "front.json")
     point = front.point(POINT)
     assert point is not None
-    return ModelSource(task.model, point.to_schedule(), task.timing_inputs(batch)), task.holdout
+    return ModelSource(task.model, point.to_schedule(), task.timing_inputs(batch)), task
 
 
 def shape(name: str, batch: int) -> tuple[ModelSource, Any]:
@@ -83,7 +84,7 @@ def forwards(source: ModelSource, int8: bool) -> Iterator[dict[tuple[str, bool],
                 options = ModelOptions(int8=runtime.endswith("int8"))
                 write_format(replace(source, schedule=schedule), to, path, options)
                 loaded = to.load(path)
-                jobs[runtime, pruned] = Job(lambda loaded=loaded: loaded(inputs))
+                jobs[runtime, pruned] = Job(lambda loaded=loaded: loaded(inputs)["logits"])
         with apply_(model, Schedule()) as handle, torch.inference_mode():
             plain = handle.encoder
             compiled = Compiled(model, handle, inputs)
@@ -104,7 +105,7 @@ def forwards(source: ModelSource, int8: bool) -> Iterator[dict[tuple[str, bool],
 
 
 def bench(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    source, holdout = demo(args.batch_size) if name == "demo" else shape(name, args.batch_size)
+    source, task = demo(args.batch_size) if name == "demo" else shape(name, args.batch_size)
     rows = []
     with forwards(source, args.int8) as jobs:
         outputs = {}
@@ -119,8 +120,8 @@ def bench(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
             row = {"model": name, "runtime": runtime, "unpruned_ms": unpruned, "pruned_ms": pruned}
             rounds = len(found.samples[runtime, True])
             rows.append(row | {"speedup": unpruned / pruned, "error": float(error), "rounds": rounds})
-    if holdout is not None:
-        add_accuracy(rows, source, holdout)
+    if task is not None:
+        add_accuracy(rows, source, task)
     for row in rows:
         row |= {"schedule": str(source.schedule), "noise": found.noise.why}
     return sorted(
@@ -128,19 +129,24 @@ def bench(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     )
 
 
-def add_accuracy(rows: list[dict[str, Any]], source: ModelSource, holdout: Any) -> None:
+def by_name(run: Forward, **inputs: Tensor) -> Any:
+    return run(inputs)
+
+
+def add_accuracy(rows: list[dict[str, Any]], source: ModelSource, task: Any) -> None:
     """Accuracy of the pruned (and for int8 the unpruned) model on the holdout rows."""
     with tempfile.TemporaryDirectory() as scratch:
         for row in rows:
             runtime = row["runtime"]
             if runtime == "eager torch":
                 with apply_(source.model, source.schedule), torch.inference_mode():
-                    row["accuracy"] = holdout_accuracy(lambda b: logits(source.model, b), holdout, source.inputs)[1]
+                    row["accuracy"] = quality_of(task, source.model, task.holdout).value
             elif runtime in WRITTEN or runtime.endswith("int8"):
                 to = find_model_format(WRITTEN.get(runtime, "onnx"))
                 path = Path(scratch) / f"{runtime}{to.suffix}"
                 write_format(source, to, path, ModelOptions(int8=runtime.endswith("int8")))
-                row["accuracy"] = holdout_accuracy(to.load(path), holdout, source.inputs)[1]
+                run = to.load(path)
+                row["accuracy"] = quality_of(task, partial(by_name, run), task.holdout).value
 
 
 def show(rows: list[dict[str, Any]], device: dict[str, Any], batch: int) -> None:

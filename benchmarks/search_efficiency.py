@@ -45,7 +45,7 @@ from prunesearch.search.solve.sensitivity import measure_sensitivities
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig
-from prunesearch.tasks.base import EvalSet
+from prunesearch.tasks.batches import EvalSet
 
 RIVALS = ("tpe", "nsga2", "random", "evolution")
 CHECKPOINTS = (10, 20, 30, 60, 150, 300)

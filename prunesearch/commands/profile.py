@@ -37,7 +37,7 @@ from prunesearch.cost.timing.unseen import UNSEEN
 from prunesearch.pruning.apply import runnable
 from prunesearch.pruning.borders import borrowed
 from prunesearch.search.space.space import SpaceFile
-from prunesearch.tasks.base import Inputs
+from prunesearch.tasks.batches import Inputs
 from prunesearch.tasks.loading import check_attention, check_device, check_dtype
 from prunesearch.tasks.shapes import SHAPES, load_shape, random_inputs, shape_config
 

@@ -52,7 +52,8 @@ from prunesearch.study.trials import (
     study_exists,
     study_place,
 )
-from prunesearch.tasks.base import EvalSet, Task
+from prunesearch.tasks.base import Task
+from prunesearch.tasks.batches import EvalSet
 
 _FALLBACKS = 24  # schedules inside the budget, at hand for proposals that cannot be brought inside
 _STEPS = 6  # loading, costs, sensitivities, search, holdout, measurement

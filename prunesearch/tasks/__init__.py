@@ -36,7 +36,7 @@ def load_task(
     attention: str = "sdpa",
     calibration: int | None = None,
     holdout: int | None = None,
-    probe: int | None = None,
+    train: int | None = None,
     seed: int = 0,
     length: int | None = None,
     processor: Any = None,
@@ -50,7 +50,7 @@ def load_task(
     `columns` names columns by role (image, text, text_pair, label); text, text_pair
     and label are words (text) and tags, question, context and answers, source and reference (label), or
     query, documents and relevance, as the kind of task has them.
-    `calibration`, `holdout` and `probe` (rows to fit a head on, where the checkpoint has none) are row
+    `calibration`, `holdout` and `train` (rows to fit a head on, where the checkpoint has none) are row
     counts. `length` is the number of tokens to measure a text model at. `task` is a name in `TASKS` or
     "auto"; `metric` a name in `METRICS` that this kind of task has, None for its default.
 
@@ -89,7 +89,7 @@ def load_task(
         source=as_source(data),
         columns=dict(columns or {}),
         batch_size=batch_size,
-        sizes=Sizes(calibration, holdout, probe),
+        sizes=Sizes(calibration, holdout, train),
         seed=seed,
         length=length,
         metric=metric,

@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedModel
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.registry import DEVICE_KINDS
 from prunesearch.pruning.families.find import find_encoder
-from prunesearch.tasks.base import Inputs
+from prunesearch.tasks.batches import Inputs
 from prunesearch.tasks.data.sources import one_line
 from prunesearch.tasks.hush import quiet_libraries
 

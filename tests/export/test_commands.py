@@ -176,7 +176,7 @@ def test_a_model_export_says_what_it_found(run, monkeypatch, tmp_path):
     code, out, err = run("export", "demo", "--pick", "p1", "--to", "onnx", "-o", "m.onnx", "--opset", "20")
     assert (code, out) == (0, "")
     assert asked == [("p1", "onnx", 20, 20.0)]
-    assert "greatest error of a logit 1e-06 (batches of 1, 3, 8)" in err
+    assert "greatest error of an output 1e-06 (batches of 1, 3, 8)" in err
     assert "unpruned 4 ms, pruned 3.9 ms, 1.03x; eager torch: 10 ms, 5 ms, 2.00x (batch 8, 2 threads" in err
     assert "does not survive in ONNX Runtime: 1.03x, less than 0.9 of 2.00x" in err
 

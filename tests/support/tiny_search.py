@@ -9,7 +9,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.search.space.space import Space
-from prunesearch.tasks.base import Batch, EvalSet, Task
+from prunesearch.tasks.base import Task
+from prunesearch.tasks.batches import Batch, EvalSet, Held
 from prunesearch.tasks.kinds.classification import Classification
 from tests.support.fakes import DEPTH, TOKENS, LinearCosts, make_space
 
@@ -47,13 +48,12 @@ def vit_task() -> Task:
     def split(name: str, rows: slice) -> EvalSet:
         index = torch.arange(len(range(*rows.indices(24))))
         pieces = zip(pixels[rows].split(5), labels[rows].split(5), index.split(5), strict=True)
-        return EvalSet(name, [Batch({"pixel_values": p}, y, i) for p, y, i in pieces])
+        return EvalSet(name, Held([Batch({"pixel_values": p}, y, i) for p, y, i in pieces]))
 
     return Classification(
         name="image-classification",
         model=model,
-        calibration=split("calibration", slice(0, 12)),
-        holdout=split("holdout", slice(12, 24)),
+        splits={"calibration": split("calibration", slice(0, 12)), "holdout": split("holdout", slice(12, 24))},
         tokens=TOKENS,
         timing_inputs=lambda b: {"pixel_values": pixels[:b]},
         label_names=[str(i) for i in range(5)],

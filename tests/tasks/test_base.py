@@ -4,7 +4,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.base import Batch, EvalSet, merge_batches, trimmed
+from prunesearch.tasks.batches import Batch, EvalSet, Held, merge_batches, trimmed
 from prunesearch.tasks.kinds.classification import Classification
 
 PADDING = {"input_ids": 9, "attention_mask": 0}
@@ -21,7 +21,7 @@ def text_set(n: int = 23, size: int = 4) -> EvalSet:
         ids = torch.tensor([[i] * lengths[i] + [9] * (width - lengths[i]) for i in rows])
         mask = torch.tensor([[1] * lengths[i] + [0] * (width - lengths[i]) for i in rows])
         batches.append(Batch({"input_ids": ids, "attention_mask": mask}, torch.tensor(rows) % 2, torch.tensor(rows)))
-    return EvalSet("calibration", batches, PADDING)
+    return EvalSet("calibration", Held(batches), PADDING)
 
 
 @pytest.mark.parametrize("n", [1, 4, 7, 22])
@@ -50,14 +50,14 @@ def test_take_everything_is_the_same_set_and_nothing_is_refused():
 
 def test_whole_image_batches_are_not_copied():
     batches = [Batch({"pixel_values": torch.rand(4, 3, 2, 2)}, torch.zeros(4), torch.arange(4) + 4 * i) for i in (0, 1)]
-    part = EvalSet("holdout", batches).take(6)
+    part = EvalSet("holdout", Held(batches)).take(6)
     assert part.batches[0] is batches[0]
     assert torch.equal(part.batches[1].inputs["pixel_values"], batches[1].inputs["pixel_values"][:2])
 
 
 def test_merge_pads_on_the_right():
     whole = text_set()
-    merged = merge_batches(whole.batches, PADDING)
+    merged = merge_batches(list(whole.batches), PADDING)
     assert merged.inputs["input_ids"].shape == (23, 11)
     assert (merged.inputs["input_ids"][merged.inputs["attention_mask"] == 0] == 9).all()
 
@@ -76,12 +76,12 @@ def test_labels_may_be_a_list_and_a_decoder_has_padding_of_its_own():
     merged = merge_batches([part, batch], padding)
     assert merged.labels == [["b", "c"], [], ["a"], ["b", "c"], []]
     assert merged.inputs["decoder_input_ids"].shape == (5, 4)
-    assert EvalSet("calibration", [batch], padding).take(2).labels == [["a"], ["b", "c"]]
+    assert EvalSet("calibration", Held([batch]), padding).take(2).labels == [["a"], ["b", "c"]]
 
 
 def test_logits_of_outputs_and_tuples():
     logits, whole = torch.rand(2, 3), text_set()
-    task = Classification("text-classification", nn.Identity(), whole, whole, 8, lambda b: {}, ["a"])
+    task = Classification("text-classification", nn.Identity(), {"holdout": whole}, 8, lambda b: {}, ["a"])
     assert task.logits(SequenceClassifierOutput(logits=logits)) is logits
     assert task.logits((logits,)) is logits
     with pytest.raises(PruneSearchError, match="must hold logits"):

@@ -29,13 +29,15 @@ OPSET = 18
 OPSETS = range(18, 24)  # what torch's exporter writes and ONNX Runtime reads
 BATCH = "batch"
 _TRACED_ROWS = 2
+# the outputs of a model that a graph of it has; of those without any, the states are
+ANSWERS = ("logits", "start_logits", "end_logits", "pred_boxes", "embeddings")
 
 
 class Forward(Protocol):
     """A loaded graph."""
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits `[batch, classes]` of a batch on the CPU."""
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model answers to a batch on the CPU, by the names of its outputs (see `ANSWERS`)."""
 
 
 RUNTIMES = Registry(
@@ -48,17 +50,30 @@ RUNTIMES = Registry(
 )
 
 
-class _Logits(nn.Module):
-    """A classifier that returns its logits alone, and takes `names` by keyword."""
+def answers_of(outputs: Any) -> dict[str, Tensor]:
+    """What a model answers, by name: of its outputs those in `ANSWERS`, else `last_hidden_state`.
+
+    Without names, a tensor or the first of several is the logits.
+    """
+    if isinstance(outputs, Tensor):
+        return {"logits": outputs}
+    have = outputs if isinstance(outputs, Mapping) else vars(outputs) if hasattr(outputs, "__dict__") else {}
+    for names in (ANSWERS, ("last_hidden_state",)):
+        found = {name: have[name] for name in names if isinstance(have.get(name), Tensor)}
+        if found:
+            return found
+    return {"logits": outputs[0]}
+
+
+class _Answers(nn.Module):
+    """A model that returns its answers alone, and takes `names` by keyword."""
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         super().__init__()
         self.model = model
 
-        def forward(**inputs: Tensor) -> Tensor:
-            outputs = model(**inputs)
-            found: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs[0]
-            return found
+        def forward(**inputs: Tensor) -> dict[str, Tensor]:
+            return answers_of(model(**inputs))
 
         # torch.export does not describe the shapes of **inputs: it is shown the names one by one
         keywords = [Parameter(name, Parameter.KEYWORD_ONLY) for name in names]
@@ -67,7 +82,7 @@ class _Logits(nn.Module):
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> ExportedProgram:
-    """Trace a classifier, with the schedule that it carries, for batches of any size.
+    """Trace a model, with the schedule that it carries, for batches of any size; it returns what `answers_of` finds.
 
     Args:
         model: on the CPU, in eval mode; with an attention implementation that is no flash kernel.
@@ -83,7 +98,7 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> ExportedProgram:
     try:
         # gradients would choose another attention kernel than the one that runs
         with torch.no_grad(), _no_mask_without_padding(model), quietly():
-            return torch.export.export(_Logits(model, inputs).eval(), (), inputs, dynamic_shapes=shapes)
+            return torch.export.export(_Answers(model, inputs).eval(), (), inputs, dynamic_shapes=shapes)
     except Exception as error:  # torch raises a dozen kinds here; a user needs one line
         raise PruneSearchError(
             f"{type(model).__name__} cannot be traced ({_first_line(str(error))}): load it with --attn sdpa, or export "
@@ -140,7 +155,7 @@ def write_program(program: ExportedProgram, path: Path) -> None:
 def write_onnx(
     program: ExportedProgram, path: Path, opset: int = OPSET, notes: Mapping[str, str] | None = None
 ) -> None:
-    """Write an ONNX file; its inputs have the names of the model's, its output is `logits`.
+    """Write an ONNX file; its inputs and outputs have the names of the model's.
 
     Args:
         program: what `trace` returned.
@@ -154,10 +169,17 @@ def write_onnx(
     if opset not in OPSETS:
         raise PruneSearchError(f"`{OPSETS[0]} <= opset <= {OPSETS[-1]}` must hold, but got {opset}")
     made = _to_onnx(program, opset)
-    made.model.graph.outputs[0].name = "logits"
+    for value, name in zip(made.model.graph.outputs, _output_names(program), strict=True):
+        value.name = name
     made.model.metadata_props.update(notes or {})
     with quietly():
         made.save(str(path))
+
+
+def _output_names(program: ExportedProgram) -> list[str]:
+    """The names of what `trace` gave a graph to return, in their order."""
+    spec = program.call_spec.out_spec
+    return [] if spec is None else list(spec.context)
 
 
 def write_piece(module: nn.Module, example: list[Tensor], shapes: list[dict[int, Any]], path: Path) -> None:
@@ -266,9 +288,9 @@ def load_program(path: Path) -> Forward:
     with quietly():
         module = torch.export.load(path).module()
 
-    def forward(inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.inference_mode():
-            out: Tensor = module(**inputs)
+            out: dict[str, Tensor] = module(**inputs)
             return out
 
     return forward
@@ -286,10 +308,11 @@ def onnx_session(path: Path) -> Any:
 def load_onnx(path: Path) -> Forward:
     """An ONNX file in ONNX Runtime, see `onnx_session`."""
     session = onnx_session(path)
-    known = [i.name for i in session.get_inputs()]
+    known, made = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
 
-    def forward(inputs: Mapping[str, Tensor]) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: inputs[name].numpy() for name in known})[0])
+    def forward(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = session.run(made, {name: inputs[name].numpy() for name in known})
+        return {name: torch.from_numpy(value) for name, value in zip(made, found, strict=True)}
 
     return forward
 
@@ -300,9 +323,10 @@ def load_openvino(path: Path) -> Forward:
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     # float32 as in torch: on some CPUs OpenVINO would compute in bfloat16
     compiled = openvino.Core().compile_model(str(path), "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
-    known = [i.get_any_name() for i in compiled.inputs]
+    known, made = ([x.get_any_name() for x in xs] for xs in (compiled.inputs, compiled.outputs))
 
-    def forward(inputs: Mapping[str, Tensor]) -> Tensor:
-        return torch.from_numpy(compiled({name: inputs[name].numpy() for name in known})[0].copy())
+    def forward(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = compiled({name: inputs[name].numpy() for name in known})
+        return {name: torch.from_numpy(found[name].copy()) for name in made}
 
     return forward

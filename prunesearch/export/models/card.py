@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 _LOAD = {
     "hf": "model = AutoModel….from_pretrained(FOLDER, trust_remote_code=True)  # without prunesearch",
-    "onnx": 'logits = onnxruntime.InferenceSession("FILE").run(["logits"], inputs)[0]',
-    "torch-export": 'logits = torch.export.load("FILE").module()(**inputs)',
-    "openvino": 'logits = openvino.Core().compile_model("FILE", "CPU")(inputs)[0]',
+    "onnx": 'NAMES = onnxruntime.InferenceSession("FILE").run([LIST], inputs)',
+    "torch-export": 'outputs = torch.export.load("FILE").module()(**inputs)  # LIST',
+    "openvino": 'outputs = openvino.Core().compile_model("FILE", "CPU")(inputs)  # LIST',
     "tensorrt": "sh FILE.trtexec.sh  # builds the engine",
 }
 
@@ -91,18 +91,33 @@ def _interval(value: Mapping[str, float]) -> str:
     return f"[{value['low']:.4f}, {value['high']:.4f}]"
 
 
+def _load_line(done: ModelExport) -> str:
+    """The line of Python (or shell) that runs what was written."""
+    names = f"[{done.outputs[0]}]" if len(done.outputs) == 1 else ", ".join(done.outputs)
+    words = {
+        "FILE": done.path.name,
+        "FOLDER": done.path.name,
+        "NAMES": names,
+        "LIST": ", ".join(f'"{name}"' for name in done.outputs),
+    }
+    line = _LOAD[done.format]
+    for word, value in words.items():
+        line = line.replace(word, value)
+    return line
+
+
 def _export_lines(done: ModelExport) -> list[str]:
     lines = [
         "```python",
-        _LOAD[done.format].replace("FILE", done.path.name).replace("FOLDER", done.path.name),
+        _load_line(done),
         "```",
         "",
     ]
     lines.append(f"- {done.tool}: {'; '.join(done.notes)}" if done.notes else f"- {done.tool}")
     rows = ", ".join(map(str, done.checked))
     lines.append(
-        f"- In {done.runtime}, logits differ by at most {done.error:.2g} from the pruned model in torch (largest logit "
-        f"{done.largest:.3g}; batches of {rows})."
+        f"- In {done.runtime}, {', '.join(done.outputs)} differ by at most {done.error:.2g} from the pruned model in "
+        f"torch (largest {done.largest:.3g}; batches of {rows})."
     )
     if done.timing is None:
         lines.append("- Not timed.")
@@ -110,6 +125,8 @@ def _export_lines(done: ModelExport) -> list[str]:
         lines.append(f"- {timing_text(done)}")
     if done.quality is not None:
         lines.append("- On held-out rows: " + ", ".join(f"{k} {v:.4f}" for k, v in done.quality.items()) + ".")
+    if done.unmeasured:
+        lines.append(f"- Quality not measured: {done.unmeasured}.")
     return lines
 
 

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from prunesearch.core.errors import PruneSearchError
-from prunesearch.cost.timing.runtimes import Forward
 from prunesearch.export.models.card import write_card
-from prunesearch.export.models.model_format import ModelOptions, ModelSource
+from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
 from prunesearch.export.models.record import ModelExport
 from prunesearch.export.models.write import check_methods, check_output, export_model, find_model_format
 from prunesearch.export.pick import pick
 from prunesearch.export.schedules.native import provenance_of
 from prunesearch.study.config import RunConfig
-from prunesearch.study.front import Front
+from prunesearch.study.front import Front, Point
 from prunesearch.study.setup import load_study_task, resolve_model
-from prunesearch.tasks.base import EvalSet
-from prunesearch.tasks.kinds.classification import Classification
+from prunesearch.tasks.base import Task
+from prunesearch.tasks.quality import quality_of
 
 # what a graph is traced with; runtimes choose their own kernels
+_ROWS = 1024  # holdout rows that a float format is tried on: its outputs were compared already
 _TRACED = {"device": "cpu", "dtype": "float32", "attention": "sdpa", "mode": "eager", "concurrency": 1}
 
 
@@ -32,7 +31,8 @@ def export_study_model(
 ) -> ModelExport:
     """Write the point that `spec` picks as a model of the format `to`; see `write.export_model`.
 
-    With int8 the quality is measured on the holdout rows, beside the study's own of the same point.
+    The quality of what was written is measured on holdout rows, beside the study's own of the same point: on all of
+    them with int8, which changes outputs by design, else on `_ROWS`.
 
     Raises:
         PruneSearchError: for an unknown format or pick, a path that is taken, or a model or data set that is gone.
@@ -43,10 +43,9 @@ def export_study_model(
     check_methods(point.to_schedule(), target)
     config = RunConfig.build(**{**front.config, **_TRACED})
     task = load_study_task(config)
-    if options.int8 and not isinstance(task, Classification):
-        raise PruneSearchError(f"the quality in int8 is known for classifiers alone, but the task is {task.name}")
+    graph = target.applied  # a graph is all that is left of the model, and has to hold the answers
     source = ModelSource(
-        model=task.model,
+        model=task.answering if graph else task.model,
         schedule=point.to_schedule(),
         inputs=task.timing_inputs(config.batch_size),
         model_id=resolve_model(config).id,
@@ -54,38 +53,35 @@ def export_study_model(
         seed=config.seed,
     )
     done = export_model(source, target, path, options=options, seconds=seconds)
-    if options.int8:
-        rows, accuracy = holdout_accuracy(target.load(path), task.holdout, source.inputs)
-        quality = {
-            "unpruned": front.unpruned.quality.value,
-            "pruned": point.quality.value,
-            f"pruned in int8 ({rows} rows)": accuracy,
-        }
-        done = replace(done, quality=quality)
-        write_card(done, source)
+    done = replace(done, **_quality(task, target, done, front, point, source.inputs, int8=options.int8))
+    write_card(done, source)
     return done
 
 
-def holdout_accuracy(forward: Forward, split: EvalSet, inputs: Mapping[str, Tensor]) -> tuple[int, float]:
-    """Rows that a graph could take, and the share of them that it got right.
-
-    A graph of texts has one length, that of `inputs`: shorter rows are padded to it, longer ones left out.
-    """
-    right = rows = 0
-    length = inputs["input_ids"].shape[1] if "input_ids" in inputs else None
-    for batch in split.batches:
-        given, labels = dict(batch.inputs), torch.as_tensor(batch.labels)
-        if length is not None:
-            fits = given["attention_mask"].sum(1) <= length
-            given = {n: _at_length(v[fits], length, split.padding.get(n, 0)) for n, v in given.items()}
-            labels = labels[fits]
-        if len(labels):
-            right += int((forward(given).argmax(-1) == labels).sum())
-            rows += len(labels)
-    return rows, right / max(rows, 1)
-
-
-def _at_length(x: Tensor, length: int, fill: int) -> Tensor:
-    """`[b, n]` padded on the right, or cut of padding, to `[b, length]`."""
-    cut = x[:, :length]
-    return torch.nn.functional.pad(cut, (0, length - cut.shape[1]), value=fill)
+def _quality(
+    task: Task,
+    target: ModelFormat,
+    done: ModelExport,
+    front: Front,
+    point: Point,
+    inputs: Mapping[str, Tensor],
+    *,
+    int8: bool,
+) -> dict[str, Any]:
+    """The fields of `ModelExport` on quality: the study's own beside that of what was written, in its runtime."""
+    unable = task.unable(done.outputs)
+    if unable:
+        return {"unmeasured": unable}
+    split = task.holdout if int8 else task.holdout.take(_ROWS)
+    run = target.load(done.path)
+    fixed = {name: inputs[name].shape[-1] for name in split.padding if name in inputs} if target.applied else {}
+    found = quality_of(task, lambda **given: run(given), split, fixed)
+    longer = f", {found.left_out} longer ones left out" if found.left_out else ""
+    said = f"pruned in {f'{target.runtime}, int8' if int8 else target.runtime} ({found.rows} rows{longer})"
+    return {
+        "quality": {
+            f"{task.metric} unpruned": front.unpruned.quality.value,
+            f"pruned ({front.task.holdout} rows)": point.quality.value,
+            said: found.value,
+        }
+    }

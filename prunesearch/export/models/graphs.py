@@ -56,7 +56,7 @@ def _to_int8(path: Path) -> None:
 
 def _program(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, ...]:
     write_program(trace(source.model, source.inputs), path)
-    return ("torch.export.load(PATH).module()(**inputs) gives the logits",)
+    return ("torch.export.load(PATH).module()(**inputs) gives the outputs by name",)
 
 
 def _openvino(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, ...]:

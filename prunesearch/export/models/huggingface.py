@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -26,15 +26,13 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.table import Registry
+from prunesearch.cost.timing.runtimes import Forward, answers_of
 from prunesearch.export.models.bundle import Bundle, Key
 from prunesearch.export.models.model_format import ModelFormat, ModelSource
 from prunesearch.pruning.families import rows as family_table
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.loading import load
-
-if TYPE_CHECKING:
-    from prunesearch.cost.timing.runtimes import Forward
 
 FILE = "modeling_pruned"
 _TABLE = "prunesearch.pruning.families.rows"
@@ -223,11 +221,9 @@ def load_folder(path: Path) -> Forward:
     with quiet_libraries():
         model: nn.Module = auto.from_pretrained(os.fspath(path), trust_remote_code=True).eval()
 
-    def forward(inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.inference_mode():
-            outputs = model(**inputs)
-            out: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs[0]
-            return out
+            return answers_of(model(**inputs))
 
     return forward
 

@@ -47,8 +47,9 @@ class Timing:
 class ModelExport:
     """What was written and found.
 
-    `error` is the greatest difference of a logit from the applied model's on batches of `checked` rows, `largest` the
-    largest logit there; `timing` is None if it was not asked for.
+    `error` is the greatest difference of an output from the applied model's on batches of `checked` rows, `largest` the
+    largest output there; `timing` is None if it was not asked for. `quality` is the task's metric on holdout rows: the
+    study's own, and what was written; None without a task, or where `unmeasured` says why it could not be had.
     """
 
     path: Path
@@ -62,14 +63,18 @@ class ModelExport:
     checked: tuple[int, ...]
     timing: Timing | None = None
     quality: Mapping[str, float] | None = None
+    unmeasured: str = ""
+    outputs: tuple[str, ...] = ("logits",)
 
     def summary(self) -> list[str]:
         """What was found but for the timing, one line each."""
         rows = ", ".join(map(str, self.checked))
         lines = [f"{self.tool}: {note}" for note in self.notes]
-        lines.append(f"checked in {self.runtime}: greatest error of a logit {self.error:.2g} (batches of {rows})")
+        lines.append(f"checked in {self.runtime}: greatest error of an output {self.error:.2g} (batches of {rows})")
         if self.quality is not None:
             lines.append("on the holdout rows: " + ", ".join(f"{k} {v:.4g}" for k, v in self.quality.items()))
+        if self.unmeasured:
+            lines.append(f"quality not measured: {self.unmeasured}")
         return lines
 
     def facts(self) -> dict[str, Any]:

@@ -5,9 +5,10 @@ A new format is one `ModelFormat` in a file of its own and one row in `MODEL_FOR
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -153,23 +154,34 @@ def _check(source: ModelSource, to: ModelFormat, path: Path, notes: tuple[str, .
     """Run what was written beside the applied model; int8 changes outputs by design, so its error is stated alone."""
     import torch
 
+    from prunesearch.cost.timing.runtimes import answers_of
     from prunesearch.pruning.apply import apply_
 
     forward, batches = to.load(path), check_batches(source.inputs)
     wanted = []
     with apply_(source.model, source.schedule, seed=source.seed), torch.inference_mode():
         for batch in batches:
-            outputs = source.model(**batch)
-            wanted.append(outputs.logits if hasattr(outputs, "logits") else outputs[0])
-    error = max(float((forward(batch) - want).abs().max()) for batch, want in zip(batches, wanted, strict=True))
-    largest = max(float(want.abs().max()) for want in wanted)
+            wanted.append(answers_of(source.model(**batch)))
+    error = _worst(_off(forward(batch), want) for batch, want in zip(batches, wanted, strict=True))
+    largest = max(float(value.abs().max()) for want in wanted for value in want.values())
     if not int8 and not error <= to.tolerance * max(largest, 1.0):
         raise PruneSearchError(
-            f"what {to.tool} computes is off by {error:.2g} (largest logit {largest:.2g}), more than {to.tolerance:g}: "
-            "another scorer or merge may do; the schedule alone can be exported with --to json"
+            f"what {to.tool} computes is off by {error:.2g} (largest output {largest:.2g}), more than {to.tolerance:g}"
+            ": another scorer or merge may do; the schedule alone can be exported with --to json"
         )
     sizes = tuple(len(next(iter(batch.values()))) for batch in batches)
-    return ModelExport(path, to.name, to.tool, to.runtime, to.proven, notes, error, largest, sizes)
+    names = tuple(wanted[0])
+    return ModelExport(path, to.name, to.tool, to.runtime, to.proven, notes, error, largest, sizes, outputs=names)
+
+
+def _off(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
+    """The greatest difference of any output."""
+    return _worst(float((found[name] - value).abs().max()) for name, value in wanted.items())
+
+
+def _worst(differences: Iterable[float]) -> float:
+    """The greatest; NaN where one is."""
+    return max(differences, key=lambda value: (math.isnan(value), value))
 
 
 def _time(source: ModelSource, to: ModelFormat, path: Path, options: ModelOptions, seconds: float) -> Timing:

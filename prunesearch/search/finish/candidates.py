@@ -15,7 +15,7 @@ from prunesearch.core.constraint import Constraint
 from prunesearch.core.pareto import hypervolume_2d, non_dominated
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study import front as schema
-from prunesearch.tasks.base import Labels
+from prunesearch.tasks.batches import Labels
 
 REFERENCE = (1.0, 0.5)  # share of the unpruned cost, nats: of the hypervolume
 _ROUNDING = 1e-9  # of a mean of qualities

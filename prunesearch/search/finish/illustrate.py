@@ -16,7 +16,8 @@ from prunesearch.report.pictures import owners, to_data_uri
 from prunesearch.report.spectrogram import picture, sound_view
 from prunesearch.report.views.shown_samples import Row, Stage, Trace
 from prunesearch.study.front import Point
-from prunesearch.tasks.base import Batch, EvalSet, Inputs, Outputs, Task, trimmed
+from prunesearch.tasks.base import Outputs, Task
+from prunesearch.tasks.batches import Batch, EvalSet, Inputs, trimmed
 from prunesearch.tasks.loading import count_tokens
 
 _SHOWN = 2  # rows that are traced under every point
@@ -74,7 +75,7 @@ def _worst(task: Task, split: EvalSet, reference: list[Outputs]) -> list[int]:
     """Rows whose answer the schedule in place changes, the most divergent first."""
     found: list[tuple[float, int]] = []
     for batch, before in zip(split.batches, reference, strict=True):
-        outputs = task.outputs(batch)
+        outputs = task.outputs(task.model, batch)
         changed = task.agrees(before, outputs, batch).cpu() < 1
         losses = task.divergence(before, outputs, batch).cpu()
         found += zip((-losses[changed]).tolist(), batch.index[changed].tolist(), strict=True)
@@ -83,12 +84,12 @@ def _worst(task: Task, split: EvalSet, reference: list[Outputs]) -> list[int]:
 
 @torch.inference_mode()
 def _outputs(task: Task, batch: Batch) -> Outputs:
-    return task.outputs(batch)
+    return task.outputs(task.model, batch)
 
 
 @torch.inference_mode()
 def _answer(task: Task, batch: Batch) -> str:
-    return task.shown(task.outputs(batch), batch)[0]
+    return task.shown(task.outputs(task.model, batch), batch)[0]
 
 
 @torch.inference_mode()
@@ -96,7 +97,7 @@ def _trace(task: Task, handle: Handle, point: str, row: int, batch: Batch, unpru
     """One row through the schedule that the handle carries."""
     handle.trace = traces = StageTraces()
     try:
-        outputs = task.outputs(batch)
+        outputs = task.outputs(task.model, batch)
     finally:
         handle.trace = None
     stages = [

@@ -22,7 +22,8 @@ from prunesearch.search.solve.loss_surface import Cell, LossSurface
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.moves import sites_of
 from prunesearch.search.space.space import Space
-from prunesearch.tasks.base import Batch, EvalSet, Outputs, Task
+from prunesearch.tasks.base import Outputs, Task
+from prunesearch.tasks.batches import Batch, EvalSet
 
 if TYPE_CHECKING:
     from prunesearch.cost.costs import Costs
@@ -149,7 +150,7 @@ class Probe:
             reference, inputs = self._entering(index, batch)
             self.handle.set(schedule)
             with self.handle.resume_at(layer, inputs[layer]):
-                outputs = self.task.outputs(batch)
+                outputs = self.task.outputs(self.task.model, batch)
             # an output that is not finite loses everything: the method is not chosen there
             lost = self.task.divergence(reference, outputs, batch)
             found.append(lost.nan_to_num(1e3, 1e3).double().cpu().numpy())
@@ -175,7 +176,7 @@ class Probe:
             return kept
         self.handle.set(Schedule())
         with self.handle.record_inputs() as recorded:
-            reference = self.task.condensed(self.task.outputs(batch))
+            reference = self.task.condensed(self.task.outputs(self.task.model, batch))
         self.passes += len(batch)
         found = (reference, list(recorded))
         size = sum(t.numel() * t.element_size() for t in recorded)

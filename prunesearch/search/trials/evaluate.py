@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
-from prunesearch.tasks.base import Batch, EvalSet, Outputs, Task
+from prunesearch.tasks.base import Outputs, Task
+from prunesearch.tasks.batches import Batch, EvalSet
 from prunesearch.tasks.metrics.classes import Accuracy
 from prunesearch.tasks.metrics.metric import Metric
 
@@ -109,10 +110,9 @@ class Evaluator:
     def __init__(self, task: Task, handle: Handle, split: EvalSet) -> None:
         self.task, self.handle, self.split = task, handle, split
         # texts are sorted by length: in that order the first batches would tell of short texts alone
-        order = torch.randperm(len(split.batches), generator=torch.Generator().manual_seed(0))
-        self._batches = [split.batches[int(i)] for i in order]
+        self._order = torch.randperm(len(split.batches), generator=torch.Generator().manual_seed(0)).tolist()
         handle.set(Schedule())
-        self._reference = [task.condensed(self._run(batch)) for batch in self._batches]
+        self._reference = [task.condensed(self._run(batch)) for batch in self.batches()]
         self._unpruned: Evaluation | None = None
 
     @torch.inference_mode()
@@ -126,7 +126,7 @@ class Evaluator:
         task = self.task
         self.handle.set(schedule)
         statistics, losses, same = [], [], []
-        for batch, reference in zip(self._batches, self._reference, strict=True):
+        for batch, reference in zip(self.batches(), self._reference, strict=True):
             outputs = self._run(batch)
             statistics.append(task.statistics(outputs, batch))
             losses.append(task.divergence(reference, outputs, batch))
@@ -151,9 +151,13 @@ class Evaluator:
     @torch.inference_mode()
     def _unpruned_statistics(self) -> Tensor:
         self.handle.set(Schedule())
-        pairs = zip(self._reference, self._batches, strict=True)
+        pairs = zip(self._reference, self.batches(), strict=True)
         return torch.cat([self.task.statistics(outputs, batch) for outputs, batch in pairs]).cpu()
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> Outputs:
-        return self.task.outputs(batch)
+        return self.task.outputs(self.task.model, batch)
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches in the order of the evaluation, one at a time."""
+        return (self.split.batches[i] for i in self._order)

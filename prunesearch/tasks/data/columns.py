@@ -1,22 +1,20 @@
-"""Which columns of a table are the image, the text and the label, and how an image cell is read."""
+"""Which columns of a table are the image, the text and the label, and what tells its rows apart."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets.arrow_dataset import Dataset
-from datasets.features import ClassLabel, Image, Value
-from PIL import Image as PILImage
+from datasets.features import ClassLabel, Value
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.tasks.data.audio_cells import AUDIO_NAMES, is_audio, raw_sounds, sound_bytes
-from prunesearch.tasks.data.cells import file_bytes
-from prunesearch.tasks.data.sources import IMAGE_SUFFIXES, Source, one_line
+from prunesearch.tasks.data.image_cells import image_bytes, is_image, raw_images
+from prunesearch.tasks.data.sources import Source
 from prunesearch.tasks.data.video_cells import VIDEO_NAMES, is_video, raw_videos, video_bytes
 
 ROLES = ("image", "audio", "video", "text", "text_pair", "label")
@@ -159,21 +157,7 @@ def media_columns(rows: Dataset, kind: str) -> list[str]:
 
 def _image_columns(rows: Dataset) -> list[str]:
     taken = (*media_columns(rows, "audio"), *media_columns(rows, "video"))
-    return [name for name in rows.column_names if name not in taken and _is_image(rows, name)]
-
-
-def _is_image(rows: Dataset, name: str) -> bool:
-    feature = rows.features[name]
-    if isinstance(feature, Image):
-        return True
-    if isinstance(feature, dict):
-        return "bytes" in feature
-    if isinstance(feature, Value) and "binary" in feature.dtype:
-        return True
-    if not _is_string(feature):
-        return False
-    head = [value for value in rows[name][:20] if value]
-    return bool(head) and all(str(value).lower().endswith(IMAGE_SUFFIXES) for value in head)
+    return [name for name in rows.column_names if name not in taken and is_image(rows, name)]
 
 
 def _is_string(feature: Any) -> bool:
@@ -182,27 +166,6 @@ def _is_string(feature: Any) -> bool:
 
 def _text_columns(rows: Dataset, label: str | None) -> list[str]:
     return [name for name, feature in rows.features.items() if _is_string(feature) and name != label]
-
-
-def raw_images(rows: Dataset, column: str) -> Dataset:
-    """Return the rows with image cells as encoded bytes or paths, so that nothing is decoded yet."""
-    if isinstance(rows.features[column], Image):
-        rows = rows.cast_column(column, Image(decode=False))
-    return rows
-
-
-def image_bytes(cell: Any, base: Path | None) -> bytes:
-    """Return the encoded bytes of an image cell: bytes, `{"bytes", "path"}`, or a path from `base`."""
-    return file_bytes(cell, base, "image")
-
-
-def decode_image(cell: Any, base: Path | None, mode: str = "RGB") -> PILImage.Image:
-    """Decode an image cell into a PIL image of `mode` ("RGB", or "L" for one channel)."""
-    encoded = image_bytes(cell, base)
-    try:
-        return PILImage.open(io.BytesIO(encoded)).convert(mode)
-    except OSError as error:
-        raise PruneSearchError(f"an image cannot be decoded: {one_line(error)}") from error
 
 
 def digests(rows: Dataset, columns: Columns, base: Path | None) -> Iterator[bytes]:

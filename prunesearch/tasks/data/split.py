@@ -1,4 +1,4 @@
-"""Calibration, holdout and probe rows: disjoint, seeded, each class in its share."""
+"""Calibration, holdout and training rows: disjoint, seeded, each class in its share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prunesearch.tasks.data.columns import Columns, check_columns, digests
 from prunesearch.tasks.data.labels import LabelMap, Raw, clean, is_unlabelled
 from prunesearch.tasks.data.sources import Source
 
-CAPS = {"calibration": 2000, "holdout": 4000, "probe": 2000}  # rows, unless the user says otherwise
+CAPS = {"calibration": 2000, "holdout": 4000, "train": 2000}  # rows, unless the user says otherwise
 ALIASES = {
     "validation": ("validation", "valid", "val", "dev", "validation_matched"),
     "test": ("test", "test_matched"),
@@ -31,7 +31,7 @@ class Sizes:
 
     calibration: int | None = None
     holdout: int | None = None
-    probe: int | None = None
+    train: int | None = None
 
 
 def few(sizes: Sizes, source: Source, calibration: int, holdout: int) -> Sizes:
@@ -46,15 +46,28 @@ def few(sizes: Sizes, source: Source, calibration: int, holdout: int) -> Sizes:
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one split, in a class-stratified random order, and their class ids `[n]`."""
+    """The rows of one split, in a class-stratified random order, and their class ids `[n]`.
+
+    `numbers` `[n]` are the rows' places in the data, from 0; `source` says which data.
+    """
 
     rows: Dataset
     labels: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    source: str
+
+    def select(self, keep: NDArray[np.int64]) -> Part:
+        """The rows at the places `keep`, int64 `[k]`."""
+        return replace(self, rows=self.rows.select(keep), labels=self.labels[keep], numbers=self.numbers[keep])
+
+    def name_of(self, place: int) -> str:
+        """What a user finds a row by: its number from 1, and the data it is in."""
+        return f"row {self.numbers[place] + 1} of '{self.source}'"
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts by role ("calibration", "holdout" and perhaps "probe"), disjoint in content."""
+    """The parts by role ("calibration", "holdout" and perhaps "train"), disjoint in content."""
 
     parts: dict[str, Part]
     label_names: list[str]
@@ -68,17 +81,17 @@ def make_splits(
     sizes: Sizes,
     *,
     seed: int,
-    probe: bool = False,
+    train: bool = False,
 ) -> Splits:
     """Draw the splits from `source`; a row in two of them stays in holdout only (then calibration).
 
-    `labeller` maps raw labels to class ids; `probe` asks for a third split to fit a head on. Where `columns` has no
+    `labeller` maps raw labels to class ids; `train` asks for a third split to fit a head on. Where `columns` has no
     label, all rows are one class.
     Raises `PruneSearchError` when there are too few rows or a label does not fit.
     """
     raw = _raw_labels(source, columns)
     labelled = {name: _labelled(values) for name, values in raw.items()}
-    pools, notes = _choose_pools(source, labelled, probe)
+    pools, notes = _choose_pools(source, labelled, train)
     used = list(dict.fromkeys(pools.values()))
     for pool in used:
         check_columns(source, source.splits[pool], columns)
@@ -97,8 +110,9 @@ def make_splits(
         for role, size in _allocate(len(ids), roles, sizes, source.name).items():
             chosen = order[start : start + size]
             start += size
-            rows = source.splits[pool].select(labelled[pool][chosen])
-            parts[role] = Part(rows, ids[chosen])
+            numbers = labelled[pool][chosen]
+            said = source.name if len(source.splits) == 1 else f"{source.name}:{pool}"
+            parts[role] = Part(source.splits[pool].select(numbers), ids[chosen], numbers, said)
     parts, duplicate_notes = _drop_duplicates(parts, columns, source)
     return Splits(parts, label_map.names, [*notes, *label_map.notes, *duplicate_notes])
 
@@ -149,7 +163,7 @@ def _class_names(source: Source, pools: list[str], label: str) -> list[str] | No
 
 
 def _choose_pools(
-    source: Source, labelled: dict[str, NDArray[np.int64]], probe: bool
+    source: Source, labelled: dict[str, NDArray[np.int64]], train: bool
 ) -> tuple[dict[str, str], list[str]]:
     """Say which split of the source each role draws from, and tell the user where it is not plain."""
     usable = {name for name, rows in labelled.items() if len(rows)}
@@ -157,7 +171,7 @@ def _choose_pools(
         raise PruneSearchError(f"data must have labels, but every label in '{source.name}' is missing")
     if {"calibration", "holdout"} <= usable:
         roles = {"calibration": "calibration", "holdout": "holdout"}
-        return (roles | {"probe": "calibration"} if probe else roles), []
+        return (roles | {"train": "calibration"} if train else roles), []
     found = {kind: next((a for a in names if a in usable), None) for kind, names in ALIASES.items()}
     notes = []
     main = found["validation"] or found["train"] or found["test"] or next(iter(sorted(usable)))
@@ -167,8 +181,8 @@ def _choose_pools(
     if found["validation"] is None and main == found["train"] and holdout != main:
         notes.append("no validation split: calibration uses training rows, which the model may know")
     roles = {"calibration": main, "holdout": holdout}
-    if probe:
-        roles["probe"] = found["train"] or main
+    if train:
+        roles["train"] = found["train"] or main
     return roles, notes
 
 
@@ -197,11 +211,11 @@ def _allocate(n: int, roles: list[str], sizes: Sizes, source: str) -> dict[str, 
 
 
 def _drop_duplicates(parts: dict[str, Part], columns: Columns, source: Source) -> tuple[dict[str, Part], list[str]]:
-    """Drop rows from calibration (and probe) whose content is also in a split that judges them."""
+    """Drop rows from calibration (and train) whose content is also in a split that judges them."""
     seen: set[bytes] = set()
     kept: dict[str, Part] = {}
     notes = []
-    for role in ("holdout", "calibration", "probe"):
+    for role in ("holdout", "calibration", "train"):
         if role not in parts:
             continue
         part = parts[role]
@@ -211,7 +225,7 @@ def _drop_duplicates(parts: dict[str, Part], columns: Columns, source: Source) -
             raise PruneSearchError(f"the splits must differ, but every {role} row is also in another: give other data")
         if len(fresh) < len(hashes):
             notes.append(f"{len(hashes) - len(fresh)} {role} rows were dropped: the same content is in another split")
-            part = Part(part.rows.select(fresh), part.labels[fresh])
+            part = part.select(fresh)
         kept[role] = part
         seen.update(hashes)
     return {role: kept[role] for role in parts}, notes

@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.cells import file_bytes
+from prunesearch.tasks.data.image_cells import open_picture
 from prunesearch.tasks.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, one_line
 from prunesearch.tasks.extras import package
 
@@ -71,10 +72,7 @@ def decode_video(cell: Any, base: Path | None, frames: int, mode: str = "RGB") -
     if not given:
         raise PruneSearchError("a video must have frames, but one has none: leave that row out")
     chosen = np.linspace(0, len(given) - 1, frames).round().astype(int)
-    try:
-        return [PILImage.open(io.BytesIO(_read(given[i], base))).convert(mode) for i in chosen]
-    except OSError as error:
-        raise PruneSearchError(f"a frame cannot be decoded: {one_line(error)}") from error
+    return [open_picture(_read(given[i], base), mode) for i in chosen]
 
 
 def _frame_cells(cell: Any, base: Path | None) -> list[Any] | None:

@@ -16,7 +16,8 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.core.events import track
-from prunesearch.tasks.base import Batch, EvalSet, Inputs, Labels, Prepared, Task, chunks, rows_of
+from prunesearch.tasks.base import Prepared, Task
+from prunesearch.tasks.batches import Batch, EvalSet, Held, Inputs, Labels, chunks, rows_of
 from prunesearch.tasks.data.audio_cells import Samples, decode_sound, raw_sounds
 from prunesearch.tasks.data.columns import Columns
 from prunesearch.tasks.data.sources import one_line
@@ -147,9 +148,9 @@ def _batches(
         if waves:
             _check_length(model, sounds[rows[0]], request)
         index = torch.tensor(rows)
-        inputs = to_device(accepted(model, made), request.device, request.dtype)
+        inputs = to_device(accepted(model, made), torch.device("cpu"), request.dtype)
         batches.append(Batch(inputs, rows_of(labels, index), index))
-    return EvalSet(role, batches, dict.fromkeys(batches[0].inputs, 0) if waves else {})
+    return EvalSet(role, Held(batches, request.device), dict.fromkeys(batches[0].inputs, 0) if waves else {})
 
 
 def _check_length(model: Any, samples: Samples, request: TaskRequest) -> None:

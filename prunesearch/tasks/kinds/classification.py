@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.base import Batch, Outputs, Prepared, Task
+from prunesearch.tasks.base import Forward, Outputs, Prepared, Task, named
+from prunesearch.tasks.batches import Batch
 from prunesearch.tasks.data.columns import Columns, find_columns
 from prunesearch.tasks.data.labels import head_labels
 from prunesearch.tasks.data.split import Sizes, Splits, make_splits
@@ -25,12 +26,12 @@ class Classification(Task):
     """Rows in classes; labels are class ids, int64 `[b]`, and answers are logits `[b, classes]`."""
 
     def logits(self, outputs: Any) -> Tensor:
-        """Return the logits `[batch, classes]` of what `self.model(**inputs)` returned."""
+        """Return the logits `[batch, classes]` of what a forward returned."""
         return logits_of(outputs)
 
-    def outputs(self, batch: Batch) -> Outputs:
+    def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """The logits `[b, classes]`."""
-        return {"logits": self.logits(self.model(**batch.inputs))}
+        return {"logits": self.logits(forward(**batch.inputs))}
 
     def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """KL divergence of the predicted classes, nats `[b]`."""
@@ -57,13 +58,14 @@ class Classification(Task):
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """Return the logits of a model's outputs, or the first of a tuple.
+    """Return the logits of a model's outputs; of a tuple the first one, and a tensor itself.
 
     Raises:
         PruneSearchError: if there are none.
     """
-    logits = getattr(outputs, "logits", None)
-    found = outputs[0] if logits is None else logits
+    found = outputs if isinstance(outputs, Tensor) else named(outputs, "logits")
+    if found is None and isinstance(outputs, Sequence):
+        found = outputs[0]
     if not isinstance(found, Tensor):
         raise PruneSearchError(f"model outputs must hold logits, but got {type(outputs).__name__}: use a classifier")
     return found

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCTC, AutoTokenizer
 
-from prunesearch.tasks.base import Batch, Outputs, Task
+from prunesearch.tasks.base import Forward, Outputs, Task, output
+from prunesearch.tasks.batches import Batch
 from prunesearch.tasks.data.labels import LabelMap
 from prunesearch.tasks.data.split import make_splits
 from prunesearch.tasks.kinds.audio import frame_mask, load_sounds
@@ -30,9 +31,9 @@ class Recognition(Task):
 
     tokenizer: Any = None
 
-    def outputs(self, batch: Batch) -> Outputs:
+    def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """Logits of the frames `[b, n, symbols]`, and which of them are no padding `[b, n]`."""
-        logits = self.model(**batch.inputs).logits
+        logits = output(forward(**batch.inputs), "logits")
         mask = batch.inputs.get("attention_mask")
         if mask is None:
             real = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
-from prunesearch.core.events import track
-from prunesearch.tasks.base import Batch, EvalSet, Inputs, Outputs, Prepared, Task, chunks
-from prunesearch.tasks.data.columns import decode_image, raw_images
+from prunesearch.core.errors import UnsupportedModelError
+from prunesearch.tasks.base import Forward, Outputs, Prepared, Task, output
+from prunesearch.tasks.batches import Batch, Inputs
+from prunesearch.tasks.data.image_cells import decode_image, image_size, raw_images
 from prunesearch.tasks.data.labels import LabelMap
-from prunesearch.tasks.data.sources import one_line
-from prunesearch.tasks.data.split import Part, Splits, few, make_splits
+from prunesearch.tasks.data.split import Splits, few, make_splits
 from prunesearch.tasks.kinds.detection_data import Annotations, find_annotations
-from prunesearch.tasks.kinds.image import repeat_rows
-from prunesearch.tasks.loading import count_tokens, load, missing_note, to_device
+from prunesearch.tasks.kinds.image import on_demand, repeat_rows
+from prunesearch.tasks.loading import count_tokens, load, missing_note
 from prunesearch.tasks.metrics.metric import kl_divergence
+from prunesearch.tasks.pixels import Pixels, Processor
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import DETECTION
 
@@ -41,13 +39,13 @@ class Detection(Task):
 
     processor: Any = None
 
-    def outputs(self, batch: Batch) -> Outputs:
+    def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """Class logits `[b, queries, classes + 1]`, the last one of no object, and boxes `[b, queries, 4]`.
 
         Boxes are centre, width and height as shares of the image.
         """
-        found = self.model(**batch.inputs)
-        return {"logits": found.logits, "boxes": found.pred_boxes}
+        found = forward(**batch.inputs)
+        return {"logits": output(found, "logits"), "boxes": output(found, "pred_boxes")}
 
     def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """Mean over the queries of the classes' KL divergence (nats) and the boxes' distance, `[b]`.
@@ -114,10 +112,6 @@ def load_detection_task(request: TaskRequest) -> Task:
     return Detection(
         name=DETECTION,
         model=model,
-        calibration=images.sets["calibration"],
-        holdout=images.sets["holdout"],
-        tokens=images.tokens,
-        timing_inputs=images.timing_inputs,
         label_names=annotations.names,
         metric=request.metric_of(DETECTION),
         notes=[
@@ -129,6 +123,7 @@ def load_detection_task(request: TaskRequest) -> Task:
             *images.notes,
         ],
         processor=processor,
+        **images.for_task,
     )
 
 
@@ -137,25 +132,22 @@ def _prepare(
 ) -> Prepared:
     """Decode and preprocess the images of every split to one size, with their objects."""
     name, base = str(annotations.columns.image), request.source.base
-    shapes = sorted(
-        (image.height / image.width, image.height, image.width)
-        for image in _pictures(splits.parts["calibration"], name, base)
-    )
+    sizes = {
+        role: [image_size(cell, base) for cell in raw_images(part.rows, name).select_columns([name])[name]]
+        for role, part in splits.parts.items()
+    }
+    shapes = sorted((height / width, height, width) for width, height in sizes["calibration"])
     _, height, width = shapes[len(shapes) // 2]
     blank = processor(images=Image.new("RGB", (width, height)), return_tensors="pt")["pixel_values"]
     canvas = {"height": int(blank.shape[-2]), "width": int(blank.shape[-1])}
+    made = Processor(processor, _pixel_values, {"size": canvas})
     sets = {}
     for role, part in splits.parts.items():
-        batches: list[Batch] = []
-        pictures = track(_pictures(part, name, base), len(part.labels), f"Preparing {role} images")
-        done = 0
-        for chunk in chunks(pictures, request.batch_size):
-            index = torch.arange(done, done + len(chunk))
-            cells = part.rows[done : done + len(chunk)][annotations.objects]
-            done += len(chunk)
-            labels = [annotations.of(cell, image) for cell, image in zip(cells, chunk, strict=True)]
-            batches.append(Batch(_pixels(chunk, processor, canvas, request), labels, index))
-        sets[role] = EvalSet(role, batches)
+        cells = raw_images(part.rows, name).select_columns([name])[name]
+        marks = part.rows.select_columns([annotations.objects])[annotations.objects]
+        labels = [annotations.of(mark, *size) for mark, size in zip(marks, sizes[role], strict=True)]
+        pixels = Pixels(cells, part.name_of, partial(decode_image, base=base), made, request.device, request.dtype)
+        sets[role] = on_demand(role, part, pixels, request, labels=labels)
     tokens = count_tokens(model, sets["calibration"].batches[0].inputs)
     note = (
         f"images are resized to {canvas['height']} x {canvas['width']}, what the model's processor makes of the one of "
@@ -164,18 +156,6 @@ def _prepare(
     return Prepared(sets, tokens, repeat_rows(sets["calibration"]), [note])
 
 
-def _pixels(images: list[Image.Image], processor: Any, canvas: dict[str, int], request: TaskRequest) -> Inputs:
-    try:
-        made = processor(images=images, size=canvas, return_tensors="pt")
-    except ValueError as error:
-        raise PruneSearchError(
-            f"the model's image processor refuses the images of '{request.source.name}': {one_line(error)}"
-        ) from error
-    # nothing is padded, so that a mask would say nothing
-    return to_device({"pixel_values": made["pixel_values"]}, request.device, request.dtype)
-
-
-def _pictures(part: Part, name: str, base: Path | None) -> Iterator[Image.Image]:
-    """Yield the decoded images of a split, in order."""
-    for row in raw_images(part.rows, name).select_columns([name]):
-        yield decode_image(row[name], base)
+def _pixel_values(inputs: Inputs) -> Inputs:
+    """The images alone: nothing is padded, so that a mask would say nothing."""
+    return {"pixel_values": inputs["pixel_values"]}

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from datasets.arrow_dataset import Dataset
 from datasets.features import ClassLabel, List
-from PIL import Image
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.columns import Columns, find_columns
@@ -43,8 +42,8 @@ class Annotations:
     names: list[str]
     notes: list[str] = field(default_factory=list)
 
-    def of(self, cell: Any, image: Image.Image) -> Objects:
-        """The objects of an image: from lists by key, or a list of objects with keys.
+    def of(self, cell: Any, width: int, height: int) -> Objects:
+        """The objects of an image of a width and height in pixels: from lists by key, or a list of objects with keys.
 
         Raises:
             PruneSearchError: for boxes that are none or reach outside the image, or as many classes as there are not
@@ -59,18 +58,18 @@ class Annotations:
                 f"objects must have a box [left, top, width, height] and a class each, but got {cell!s:.80}"
             )
         boxes[:, 2:] += boxes[:, :2]
-        ends = boxes[:, 2:] / (image.width, image.height)
+        ends = boxes[:, 2:] / (width, height)
         if (ends > _OUTSIDE).any():
             raise PruneSearchError(
-                f"boxes must be [left, top, width, height] within the image of {image.width} x {image.height}, but got "
+                f"boxes must be [left, top, width, height] within the image of {width} x {height}, but got "
                 f"{given!s:.80}: if they are two corners, subtract the first from the second"
             )
         return Objects(
             boxes=boxes,
             classes=np.array([self.lookup[clean(kind)] for kind in kinds], dtype=np.int64),
             crowd=np.array(crowd, dtype=bool),
-            height=image.height,
-            width=image.width,
+            height=height,
+            width=width,
             n_classes=len(self.names),
         )
 

@@ -6,13 +6,15 @@ them as one batch.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from prunesearch.pruning.families.pooling import mean_pool
-from prunesearch.tasks.base import Batch, Outputs, Task
+from prunesearch.tasks.base import Forward, Outputs, Task
+from prunesearch.tasks.batches import Batch
+from prunesearch.tasks.kinds.pooled import Pooled, embeddings, lacking
 from prunesearch.tasks.kinds.text_rows import single_texts
 
 SAME = 0.999  # a cosine from which on two embeddings count as the same
@@ -28,14 +30,20 @@ class Embedding(Task):
 
     pooling: str = "mean"
 
-    def outputs(self, batch: Batch) -> Outputs:
+    @property
+    def answering(self) -> nn.Module:
+        """The encoder with its pooling."""
+        return Pooled(self.model, self.pooling).eval()
+
+    def unable(self, given: Collection[str]) -> str:
+        """Pooling needs to know what the tokens that are left stand for."""
+        return lacking(given, self.pooling)
+
+    def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """Embeddings `[b, texts, width]`."""
         rows, texts = batch.inputs["input_ids"].shape[:2]
         flat = single_texts(batch.inputs)
-        hidden = self.model(**flat).last_hidden_state
-        mean = self.pooling == "mean"
-        pooled = mean_pool(self.model, hidden, flat.get("attention_mask")) if mean else hidden[:, 0]
-        return {"state": pooled.unflatten(0, (rows, texts))}
+        return {"state": torch.unflatten(embeddings(forward, self.model, flat, self.pooling), 0, (rows, texts))}
 
     def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """`1 - cosine` to the unpruned embedding, its mean over the texts of a row, `[b]`."""

@@ -12,7 +12,8 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.base import Labels, Task
+from prunesearch.tasks.base import Task
+from prunesearch.tasks.batches import Labels
 from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.split import Part, few, split_rows
 from prunesearch.tasks.hush import quiet_libraries

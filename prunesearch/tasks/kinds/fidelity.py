@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import track
-from prunesearch.pruning.families.pooling import mean_pool
-from prunesearch.tasks.base import Batch, EvalSet, Outputs, Prepared, Task
+from prunesearch.tasks.base import Forward, Outputs, Prepared, Task, named
+from prunesearch.tasks.batches import Batch, EvalSet, Labels
 from prunesearch.tasks.data.columns import content_kind, find_columns
 from prunesearch.tasks.data.split import split_rows
-from prunesearch.tasks.kinds.audio import frame_mask, load_sounds
+from prunesearch.tasks.kinds.audio import load_sounds
 from prunesearch.tasks.kinds.image import load_images
+from prunesearch.tasks.kinds.pooled import Pooled, embeddings, lacking
 from prunesearch.tasks.kinds.text import load_texts
 from prunesearch.tasks.kinds.video import load_videos
 from prunesearch.tasks.loading import missing_note
@@ -55,17 +56,22 @@ class Cosine(RowMean):
 class Fidelity(Task):
     """A model held against itself: labels are the unpruned model's classes `[b]`, or its pooled states `[b, width]`."""
 
-    def outputs(self, batch: Batch) -> Outputs:
+    def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """Logits `[b, classes]` of a head, else the mean over the tokens' last states `[b, width]`, by their sizes."""
-        found = self.model(**batch.inputs)
-        logits = getattr(found, "logits", None)
+        found = forward(**batch.inputs)
+        logits = named(found, "logits")
         if logits is not None:
             return {"logits": logits}
-        hidden = found.last_hidden_state
-        mask = batch.inputs.get("attention_mask")
-        if mask is not None and "input_values" in batch.inputs:
-            mask = frame_mask(self.model, mask, hidden.shape[1])
-        return {"state": mean_pool(self.model, hidden, mask)}
+        return {"state": embeddings(lambda **inputs: found, self.model, batch.inputs)}
+
+    @property
+    def answering(self) -> nn.Module:
+        """The model; without a head, with its pooling."""
+        return Pooled(self.model).eval() if self.metric == "cosine" else self.model
+
+    def unable(self, given: Collection[str]) -> str:
+        """Pooling needs to know what the tokens that are left stand for."""
+        return lacking(given)
 
     def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """KL divergence of the classes in nats, or `1 - cosine` of the states: `[b]`."""
@@ -149,10 +155,9 @@ def _class_of(config: Any) -> Any:
 @torch.inference_mode()
 def _label(data: EvalSet, model: nn.Module) -> EvalSet:
     """The split with the unpruned model's classes or states for labels."""
-    task = Fidelity(FIDELITY, model, data, data, 0, lambda rows: {})
-    batches = []
+    task = Fidelity(FIDELITY, model, {}, 0, lambda rows: {})
+    labels: list[Labels] = []
     for batch in track(data.batches, len(data.batches), "Running the unpruned model"):
-        outputs = task.outputs(batch)
-        labels = outputs["logits"].argmax(dim=-1) if "logits" in outputs else outputs["state"]
-        batches.append(Batch(batch.inputs, labels, batch.index))
-    return EvalSet(data.name, batches, data.padding)
+        outputs = task.outputs(model, batch)
+        labels.append(outputs["logits"].argmax(dim=-1) if "logits" in outputs else outputs["state"])
+    return replace(data, batches=data.batches.relabelled(labels))

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from prunesearch.core.events import track
 from prunesearch.pruning.families.pooling import mean_pool
-from prunesearch.tasks.base import EvalSet
+from prunesearch.tasks.batches import EvalSet
 from prunesearch.tasks.metrics.metric import correct
 
 L2 = 0.1  # penalty on standardised features, against the mean cross-entropy
@@ -40,10 +40,10 @@ def embed(encoder: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def fit_classifier(encoder: nn.Module, sets: dict[str, EvalSet], classes: int) -> tuple[MeanPoolClassifier, str]:
-    """Fit a head on the "probe" split; return the classifier and a note with its calibration accuracy."""
+    """Fit a head on the "train" split; return the classifier and a note with its calibration accuracy."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # type: ignore[assignment]  # not used here: it must not be timed either
-    embeddings, labels = _embed_all(encoder, sets["probe"])
+    embeddings, labels = _embed_all(encoder, sets["train"])
     reference = next(encoder.parameters())
     head = fit_linear(embeddings, labels, classes).to(reference.device, reference.dtype)
     model = MeanPoolClassifier(encoder, head).eval()
@@ -56,7 +56,7 @@ def fit_classifier(encoder: nn.Module, sets: dict[str, EvalSet], classes: int) -
     accuracy = torch.cat(right).float().mean().item()
     return model, (
         f"the checkpoint has no classification head: a linear one on mean-pooled embeddings was fitted on "
-        f"{sets['probe'].n} other rows (accuracy on calibration {accuracy:.1%})"
+        f"{sets['train'].n} other rows (accuracy on calibration {accuracy:.1%})"
     )
 
 

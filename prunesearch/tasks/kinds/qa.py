@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.base import Batch, Outputs, Task
+from prunesearch.tasks.base import Forward, Outputs, Task, output
+from prunesearch.tasks.batches import Batch
 from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.sources import Source
 from prunesearch.tasks.data.split import Part, split_rows
@@ -33,18 +34,18 @@ _NAMES = {"text": "question", "text_pair": "context", "label": "answers"}  # by 
 class Answering(Task):
     """The best span of a context, over all its windows; labels are `Question`s, and answers texts."""
 
-    def outputs(self, batch: Batch) -> Outputs:
+    def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """Logits of start and end `[b, windows, n]`, with nothing outside the context."""
         shape = batch.inputs["input_ids"].shape[:2]
-        out = self.model(**single_texts(batch.inputs))
-        start, end = out.start_logits.float(), out.end_logits.float()
+        out = forward(**single_texts(batch.inputs))
+        start, end = (output(out, f"{name}_logits").float() for name in ("start", "end"))
         place = torch.arange(start.shape[1], device=start.device)
         windows = [window for question in batch.labels for window in question.windows]
         first = torch.tensor([window.first for window in windows], device=start.device)[:, None]
         length = torch.tensor([len(window.spans) for window in windows], device=start.device)[:, None]
         inside = (place >= first) & (place < first + length)
         found = {"start": start.where(inside, _NEVER), "end": end.where(inside, _NEVER)}
-        return {name: value.unflatten(0, shape) for name, value in found.items()}
+        return {name: torch.unflatten(value, 0, shape) for name, value in found.items()}
 
     def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """KL divergence of the start's place, in any window, plus that of the end's, nats `[b]`."""

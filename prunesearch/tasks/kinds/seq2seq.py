@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
-from prunesearch.tasks.base import Batch, Outputs, Task
+from prunesearch.tasks.base import Forward, Outputs, Task, output
+from prunesearch.tasks.batches import Batch
 from prunesearch.tasks.hush import quiet_libraries
 
 _TOP = 64  # log-probabilities that are kept of every position of the unpruned model
@@ -37,9 +38,14 @@ class Writing(Task):
     most: int = 64
     usual: int = 32
 
-    def outputs(self, batch: Batch) -> Outputs:
+    def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """Logits of the next token along the reference, `[b, t, vocabulary]`."""
-        return {"logits": self.model(**batch.inputs, use_cache=False).logits}
+        options = {"use_cache": False} if forward is self.model else {}
+        return {"logits": output(forward(**batch.inputs, **options), "logits")}
+
+    def unable(self, given: Collection[str]) -> str:
+        """A forward is of the encoder and one step of the decoder; what is written takes as many steps as tokens."""
+        return f"{self.metric} is of texts that are written token by token, and what was exported takes one step"
 
     def condensed(self, outputs: Outputs) -> Outputs:
         """The 64 most probable tokens of every position and their log-probabilities, `[b, t, 64]`."""

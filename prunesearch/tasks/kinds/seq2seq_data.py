@@ -12,7 +12,8 @@ from datasets.arrow_dataset import Dataset
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.base import EvalSet, Inputs, Prepared, Task
+from prunesearch.tasks.base import Prepared, Task
+from prunesearch.tasks.batches import EvalSet, Inputs
 from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.sources import Source
 from prunesearch.tasks.data.split import Splits, few, split_rows

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForSpeechSeq2Seq, AutoTokenizer
 
-from prunesearch.tasks.base import Batch, EvalSet, Inputs, Task
+from prunesearch.tasks.base import Task
+from prunesearch.tasks.batches import Batch, EvalSet, Held, Inputs
 from prunesearch.tasks.data.labels import LabelMap
 from prunesearch.tasks.data.split import few, make_splits
 from prunesearch.tasks.hush import quiet_libraries
@@ -43,13 +44,12 @@ def load_speech_task(request: TaskRequest) -> Task:
     for role, data in sounds.sets.items():
         encoded = encode(labels[role], tokenizer, longest)
         lengths += [len(row) for row in encoded]
-        sets[role] = _with_decoder(data, encoded, int(request.config.decoder_start_token_id))
+        sets[role] = _with_decoder(data, encoded, int(request.config.decoder_start_token_id), request.device)
     most, metric = min(round(_ROOM * max(lengths)), longest - 8), request.metric_of(SPEECH)
     return Writing(
         name=SPEECH,
         model=model,
-        calibration=sets["calibration"],
-        holdout=sets["holdout"],
+        splits=sets,
         tokens=sounds.tokens,
         timing_inputs=_first_step(sounds.timing_inputs, int(request.config.decoder_start_token_id)),
         metric=metric,
@@ -76,20 +76,20 @@ def encode(texts: list[str], tokenizer: Any, longest: int) -> Encoded:
     return ids
 
 
-def _with_decoder(data: EvalSet, encoded: Encoded, start: int) -> EvalSet:
+def _with_decoder(data: EvalSet, encoded: Encoded, start: int, device: torch.device) -> EvalSet:
     """The split with the transcripts as inputs of the decoder: at every position it has seen what comes before it."""
     batches = []
-    for batch in data.batches:
+    for batch in (batch.to(torch.device("cpu")) for batch in data.batches):
         rows = [encoded[int(i)] for i in batch.index]
         # tokenizers of Whisper begin with the token that decoders start from
         shifted = [row[:-1] if row[0] == start else [start, *row[:-1]] for row in rows]
-        width, device = max(map(len, shifted)), batch.inputs[next(iter(batch.inputs))].device
-        ids = torch.tensor([[*row, *[start] * (width - len(row))] for row in shifted], device=device)
-        lengths = torch.tensor([len(row) for row in shifted], device=device)
-        mask = (torch.arange(width, device=device) < lengths[:, None]).long()
+        width = max(map(len, shifted))
+        ids = torch.tensor([[*row, *[start] * (width - len(row))] for row in shifted])
+        lengths = torch.tensor([len(row) for row in shifted])
+        mask = (torch.arange(width) < lengths[:, None]).long()
         inputs = {**batch.inputs, "decoder_input_ids": ids, "decoder_attention_mask": mask}
         batches.append(Batch(inputs, batch.labels, batch.index))
-    return EvalSet(data.name, batches, {"decoder_input_ids": start, "decoder_attention_mask": 0})
+    return EvalSet(data.name, Held(batches, device), {"decoder_input_ids": start, "decoder_attention_mask": 0})
 
 
 def _first_step(sounds: Callable[[int], Inputs], start: int) -> Callable[[int], Inputs]:

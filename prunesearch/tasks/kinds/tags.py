@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.base import Batch, Outputs, Task
+from prunesearch.tasks.base import Forward, Outputs, Task, output
+from prunesearch.tasks.batches import Batch
 from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.labels import LabelMap, Raw, clean, head_labels
 from prunesearch.tasks.data.sources import Source
@@ -39,9 +40,9 @@ class Words:
 class Tagging(Task):
     """A tag a word, read off its first token; labels are `Words`, and answers lists of tag names."""
 
-    def outputs(self, batch: Batch) -> Outputs:
+    def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """Logits of the words `[b, words, classes]`, and which of them are there `[b, words]`."""
-        logits = self.model(**batch.inputs).logits
+        logits = output(forward(**batch.inputs), "logits")
         rows: list[list[int]] = [row.places for row in batch.labels]
         width = max(1, *map(len, rows))
         places = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=logits.device)

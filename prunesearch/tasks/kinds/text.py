@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.base import Batch, EvalSet, Inputs, Labels, Prepared, Sample, Task, chunks, rows_of
+from prunesearch.tasks.base import Prepared, Sample, Task
+from prunesearch.tasks.batches import Batch, EvalSet, Held, Inputs, Labels, chunks, rows_of
 from prunesearch.tasks.data.columns import Columns, find_columns
 from prunesearch.tasks.data.labels import LabelMap, Raw, free_labels, head_labels
 from prunesearch.tasks.data.split import Part, Splits, make_splits
@@ -38,7 +39,7 @@ def load_text_task(request: TaskRequest) -> Task:
     def labeller(raw: set[Raw], names: list[str] | None) -> LabelMap:
         return head_labels(raw, names, request.config.id2label) if has_head else free_labels(raw, names)
 
-    splits = make_splits(request.source, columns, labeller, request.sizes, seed=request.seed, probe=not has_head)
+    splits = make_splits(request.source, columns, labeller, request.sizes, seed=request.seed, train=not has_head)
     check_classes(metric, splits.label_names)
     model, missing = request.load_model(AutoModelForSequenceClassification if has_head else AutoModel)
     texts = load_texts(request, splits, columns, model)
@@ -189,7 +190,7 @@ def bucket(
         index = torch.tensor(rows)
         batches.append(Batch(inputs, rows_of(labels, index), index))
     kept = batches[0].inputs
-    return EvalSet(role, batches, {name: padding[name] for name in kept})
+    return EvalSet(role, Held(batches), {name: padding[name] for name in kept})
 
 
 def padding_values(tokenizer: Any, names: Iterable[str]) -> dict[str, int]:

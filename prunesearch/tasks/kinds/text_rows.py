@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunesearch.tasks.base import Batch, EvalSet, Inputs, Labels, chunks, rows_of
+from prunesearch.tasks.batches import Batch, EvalSet, Held, Inputs, Labels, chunks, rows_of
 from prunesearch.tasks.kinds.text import padded, padding_values
 from prunesearch.tasks.loading import accepted, to_device
 from prunesearch.tasks.request import TaskRequest
@@ -53,4 +53,4 @@ def bucket_rows(
             inputs = to_device(accepted(model, filled), request.device, request.dtype)
             index = torch.tensor(rows)
             batches.append(Batch(inputs, rows_of(labels, index), index))
-    return EvalSet(role, batches, {name: padding[name] for name in batches[0].inputs})
+    return EvalSet(role, Held(batches), {name: padding[name] for name in batches[0].inputs})

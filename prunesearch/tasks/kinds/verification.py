@@ -14,12 +14,13 @@ from transformers.modeling_outputs import XVectorOutput
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.pruning.apply import handle_of
 from prunesearch.pruning.families.find import find_encoder
-from prunesearch.pruning.families.pooling import mean_pool
 from prunesearch.pruning.families.restoring import Departure, frame_owners
 from prunesearch.pruning.tokens import take_rows
-from prunesearch.tasks.base import Batch, Inputs, Outputs
+from prunesearch.tasks.base import Forward, Outputs
+from prunesearch.tasks.batches import Batch, Inputs
 from prunesearch.tasks.kinds.audio import frame_mask
 from prunesearch.tasks.kinds.embedding import Similarity
+from prunesearch.tasks.kinds.pooled import embeddings
 
 _CLOSE = 1e-4  # between the embeddings of the model and of its wrapper, over the largest number in them
 _ROUNDED = 16  # the same in units of what the dtype rounds to, where that is more: half precision
@@ -133,17 +134,15 @@ class Verification(Similarity):
     Embeddings are an x-vector head's, or the mean of an encoder's last states by their sizes.
     """
 
-    def outputs(self, batch: Batch) -> Outputs:
+    def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """Embeddings `[b, 2, width]`."""
         flat = {name: value.flatten(0, 1) for name, value in batch.inputs.items()}
-        found = self.model(**flat)
-        state = getattr(found, "embeddings", None)
-        if state is None:
-            hidden, mask = found.last_hidden_state, flat.get("attention_mask")
-            state = mean_pool(
-                self.model, hidden, None if mask is None else frame_mask(self.model, mask, hidden.shape[1])
-            )
-        return {"state": state.unflatten(0, (len(batch), 2))}
+        return {"state": torch.unflatten(embeddings(forward, self.model, flat), 0, (len(batch), 2))}
+
+    @property
+    def answering(self) -> nn.Module:
+        """The model; without an x-vector head, with its pooling."""
+        return self.model if isinstance(self.model, XVector) else super().answering
 
     def shown_labels(self, batch: Batch) -> list[str]:
         """Whether the speaker is the same."""

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import AutoModel, AutoModelForAudioXVector
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
-from prunesearch.tasks.base import Batch, EvalSet, Task, chunks, merge_batches, trimmed
+from prunesearch.tasks.base import Task
+from prunesearch.tasks.batches import Batch, EvalSet, Held, chunks, merge_batches, trimmed
 from prunesearch.tasks.data.columns import find_columns
 from prunesearch.tasks.data.labels import free_labels
 from prunesearch.tasks.data.split import make_splits
@@ -38,7 +39,7 @@ def load_verification_task(request: TaskRequest) -> Task:
     sounds = load_sounds(request, splits, columns, whole)
     model = _embedder(whole, sounds.sets, request)
     pairs = max(1, request.batch_size // 2)
-    sets = {role: _in_pairs(data, trials[role], pairs) for role, data in sounds.sets.items()}
+    sets = {role: _in_pairs(data, trials[role], pairs, request.device) for role, data in sounds.sets.items()}
     paired = replace(sounds, sets=sets)
     metric = request.metric_of(SPEAKER)
     head = "the x-vector head's" if isinstance(model, XVector) else "the mean of the last states, by the tokens' sizes"
@@ -134,10 +135,10 @@ def _embedder(whole: Any, sets: dict[str, EvalSet], request: TaskRequest) -> nn.
     return made
 
 
-def _in_pairs(data: EvalSet, trials: list[Trial], size: int) -> EvalSet:
+def _in_pairs(data: EvalSet, trials: list[Trial], size: int, device: torch.device) -> EvalSet:
     """Batch the pairs, `size` a batch: inputs `[b, 2, ...]`, labels 1.0 for one speaker and 0.0 for two."""
     rows: dict[int, Batch] = {}
-    for batch in data.batches:
+    for batch in (batch.to(torch.device("cpu")) for batch in data.batches):
         for place, row in enumerate(batch.index.tolist()):
             rows[row] = trimmed(batch.rows(torch.tensor([place])), data.padding)
     padded = next(iter(data.padding), None)
@@ -149,7 +150,6 @@ def _in_pairs(data: EvalSet, trials: list[Trial], size: int) -> EvalSet:
     for some in chunks(sorted(range(len(trials)), key=length), size):
         flat = merge_batches([rows[row] for trial in some for row in trials[trial][:2]], data.padding)
         inputs = {name: value.view(-1, 2, *value.shape[1:]) for name, value in flat.inputs.items()}
-        device = next(iter(inputs.values())).device
-        labels = torch.tensor([float(trials[trial][2]) for trial in some], device=device)
+        labels = torch.tensor([float(trials[trial][2]) for trial in some])
         batches.append(Batch(inputs, labels, torch.tensor(some)))
-    return replace(data, batches=batches)
+    return replace(data, batches=Held(batches, device))

@@ -45,9 +45,9 @@ def fake(off: float = 0.0, asleep_s: float = 0.0, **more) -> ModelFormat:
             handle = ps.handle_of(kept["model"])
             if handle is not None:
                 handle.set(schedule)
-                return kept["model"](**batch).logits + off
+                return {"logits": kept["model"](**batch).logits + off}
             with ps.apply_(kept["model"], schedule), torch.no_grad():
-                return kept["model"](**batch).logits + off
+                return {"logits": kept["model"](**batch).logits + off}
 
         return forward
 

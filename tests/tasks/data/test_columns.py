@@ -4,7 +4,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Image
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.data.columns import Columns, content_kind, decode_image, digests, find_columns, raw_images
+from prunesearch.tasks.data.columns import Columns, content_kind, digests, find_columns
+from prunesearch.tasks.data.image_cells import decode_image, raw_images
 from prunesearch.tasks.data.sources import Source
 from tests.support.tiny import png
 

@@ -16,9 +16,9 @@ def table(n: int, prefix: str = "row", labels: list | None = None) -> Dataset:
     return Dataset.from_dict({"text": [f"{prefix} {i}" for i in range(n)], "label": labels})
 
 
-def split(splits: dict[str, Dataset], sizes: Sizes | None = None, seed: int = 0, probe: bool = False):
+def split(splits: dict[str, Dataset], sizes: Sizes | None = None, seed: int = 0, train: bool = False):
     source = Source("data", splits)
-    return make_splits(source, COLUMNS, free_labels, sizes or Sizes(), seed=seed, probe=probe)
+    return make_splits(source, COLUMNS, free_labels, sizes or Sizes(), seed=seed, train=train)
 
 
 def texts(result) -> dict[str, list[str]]:
@@ -46,32 +46,32 @@ def test_every_prefix_of_the_order_is_stratified():
         assert np.abs(shares - n * np.array([0.5, 0.3, 0.2])).max() <= 1.0
 
 
-def test_probe_takes_a_third_disjoint_split():
-    result = split({"all": table(300)}, Sizes(calibration=50, holdout=70), probe=True)
+def test_train_takes_a_third_disjoint_split():
+    result = split({"all": table(300)}, Sizes(calibration=50, holdout=70), train=True)
     rows = texts(result)
-    assert {role: len(r) for role, r in rows.items()} == {"calibration": 50, "holdout": 70, "probe": 180}
+    assert {role: len(r) for role, r in rows.items()} == {"calibration": 50, "holdout": 70, "train": 180}
     assert len({text for part in rows.values() for text in part}) == 300
 
 
 def test_caps():
-    result = split({"all": table(20_000)}, probe=True)
+    result = split({"all": table(20_000)}, train=True)
     sizes = {role: len(part.labels) for role, part in result.parts.items()}
-    assert sizes == {"calibration": 2000, "holdout": 4000, "probe": 2000}
+    assert sizes == {"calibration": 2000, "holdout": 4000, "train": 2000}
 
 
 @pytest.mark.parametrize(
-    ("names", "probe", "expected"),
+    ("names", "train", "expected"),
     [
         (["train", "validation", "test"], False, {"calibration": "validation", "holdout": "test"}),
-        (["train", "test"], True, {"calibration": "train", "holdout": "test", "probe": "train"}),
+        (["train", "test"], True, {"calibration": "train", "holdout": "test", "train": "train"}),
         (["train", "validation"], False, {"calibration": "validation", "holdout": "validation"}),
-        (["train", "dev"], True, {"calibration": "dev", "holdout": "dev", "probe": "train"}),
-        (["calibration", "holdout"], True, {"calibration": "calibration", "probe": "calibration"}),
+        (["train", "dev"], True, {"calibration": "dev", "holdout": "dev", "train": "train"}),
+        (["calibration", "holdout"], True, {"calibration": "calibration", "train": "calibration"}),
         (["odd"], False, {"calibration": "odd", "holdout": "odd"}),
     ],
 )
-def test_named_splits(names: list[str], probe: bool, expected: dict[str, str]):
-    result = split({name: table(60, name) for name in names}, probe=probe)
+def test_named_splits(names: list[str], train: bool, expected: dict[str, str]):
+    result = split({name: table(60, name) for name in names}, train=train)
     rows = texts(result)
     assert all({text.split()[0] for text in rows[role]} == {pool} for role, pool in expected.items())
     assert len({text for part in rows.values() for text in part}) == sum(len(p) for p in rows.values())

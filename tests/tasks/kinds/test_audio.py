@@ -44,7 +44,7 @@ def test_waveforms_come_in_batches_of_like_length_and_answer_as_by_themselves(wa
     for batch in task.calibration.batches:
         assert batch.inputs["attention_mask"].sum(1).diff().ge(0).all()
         with torch.no_grad():
-            logits = task.outputs(batch)["logits"]
+            logits = task.outputs(task.model, batch)["logits"]
         distances = torch.cdist(logits, alone)
         assert distances.amin(1).max() < 1e-4
         assert torch.equal(distances.argmin(1) % 3, batch.labels)
@@ -81,9 +81,11 @@ def test_a_schedule_is_evaluated_and_rows_of_a_smaller_split_are_the_same(waves:
     few = task.calibration.take(3)
     assert few.n == 3
     with torch.no_grad():
-        again = {int(i): r for b in few.batches for i, r in zip(b.index, task.outputs(b)["logits"], strict=True)}
+        again = {
+            int(i): r for b in few.batches for i, r in zip(b.index, task.outputs(task.model, b)["logits"], strict=True)
+        }
         for batch in task.calibration.batches:
-            for i, row in zip(batch.index.tolist(), task.outputs(batch)["logits"], strict=True):
+            for i, row in zip(batch.index.tolist(), task.outputs(task.model, batch)["logits"], strict=True):
                 if i in again:
                     assert torch.allclose(again[i], row, atol=1e-4)
 

@@ -53,7 +53,7 @@ def test_each_frame_has_the_logits_of_what_holds_it_or_of_its_nearest(model: str
         for batch in task.calibration.batches:
             few = task.model.lm_head(task.model.wav2vec2(**batch.inputs).last_hidden_state)
             source = handle.trace.source.double().numpy()
-            outputs = task.outputs(batch)
+            outputs = task.outputs(task.model, batch)
             for row in range(len(batch)):
                 real = int(outputs["real"][row].sum())
                 want = few[row][nearest_by_hand(source[row], real)]
@@ -67,12 +67,12 @@ def test_the_full_length_and_the_untouched_logits_come_back(model: str, data: Pa
     with torch.no_grad():
         for batch in task.holdout.batches:
             want = original(**batch.inputs).logits
-            assert torch.equal(task.outputs(batch)["logits"], want)
+            assert torch.equal(task.outputs(task.model, batch)["logits"], want)
             with apply_(task.model, DROP) as handle:
-                assert task.outputs(batch)["logits"].shape == want.shape
+                assert task.outputs(task.model, batch)["logits"].shape == want.shape
                 assert handle.trace is None
             with apply_(task.model, Schedule([Stage(1, 1.0)])):
-                assert torch.equal(task.outputs(batch)["logits"], want)
+                assert torch.equal(task.outputs(task.model, batch)["logits"], want)
 
 
 def test_dropped_frames_repeat_their_neighbour_so_that_order_and_text_stay():
@@ -94,7 +94,7 @@ def test_greedy_decoding_is_what_the_rules_of_ctc_say(model: str, data: Path):
     symbols = ["", "<s>", "</s>", "<unk>", " ", *LETTERS]
     with torch.no_grad():
         for batch in task.holdout.batches:
-            outputs = task.outputs(batch)
+            outputs = task.outputs(task.model, batch)
             said = task.answers(outputs, batch)
             for row, text in enumerate(said):
                 path = outputs["logits"][row, : int(outputs["real"][row].sum())].argmax(-1).tolist()
@@ -112,7 +112,7 @@ def test_a_search_can_evaluate_it_and_the_value_is_jiwers(model: str, data: Path
     said, true = [], []
     with torch.no_grad():
         for batch in task.holdout.batches:
-            said += task.answers(task.outputs(batch), batch)
+            said += task.answers(task.outputs(task.model, batch), batch)
             true += batch.labels
     rate = jiwer.wer([" ".join(words(t)) for t in true], [" ".join(words(s)) for s in said])
     assert unpruned.quality == pytest.approx(1 - rate)

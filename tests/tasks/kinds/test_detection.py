@@ -90,7 +90,7 @@ def test_answers_are_the_models_own_in_pixels_of_the_image(
     model = hf.AutoModelForObjectDetection.from_pretrained(folder).eval()
     for batch in task.holdout.batches:
         with torch.no_grad():
-            outputs, want = task.outputs(batch), model(**batch.inputs)
+            outputs, want = task.outputs(task.model, batch), model(**batch.inputs)
         assert torch.allclose(outputs["logits"], want.logits, atol=1e-5)
         for row, found in enumerate(task.answers(outputs, batch)):
             assert found["scores"].shape == (queries,)

@@ -84,7 +84,7 @@ def test_similarity_is_that_of_single_texts(encoder: str, tmp_path: Path):
         cosines[float(torch.cosine_similarity(one, other, dim=0))] = score
     said, true = [], []
     for batch in task.holdout.batches:
-        said += task.answers(task.outputs(batch), batch).tolist()
+        said += task.answers(task.outputs(task.model, batch), batch).tolist()
         true += batch.labels.tolist()
     for value, score in zip(said, true, strict=True):
         nearest = min(cosines, key=lambda c: abs(c - value))
@@ -111,7 +111,7 @@ def test_retrieval_ranks_as_single_texts_do(encoder: str, tmp_path: Path):
     with apply_(task.model, Schedule()) as handle:
         evaluator = Evaluator(task, handle, task.holdout)
         unpruned, pruned = evaluator.unpruned(), evaluator.evaluate(HALF)
-    gains = [tuple(g) for batch in evaluator._batches for g in batch.labels]
+    gains = [tuple(g) for batch in evaluator.batches() for g in batch.labels]
     assert unpruned.statistics.flatten().tolist() == pytest.approx([want[g] for g in gains], abs=1e-4)
     assert pruned.loss > 1e-3
     whole = task.calibration.take(3)
@@ -133,7 +133,7 @@ def test_pooling_is_what_the_checkpoint_says(encoder: str, tmp_path: Path):
     flat = {name: value.flatten(0, 1) for name, value in batch.inputs.items()}
     with torch.no_grad():
         hidden = task.model(**flat).last_hidden_state
-        assert torch.equal(task.outputs(batch)["state"].flatten(0, 1), hidden[:, 0])
+        assert torch.equal(task.outputs(task.model, batch)["state"].flatten(0, 1), hidden[:, 0])
     (settings / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
     with pytest.raises(PruneSearchError, match="pools by max_tokens"):
         pooling_of(folder)

@@ -41,7 +41,7 @@ def test_rows_keep_their_image_and_label(vit: str, tmp_path: Path):
 
 
 def _pixels(encoded: bytes) -> bytes:
-    from prunesearch.tasks.data.columns import decode_image
+    from prunesearch.tasks.data.image_cells import decode_image
 
     return decode_image(encoded, None).tobytes()
 

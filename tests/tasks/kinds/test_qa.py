@@ -22,7 +22,7 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
-from prunesearch.tasks.base import Batch, EvalSet
+from prunesearch.tasks.batches import Batch
 from prunesearch.tasks.kinds.qa import LONGEST_ANSWER, Answering, best_spans, references
 from prunesearch.tasks.kinds.qa_windows import Question, Window
 from prunesearch.tasks.metrics.metric import find_metric
@@ -100,7 +100,7 @@ def test_answers_are_those_of_transformers_and_pruning_shows(answerer: str, tmp_
         AutoTokenizer.from_pretrained(answerer),
     )
     batch = task.holdout.batches[0]
-    said = task.answers(task.outputs(batch), batch)
+    said = task.answers(task.outputs(task.model, batch), batch)
     for answer, question, ids, mask in zip(
         said, batch.labels, batch.inputs["input_ids"][:, 0], batch.inputs["attention_mask"][:, 0], strict=True
     ):
@@ -196,7 +196,7 @@ def test_answers_are_the_best_of_all_windows_read_one_by_one(answerer: str, tmp_
         counts = [by_context[question.context][1] for question in batch.labels]
         assert {*counts} == {batch.inputs["input_ids"].shape[1]} == {len(q.windows) for q in batch.labels}
         assert len(batch) * counts[0] <= 8
-        outputs = task.outputs(batch)
+        outputs = task.outputs(task.model, batch)
         assert task.answers(outputs, batch) == [by_context[question.context][0] for question in batch.labels]
         later += int((best_spans(outputs)[:, 0] > 0).sum())
     assert later > 5
@@ -219,7 +219,7 @@ def test_a_row_is_a_question_however_many_windows_it_has(answerer: str, tmp_path
             unpruned, again, pruned = evaluator.unpruned(), evaluator.evaluate(Schedule()), evaluator.evaluate(HALF)
             assert torch.equal(unpruned.statistics, again.statistics)
             assert (again.agreement, again.loss) == (1.0, pytest.approx(0, abs=1e-6))
-            index = torch.cat([batch.index for batch in evaluator._batches]).tolist()
+            index = torch.cat([batch.index for batch in evaluator.batches()]).tolist()
             found[part.n] = dict(
                 zip(index, zip(unpruned.statistics[:, 0].tolist(), pruned.kl.tolist(), strict=True), strict=True)
             )
@@ -237,12 +237,12 @@ def test_windows_go_through_the_search_as_other_rows_do(answerer: str, tmp_path:
         for batch in task.calibration.batches:
             handle.set(Schedule())
             with handle.record_inputs() as entering:
-                task.outputs(batch)
+                task.outputs(task.model, batch)
             inputs = list(entering)
             handle.set(late)
-            whole = task.outputs(batch)
+            whole = task.outputs(task.model, batch)
             with handle.resume_at(1, inputs[1]):
-                resumed = task.outputs(batch)
+                resumed = task.outputs(task.model, batch)
             assert all(torch.equal(whole[name], resumed[name]) for name in whole)
         point = SimpleNamespace(id="p1", to_schedule=lambda: HALF)
         rows, traces = illustrate(task, handle, [point], answerer)
@@ -260,7 +260,7 @@ def test_both_places_of_an_answer_are_one_answer():
     for outputs, place in ((one, (0, 0, 2)), (other, (0, 1, 1))):
         for value in outputs.values():
             value[place] = 5.0
-    task = Answering("qa", torch.nn.Identity(), EvalSet("c", []), EvalSet("h", []), 5, lambda rows: {})
+    task = Answering("qa", torch.nn.Identity(), {}, 5, lambda rows: {})
     assert task.answers(one, batch) == task.answers(other, batch) == ["bbb"]
     assert task.agrees(one, other, batch).tolist() == [True]
     p, q = (softmax(outputs["start"].numpy().ravel()) for outputs in (one, other))

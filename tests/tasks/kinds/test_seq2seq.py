@@ -122,7 +122,7 @@ def test_decoding_is_that_of_transformers_and_pruning_shows(writer: str, tmp_pat
         unpruned, again, pruned = evaluator.unpruned(), evaluator.evaluate(Schedule()), evaluator.evaluate(HALF)
         handle.set(HALF)
         with torch.inference_mode():
-            changed = task.outputs(batch)
+            changed = task.outputs(task.model, batch)
             reference = task.condensed({"logits": logits})
             kl = task.divergence(reference, changed, batch)
         handle.set(Schedule())

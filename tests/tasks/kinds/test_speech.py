@@ -54,9 +54,9 @@ def test_what_is_minimised_is_the_divergence_along_the_reference(model: str, dat
     task = load_task(model, data, batch_size=4)
     batch = task.calibration.batches[0]
     with torch.no_grad(), apply_(task.model, Schedule()) as handle:
-        whole = task.outputs(batch)
+        whole = task.outputs(task.model, batch)
         handle.set(HALF)
-        fewer = task.outputs(batch)
+        fewer = task.outputs(task.model, batch)
         handle.set(Schedule())
     found = task.divergence(task.condensed(whole), fewer, batch)
     for row in range(len(batch)):

@@ -99,12 +99,12 @@ def test_the_unpruned_embeddings_are_those_of_transformers_for_each_sound_alone(
     task = load(model, data)
     original = hf.AutoModelForAudioXVector.from_pretrained(model).eval()
     padded = 0
-    for batch in task.calibration.batches + task.holdout.batches:
-        found = task.outputs(batch)["state"]
+    for batch in [*task.calibration.batches, *task.holdout.batches]:
+        found = task.outputs(task.model, batch)["state"]
         with apply_(task.model, Schedule()):
-            assert torch.equal(task.outputs(batch)["state"], found)
+            assert torch.equal(task.outputs(task.model, batch)["state"], found)
         with apply_(task.model, Schedule([Stage(1, 1.0)])):
-            assert torch.allclose(task.outputs(batch)["state"], found, atol=1e-5)
+            assert torch.allclose(task.outputs(task.model, batch)["state"], found, atol=1e-5)
         for row in range(len(batch)):
             for k in range(2):
                 inputs = alone(batch, row, k)
@@ -133,7 +133,7 @@ def test_pruned_embeddings_are_the_heads_of_states_brought_back_by_hand(model: s
     sums = original.config.use_weighted_layer_sum
     batch = task.calibration.batches[-1]
     with apply_(task.model, schedule, trace=True) as handle:
-        outputs = task.outputs(batch)["state"]
+        outputs = task.outputs(task.model, batch)["state"]
         for row in range(len(batch)):
             inputs = alone(batch, row, 1)
             found = task.model.encoder(**inputs, output_hidden_states=True)
@@ -153,11 +153,13 @@ def test_half_precision_is_near_the_full_one(model: str, data: Path):
     half, single = load(model, data, dtype="bfloat16"), load(model, data)
     with apply_(half.model, MIXED):
         for batch in half.calibration.batches:
-            pruned = half.outputs(batch)["state"]
+            pruned = half.outputs(half.model, batch)["state"]
             assert pruned.dtype == torch.bfloat16
             assert pruned.isfinite().all()
     for batch, other in zip(half.calibration.batches, single.calibration.batches, strict=True):
-        near = torch.cosine_similarity(half.outputs(batch)["state"].float(), single.outputs(other)["state"], dim=-1)
+        near = torch.cosine_similarity(
+            half.outputs(half.model, batch)["state"].float(), single.outputs(single.model, other)["state"], dim=-1
+        )
         assert near.min() > 0.98
 
 
@@ -190,12 +192,12 @@ def test_an_encoder_without_head_is_pooled_by_size(tmp_path: Path, data: Path):
     plain = hf.Wav2Vec2Model.from_pretrained(model).eval()
     batch = task.calibration.batches[0]
     with torch.no_grad():
-        found = task.outputs(batch)["state"]
+        found = task.outputs(task.model, batch)["state"]
         for row in range(len(batch)):
             want = plain(**alone(batch, row, 0)).last_hidden_state[0].mean(0)
             assert torch.allclose(found[row, 0], want, atol=1e-5)
         with apply_(task.model, MERGE) as handle:
-            pruned = task.outputs(batch)["state"]
+            pruned = task.outputs(task.model, batch)["state"]
             for row in range(len(batch)):
                 hidden = task.model(**alone(batch, row, 0)).last_hidden_state[0]
                 size = handle.tokens.size[0][:, None]
@@ -208,7 +210,7 @@ def test_a_model_that_takes_no_mask_hears_silence(tmp_path: Path, data: Path):
     with apply_(task.model, MIXED), torch.no_grad():
         for batch in task.calibration.batches:
             assert list(batch.inputs) == ["input_values"]
-            assert task.outputs(batch)["state"].isfinite().all()
+            assert task.outputs(task.model, batch)["state"].isfinite().all()
 
 
 def test_labels_are_of_the_speakers_column_or_of_the_one_that_was_named(tmp_path: Path, data: Path):

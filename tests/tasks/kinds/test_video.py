@@ -72,7 +72,7 @@ def test_clips_are_classified_as_the_model_does_by_itself(
     model = kind.from_pretrained(folder).eval()
     for batch in task.holdout.batches:
         with torch.no_grad():
-            logits = task.outputs(batch)["logits"]
+            logits = task.outputs(task.model, batch)["logits"]
         assert torch.allclose(logits, logits_of(model, **batch.inputs), atol=1e-6)
         assert batch.inputs["pixel_values"].shape[1:] == (4, 3, 16, 16)
     with apply_(task.model, Schedule()) as handle:
@@ -123,7 +123,7 @@ def test_what_is_no_video_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
         ("empty", "must have frames"),
         ([], "must have frames"),
         ("gone.mp4", "gone.mp4' cannot be read"),
-        ([b"junk"], "frame cannot be decoded"),
+        ([b"junk"], "image cannot be decoded"),
         (3, "must hold frames"),
     ]
     for cell, message in cases:

@@ -1,0 +1,78 @@
+"""The quality of what was made of a task's model (a graph, a quantised copy), on the rows that it can take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import track
+from prunesearch.tasks.base import Forward, Task
+from prunesearch.tasks.batches import Batch, EvalSet, trimmed
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The task's metric on `rows` rows; `left_out` more are longer than what the forward takes."""
+
+    value: float
+    rows: int
+    left_out: int
+
+
+@torch.inference_mode()
+def quality_of(task: Task, forward: Forward, split: EvalSet, fixed: Mapping[str, int] | None = None) -> Quality:
+    """Measure the task's own metric of a forward.
+
+    Args:
+        task: says what an answer is. Ask `task.unable` first.
+        forward: on the device of the split's batches.
+        split: the rows.
+        fixed: lengths of inputs `[b, ..., n]`, by name, where the forward takes one length only: shorter rows are
+            padded to it, longer ones left out.
+
+    Raises:
+        PruneSearchError: if no row is short enough.
+    """
+    lengths = {name: n for name, n in (fixed or {}).items() if name in split.padding}
+
+    def padded(**inputs: Tensor) -> Any:
+        filled = {name: _filled(value, lengths.get(name), split.padding.get(name, 0)) for name, value in inputs.items()}
+        return forward(**filled)
+
+    found, rows = [], 0
+    for batch in track(split.batches, len(split.batches), "Measuring the quality"):
+        fits = _fitting(batch, lengths)
+        if len(fits):
+            kept = trimmed(batch.rows(fits), split.padding)
+            found.append(task.statistics(task.outputs(padded, kept), kept).cpu())
+            rows += len(fits)
+    if not found:
+        raise PruneSearchError(
+            f"rows must be {max(lengths.values())} long at most for this forward, but all {split.n} of {split.name} "
+            "are longer: export it for a greater length"
+        )
+    return Quality(task.scoring.value(torch.cat(found)), rows, split.n - rows)
+
+
+def _fitting(batch: Batch, lengths: Mapping[str, int]) -> Tensor:
+    """Positions of the rows, int64 `[k]`, whose every text or sound is no longer than `lengths`."""
+    fits = torch.ones(len(batch), dtype=torch.bool)
+    for name, length in lengths.items():
+        value = batch.inputs[name]
+        mask = batch.inputs.get("decoder_attention_mask" if name.startswith("decoder_") else "attention_mask")
+        # without a mask a row is as long as its batch
+        longest = torch.full((len(batch),), value.shape[-1]) if mask is None else mask.sum(-1).reshape(len(batch), -1)
+        fits &= (longest.reshape(len(batch), -1).amax(dim=1) <= length).cpu()
+    return fits.nonzero().flatten()
+
+
+def _filled(value: Tensor, length: int | None, fill: int) -> Tensor:
+    """`[b, n]` padded on the right to `[b, length]`; None: as it is."""
+    if length is None or value.shape[-1] == length:
+        return value
+    return nn.functional.pad(value, (0, length - value.shape[-1]), value=fill)
