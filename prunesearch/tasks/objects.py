@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.tasks import load_task
-from prunesearch.tasks.base import Batch, EvalSet, Inputs, Labels, Outputs, Task, merge_batches
+from prunesearch.tasks.base import Forward, Outputs, Task, named
+from prunesearch.tasks.batches import Batch, EvalSet, Held, Inputs, Labels, merge_batches
 from prunesearch.tasks.data.split import CAPS, stratified_order
 from prunesearch.tasks.kinds.fidelity import Fidelity
 from prunesearch.tasks.kinds.image import repeat_rows
@@ -62,13 +63,13 @@ def task_of(
     """
     if metric is not None and evaluate is not None:
         raise PruneSearchError("quality is a metric or an evaluation of one's own, but got both: leave one out")
-    named = metric if isinstance(metric, str) else None
+    known = metric if isinstance(metric, str) else None
     sizes = {"calibration": calibration, "holdout": holdout}
     if isinstance(data, (str, Path, Dataset, DatasetDict)):
         task = load_task(
             model,
             data,
-            metric=named,
+            metric=known,
             batch_size=batch_size,
             seed=seed,
             calibration=calibration,
@@ -85,8 +86,8 @@ def task_of(
         if unused:
             raise PruneSearchError(f"`{unused[0]}` is for data that is loaded, but got batches: leave it out")
         task = _own_batches(model, data, batch_size, sizes, seed, labelled=metric is not None or evaluate is not None)
-        if named is not None and task.metric != named:
-            raise PruneSearchError(f"metric '{named}' is for data that is loaded: give a function (outputs, labels)")
+        if known is not None and task.metric != known:
+            raise PruneSearchError(f"metric '{known}' is for data that is loaded: give a function (outputs, labels)")
     if evaluate is not None:
         task.own = WholeModel(evaluate, task.model)
         task.notes.append(f"quality is `{task.own.name}(model)`, one number a schedule: no interval can be told")
@@ -102,17 +103,17 @@ def task_of(
 class OwnBatches(Fidelity):
     """A model object on batches of the caller's: classes where there are, else what a function makes of raw outputs."""
 
-    def outputs(self, batch: Batch) -> Outputs:
+    def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """Logits `[b, classes]`, or any other output as `[b, width]` "state"; what a model returned as it is, "raw"."""
-        raw = self.model(**batch.inputs)
-        found = raw if isinstance(raw, Tensor) else getattr(raw, "logits", None)
+        raw = forward(**batch.inputs)
+        found = raw if isinstance(raw, Tensor) else named(raw, "logits")
         if found is None and isinstance(raw, (tuple, list)):
             found = raw[0]
         if found is not None and found.ndim == 2 and found.shape[1] > 1:
             return {"logits": found, "raw": raw}
         if found is not None:
             return {"state": found.flatten(1), "raw": raw}
-        return {**super().outputs(batch), "raw": raw}
+        return {**super().outputs(lambda **inputs: raw, batch), "raw": raw}
 
     def condensed(self, outputs: Outputs) -> Outputs:
         """Raw outputs only where a metric of the caller's is given them."""
@@ -151,9 +152,7 @@ def _own_batches(
         notes.append("no class labels: fidelity to the unpruned model's own outputs")
     name = "own batches" if labelled or classes else FIDELITY
     metric = "accuracy" if classes else _fidelity_metric(sets["calibration"])
-    return OwnBatches(
-        name, model, sets["calibration"], sets["holdout"], tokens, timing_inputs, metric=metric, notes=notes
-    )
+    return OwnBatches(name, model, sets, tokens, timing_inputs, metric=metric, notes=notes)
 
 
 def _whole(model: nn.Module, data: Any) -> Batch:
@@ -266,19 +265,18 @@ def _batched(role: str, part: Batch, size: int, padding: Mapping[str, int]) -> E
             cut = {name: value[:, :width] if name in padding else value for name, value in batch.inputs.items()}
             batch = Batch(cut, batch.labels, batch.index)
         batches.append(batch)
-    return EvalSet(role, batches, padding)
+    return EvalSet(role, Held(batches), padding)
 
 
 @torch.inference_mode()
 def _labelled(model: nn.Module, split: EvalSet) -> EvalSet:
     """The split with the unpruned model's classes or states for labels."""
-    task = OwnBatches(FIDELITY, model, split, split, 0, lambda rows: {})
-    batches = []
+    task = OwnBatches(FIDELITY, model, {}, 0, lambda rows: {})
+    labels: list[Labels] = []
     for batch in split.batches:
-        outputs = task.outputs(batch)
-        labels = outputs["logits"].argmax(dim=-1) if "logits" in outputs else outputs["state"]
-        batches.append(Batch(batch.inputs, labels, batch.index))
-    return EvalSet(split.name, batches, split.padding)
+        outputs = task.outputs(model, batch)
+        labels.append(outputs["logits"].argmax(dim=-1) if "logits" in outputs else outputs["state"])
+    return replace(split, batches=split.batches.relabelled(labels))
 
 
 def _fidelity_metric(split: EvalSet) -> str:
@@ -296,5 +294,5 @@ def _timed(model: nn.Module, split: EvalSet, padding: Mapping[str, int]) -> tupl
     width = min(int(lengths.max()), math.ceil(typical / _MULTIPLE) * _MULTIPLE)
     long = whole.rows((lengths >= width).nonzero().flatten())
     cut = {name: value[:, :width] if name in padding else value for name, value in long.inputs.items()}
-    full = EvalSet(split.name, [Batch(cut, long.labels, torch.arange(len(long)))])
+    full = EvalSet(split.name, Held([Batch(cut, long.labels, torch.arange(len(long)))]))
     return count_tokens(model, cut), repeat_rows(full)
