@@ -97,15 +97,11 @@ class CellByCell:
 
     def predict(self, schedule: Schedule) -> float:
         attention, mlp = self.lines
-        counts = schedule.counts(self.shape.depth, self.shape.tokens, self.shape.protected)
-        stages = {s.layer: s for s in schedule}
-        total, n = self.rest, self.shape.tokens
-        for layer, n_out in enumerate(counts):
-            stage = stages.get(layer)
-            if stage is not None:
-                total += self.reduce(stage.scorer, stage.merge, n, n_out)
-            total += attention(n) + mlp(n_out)
-            n = n_out
+        total = self.rest
+        for step in schedule.flow(self.shape.geometry):
+            if step.stage is not None:
+                total += self.reduce(step.stage.scorer, step.stage.merge, step.n_in, step.n_out)
+            total += attention(step.n_in) + mlp(step.n_out)
         return total
 
 

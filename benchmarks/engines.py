@@ -27,8 +27,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prunesearch.core.registry import ENGINES, MERGES, SAMPLERS
+from prunesearch.core.flow import Flow, Geometry
+from prunesearch.core.registry import ENGINES, SAMPLERS
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.costs import OfOneModel, sum_of_pieces
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.engines.engine import EngineContext
 from prunesearch.search.run import load_evaluate
@@ -45,17 +47,21 @@ LAST = 200  # trials that a median is taken of
 
 
 @dataclass(frozen=True)
-class FlatCosts:
+class FlatCosts(OfOneModel):
     """Milliseconds that grow with the tokens of each block, as a table's do."""
 
     depth: int = DEPTH
     tokens: int = TOKENS
     stem: float = 1.0
 
-    def attention(self, n: int, biased: bool) -> float:
-        return 0.01 * n + 2e-5 * n * n + (0.05 if biased else 0.0)
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.depth, self.tokens, 1)
 
-    def mlp(self, n: int) -> float:
+    def attention(self, n: int, sized: bool, layer: int) -> float:
+        return 0.01 * n + 2e-5 * n * n + (0.05 if sized else 0.0)
+
+    def mlp(self, n: int, layer: int) -> float:
         return 0.02 * n
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
@@ -64,18 +70,8 @@ class FlatCosts:
     def head(self, n: int) -> float:
         return 0.1
 
-    def predict(self, schedule: Schedule) -> float:
-        stages = {stage.layer: stage for stage in schedule}
-        total, n, biased = self.stem + self.head(1), self.tokens, False
-        for layer, n_out in enumerate(schedule.counts(self.depth, self.tokens, 1)):
-            total += self.attention(n, biased)
-            if n_out < n:
-                stage = stages[layer]
-                total += self.reduce(stage.scorer, stage.merge, n, n_out)
-                biased = biased or MERGES.entry(stage.merge).makes_sizes
-            total += self.mlp(n_out)
-            n = n_out
-        return total
+    def price(self, flow: Flow) -> float:
+        return sum_of_pieces(self, flow)
 
 
 def one_stage(space: Space) -> Sensitivities:

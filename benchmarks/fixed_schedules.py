@@ -37,9 +37,11 @@ from rich.console import Console
 from rich.table import Table
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.flow import Flow, Geometry
 from prunesearch.core.pareto import non_dominated
-from prunesearch.core.registry import MERGES, SPACES
+from prunesearch.core.registry import SPACES
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.costs import OfOneModel, sum_of_pieces
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import apply_
@@ -110,24 +112,34 @@ def _members(kind: str, shape: Shape, scorer: str, merge: str, **keys: Any) -> l
     return [space.schedule(members, space.methods[0]) for members in space.shapes]
 
 
-def clamped(table: CostTable) -> Callable[[Schedule], float]:
-    """`table.predict`, where fewer tokens than the table was measured at cost what its least do."""
-    least, shape = min(cell.n for cell in table.cells.mlp), table.shape
+class Clamped(OfOneModel):
+    """A table, where fewer tokens than it was measured at cost what its least do."""
 
-    def predict(schedule: Schedule) -> float:
-        n, biased, total = shape.tokens, False, table.stem
-        stages = {s.layer: s for s in schedule}
-        for layer, n_out in enumerate(schedule.counts(shape.depth, shape.tokens, shape.protected)):
-            total += table.attention(max(n, least), biased)
-            stage = stages.get(layer)
-            if stage is not None and n_out < n:
-                total += table.reduce(stage.scorer, stage.merge, max(n, least + 1), max(n_out, least))
-                biased = biased or MERGES.entry(stage.merge).makes_sizes
-            total += table.mlp(max(n_out, least))
-            n = n_out
-        return total + table.head(max(n, least))
+    def __init__(self, table: CostTable) -> None:
+        self.table, self.least = table, min(cell.n for cell in table.cells.mlp)
 
-    return predict
+    @property
+    def geometry(self) -> Geometry:
+        return self.table.geometry
+
+    def price(self, flow: Flow) -> float:
+        return sum_of_pieces(self, flow)
+
+    def attention(self, n: int, sized: bool, layer: int) -> float:
+        return self.table.attention(max(n, self.least), sized, layer)
+
+    def mlp(self, n: int, layer: int) -> float:
+        return self.table.mlp(max(n, self.least), layer)
+
+    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+        return self.table.reduce(scorer, merge, max(n_in, self.least + 1), max(n_out, self.least))
+
+    @property
+    def stem(self) -> float:
+        return self.table.stem
+
+    def head(self, n: int) -> float:
+        return self.table.head(max(n, self.least))
 
 
 @dataclass(frozen=True)
@@ -163,7 +175,7 @@ class Comparison:
     def rivals(self, fastest_ms: float) -> list[tuple[str, Schedule]]:
         """Members of every family, spread over the latencies from the unpruned model's down to `fastest_ms`."""
         shape = (self.table.shape.depth, self.table.shape.tokens, self.table.shape.protected)
-        predict, found = clamped(self.table), []
+        predict, found = Clamped(self.table).predict, []
         unpruned = predict(Schedule())
         for name, family in RIVALS.items():
             within = [s for s in family(shape) if fastest_ms <= predict(s) < unpruned]
@@ -173,7 +185,7 @@ class Comparison:
 
     def points(self) -> list[Point]:
         """Measure and evaluate all; the unpruned model first."""
-        task, predict, front = load_study_task(self.config), clamped(self.table), self.front()
+        task, predict, front = load_study_task(self.config), Clamped(self.table).predict, self.front()
         rivals = self.rivals(min(map(predict, front)))
         chosen = [(OURS, Schedule()), *((OURS, s) for s in front), *rivals]
         handle = apply_(task.model, Schedule(), seed=self.config.seed)

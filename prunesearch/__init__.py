@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 # Loaded on first use, so that `import prunesearch` (and `--help`) imports no torch.
 _PUBLIC = {
     "Schedule": "prunesearch.core.schedule",
+    "Geometry": "prunesearch.core.flow",
+    "Plan": "prunesearch.core.plan",
     "Stage": "prunesearch.core.stage",
     "Budget": "prunesearch.core.budget",
     "PruneSearchError": "prunesearch.core.errors",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from prunesearch.core import plugins
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.params import Param
 from prunesearch.core.table import R, Registry, Row
 
 
@@ -26,12 +27,28 @@ def make_table(kind: str, rows: Mapping[str, R], row: type[R], group: str = "") 
 
 
 @dataclass(frozen=True)
+class ScorerRow(Row):
+    """A scorer. `params`: the numbers that a stage may set, by name."""
+
+    params: Mapping[str, Param] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class MergeRow(Row):
     """A merge. `uses_scores`: False if the scorer is ignored (matching by similarity alone); `makes_sizes`: True if
-    kept tokens may come to stand for several inputs."""
+    kept tokens may come to stand for several inputs; `params`: as of a scorer."""
 
     uses_scores: bool = True
     makes_sizes: bool = False
+    params: Mapping[str, Param] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SelectionRow(Row):
+    """How scores become kept tokens. `static`: as many for every row of the same length; `params`: as of a scorer."""
+
+    static: bool = True
+    params: Mapping[str, Param] = field(default_factory=dict)
 
 
 _SCORERS = "prunesearch.pruning.scorers"
@@ -40,17 +57,23 @@ _MERGES = "prunesearch.pruning.merges"
 SCORERS = make_table(
     "scorer",
     {
-        "cls_attention": Row(f"{_SCORERS}:cls_attention", "attention of the CLS query (EViT)"),
-        "attention_received": Row(f"{_SCORERS}:attention_received", "mean attention a token receives (PoWER-BERT)"),
-        "attention_entropy": Row(f"{_SCORERS}:attention_entropy", "how focused a token's own attention is"),
-        "value_norm": Row(f"{_SCORERS}:value_norm", "length of the value vector"),
-        "cls_attention_value": Row(f"{_SCORERS}:cls_attention_value", "CLS attention x value norm (ATS)"),
-        "key_redundancy": Row(f"{_SCORERS}:key_redundancy", "1 - energy of similarity to all keys (PiToMe)"),
-        "position": Row(f"{_SCORERS}:position", "fixed length: keep the first n"),
-        "position_stride": Row(f"{_SCORERS}:position_stride", "fixed length: keep every k-th"),
-        "random": Row(f"{_SCORERS}:random", "seeded random order, the floor to beat"),
+        "cls_attention": ScorerRow(f"{_SCORERS}:cls_attention", "attention of the CLS query (EViT)"),
+        "attention_received": ScorerRow(
+            f"{_SCORERS}:attention_received", "mean attention a token receives (PoWER-BERT)"
+        ),
+        "attention_entropy": ScorerRow(f"{_SCORERS}:attention_entropy", "how focused a token's own attention is"),
+        "value_norm": ScorerRow(f"{_SCORERS}:value_norm", "length of the value vector"),
+        "cls_attention_value": ScorerRow(f"{_SCORERS}:cls_attention_value", "CLS attention x value norm (ATS)"),
+        "key_redundancy": ScorerRow(
+            f"{_SCORERS}:key_redundancy",
+            "1 - energy of similarity to all keys (PiToMe)",
+            params={"margin": Param(0.9, 0.0, 1.0, "cosine of keys that counts as alike, at the first block")},
+        ),
+        "position": ScorerRow(f"{_SCORERS}:position", "fixed length: keep the first n"),
+        "position_stride": ScorerRow(f"{_SCORERS}:position_stride", "fixed length: keep every k-th"),
+        "random": ScorerRow(f"{_SCORERS}:random", "seeded random order, the floor to beat"),
     },
-    Row,
+    ScorerRow,
 )
 
 MERGES = make_table(
@@ -63,7 +86,12 @@ MERGES = make_table(
             "each is averaged into the most similar kept token",
             makes_sizes=True,
         ),
-        "soft": MergeRow(f"{_MERGES}:soft", "each is spread over the kept tokens by similarity", makes_sizes=True),
+        "soft": MergeRow(
+            f"{_MERGES}:soft",
+            "each is spread over the kept tokens by similarity",
+            makes_sizes=True,
+            params={"temperature": Param(0.1, 1e-3, 10.0, "of the softmax over cosines of keys", log=True)},
+        ),
         "bipartite": MergeRow(
             f"{_MERGES}:bipartite",
             "bipartite soft matching (ToMe); ignores the scorer",
@@ -73,6 +101,15 @@ MERGES = make_table(
     },
     MergeRow,
 )
+
+SELECTIONS = make_table(
+    "selection",
+    {"top_k": SelectionRow("prunesearch.pruning.merges:_select", "the best-scored ones, as many as the stage says")},
+    SelectionRow,
+)
+
+# rows are added in one release, not in a file: a plan that names another kind is refused
+CHANGES: Registry[Row] = make_table("kind of change", {}, Row, "changes")
 
 # -- searching -----------------------------------------------------------------------------------------------------
 
@@ -155,6 +192,8 @@ COUNTERS = make_table(
 TABLES: dict[str, Registry[Any] | str] = {
     "scorers": SCORERS,
     "merges": MERGES,
+    "selections": SELECTIONS,
+    "changes": CHANGES,
     "samplers": SAMPLERS,
     "engines": ENGINES,
     "spaces": SPACES,

@@ -8,18 +8,19 @@ from pathlib import Path
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage, parse_method
+from prunesearch.core.stage import ENCODER, Place, Stage, read_method
 
 _EXAMPLE = "3:0.7 cls_attention+fuse > 6:0.5 bipartite"
-_SITE = r"\d+\s*:\s*(?:\d+\.?\d*|\.\d+)"
+_SITE = r"(?:[a-z]+\s*/\s*)?\d+\s*:\s*(?:\d+\.?\d*|\.\d+)"
 # blocks of one method may share it: `3:0.9, 6:0.7 value_norm+fuse`
-_PART = re.compile(rf"({_SITE}(?:\s*,\s*{_SITE})*)\s+([\w+ ]+)")
+_RUN = re.compile(rf"({_SITE}(?:\s*,\s*{_SITE})*)\s+(\w(?:\([^()>]*\)|[^,:()>%])*)")
 
 
 def parse_schedule(text: str) -> Schedule:
     """Read the inline form that `str(schedule)` and the tables of `prunesearch show` print; `unpruned` is empty.
 
     Spaces do not matter. The printed form rounds `keep` to two digits: for the exact schedule, use its JSON.
+    Parameters stand behind the scorer or merge that has them, as in `3:0.7 key_redundancy(margin=0.5)+fuse`.
 
     >>> str(parse_schedule("3:.7 cls_attention + fuse>6:0.5 bipartite"))
     '3:0.70 cls_attention+fuse > 6:0.50 bipartite'
@@ -30,7 +31,7 @@ def parse_schedule(text: str) -> Schedule:
     line = " ".join(text.split())
     if line == "unpruned":
         return Schedule()
-    return Schedule(stage for part in line.split(">") for stage in _stages(part.strip()))
+    return Schedule(stage for run in line.split(">") for stage in _stages(run.strip()))
 
 
 def read_schedule(argument: str) -> Schedule:
@@ -56,18 +57,23 @@ def read_schedule(argument: str) -> Schedule:
         raise CorruptFileError(f"schedule file '{argument}': {error}") from None
 
 
-def _stages(part: str) -> list[Stage]:
-    """The stages of one part, which share a method."""
-    match = _PART.fullmatch(part)
+def _stages(run: str) -> list[Stage]:
+    """The stages of one run, which share a method."""
+    match = _RUN.fullmatch(run)
     if match is None:
         raise PruneSearchError(
-            f"a schedule is stages LAYER:KEEP METHOD with > between them ({_EXAMPLE}), or unpruned, but got '{part}'"
+            f"a schedule is stages LAYER:KEEP METHOD with > between them ({_EXAMPLE}), or unpruned, but got '{run}'"
         )
     sites, method = match[1], "".join(match[2].split())
     if method in SCORERS and method not in MERGES:
         raise PruneSearchError(
             f"scorer '{method}' needs a merge: write it as {method}+MERGE, for example {method}+drop"
         )
-    scorer, merge = parse_method(method)
-    pairs = [site.split(":") for site in sites.split(",")]
-    return [Stage(int(layer), float(keep), scorer, merge) for layer, keep in pairs]
+    found = read_method(method)
+    pairs = ["".join(site.split()).split(":") for site in sites.split(",")]
+    return [Stage(_place(where), float(keep), *found) for where, keep in pairs]
+
+
+def _place(text: str) -> Place:
+    part, _, block = text.rpartition("/")
+    return Place(part or ENCODER, int(block))

@@ -1,23 +1,21 @@
-"""What prices schedules: the protocol that cost tables, energies, MACs and memory share."""
+"""What prices the flow of a forward: the protocol that cost tables, energies, MACs and memory share."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from prunesearch.core.flow import Flow, Geometry
 from prunesearch.core.schedule import Schedule
 
 
-class Costs(Protocol):
-    """What the solver asks of a table, all in the objective's unit (ms a batch, or mJ an input)."""
+class Pieces(Protocol):
+    """What the pieces of a forward cost, all in one unit; blocks are told apart by their number."""
 
-    def predict(self, schedule: Schedule) -> float:
-        """A whole schedule."""
+    def attention(self, n: int, sized: bool, layer: int) -> float:
+        """The attention half of block `layer` at `n` tokens; `sized` with `+ log(size)` on the keys."""
 
-    def attention(self, n: int, biased: bool) -> float:
-        """One block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
-
-    def mlp(self, n: int) -> float:
-        """One block's MLP half at `n` tokens."""
+    def mlp(self, n: int, layer: int) -> float:
+        """The MLP half of block `layer` at `n` tokens."""
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         """One stage."""
@@ -28,3 +26,57 @@ class Costs(Protocol):
 
     def head(self, n: int) -> float:
         """What `n` tokens at the end cost more or less than the whole sequence."""
+
+
+class Costs(Pieces, Protocol):
+    """What a search asks of a cost, in the objective's unit (ms or MiB a batch, mJ or GMACs an input).
+
+    The pieces add up to the price, or to less: a maximum does not add up.
+    """
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the model that is priced."""
+
+    def price(self, flow: Flow) -> float:
+        """A whole forward."""
+
+    def predict(self, schedule: Schedule) -> float:
+        """The forward of the model under a schedule."""
+
+
+class OfOneModel:
+    """Costs that know their model: `predict` is the price of a schedule on it."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the model that is priced."""
+        raise NotImplementedError
+
+    def price(self, flow: Flow) -> float:
+        """A whole forward."""
+        raise NotImplementedError
+
+    def predict(self, schedule: Schedule) -> float:
+        """The forward of the model under a schedule.
+
+        Raises:
+            PruneSearchError: for a schedule that does not fit the model, or has what was not measured.
+        """
+        return self.price(schedule.flow(self.geometry))
+
+
+def breakdown(pieces: Pieces, flow: Flow) -> dict[str, float]:
+    """What a forward costs by kind of piece: `attention`, `mlp`, `reduce` over all blocks, and the `rest`."""
+    attention = mlp = reduce = 0.0
+    for step in flow:
+        attention += pieces.attention(step.n_in, step.sized, step.layer)
+        if step.stage is not None:
+            reduce += pieces.reduce(step.stage.scorer, step.stage.merge, step.n_in, step.n_out)
+        mlp += pieces.mlp(step.n_out, step.layer)
+    return {"attention": attention, "mlp": mlp, "reduce": reduce, "rest": pieces.stem + pieces.head(flow.n_out)}
+
+
+def sum_of_pieces(pieces: Pieces, flow: Flow) -> float:
+    """The price of a forward where pieces add up."""
+    return sum(breakdown(pieces, flow).values())

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plan import Plan
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage, parse_method
@@ -31,7 +32,7 @@ NO_BIAS = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 _BACKENDS = ("sdpa", "eager", *NO_BIAS)
 
 
-def apply_(model: nn.Module, schedule: Schedule, *, trace: bool = False, seed: int = 0) -> Handle:
+def apply_(model: nn.Module, schedule: Schedule | Plan, *, trace: bool = False, seed: int = 0) -> Handle:
     """Reduce tokens inside `model` from now on, as `schedule` says. In place; undone by `handle.remove()`.
 
     A head that answers for every token (`restoring.RESTORED`: tags, spans, CTC) is given all of them, put back in their
@@ -42,7 +43,7 @@ def apply_(model: nn.Module, schedule: Schedule, *, trace: bool = False, seed: i
 
     Args:
         model: a supported transformers model (`prunesearch.pruning.families.find`), or a module that contains one.
-        schedule: the stages; an empty schedule leaves the computation as it was.
+        schedule: the stages, or a plan that has nothing else; an empty schedule leaves the computation as it was.
         trace: keep, for the latest forward, which inputs every surviving token holds (`handle.trace`).
         seed: of the `random` scorer.
 
@@ -51,9 +52,10 @@ def apply_(model: nn.Module, schedule: Schedule, *, trace: bool = False, seed: i
 
     Raises:
         UnsupportedModelError: if the model's family is unknown.
-        PruneSearchError: if the model already carries a schedule, or the schedule does not fit it.
+        PruneSearchError: if the model already carries a schedule, the schedule does not fit it, or the plan changes
+            more than tokens.
     """
-    return Handle(model, schedule, trace=trace, seed=seed)
+    return Handle(model, Plan.of(schedule).tokens_only, trace=trace, seed=seed)
 
 
 def handle_of(model: nn.Module) -> Handle | None:
@@ -300,6 +302,7 @@ class Handle:
             keep=stage.keep,
             keep_before=self._keep_before[stage.layer],
             n_out=n_out,
+            params=stage.merge_params,
         )
         assignment: Assignment = MERGES.load(stage.merge)(merge_input)
         return assignment
@@ -317,4 +320,5 @@ class Handle:
             depth=self.encoder.depth,
             seed=self.seed,
             cls=self.encoder.family.cls,
+            params=stage.scorer_params,
         )

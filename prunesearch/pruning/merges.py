@@ -6,6 +6,7 @@ Every merge takes a `MergeInput` and returns an `Assignment`. A new merge is one
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,15 +18,14 @@ from prunesearch.pruning.assignment import Assignment
 from prunesearch.pruning.attention import AttentionView, mean_key
 from prunesearch.pruning.tokens import Tokens, take_rows
 
-_TEMPERATURE = 0.1  # of the softmax over cosines in `soft`
-
 
 @dataclass(frozen=True)
 class MergeInput:
     """What a merge may look at.
 
     `attention` is the block's, `score` `[batch, n]` (None for merges that ignore it); `keep` and
-    `keep_before` the fractions that leave this stage and left the one before; `n_out` the static width after it.
+    `keep_before` the fractions that leave this stage and left the one before; `n_out` the static width after it;
+    `params` every parameter of the merge, by name (`core.registry.MERGES`).
     """
 
     tokens: Tokens
@@ -34,6 +34,7 @@ class MergeInput:
     keep: float
     keep_before: float
     n_out: int
+    params: Mapping[str, float]
 
 
 def drop(inputs: MergeInput) -> Assignment:
@@ -73,12 +74,12 @@ def nearest(inputs: MergeInput) -> Assignment:
 
 
 def soft(inputs: MergeInput) -> Assignment:
-    """Each token that is not kept is spread over the kept ones by softmax(cosine of keys / 0.1), weighted by size.
+    """Each token that is not kept is spread over the kept ones by softmax(cosine of keys / `temperature`), by size.
 
     Protected tokens take nothing in. Sizes become fractional; their sum is preserved.
     """
     chosen = _select(inputs)
-    spread = (_similarity_to_kept(inputs, chosen) / _TEMPERATURE).softmax(-1)
+    spread = (_similarity_to_kept(inputs, chosen) / inputs.params["temperature"]).softmax(-1)
     slots = torch.arange(inputs.n_out, device=spread.device)
     own = (chosen.own_slot[..., None] == slots).to(spread.dtype)
     share = torch.where(chosen.is_kept[..., None], own, spread)

@@ -6,7 +6,7 @@ ignored. A new scorer is one function here and one row in `core.registry.SCORERS
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,7 +19,6 @@ from prunesearch.pruning.tokens import Tokens
 
 _CHUNK = 64  # queries per slab where all rows of the attention are needed: memory O(CHUNK x N), never N x N
 _HASH_FACTOR, _HASH_MASK = 0x45D9F3B, 0xFFFFFFFF  # of a 32-bit integer hash without collisions
-_MARGIN = 0.9  # PiToMe's margin at the first block; it falls to 0 at the last
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class ScorerInput:
 
     `cls` is the place of the CLS token among a row's real tokens (-1: the last), or None if the model has none; `keep`
     is the number of reducible tokens that will be left, an int or `[batch]`; `depth` is the number of blocks of the
-    model.
+    model; `params` every parameter of the scorer, by name (`core.registry.SCORERS`).
     """
 
     attention: AttentionView
@@ -38,6 +37,7 @@ class ScorerInput:
     depth: int
     seed: int
     cls: int | None
+    params: Mapping[str, float]
 
 
 def cls_attention(inputs: ScorerInput) -> Tensor:
@@ -95,12 +95,12 @@ def cls_attention_value(inputs: ScorerInput) -> Tensor:
 def key_redundancy(inputs: ScorerInput) -> Tensor:
     """`1 - E`, where E is PiToMe's energy (Tran et al. 2024): mean over reducible keys of `ELU(cos - margin)`.
 
-    Keys are means over heads; the margin falls linearly from 0.9 at the first block to 0 at the last. The mean of a
-    non-linear function of all pairs needs one `[batch, n, n]` similarity, without heads.
+    Keys are means over heads; the parameter `margin` is that of the first block, and falls linearly to 0 at the last.
+    The mean of a non-linear function of all pairs needs one `[batch, n, n]` similarity, without heads.
     """
     key = mean_key(inputs.attention)
     unit = torch.nn.functional.normalize(key, dim=-1)
-    margin = _MARGIN * (1 - inputs.layer / max(inputs.depth - 1, 1))
+    margin = inputs.params["margin"] * (1 - inputs.layer / max(inputs.depth - 1, 1))
     energy = torch.nn.functional.elu(unit @ unit.transpose(1, 2) - margin)
     others = inputs.tokens.reducible[:, None, :].to(energy.dtype)
     return 1 - (energy * others).sum(-1) / others.sum(-1).clamp(min=1)

@@ -253,7 +253,7 @@ def test_its_cost_can_be_told(name: str) -> None:
     with borrowed(model) as handle, torch.no_grad():
         shape = describe_shape(model, handle, inputs)
         assert (shape.depth, shape.width, shape.heads) == (4, 32, 2)
-        walker = Walker(runner_for("eager", model, handle, inputs), shape.tokens, clock_for(torch.device("cpu")))
+        walker = Walker(runner_for("eager", model, handle, inputs), shape, clock_for(torch.device("cpu")))
         with walker.marking():
             pieces = [piece for piece, _ in walker.walk(MIXED)]
     assert [p[1] for p in pieces if p[0] == "mlp"] == MIXED.counts(4, shape.tokens, shape.protected)

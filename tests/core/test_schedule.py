@@ -148,7 +148,7 @@ def test_methods() -> None:
         parse_method("fuse")
     with pytest.raises(PruneSearchError, match="did you mean"):
         parse_method("value_nrm+fuse")
-    with pytest.raises(PruneSearchError, match="unknown merge"):
+    with pytest.raises(PruneSearchError, match=r"a method is SCORER\+MERGE, or a merge alone, but got 'value_norm\+'"):
         parse_method("value_norm+")
 
 
@@ -251,6 +251,7 @@ def good() -> dict[str, Any]:
         ({"stages": "none"}, "list of objects"),
         ({"stages": [1]}, "list of objects"),
         ({"stages": [{"layer": 1}]}, r"exactly the keys .* \['layer'\]"),
+        ({"stages": [{**ps.Stage(1, 0.5).to_dict(), "params": {}}]}, r"exactly the keys"),
         ({"stages": [{**ps.Stage(1, 0.5).to_dict(), "extra": 1}]}, "extra"),
         ({"stages": [{**ps.Stage(1, 0.5).to_dict(), "merge": {}}]}, "merge"),
         ({"stages": [{**ps.Stage(1, 0.5).to_dict(), "keep": 2}]}, "keep=2"),

@@ -174,14 +174,16 @@ def test_the_colour_of_points(study):
 
 def test_macs_of_trials_are_those_of_points(make_front):
     table = small_table()
-    from prunesearch.cost.counting.flops import encoder_macs
-
-    sizes = (65, table.shape.width, table.shape.mlp_width)
+    table = table.model_copy(update={"shape": table.shape.model_copy(update={"depth": SHAPE.depth})})
+    width, mlp = table.shape.width, table.shape.mlp_width
     view = StudyView("a", "a", make_front(), [], {}, SHAPE, lambda: table)
     point = view.front.points[1]
     trial = Trial(0, "COMPLETE", (0.1, 2.0), {"quality": 0.5, "latency": 2.0, "schedule": point.schedule})
     (found,), _ = view.columns("macs", [trial])
-    blocks = [encoder_macs(counts, *sizes) / 1e9 for counts in (view.front.unpruned.tokens, point.tokens)]
+    blocks = []
+    for counts in (view.front.unpruned.tokens, point.tokens):
+        steps = zip([65, *counts], counts, strict=False)
+        blocks.append(sum(4 * n * width**2 + 2 * n**2 * width + 2 * m * width * mlp for n, m in steps) / 1e9)
     assert found == pytest.approx(view.front.unpruned.gmacs - blocks[0] + blocks[1])
 
 
@@ -332,7 +334,7 @@ def test_tokens_and_time(study):
     view = replace(study, read_table=lambda: table)
     plain = replace(item, schedule=Schedule(), id="q")
     rows = time_rows(view, [plain])
-    assert rows == [("q", table.breakdown(Schedule()))]
+    assert rows == [("q", table.breakdown(Schedule().flow(table.geometry)))]
     drawn = time_figure(rows)["data"]
     assert sum(t["x"][0] for t in drawn) == pytest.approx(table.predict(Schedule()))
     assert time_rows(study, [item]) == []  # no table

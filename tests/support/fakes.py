@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from prunesearch.core.registry import MERGES
+from prunesearch.core.flow import Flow, Geometry
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.costs import OfOneModel, sum_of_pieces
 from prunesearch.search.space.space import Space, SpaceFile
 from prunesearch.search.trials.evaluate import Evaluation
 
@@ -15,7 +16,7 @@ DEPTH, TOKENS = 4, 17
 
 
 @dataclass(frozen=True)
-class LinearCosts:
+class LinearCosts(OfOneModel):
     """Milliseconds that grow with tokens; a stage costs 0.3, sizes in play 0.05 a block."""
 
     depth: int = DEPTH
@@ -23,10 +24,14 @@ class LinearCosts:
     protected: int = 1
     stem: float = 1.0
 
-    def attention(self, n: int, biased: bool) -> float:
-        return 0.1 * n + 0.002 * n * n + (0.05 if biased else 0.0)
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.depth, self.tokens, self.protected)
 
-    def mlp(self, n: int) -> float:
+    def attention(self, n: int, sized: bool, layer: int) -> float:
+        return 0.1 * n + 0.002 * n * n + (0.05 if sized else 0.0)
+
+    def mlp(self, n: int, layer: int) -> float:
         return 0.2 * n
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
@@ -35,19 +40,8 @@ class LinearCosts:
     def head(self, n: int) -> float:
         return 0.0
 
-    def predict(self, schedule: Schedule) -> float:
-        counts = schedule.counts(self.depth, self.tokens, self.protected)
-        stages = {s.layer: s for s in schedule}
-        total, n, biased = self.stem, self.tokens, False
-        for layer, n_out in enumerate(counts):
-            total += self.attention(n, biased)
-            if n_out < n:
-                stage = stages[layer]
-                total += self.reduce(stage.scorer, stage.merge, n, n_out)
-                biased = biased or MERGES.entry(stage.merge).makes_sizes
-            total += self.mlp(n_out)
-            n = n_out
-        return total
+    def price(self, flow: Flow) -> float:
+        return sum_of_pieces(self, flow)
 
 
 def small_space_file(**changes: object) -> SpaceFile:

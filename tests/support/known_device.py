@@ -73,7 +73,7 @@ def known_energy(valid: bool = True, why: str = "") -> EnergyFit:
 
 
 def true_mj(table: CostTable, schedule: Schedule) -> float:
-    return sum(POWERS_W[kind] * ms for kind, ms in table.breakdown(schedule).items()) / ROWS
+    return sum(POWERS_W[kind] * ms for kind, ms in table.breakdown(schedule.flow(table.geometry)).items()) / ROWS
 
 
 def write_profile(root: Path, name: str, *tables: CostTable, **changes: Any) -> Profile:

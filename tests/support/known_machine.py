@@ -30,9 +30,9 @@ def true_ms(piece: Piece) -> float:
             return 0.5
         case ("head", n):
             return 0.1 + 0.002 * n
-        case ("attention", n, biased):
-            return 0.2 + 0.02 * n + (0.05 if biased else 0.0)
-        case ("mlp", n):
+        case ("attention", n, sized, _):
+            return 0.2 + 0.02 * n + (0.05 if sized else 0.0)
+        case ("mlp", n, _):
             return 0.1 + 0.04 * n
         case ("reduce", scorer, merge, n_in, n_out):
             score = {"cls_attention": 0.1, "value_norm": 0.02, "attention_received": 0.1 + 0.003 * n_in}[scorer]
@@ -42,7 +42,7 @@ def true_ms(piece: Piece) -> float:
 
 
 def true_total(schedule: Schedule) -> float:
-    return sum(true_ms(piece) for piece in piece_names(schedule, SHAPE.depth, SHAPE.tokens, SHAPE.protected))
+    return sum(true_ms(piece) for piece in piece_names(schedule.flow(SHAPE.geometry), SHAPE))
 
 
 def synthetic_walks(number: int, disturb: Callable[[random.Random], float] = lambda _: 0.0) -> Walks:
@@ -50,7 +50,7 @@ def synthetic_walks(number: int, disturb: Callable[[random.Random], float] = lam
     walks, rng = Walks(), random.Random(0)
     plan = plan_walks(SHAPE.depth, SHAPE.tokens, SHAPE.protected, COUNTS, METHODS, seed=0)
     for schedule in itertools.islice(plan, number):
-        names = piece_names(schedule, SHAPE.depth, SHAPE.tokens, SHAPE.protected)
+        names = piece_names(schedule.flow(SHAPE.geometry), SHAPE)
         walks.add([(piece, true_ms(piece) + disturb(rng)) for piece in names])
     return walks
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from prunesearch.core.registry import MERGES, SCORERS
+from prunesearch.core.table import Registry
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.merges import MergeInput
 from prunesearch.pruning.scorers import ScorerInput
@@ -59,6 +62,12 @@ def shapes(draw: st.DrawFn) -> Shape:
     )
 
 
+def defaults(table: Registry[Any]) -> dict[str, float]:
+    """The default of every parameter of every row of `SCORERS` or `MERGES`."""
+    rows = (table.entry(name).params for name in table)
+    return {name: param.default for row in rows for name, param in row.items()}
+
+
 @dataclass
 class State:
     """A batch before a stage: tensors, and per row the reference's tokens, heads and site."""
@@ -79,12 +88,12 @@ class State:
         keep: int | Tensor = ref.count(shape.keep, shape.width - shape.leading - shape.trailing)
         if self.tokens.valid is not None:
             keep = torch.tensor([ref.count(shape.keep, s.start) for s in self.sites])
-        return ScorerInput(self.view, self.tokens, keep, layer, depth, seed, cls)
+        return ScorerInput(self.view, self.tokens, keep, layer, depth, seed, cls, defaults(SCORERS))
 
     def merge_input(self, score: Tensor | None) -> MergeInput:
         shape = self.shape
         n_out = self.tokens.width_after(shape.keep)
-        return MergeInput(self.tokens, self.view, score, shape.keep, shape.before, n_out)
+        return MergeInput(self.tokens, self.view, score, shape.keep, shape.before, n_out, defaults(MERGES))
 
     @property
     def reduces(self) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.flow import Flow, Geometry
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.shape import block_weights
+from prunesearch.cost.costs import OfOneModel
+from prunesearch.cost.shape import BlockSizes, block_sizes
 
 if TYPE_CHECKING:
     from prunesearch.pruning.families.find import Encoder
@@ -32,25 +33,26 @@ _NOT_MACS = ("aten::layer_norm", "aten::batch_norm", "aten::group_norm", "aten::
 _PRODUCTS = ("attention", "matmul", "aten::mm", "bmm", "addmm", "linear", "conv", "einsum", "baddbmm")
 
 
-def block_macs(n_in: int, n_out: int, width: int, mlp_width: int) -> int:
-    """MACs of one block for one sample, reduced between attention and MLP: `4NC² + 2N²C + 2N'CM`.
+def block_macs(n_in: int, n_out: int, block: BlockSizes) -> int:
+    """MACs of one block for one sample, reduced between attention and MLP: `4NC² + 2N²C + 2N'CM` where it is plain.
+
+    A gated MLP has `3N'CM`; grouped queries take `2NC²(1 + groups / heads)` in place of `4NC²`. The products of tokens
+    with tokens are those of all pairs: kernels that mask compute them, whatever the window.
 
     Args:
         n_in: tokens N in its attention.
         n_out: tokens N' in its MLP.
-        width: hidden width C.
-        mlp_width: hidden units M of the MLP (4C in most).
+        block: the weights of its two halves, and the width of all heads together.
     """
-    return 4 * n_in * width**2 + 2 * n_in**2 * width + 2 * n_out * width * mlp_width
+    return n_in * block.attention + 2 * n_in**2 * block.inner + n_out * block.mlp
 
 
-def encoder_macs(counts: list[int], tokens: int, width: int, mlp_width: int) -> int:
-    """MACs of all blocks for one sample; `counts` are the tokens leaving each block.
+def encoder_macs(flow: Flow, blocks: Sequence[BlockSizes]) -> int:
+    """MACs of all blocks for one sample.
 
     What the scorers and merges themselves compute (under 0.5 % of a model of width 384) is not in it.
     """
-    flow = itertools.pairwise([tokens, *counts])
-    return sum(block_macs(n_in, n_out, width, mlp_width) for n_in, n_out in flow)
+    return sum(block_macs(step.n_in, step.n_out, block) for step, block in zip(flow, blocks, strict=True))
 
 
 def closed_form_gmacs(encoder: Encoder, schedule: Schedule, tokens: int, head_macs: int = 0) -> float:
@@ -66,42 +68,44 @@ def closed_form_gmacs(encoder: Encoder, schedule: Schedule, tokens: int, head_ma
 
 
 @dataclass(frozen=True)
-class MacCosts:
+class MacCosts(OfOneModel):
     """The closed form as costs that a search minimises or bounds, in GMACs of one sample; exact, and additive.
 
     Attributes:
-        depth, tokens, protected: of the model, as `Schedule.counts` takes them.
-        width, mlp_width: C and M of a block.
+        tokens, protected: of the model, as `Geometry` takes them.
+        blocks: what each block computes.
         around: MACs outside the blocks.
     """
 
-    depth: int
     tokens: int
     protected: int
-    width: int
-    mlp_width: int
+    blocks: tuple[BlockSizes, ...]
     around: int
 
     @classmethod
     def of(cls, encoder: Encoder, tokens: int, head_macs: int = 0) -> MacCosts:
         """Read the sizes off an encoder; arguments as in `closed_form_gmacs`."""
         width = int(encoder.sizes.hidden_size)
-        mlp_width = (block_weights(encoder.blocks[0]) - 4 * width**2) // (2 * width)
+        blocks = tuple(block_sizes(encoder, layer, width) for layer in range(encoder.depth))
         around = _around_blocks(encoder, tokens) + head_macs
-        return cls(encoder.depth, tokens, encoder.protected, width, mlp_width, around)
+        return cls(tokens, encoder.protected, blocks, around)
 
-    def predict(self, schedule: Schedule) -> float:
-        """A whole schedule."""
-        counts = schedule.counts(self.depth, self.tokens, self.protected)
-        return (encoder_macs(counts, self.tokens, self.width, self.mlp_width) + self.around) / 1e9
+    @property
+    def geometry(self) -> Geometry:
+        """Of the model."""
+        return Geometry(len(self.blocks), self.tokens, self.protected)
 
-    def attention(self, n: int, biased: bool) -> float:
-        """One block's attention half at `n` tokens; token sizes add no product."""
-        return block_macs(n, 0, self.width, self.mlp_width) / 1e9
+    def price(self, flow: Flow) -> float:
+        """A whole forward."""
+        return (encoder_macs(flow, self.blocks) + self.around) / 1e9
 
-    def mlp(self, n: int) -> float:
-        """One block's MLP half at `n` tokens."""
-        return block_macs(0, n, self.width, self.mlp_width) / 1e9
+    def attention(self, n: int, sized: bool, layer: int) -> float:
+        """The attention half of a block at `n` tokens; token sizes add no product."""
+        return block_macs(n, 0, self.blocks[layer]) / 1e9
+
+    def mlp(self, n: int, layer: int) -> float:
+        """The MLP half of a block at `n` tokens."""
+        return block_macs(0, n, self.blocks[layer]) / 1e9
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         """Nothing: what scorers and merges compute is not counted."""

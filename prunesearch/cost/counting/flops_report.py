@@ -14,6 +14,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.flow import Geometry
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.counting.flops import closed_form_gmacs, count_macs
 from prunesearch.cost.counting.memory import Memory, peak_activation_mib
@@ -128,7 +129,7 @@ def _forward_cost(
     return ForwardCost(
         gmacs=count_macs(model, row) / 1e9,
         gmacs_closed_form=closed_form_gmacs(encoder, schedule, tokens, _head_macs(model, encoder.base)),
-        tokens=tuple(schedule.counts(encoder.depth, tokens, encoder.protected)),
+        tokens=tuple(schedule.flow(Geometry(encoder.depth, tokens, encoder.protected)).counts),
         memory=peak_activation_mib(model, sized),
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.flow import Flow, Geometry
+from prunesearch.cost.costs import OfOneModel
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.energy_fit import EnergyFit
 
 
 @dataclass(frozen=True)
-class EnergyCosts:
+class EnergyCosts(OfOneModel):
     """Prices as a `CostTable` does, but in gross mJ for one row of the batch.
 
     Raises:
@@ -20,17 +21,22 @@ class EnergyCosts:
     table: CostTable
     fit: EnergyFit
 
-    def predict(self, schedule: Schedule) -> float:
-        """A whole schedule."""
-        return self.fit.predict_mj(self.table.breakdown(schedule))
+    @property
+    def geometry(self) -> Geometry:
+        """Of the model that the table is of."""
+        return self.table.geometry
 
-    def attention(self, n: int, biased: bool) -> float:
-        """One block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
-        return self.fit.predict_mj({"attention": self.table.attention(n, biased)})
+    def price(self, flow: Flow) -> float:
+        """A whole forward."""
+        return self.fit.predict_mj(self.table.breakdown(flow))
 
-    def mlp(self, n: int) -> float:
-        """One block's MLP half at `n` tokens."""
-        return self.fit.predict_mj({"mlp": self.table.mlp(n)})
+    def attention(self, n: int, sized: bool, layer: int) -> float:
+        """The attention half of block `layer` at `n` tokens; `sized` with `+ log(size)` on the keys."""
+        return self.fit.predict_mj({"attention": self.table.attention(n, sized, layer)})
+
+    def mlp(self, n: int, layer: int) -> float:
+        """The MLP half of block `layer` at `n` tokens."""
+        return self.fit.predict_mj({"mlp": self.table.mlp(n, layer)})
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         """One stage."""

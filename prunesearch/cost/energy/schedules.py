@@ -104,4 +104,4 @@ def fit_table_energy(
         window_s=window_s,
         repeats=repeats,
     )
-    return fit_energy(run, {schedule: table.breakdown(schedule) for schedule in chosen})
+    return fit_energy(run, {schedule: table.breakdown(schedule.flow(table.geometry)) for schedule in chosen})

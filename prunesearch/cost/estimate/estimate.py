@@ -30,7 +30,7 @@ from prunesearch.cost.tables.specs import DTYPES, DeviceSpec, Dtype, read_json, 
 from prunesearch.cost.tables.table_records import Cell, Cells, NoiseRecord, Validation
 from prunesearch.cost.timing.build import cells_of, check_counts
 from prunesearch.cost.timing.modes import Eager
-from prunesearch.cost.timing.walk import Walker, Walks, plan_walks
+from prunesearch.cost.timing.walk import Piece, Walker, Walks, plan_walks
 from prunesearch.pruning.apply import Handle, handle_of
 from prunesearch.pruning.borders import borrowed
 
@@ -131,7 +131,7 @@ def estimate_table(
     with _on_meta(spec, model, inputs, dtype, attention, mode, fitted) as (clone, handle, batch, clock):
         shape = describe_shape(clone, handle, batch)
         grid = check_counts(counts, shape)
-        walker = Walker(Eager(clone, handle, batch), shape.tokens, clock)
+        walker = Walker(Eager(clone, handle, batch), shape, clock)
         walks, host_bound = _walk(walker, clock, shape, grid, methods, seed)
         conditions = {**conditions_of(handle, batch, shape.tokens, mode), "threads": None, "cores": None}
     conditions["device"] = "cuda"
@@ -165,8 +165,7 @@ def estimate_latency_ms(
     """Estimate the latency of one whole forward in ms; unpruned without a `schedule`, else as `estimate_table`."""
     fitted = estimator or shipped_estimator()
     with _on_meta(spec, model, inputs, dtype, attention, mode, fitted) as (clone, handle, batch, clock):
-        tokens = describe_shape(clone, handle, batch).tokens
-        walker = Walker(Eager(clone, handle, batch), tokens, clock)
+        walker = Walker(Eager(clone, handle, batch), describe_shape(clone, handle, batch), clock)
         with torch.inference_mode(), record(clock.hear), walker.marking():
             return sum(ms for _, ms in walker.walk(schedule or Schedule()))
 
@@ -221,17 +220,19 @@ def _walk(
     with torch.inference_mode(), record(clock.hear), walker.marking():
         walks.add(walker.walk(next(plan)))
         host_bound = clock.host_bound
-        while len(walks.steps) < _MOST_WALKS and not _covers(walks, grid, methods):
+        while len(walks.steps) < _MOST_WALKS and not _covers(walks, shape, grid, methods):
             walks.add(walker.walk(next(plan)))
     return walks, host_bound
 
 
-def _covers(walks: Walks, grid: Sequence[int], methods: Sequence[str]) -> bool:
+def _covers(walks: Walks, shape: Shape, grid: Sequence[int], methods: Sequence[str]) -> bool:
     if not grid or not methods:
         return True
     merges = {parse_method(method)[1] for method in methods}
     kinds = {MERGES.entry(merge).makes_sizes for merge in merges}
-    wanted = {("mlp", n) for n in grid} | {("attention", n, biased) for n in grid for biased in kinds}
+    wanted: set[Piece] = {("mlp", n, block.mlp) for n in grid for block in shape.blocks}
+    behind = shape.blocks[1:]  # no stage comes before the first block's attention
+    wanted |= {("attention", n, sized, block.attention) for n in grid for sized in kinds for block in behind}
     stages: dict[str, int] = {}
     for piece, samples in walks.pieces.items():
         wanted.discard(piece)

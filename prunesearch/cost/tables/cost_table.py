@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import ValidationError, model_validator
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
-from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule
-from prunesearch.cost.shape import BLOCK_KEY, Shape
+from prunesearch.core.flow import Flow, Geometry
+from prunesearch.cost.costs import OfOneModel, breakdown
+from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.surface import Line, ReducePoint, ReduceSurface, fit_straight_line
 from prunesearch.cost.tables.table_records import Cells, TableFacts, first_error
 
-_VERSION = 2
+T = TypeVar("T")
+_VERSION = 3
+_READ = (2, 3)  # in version 2 all blocks were alike
 
 
-class CostTable(TableFacts):
-    """Latency of a model's pieces, which `predict` adds up to whole schedules.
+class CostTable(TableFacts, OfOneModel):
+    """Latency of a model's pieces, which `price` adds up to whole forwards.
 
     All latencies are milliseconds for one batch under `conditions`.
     """
 
     format: Literal["prunesearch.cost_table"] = "prunesearch.cost_table"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     cells: Cells
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, data: Any) -> Any:
+        """Version 2 says the same where no block has a variant, and it knew of none."""
+        return {**data, "version": _VERSION} if isinstance(data, dict) and data.get("version") == 2 else data
 
     @model_validator(mode="after")
     def _sampled(self) -> Self:
@@ -49,61 +58,59 @@ class CostTable(TableFacts):
         """What the head costs with `n` tokens more (or, negative, less) than with all of them."""
         return self._head_slope * (n - self.shape.tokens)
 
-    def attention(self, n: int, biased: bool) -> float:
-        """One block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
-        return self._memo(self._seen_attention, (n, biased), lambda: self._attention[biased](n))
+    def attention(self, n: int, sized: bool, layer: int) -> float:
+        """The attention half of block `layer` at `n` tokens; `sized` with `+ log(size)` on the keys."""
+        variant = self.shape.blocks[layer].attention
+        key = (n, sized, variant)
+        return self._memo(self._seen_attention, key, lambda: self._attention_line(variant, sized)(n))
 
-    def mlp(self, n: int) -> float:
-        """One block's MLP half at `n` tokens."""
-        return self._memo(self._seen_mlp, n, lambda: self._mlp(n))
+    def mlp(self, n: int, layer: int) -> float:
+        """The MLP half of block `layer` at `n` tokens."""
+        variant = self.shape.blocks[layer].mlp
+        return self._memo(self._seen_mlp, (n, variant), lambda: self._mlp_line(variant)(n))
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         """One stage from `n_in` to `n_out` tokens; 0 if it removes nothing."""
         key = (scorer, merge, n_in, n_out)
         return self._memo(self._seen_reduce, key, lambda: self._reduce(scorer, merge, n_in, n_out))
 
-    def predict(self, schedule: Schedule) -> float:
-        """Latency of a whole forward under `schedule`, in ms.
+    @property
+    def geometry(self) -> Geometry:
+        """Of the model that the table is of."""
+        return self.shape.geometry
+
+    def price(self, flow: Flow) -> float:
+        """Latency of a whole forward, in ms.
 
         Raises:
-            PruneSearchError: if the schedule names a method that was not measured, or a width outside the grid.
+            PruneSearchError: if a stage's method was not measured, or a width lies outside the grid.
         """
-        return sum(self.breakdown(schedule).values())
+        return sum(self.breakdown(flow).values())
 
-    def breakdown(self, schedule: Schedule) -> dict[str, float]:
+    def breakdown(self, flow: Flow) -> dict[str, float]:
         """Where a forward's time goes, in ms: `attention`, `mlp`, `reduce` over all blocks, and the `rest`."""
-        shape = self.shape
-        counts = schedule.counts(shape.depth, shape.tokens, shape.protected)
-        stages = {s.layer: s for s in schedule}
-        n, biased, attention, mlp, reduce = shape.tokens, False, 0.0, 0.0, 0.0
-        for layer, n_out in enumerate(counts):
-            attention += self.attention(n, biased)
-            stage = stages.get(layer)
-            if stage is not None and n_out < n:
-                reduce += self.reduce(stage.scorer, stage.merge, n, n_out)
-                biased = biased or MERGES.entry(stage.merge).makes_sizes
-            mlp += self.mlp(n_out)
-            n = n_out
-        return {"attention": attention, "mlp": mlp, "reduce": reduce, "rest": self.stem + self.head(n)}
+        return breakdown(self, flow)
 
-    @cached_property
-    def _attention(self) -> dict[bool, Line]:
-        lines = {}
-        plain = {c.n: c.ms for c in self.cells.attention if not c.biased}
-        sized = {c.n: c.ms for c in self.cells.attention if c.biased}
-        top, shared = max(plain, default=0), plain.keys() & sized.keys()
-        if shared and top > max(sized):
+    def _attention_line(self, variant: str, sized: bool) -> Line:
+        what = ("attention with token sizes" if sized else "attention without token sizes") + _of(variant)
+        return self._memo(self._lines, what, lambda: Line(what, self._attention_points(variant, sized)))
+
+    def _attention_points(self, variant: str, sized: bool) -> dict[int, float]:
+        cells = [c for c in self.cells.attention if c.variant == variant]
+        points = {b: {c.n: c.ms for c in cells if c.biased == b} for b in (False, True)}
+        plain, biased = points[False], points[True]
+        top, shared = max(plain, default=0), plain.keys() & biased.keys()
+        if shared and top > max(biased):
             # sizes never meet the whole sequence, so widths just below it have no cell above them: what the sizes cost
             # at the greatest width measured both ways is carried up
             widest = max(shared)
-            sized[top] = plain[top] + sized[widest] - plain[widest]
-        for biased, points in ((False, plain), (True, sized)):
-            lines[biased] = Line("attention with token sizes" if biased else "attention without token sizes", points)
-        return lines
+            biased[top] = plain[top] + biased[widest] - plain[widest]
+        return points[sized]
 
-    @cached_property
-    def _mlp(self) -> Line:
-        return Line("the MLP", {c.n: c.ms for c in self.cells.mlp})
+    def _mlp_line(self, variant: str) -> Line:
+        what = "the MLP" + _of(variant)
+        cells = [c for c in self.cells.mlp if c.variant == variant]
+        return self._memo(self._lines, what, lambda: Line(what, {c.n: c.ms for c in cells}))
 
     @cached_property
     def _reduce(self) -> ReduceSurface:
@@ -124,11 +131,15 @@ class CostTable(TableFacts):
         return self.cells.stem.ms + intercept + slope * self.shape.tokens
 
     @cached_property
-    def _seen_attention(self) -> dict[tuple[int, bool], float]:
+    def _lines(self) -> dict[str, Line]:
         return {}
 
     @cached_property
-    def _seen_mlp(self) -> dict[int, float]:
+    def _seen_attention(self) -> dict[tuple[int, bool, str], float]:
+        return {}
+
+    @cached_property
+    def _seen_mlp(self) -> dict[tuple[int, str], float]:
         return {}
 
     @cached_property
@@ -136,7 +147,7 @@ class CostTable(TableFacts):
         return {}
 
     @staticmethod
-    def _memo(seen: dict[Any, float], key: Any, compute: Any) -> float:
+    def _memo(seen: dict[Any, T], key: Any, compute: Callable[[], T]) -> T:
         found = seen.get(key)
         if found is None:
             found = seen[key] = compute()
@@ -172,13 +183,13 @@ class CostTable(TableFacts):
         Raises:
             PruneSearchError: if the blocks differ, or the model has more tokens than were measured.
         """
-        mine = self.shape
-        for name in BLOCK_KEY:
-            if getattr(mine, name) != getattr(shape, name):
-                raise PruneSearchError(
-                    f"the cost table is of blocks with {name}={getattr(mine, name)}, but this model's have "
-                    f"{name}={getattr(shape, name)}: measure a table of it (prunesearch profile --model ...)"
-                )
+        mine, other = self.shape, self.shape.differs(shape)
+        if other is not None:
+            name, has, wants = other
+            raise PruneSearchError(
+                f"the cost table is of blocks with {name}={has}, but this model's have {name}={wants}: measure a table "
+                "of it (prunesearch profile --model ...)"
+            )
         if shape == mine:
             return self
         if shape.tokens > mine.tokens:
@@ -241,11 +252,16 @@ class CostTable(TableFacts):
             raise CorruptFileError(f"cost table {path} is not JSON ({error}): {way_out}") from None
         if not isinstance(data, dict) or data.get("format") != "prunesearch.cost_table":
             raise CorruptFileError(f'cost table {path} must have "format": "prunesearch.cost_table": {way_out}')
-        if data.get("version") != _VERSION:
+        if data.get("version") not in _READ:
+            known = " or ".join(map(str, _READ))
             raise CorruptFileError(
-                f"cost table {path} must have version {_VERSION}, but has {data.get('version')!r}: {way_out}"
+                f"cost table {path} must have version {known}, but has {data.get('version')!r}: {way_out}"
             )
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             raise CorruptFileError(f"cost table {path}, {first_error(error)}: {way_out}") from None
+
+
+def _of(variant: str) -> str:
+    return f" of {variant} blocks" if variant else ""

@@ -107,7 +107,7 @@ class Profile(Record):
         Raises:
             PruneSearchError: if there are tables of such blocks, but under other conditions or for fewer tokens.
         """
-        same = [t for t in self.tables if t.shape.block == shape.block]
+        same = [t for t in self.tables if t.shape.serves(shape)]
         self._check_memory(shape, conditions)
         if not same:
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,16 +87,28 @@ def plateaus(curve: Sequence[CurvePoint], *, z: float = _Z, relative: float = _R
 def block_curve(table: CostTable, biased: bool) -> list[CurvePoint]:
     """What one block costs, attention half and MLP half, at each count that the table has both of, ascending.
 
+    Where blocks differ, that is the mean over the model's.
+
     Args:
         table: measured, or estimated (then without error: its cells have no samples).
         biased: the attention with `+ log(size)` on the keys; it never has the full width, where nothing is merged yet.
     """
-    mlp = {cell.n: cell for cell in table.cells.mlp}
-    halves = [(cell, mlp[cell.n]) for cell in table.cells.attention if cell.biased == biased and cell.n in mlp]
-    return [
-        CurvePoint(a.n, a.ms + m.ms, math.hypot(standard_error_ms(a), standard_error_ms(m)))
-        for a, m in sorted(halves, key=lambda pair: pair[0].n)
-    ]
+    mlp = {(cell.n, cell.variant): cell for cell in table.cells.mlp}
+    attention = {(cell.n, cell.variant): cell for cell in table.cells.attention if cell.biased == biased}
+    share = Counter(table.shape.blocks)
+    points = []
+    for n in sorted({n for n, _ in attention}):
+        ms, errors = 0.0, []
+        for variant, blocks in share.items():
+            halves = attention.get((n, variant.attention)), mlp.get((n, variant.mlp))
+            if halves[0] is None or halves[1] is None:
+                break
+            weight = blocks / table.shape.depth
+            ms += weight * (halves[0].ms + halves[1].ms)
+            errors += [weight * standard_error_ms(cell) for cell in halves if cell is not None]
+        else:
+            points.append(CurvePoint(n, ms, math.hypot(*errors)))
+    return points
 
 
 def standard_error_ms(cell: Cell) -> float:

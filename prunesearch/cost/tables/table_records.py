@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from prunesearch.cost.shape import Record, Shape
 from prunesearch.cost.tables.energy_fit import EnergyFit
@@ -27,9 +27,14 @@ class Cell(Record):
 
 
 class CountCell(Cell):
-    """A piece at `n` tokens."""
+    """A piece at `n` tokens; of a block, `variant` is that half of its `shape.Variant` (empty: plain)."""
 
     n: int = Field(ge=1)
+    variant: str = ""
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name != "variant" or value}
 
 
 class AttentionCell(CountCell):

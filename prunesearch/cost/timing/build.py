@@ -79,7 +79,7 @@ def build_table(
         shape = describe_shape(model, handle, inputs)
         grid = check_counts(counts, shape)
         plan = plan_walks(shape.depth, shape.tokens, shape.protected, grid, methods, seed)
-        walker = Walker(runner_for(mode, model, handle, inputs), shape.tokens, clock or clock_for(device))
+        walker = Walker(runner_for(mode, model, handle, inputs), shape, clock or clock_for(device))
         walks = take_walks(
             walker,
             plan,
@@ -190,8 +190,8 @@ def cells_of(walks: Walks) -> Cells:
     return Cells(
         stem=Cell(**cell(("stem",))),
         head=[CountCell(n=p[1], **cell(p)) for p in kinds["head"]],
-        attention=[AttentionCell(n=p[1], biased=p[2], **cell(p)) for p in kinds["attention"]],
-        mlp=[CountCell(n=p[1], **cell(p, gap)) for p in kinds["mlp"]],
+        attention=[AttentionCell(n=p[1], biased=p[2], variant=p[3], **cell(p)) for p in kinds["attention"]],
+        mlp=[CountCell(n=p[1], variant=p[2], **cell(p, gap)) for p in kinds["mlp"]],
         reduce=[ReduceCell(scorer=p[1], merge=p[2], n_in=p[3], n_out=p[4], **cell(p)) for p in kinds.get("reduce", [])],
     )
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.params import all_params
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import parse_method
@@ -178,8 +179,12 @@ def _cells(samples: Mapping[Key, Samples], shape: Shape, methods: Sequence[str],
     return Cells(
         stem=Cell(ms=rest, median_ms=rest, p10_ms=rest, p90_ms=rest, samples=seen),
         head=[CountCell(n=shape.tokens, **nothing)],
-        attention=[AttentionCell(n=key[1], biased=key[2], **cell([key])) for key in samples if key[0] == "attention"],
-        mlp=[CountCell(n=key[1], **cell([key])) for key in samples if key[0] == "mlp"],
+        attention=[
+            AttentionCell(n=key[1], biased=key[2], variant=key[3], **cell([key]))
+            for key in samples
+            if key[0] == "attention"
+        ],
+        mlp=[CountCell(n=key[1], variant=key[2], **cell([key])) for key in samples if key[0] == "mlp"],
         reduce=reduce,
     )
 
@@ -216,17 +221,20 @@ class _Pieces:
         return jobs
 
     def _half(self, kind: str, biased: bool, grid: Sequence[int]) -> Iterator[tuple[Key, Job]]:
-        """One graph a block, for any token count; a job takes the next block's every time."""
+        """One graph a block, for any token count; a job takes the next block's of its variant every time."""
         encoder = self.handle.encoder
         widest = self._half_inputs(kind, biased, self.shape.tokens)
         axes = [1, 3][: len(widest)]
-        runs = [self._session(_Half(encoder.family.layout, block, kind), widest, axes) for block in encoder.blocks]
-        for n in grid:
+        runs: dict[str, list[Callable[..., Callable[[], object]]]] = {}
+        for block, variant in zip(encoder.blocks, self.shape.blocks, strict=True):
+            half = variant.attention if kind == "attention" else variant.mlp
+            runs.setdefault(half, []).append(self._session(_Half(encoder.family.layout, block, kind), widest, axes))
+        for n, (half, alike) in itertools.product(grid, runs.items()):
             if biased and n == self.shape.tokens:
                 continue  # sizes never meet the whole sequence
             given = self._half_inputs(kind, biased, n)
-            turns = itertools.cycle([run(given) for run in random.Random(n).sample(runs, len(runs))])
-            key: Key = (kind, n, biased) if kind == "attention" else (kind, n)
+            turns = itertools.cycle([run(given) for run in random.Random(n).sample(alike, len(alike))])
+            key: Key = (kind, n, biased, half) if kind == "attention" else (kind, n, half)
             yield key, Job(partial(_next, turns))
 
     def _half_inputs(self, kind: str, biased: bool, n: int) -> list[Tensor]:
@@ -325,6 +333,7 @@ class _Scorer(nn.Module):
     def __init__(self, name: str, pieces: _Pieces, n: int) -> None:
         super().__init__()
         self.score, self.pieces, self.n = SCORERS.load(name), pieces, n
+        self.params = all_params(SCORERS.entry(name).params)
 
     def forward(self, given: list[Tensor]) -> Tensor:
         query, key, value, *rest = given
@@ -332,7 +341,9 @@ class _Scorer(nn.Module):
         tokens = pieces.tokens(self.n, key[:, 0], None, mask)
         view = AttentionView(query, key, value, mask, query.shape[-1] ** -0.5, None)
         keep = max(1, self.n // 2)
-        found: Tensor = self.score(ScorerInput(view, tokens, keep, 1, encoder.depth, 0, encoder.family.cls))
+        found: Tensor = self.score(
+            ScorerInput(view, tokens, keep, 1, encoder.depth, 0, encoder.family.cls, self.params)
+        )
         return found
 
 
@@ -340,6 +351,7 @@ class _Merge(nn.Module):
     def __init__(self, name: str, pieces: _Pieces, before: int, after: int, sized: bool) -> None:
         super().__init__()
         self.merge, self.pieces, self.before, self.after, self.sized = MERGES.load(name), pieces, before, after, sized
+        self.params = all_params(MERGES.entry(name).params)
 
     def forward(self, given: list[Tensor]) -> list[Tensor]:
         pieces, (x, key, score, *rest) = self.pieces, given
@@ -348,7 +360,9 @@ class _Merge(nn.Module):
         tokens = pieces.tokens(self.before, x, size, mask)
         view = AttentionView(key, key, key, mask, 1.0, None)
         assignment = self.merge(
-            MergeInput(tokens, view, score, pieces.share(self.after), pieces.share(self.before), self.after)
+            MergeInput(
+                tokens, view, score, pieces.share(self.after), pieces.share(self.before), self.after, self.params
+            )
         )
         left = assignment.advance(tokens).attention_mask(x.dtype, additive=False)
         return [assignment.features(x), *([] if left is None else [left])]

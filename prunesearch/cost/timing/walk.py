@@ -19,17 +19,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunesearch.core.events import passing
+from prunesearch.core.flow import Flow
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage, parse_method
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.devices.others import OthersWatch
+from prunesearch.cost.shape import Shape
 from prunesearch.cost.timing.loop import undisturbed
 from prunesearch.cost.timing.modes import Eager
 from prunesearch.cost.timing.samples import Noise, Samples, judge_noise
 from prunesearch.pruning.borders import watched
 
-# ("stem",), ("head", n), ("attention", n, biased), ("mlp", n), ("reduce", scorer, merge, n_in, n_out)
+# ("stem",), ("head", n), ("attention", n, sized, variant), ("mlp", n, variant), ("reduce", scorer, merge, n_in, n_out)
 Piece = tuple[Any, ...]
 
 _MOST_STAGES = 6  # a walk with more has too few blocks left for each width
@@ -58,10 +60,16 @@ class Walks:
 
 
 class Walker:
-    """Runs one schedule at a time and takes its forward apart."""
+    """Runs one schedule at a time and takes its forward apart.
 
-    def __init__(self, runner: Eager, tokens: int, clock: Clock) -> None:
-        self.runner, self.handle, self.tokens, self.clock = runner, runner.handle, tokens, clock
+    Args:
+        runner: of the model.
+        shape: of the model.
+        clock: of its device.
+    """
+
+    def __init__(self, runner: Eager, shape: Shape, clock: Clock) -> None:
+        self.runner, self.handle, self.shape, self.clock = runner, runner.handle, shape, clock
         self._marks: list[Any] = []
 
     @contextmanager
@@ -78,10 +86,9 @@ class Walker:
     def walk(self, schedule: Schedule) -> list[tuple[Piece, float]]:
         """Run one forward; returns its pieces in order, in ms. They add up to the whole forward."""
         self.runner.walk(schedule, self._marks, self.clock.mark)
-        encoder = self.handle.encoder
-        names = piece_names(schedule, encoder.depth, self.tokens, encoder.protected)
+        names = piece_names(schedule.flow(self.shape.geometry), self.shape)
         steps = self.clock.between_ms(self._marks)
-        return list(zip(names, _fold(steps, encoder.depth), strict=True))
+        return list(zip(names, _fold(steps, self.shape.depth), strict=True))
 
 
 def _fold(steps: Sequence[float], depth: int) -> list[float]:
@@ -97,26 +104,18 @@ def _fold(steps: Sequence[float], depth: int) -> list[float]:
     return [*out, steps[4 * depth]]
 
 
-def piece_names(schedule: Schedule, depth: int, tokens: int, protected: int) -> list[Piece]:
+def piece_names(flow: Flow, shape: Shape) -> list[Piece]:
     """The pieces of a forward in order: stem, then attention, reduce, mlp of each block, then head.
 
     A block without a stage has the piece `("reduce",)`, which is next to nothing.
     """
-    stages = {s.layer: s for s in schedule}
-    counts = schedule.counts(depth, tokens, protected)
     names: list[Piece] = [("stem",)]
-    n, biased = tokens, False
-    for layer, n_out in enumerate(counts):
-        names.append(("attention", n, biased))
-        stage = stages.get(layer)
-        if stage is not None and n_out < n:
-            names.append(("reduce", stage.scorer, stage.merge, n, n_out))
-            biased = biased or MERGES.entry(stage.merge).makes_sizes
-        else:
-            names.append(("reduce",))
-        names.append(("mlp", n_out))
-        n = n_out
-    return [*names, ("head", n)]
+    for step, variant in zip(flow, shape.blocks, strict=True):
+        names.append(("attention", step.n_in, step.sized, variant.attention))
+        stage = step.stage
+        names.append(("reduce",) if stage is None else ("reduce", stage.scorer, stage.merge, step.n_in, step.n_out))
+        names.append(("mlp", step.n_out, variant.mlp))
+    return [*names, ("head", flow.n_out)]
 
 
 def plan_walks(

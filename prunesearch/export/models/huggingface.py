@@ -36,6 +36,7 @@ from prunesearch.tasks.loading import load
 
 FILE = "modeling_pruned"
 _TABLE = "prunesearch.pruning.families.rows"
+_SELECTIONS = 'Registry("selection", {"top_k": SelectionRow("", "the best-scored ones")}, SelectionRow)'
 _EMPTIED = ("AROUND", "REFUSED", "NEAREST")  # what is said of models that the file is not for
 
 _HEAD = '''"""{name}: tokens leave on the way through the blocks.
@@ -75,7 +76,7 @@ class {name}({base}):
 
     def _reduce_tokens(self) -> None:
         said = self.config.prunesearch
-        Handle(self, Schedule(Stage(**stage) for stage in said["schedule"]["stages"]), seed=said["seed"])
+        Handle(self, Schedule.from_dict(said["schedule"]), seed=said["seed"])
 '''
 
 
@@ -100,12 +101,13 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule) -> str:
         ("prunesearch.pruning.apply", "handle_of"),
     ]
     replaced = {
-        ("prunesearch.core.registry", "SCORERS"): 'Registry("scorer", {}, Row)',
+        ("prunesearch.core.registry", "SCORERS"): 'Registry("scorer", {}, ScorerRow)',
         ("prunesearch.core.registry", "MERGES"): 'Registry("merge", {}, MergeRow)',
+        ("prunesearch.core.registry", "SELECTIONS"): _SELECTIONS,
         (_TABLE, "ROWS"): f"(\n    {_row(find_encoder(model).family.model_type)},\n)",
         **{(_TABLE, name): "{}" for name in _EMPTIED},
     }
-    bundle = Bundle(roots, replaced, methods=("register", "remove"))
+    bundle = Bundle(roots, replaced, methods=("register", "remove", "from_dict"))
     head = _HEAD.format(
         name=f"Pruned{base.__name__}",
         base=base.__name__,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
@@ -116,7 +116,7 @@ def from_counts(
     if len(counts) != shape.depth:
         raise PruneSearchError(f"a model of {shape.depth} blocks needs {shape.depth} counts, but got {len(counts)}")
     plain = Schedule.from_counts(counts, shape.tokens, shape.protected, scorer, merge)
-    return Schedule(replace(stage, merge=(merges or {}).get(stage.layer, merge)) for stage in plain)
+    return Schedule(stage.replace(merge=(merges or {}).get(stage.layer, merge)) for stage in plain)
 
 
 def shortest(value: float, holds: Callable[[float], bool]) -> float:

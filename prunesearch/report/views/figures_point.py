@@ -64,7 +64,7 @@ def time_rows(study: StudyView, items: Sequence[Item]) -> list[tuple[str, dict[s
     if study.table is None:
         return []
     try:
-        return [(item.id, study.table.breakdown(item.schedule)) for item in items]
+        return [(item.id, study.table.breakdown(item.schedule.flow(study.table.geometry))) for item in items]
     except PruneSearchError:
         return []
 

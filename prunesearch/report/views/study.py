@@ -12,6 +12,7 @@ import numpy as np
 
 from prunesearch.core import budget as typed
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.flow import Geometry
 from prunesearch.core.schedule import Schedule
 from prunesearch.report.views.axes import AXES, Amount
 from prunesearch.report.views.shown_samples import Samples
@@ -33,9 +34,14 @@ class Shape:
     tokens: int
     protected: int
 
+    @property
+    def geometry(self) -> Geometry:
+        """How tokens flow through the model."""
+        return Geometry(self.depth, self.tokens, self.protected)
+
     def counts(self, schedule: Schedule) -> list[int]:
         """Tokens leaving each block."""
-        return schedule.counts(self.depth, self.tokens, self.protected)
+        return schedule.flow(self.geometry).counts
 
 
 @dataclass(frozen=True)
@@ -235,12 +241,11 @@ class StudyView:
         if self.front is None or self.table is None or self.shape is None or "schedule" not in trial.attrs:
             return None
         from prunesearch.cost.counting.flops import encoder_macs
+        from prunesearch.cost.shape import sizes_of
 
-        made = self.table.shape
-        sizes = (self.shape.tokens, made.width, made.mlp_width)
-        spared = encoder_macs(self.shape.counts(Schedule()), *sizes) - encoder_macs(
-            self.shape.counts(trial.schedule), *sizes
-        )
+        blocks, geometry = list(sizes_of(self.table.shape)), self.shape.geometry
+        whole, left = (encoder_macs(s.flow(geometry), blocks) for s in (Schedule(), trial.schedule))
+        spared = whole - left
         return self.front.unpruned.gmacs - spared / 1e9
 
     def best_at_budget(self) -> Item | None:

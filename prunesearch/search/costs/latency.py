@@ -5,31 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from prunesearch.core.flow import Flow, Geometry
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import kept_count
-from prunesearch.cost.costs import Costs
+from prunesearch.cost.costs import Costs, OfOneModel
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.percentile import Tail
 
 
 @dataclass(frozen=True)
-class Scaled:
+class Scaled(OfOneModel):
     """Costs times a factor."""
 
     costs: Costs
     factor: float
 
-    def predict(self, schedule: Schedule) -> float:
-        """A whole schedule."""
-        return self.factor * self.costs.predict(schedule)
+    @property
+    def geometry(self) -> Geometry:
+        """Of the model that is priced."""
+        return self.costs.geometry
 
-    def attention(self, n: int, biased: bool) -> float:
-        """One block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
-        return self.factor * self.costs.attention(n, biased)
+    def price(self, flow: Flow) -> float:
+        """A whole forward."""
+        return self.factor * self.costs.price(flow)
 
-    def mlp(self, n: int) -> float:
-        """One block's MLP half at `n` tokens."""
-        return self.factor * self.costs.mlp(n)
+    def attention(self, n: int, sized: bool, layer: int) -> float:
+        """The attention half of block `layer` at `n` tokens; `sized` with `+ log(size)` on the keys."""
+        return self.factor * self.costs.attention(n, sized, layer)
+
+    def mlp(self, n: int, layer: int) -> float:
+        """The MLP half of block `layer` at `n` tokens."""
+        return self.factor * self.costs.mlp(n, layer)
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         """One stage."""
@@ -74,12 +80,12 @@ class LoadCosts:
         return self.table if self.tail is None else Scaled(self.table, self.tail.factor)
 
 
-class Across:
+class Across(OfOneModel):
     """One latency for several loads: the mean or the worst of their shares of the unpruned latency.
 
     It is given in ms of the first load: the share times what the unpruned model takes there. The worst does not add up
     over blocks; its pieces are those of the mean, which is never more, so that what is solved for the mean and priced
-    by `predict` misses nothing below a limit.
+    by `price` misses nothing below a limit.
 
     Args:
         loads: the first is the one with the most tokens; counts of tokens are its own.
@@ -89,10 +95,15 @@ class Across:
     def __init__(self, loads: Sequence[LoadCosts], *, worst: bool = False) -> None:
         self.worst = worst
         self._parts = [load.costs for load in loads]
-        self._tokens, self._protected = [load.tokens for load in loads], loads[0].table.shape.protected
+        self._tokens = [load.tokens for load in loads]
         self._unpruned = [part.predict(Schedule()) for part in self._parts]
         total = sum(load.weight for load in loads)
         self._weights = [load.weight / total for load in loads]
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the model under the first load."""
+        return self._parts[0].geometry
 
     def combine(self, ms: Sequence[float], unpruned_ms: Sequence[float]) -> float:
         """The one latency for those of every load, given those of the unpruned model."""
@@ -101,17 +112,17 @@ class Across:
             return unpruned_ms[0] * max(shares)
         return unpruned_ms[0] * sum(w * share for w, share in zip(self._weights, shares, strict=True))
 
-    def predict(self, schedule: Schedule) -> float:
-        """A whole schedule."""
-        return self.combine([part.predict(schedule) for part in self._parts], self._unpruned)
+    def price(self, flow: Flow) -> float:
+        """A whole forward, at the lengths of all loads."""
+        return self.combine([part.price(flow.on(part.geometry)) for part in self._parts], self._unpruned)
 
-    def attention(self, n: int, biased: bool) -> float:
-        """One block's attention half at `n` tokens; `biased` with `+ log(size)` on the keys."""
-        return self._mean(lambda k, part: part.attention(self._at(k, n), biased))
+    def attention(self, n: int, sized: bool, layer: int) -> float:
+        """The attention half of block `layer` at `n` tokens; `sized` with `+ log(size)` on the keys."""
+        return self._mean(lambda k, part: part.attention(self._at(k, n), sized, layer))
 
-    def mlp(self, n: int) -> float:
-        """One block's MLP half at `n` tokens."""
-        return self._mean(lambda k, part: part.mlp(self._at(k, n)))
+    def mlp(self, n: int, layer: int) -> float:
+        """The MLP half of block `layer` at `n` tokens."""
+        return self._mean(lambda k, part: part.mlp(self._at(k, n), layer))
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         """One stage."""
@@ -134,5 +145,6 @@ class Across:
         """The count of load `k` for the keep that leaves `n` tokens of the first load."""
         if n == self._tokens[0]:
             return self._tokens[k]
-        keep = (n - self._protected) / (self._tokens[0] - self._protected)
-        return self._protected + kept_count(keep, self._tokens[k] - self._protected)
+        protected = self.geometry.protected
+        keep = (n - protected) / (self._tokens[0] - protected)
+        return protected + kept_count(keep, self._tokens[k] - protected)

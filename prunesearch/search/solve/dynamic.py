@@ -33,7 +33,7 @@ class _Move(NamedTuple):
 
 
 class Solver:
-    """Solves for fronts of one space and cost; the costs of all steps are looked up once.
+    """Solves for fronts of one space and cost; the costs of all steps are looked up once, block by block.
 
     Args:
         space: free stages.
@@ -48,12 +48,26 @@ class Solver:
         top = min(limit, costs.predict(Schedule())) - costs.stem
         # every block's cost is rounded to a bucket: room for that, or what fits exactly would fall off the end
         self.width = max(top, 1e-9) / (_BUCKETS - 1 - 2 * space.depth)
-        self.attention = {b: [costs.attention(n, b) for n in counts] for b in (False, True)}
-        self.mlp = [costs.mlp(n) for n in counts]
+        self._halves: dict[tuple[int, int, bool], float] = {}
+        self._mlps: dict[tuple[int, int], float] = {}
         self.reduce = np.zeros((len(counts), len(counts), len(parts)))
         for before in range(len(counts)):
             for after in range(before + 1, len(counts)):
                 self.reduce[before, after] = [costs.reduce(*part, counts[before], counts[after]) for part in parts]
+
+    def attention(self, layer: int, level: int, sized: bool) -> float:
+        """The attention half of a block at a keep level."""
+        key = (layer, level, sized)
+        if key not in self._halves:
+            self._halves[key] = self.costs.attention(self.space.counts[level], sized, layer)
+        return self._halves[key]
+
+    def mlp(self, layer: int, level: int) -> float:
+        """The MLP half of a block at a keep level."""
+        key = (layer, level)
+        if key not in self._mlps:
+            self._mlps[key] = self.costs.mlp(self.space.counts[level], layer)
+        return self._mlps[key]
 
     def solve(self, sensitivities: Sensitivities, points: int) -> list[Seed]:
         """Up to `points` seeds spread evenly over the front's costs, dearest first."""
@@ -102,14 +116,14 @@ class _Pass:
         site = self.space.layers.index(layer) if layer in self.space.layers else None
         for state, losses in before.items():
             level, biased = state
-            attention = self.solver.attention[biased][level]
-            self._relax(_Move(state, -1, self._shift(attention + self.solver.mlp[level])), state, losses)
+            attention = self.solver.attention(layer, level, biased)
+            self._relax(_Move(state, -1, self._shift(attention + self.solver.mlp(layer, level))), state, losses)
             if site is None:
                 continue
             for after in range(level + 1, len(self.space.counts)):
                 added = self.sensitivities.added(site, level, after)
                 for m in self.solver.useful(level, after, added, biased):
-                    cost = attention + self.solver.reduce[level, after, m] + self.solver.mlp[after]
+                    cost = attention + self.solver.reduce[level, after, m] + self.solver.mlp(layer, after)
                     reached = (after, biased or bool(self.solver.makes_sizes[m]))
                     self._relax(_Move(state, m, self._shift(cost)), reached, losses[:-1] + added[m])
 

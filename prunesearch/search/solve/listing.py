@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from prunesearch.core.registry import MERGES
 from prunesearch.core.stage import parse_method
-from prunesearch.cost.costs import Costs
+from prunesearch.cost.costs import Costs, breakdown
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import Seed, spread
 from prunesearch.search.space.listed import ListedSpace, Shape
@@ -66,22 +66,20 @@ class ListedSolver:
 
     def _cost_of(self, shape: Shape) -> Array:
         """Cost of a shape by every method, `[methods]`."""
-        counts, costs = self.space.counts, self.costs
-        levels = {self.space.layers[i]: level for i, level in shape}
-        plain = sized = costs.stem
-        stages, last, biased = np.zeros(len(self._parts)), 0, False
-        for layer in range(self.space.depth):
-            plain += costs.attention(counts[last], False)
-            sized += costs.attention(counts[last], biased)
-            level = levels.get(layer, last)
-            if level > last:
-                stages, biased = stages + self._reducing(last, level), True
-            plain, sized, last = plain + costs.mlp(counts[level]), sized + costs.mlp(counts[level]), level
-        found: Array = np.where(self._makes_sizes, sized, plain) + stages + costs.head(counts[last])
+        found = np.zeros(len(self._parts))
+        for kind in (False, True):
+            alike = np.flatnonzero(self._makes_sizes == kind)
+            if not len(alike):
+                continue
+            # methods of a kind differ in what their stages cost, and in nothing else
+            flow = self.space.schedule(shape, self.space.methods[alike[0]]).flow(self.costs.geometry)
+            spent = breakdown(self.costs, flow)
+            stages = [self._reducing(step.n_in, step.n_out)[alike] for step in flow if step.stage is not None]
+            found[alike] = spent["attention"] + spent["mlp"] + spent["rest"] + np.sum(stages, axis=0)
         return found
 
     def _reducing(self, before: int, after: int) -> Array:
+        """A stage between two counts by every method, `[methods]`."""
         if (before, after) not in self._reduce:
-            counts = self.space.counts[before], self.space.counts[after]
-            self._reduce[before, after] = np.array([self.costs.reduce(*part, *counts) for part in self._parts])
+            self._reduce[before, after] = np.array([self.costs.reduce(*part, before, after) for part in self._parts])
         return self._reduce[before, after]

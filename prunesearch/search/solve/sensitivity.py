@@ -166,7 +166,7 @@ class Probe:
     def _share(self, layer: int, schedule: Schedule) -> float:
         """Cost of the blocks from `layer` on, as a share of a forward of the unpruned model."""
         n = self.space.tokens
-        skipped = layer * (self.costs.attention(n, False) + self.costs.mlp(n))
+        skipped = sum(self.costs.attention(n, False, block) + self.costs.mlp(n, block) for block in range(layer))
         return (self.costs.predict(schedule) - skipped) / self.costs.predict(Schedule())
 
     def _entering(self, index: int, batch: Batch) -> tuple[Outputs, list[Tensor]]:

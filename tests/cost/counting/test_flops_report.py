@@ -15,6 +15,7 @@ from prunesearch.core.stage import Stage
 from prunesearch.cost.counting.flops import block_macs
 from prunesearch.cost.counting.flops_report import FlopsReport, flops_report, runs, show_flops
 from prunesearch.cost.counting.memory import peak_activation_mib
+from prunesearch.cost.shape import BlockSizes
 from prunesearch.pruning.apply import apply_, handle_of
 from tests.support.small_models import CASES, PLAIN, build, inputs_of
 
@@ -93,9 +94,10 @@ def test_the_schedule_of_a_model_that_carries_one_is_put_back():
 
 def test_the_difference_of_the_closed_forms_is_that_of_the_blocks(report):
     flow = [14, *report.pruned.tokens]
-    blocks = sum(block_macs(a, b, 32, 64) for a, b in itertools.pairwise(flow))
+    block = BlockSizes(attention=4 * 32**2, mlp=2 * 32 * 64, inner=32)
+    blocks = sum(block_macs(a, b, block) for a, b in itertools.pairwise(flow))
     saved = (report.unpruned.gmacs_closed_form - report.pruned.gmacs_closed_form) * 1e9
-    assert saved == pytest.approx(4 * block_macs(14, 14, 32, 64) - blocks)
+    assert saved == pytest.approx(4 * block_macs(14, 14, block) - blocks)
 
 
 def test_without_a_schedule_there_is_nothing_to_compare():

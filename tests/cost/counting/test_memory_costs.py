@@ -58,7 +58,7 @@ def test_what_is_solved_for_is_never_more_than_the_peak(model):
     costs = MemoryCosts(made, handle, inputs, shape.tokens)
     for schedule in random_schedules(shape):
         counts = schedule.counts(shape.depth, shape.tokens, shape.protected)
-        assert costs.stem + sum(costs.mlp(n) for n in counts) <= costs.predict(schedule) * (1 + 1e-9)
+        assert costs.stem + sum(costs.mlp(n, 0) for n in counts) <= costs.predict(schedule) * (1 + 1e-9)
 
 
 def test_a_mask_of_ones_is_no_part_of_it():
@@ -77,7 +77,7 @@ def test_macs_are_the_closed_form_exactly_and_add_up(model):
         assert costs.predict(schedule) == closed_form_gmacs(handle.encoder, schedule, shape.tokens)
         n, total = shape.tokens, costs.stem
         for n_out in schedule.counts(shape.depth, shape.tokens, shape.protected):
-            total += costs.attention(n, False) + costs.reduce("value_norm", "drop", n, n_out) + costs.mlp(n_out)
+            total += costs.attention(n, False, 0) + costs.reduce("value_norm", "drop", n, n_out) + costs.mlp(n_out, 0)
             n = n_out
         assert total + costs.head(n) == pytest.approx(costs.predict(schedule), rel=1e-12)
 

@@ -24,9 +24,9 @@ def costs():
 
 def test_pieces_cost_their_time_at_their_power_over_the_rows(costs):
     """The known machine: attention 0.2 + 0.02 n (+ 0.05 biased), MLP 0.1 + 0.04 n, `fuse` 0.05 + 0.01 n_in + 0.1."""
-    assert costs.attention(50, False) == pytest.approx(20.0 * (0.2 + 0.02 * 50) / 8, rel=1e-4)
-    assert costs.attention(50, True) == pytest.approx(20.0 * (0.25 + 0.02 * 50) / 8, rel=1e-4)
-    assert costs.mlp(33) == pytest.approx(50.0 * (0.1 + 0.04 * 33) / 8, rel=1e-4)
+    assert costs.attention(50, False, 0) == pytest.approx(20.0 * (0.2 + 0.02 * 50) / 8, rel=1e-4)
+    assert costs.attention(50, True, 0) == pytest.approx(20.0 * (0.25 + 0.02 * 50) / 8, rel=1e-4)
+    assert costs.mlp(33, 0) == pytest.approx(50.0 * (0.1 + 0.04 * 33) / 8, rel=1e-4)
     assert costs.stem == pytest.approx(30.0 * (0.5 + 0.1 + 0.002 * 65) / 8, rel=1e-4)
     stage = costs.table.reduce("cls_attention", "fuse", 65, 33)
     assert stage > 0
@@ -47,12 +47,12 @@ def test_a_schedule_costs_the_sum_of_its_pieces(costs, schedule):
     counts = schedule.counts(6, 65, 1)
     n, total, biased, stages = 65, costs.stem, False, {s.layer: s for s in schedule}
     for layer, n_out in enumerate(counts):
-        total += costs.attention(n, biased)
+        total += costs.attention(n, biased, 0)
         if n_out < n:
             stage = stages[layer]
             total += costs.reduce(stage.scorer, stage.merge, n, n_out)
             biased = biased or stage.merge != "drop"
-        total += costs.mlp(n_out)
+        total += costs.mlp(n_out, 0)
         n = n_out
     assert costs.predict(schedule) == pytest.approx(total + costs.head(n))
 

@@ -75,8 +75,10 @@ def test_the_powers_are_found_and_price_schedules_that_were_not_measured(tiny, b
     assert fit.powers_w["attention"] < fit.powers_w["mlp"]
     unseen = Schedule([Stage(0, 0.75, "value_norm"), Stage(2, 0.125)])
     assert str(unseen) not in fit.validation.schedules
-    assert fit.predict_mj(table.breakdown(unseen)) == pytest.approx(true(unseen)[1], rel=0.02)
-    assert fit.predict_mj(table.breakdown(Schedule())) == pytest.approx(true(Schedule())[1], rel=0.02)
+    assert fit.predict_mj(table.breakdown(unseen.flow(table.geometry))) == pytest.approx(true(unseen)[1], rel=0.02)
+    assert fit.predict_mj(table.breakdown(Schedule().flow(table.geometry))) == pytest.approx(
+        true(Schedule())[1], rel=0.02
+    )
 
 
 def test_the_seed_decides_what_is_measured(tiny, batch, power, monkeypatch):

@@ -111,7 +111,7 @@ def test_it_survives_its_file(table, tmp_path):
 
 
 def test_fewer_tokens_and_faster_devices_take_less(table, vit, batch_of_64):
-    for at in (lambda n: table.attention(n, False), table.mlp):
+    for at in (lambda n: table.attention(n, False, 0), lambda n: table.mlp(n, 0)):
         assert at(20) < at(33) < at(50) < at(65)
     by_device = [estimate_latency_ms(s, vit, batch_of_64, mode="cuda-graph") for s in (H100, A100, T4)]
     assert by_device == sorted(by_device)
@@ -198,7 +198,7 @@ def test_texts_are_priced_by_their_length():
     long, short = (estimate_latency_ms(T4, model, inputs(n), mode="cuda-graph") for n in (64, 32))
     assert table.predict(Schedule()) == pytest.approx(long, rel=1e-3)
     assert short < long
-    assert table.attention(32, False) + table.mlp(32) < table.attention(64, False) + table.mlp(64)
+    assert table.attention(32, False, 0) + table.mlp(32, 0) < table.attention(64, False, 0) + table.mlp(64, 0)
 
 
 @pytest.mark.parametrize(

@@ -35,17 +35,17 @@ def test_a_prediction_is_the_sum_of_the_pieces(table):
     schedule = Schedule(
         [Stage(1, (33 - 1) / 64, "value_norm", "fuse"), Stage(4, (8 - 1) / 64, "cls_attention", "drop")]
     )
-    total = table.stem + 2 * table.attention(65, False) + table.mlp(65)
-    total += table.reduce("value_norm", "fuse", 65, 33) + 3 * (table.mlp(33) + table.attention(33, True))
-    total += table.reduce("cls_attention", "drop", 33, 8) + table.mlp(8)
-    total += table.attention(8, True) + table.mlp(8) + table.head(8)
+    total = table.stem + 2 * table.attention(65, False, 0) + table.mlp(65, 0)
+    total += table.reduce("value_norm", "fuse", 65, 33) + 3 * (table.mlp(33, 0) + table.attention(33, True, 0))
+    total += table.reduce("cls_attention", "drop", 33, 8) + table.mlp(8, 0)
+    total += table.attention(8, True, 0) + table.mlp(8, 0) + table.head(8)
     assert table.predict(schedule) == pytest.approx(total)
 
 
 def test_dropping_leaves_attention_without_sizes(table):
     dropped = table.predict(Schedule([Stage(0, 0.5, "cls_attention", "drop")]))
-    parts = table.stem + table.attention(65, False) + table.reduce("cls_attention", "drop", 65, 33)
-    parts += 6 * table.mlp(33) + 5 * table.attention(33, False) + table.head(33)
+    parts = table.stem + table.attention(65, False, 0) + table.reduce("cls_attention", "drop", 65, 33)
+    parts += 6 * table.mlp(33, 0) + 5 * table.attention(33, False, 0) + table.head(33)
     assert dropped == pytest.approx(parts)
 
 
@@ -95,7 +95,7 @@ def test_a_machine_that_wanders_is_followed():
     typical, found = typical_ms(wandering)
     usual = float(np.median(pace))
     assert found == pytest.approx(np.array(pace) / usual, rel=0.02)
-    for piece in (("mlp", 33), ("attention", 65, False)):
+    for piece in (("mlp", 33, ""), ("attention", 65, False, "")):
         assert typical[piece] == pytest.approx(true_ms(piece) * usual, rel=0.01)
     schedule = unseen_schedules(table_of(wandering), METHODS, count=1)[0]
     few = [(i, true_total(schedule) * pace[i]) for i in (3, 40, 160, 200, 390)]
@@ -184,7 +184,7 @@ def other(**changes):
 
 def test_the_blocks_of_a_table_serve_a_deeper_model(table):
     deeper = table.for_shape(other(depth=9))
-    block = table.attention(65, False) + table.mlp(65)
+    block = table.attention(65, False, 0) + table.mlp(65, 0)
     assert deeper.predict(Schedule()) == pytest.approx(table.predict(Schedule()) + 3 * block)
     assert deeper.notes == ["table of 6 blocks, added up for 9"]
     assert table.for_shape(SHAPE) is table
@@ -193,13 +193,13 @@ def test_the_blocks_of_a_table_serve_a_deeper_model(table):
 def test_fewer_tokens_are_read_off_the_measured_curve(table):
     short = table.for_shape(other(tokens=33))
     assert short.conditions["tokens"] == 33
-    expected = 0.5 * 33 / 65 + 0.1 + 0.002 * 33 + 6 * (table.attention(33, False) + table.mlp(33))
+    expected = 0.5 * 33 / 65 + 0.1 + 0.002 * 33 + 6 * (table.attention(33, False, 0) + table.mlp(33, 0))
     assert short.predict(Schedule()) == pytest.approx(expected, rel=1e-6)
     schedule = Schedule([Stage(1, 0.5, "value_norm", "fuse")])
     shape = short.shape
     counts = schedule.counts(shape.depth, shape.tokens, shape.protected)
     steps = [(33, counts[0], False), (33, counts[1], False), *((counts[1], counts[1], True) for _ in range(4))]
-    blocks = sum(table.attention(n, biased) + table.mlp(m) for n, m, biased in steps)
+    blocks = sum(table.attention(n, biased, 0) + table.mlp(m, 0) for n, m, biased in steps)
     stage = table.reduce("value_norm", "fuse", 33, counts[1])
     rest = 0.5 * 33 / 65 + 0.1 + 0.002 * counts[-1]
     assert short.predict(schedule) == pytest.approx(rest + blocks + stage, rel=1e-6)
@@ -225,10 +225,10 @@ def test_other_blocks_are_refused(table, name, value):
 
 def test_the_breakdown_adds_up_to_the_prediction(table):
     schedule = Schedule([Stage(1, 0.5, "value_norm", "fuse"), Stage(4, 0.2, "cls_attention", "drop")])
-    parts = table.breakdown(schedule)
+    parts = table.breakdown(schedule.flow(table.geometry))
     assert sum(parts.values()) == table.predict(schedule)
     assert parts["reduce"] > 0
-    assert table.breakdown(Schedule())["reduce"] == 0
+    assert table.breakdown(Schedule().flow(table.geometry))["reduce"] == 0
 
 
 def test_cells_go_into_flat_rows_and_come_back(table):
@@ -256,7 +256,7 @@ def test_round_trip_keeps_every_prediction(table, tmp_path):
 def test_every_sample_is_kept(table):
     cell = next(c for c in table.cells.mlp if c.n == 33)
     assert cell.samples == len(cell.samples_us) > 100
-    assert cell.samples_us[0] == pytest.approx(1e3 * true_ms(("mlp", 33)), abs=0.1)
+    assert cell.samples_us[0] == pytest.approx(1e3 * true_ms(("mlp", 33, "")), abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_every_sample_is_kept(table):
     [
         ("{", "is not JSON"),
         ("[]", '"format": "prunesearch.cost_table"'),
-        ('{"format": "prunesearch.cost_table", "version": 9}', "version 2, but has 9"),
+        ('{"format": "prunesearch.cost_table", "version": 9}', "version 2 or 3, but has 9"),
         ('{"format": "prunesearch.cost_table", "version": 2}', "field `status`: Field required"),
     ],
 )

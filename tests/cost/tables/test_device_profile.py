@@ -310,7 +310,7 @@ def test_fewer_tokens_are_interpolated_and_said_and_more_are_refused(profile):
     shorter = SHAPE.model_copy(update={"tokens": 50})
     found = profile.find(shorter, CONDITIONS, "m")
     assert any("interpolated for 50" in note for note in found.notes)
-    assert found.mlp(50) == pytest.approx(0.1 + 0.04 * 50, rel=1e-4)
+    assert found.mlp(50, 0) == pytest.approx(0.1 + 0.04 * 50, rel=1e-4)
     longer = SHAPE.model_copy(update={"tokens": 66})
     with pytest.raises(PruneSearchError) as error:
         profile.find(longer, {**CONDITIONS, "length": 66}, "m")

@@ -163,7 +163,7 @@ def test_a_blocks_curve_is_the_sum_of_its_halves(table):
     assert [p.tokens for p in sized] == COUNTS
     for curve, biased in ((plain, False), (sized, True)):
         for p in curve:
-            expected = true_ms(("attention", p.tokens, biased)) + true_ms(("mlp", p.tokens))
+            expected = true_ms(("attention", p.tokens, biased, "")) + true_ms(("mlp", p.tokens, ""))
             assert p.ms == pytest.approx(expected, rel=1e-6)
             assert p.error_ms == pytest.approx(0, abs=1e-9)
     assert right_edges(plain) == [*COUNTS, 65]

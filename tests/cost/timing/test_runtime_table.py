@@ -38,9 +38,11 @@ def true_ms(key: tuple) -> float:
 def truth(schedule: Schedule, depth: int = 3, tokens: int = 17) -> float:
     """A whole graph on the machine that is known."""
     from prunesearch.cost.timing.walk import piece_names
+    from tests.support.known_machine import SHAPE
 
     total = REST_MS
-    for piece in piece_names(schedule, depth, tokens, 1):
+    shape = SHAPE.model_copy(update={"depth": depth, "tokens": tokens})
+    for piece in piece_names(schedule.flow(shape.geometry), shape):
         if piece[0] in ("attention", "mlp"):
             total += FACTOR * true_ms(piece)
         elif len(piece) == 5:
@@ -104,8 +106,8 @@ def test_the_call_of_a_session_is_taken_off(tiny, batch):
         shape = describe_shape(tiny, handle, batch)
     samples = {
         ("call",): Samples([0.5] * 6),
-        ("attention", 17, False): Samples([2.5] * 6),
-        ("mlp", 17): Samples([1.5] * 6),
+        ("attention", 17, False, ""): Samples([2.5] * 6),
+        ("mlp", 17, ""): Samples([1.5] * 6),
     }
     cells = _cells(samples, shape, [], _Scale(2.0, 7.0))
     assert (cells.attention[0].ms, cells.mlp[0].ms, cells.stem.ms) == (4.0, 2.0, 7.0)
@@ -121,7 +123,8 @@ def test_pairs_lie_inside_the_sequence(tiny, batch):
 def test_a_graph_of_a_half_takes_any_number_of_tokens(tiny, batch, tmp_path):
     """With ONNX Runtime itself: the halves of block 1 one after the other are the block."""
     with borrowed(tiny) as handle, torch.no_grad():
-        pieces = _Pieces(handle, describe_shape(tiny, handle, batch), batch, tmp_path, 0)
+        shape = describe_shape(tiny, handle, batch)
+        pieces = _Pieces(handle, shape.model_copy(update={"depth": 1}), batch, tmp_path, 0)
         runs = {}
         original = pieces._session
 
@@ -164,10 +167,10 @@ def test_jobs_cover_every_piece(tiny, batch, tmp_path, monkeypatch):
         shape = describe_shape(tiny, handle, batch)
         jobs = _Pieces(handle, shape, batch, tmp_path, 0).jobs([*GRID, 17], METHODS)
     assert all(isinstance(job, Job) for job in jobs.values())
-    assert ("attention", 17, True) not in jobs
+    assert ("attention", 17, True, "") not in jobs
     assert {k for k in jobs if k[0] == "attention"} == {
-        *((("attention", n, False)) for n in (*GRID, 17)),
-        *((("attention", n, True)) for n in GRID),
+        *(("attention", n, False, "") for n in (*GRID, 17)),
+        *(("attention", n, True, "") for n in GRID),
     }
     assert {k[1] for k in jobs if k[0] == "scorer"} == {"cls_attention", "value_norm"}
     assert {k[1] for k in jobs if k[0] == "merge"} == {"drop", "nearest", "bipartite"}

@@ -19,7 +19,7 @@ from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.cost.timing.walk import Walker, piece_names, plan_walks, take_walks
 from prunesearch.pruning.apply import apply_, handle_of
 from prunesearch.pruning.borders import borrowed
-from tests.support.known_machine import COUNTS, METHODS
+from tests.support.known_machine import COUNTS, METHODS, SHAPE
 
 WIDTHS = [5, 9, 13]  # of 17 tokens
 
@@ -40,11 +40,12 @@ class CountingClock:
 
 def test_the_pieces_of_a_forward_are_named_in_order():
     schedule = Schedule([Stage(0, 0.5, "cls_attention", "drop"), Stage(1, 0.25, "value_norm", "fuse")])
-    assert piece_names(schedule, 3, 17, 1) == [
+    shape = SHAPE.model_copy(update={"depth": 3, "tokens": 17, "variants": ("", "window9/glu48", "/glu48")})
+    assert piece_names(schedule.flow(shape.geometry), shape) == [
         ("stem",),
-        ("attention", 17, False), ("reduce", "cls_attention", "drop", 17, 9), ("mlp", 9),
-        ("attention", 9, False), ("reduce", "value_norm", "fuse", 9, 5), ("mlp", 5),
-        ("attention", 5, True), ("reduce",), ("mlp", 5),
+        ("attention", 17, False, ""), ("reduce", "cls_attention", "drop", 17, 9), ("mlp", 9, ""),
+        ("attention", 9, False, "window9"), ("reduce", "value_norm", "fuse", 9, 5), ("mlp", 5, "glu48"),
+        ("attention", 5, True, ""), ("reduce",), ("mlp", 5, "glu48"),
         ("head", 5),
     ]  # fmt: skip
 
@@ -52,7 +53,7 @@ def test_the_pieces_of_a_forward_are_named_in_order():
 def test_a_walk_is_cut_at_the_borders_and_adds_up_to_the_forward(tiny, batch):
     clock = CountingClock()
     with borrowed(tiny) as handle, torch.inference_mode():
-        walker = Walker(Eager(tiny, handle, batch), 17, clock)
+        walker = Walker(Eager(tiny, handle, batch), describe_shape(tiny, handle, batch), clock)
         with walker.marking():
             steps = walker.walk(Schedule([Stage(1, 0.5, "cls_attention", "drop")]))
     assert clock.count == 13  # start, four a block, end
@@ -73,7 +74,7 @@ def test_marks_do_not_change_the_outputs_and_leave_no_trace(tiny, batch):
         with apply_(tiny, schedule):
             expected = tiny(**batch).logits
         with borrowed(tiny) as handle:
-            walker = Walker(Eager(tiny, handle, batch), 17, CountingClock())
+            walker = Walker(Eager(tiny, handle, batch), describe_shape(tiny, handle, batch), CountingClock())
             encoder = handle.encoder
             with walker.marking():
                 handle.set(schedule)
@@ -98,10 +99,10 @@ def test_a_model_that_carries_a_schedule_keeps_it_and_its_trace(tiny, batch):
 def test_walks_visit_every_piece_about_as_often():
     seen, layers = Counter(), Counter()
     for schedule in itertools.islice(plan_walks(6, 65, 1, COUNTS, METHODS, 0), 600):
-        seen.update(piece_names(schedule, 6, 65, 1))
+        seen.update(piece_names(schedule.flow(SHAPE.geometry), SHAPE))
         layers.update(stage.layer for stage in schedule)
     for n in COUNTS:
-        assert min(seen["attention", n, False], seen["attention", n, True], seen["mlp", n]) > 100
+        assert min(seen["attention", n, False, ""], seen["attention", n, True, ""], seen["mlp", n, ""]) > 100
     assert all(layers[layer] > 40 for layer in range(6))
     merges = Counter({m: sum(c for p, c in seen.items() if len(p) == 5 and p[2] == m) for m in ("drop", "bipartite")})
     assert merges["bipartite"] > 100
@@ -112,13 +113,13 @@ def test_walks_visit_every_piece_about_as_often():
 def test_methods_that_all_merge_need_no_attention_without_sizes_at_reduced_widths():
     names = set()
     for schedule in itertools.islice(plan_walks(6, 65, 1, COUNTS, ["bipartite"], 0), 200):
-        names.update(piece_names(schedule, 6, 65, 1))
+        names.update(piece_names(schedule.flow(SHAPE.geometry), SHAPE))
     assert not any(p[0] == "attention" and not p[2] and p[1] < 65 for p in names)
 
 
 def test_walking_stops_when_there_is_enough(tiny, batch):
     with borrowed(tiny) as handle:
-        walker = Walker(Eager(tiny, handle, batch), 17, CountingClock())
+        walker = Walker(Eager(tiny, handle, batch), describe_shape(tiny, handle, batch), CountingClock())
         plan = plan_walks(3, 17, 1, WIDTHS, METHODS, 0)
         walks = take_walks(walker, plan, time_budget_s=60, min_walks=10, enough=lambda w: len(w.steps) >= 20)
     assert len(walks.steps) == 20
@@ -148,7 +149,7 @@ def test_a_built_table_covers_the_grid_and_predicts(built, tiny):
 
 
 def test_the_pieces_of_the_unpruned_model_add_up_to_its_prediction(built):
-    parts = built.stem + 3 * (built.attention(17, False) + built.mlp(17))
+    parts = built.stem + 3 * (built.attention(17, False, 0) + built.mlp(17, 0))
     assert built.predict(Schedule()) == pytest.approx(parts)
 
 
@@ -215,7 +216,7 @@ def test_the_shape_is_read_from_the_model_as_it_runs(tiny, batch):
 def test_walks_that_a_throttled_device_spoiled_do_not_count(tiny, batch):
     answers = itertools.cycle([True, False])
     with borrowed(tiny) as handle:
-        walker = Walker(Eager(tiny, handle, batch), 17, CountingClock())
+        walker = Walker(Eager(tiny, handle, batch), describe_shape(tiny, handle, batch), CountingClock())
         plan = plan_walks(3, 17, 1, WIDTHS, METHODS, 0)
         counted = []
         walks = take_walks(

@@ -59,12 +59,12 @@ def pieces(costs, schedule, tokens, protected=1, depth=DEPTH):
     """Pieces added up by hand, as the solver adds them."""
     stages, n, biased, total = {s.layer: s for s in schedule}, tokens, False, costs.stem
     for layer, n_out in enumerate(schedule.counts(depth, tokens, protected)):
-        total += costs.attention(n, biased)
+        total += costs.attention(n, biased, layer)
         if n_out < n:
             stage = stages[layer]
             total += costs.reduce(stage.scorer, stage.merge, n, n_out)
             biased = biased or stage.merge == "fuse"
-        total += costs.mlp(n_out)
+        total += costs.mlp(n_out, layer)
         n = n_out
     return total + costs.head(n)
 
