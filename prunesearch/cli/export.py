@@ -9,7 +9,7 @@ import typer
 
 from prunesearch.cli.devices import StudyArgument
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.export import FORMATS, MODEL_FORMATS
+from prunesearch.core.registry import FORMATS, MODEL_FORMATS
 
 if TYPE_CHECKING:
     from prunesearch.study.front import Front

@@ -32,7 +32,7 @@ from prunesearch.cost.tables.device_profile import (
     spec_called,
     user_root,
 )
-from prunesearch.cost.timing.modes import MODES
+from prunesearch.cost.timing.modes import check_measurable
 from prunesearch.cost.timing.unseen import UNSEEN
 from prunesearch.pruning.apply import runnable
 from prunesearch.pruning.borders import borrowed
@@ -69,7 +69,7 @@ class ProfileConfig:
         name: of the profile; None for one made from the device's name.
         batch_sizes, dtypes: every combination is measured.
         attention: sdpa, eager or flash.
-        mode: a name in `cost.timing.modes.MODES`.
+        mode: a name in `RUNTIMES`.
         concurrency: forwards under way at once, the measured one among them.
         length: tokens of a text; None for 128.
         effort: a name in `EFFORTS`.
@@ -103,9 +103,7 @@ class ProfileConfig:
             raise PruneSearchError(f"unknown effort '{self.effort}': {did_you_mean(self.effort, EFFORTS)}")
         for dtype in self.dtypes:
             check_dtype(dtype)
-        MODES.entry(self.mode)
-        if self.mode == "cuda-graph" and not self.device.startswith("cuda"):
-            raise PruneSearchError(f"mode 'cuda-graph' needs a CUDA device, but got --device {self.device}: use eager")
+        check_measurable(self.mode, self.device)
         check_attention(self.attention)
         for rows in self.batch_sizes:
             if rows < 1:

@@ -6,7 +6,6 @@ other rooms too; `prunesearch names` prints them. Packages add rows by entry poi
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 from prunesearch.core import plugins
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.params import Param
-from prunesearch.core.table import R, Registry, Row
+from prunesearch.core.table import R, Registry, Row, load_target
 
 
 def make_table(kind: str, rows: Mapping[str, R], row: type[R], group: str = "") -> Registry[R]:
@@ -168,6 +167,77 @@ DEVICE_KINDS = make_table(
     "devices",
 )
 
+_TIMING = "prunesearch.cost.timing"
+_WALKED = f"{_TIMING}.walked_table:measure_walked_table"
+
+
+@dataclass(frozen=True)
+class RuntimeRow(Row):
+    """What runs a model; `target` is the runner that times schedules in it (`modes.Eager` is the pattern).
+
+    Attributes:
+        shown: its name for people.
+        table: function that measures a cost table in it (`timing.wanted.TableWanted` says what of); none: it runs
+            exported models, and no costs are measured in it yet.
+        by_torch: it is a mode of torch (`--mode`); else another runtime (`--runtime`).
+        devices: kinds of device that it runs on; none: all.
+        compiles: it compiles for every new number of tokens, so that only a grid of them is measured.
+        launches: the host launches every kernel.
+    """
+
+    shown: str = ""
+    table: str = ""
+    by_torch: bool = True
+    devices: tuple[str, ...] = ()
+    compiles: bool = False
+    launches: bool = True
+
+
+RUNTIMES = make_table(
+    "runtime",
+    {
+        "eager": RuntimeRow(f"{_TIMING}.modes:Eager", "op by op, as transformers runs", "eager torch", _WALKED),
+        "compile": RuntimeRow(
+            f"{_TIMING}.modes:Compiled",
+            "torch.compile on each half of a block, stages eager",
+            "torch.compile",
+            _WALKED,
+            compiles=True,
+        ),
+        "cuda-graph": RuntimeRow(
+            f"{_TIMING}.modes:CudaGraph",
+            "the whole forward captured in one CUDA graph",
+            "a CUDA graph",
+            _WALKED,
+            devices=("cuda",),
+            launches=False,
+        ),
+        "onnxruntime": RuntimeRow(
+            f"{_TIMING}.modes:OnnxRuntime",
+            "the whole forward as one graph in ONNX Runtime, on the CPU",
+            "ONNX Runtime",
+            f"{_TIMING}.runtime_table:measure_runtime_table",
+            by_torch=False,
+            devices=("cpu",),
+        ),
+        "openvino": RuntimeRow(
+            f"{_TIMING}.modes:OpenVino",
+            "exported models in OpenVINO, on the CPU",
+            "OpenVINO",
+            by_torch=False,
+            devices=("cpu",),
+        ),
+        "torch-export": RuntimeRow(
+            f"{_TIMING}.modes:TorchExport",
+            "exported models, the graph of a .pt2 file, on the CPU",
+            "torch.export",
+            by_torch=False,
+            devices=("cpu",),
+        ),
+    },
+    RuntimeRow,
+)
+
 _ENERGY = "prunesearch.cost.energy"
 
 # in the order tried
@@ -186,6 +256,49 @@ COUNTERS = make_table(
     Row,
 )
 
+# -- taking it elsewhere -------------------------------------------------------------------------------------------
+
+_EXCHANGE = "prunesearch.export.schedules"
+_LISTS = f"{_EXCHANGE}.length_lists"
+
+# how a schedule goes to another tool and comes back
+FORMATS = make_table(
+    "exchange format",
+    {
+        "json": Row(f"{_EXCHANGE}.native:JSON", "prunesearch schedule, for Schedule.from_json"),
+        "tome": Row(f"{_EXCHANGE}.tome:TOME", "ToMe's model.r: tokens removed in each block"),
+        "diffrate": Row(f"{_EXCHANGE}.diffrate:DIFFRATE", "DiffRate's compression_rate.json: tokens left"),
+        "evit": Row(f"{_EXCHANGE}.evit:EVIT", "EViT's flags: blocks that shrink, one keep rate, fuse or drop"),
+        "dynamicvit": Row(f"{_EXCHANGE}.dynamicvit:DYNAMIC_VIT", "DynamicViT's pruning_loc and token_ratio"),
+        "power-bert": Row(f"{_LISTS}:POWER_BERT", "PoWER-BERT's retention: tokens kept by each block"),
+        "length-adaptive": Row(
+            f"{_LISTS}:LENGTH_ADAPTIVE",
+            "Length-Adaptive Transformer: tokens kept by each block",
+        ),
+        "pruna": Row(f"{_EXCHANGE}.pruna:PRUNA", "Pruna's SmashConfig (token_merging): one r for all blocks"),
+        "lightcompress": Row(
+            f"{_EXCHANGE}.lightcompress:LIGHTCOMPRESS", "LightCompress YAML: ToMe, FastV or PyramidDrop"
+        ),
+    },
+    Row,
+    "formats",
+)
+
+_MODELS = "prunesearch.export.models"
+
+# how a model is written with its schedule inside
+MODEL_FORMATS = make_table(
+    "model format",
+    {
+        "hf": Row(f"{_MODELS}.huggingface:HUGGING_FACE", "Hugging Face folder that needs no prunesearch"),
+        "onnx": Row(f"{_MODELS}.graphs:ONNX", "ONNX file, any batch size"),
+        "torch-export": Row(f"{_MODELS}.graphs:TORCH_EXPORT", ".pt2 file for torch.export.load"),
+        "openvino": Row(f"{_MODELS}.graphs:OPENVINO", "OpenVINO IR (.xml and .bin)"),
+        "tensorrt": Row(f"{_MODELS}.graphs:TENSORRT", "ONNX file and the trtexec line that builds an engine of it"),
+    },
+    Row,
+)
+
 # -- all of them ---------------------------------------------------------------------------------------------------
 
 # what a newcomer may ask for by name; a text says where a table of another room is
@@ -198,7 +311,10 @@ TABLES: dict[str, Registry[Any] | str] = {
     "engines": ENGINES,
     "spaces": SPACES,
     "devices": DEVICE_KINDS,
+    "runtimes": RUNTIMES,
     "energy_counters": COUNTERS,
+    "formats": FORMATS,
+    "model_formats": MODEL_FORMATS,
     "tasks": "prunesearch.tasks.table:TASKS",
     "metrics": "prunesearch.tasks.table:METRICS",
 }
@@ -212,9 +328,5 @@ def find_table(name: str) -> Registry[Any]:
     """
     if name not in TABLES:
         raise PruneSearchError(f"unknown table '{name}': {did_you_mean(name, TABLES)}")
-    found = TABLES[name]
-    if isinstance(found, Registry):
-        return found
-    module, _, attribute = found.partition(":")
-    table: Registry[Any] = getattr(importlib.import_module(module), attribute)
+    table: Registry[Any] = load_target(TABLES[name])
     return table

@@ -84,11 +84,10 @@ class Registry(Generic[R]):
 
     def load(self, name: str) -> Any:
         """Import (once) and return the thing behind `name`."""
-        target = self.entry(name).target
-        if not isinstance(target, str) or ":" not in target:
-            return target
-        module, _, attribute = target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return load_target(self.entry(name).target)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.load(name)
 
     def register(self, name: str, target: Any, help: str = "", **facts: Any) -> None:
         """Add a row; a name already taken is refused, so that no study changes its meaning silently.
@@ -116,6 +115,14 @@ class Registry(Generic[R]):
         if self._plugins is None:
             self._plugins = self._find_plugins() if self._find_plugins is not None else {}
         return self._plugins
+
+
+def load_target(target: Any) -> Any:
+    """What `module:attribute` names; anything else is the thing itself."""
+    if not isinstance(target, str) or ":" not in target:
+        return target
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _first_line(thing: Any) -> str:

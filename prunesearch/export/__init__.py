@@ -1,6 +1,7 @@
 """Taking a schedule out of a study, or in from another tool: which point (`pick`), in which format (`FORMATS`).
 
-A new format is one `Format` in a file of its own and one line in `FORMATS`; the contract tests pick it up.
+A new format is one `Format` in a file of its own and one row in `FORMATS` (`core/registry.py`); the contract
+tests pick it up.
 """
 
 from __future__ import annotations
@@ -8,17 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.export.models.write import MODEL_FORMATS
-from prunesearch.export.schedules.diffrate import DIFFRATE
-from prunesearch.export.schedules.dynamicvit import DYNAMIC_VIT
-from prunesearch.export.schedules.evit import EVIT
+from prunesearch.core.registry import FORMATS, MODEL_FORMATS
 from prunesearch.export.schedules.exchange import Exported, export_schedule, import_file, import_schedule
 from prunesearch.export.schedules.format import Format, ModelShape
-from prunesearch.export.schedules.length_lists import LENGTH_ADAPTIVE, POWER_BERT
-from prunesearch.export.schedules.lightcompress import LIGHTCOMPRESS
-from prunesearch.export.schedules.native import JSON, provenance_of
-from prunesearch.export.schedules.pruna import PRUNA
-from prunesearch.export.schedules.tome import TOME
+from prunesearch.export.schedules.native import provenance_of
 
 if TYPE_CHECKING:
     from prunesearch.study.front import Front
@@ -36,27 +30,13 @@ __all__ = [
     "import_schedule",
 ]
 
-FORMATS: dict[str, Format] = {
-    row.name: row
-    for row in (
-        JSON,
-        TOME,
-        DIFFRATE,
-        EVIT,
-        DYNAMIC_VIT,
-        POWER_BERT,
-        LENGTH_ADAPTIVE,
-        PRUNA,
-        LIGHTCOMPRESS,
-    )
-}
-
 
 def find_format(name: str) -> Format:
     """Return the format called `name`; raise `PruneSearchError` naming the nearest one on a miss."""
     if name not in FORMATS:
         raise PruneSearchError(f"unknown export format '{name}': {did_you_mean(name, [*FORMATS, *MODEL_FORMATS])}")
-    return FORMATS[name]
+    found: Format = FORMATS[name]
+    return found
 
 
 def export(front: Front, spec: str, to: str = "json", *, lossy: bool = False) -> Exported:

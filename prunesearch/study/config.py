@@ -11,7 +11,7 @@ from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.registry import ENGINES, SAMPLERS
-from prunesearch.cost.timing.modes import MODES
+from prunesearch.cost.timing.modes import check_measurable
 from prunesearch.study.storage.urls import hide_password
 from prunesearch.tasks.table import METRICS, TASKS
 
@@ -57,7 +57,7 @@ class RunConfig(BaseModel):
         eval_batch_size: rows in a batch whose quality is measured.
         dtype: of the model's weights and activations.
         attention: a name in `tasks.loading.ATTENTIONS`.
-        mode: how forwards are executed, a name in `cost.timing.modes.MODES`.
+        mode: how forwards are executed, a name in `RUNTIMES`.
         concurrency: forwards under way at once, the measured one among them.
         length: tokens in a text whose latency is measured; None: from the data.
         length_buckets: measure at four lengths that stand for those of the data (`lengths.bucket_loads`), which are
@@ -154,7 +154,7 @@ class RunConfig(BaseModel):
         for option, value in (("workers", config.workers), ("ray-address", config.ray_address)):
             if value is not None and config.engine != "ray":
                 raise PruneSearchError(f"--{option} {value} needs --engine ray, but got --engine {config.engine}")
-        MODES.entry(config.mode)
+        check_measurable(config.mode)
         if config.across not in ACROSS:
             raise PruneSearchError(f"unknown across '{config.across}': {did_you_mean(config.across, ACROSS)}")
         budget = config.parsed_budget

@@ -291,7 +291,7 @@ BAD = [
     ({"dtypes": ["float8"]}, ["float8", "float16"]),
     ({"attention": "sdpaa"}, ["sdpaa", "did you mean 'sdpa'"]),
     ({"mode": "graph"}, ["graph", "cuda-graph"]),
-    ({"mode": "cuda-graph"}, ["needs a CUDA device", "eager"]),
+    ({"mode": "cuda-graph"}, ["runs on cuda", "eager"]),
     ({"batch_sizes": [8, 0]}, ["batch size >= 1", "0"]),
     ({"name": "My Box"}, ["My Box", "--name my-box"]),
     ({"name": "cuda"}, ["torch device"]),

@@ -21,10 +21,10 @@ from transformers import (
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import MERGES, SCORERS
+from prunesearch.core.registry import MERGES, MODEL_FORMATS, RUNTIMES, SCORERS
 from prunesearch.export.models.huggingface import modelling_file
 from prunesearch.export.models.model_format import ModelOptions, ModelSource
-from prunesearch.export.models.write import MODEL_FORMATS, check_batches, export_model, find_model_format
+from prunesearch.export.models.write import check_batches, export_model, find_model_format
 from tests.support.small_models import CASES, answer, build, inputs_of
 
 EVERY = pytest.mark.parametrize("name", list(MODEL_FORMATS))
@@ -82,7 +82,8 @@ def test_the_row_says_what_it_is(name: str) -> None:
     row = find_model_format(name)
     assert row.name == name
     assert row.tool
-    assert row.runtime
+    assert row.runtime in RUNTIMES
+    assert row.ran_in
     assert MODEL_FORMATS.entry(name).help
     assert f"`{name}`" in DOCS.read_text()
 

@@ -46,7 +46,7 @@ def measure_schedule_energy(
         model: a supported model; left as it was.
         inputs: a batch.
         schedules: what to measure.
-        mode: a name in `modes.MODES`.
+        mode: a name in `RUNTIMES`.
         window_s: least length of a window in seconds.
         repeats: windows of each schedule.
     """

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import data_folder
-from prunesearch.core.registry import MERGES
+from prunesearch.core.registry import MERGES, RUNTIMES
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import parse_method
 from prunesearch.cost.estimate.ops import inputs_to_meta, record, to_meta
-from prunesearch.cost.estimate.roofline import Efficiency, Mode, Roofline, RooflineClock
+from prunesearch.cost.estimate.roofline import Efficiency, Roofline, RooflineClock
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.specs import DTYPES, DeviceSpec, Dtype, read_json, validate
@@ -101,7 +101,7 @@ def estimate_table(
     methods: Sequence[str],
     dtype: Dtype = "float16",
     attention: str = "sdpa",
-    mode: Mode = "eager",
+    mode: str = "eager",
     seed: int = 0,
     estimator: Estimator | None = None,
 ) -> CostTable:
@@ -134,14 +134,14 @@ def estimate_table(
         walker = Walker(Eager(clone, handle, batch), shape, clock)
         walks, host_bound = _walk(walker, clock, shape, grid, methods, seed)
         conditions = {**conditions_of(handle, batch, shape.tokens, mode), "threads": None, "cores": None}
-    conditions["device"] = "cuda"
+    conditions["device"] = spec.kind
     errors, validation = _validation(fitted, spec, host_bound)
     return CostTable(
         status="estimated",
         source=f"estimated for '{spec.name}'",
         shape=shape,
         conditions=conditions,
-        device={"kind": "cuda", "name": spec.name, "estimator": fitted.date, "sources": list(spec.sources)},
+        device={"kind": spec.kind, "name": spec.name, "estimator": fitted.date, "sources": list(spec.sources)},
         cells=_without_samples(cells_of(walks)),
         noise=NoiseRecord(spread=None, drift=None, others=None, noisy=False, why="estimated"),
         seconds=time.monotonic() - start,
@@ -158,7 +158,7 @@ def estimate_latency_ms(
     *,
     dtype: Dtype = "float16",
     attention: str = "sdpa",
-    mode: Mode = "eager",
+    mode: str = "eager",
     schedule: Schedule | None = None,
     estimator: Estimator | None = None,
 ) -> float:
@@ -177,7 +177,7 @@ def _on_meta(
     inputs: Mapping[str, Tensor],
     dtype: str,
     attention: str,
-    mode: Mode,
+    mode: str,
     fitted: Estimator,
 ) -> Iterator[tuple[nn.Module, Handle, dict[str, Tensor], RooflineClock]]:
     """Yield a copy of `model` without weights, its handle, the batch and a clock of the device."""
@@ -287,7 +287,7 @@ def _notes(errors: Errors, conditions: Mapping[str, Any], methods: Sequence[str]
         )
     if host_bound:
         notes.append("launching kernels takes longer than running them: latencies depend on the host's processor")
-    if conditions["mode"] == "cuda-graph":
+    if not RUNTIMES.entry(conditions["mode"]).launches:
         notes.append("no public measurement validates estimates of CUDA graphs")
     sized = [method for method in methods if MERGES.entry(parse_method(method)[1]).makes_sizes]
     if sized and conditions["attention"] == "sdpa":

@@ -17,11 +17,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import RUNTIMES
 from prunesearch.cost.estimate.ops import Op
 from prunesearch.cost.tables.specs import DeviceSpec, Dtype
-
-MODES = ("eager", "compile", "cuda-graph")
-Mode = Literal["eager", "compile", "cuda-graph"]
 
 _TILE = 64  # output rows and columns that one multiprocessor works out at a time
 _QUERIES = 128  # rows of the attention that one multiprocessor takes at a time
@@ -139,20 +137,20 @@ class RooflineClock:
 
     Args:
         roofline: prices the kernels.
-        mode: `eager`; `compile`, where runs of memory-bound kernels are fused into one within the halves of blocks,
-            which alone are compiled (`modes.Compiled`); `cuda-graph`, where launching costs the host nothing.
+        mode: one of torch's in `RUNTIMES`. One that compiles fuses runs of memory-bound kernels into one within the
+            halves of blocks, which alone are compiled (`modes.Compiled`); one without launches costs the host nothing.
 
     A forward leaves a mark at its start, at its end, and before and after each half of a block: every other stretch
     between two marks is the inside of one.
     """
 
-    def __init__(self, roofline: Roofline, mode: Mode = "eager") -> None:
-        if mode not in MODES:
-            raise PruneSearchError(f"mode must be one of {', '.join(MODES)}, but got '{mode}'")
-        self.roofline, self._compiles = roofline, mode == "compile"
-        self._host_costs = {
-            name: 0.0 if mode == "cuda-graph" else us for name, us in roofline.efficiency.host_us.items()
-        }
+    def __init__(self, roofline: Roofline, mode: str = "eager") -> None:
+        row = RUNTIMES.entry(mode)
+        if not row.by_torch:
+            known = ", ".join(name for name in RUNTIMES if RUNTIMES.entry(name).by_torch)
+            raise PruneSearchError(f"mode must be one of torch's ({known}) to be estimated, but got '{mode}'")
+        self.roofline, self._compiles = roofline, row.compiles
+        self._host_costs = {name: us * row.launches for name, us in roofline.efficiency.host_us.items()}
         self._marks = 0
         self._host_us = self._device_us = 0.0
         self._launching_us = self._busy_us = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -38,6 +38,7 @@ class DeviceSpec(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: ClassVar[str] = "cuda"  # of device; what is here is known of no other
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     aliases: tuple[str, ...] = ()

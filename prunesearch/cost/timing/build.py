@@ -63,7 +63,7 @@ def build_table(
         spoiled: says after each forward whether it must not count, as when the GPU throttles.
         seed: of the order of things.
         clock: None for the one that suits the device.
-        mode: how forwards are executed, a name in `modes.MODES`.
+        mode: how forwards are executed, a name in `RUNTIMES`.
         concurrency: stated in the conditions; the caller sees to the load (`concurrency.background_load`).
         label: of the progress bar.
         taken: is given the walks when all are taken.

@@ -5,31 +5,32 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.registry import RUNTIMES, RuntimeRow
 from prunesearch.core.schedule import Schedule
-from prunesearch.core.table import Registry, Row
-from prunesearch.cost.timing.runtimes import Forward, load_onnx, trace, write_onnx
+from prunesearch.cost.devices.device import kind_of
+from prunesearch.cost.timing.runtimes import (
+    Forward,
+    load_onnx,
+    load_openvino,
+    load_program,
+    trace,
+    write_onnx,
+    write_openvino,
+    write_program,
+)
 
 if TYPE_CHECKING:
     from prunesearch.pruning.apply import Handle
 
-_HERE = "prunesearch.cost.timing.modes"
+_TORCH = "torch"  # --runtime: --mode says how
 _WARM_UPS = 3  # forwards before a capture: libraries choose their kernels in the first ones
-
-MODES = Registry(
-    "mode",
-    {
-        "eager": Row(f"{_HERE}:Eager", "op by op, as transformers runs"),
-        "cuda-graph": Row(f"{_HERE}:CudaGraph", "the whole forward captured in one CUDA graph"),
-        "onnxruntime": Row(f"{_HERE}:OnnxRuntime", "the whole forward as one graph in ONNX Runtime, on the CPU"),
-        "compile": Row(f"{_HERE}:Compiled", "torch.compile on each half of a block, stages eager"),
-    },
-)
 
 
 class Eager:
@@ -132,14 +133,24 @@ class CudaGraph(Eager):
         return graph
 
 
-class OnnxRuntime(Eager):
-    """Writes the graph of a schedule once, in the untimed `prepare`, and runs it in ONNX Runtime."""
+class GraphFile(NamedTuple):
+    """How a graph is written into a file of another runtime, and opened there."""
+
+    suffix: str
+    write: Callable[[ExportedProgram, Path], None]
+    load: Callable[[Path], Forward]
+
+
+class Exported(Eager):
+    """Writes the graph of a schedule once, in the untimed `prepare`, and runs it in another runtime, in float32."""
+
+    file: ClassVar[GraphFile]
 
     def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> None:
         super().__init__(model, handle, inputs)
         dtype = next(model.parameters()).dtype
         if dtype != torch.float32:
-            raise PruneSearchError(f"mode 'onnxruntime' computes in float32, but the model is in {dtype}: use float32")
+            raise PruneSearchError(f"an exported graph computes in float32, but the model is in {dtype}: use float32")
         self._forwards: dict[Schedule, Forward] = {}
 
     def prepare(self, schedule: Schedule) -> None:
@@ -147,45 +158,80 @@ class OnnxRuntime(Eager):
         super().prepare(schedule)
         if schedule not in self._forwards:
             with tempfile.TemporaryDirectory() as scratch:
-                path = Path(scratch) / "graph.onnx"
-                write_onnx(trace(self.model, self.inputs), path)
-                self._forwards[schedule] = load_onnx(path)
+                path = Path(scratch) / f"graph{self.file.suffix}"
+                self.file.write(trace(self.model, self.inputs), path)
+                self._forwards[schedule] = self.file.load(path)
 
     def run(self) -> object:
         """One forward of the schedule prepared last."""
         return self._forwards[self.current](self.inputs)
 
     def walk(self, schedule: Schedule, marks: list[Any], mark: Callable[[], Any]) -> None:
-        """Refused: a graph leaves no marks; `runtime_table.measure_runtime_table` measures its pieces."""
-        raise PruneSearchError("a graph in ONNX Runtime cannot be timed piece by piece: use measure_runtime_table")
+        """Refused: a graph leaves no marks; its row in `RUNTIMES` may say how a table is measured otherwise."""
+        raise PruneSearchError("an exported graph cannot be timed piece by piece: use measure_table")
+
+
+class OnnxRuntime(Exported):
+    """See `Exported`."""
+
+    file = GraphFile(".onnx", write_onnx, load_onnx)
+
+
+class OpenVino(Exported):
+    """See `Exported`."""
+
+    file = GraphFile(".xml", write_openvino, load_openvino)
+
+
+class TorchExport(Exported):
+    """See `Exported`."""
+
+    file = GraphFile(".pt2", write_program, load_program)
 
 
 def mode_of(mode: str | None, runtime: str | None) -> str | None:
-    """The mode that `--mode` and `--runtime` come to; None where neither says.
+    """The row of `RUNTIMES` that `--mode` and `--runtime` come to; None where neither says.
 
     Raises:
         PruneSearchError: for an unknown runtime, or a mode of torch beside another runtime.
     """
-    if runtime in (None, "torch"):
+    if runtime in (None, _TORCH):
         return mode
-    if runtime != "onnxruntime":
-        raise PruneSearchError(f"unknown runtime '{runtime}': {did_you_mean(str(runtime), ('torch', 'onnxruntime'))}")
-    if mode not in (None, "onnxruntime"):
+    others = [name for name in RUNTIMES if not RUNTIMES.entry(name).by_torch]
+    if runtime not in others:
+        raise PruneSearchError(f"unknown runtime '{runtime}': {did_you_mean(str(runtime), (_TORCH, *others))}")
+    if mode not in (None, runtime):
         raise PruneSearchError(f"--mode {mode} is one of torch's, but got --runtime {runtime}: leave one of them out")
-    return "onnxruntime"
+    return runtime
+
+
+def check_measurable(mode: str, device: str | torch.device | None = None) -> RuntimeRow:
+    """The row of a runtime in which costs are measured, on `device` (None: somewhere).
+
+    Raises:
+        PruneSearchError: for an unknown runtime, or one that runs exported models only, or not on such a device.
+    """
+    row = RUNTIMES.entry(mode)
+    if not row.table:
+        can = ", ".join(name for name in RUNTIMES if RUNTIMES.entry(name).table)
+        raise PruneSearchError(f"costs are not measured in '{mode}', which runs exported models: use one of {can}")
+    if device is not None and row.devices and kind_of(device).name not in row.devices:
+        raise PruneSearchError(
+            f"'{mode}' runs on {' and '.join(row.devices)}, but got device '{device}': use --mode eager"
+        )
+    return row
 
 
 def runner_for(mode: str, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> Eager:
-    """The runner of a mode.
+    """The runner of a row of `RUNTIMES`.
 
     Raises:
-        PruneSearchError: for an unknown mode, or a mode that the model's device has not.
+        PruneSearchError: for an unknown one, or one that does not run on the model's device.
     """
-    MODES.entry(mode)
-    device = next(iter(inputs.values())).device
-    if mode == "cuda-graph" and device.type != "cuda":
-        raise PruneSearchError(f"mode 'cuda-graph' needs a CUDA device, but the model is on '{device}': use eager")
-    if mode == "onnxruntime" and device.type != "cpu":
-        raise PruneSearchError(f"mode 'onnxruntime' runs on the CPU, but the model is on '{device}': use --device cpu")
-    runner: Eager = MODES.load(mode)(model, handle, inputs)
+    row, device = RUNTIMES.entry(mode), next(iter(inputs.values())).device
+    if row.devices and device.type not in row.devices:
+        raise PruneSearchError(
+            f"'{mode}' runs on {' and '.join(row.devices)}, but the model is on '{device}': use --mode eager"
+        )
+    runner: Eager = RUNTIMES.load(mode)(model, handle, inputs)
     return runner

@@ -39,6 +39,7 @@ from prunesearch.cost.timing.modes import OnnxRuntime
 from prunesearch.cost.timing.runtimes import onnx_session, write_piece
 from prunesearch.cost.timing.samples import Samples
 from prunesearch.cost.timing.unseen import compare, draw_unseen
+from prunesearch.cost.timing.wanted import TableWanted
 from prunesearch.pruning.apply import Handle
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.borders import borrowed
@@ -53,57 +54,43 @@ _ROUNDS = 15
 Key = tuple[Any, ...]
 
 
-def measure_runtime_table(
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    *,
-    counts: Sequence[int],
-    methods: Sequence[str],
-    time_budget_s: float = 45.0,
-    seed: int = 0,
-    patience_s: float = 0.0,
-    concurrency: int = 1,
-    unseen: int = UNSEEN,
-    label: str = "measuring cost table",
-) -> CostTable:
+def measure_runtime_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted: TableWanted) -> CostTable:
     """Measure a cost table of a model in ONNX Runtime on this CPU, and its error on whole graphs it has not seen.
+
+    Making the graphs takes several times as long as the timing.
 
     Args:
         model: a supported classifier on the CPU in float32; left as it was.
         inputs: a batch without padding.
-        counts: tokens after a stage that schedules may ask for, protected ones included.
-        methods: `scorer+merge`, or a merge that needs no scorer.
-        time_budget_s: wall time of the timing, in seconds; making the graphs takes several times as long.
-        seed: of the order of things, and of the schedules.
-        patience_s: wait up to so many seconds for other processes to leave the cores alone.
-        concurrency: forwards under way at once; only 1 is measured here.
-        unseen: schedules for the error, at least 3.
-        label: of the progress bar.
+        wanted: of what; one forward at a time, and 3 to 12 unseen schedules.
 
     Raises:
         PruneSearchError: for a count or method that cannot be, a model that no ONNX file can hold, or blocks that take
             more than hidden states and a mask.
     """
-    if concurrency > 1:
-        raise PruneSearchError(f"--concurrency {concurrency} is not measured in ONNX Runtime: use the runtime torch")
+    if wanted.concurrency > 1:
+        raise PruneSearchError(
+            f"--concurrency {wanted.concurrency} is not measured in ONNX Runtime: use the runtime torch"
+        )
+    unseen = UNSEEN if wanted.unseen is None else min(wanted.unseen, UNSEEN)  # each takes seconds to make
     started, device = time.monotonic(), device_of(inputs)
     kind = kind_of(device)
     with borrowed(model) as handle, tempfile.TemporaryDirectory() as scratch:
         _check_family(handle)
         shape = describe_shape(model, handle, inputs)
-        grid = [*check_counts(counts, shape), shape.tokens]
-        schedules = _whole_schedules(shape, grid, methods, unseen, seed)
+        grid = [*check_counts(wanted.counts, shape), shape.tokens]
+        schedules = _whole_schedules(shape, grid, wanted.methods, unseen, wanted.seed)
         runner = OnnxRuntime(model, handle, inputs)
-        jobs = _Pieces(handle, shape, inputs, Path(scratch), seed).jobs(grid, methods)
+        jobs = _Pieces(handle, shape, inputs, Path(scratch), wanted.seed).jobs(grid, wanted.methods)
         for place, schedule in enumerate(schedules):
             runner.prepare(schedule)  # written now, so that the budget is for timing alone
             jobs["whole", place] = Job(runner.run, partial(runner.prepare, schedule))
-        ready = kind.make_ready(runner.run, device, patience_s)
+        ready = kind.make_ready(runner.run, device, wanted.patience_s)
         found = measure(
-            jobs, clock=kind.clock(), sentinel=("whole", 0), time_budget_s=time_budget_s, min_rounds=_ROUNDS,
-            tolerance=0.005, seed=seed, label=label,
+            jobs, clock=kind.clock(), sentinel=("whole", 0), time_budget_s=wanted.time_budget_s, min_rounds=_ROUNDS,
+            tolerance=0.005, seed=wanted.seed, label=wanted.label,
         )  # fmt: skip
-        conditions = conditions_of(handle, inputs, shape.tokens, "onnxruntime")
+        conditions = conditions_of(handle, inputs, shape.tokens, wanted.mode)
     whole = [found.samples.pop(("whole", place)) for place in range(len(schedules))]
     facts: dict[str, Any] = {
         "status": "measured",
@@ -114,9 +101,9 @@ def measure_runtime_table(
         "seconds": time.monotonic() - started,
         "walks": len(whole[0]),
     }
-    alone = CostTable(**facts, cells=_cells(found.samples, shape, methods, _Scale(1.0, 0.0)))
+    alone = CostTable(**facts, cells=_cells(found.samples, shape, wanted.methods, _Scale(1.0, 0.0)))
     scale = _calibrate(alone, schedules[:CALIBRATION], whole[:CALIBRATION])
-    table = CostTable(**facts, cells=_cells(found.samples, shape, methods, scale))
+    table = CostTable(**facts, cells=_cells(found.samples, shape, wanted.methods, scale))
     held = [0, *range(CALIBRATION, len(schedules))]
     pace = [[1.0] * len(whole[i]) for i in held]
     return compare(table, [schedules[i] for i in held], [whole[i] for i in held], pace)

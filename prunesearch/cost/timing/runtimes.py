@@ -21,10 +21,8 @@ from torch.export import Dim, ExportedProgram
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.table import Registry, Row
 from prunesearch.pruning.apply import handle_of
 
-_HERE = "prunesearch.cost.timing.runtimes"
 OPSET = 18
 OPSETS = range(18, 24)  # what torch's exporter writes and ONNX Runtime reads
 BATCH = "batch"
@@ -38,16 +36,6 @@ class Forward(Protocol):
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the model answers to a batch on the CPU, by the names of its outputs (see `ANSWERS`)."""
-
-
-RUNTIMES = Registry(
-    "runtime",
-    {
-        "torch": Row(f"{_HERE}:load_program", "torch, the graph of a .pt2 file"),
-        "onnxruntime": Row(f"{_HERE}:load_onnx", "ONNX Runtime on the CPU"),
-        "openvino": Row(f"{_HERE}:load_openvino", "OpenVINO on the CPU"),
-    },
-)
 
 
 def answers_of(outputs: Any) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ def measure_schedules(
         seed: of the order.
         label: of the progress bar.
         clock: None for the one that suits the device.
-        mode: how forwards are executed, a name in `modes.MODES`.
+        mode: how forwards are executed, a name in `RUNTIMES`.
         concurrency: forwards under way at once, see `concurrency.background_load`.
 
     Returns:

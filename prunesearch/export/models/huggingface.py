@@ -233,7 +233,8 @@ def load_folder(path: Path) -> Forward:
 HUGGING_FACE = ModelFormat(
     name="hf",
     tool="Hugging Face transformers",
-    runtime="transformers from the folder",
+    runtime="eager",
+    from_file="transformers from the folder",
     write=lambda source, path, options: write(source, path),
     load=load_folder,
     suffix="",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunesearch.core.registry import RUNTIMES
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -45,12 +47,12 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class ModelFormat:
-    """One row of the table of model formats.
+    """A way to write a model; its row is in `core/registry.py`.
 
     Args:
         name: what `--to` takes.
         tool: whose format it is, for people.
-        runtime: where the file was run to check and time it, for people.
+        runtime: what runs what was written, to check and time it: a name in `RUNTIMES`.
         write: `(source, path, options) -> notes`; writes a new file or folder at `path`.
         load: `path -> Forward`.
         suffix: of the file; empty for a folder.
@@ -58,6 +60,7 @@ class ModelFormat:
         applied: True if `write` is to find the schedule applied to the model.
         options: names of the options that it takes.
         unable: scorers and merges that the runtime gets wrong, each with the reason.
+        from_file: how people know that runtime, where the file brings its own.
         proven: False if what is written cannot be run here, but only a part of it.
     """
 
@@ -72,3 +75,9 @@ class ModelFormat:
     options: tuple[str, ...] = ()
     proven: bool = True
     unable: Mapping[str, str] = field(default_factory=dict)
+    from_file: str = ""
+
+    @property
+    def ran_in(self) -> str:
+        """Where the file was run, for people."""
+        return self.from_file or RUNTIMES.entry(self.runtime).shown

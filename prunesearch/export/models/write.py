@@ -1,6 +1,7 @@
 """Exporting a model with a schedule inside: written, checked against the applied model, timed against the unpruned one.
 
-A new format is one `ModelFormat` in a file of its own and one row in `MODEL_FORMATS`; the contract tests pick it up.
+A new format is one `ModelFormat` in a file of its own and one row in
+`MODEL_FORMATS` (`core/registry.py`); the contract tests pick it up.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import MODEL_FORMATS
 from prunesearch.core.schedule import Schedule
-from prunesearch.core.table import Registry, Row
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
 from prunesearch.export.models.record import ModelExport, Timing
 
@@ -24,19 +25,6 @@ if TYPE_CHECKING:
 
     from prunesearch.cost.timing.runtimes import Forward
 
-_GRAPHS = "prunesearch.export.models.graphs"
-MODEL_FORMATS = Registry(
-    "model format",
-    {
-        "hf": Row(
-            "prunesearch.export.models.huggingface:HUGGING_FACE", "Hugging Face folder that needs no prunesearch"
-        ),
-        "onnx": Row(f"{_GRAPHS}:ONNX", "ONNX file, any batch size"),
-        "torch-export": Row(f"{_GRAPHS}:TORCH_EXPORT", ".pt2 file for torch.export.load"),
-        "openvino": Row(f"{_GRAPHS}:OPENVINO", "OpenVINO IR (.xml and .bin)"),
-        "tensorrt": Row(f"{_GRAPHS}:TENSORRT", "ONNX file and the trtexec line that builds an engine of it"),
-    },
-)
 _CHECKED_ROWS = (1, 3)  # batch sizes to check, beside the one that is timed
 
 
@@ -171,7 +159,7 @@ def _check(source: ModelSource, to: ModelFormat, path: Path, notes: tuple[str, .
         )
     sizes = tuple(len(next(iter(batch.values()))) for batch in batches)
     names = tuple(wanted[0])
-    return ModelExport(path, to.name, to.tool, to.runtime, to.proven, notes, error, largest, sizes, outputs=names)
+    return ModelExport(path, to.name, to.tool, to.ran_in, to.proven, notes, error, largest, sizes, outputs=names)
 
 
 def _off(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
@@ -204,7 +192,7 @@ def _time(source: ModelSource, to: ModelFormat, path: Path, options: ModelOption
             found = measure(jobs, clock=clock_for("cpu"), sentinel="eager", time_budget_s=seconds, min_rounds=10)
     ms = {name: s.median_ms for name, s in found.samples.items()}
     return Timing(
-        runtime=f"{to.runtime}, int8" if options.int8 else to.runtime,
+        runtime=f"{to.ran_in}, int8" if options.int8 else to.ran_in,
         device=str(describe_device("cpu")["name"]),
         threads=torch.get_num_threads(),
         batch_size=len(next(iter(inputs.values()))),

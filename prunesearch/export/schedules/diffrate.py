@@ -85,7 +85,6 @@ def _counts(entry: Mapping[Any, Any], key: str, depth: int) -> list[int]:
 DIFFRATE = Format(
     name="diffrate",
     tool="DiffRate",
-    help="DiffRate's compression_rate.json: tokens left by pruning and by merging",
     write=_write,
     read=_read,
     limits="it sorts by CLS attention, then drops, or merges into the most similar kept token",

@@ -63,7 +63,6 @@ def _read(text: str, shape: ModelShape | None, entry: str | None) -> Read:
 DYNAMIC_VIT = Format(
     name="dynamicvit",
     tool="DynamicViT",
-    help="DynamicViT's pruning_loc and token_ratio",
     write=_write,
     read=_read,
     limits="it drops tokens before a block, by a gate that it trains",

@@ -78,7 +78,6 @@ def _read(text: str, shape: ModelShape | None, entry: str | None) -> Read:
 EVIT = Format(
     name="evit",
     tool="EViT",
-    help="EViT's flags: blocks that shrink, one keep rate, fuse or drop",
     write=_write,
     read=_read,
     limits="it has one keep rate for all sites, scores by CLS attention, and fuses at all sites or at none",

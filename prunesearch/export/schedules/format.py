@@ -50,12 +50,11 @@ Reader = Callable[[str, ModelShape | None, str | None], Read]
 
 @dataclass(frozen=True)
 class Format:
-    """One row of the table of formats.
+    """An exchange format; its row is in `core/registry.py`.
 
     Args:
         name: what `--to` and `--from` take.
         tool: whose format it is, for people.
-        help: one line for people.
         write: `(schedule, shape, remarks) -> text`: the nearest that the format can say. Where it has room, `remarks`
             go into the file. What it cannot say is found by reading the text back.
         read: `(text, shape, entry) -> Read`; `entry` picks one of several schedules in a file.
@@ -69,7 +68,6 @@ class Format:
 
     name: str
     tool: str
-    help: str
     write: Writer
     read: Reader
     limits: str

@@ -42,7 +42,6 @@ def _reader(flag: str) -> Reader:
 POWER_BERT = Format(
     name="power-bert",
     tool="PoWER-BERT",
-    help="PoWER-BERT's retention configuration: tokens kept by each block",
     write=_writer("RETENTION_CONFIG", lambda counts: ",".join(map(str, counts))),
     read=_reader("RETENTION_CONFIG"),
     limits="it drops tokens by the attention they receive",
@@ -53,7 +52,6 @@ POWER_BERT = Format(
 LENGTH_ADAPTIVE = Format(
     name="length-adaptive",
     tool="Length-Adaptive Transformer",
-    help="Length-Adaptive Transformer's length_config: tokens kept by each block",
     write=_writer("length_config", lambda counts: str(tuple(counts))),
     read=_reader("length_config"),
     limits="it drops tokens by the attention they receive",

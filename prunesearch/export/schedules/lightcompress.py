@@ -123,7 +123,6 @@ _METHODS: dict[str, Callable[[Mapping[Any, Any], ModelShape], Read]] = {
 LIGHTCOMPRESS = Format(
     name="lightcompress",
     tool="LightCompress",
-    help="LightCompress YAML, section sparse: ToMe, FastV or PyramidDrop",
     write=_write,
     read=_read,
     limits="it merges like ToMe in a vision tower, or drops image tokens before a decoder's block",

@@ -76,7 +76,6 @@ def _read(text: str, shape: ModelShape | None, entry: str | None) -> Read:
 JSON = Format(
     name="json",
     tool="prunesearch",
-    help="prunesearch schedule, for Schedule.from_json",
     write=_write,
     read=_read,
     limits="it can say every schedule",

@@ -57,7 +57,6 @@ def _read(text: str, shape: ModelShape | None, entry: str | None) -> Read:
 PRUNA = Format(
     name="pruna",
     tool="Pruna",
-    help="Pruna's SmashConfig (token_merging): one r for all blocks",
     write=_write,
     read=_read,
     limits=f"it merges by bipartite matching, with one r (at most {_MOST}) for all blocks",

@@ -87,7 +87,6 @@ def _protected(shape: ModelShape) -> int:
 TOME = Format(
     name="tome",
     tool="ToMe",
-    help="ToMe's model.r: tokens removed in each block",
     write=_write,
     read=_read,
     limits="it merges by bipartite matching, at most half of the unprotected tokens a block",

@@ -221,7 +221,7 @@ def exports(study: StudyView, item: Item) -> Children:
     target = ModelShape(shape.depth, shape.tokens, shape.protected, provenance)
     stem = f"{study.name}-{item.id}"
     buttons, changed, refused = [], [], []
-    for form in FORMATS.values():
+    for form in (FORMATS[name] for name in FORMATS):
         try:
             found = export_schedule(item.schedule, form, target, lossy=True)
         except PruneSearchError as error:

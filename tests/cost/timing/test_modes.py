@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import RUNTIMES
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
 from prunesearch.cost.measure import measure_table
-from prunesearch.cost.timing.modes import Compiled, CudaGraph, mode_of, runner_for
+from prunesearch.cost.timing.modes import Compiled, CudaGraph, Eager, check_measurable, mode_of, runner_for
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.borders import borrowed
@@ -51,7 +52,7 @@ def test_a_table_of_a_compiled_model_says_so_and_leaves_the_model_eager(tiny, ba
 
 
 def test_cuda_graphs_need_cuda(tiny, batch):
-    with pytest.raises(PruneSearchError, match="mode 'cuda-graph' needs a CUDA device"):
+    with pytest.raises(PruneSearchError, match="'cuda-graph' runs on cuda, but the model is on 'cpu'"):
         measure_schedules(tiny, batch, SCHEDULES, mode="cuda-graph")
 
 
@@ -153,3 +154,23 @@ def test_a_runtime_comes_to_a_mode():
         mode_of(None, "onnx")
     with pytest.raises(PruneSearchError, match="--mode compile is one of torch's, but got --runtime onnxruntime"):
         mode_of("compile", "onnxruntime")
+    with pytest.raises(PruneSearchError, match="--mode eager is one of torch's, but got --runtime openvino"):
+        mode_of("eager", "openvino")
+
+
+def test_costs_are_measured_where_a_row_says_how():
+    assert check_measurable("cuda-graph").devices == ("cuda",)
+    assert check_measurable("onnxruntime", "cpu").table.endswith(":measure_runtime_table")
+    with pytest.raises(PruneSearchError, match="'cuda-graph' runs on cuda, but got device 'cpu': use --mode eager"):
+        check_measurable("cuda-graph", "cpu")
+    with pytest.raises(PruneSearchError, match=r"not measured in 'openvino', .*: use one of eager, compile"):
+        check_measurable("openvino")
+
+
+def test_a_runtime_from_outside_brings_its_own_table(tiny, batch):
+    def build(model, inputs, wanted):
+        return model, wanted.mode, list(wanted.counts), wanted.unseen
+
+    with RUNTIMES.registered("mine", Eager, "a runtime", shown="Mine", table=build):
+        assert measure_table(tiny, batch, counts=[5], methods=["drop"], mode="mine") == (tiny, "mine", [5], None)
+        assert mode_of("mine", None) == "mine"

@@ -8,11 +8,12 @@ import torch
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import describe_shape
 from prunesearch.cost.timing import runtime_table
 from prunesearch.cost.timing.loop import Job, Measurement
 from prunesearch.cost.timing.modes import Eager
-from prunesearch.cost.timing.runtime_table import _calibrate, _cells, _pairs, _Pieces, _Scale, measure_runtime_table
+from prunesearch.cost.timing.runtime_table import _calibrate, _cells, _pairs, _Pieces, _Scale
 from prunesearch.cost.timing.samples import Noise, Samples
 from prunesearch.pruning.borders import borrowed
 
@@ -79,7 +80,7 @@ def test_a_known_machine_is_priced_right(tiny, batch, monkeypatch):
     monkeypatch.setattr(runtime_table, "OnnxRuntime", KnownRuntime)
     monkeypatch.setattr(_Pieces, "_session", known_session)
     monkeypatch.setattr(runtime_table, "measure", known_measure)
-    table = measure_runtime_table(tiny, batch, counts=GRID, methods=METHODS, unseen=10)
+    table = measure_table(tiny, batch, counts=GRID, methods=METHODS, unseen=10, mode="onnxruntime")
     assert table.conditions["mode"] == "onnxruntime"
     assert table.status == "measured"
     assert table.validation.unseen == 10
@@ -153,12 +154,12 @@ def test_positions_are_refused_in_one_line(tiny, batch, monkeypatch):
         family = handle.encoder.family
     monkeypatch.setitem(family.__dict__, "positions", object())
     with pytest.raises(PruneSearchError, match="take positions too: use the runtime torch"):
-        measure_runtime_table(tiny, batch, counts=GRID, methods=METHODS)
+        measure_table(tiny, batch, counts=GRID, methods=METHODS, mode="onnxruntime")
 
 
 def test_other_requests_are_refused_in_one_line(tiny, batch):
     with pytest.raises(PruneSearchError, match="--concurrency 4 is not measured in ONNX Runtime"):
-        measure_runtime_table(tiny, batch, counts=GRID, methods=METHODS, concurrency=4)
+        measure_table(tiny, batch, counts=GRID, methods=METHODS, concurrency=4, mode="onnxruntime")
 
 
 def test_jobs_cover_every_piece(tiny, batch, tmp_path, monkeypatch):

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import RUNTIMES
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
 from prunesearch.cost.timing.modes import OnnxRuntime, runner_for
-from prunesearch.cost.timing.runtimes import RUNTIMES, load_onnx, needed, onnx_session, trace, write_onnx, write_piece
+from prunesearch.cost.timing.runtimes import load_onnx, needed, onnx_session, trace, write_onnx, write_piece
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.borders import borrowed
 
@@ -97,10 +98,16 @@ def test_the_mode_runs_the_schedule_prepared_last(tiny, batch):
         with pytest.raises(PruneSearchError, match=r"computes in float32, but the model is in torch\.float64"):
             runner_for("onnxruntime", tiny.to(torch.float64), handle, batch)
         tiny.to(torch.float32)
-        with pytest.raises(PruneSearchError, match="runs on the CPU, but the model is on 'meta'"):
+        with pytest.raises(PruneSearchError, match="'onnxruntime' runs on cpu, but the model is on 'meta'"):
             runner_for("onnxruntime", tiny, handle, {"pixel_values": batch["pixel_values"].to("meta")})
 
 
-def test_every_runtime_can_be_loaded_by_name():
-    for name in RUNTIMES:
-        assert callable(RUNTIMES.load(name))
+@pytest.mark.parametrize("mode", [name for name in RUNTIMES if not RUNTIMES.entry(name).by_torch])
+def test_whole_schedules_run_in_every_runtime_that_takes_graphs(tiny, batch, mode):
+    if mode == "openvino":
+        pytest.importorskip("openvino")
+    with borrowed(tiny) as handle, torch.inference_mode():
+        runner = runner_for(mode, tiny, handle, batch)
+        for schedule in (Schedule(), SCHEDULE):
+            runner.prepare(schedule)
+            torch.testing.assert_close(runner.run()["logits"], tiny(**batch).logits, rtol=1e-3, atol=1e-4)

@@ -51,7 +51,7 @@ def fake(off: float = 0.0, asleep_s: float = 0.0, **more) -> ModelFormat:
 
         return forward
 
-    return ModelFormat("onnx", "Fake", "a fake runtime", write, load, ".fake", **more)
+    return ModelFormat("onnx", "Fake", "eager", write, load, ".fake", from_file="a fake runtime", **more)
 
 
 def test_an_export_says_what_was_checked(source, tmp_path):

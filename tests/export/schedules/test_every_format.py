@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from prunesearch.cli.app import main
+from prunesearch.core.registry import FORMATS, MODEL_FORMATS
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
-from prunesearch.export import FORMATS, MODEL_FORMATS
 
 SHAPE = (9, 65, 1)
 _IMPORT = ["--depth", "9", "--tokens", "65", "--protected", "1"]
@@ -68,7 +68,7 @@ def run(monkeypatch, capsys, make_front, tmp_path):
 
 
 def test_the_table_has_every_format():
-    assert EXACT.keys() == FORMATS.keys()
+    assert EXACT.keys() == set(FORMATS)
 
 
 def said(err, name):
@@ -78,7 +78,7 @@ def said(err, name):
 
 
 @pytest.mark.parametrize("spec", PICKS)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", list(FORMATS))
 def test_a_schedule_comes_back_or_is_refused(run, tmp_path, name, spec):
     told = TOLD[PICKS[spec]]
     words = ["export", "demo", "--pick", spec, "--to", name, "-o", "out"]

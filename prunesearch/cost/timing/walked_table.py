@@ -1,0 +1,82 @@
+"""A cost table of what runs op by op: walks that take forwards apart, with whole forwards in between for its error."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from prunesearch.core.registry import RUNTIMES
+from prunesearch.core.schedule import Schedule
+from prunesearch.cost.devices.device import kind_of
+from prunesearch.cost.shape import describe_shape, device_of
+from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.timing.build import build_table, typical_ms
+from prunesearch.cost.timing.concurrency import background_load
+from prunesearch.cost.timing.modes import runner_for
+from prunesearch.cost.timing.samples import Samples
+from prunesearch.cost.timing.unseen import UNSEEN, compare, draw_unseen
+from prunesearch.cost.timing.walk import Walks
+from prunesearch.cost.timing.wanted import TableWanted
+from prunesearch.pruning.borders import borrowed
+
+
+def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted: TableWanted) -> CostTable:
+    """Measure a table and its error in one session: `build_table` with whole forwards of unseen schedules in between.
+
+    Interleaved, the stored error is that of adding pieces up; measured afterwards, it would also hold whatever the
+    machine's speed did meanwhile.
+    """
+    device = device_of(inputs)
+    kind = kind_of(device)
+    ready = kind.make_ready(lambda: model(**inputs), device, wanted.patience_s)
+    with background_load(model, inputs, wanted.concurrency - 1, wanted.mode), borrowed(model) as handle:
+        shape = describe_shape(model, handle, inputs)
+        random_ones = draw_unseen(
+            shape,
+            wanted.counts,
+            wanted.methods,
+            count=UNSEEN if wanted.unseen is None else wanted.unseen,
+            seed=wanted.seed + 1,
+            between=not RUNTIMES.entry(wanted.mode).compiles,
+        )
+        schedules = [Schedule(), *random_ones]
+        samples = [Samples() for _ in schedules]
+        when: list[list[int]] = [[] for _ in schedules]  # the walk before each timing
+        order: list[int] = []
+        rng, timer = random.Random(wanted.seed), wanted.clock or kind.clock()
+        runner = runner_for(wanted.mode, model, handle, inputs)
+        all_walks: list[Walks] = []
+
+        def time_one(walk: int) -> None:
+            if not order:
+                order.extend(rng.sample(range(len(schedules)), len(schedules)))
+            place = order.pop()
+            runner.prepare(schedules[place])
+            begin = timer.mark()
+            runner.run()
+            samples[place].ms.extend(timer.between_ms([begin, timer.mark()]))
+            when[place].append(walk - 1)
+
+        table = build_table(
+            model,
+            inputs,
+            counts=wanted.counts,
+            methods=wanted.methods,
+            time_budget_s=wanted.time_budget_s,
+            min_walks=wanted.min_rounds * len(schedules),
+            between=time_one,
+            spoiled=lambda: bool(kind.slowed(device)),
+            seed=wanted.seed,
+            clock=timer,
+            mode=wanted.mode,
+            concurrency=wanted.concurrency,
+            label=wanted.label,
+            taken=all_walks.append,
+        )
+    table.noise.waited_s = round(ready.waited_s, 1)
+    if ready.doubt:
+        table.noise.noisy, table.noise.why = True, "; ".join(filter(None, (table.noise.why, ready.doubt)))
+    _, pace = typical_ms(all_walks[0])
+    return compare(table, schedules, samples, [[float(pace[i]) for i in walks] for walks in when])
