@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,21 +27,17 @@ Labeller = Callable[[set[Raw], list[str] | None], LabelMap]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many rows each split shall have; None: the default (at most `CAPS`, and what there is)."""
+    """How many rows each split shall have; None: the default (at most `caps`, and what there is)."""
 
     calibration: int | None = None
     holdout: int | None = None
     train: int | None = None
+    caps: Mapping[str, int] = field(default_factory=lambda: CAPS)
 
 
-def few(sizes: Sizes, source: Source, calibration: int, holdout: int) -> Sizes:
-    """`sizes` with smaller defaults, for rows that take long or much memory: so many, and a third at most."""
-    third = max(1, min(map(len, source.splits.values())) // 3)
-    return replace(
-        sizes,
-        calibration=sizes.calibration or min(calibration, third),
-        holdout=sizes.holdout or min(holdout, third),
-    )
+def few(sizes: Sizes, calibration: int, holdout: int) -> Sizes:
+    """`sizes` that take fewer rows unless the user says otherwise, for rows that take long."""
+    return replace(sizes, caps={**CAPS, "calibration": calibration, "holdout": holdout})
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,9 @@ def make_splits(
         order = stratified_order(ids, seed)
         roles = [role for role in CAPS if pools.get(role) == pool]
         start = 0
-        for role, size in _allocate(len(ids), roles, sizes, source.name).items():
+        granted = _allocate(len(ids), roles, sizes, source.name)
+        notes += _unused(len(ids), granted, sizes, pool, len(source.splits) > 1)
+        for role, size in granted.items():
             chosen = order[start : start + size]
             start += size
             numbers = labelled[pool][chosen]
@@ -190,7 +188,7 @@ def _allocate(n: int, roles: list[str], sizes: Sizes, source: str) -> dict[str, 
     """Share the `n` rows of a pool among the roles that draw from it.
 
     What was asked for is granted or refused; of the others, the last gets what is left and the ones before
-    it at most a third of the pool, none more than its cap.
+    it at most a third of the pool, none more than `sizes.caps` says.
     """
     asked = {role: size for role in roles if (size := getattr(sizes, role)) is not None}
     open_roles = [role for role in roles if role not in asked]
@@ -205,9 +203,21 @@ def _allocate(n: int, roles: list[str], sizes: Sizes, source: str) -> dict[str, 
     for i, role in enumerate(open_roles):
         others = len(open_roles) - i - 1
         share = left if others == 0 else max(1, min(n // 3, left - others))
-        granted[role] = min(CAPS[role], share)
+        granted[role] = min(sizes.caps[role], share)
         left -= granted[role]
     return {role: granted[role] for role in roles}
+
+
+def _unused(n: int, granted: dict[str, int], sizes: Sizes, pool: str, several: bool) -> list[str]:
+    """Say it where the user's rows are not all used: how many are, and what takes more."""
+    left = n - sum(granted.values())
+    if left == 0:
+        return []
+    where = f" of '{pool}'" if several else ""
+    capped = [role for role in granted if getattr(sizes, role) is None]
+    more = f"; more with {', '.join(f'{role}=N' for role in capped)}" if capped else ", as asked"
+    used = " and ".join(f"{size} for {role}" for role, size in granted.items())
+    return [f"of the {n} rows{where} {used} are used{more}"]
 
 
 def _drop_duplicates(parts: dict[str, Part], columns: Columns, source: Source) -> tuple[dict[str, Part], list[str]]:

@@ -25,7 +25,7 @@ from prunesearch.tasks.pixels import Pixels, Processor
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import DETECTION
 
-_CALIBRATION, _HOLDOUT = 100, 300  # rows, unless the user says otherwise: images of this size fill the memory
+_CALIBRATION, _HOLDOUT = 100, 300  # rows, unless the user says otherwise: images of this size take long
 _SURE = 0.5  # probability from which on a detection is shown
 
 
@@ -99,7 +99,7 @@ def load_detection_task(request: TaskRequest) -> Task:
         )
     source = request.source
     annotations = find_annotations(source, request.columns, request.config.id2label)
-    sizes = few(request.sizes, source, _CALIBRATION, _HOLDOUT)
+    sizes = few(request.sizes, _CALIBRATION, _HOLDOUT)
     splits = make_splits(
         source, annotations.columns, lambda raw, names: LabelMap(["row"], {0: 0}), sizes, seed=request.seed
     )

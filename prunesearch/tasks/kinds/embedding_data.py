@@ -44,7 +44,7 @@ def load_retrieval_task(request: TaskRequest) -> Task:
 def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
     names = _columns(request, kind)
     columns = Columns(None, text=names["text"], text_pair=names["text_pair"])
-    sizes = few(request.sizes, request.source, _CALIBRATION, _HOLDOUT) if kind == RETRIEVAL else request.sizes
+    sizes = few(request.sizes, _CALIBRATION, _HOLDOUT) if kind == RETRIEVAL else request.sizes
     splits = split_rows(request.source, columns, sizes, seed=request.seed)
     tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
     model, _ = request.load_model(AutoModel)

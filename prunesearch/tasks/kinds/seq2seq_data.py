@@ -47,7 +47,7 @@ def load_summary_task(request: TaskRequest) -> Task:
 def _load(request: TaskRequest, kind: str) -> Task:
     source = _flat(request.source)
     text, target = pair_columns(source, next(iter(source.splits.values())), kind, request.columns)
-    sizes = few(request.sizes, source, _CALIBRATION, _HOLDOUT)
+    sizes = few(request.sizes, _CALIBRATION, _HOLDOUT)
     columns = Columns(None, text=text, text_pair=target)
     splits = split_rows(source, columns, sizes, seed=request.seed)
     tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")

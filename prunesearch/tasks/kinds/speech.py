@@ -30,7 +30,7 @@ Encoded = list[list[int]]
 def load_speech_task(request: TaskRequest) -> Task:
     """Load model, sounds and transcripts, and return the task."""
     columns, texts = find_transcripts(request)
-    sizes = few(request.sizes, request.source, _CALIBRATION, _HOLDOUT)
+    sizes = few(request.sizes, _CALIBRATION, _HOLDOUT)
     splits = make_splits(
         request.source, columns, lambda raw, names: LabelMap(["row"], {0: 0}), sizes, seed=request.seed
     )

@@ -21,7 +21,7 @@ from prunesearch.tasks.pixels import Pixels, Processor
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import VIDEO
 
-_CALIBRATION, _HOLDOUT = 150, 300  # rows, unless the user says otherwise: frames fill the memory
+_CALIBRATION, _HOLDOUT = 150, 300  # rows, unless the user says otherwise: each is many frames
 
 
 def load_video_task(request: TaskRequest) -> Task:
@@ -31,7 +31,7 @@ def load_video_task(request: TaskRequest) -> Task:
             f"video classification needs a checkpoint with that head, but '{request.model_id}' has "
             f"{', '.join(request.config.architectures or ['none'])}: use a fine-tuned one"
         )
-    sizes = few(request.sizes, request.source, _CALIBRATION, _HOLDOUT)
+    sizes = few(request.sizes, _CALIBRATION, _HOLDOUT)
     return load_classifier(request, VIDEO, "video", AutoModelForVideoClassification, load_videos, sizes)[0]
 
 

@@ -6,7 +6,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.columns import Columns
 from prunesearch.tasks.data.labels import free_labels
 from prunesearch.tasks.data.sources import Source
-from prunesearch.tasks.data.split import Sizes, make_splits, stratified_order
+from prunesearch.tasks.data.split import Sizes, few, make_splits, stratified_order
 
 COLUMNS = Columns(label="label", text="text")
 
@@ -127,3 +127,28 @@ def test_splits_that_do_not_match():
         split({"validation": unlike[0], "test": unlike[1]})
     with pytest.raises(PruneSearchError, match="every label"):
         split({"all": table(3, labels=[-1, -1, -1])})
+
+
+def test_rows_given_as_two_files_are_all_used_whatever_a_rows_cost():
+    files = {"calibration": table(80, "a"), "holdout": table(160, "b")}
+    for sizes in (Sizes(), few(Sizes(), 200, 500)):
+        result = split(files, sizes)
+        assert {role: len(part.labels) for role, part in result.parts.items()} == {"calibration": 80, "holdout": 160}
+        assert not any("are used" in note for note in result.notes)
+
+
+def test_rows_that_are_not_used_are_counted_in_a_note():
+    result = split({"all": table(900)}, few(Sizes(), 100, 200))
+    assert {role: len(part.labels) for role, part in result.parts.items()} == {"calibration": 100, "holdout": 200}
+    assert "of the 900 rows 100 for calibration and 200 for holdout are used; more with calibration=N, holdout=N" in (
+        result.notes
+    )
+    asked = split({"all": table(100)}, few(Sizes(calibration=30, holdout=40), 10, 20))
+    assert {role: len(part.labels) for role, part in asked.parts.items()} == {"calibration": 30, "holdout": 40}
+    assert any(note.endswith("are used, as asked") for note in asked.notes)
+
+
+def test_a_row_is_named_by_its_place_in_the_data():
+    part = split({"all": table(30, labels=[-1, *[0, 1] * 14, 1])}).parts["holdout"]
+    for place, text in enumerate(part.rows["text"][:]):
+        assert part.name_of(place) == f"row {int(text.split()[1]) + 1} of 'data'"
