@@ -12,9 +12,13 @@ from prunesearch.cli.border import answer, interruptible, quietly
 from prunesearch.cli.dashboard import register as register_dashboard
 from prunesearch.cli.devices import StudyArgument, register
 from prunesearch.cli.export import register as register_export
+from prunesearch.cli.listing import explained, listed, modes, runtimes
 from prunesearch.cli.models import register as register_models
+from prunesearch.cli.names import register as register_names
 from prunesearch.cli.values import SeveralValues, parse_loads
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, ENGINES, LOGGERS, SAMPLERS
+from prunesearch.tasks.table import METRICS, TASKS
 
 app = typer.Typer(
     add_completion=False,
@@ -49,15 +53,12 @@ def run(
         str | None,
         typer.Option(help="Parquet, CSV, TSV, JSONL, image folder, Hub id, or CALIBRATION,HOLDOUT."),
     ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="A kind of task, as in text-classification; none: from head and data.")
-    ] = None,
+    task: Annotated[str | None, typer.Option(help=f"{listed(TASKS)}; none: from head and data.")] = None,
     columns: Annotated[str | None, typer.Option(help="Column names by role, as in text=review,label=stars.")] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="What quality is: accuracy, macro_f1, mcc, ...; none: by task.")
-    ] = None,
+    metric: Annotated[str | None, typer.Option(help=f"What quality is: {listed(METRICS)}; none: by task.")] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:N: measured now; or a name of `prunesearch devices`.")
+        str | None,
+        typer.Option(help=f"{listed(DEVICE_KINDS)}, cuda:N: measured now; or a name of `prunesearch devices`."),
     ] = None,
     budget: Annotated[
         str | None,
@@ -77,19 +78,17 @@ def run(
     across: Annotated[
         str | None, typer.Option(help="Of several batch sizes or lengths: mean (weighted; default) or worst.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    attention: Annotated[str | None, typer.Option("--attn", help="sdpa, eager or flash.")] = None,
-    mode: Annotated[str | None, typer.Option(help="eager, cuda-graph or compile: as you will deploy it.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="What will run the model: torch or onnxruntime.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"{listed(DTYPES, 'float32')}.")] = None,
+    attention: Annotated[str | None, typer.Option("--attn", help=f"{listed(ATTENTIONS, 'sdpa')}.")] = None,
+    mode: Annotated[str | None, typer.Option(help=f"{modes()}: as you will deploy it.")] = None,
+    runtime: Annotated[str | None, typer.Option(help=f"What will run the model: {runtimes()}.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests under way at once, if you serve several.")] = None,
     length: Annotated[
         list[str] | None,
         typer.Option(help="Tokens of a text whose latency counts: 128, several, or `buckets` of the data."),
     ] = None,
     space: Annotated[str | None, typer.Option(help="YAML file of a search space, or a name in search_spaces/.")] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="guided (default), tpe, nsga2, nsga3, gp, evolution, qmc or random.")
-    ] = None,
+    sampler: Annotated[str | None, typer.Option(help=f"{explained(SAMPLERS, 'guided')}.")] = None,
     trials: Annotated[
         int | None, typer.Option(help="Schedules to evaluate; none: until the front has converged.")
     ] = None,
@@ -98,14 +97,14 @@ def run(
         bool | None,
         typer.Option("--race/--no-race", help="Stop a schedule where a cheaper one has beaten it (default)."),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="local or ray: where schedules are evaluated.")] = None,
+    engine: Annotated[str | None, typer.Option(help=f"{explained(ENGINES, 'local')}.")] = None,
     workers: Annotated[int | None, typer.Option(help="Of the ray engine; none: one a core, or a GPU.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; none: this machine.")] = None,
     storage: Annotated[
         str | None,
         typer.Option(help="Database that several processes share: postgresql+psycopg://...; none: study.db."),
     ] = None,
-    log: Annotated[str | None, typer.Option(help="Tell the finished study to tensorboard, mlflow or wandb.")] = None,
+    log: Annotated[str | None, typer.Option(help=f"Tell the finished study to {listed(LOGGERS)}.")] = None,
     start_from: Annotated[
         list[str] | None, typer.Option(help="Schedule file to try first, as of prunesearch import; may be repeated.")
     ] = None,
@@ -175,6 +174,7 @@ register(app)
 register_export(app)
 register_models(app)
 register_dashboard(app)
+register_names(app)
 
 
 def parse_columns(text: str) -> dict[str, str]:

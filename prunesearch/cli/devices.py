@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from prunesearch.cli.border import interruptible, quietly
+from prunesearch.cli.listing import listed, modes, runtimes
 from prunesearch.cli.values import SeveralValues
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import ATTENTIONS, DEVICE_KINDS, DTYPES
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study under studies/, or its folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
@@ -21,13 +23,13 @@ def profile(
         list[str] | None,
         typer.Option(help="Shapes (deit-tiny deit-small …), folders or Hub ids; none: the built-in shapes."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
+    device: Annotated[str, typer.Option(help=f"{listed(DEVICE_KINDS)}, cuda:N.")] = "cpu",
     name: Annotated[str | None, typer.Option(help="Name of the profile; none: made from the device's.")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(help="As in 1 8 32, which is the default.")] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="float32 (default), bfloat16, float16, or several.")] = None,
-    attention: Annotated[str, typer.Option("--attn", help="sdpa, eager or flash.")] = "sdpa",
-    mode: Annotated[str | None, typer.Option(help="eager, cuda-graph or compile; none: eager.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="What will run the model: torch or onnxruntime.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help=f"{listed(DTYPES, 'float32')}, or several.")] = None,
+    attention: Annotated[str, typer.Option("--attn", help=f"{listed(ATTENTIONS, 'sdpa')}.")] = "sdpa",
+    mode: Annotated[str | None, typer.Option(help=f"{modes()}; none: eager.")] = None,
+    runtime: Annotated[str | None, typer.Option(help=f"What will run the model: {runtimes()}.")] = None,
     concurrency: Annotated[int, typer.Option(help="Forwards under way at once: measure one among others.", min=1)] = 1,
     length: Annotated[int | None, typer.Option(help="Tokens of a text (128).")] = None,
     energy: Annotated[bool, typer.Option("--energy", help="Measure energy too (minutes a table).")] = False,
@@ -84,7 +86,7 @@ def devices(json: JsonOption = False) -> None:
 def verify(
     study: StudyArgument,
     device: Annotated[
-        str | None, typer.Option(help="Torch device to measure on: cpu, cuda, cuda:N; none: the study's.")
+        str | None, typer.Option(help="Torch device to measure on: cpu, cuda:N, ...; none: the study's.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="Wall time of the measurement.", min=0.0)] = 25.0,
     quiet: QuietOption = False,
@@ -131,8 +133,8 @@ def flops(
     ] = "unpruned",
     batch_size: Annotated[int, typer.Option(help="Rows of the batch whose memory counts.", min=1)] = 1,
     length: Annotated[int | None, typer.Option(help="Tokens of a text (128).")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help=f"{listed(DEVICE_KINDS)}, cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help=f"{listed(DTYPES)}.")] = "float32",
     attention: Annotated[str, typer.Option("--attn", help="sdpa or eager.")] = "sdpa",
     json: JsonOption = False,
 ) -> None:

@@ -114,6 +114,19 @@ CHANGES: Registry[Row] = make_table("kind of change", {}, Row, "changes")
 
 _SAMPLERS = "prunesearch.search.samplers.build"
 
+_CURVES = "prunesearch.search.space.progressive"
+
+# how the kept fraction falls from 1 to `end`: `(part of the way, end) -> fraction`
+CURVES = make_table(
+    "curve",
+    {
+        "linear": Row(f"{_CURVES}:linear", "by as many tokens everywhere"),
+        "cosine": Row(f"{_CURVES}:cosine", "slowly at both ends"),
+        "geometric": Row(f"{_CURVES}:geometric", "by the same share everywhere"),
+    },
+    Row,
+)
+
 SAMPLERS = make_table(
     "sampler",
     {
@@ -238,6 +251,28 @@ RUNTIMES = make_table(
     RuntimeRow,
 )
 
+# `load` gives torch's own
+DTYPES = make_table(
+    "dtype",
+    {
+        "float32": Row("torch:float32", "as most checkpoints are; on a CPU the fastest"),
+        "bfloat16": Row("torch:bfloat16", "half the memory, the range of float32"),
+        "float16": Row("torch:float16", "half the memory, three bits finer than bfloat16"),
+    },
+    Row,
+)
+
+# `load` gives transformers' name
+ATTENTIONS = make_table(
+    "attention",
+    {
+        "sdpa": Row("sdpa", "torch's fused attention"),
+        "eager": Row("eager", "products and a softmax, one after the other"),
+        "flash": Row("flash_attention_2", "the package flash-attn; no token sizes"),
+    },
+    Row,
+)
+
 _ENERGY = "prunesearch.cost.energy"
 
 # in the order tried
@@ -299,6 +334,34 @@ MODEL_FORMATS = make_table(
     Row,
 )
 
+# -- watching ------------------------------------------------------------------------------------------------------
+
+_LOGGERS = "prunesearch.report.loggers"
+
+
+@dataclass(frozen=True)
+class LoggerRow(Row):
+    """An experiment tracker. `modules`: what serves it, the first that is there; `package`: what to install."""
+
+    modules: tuple[str, ...] = ()
+    package: str = ""
+
+
+LOGGERS = make_table(
+    "logger",
+    {
+        "tensorboard": LoggerRow(
+            f"{_LOGGERS}:to_tensorboard",
+            "TensorBoard, into the study's folder",
+            ("torch.utils.tensorboard", "tensorboardX"),
+            "tensorboard",
+        ),
+        "mlflow": LoggerRow(f"{_LOGGERS}:to_mlflow", "MLflow", ("mlflow",), "mlflow"),
+        "wandb": LoggerRow(f"{_LOGGERS}:to_wandb", "Weights & Biases", ("wandb",), "wandb"),
+    },
+    LoggerRow,
+)
+
 # -- all of them ---------------------------------------------------------------------------------------------------
 
 # what a newcomer may ask for by name; a text says where a table of another room is
@@ -310,11 +373,15 @@ TABLES: dict[str, Registry[Any] | str] = {
     "samplers": SAMPLERS,
     "engines": ENGINES,
     "spaces": SPACES,
+    "curves": CURVES,
     "devices": DEVICE_KINDS,
     "runtimes": RUNTIMES,
     "energy_counters": COUNTERS,
+    "dtypes": DTYPES,
+    "attentions": ATTENTIONS,
     "formats": FORMATS,
     "model_formats": MODEL_FORMATS,
+    "loggers": LOGGERS,
     "tasks": "prunesearch.tasks.table:TASKS",
     "metrics": "prunesearch.tasks.table:METRICS",
 }

@@ -1,23 +1,23 @@
 """A finished study told to an experiment tracker: TensorBoard, MLflow or Weights & Biases, if that is installed.
 
-A new one is a function and a row in `LOGGERS`.
+A new one is a function and a row in `LOGGERS` (`core/registry.py`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import LOGGERS
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
 from prunesearch.study.storage.reader import Trial
 
 _PROJECT = "prunesearch"
-Logger = Callable[[StudyFolder, Front, Sequence[Trial]], str]
 
 
 def log_study(name: str, folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
@@ -37,7 +37,7 @@ def log_study(name: str, folder: StudyFolder, front: Front, trials: Sequence[Tri
     """
     check_logger(name)
     try:
-        return LOGGERS[name](folder, front, [trial for trial in trials if trial.complete])
+        return str(LOGGERS[name](folder, front, [trial for trial in trials if trial.complete]))
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PruneSearchError(f"{name} did not take the study ({reason}); its own files are complete") from None
@@ -45,8 +45,6 @@ def log_study(name: str, folder: StudyFolder, front: Front, trials: Sequence[Tri
 
 def check_logger(name: str) -> None:
     """Refuse a name that is not in `LOGGERS`, or whose package is missing: to be called before a run, not after it."""
-    if name not in LOGGERS:
-        raise PruneSearchError(f"unknown logger '{name}': {did_you_mean(name, LOGGERS)}")
     _package(name)
 
 
@@ -72,7 +70,8 @@ def scalars(front: Front, trials: Sequence[Trial]) -> list[tuple[int, dict[str, 
     return found
 
 
-def _tensorboard(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+def to_tensorboard(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+    """See `log_study`."""
     place = folder.path / "tensorboard"
     writer = _package("tensorboard").SummaryWriter(str(place))
     try:
@@ -86,7 +85,8 @@ def _tensorboard(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> 
     return f"tensorboard --logdir {place}"
 
 
-def _mlflow(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+def to_mlflow(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+    """See `log_study`."""
     mlflow = _package("mlflow")
     mlflow.set_experiment(_PROJECT)
     with mlflow.start_run(run_name=front.study) as run:
@@ -99,7 +99,8 @@ def _mlflow(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
     return f"MLflow run {run.info.run_id}"
 
 
-def _wandb(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+def to_wandb(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+    """See `log_study`."""
     wandb = _package("wandb")
     run = wandb.init(project=_PROJECT, name=front.study, config=front.config)
     try:
@@ -124,22 +125,13 @@ def _files(folder: StudyFolder) -> list[str]:
     return [str(path) for path in (folder.front, folder.report) if path.exists()]
 
 
-LOGGERS: dict[str, Logger] = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}
-# Modules that serve each, the first that is there; and what to install if none is.
-_MODULES: dict[str, tuple[tuple[str, ...], str]] = {
-    "tensorboard": (("torch.utils.tensorboard", "tensorboardX"), "tensorboard"),
-    "mlflow": (("mlflow",), "mlflow"),
-    "wandb": (("wandb",), "wandb"),
-}
-
-
 def _package(name: str) -> Any:
-    modules, package = _MODULES[name]
-    for module in modules:
+    row = LOGGERS.entry(name)
+    for module in row.modules:
         found = _imported(module)
         if found is not None:
             return found
-    raise PruneSearchError(f"--log {name} needs a package that is not installed: pip install {package}")
+    raise PruneSearchError(f"--log {name} needs a package that is not installed: pip install {row.package}")
 
 
 def _imported(module: str) -> ModuleType | None:

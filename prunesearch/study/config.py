@@ -56,7 +56,7 @@ class RunConfig(BaseModel):
             worst.
         eval_batch_size: rows in a batch whose quality is measured.
         dtype: of the model's weights and activations.
-        attention: a name in `tasks.loading.ATTENTIONS`.
+        attention: a name in `ATTENTIONS`.
         mode: how forwards are executed, a name in `RUNTIMES`.
         concurrency: forwards under way at once, the measured one among them.
         length: tokens in a text whose latency is measured; None: from the data.

@@ -13,30 +13,24 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
-from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.registry import DEVICE_KINDS
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import ATTENTIONS, DEVICE_KINDS, DTYPES
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.tasks.batches import Inputs
 from prunesearch.tasks.data.sources import one_line
 from prunesearch.tasks.hush import quiet_libraries
 
-# attention by the name users give it: transformers' name of the implementation
-ATTENTIONS = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
 
 def check_dtype(name: str) -> torch.dtype:
     """Return the torch dtype of "float32", "float16" or "bfloat16"."""
-    if name not in DTYPES:
-        raise PruneSearchError(f"unknown dtype '{name}': {did_you_mean(name, DTYPES)}")
-    return DTYPES[name]
+    found: torch.dtype = DTYPES[name]
+    return found
 
 
 def check_attention(name: str) -> str:
     """Return transformers' name of the attention "sdpa", "eager" or "flash"."""
-    if name not in ATTENTIONS:
-        raise PruneSearchError(f"unknown attention '{name}': {did_you_mean(name, ATTENTIONS)}")
-    return ATTENTIONS[name]
+    found: str = ATTENTIONS[name]
+    return found
 
 
 def check_device(name: str) -> torch.device:

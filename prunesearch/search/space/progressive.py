@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from pydantic import Field, field_validator
 
-from prunesearch.core.errors import did_you_mean
+from prunesearch.core.registry import CURVES
 from prunesearch.search.space.listed import ListedSpace, Shape, step
 from prunesearch.search.space.space import Space, SpaceFile
 
-# Fraction kept at the part `t` (0 to 1) of the way to `end`.
-CURVES: dict[str, Callable[[float, float], float]] = {
-    "linear": lambda t, end: 1 - (1 - end) * t,
-    "cosine": lambda t, end: 1 - (1 - end) * (1 - math.cos(math.pi * t)) / 2,
-    "geometric": lambda t, end: end**t,
-}
+
+def linear(t: float, end: float) -> float:
+    """Fraction kept at the part `t` (0 to 1) of the way to `end`."""
+    return 1 - (1 - end) * t
+
+
+def cosine(t: float, end: float) -> float:
+    """As `linear`."""
+    return 1 - (1 - end) * (1 - math.cos(math.pi * t)) / 2
+
+
+def geometric(t: float, end: float) -> float:
+    """As `linear`."""
+    return float(end**t)
 
 
 class ProgressiveFile(SpaceFile):
@@ -26,14 +34,13 @@ class ProgressiveFile(SpaceFile):
 
     kind: Literal["progressive"] = "progressive"
     max_stages: int = Field(default=512, ge=1)
-    curves: list[str] = Field(default=list(CURVES), min_length=1)
+    curves: list[str] = Field(default_factory=lambda: list(CURVES), min_length=1)
 
     @field_validator("curves")
     @classmethod
     def _curves(cls, names: list[str]) -> list[str]:
         for name in names:
-            if name not in CURVES:
-                raise ValueError(f"unknown curve '{name}': {did_you_mean(name, CURVES)}")
+            CURVES.entry(name)
         return names
 
     def fit(self, depth: int, tokens: int, protected: int, methods: list[str] | None = None) -> Space:

@@ -1,0 +1,62 @@
+"""The command that prints every table of names. It parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Annotated, Any
+
+import typer
+
+from prunesearch.cli.devices import JsonOption
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import TABLES, find_table
+from prunesearch.core.table import Registry
+
+_WIDTH = 80
+
+
+def names(
+    table: Annotated[
+        str | None, typer.Argument(help=f"{', '.join(TABLES)}; none: all of them.", metavar="[KIND]")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """List what can be asked for by name, and what plug-ins add."""
+    found: dict[str, dict[str, str]] = {}
+    for kind in TABLES if table is None else [table]:
+        rows, broken = describe(find_table(kind))
+        found[kind] = rows
+        for line in broken:
+            typer.echo(f"prunesearch: {line}", err=True)
+    if json:
+        import json as form
+
+        typer.echo(form.dumps(found, indent=2))
+        return
+    typer.echo("\n\n".join(as_text(kind, rows) for kind, rows in found.items() if rows))
+
+
+def describe(table: Registry[Any]) -> tuple[dict[str, str], list[str]]:
+    """Each name with its line of help, and one line for each plug-in that cannot be loaded."""
+    rows, broken = {}, []
+    for name in table:
+        try:
+            rows[name] = table.entry(name).help
+        except PruneSearchError as error:
+            broken.append(str(error))
+    return rows, broken
+
+
+def as_text(kind: str, rows: dict[str, str]) -> str:
+    """A table in 80 columns."""
+    wide = max(map(len, rows)) + 2
+    lines = [
+        textwrap.fill(help_, _WIDTH, initial_indent=f"  {name:<{wide}}", subsequent_indent=" " * (wide + 2))
+        for name, help_ in rows.items()
+    ]
+    return "\n".join([kind, *lines])
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    app.command()(names)
