@@ -101,7 +101,7 @@ def overhead(sampler: str, trials: int, folder: Path) -> list[dict[str, float]]:
     space = Space(SpaceFile.load(None), DEPTH, TOKENS, 1)
     space = space.with_methods(space.methods[:6])
     costs = FlatCosts()
-    study = open_study(folder / f"{sampler}.db")
+    study = open_study(folder / f"{sampler}.journal")
     objective = Objective("latency", costs, costs.predict(Schedule()))
     search = Search(study, sampler, space, [objective], sensitivities=one_stage(space), seed=1)
     generator = torch.Generator().manual_seed(0)
@@ -161,7 +161,7 @@ def scaling(trials: int, rows: int) -> list[dict[str, float | str]]:
         with tempfile.TemporaryDirectory() as folder:
             costs = FlatCosts(9, 65)
             objective = Objective("latency", costs, 10 * costs.predict(Schedule()))
-            search = Search(open_study(Path(folder) / "s.db"), "random", space, [objective], race=False)
+            search = Search(open_study(Path(folder) / "s.journal"), "random", space, [objective], race=False)
             search.enqueue(schedules)
             engine = ENGINES.load(name)(EngineContext(evaluate, load, workers if name == "ray" else None))
             busy, times = os.getloadavg()[0], []

@@ -102,7 +102,7 @@ def run(
     ray_address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; none: this machine.")] = None,
     storage: Annotated[
         str | None,
-        typer.Option(help="Database that several processes share: postgresql+psycopg://...; none: study.db."),
+        typer.Option(help="Database that several processes share: postgresql+psycopg://...; none: a file."),
     ] = None,
     log: Annotated[str | None, typer.Option(help=f"Tell the finished study to {listed(LOGGERS)}.")] = None,
     start_from: Annotated[
@@ -219,7 +219,7 @@ def _log(name: str, front: Any, storage: str | None) -> None:
     from prunesearch.study.storage.reader import TrialReader
 
     folder, _ = load_front(front.study)
-    reader = TrialReader(storage or f"sqlite:///{folder.database}", None if storage is None else folder.name)
+    reader = TrialReader(storage or folder.journal, None if storage is None else folder.name)
     reader.refresh()
     typer.echo(log_study(name, folder, front, reader.trials), err=True)
 

@@ -50,10 +50,10 @@ def _copy(studies: list[str], target: Path) -> None:
     if len(studies) != 1:
         raise PruneSearchError(f"`--optuna-copy FILE` takes one study, but got {len(studies)}: name one")
     folder = resolve_study(studies[0])
-    if not folder.database.exists():
-        raise PruneSearchError(f"{folder.path} has no study.db: its trials are in the storage that the run was given")
-    count = copy_for_optuna_dashboard(folder.database, target)
-    typer.echo(f"written: {target} ({count} trials have constraints); optuna-dashboard sqlite:///{target}", err=True)
+    if folder.trials is None:
+        raise PruneSearchError(f"{folder.path} has no trials: they are in the storage that the run was given")
+    count = copy_for_optuna_dashboard(folder.trials, target)
+    typer.echo(f"written: {target} ({count} trials have constraints); optuna-dashboard {target}", err=True)
 
 
 def register(app: typer.Typer) -> None:

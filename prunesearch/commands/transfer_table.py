@@ -30,9 +30,9 @@ def transfer_study(
     """
     profile = find_profile(to)
     place = study_place(folder, front.config.get("storage"))
-    if place["where"] == folder.database and not folder.database.exists():
+    if place["where"] == folder.journal and folder.trials is None:
         raise PruneSearchError(
-            f"study '{folder.name}' has no {folder.database.name}, whose trials are priced anew: run the same "
+            f"study '{folder.name}' has no {folder.journal.name}, whose trials are priced anew: run the same "
             "`prunesearch run` again"
         )
     config = RunConfig.build(**{**front.config, "device": "cpu"})

@@ -72,8 +72,8 @@ class RunConfig(BaseModel):
         engine: a name in `ENGINES`: where schedules are evaluated.
         workers: of the ray engine; None: one for each core, or for each GPU.
         ray_address: of a running Ray cluster; None: workers on this machine.
-        storage: URL of a database that several processes share, as Optuna takes it; None: study.db in the study folder.
-            Its password is neither shown nor written down.
+        storage: URL of a database that several processes share, as Optuna takes it; None: study.journal in the
+            study folder. Its password is neither shown nor written down.
         timeout_s: no new trial starts after so many seconds of search; None: no limit.
         calibration, holdout: rows of each split; None: from the data.
         search_samples: calibration rows that a trial is evaluated on.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prunesearch.study.front import Front
 
 DEFAULT_ROOT = Path("studies")
-_MARKERS = ("config.yaml", "study.db", "front.json")
+_MARKERS = ("config.yaml", "study.journal", "study.db", "front.json")
 _NAME_RULE = "use letters, digits, '-', '_' and '.', as in vit-cpu-10ms"
 _MAX_NAME = 100
 
@@ -54,9 +54,15 @@ class StudyFolder:
         return self.path / "config.yaml"
 
     @property
-    def database(self) -> Path:
-        """`study.db`: the Optuna study (SQLite)."""
-        return self.path / "study.db"
+    def journal(self) -> Path:
+        """`study.journal`: the Optuna study."""
+        return self.path / "study.journal"
+
+    @property
+    def trials(self) -> Path | None:
+        """The file that the trials are in: the journal, or `study.db` of before there were journals; None: neither."""
+        old = self.path / "study.db"
+        return self.journal if self.journal.exists() else old if old.exists() else None
 
     @property
     def cost_table(self) -> Path:

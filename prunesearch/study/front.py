@@ -71,7 +71,7 @@ __all__ = [
 FRONT_FORMAT = "prunesearch.front"
 FRONT_VERSION = 3
 _READABLE = (2, FRONT_VERSION)  # what version 3 added has defaults
-_REWRITE = "run the study again to rewrite it (finished trials are kept in study.db)"
+_REWRITE = "run the study again to rewrite it (finished trials are kept in study.journal)"
 
 
 class Front(Record):

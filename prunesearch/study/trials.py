@@ -20,7 +20,10 @@ from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
 from prunesearch.study.folder import StudyFolder
-from prunesearch.study.storage.storage import open_storage, silent_trials
+from prunesearch.study.storage.opening import old_database, open_storage
+from prunesearch.study.storage.patience import reason_of
+from prunesearch.study.storage.places import backend_of
+from prunesearch.study.storage.storage import storage_of
 from prunesearch.study.storage.urls import hide_password
 from prunesearch.study.storage.worker import is_gone
 
@@ -59,7 +62,7 @@ def open_study(where: Path | str, objectives: Sequence[str] = ("latency",), *, n
     The loss and the `objectives` are minimised together.
 
     Args:
-        where: an SQLite file, or the URL of any storage that Optuna takes.
+        where: a study's journal, or the URL of any database that Optuna takes.
         objectives: names of what is minimised beside the loss.
         name: of the study in its storage.
 
@@ -67,8 +70,8 @@ def open_study(where: Path | str, objectives: Sequence[str] = ("latency",), *, n
         CorruptFileError: if the file is not a study.
         PruneSearchError: if the storage cannot be reached, or its study minimises something else.
     """
-    with _database(where) as url:
-        storage, study_id = open_storage(url, name, 1 + len(objectives))
+    with _readable(where):
+        storage = open_storage(where, name, 1 + len(objectives))
         study = optuna.load_study(study_name=name, storage=storage)
         if len(study.directions) != 1 + len(objectives):
             raise PruneSearchError(
@@ -78,7 +81,7 @@ def open_study(where: Path | str, objectives: Sequence[str] = ("latency",), *, n
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(["loss", *(f"{name}_{UNITS[name].lower()}" for name in objectives)])
-        storage.set_study_user_attr(study_id, "sessions", int(study.user_attrs.get("sessions", -1)) + 1)
+        study.set_user_attr("sessions", int(study.user_attrs.get("sessions", -1)) + 1)
         fail_abandoned(study)
     return study
 
@@ -86,18 +89,15 @@ def open_study(where: Path | str, objectives: Sequence[str] = ("latency",), *, n
 def fail_abandoned(study: optuna.Study) -> int:
     """Fail the running trials of processes that are gone; return how many.
 
-    A process of this machine is gone when it runs no longer, another when it has shown no sign of life for two minutes.
+    A process of this machine is gone when it runs no longer, another when it has shown no sign of life while this one
+    looked for a minute.
     """
-    silent, storage, failed = silent_trials(study), study._storage, 0
+    storage, failed = storage_of(study), 0
+    silent = storage.silent()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if trial.number in silent or is_gone(str(trial.user_attrs.get("worker", ""))):
-            try:
-                storage.set_trial_user_attr(trial._trial_id, "error", "its process ended before it did")
-                storage.set_trial_user_attr(trial._trial_id, "lost", True)
-                storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            except optuna.exceptions.UpdateFinishedTrialError:  # by its own process after all, or by a third one
-                continue
-            failed += 1
+            # not if it was ended by its own process after all, or by a third one
+            failed += storage.fail(trial.number, {"error": "its process ended before it did", "lost": True})
     return failed
 
 
@@ -108,34 +108,39 @@ def read_trials(where: Path | str, *, name: str = _STUDY) -> list[TrialRecord]:
         CorruptFileError: if the file is not a study.
         PruneSearchError: if the storage cannot be reached.
     """
-    with _database(where) as url:
-        storage, _ = open_storage(url, name)
-        return finished_trials(optuna.load_study(study_name=name, storage=storage))
+    with _readable(where):
+        place = _written(where) if isinstance(where, Path) else where
+        return finished_trials(optuna.load_study(study_name=name, storage=backend_of(place)))
 
 
 def study_exists(where: Path | str, *, name: str = _STUDY) -> bool:
-    """Whether the study is there.
+    """Whether the study is there; nothing is written.
 
     Raises:
         CorruptFileError: if the file is not a study.
         PruneSearchError: if the storage cannot be reached.
     """
-    if isinstance(where, Path) and not where.exists():
-        return False
-    with _database(where) as url:
+    with _readable(where):
+        if isinstance(where, Path):
+            file = _written(where)
+            return file.exists() and backend_of(file).get_study_id_from_name(name) is not None
         try:
-            open_storage(url, name)
+            open_storage(where, name)
         except KeyError:
-            if isinstance(where, Path):
-                raise
             return False
     return True
+
+
+def _written(journal: Path) -> Path:
+    """Where the trials are now: in the journal, or in the database that an earlier version wrote in its place."""
+    old = old_database(journal)
+    return old if old.exists() and not journal.exists() else journal
 
 
 def study_place(folder: StudyFolder, storage: str | None) -> dict[str, Any]:
     """`where` and `name` of the study of a folder: its own file, or the `storage` that it shares with others."""
     if storage is None:
-        return {"where": folder.database, "name": _STUDY}
+        return {"where": folder.journal, "name": _STUDY}
     return {"where": storage, "name": folder.name}
 
 
@@ -158,30 +163,30 @@ def check_same_costs(study: optuna.Study, folder: StudyFolder) -> None:
 
 
 @contextmanager
-def _database(where: Path | str) -> Iterator[str]:
-    """The URL of the database at `where`; within the block, one line for whatever is wrong with it."""
+def _readable(where: Path | str) -> Iterator[None]:
+    """Within the block, one line for whatever is wrong with the storage at `where`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        yield f"sqlite:///{where}" if isinstance(where, Path) else where
+        yield
     except PruneSearchError:
         raise
-    except (sa.exc.ArgumentError, ImportError) as error:
-        raise PruneSearchError(
-            f"'{hide_password(str(where))}' is no storage that can be opened ({_reason(error)}): write sqlite:///FILE, "
-            "postgresql+psycopg://USER@HOST/NAME or mysql+pymysql://USER@HOST/NAME, and install its driver"
-        ) from None
-    except (sa.exc.SQLAlchemyError, RuntimeError, KeyError, optuna.exceptions.OptunaError) as error:
-        if isinstance(where, str):
-            raise PruneSearchError(
-                f"storage '{hide_password(where)}' cannot be used ({_reason(error)}): check the URL and that it is up"
+    except Exception as error:  # a file may hold anything, and drivers have errors of their own
+        if isinstance(where, Path):
+            raise CorruptFileError(
+                f"'{_written(where)}' is not a readable study ({reason_of(error)}): move it away, or use another "
+                "--study"
             ) from None
-        raise CorruptFileError(
-            f"'{where}' is not a readable study ({_reason(error)}): move it away, or use another --study"
-        ) from None
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
+        if isinstance(error, sa.exc.ArgumentError | ImportError):
+            raise PruneSearchError(
+                f"'{hide_password(where)}' is no storage that can be opened ({reason_of(error)}): write "
+                "postgresql+psycopg://USER@HOST/NAME, mysql+pymysql://USER@HOST/NAME or sqlite:///FILE, and install "
+                "its driver"
+            ) from None
+        if isinstance(error, sa.exc.SQLAlchemyError | RuntimeError | KeyError | optuna.exceptions.OptunaError):
+            raise PruneSearchError(
+                f"storage '{hide_password(where)}' cannot be used ({reason_of(error)}): check the URL and that it is up"
+            ) from None
+        raise
 
 
 def schedule_of(trial: FrozenTrial) -> Schedule | None:

@@ -28,6 +28,7 @@ from tests.support.known_device import (
     write_model,
     write_profile,
 )
+from tests.support.studies import load_study
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +257,7 @@ def test_transfer_to_a_device_with_slow_stages_by_hand(front, folder, monkeypatc
     assert code == 0, err
     found = json.loads(out)
     table = slower(known_table(), reduce=30.0)
-    records = finished_trials(open_study(folder / "studies" / "known" / "study.db"))
+    records = finished_trials(open_study(folder / "studies" / "known" / "study.journal"))
     choices = {r.schedule: r.quality for r in records} | {Schedule(): front.unpruned.calibration.quality}
     for mine, point in zip(found["points"], front.points, strict=True):
         there = table.predict(point.to_schedule())
@@ -288,15 +289,12 @@ def test_transfer_to_a_measured_gpu_asks_for_its_own_kind_of_table(front, folder
 
 def test_transfer_leaves_the_study_alone(front, folder, monkeypatch, capsys):
     """A run may be under way: its running trials are its own."""
-    database = folder / "studies" / "known" / "study.db"
+    database = folder / "studies" / "known" / "study.journal"
     study = open_study(database)
     study.ask()
     before = [t.state for t in study.get_trials()]
     command(monkeypatch, capsys, "transfer", "known", "--to", "box")
-    import optuna
-
-    again = optuna.load_study(study_name="prunesearch", storage=f"sqlite:///{database}")
-    assert [t.state for t in again.get_trials()] == before
+    assert [t.state for t in load_study(database).get_trials()] == before
 
 
 def test_transfer_refuses_in_one_line(front, folder, monkeypatch, capsys):
@@ -304,7 +302,7 @@ def test_transfer_refuses_in_one_line(front, folder, monkeypatch, capsys):
     path.mkdir(exist_ok=True)
     front.model_copy(update={"study": "alone"}).save(path / "front.json")
     for args, words in (
-        (["alone", "--to", "box"], ["has no study.db", "run the same"]),
+        (["alone", "--to", "box"], ["has no study.journal", "run the same"]),
         (["known", "--to", "bx"], ["did you mean 'box'?"]),
         (["known", "--to", "batch1"], ["batch_size=1, but batch_size=8", "--name batch1"]),
         (["nothing", "--to", "box"], ["no study 'nothing'"]),
@@ -312,7 +310,7 @@ def test_transfer_refuses_in_one_line(front, folder, monkeypatch, capsys):
         code, out, err = command(monkeypatch, capsys, "transfer", *args)
         assert (code, out) == (2, "")
         one_line(err, *words)
-    assert not (path / "study.db").exists()
+    assert not (path / "study.journal").exists()
 
 
 # -- profile -> run ----------------------------------------------------------------------------------------
@@ -376,7 +374,7 @@ def test_after_a_refusal_the_corrected_command_works_in_the_same_study(folder, m
     code, _, err = command(monkeypatch, capsys, "run", *args, "--budget", "40mJ")
     assert code == 2
     one_line(err, "no energy for this model")
-    assert not (study / "study.db").exists()
+    assert not (study / "study.journal").exists()
     code, out, err = command(monkeypatch, capsys, "run", *args, "--budget", "80%")
     assert code == 0, err
     assert "budget   80%" in out
@@ -389,8 +387,8 @@ def test_a_broken_database_is_said_before_anything_is_measured(folder, monkeypat
     from prunesearch.search.costs import costing as module
 
     (folder / "studies" / "broken").mkdir(parents=True)
-    (folder / "studies" / "broken" / "study.db").write_text("no database")
+    (folder / "studies" / "broken" / "study.journal").write_text("no database")
     monkeypatch.setattr(module, "cost_table", None)
     code, _, err = command(monkeypatch, capsys, "run", *MODEL, "--device", "box", "--study", "broken")
     assert code == 2
-    one_line(err, "study.db", "not a readable study")
+    one_line(err, "study.journal", "not a readable study")

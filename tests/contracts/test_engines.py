@@ -82,11 +82,11 @@ def found_by(name: str, files: dict[str, object], path: Path) -> Search:
 
 
 def test_all_engines_find_the_same_front_on_a_real_model(files: dict[str, object], tmp_path: Path) -> None:
-    local = found_by("local", files, tmp_path / "local.db").known
+    local = found_by("local", files, tmp_path / "local.journal").known
     assert set(local) == set(SEEDS)
     assert len({record.loss for record in local.values()}) > 3
     for name in set(ENGINES) - {"local"}:
-        other = found_by(name, files, tmp_path / f"{name}.db").known
+        other = found_by(name, files, tmp_path / f"{name}.journal").known
         assert set(other) == set(local)
         for schedule, record in local.items():
             assert other[schedule].loss == pytest.approx(record.loss, rel=1e-4)
@@ -112,7 +112,7 @@ def dangerous(folder: str, pid: int) -> Evaluate:
 
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_failures_are_recorded_and_the_search_goes_on(name: str, tmp_path: Path) -> None:
-    search = make_search(tmp_path / "s.db")
+    search = make_search(tmp_path / "s.journal")
     search.enqueue(SEEDS)
     engine = make_engine(name, functools.partial(dangerous, str(tmp_path), os.getpid()))
     records = list(engine.run(search, 10))
@@ -148,7 +148,7 @@ def test_a_second_worker_comes_though_the_first_is_never_long_busy(tmp_path: Pat
 
     met = tmp_path / "workers"
     met.mkdir()
-    search = make_search(tmp_path / "s.db")
+    search = make_search(tmp_path / "s.journal")
     engine = RayEngine(functools.partial(short, str(met)), 2)
     list(engine.run(search, 600, stop=lambda search: len(list(met.iterdir())) == 2))
     assert len(list(met.iterdir())) == 2
@@ -163,7 +163,7 @@ def test_a_worker_that_cannot_load_the_model_ends_the_run_in_one_line(tmp_path: 
     pytest.importorskip("ray")
     from prunesearch.search.engines.ray import RayEngine
 
-    search = make_search(tmp_path / "s.db")
+    search = make_search(tmp_path / "s.journal")
     with pytest.raises(PruneSearchError, match="cannot evaluate: no model folder 'nowhere'"):
         list(RayEngine(broken, 1).run(search, 5))
     assert search.running == 0
@@ -199,7 +199,7 @@ def test_a_run_whose_driver_was_killed_goes_on_with_the_same_command(
 
 
 def kill_and_go_on(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
+    path = tmp_path / "s.journal"
     first = start(DRIVER, path, 1000)
     seen = [Schedule.from_json(line.split(" ", 1)[1]) for line in lines_of(first.stdout, 3)]
     first.kill()

@@ -77,7 +77,7 @@ def go(search: Search, trials: int, evaluate: Evaluate = fake_evaluation) -> lis
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_seeds_come_first_and_then_new_schedules_of_the_space(tmp_path: Path, sampler: str) -> None:
     seeds = [Schedule([Stage(1, 0.5, "value_norm")]), Schedule([Stage(2, 0.25, merge="bipartite")])]
-    search = make_search(sampler, open_study(tmp_path / "s.db"))
+    search = make_search(sampler, open_study(tmp_path / "s.journal"))
     search.enqueue(seeds)
     asked = go(search, 14)
     assert asked[:2] == seeds
@@ -114,8 +114,8 @@ def test_one_to_three_values(sampler: str, values: int) -> None:
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_a_study_is_resumed_by_a_new_sampler_that_repeats_nothing(tmp_path: Path, sampler: str) -> None:
-    before = go(make_search(sampler, open_study(tmp_path / "s.db")), 12)
-    after = go(make_search(sampler, open_study(tmp_path / "s.db")), 3)
+    before = go(make_search(sampler, open_study(tmp_path / "s.journal")), 12)
+    after = go(make_search(sampler, open_study(tmp_path / "s.journal")), 3)
     assert len(after) == 3
     assert not set(before) & set(after)
 

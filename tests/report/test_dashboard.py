@@ -22,7 +22,7 @@ from prunesearch.report.views.study import StudyView
 from prunesearch.study.storage.reader import Trial
 from tests.support.curve_tables import smooth
 from tests.support.curve_tables import table as curve_table
-from tests.support.studies import add_trials, new_study, plain_trials, samples, write_folder
+from tests.support.studies import add_trials, load_study, new_study, plain_trials, samples, write_folder
 
 EVIL = "<script>alert(1)</script>"
 
@@ -59,10 +59,11 @@ def test_two_studies_of_one_name_keep_apart(root, tmp_path, make_front):
     assert list(Library([str(root), str(tmp_path / "more")]).sources()) == ["done", "going", "done~2"]
 
 
-def test_an_optuna_storage(root):
-    library = Library([f"sqlite:///{root / 'going' / 'study.db'}"])
+def test_an_optuna_storage(root, tmp_path):
+    add_trials(new_study(tmp_path / "study.db"), plain_trials(4))
+    library = Library([f"sqlite:///{tmp_path / 'study.db'}"])
     (view,) = library.views()
-    assert view.name == "going"
+    assert view.name == tmp_path.name
     assert len(view.done) == 4
     assert view.front is None
     with pytest.raises(PruneSearchError, match="no Optuna storage"):
@@ -75,10 +76,7 @@ def test_a_new_study_shows_up_and_a_running_one_moves(root, make_front):
     first = source.view()
     assert source.view() is first
     assert source.version == 1
-    import optuna
-
-    url = f"sqlite:///{root / 'going' / 'study.db'}"
-    add_trials(optuna.load_study(study_name="prunesearch", storage=url), plain_trials(1, 9))
+    add_trials(load_study(root / "going" / "study.journal"), plain_trials(1, 9))
     assert len(source.view().done) == 5
     assert source.version == 2
     make_front(study="going").save(root / "going" / "front.json")
@@ -87,18 +85,21 @@ def test_a_new_study_shows_up_and_a_running_one_moves(root, make_front):
     assert list(library.sources()) == ["done", "going", "new"]
 
 
-def test_a_database_that_comes_later_is_found(tmp_path):
+def test_trials_that_come_later_are_found_wherever_they_are(tmp_path):
+    """As a run of an earlier version writes them, and as a run of this one takes them over."""
     write_folder(tmp_path / "s")
     source = Library([str(tmp_path / "s")]).find("s")
     assert source.view().trials == []
     add_trials(new_study(tmp_path / "s" / "study.db"), plain_trials(2))
     assert len(source.view().done) == 2
+    add_trials(new_study(tmp_path / "s" / "study.journal"), plain_trials(3))
+    assert len(source.view().done) == 3
 
 
 def test_what_cannot_be_read_is_said_and_the_rest_is_shown(root):
     (root / "done" / "samples.json").write_text("{")
     (root / "done" / "cost_table.json").write_text("[]")
-    (root / "going" / "study.db").write_text("this is no database, whatever its name is")
+    (root / "going" / "study.journal").write_text("this is no database, whatever its name is")
     done, going = Library([str(root)]).views()
     assert "samples.json is not JSON" in done.problem
     assert "cost table" in done.problem
@@ -113,7 +114,7 @@ def test_links_out_of_the_folders_are_not_followed(root, tmp_path, make_front):
     secret = write_folder(tmp_path / "secret", make_front(study="secret"), plain_trials(1))
     os.symlink(secret, root / "link")
     hidden = write_folder(root / "hidden")
-    for name in ("front.json", "study.db"):
+    for name in ("front.json", "study.journal"):
         os.symlink(secret / name, hidden / name)
     views = {view.key: view for view in Library([str(root)]).views()}
     assert "link" not in views

@@ -8,11 +8,10 @@ import shutil
 import threading
 from itertools import pairwise
 
-import optuna
 import pytest
 
 from prunesearch.core.schedule import Schedule
-from tests.support.studies import add_trials, new_study, plain_trials, samples, write_folder
+from tests.support.studies import add_trials, load_study, new_study, plain_trials, samples, write_folder
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
@@ -37,7 +36,7 @@ def root(tmp_path, make_front):
     data["points"][1]["id"] = data["verdict"]["point"] = data["verdict"]["text"] = EVIL
     write_folder(tmp_path / "evil", make_front(**{**data, "study": EVIL}), rows=samples(EVIL, EVIL))
     write_folder(tmp_path / "going", config={"trials": 40})
-    add_trials(new_study(tmp_path / "going" / "study.db"), plain_trials(3))
+    add_trials(new_study(tmp_path / "going" / "study.journal"), plain_trials(3))
     return tmp_path
 
 
@@ -120,9 +119,8 @@ def test_live_while_a_search_runs(page, root, make_front):
     page.goto("/study/going")
     drawn(page)
     assert "running, or was stopped" in page.inner_text("#study-head")
-    url = f"sqlite:///{root / 'going' / 'study.db'}"
     before = page.inner_text("#front-remark")
-    study = optuna.load_study(study_name="prunesearch", storage=url)
+    study = load_study(root / "going" / "study.journal")
     best = plain_trials(1, 7)[0]
     add_trials(study, [type(best)(0, "COMPLETE", (0.0, 1.0), {**best.attrs, "quality": 0.99, "latency": 1.0})])
     page.wait_for_selector("#points >> text=t3")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -28,6 +26,7 @@ from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
 from prunesearch.study.setup import load_study_task
 from prunesearch.study.trials import finished_trials, open_study
+from tests.support.studies import load_study
 
 ASSETS = Path(__file__).resolve().parents[3] / "shared" / "assets"
 SMALL = {
@@ -97,7 +96,14 @@ def front(folder: Path) -> Front:
 def test_the_study_folder_is_complete_and_consistent(folder: Path, front: Front) -> None:
     study = folder / "studies" / "first"
     names = {p.name for p in study.iterdir()}
-    assert {"config.yaml", "study.db", "front.json", "cost_table.json", "sensitivities.json", "report.html"} <= names
+    assert {
+        "config.yaml",
+        "study.journal",
+        "front.json",
+        "cost_table.json",
+        "sensitivities.json",
+        "report.html",
+    } <= names
     assert Front.load(study / "front.json") == front
     assert front.search.trials == 10
     assert front.search.evaluations > 10 * 0.2
@@ -141,9 +147,9 @@ def test_holdout_quality_is_what_the_model_gives(folder: Path, front: Front) -> 
 def test_the_same_call_again_gives_the_same_front_and_more_trials_go_on(folder: Path, front: Front) -> None:
     root = folder / "studies"
     assert run(make_config(folder), "first", root=root) == front
-    before = [r.schedule for r in finished_trials(open_study(root / "first" / "study.db"))]
+    before = [r.schedule for r in finished_trials(open_study(root / "first" / "study.journal"))]
     more = run(make_config(folder, trials=12), "first", root=root)
-    after = [r.schedule for r in finished_trials(open_study(root / "first" / "study.db"))]
+    after = [r.schedule for r in finished_trials(open_study(root / "first" / "study.journal"))]
     assert after[:10] == before
     assert len(after) == more.search.trials == 12
 
@@ -218,7 +224,7 @@ BAD = [
     (["run", "--timeout", "soon"], ["soon", "10m"]),
     (["run", "--trials", "0"], ["trials"]),
     (["run", "--study", "../escape"], ["../escape"]),
-    (["run", "--model", "model", "--data", "data.parquet", "--study", "corrupt"], ["study.db"]),
+    (["run", "--model", "model", "--data", "data.parquet", "--study", "corrupt"], ["study.journal"]),
     (["show", "fist"], ["fist"]),
     (["show", "torn"], ["front.json"]),
     (["export", "first", "--pick", "best@7parsecs"], ["7parsecs"]),
@@ -232,7 +238,7 @@ def test_bad_input_is_one_clear_line(folder: Path, front: Front, args: list[str]
 
     (folder / "broken.yaml").write_text("format: prunesearch.space\nversion: 1\nkeep: many\n")
     SwinConfig(architectures=["SwinForImageClassification"], num_labels=3).save_pretrained(folder / "swin")
-    for name, file, text in (("corrupt", "study.db", "no database"), ("torn", "front.json", '{"format": ')):
+    for name, file, text in (("corrupt", "study.journal", "no database"), ("torn", "front.json", '{"format": ')):
         (folder / "studies" / name).mkdir(exist_ok=True)
         (folder / "studies" / name / file).write_text(text)
     done = prunesearch(*args, cwd=folder)
@@ -260,7 +266,7 @@ def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(folder: Path)
         # tests that a shell runs in the background inherit that Ctrl-C is ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    database = folder / "studies" / "stopped" / "study.db"
+    database = folder / "studies" / "stopped" / "study.journal"
     deadline, done = time.monotonic() + 240, 0
     try:
         while time.monotonic() < deadline and done < 5 and process.poll() is None:
@@ -273,23 +279,12 @@ def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(folder: Path)
     assert process.returncode == 130, error
     assert "Traceback" not in error
     assert "resumes" in error
-    assert len(finished_trials(open_quietly(database))) >= done >= 5
+    assert len(finished_trials(load_study(database))) >= done >= 5
 
 
 def count_finished(database: Path) -> int:
     """Finished trials, read beside the run that writes them; none before there is a study."""
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-            return int(connection.execute("SELECT COUNT(*) FROM trials WHERE state = 'COMPLETE'").fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0
-
-
-def open_quietly(database: Path):  # type: ignore[no-untyped-def]
-    """The study as it is, without marking running trials."""
-    import optuna
-
-    return optuna.load_study(study_name="prunesearch", storage=f"sqlite:///{database}")
+    return len(finished_trials(load_study(database))) if database.exists() and database.stat().st_size else 0
 
 
 def test_a_real_text_model_from_end_to_end(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_the_table_holds_the_fit_with_its_error(front, folder):
 
 
 def test_the_study_minimises_loss_and_energy(front, folder):
-    study = open_study(folder / "studies" / "energy" / "study.db", ["energy"])
+    study = open_study(folder / "studies" / "energy" / "study.journal", ["energy"])
     assert study.metric_names == ["loss", "energy_mj"]
     records = finished_trials(study)
     assert len(records) == 10
@@ -148,7 +148,7 @@ def test_a_verdict_in_energy(front):
 
 
 def test_three_objectives_keep_what_is_best_in_any_two(three, folder):
-    study = open_study(folder / "studies" / "three" / "study.db", ["latency", "energy"])
+    study = open_study(folder / "studies" / "three" / "study.journal", ["latency", "energy"])
     assert study.metric_names == ["loss", "latency_ms", "energy_mj"]
     assert three.objectives == ["latency", "energy"]
     everything = [three.unpruned, *three.points]
@@ -192,7 +192,7 @@ def test_a_budget_in_mj_bounds_the_measured_energy(machine, folder, front):
     assert found.points
     assert all(p.energy.mj <= found.budget.limit for p in found.points)
     assert f"= {found.budget.limit:.2f} mJ: {len(found.points)} of {len(found.points)} points meet it" in shown(found)
-    study = open_study(folder / "studies" / "mj" / "study.db", ["energy"])
+    study = open_study(folder / "studies" / "mj" / "study.journal", ["energy"])
     assert all(r.predicted_mj <= found.budget.limit for r in finished_trials(study))
 
 
@@ -203,7 +203,7 @@ def test_a_budget_in_mj_may_bound_a_search_for_latency(machine, folder, front):
     assert found.budget.unit == "mJ"
     assert found.points
     assert all(p.energy.mj <= limit for p in found.points)
-    study = open_study(folder / "studies" / "both" / "study.db", ["latency"])
+    study = open_study(folder / "studies" / "both" / "study.journal", ["latency"])
     assert study.metric_names == ["loss", "latency_ms"]
 
 

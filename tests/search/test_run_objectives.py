@@ -68,7 +68,7 @@ def test_the_percentile_says_how_it_was_checked(front):
 
 
 def test_trials_know_the_latency_of_every_load(folder, front):
-    study = open_study(folder / "studies" / "all" / "study.db", ["latency", "macs"])
+    study = open_study(folder / "studies" / "all" / "study.journal", ["latency", "macs"])
     trials = [t for t in study.trials if t.state.name == "COMPLETE"]
     assert len(trials) == front.search.trials == 8
     for trial in trials:
@@ -141,7 +141,7 @@ def test_a_search_without_a_number_of_trials_comes_to_an_end_of_its_own_and_says
     assert found.search.trials > 2
     assert run(config, "end", root=box) == found
     assert "study end is complete; --trials N goes on" in str(heard)
-    records = finished_trials(open_study(box / "end" / "study.db"))
+    records = finished_trials(open_study(box / "end" / "study.journal"))
     assert len(records) == found.search.trials
 
 
@@ -165,10 +165,10 @@ def test_schedules_of_ones_own_are_tried_first(folder, box):
     (box / "mine.json").write_text(mine.to_json())
     config = make(folder, device="box", trials=3, start_from=[str(box / "mine.json")])
     run(config, "mine", root=box)
-    first = finished_trials(open_study(box / "mine" / "study.db", ["latency"]))[0]
+    first = finished_trials(open_study(box / "mine" / "study.journal", ["latency"]))[0]
     assert first.source == "seed"
     assert [(s.layer, s.method) for s in first.schedule] == [(s.layer, s.method) for s in mine]
     (box / "mine.json").write_text("{}")
     with pytest.raises(PruneSearchError, match="is no schedule"):
         run(config, "other", root=box)
-    assert not (box / "other").exists() or not (box / "other" / "study.db").exists()
+    assert not (box / "other").exists() or not (box / "other" / "study.journal").exists()

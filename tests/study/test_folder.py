@@ -19,8 +19,8 @@ def root(tmp_path):
 
 def test_paths(tmp_path):
     folder = StudyFolder.create("a.b_c-1", tmp_path)
-    names = [folder.config, folder.database, folder.cost_table, folder.front, folder.report]
-    assert [p.name for p in names] == ["config.yaml", "study.db", "cost_table.json", "front.json", "report.html"]
+    names = [folder.config, folder.journal, folder.cost_table, folder.front, folder.report]
+    assert [p.name for p in names] == ["config.yaml", "study.journal", "cost_table.json", "front.json", "report.html"]
     assert {p.parent for p in names} == {tmp_path / "a.b_c-1"}
     assert folder.path.is_dir()
     assert not folder.exists

@@ -19,7 +19,7 @@ from tests.support.searches import make_search, run_local, start
 
 def test_every_trial_is_inside_the_budget_and_none_twice(tmp_path: Path, costs: LinearCosts) -> None:
     limit = 0.6 * costs.predict(Schedule())
-    search = make_search(tmp_path / "s.db", limit=limit)
+    search = make_search(tmp_path / "s.journal", limit=limit)
     records = list(run_local(search, 25))
     assert len(records) == 25 == len({r.schedule for r in records})
     for record in records:
@@ -30,7 +30,7 @@ def test_every_trial_is_inside_the_budget_and_none_twice(tmp_path: Path, costs: 
 
 
 def test_resume_goes_on_and_repeats_nothing(tmp_path: Path, costs: LinearCosts) -> None:
-    path = tmp_path / "s.db"
+    path = tmp_path / "s.journal"
     first = list(run_local(make_search(path), 8))
     again = make_search(path)
     again.enqueue([first[0].schedule])
@@ -42,9 +42,8 @@ def test_resume_goes_on_and_repeats_nothing(tmp_path: Path, costs: LinearCosts) 
 
 
 def test_kill_9_loses_no_finished_trial(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
+    path = tmp_path / "s.journal"
     script = """
-        from fakes import fake_evaluation
         def slow(schedule):
             time.sleep(0.05)
             return fake_evaluation(schedule)
@@ -74,7 +73,7 @@ def test_failures_are_recorded_and_never_stop_a_run(tmp_path: Path, costs: Linea
             evaluation.kl[0] = torch.nan
         return evaluation
 
-    search = make_search(tmp_path / "s.db")
+    search = make_search(tmp_path / "s.journal")
     assert len(list(run_local(search, 5, flaky))) == 5
     failed = failed_trials(search.study)
     assert failed >= 8
@@ -87,11 +86,11 @@ def test_a_model_that_always_fails_ends_the_search(tmp_path: Path, costs: Linear
     def broken(schedule: Schedule) -> Evaluation:
         raise RuntimeError("no kernel")
 
-    assert list(run_local(make_search(tmp_path / "s.db"), 5, broken)) == []
+    assert list(run_local(make_search(tmp_path / "s.journal"), 5, broken)) == []
 
 
 def test_the_deadline_stops_the_search(tmp_path: Path, costs: LinearCosts) -> None:
-    search = make_search(tmp_path / "s.db")
+    search = make_search(tmp_path / "s.journal")
     assert list(run_local(search, 5, deadline=time.monotonic() - 1)) == []
 
 
@@ -99,7 +98,7 @@ def test_a_proposal_that_cannot_shrink_falls_back_or_is_refused(tmp_path: Path, 
     inside = Schedule([Stage(0, 0.25, "value_norm")])
     limit = costs.predict(inside)
     late = Schedule([Stage(3, 0.75, "value_norm")])
-    search = make_search(tmp_path / "s.db", limit=limit, fallback=[inside])
+    search = make_search(tmp_path / "s.journal", limit=limit, fallback=[inside])
     assert search.project(late) == inside
     search.fallback = ()
     with pytest.raises(PruneSearchError, match="raise the budget"):
@@ -107,7 +106,7 @@ def test_a_proposal_that_cannot_shrink_falls_back_or_is_refused(tmp_path: Path, 
 
 
 def test_front_records_hold_both_fronts(tmp_path: Path, costs: LinearCosts) -> None:
-    records = list(run_local(make_search(tmp_path / "s.db"), 20))
+    records = list(run_local(make_search(tmp_path / "s.journal"), 20))
     front = front_records(records)
     assert front
     for record in records:
@@ -121,9 +120,9 @@ def test_front_records_hold_both_fronts(tmp_path: Path, costs: LinearCosts) -> N
 
 
 def test_a_corrupt_database_is_one_clear_line(tmp_path: Path) -> None:
-    path = tmp_path / "study.db"
+    path = tmp_path / "study.journal"
     path.write_bytes(b"this is not a database" * 100)
     with pytest.raises(CorruptFileError) as error:
         open_study(path)
-    assert "study.db" in str(error.value)
+    assert "study.journal" in str(error.value)
     assert "\n" not in str(error.value)

@@ -27,7 +27,7 @@ def make_search(where: Path | str, name: str = "prunesearch", *, limit: float | 
     costs = LinearCosts()
     bound = costs.predict(Schedule()) if limit is None else limit
     settings: dict[str, Any] = {
-        "study": open_study(where, name=name),
+        "study": changes.get("study") or open_study(where, name=name),
         "sampler": "random",
         "space": make_space(),
         "objectives": [Objective("latency", costs, bound)],
@@ -41,6 +41,11 @@ def run_local(
 ) -> Iterator[TrialRecord]:
     """Evaluate here, without races."""
     return LocalEngine(lambda schedule, rival: evaluate(schedule)).run(search, trials, **limits)
+
+
+def place_of(text: str) -> Path | str:
+    """What a test that hands places on as text means: a URL, or the path of a journal."""
+    return text if "://" in text else Path(text)
 
 
 def start(script: str, *args: object) -> subprocess.Popen[str]:

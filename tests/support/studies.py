@@ -6,6 +6,8 @@ import json
 import random
 
 import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 from prunesearch.core.schedule import Schedule
@@ -52,11 +54,21 @@ def plain_trials(count, seed=0):
     return found
 
 
+def optuna_storage(path):
+    """Optuna's own storage of a file: SQLite, as of studies before there were journals, or a journal."""
+    return f"sqlite:///{path}" if path.suffix == ".db" else JournalStorage(JournalFileBackend(str(path)))
+
+
 def new_study(path):
-    """An empty study of two objectives at an SQLite file."""
+    """An empty study of two objectives at a file, made by Optuna alone."""
     return optuna.create_study(
-        study_name="prunesearch", storage=f"sqlite:///{path}", directions=["minimize", "minimize"]
+        study_name="prunesearch", storage=optuna_storage(path), directions=["minimize", "minimize"]
     )
+
+
+def load_study(path):
+    """The study of a file, by Optuna alone."""
+    return optuna.load_study(study_name="prunesearch", storage=optuna_storage(path))
 
 
 def add_trials(study, trials):
@@ -86,7 +98,7 @@ def write_folder(folder, front=None, trials=(), rows=None, config=None):
     written = {"model": "demo", "device": "cpu", "batch_size": 32, "trials": 10, **(config or {})}
     (folder / "config.yaml").write_text(json.dumps(written))  # JSON is YAML
     if trials:
-        add_trials(new_study(folder / "study.db"), trials)
+        add_trials(new_study(folder / "study.journal"), trials)
     if front is not None:
         front.save(folder / "front.json")
     if rows is not None:

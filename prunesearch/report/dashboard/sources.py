@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.tables.cost_table import CostTable
@@ -17,7 +16,9 @@ from prunesearch.report.views.shown_samples import Samples
 from prunesearch.report.views.study import Shape, StudyView
 from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder, list_studies, resolve_study
 from prunesearch.study.front import Front
-from prunesearch.study.storage.reader import TrialReader, shown_url, sqlite_file, study_names
+from prunesearch.study.storage.places import sqlite_file
+from prunesearch.study.storage.reader import TrialReader, study_names
+from prunesearch.study.storage.urls import hide_password
 
 _QUIET = timedelta(minutes=3)  # without a sign of life, a search is taken to have stopped
 _PACE = 50  # trials that the present pace is taken from
@@ -49,8 +50,8 @@ class Source:
         """The study as it is now; the same object until something changes."""
         with self._lock:
             problems = [self.said] if self.said else []
-            if self.reader is None and self.folder is not None and self.folder.database.exists():
-                self.reader = _reader_of(self.folder)
+            if self.folder is not None and (self.reader is None or self.reader.where != self.folder.trials):
+                self.reader = _reader_of(self.folder)  # there are trials now, or they were moved to a journal
             try:
                 changed = self.reader is not None and self.reader.refresh()
             except PruneSearchError as error:
@@ -163,8 +164,7 @@ class Library:
         self._folders.add(place)
         if root is not None and not place.is_relative_to(root.resolve()):
             return  # a link to somewhere that was not given
-        reader = _reader_of(folder) if folder.database.exists() else None
-        self._add(folder.name, folder, reader, self._elsewhere(folder))
+        self._add(folder.name, folder, _reader_of(folder), self._elsewhere(folder))
 
     def _add(self, name: str, folder: StudyFolder | None, reader: TrialReader | None, said: str = "") -> None:
         key, place = name, 2
@@ -181,17 +181,19 @@ class Library:
             url = folder.load_config().get("storage")
         except PruneSearchError:
             return ""
-        if not isinstance(url, str) or not url or url in self._urls or folder.database.exists():
+        if not isinstance(url, str) or not url or url in self._urls or folder.trials is not None:
             return ""
-        return f"its trials are in {shown_url(url)}: give the dashboard that URL too to see them"
+        return f"its trials are in {hide_password(url)}: give the dashboard that URL too to see them"
 
 
 def _reader_of(folder: StudyFolder) -> TrialReader | None:
+    if folder.trials is None:
+        return None
     try:
-        _check_inside(folder.database, folder.path)
+        _check_inside(folder.trials, folder.path)
     except PruneSearchError:
         return None
-    return TrialReader(f"sqlite:///{quote(str(folder.database.resolve()))}")
+    return TrialReader(folder.trials)
 
 
 def _check_inside(path: Path, folder: Path) -> None:
@@ -202,7 +204,7 @@ def _check_inside(path: Path, folder: Path) -> None:
 def _storage_name(url: str) -> str:
     """What a study of the usual name is called: after the folder of its file, or the storage."""
     file = sqlite_file(url)
-    return shown_url(url) if file is None else file.resolve().parent.name
+    return hide_password(url) if file is None else file.resolve().parent.name
 
 
 # -- how a search is going -----------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.space import Space
 from prunesearch.search.trials.evaluate import Evaluation, Rival
 from prunesearch.search.trials.incumbents import Incumbent, Incumbents, pack_rows, unpack_rows
-from prunesearch.study.storage.storage import discard, publish
+from prunesearch.study.storage.storage import storage_of
 from prunesearch.study.storage.worker import this_worker
 from prunesearch.study.trials import TrialRecord, fail_abandoned, is_withdrawn, record_of, schedule_of
 
@@ -76,6 +76,7 @@ class Search:
         seed: of everything random.
         race: give proposals a rival.
         constraints: by name, what a schedule and its evaluation make of each; at most 0 is feasible.
+        worker: who evaluates, as `this_worker` names it; None: this process.
 
     Attributes:
         known: every schedule with a result, by whatever process.
@@ -94,6 +95,7 @@ class Search:
         *,
         race: bool = True,
         constraints: Constraints | None = None,
+        worker: str | None = None,
     ) -> None:
         self.study, self.space, self.objectives, self.fallback = study, space, objectives, fallback
         self.race, self.constraints = race, constraints
@@ -103,12 +105,13 @@ class Search:
         self._seen = 0  # trials below this number were read; those of them that had not finished are in _unfinished
         self._unfinished: set[int] = set()
         self._elsewhere: dict[int, Schedule] = {}  # running in other processes
+        self._storage = storage_of(study)
         self._open: dict[int, optuna.Trial] = {}  # running for this one
         self._running: dict[Schedule, int] = {}
         self._failed: set[Schedule] = set()
         self._losses: dict[Schedule, int] = {}
         self._queue: deque[Schedule] = deque()
-        self._stale, self._worker = 0, this_worker()
+        self._stale, self._worker = 0, worker or this_worker()
         self._look_again = 0.0
         self.refresh()
         # a resumed run must not draw again what it drew before, nor one process what another does
@@ -139,7 +142,7 @@ class Search:
             schedule = self.space.decode(trial.params)
             proposal = None
             if self.is_taken(schedule):
-                discard(self.study, trial)
+                self._discard(trial)
             else:
                 proposal = self._claim(trial, schedule)
             if proposal is not None and self._is_surplus(proposal, trials):
@@ -299,7 +302,7 @@ class Search:
         attrs = {"schedule": schedule.to_dict(), "source": source, **costs, "worker": self._worker}
         for name, value in attrs.items():
             trial.set_user_attr(name, value)
-        number = publish(self.study, trial)
+        number = self._storage.publish(trial.number)
         self._open[number] = trial
         self.refresh()
         rows = None
@@ -312,6 +315,12 @@ class Search:
             return None
         self._running[schedule] = number
         return proposal
+
+    def _discard(self, trial: optuna.Trial) -> None:
+        """Let go of a trial that was asked for in vain; one that was queued is in the study already, and fails."""
+        if not self._storage.discard(trial.number):
+            trial.set_user_attr("error", "the schedule was tried before")
+            self.study.tell(trial, state=TrialState.FAIL)
 
     def _is_surplus(self, proposal: Proposal, trials: int | None) -> bool:
         """Whether results and trials begun earlier are all that is needed, if none of them fails."""

@@ -7,53 +7,55 @@ weighs them (Optuna's GP multiplies their probabilities) would be misled: the li
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
+import copy
 from pathlib import Path
-from urllib.parse import quote
 
-import sqlalchemy as sa
+import optuna
+from optuna.storages import JournalStorage
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.study.storage.reader import read_only_engine
-from prunesearch.study.storage.schema import is_known_schema
+from prunesearch.study.storage.journal import StudyFile
+from prunesearch.study.storage.patience import reason_of
+from prunesearch.study.storage.places import backend_of
 
-_ADD = """
-INSERT INTO trial_system_attributes (trial_id, key, value_json)
-SELECT trial_id, 'constraints', json_group_array(json(value_json))
-FROM (SELECT * FROM trial_system_attributes WHERE key LIKE 'constraints:%' ORDER BY key)
-GROUP BY trial_id
-"""
+_OLD = "constraints"
 
 
-def copy_for_optuna_dashboard(database: Path, target: Path) -> int:
-    """Copy a study's database, and give the trials their constraints in the form that optuna-dashboard shows.
+def copy_for_optuna_dashboard(file: Path, target: Path) -> int:
+    """Copy a study's file, and give the trials their constraints in the form that optuna-dashboard shows.
 
-    The study may be running: what it has committed is copied.
+    The study may be running: what it has written is copied.
 
     Args:
-        database: `study.db` of a study folder.
-        target: file to write; it must not be there yet.
+        file: with the trials of a study folder.
+        target: journal to write; it must not be there yet.
 
     Returns:
         The number of trials that have constraints.
 
     Raises:
-        PruneSearchError: if `target` is there or cannot be written, or Optuna's tables are not those known here.
-        CorruptFileError: if `database` is none of Optuna's.
+        PruneSearchError: if `target` is there or cannot be written.
+        CorruptFileError: if `file` is no study.
     """
     if target.exists():
         raise PruneSearchError(f"{target} is there already: give the copy another name")
-    uri = f"file:{quote(str(database.resolve()))}?mode=ro"
+    constrained = 0
     try:
-        with read_only_engine(f"sqlite:///{quote(str(database.resolve()))}").connect() as connection:
-            if not is_known_schema(connection):
-                raise PruneSearchError(f"{database} has tables of another Optuna: open it with that one")
-        with closing(sqlite3.connect(uri, uri=True)) as source, closing(sqlite3.connect(target)) as copy:
-            source.backup(copy)
-            with copy:
-                return copy.execute(_ADD).rowcount
-    except (sqlite3.Error, sa.exc.SQLAlchemyError) as error:
-        target.unlink(missing_ok=True)
-        reason = " ".join(str(error).split())[:120]
-        raise CorruptFileError(f"{database} cannot be copied to {target} ({reason}): check both paths") from None
+        source = backend_of(file)
+        (name,) = optuna.get_all_study_names(source)
+        study = optuna.load_study(study_name=name, storage=source)
+        written = optuna.create_study(
+            study_name=name, storage=JournalStorage(StudyFile(target)), directions=study.directions
+        )
+        for trial in study.get_trials(deepcopy=False):
+            bounds = [trial.constraints[key] for key in sorted(trial.constraints)]
+            if bounds:
+                trial = copy.copy(trial)
+                trial.system_attrs = {**trial.system_attrs, _OLD: bounds}
+                constrained += 1
+            written.add_trial(trial)
+    except Exception as error:  # a file may hold anything
+        if not target.is_dir():
+            target.unlink(missing_ok=True)
+        raise CorruptFileError(f"{file} cannot be copied to {target} ({reason_of(error)}): check both paths") from None
+    return constrained

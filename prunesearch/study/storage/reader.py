@@ -1,34 +1,85 @@
-"""Trials of a study as its Optuna storage has them, read only, and after the first time only what is new.
-
-Optuna's public API takes about a millisecond a trial for the first read (it decodes every parameter's distribution),
-ten seconds for 10,000 trials. So the tables of the schema that this was written for are read directly, what is needed
-of them; a storage of any other schema goes through the public API.
-"""
+"""Trials of a study, read only, and after the first time only what is new."""
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import threading
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import sqlalchemy as sa
-from sqlalchemy.engine import make_url
-from sqlalchemy.pool import NullPool
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.schedule import Schedule
-from prunesearch.study.storage.schema import is_known_schema
+from prunesearch.study.storage.patience import reason_of
+from prunesearch.study.storage.places import backend_of
+from prunesearch.study.storage.urls import hide_password
 
-FINISHED = ("COMPLETE", "FAIL", "PRUNED")
-_CHUNK = 500  # identifiers in one query
+_ROWS = "per_row"  # user attribute that a race looks at: kilobytes a trial that nobody who reads trials here needs
+
+
+class KnownTrials:
+    """The trials of one study by number; a look reads those that had not finished, and those of new numbers.
+
+    Whoever sees a number sees all lower ones, in Optuna's databases and journals.
+
+    Attributes:
+        trials: as they were at the last look.
+        unfinished: numbers of those that may change, with the identifiers that the storage knows them by.
+    """
+
+    def __init__(self, backend: BaseStorage, study_id: int) -> None:
+        self._backend, self._study_id = backend, study_id
+        self.trials: list[FrozenTrial] = []
+        self.unfinished: dict[int, int] = {}
+
+    def refresh(self) -> list[int]:
+        """Read what is new; the numbers of the trials that are new or changed."""
+        changed = []
+        for number, identifier in list(self.unfinished.items()):
+            trial = self._backend.get_trial(identifier)
+            if trial != self.trials[number]:
+                self._take(trial)
+                changed.append(number)
+        before = len(self.trials)
+        if not before:  # one question for all of them
+            for trial in self._backend.get_all_trials(self._study_id, deepcopy=False):
+                self._take(trial)
+        while (new := self._next()) is not None:
+            self._take(new)
+        return [*changed, *range(before, len(self.trials))]
+
+    def identifier(self, number: int) -> int:
+        """What the storage knows a trial by.
+
+        Raises:
+            KeyError: if there is no such trial.
+        """
+        known = self.unfinished.get(number)
+        if known is not None:
+            return known
+        return self._backend.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def _next(self) -> FrozenTrial | None:
+        try:
+            identifier = self.identifier(len(self.trials))
+        except KeyError:
+            return None
+        return self._backend.get_trial(identifier)
+
+    def _take(self, trial: FrozenTrial) -> None:
+        number = trial.number
+        if trial.state.is_finished():
+            self.unfinished.pop(number, None)
+        elif number not in self.unfinished:
+            self.unfinished[number] = self.identifier(number)
+        # in place of itself as it was, or at the end
+        self.trials[number : number + 1] = [trial]
 
 
 @dataclass(frozen=True)
@@ -46,6 +97,19 @@ class Trial:
     started: datetime | None = None
     completed: datetime | None = None
     constraints: dict[str, float] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> Trial:
+        """What is shown of one of Optuna's."""
+        return cls(
+            number=trial.number,
+            state=trial.state.name,
+            values=tuple(trial.values or ()),
+            attrs={key: value for key, value in trial.user_attrs.items() if key != _ROWS},
+            started=trial.datetime_start,
+            completed=trial.datetime_complete,
+            constraints=trial.constraints,
+        )
 
     @property
     def contends(self) -> bool:
@@ -77,25 +141,22 @@ class TrialReader:
     """Reads one study of one storage, incrementally. Safe to use from several threads.
 
     Args:
-        url: SQLAlchemy URL, as Optuna takes it; an SQLite file is opened read-only and is not made.
+        where: the file of a local study, or the URL of a database; neither is made, and nothing is written.
         study: name of the study; None for the only one there.
+        open_backend: makes Optuna's storage of `where`.
     """
 
-    def __init__(self, url: str, study: str | None = None) -> None:
-        self.url, self.study = url, study
+    def __init__(
+        self,
+        where: Path | str,
+        study: str | None = None,
+        open_backend: Callable[[Path | str], BaseStorage] = backend_of,
+    ) -> None:
+        self.where, self.study = where, study
         self.trials: list[Trial] = []  # by number
-        self._by_id: dict[int, Trial] = {}
+        self._open = open_backend
+        self._known: KnownTrials | None = None
         self._lock = threading.Lock()
-        self._seen: tuple[int, ...] | None = None
-
-    @cached_property
-    def _file(self) -> Path | None:
-        """The file of an SQLite storage."""
-        return sqlite_file(self.url)
-
-    @cached_property
-    def _engine(self) -> sa.Engine:
-        return read_only_engine(self.url)
 
     def refresh(self) -> bool:
         """Read what is new; True if anything changed.
@@ -104,131 +165,26 @@ class TrialReader:
             CorruptFileError: in one line, if the storage cannot be read or holds no such study.
         """
         with self._lock:
-            stamp = self._stamp()
-            if stamp is not None and stamp == self._seen:
-                return False
             try:
-                found = self._read()
-            except (sa.exc.SQLAlchemyError, sqlite3.Error, ValueError) as error:
-                raise CorruptFileError(f"{shown_url(self.url)} is not a readable study ({_reason(error)})") from None
-            changed = {i: trial for i, trial in found.items() if self._by_id.get(i) != trial}
-            if changed:
-                self._by_id.update(changed)
-                self.trials = sorted(self._by_id.values(), key=lambda trial: trial.number)
-            self._seen = stamp
+                if self._known is None:
+                    self._known = self._find()
+                changed = self._known.refresh()
+            except PruneSearchError:
+                raise
+            except Exception as error:  # a file may hold anything, and drivers have errors of their own
+                raise CorruptFileError(
+                    f"{hide_password(str(self.where))} is not a readable study ({reason_of(error)})"
+                ) from None
+            for number in changed:
+                self.trials[number : number + 1] = [Trial.of(self._known.trials[number])]
             return bool(changed)
 
-    def _stamp(self) -> tuple[int, ...] | None:
-        """What changes with the file; None where only a query can tell."""
-        if self._file is None:
-            return None
-        found: list[int] = []
-        for suffix in ("", "-wal"):
-            try:
-                stat = Path(f"{self._file}{suffix}").stat()
-            except OSError:
-                continue
-            found += [stat.st_mtime_ns, stat.st_size]
-        return tuple(found)
-
-    def _read(self) -> dict[int, Trial]:
-        with self._engine.connect() as connection:
-            if not is_known_schema(connection):
-                return _through_optuna(self.url, self.study)
-            study = _study_id(connection, self.study)
-            # states first: a trial that is finished by now has all its attributes
-            wanted = self._new_rows(connection, study)
-            ids = [row.trial_id for row in wanted] if self._by_id else None
-            v, a, c = _VALUES.c, _ATTRS.c, _SYSTEM.c
-            finite = sa.select(v.trial_id, v.objective, v.value).where(v.value_type == "FINITE")
-            values = _grouped(connection, finite, study, ids)
-            shown = sa.select(a.trial_id, a.key, a.value_json).where(a.key != _ROWS)
-            attrs = _grouped(connection, shown, study, ids)
-            bound = sa.select(c.trial_id, c.key, c.value_json).where(c.key.startswith(_CONSTRAINT))
-            bounds = _grouped(connection, bound, study, ids)
-        found = {}
-        for row in wanted:
-            pairs = attrs.get(row.trial_id, [])
-            decoded = json.loads(f"[{','.join(text for _, text in pairs)}]")
-            found[row.trial_id] = Trial(
-                number=row.number,
-                state=row.state,
-                values=tuple(value for _, value in sorted(values.get(row.trial_id, []))),
-                attrs=dict(zip((key for key, _ in pairs), decoded, strict=True)),
-                started=_local(row.datetime_start),
-                completed=_local(row.datetime_complete),
-                constraints={k.removeprefix(_CONSTRAINT): float(t) for k, t in bounds.get(row.trial_id, [])},
-            )
-        return found
-
-    def _new_rows(self, connection: sa.Connection, study: int) -> list[Any]:
-        """Trials that were not there the last time, and those that had not finished then."""
-        query = sa.select(_TRIALS).where(_TRIALS.c.study_id == study)
-        rows = list(connection.execute(query.where(_TRIALS.c.trial_id > max(self._by_id, default=-1))))
-        unfinished = [i for i, trial in self._by_id.items() if trial.state not in FINISHED]
-        for some in _chunks(unfinished):
-            rows += connection.execute(query.where(_TRIALS.c.trial_id.in_(some)))
-        return rows
-
-
-def _table(name: str, *columns: str) -> sa.TableClause:
-    return sa.table(name, *(sa.column(column) for column in columns))
-
-
-_TRIALS = _table("trials", "trial_id", "study_id", "number", "state", "datetime_start", "datetime_complete")
-_VALUES = _table("trial_values", "trial_id", "objective", "value", "value_type")
-_ATTRS = _table("trial_user_attributes", "trial_id", "key", "value_json")
-_SYSTEM = _table("trial_system_attributes", "trial_id", "key", "value_json")
-_STUDIES = _table("studies", "study_id", "study_name")
-_CONSTRAINT = "constraints:"  # how the keys of constraints begin
-_ROWS = "per_row"  # user attribute that a race looks at: kilobytes a trial that nobody who reads trials here needs
-
-
-def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
-
-
-def _grouped(
-    connection: sa.Connection, query: sa.Select[Any], study: int, ids: Sequence[int] | None
-) -> dict[int, list[tuple[Any, Any]]]:
-    """The last two columns of `query` by its first, a trial's identifier; of the trials `ids`, or of all."""
-    table = query.get_final_froms()[0]
-    narrow = query.join(_TRIALS, _TRIALS.c.trial_id == table.c.trial_id).where(_TRIALS.c.study_id == study)
-    queries = [narrow] if ids is None else [narrow.where(table.c.trial_id.in_(some)) for some in _chunks(ids)]
-    found = defaultdict(list)
-    for one in queries:
-        for trial, key, value in connection.execute(one):
-            found[trial].append((key, value))
-    return found
-
-
-def _study_id(connection: sa.Connection, name: str | None) -> int:
-    rows = connection.execute(sa.select(_STUDIES).order_by(_STUDIES.c.study_id)).all()
-    for identifier, found in rows:
-        if name is None or found == name:
-            return int(identifier)
-    raise ValueError(f"it holds no study '{name}'" if name else "it holds no study")
-
-
-def _through_optuna(url: str, study: str | None) -> dict[int, Trial]:
-    """All trials by Optuna's public API, for a schema that is not known here."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
-    trials = optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
-    return {
-        trial.number: Trial(
-            number=trial.number,
-            state=trial.state.name,
-            values=tuple(trial.values or ()),
-            attrs={key: value for key, value in trial.user_attrs.items() if key != _ROWS},
-            started=trial.datetime_start,
-            completed=trial.datetime_complete,
-            constraints=trial.constraints,
-        )
-        for trial in trials
-    }
+    def _find(self) -> KnownTrials:
+        backend = self._open(self.where)
+        for name in optuna.get_all_study_names(backend):
+            if self.study in (None, name):
+                return KnownTrials(backend, backend.get_study_id_from_name(name))
+        raise ValueError("it holds no study" if self.study is None else f"it holds no study '{self.study}'")
 
 
 def study_names(url: str) -> list[str]:
@@ -238,47 +194,9 @@ def study_names(url: str) -> list[str]:
         PruneSearchError: if the storage cannot be read.
     """
     try:
-        with read_only_engine(url).connect() as connection:
-            return [str(name) for name in connection.execute(sa.select(_STUDIES.c.study_name)).scalars()]
-    except (sa.exc.SQLAlchemyError, sqlite3.Error, ImportError) as error:
+        return optuna.get_all_study_names(backend_of(url))
+    except Exception as error:  # drivers have errors of their own
         raise PruneSearchError(
-            f"{shown_url(url)} is no Optuna storage that can be read ({_reason(error)}): give a URL such as "
-            "sqlite:///studies/NAME/study.db or postgresql://user@host/name"
+            f"{hide_password(url)} is no Optuna storage that can be read ({reason_of(error)}): give a URL such as "
+            "postgresql+psycopg://user@host/name"
         ) from None
-
-
-def sqlite_file(url: str) -> Path | None:
-    """The file behind a URL, if it is one of SQLite."""
-    parsed = make_url(url)
-    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
-
-
-def read_only_engine(url: str) -> sa.Engine:
-    """An engine for reading; SQLite's is opened so that nothing can be written or made."""
-    file = sqlite_file(url)
-    if file is None:
-        return sa.create_engine(url)
-    uri = f"file:{quote(str(file.resolve()))}?mode=ro"
-    return sa.create_engine(
-        "sqlite://", creator=lambda: sqlite3.connect(uri, uri=True, check_same_thread=False), poolclass=NullPool
-    )
-
-
-def shown_url(url: str) -> str:
-    """The URL without its password."""
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
-        return "the storage"
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
-
-
-def _local(value: Any) -> datetime | None:
-    """Local time without a zone, as in a trial of Optuna's; the tables have UTC, and SQLite has it as text."""
-    if value is None:
-        return None
-    utc = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return utc.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)

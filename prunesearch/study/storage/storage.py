@@ -8,222 +8,170 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import random
 import threading
 import time
 import weakref
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import optuna
-import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from prunesearch.study.storage.schema import is_known_schema
-from prunesearch.study.storage.tables import TrialTables
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.study.storage.reader import KnownTrials
 
 if TYPE_CHECKING:
     from optuna.study._frozen import FrozenStudy
 
 BEAT_S = 20.0  # between two signs of life
-GRACE_S = 120.0  # of silence before a trial is taken for abandoned
-_LOCKED_S = 60.0  # how long to wait while another process writes
-_TRIES = 5  # to open a database that other processes are making at the same moment
+GRACE_S = 60.0  # of silence before a trial is taken for abandoned
 
 
-def open_storage(url: str, study: str, directions: int = 0) -> tuple[BaseStorage, int]:
-    """Open the storage at an SQLAlchemy URL, and its study.
-
-    Args:
-        url: as Optuna takes it.
-        study: name of the study.
-        directions: how many values a trial minimises, for a study that is not there yet; 0: it must be there, and
-            nothing is written.
-
-    Returns:
-        The storage and the study's identifier.
-
-    Raises:
-        KeyError: if the study is not there, and `directions` is 0.
-    """
-    file = url.startswith("sqlite")
-    options = {"connect_args": {"timeout": _LOCKED_S}} if file else {"pool_pre_ping": True}
-    for attempt in range(_TRIES):
-        try:
-            backend = RDBStorage(url, engine_kwargs=dict(options))
-            if directions and file:
-                _quicken(backend.engine)
-            study_id = _study_id(backend, study, directions)
-            break
-        except (sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError):
-            # two processes that make the tables at once: the later one finds them there
-            if attempt == _TRIES - 1:
-                raise
-            time.sleep(0.1 + 0.2 * random.random())
-    with backend.engine.connect() as connection:
-        known = is_known_schema(connection)
-    return (StudyStorage(backend, study_id) if known else optuna.storages.get_storage(backend)), study_id
-
-
-def _study_id(backend: RDBStorage, study: str, directions: int) -> int:
-    try:
-        return backend.get_study_id_from_name(study)
-    except KeyError:
-        if not directions:
-            raise
-    try:
-        return backend.create_new_study([StudyDirection.MINIMIZE] * directions, study)
-    except optuna.exceptions.DuplicatedStudyError:  # another process was quicker
-        return backend.get_study_id_from_name(study)
-
-
-def _quicken(engine: sa.Engine) -> None:
-    """Let readers read while somebody writes, and a commit not wait for the disk.
-
-    What a process has committed outlives it in any case; a power cut may take the last trials, never the study.
-    """
-
-    def pragmas(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    sa.event.listen(engine, "connect", pragmas)
-    engine.dispose()
-
-
-def publish(study: optuna.Study, trial: optuna.Trial) -> int:
-    """Write a trial that was asked for, with all it has by now, for other processes to see; return its number."""
+def storage_of(study: optuna.Study) -> StudyStorage:
+    """The storage that `open_study` gave a study: the one thing of Optuna's that is used and is not public."""
     storage = study._storage
-    return storage.publish(trial._trial_id) if isinstance(storage, StudyStorage) else trial.number
-
-
-def discard(study: optuna.Study, trial: optuna.Trial) -> None:
-    """Let go of a trial that was asked for in vain; one that is in the database already is failed."""
-    storage = study._storage
-    if not (isinstance(storage, StudyStorage) and storage.discard(trial._trial_id)):
-        trial.set_user_attr("error", "the schedule was tried before")
-        study.tell(trial, state=TrialState.FAIL)
-
-
-def silent_trials(study: optuna.Study) -> set[int]:
-    """Numbers of running trials, of whatever process, that show no sign of life."""
-    storage = study._storage
-    return storage.silent() if isinstance(storage, StudyStorage) else set()
-
-
-def _beat(of: weakref.ref[StudyStorage]) -> None:
-    """Show signs of life for as long as anybody uses the storage."""
-    while True:
-        time.sleep(BEAT_S)
-        storage = of()
-        if storage is None:
-            return
-        # a database that is away for a moment must not end the search
-        with contextlib.suppress(sa.exc.SQLAlchemyError):
-            storage.beat()
-        del storage
+    if not isinstance(storage, StudyStorage):
+        raise TypeError(f"a study of `open_study` is needed, but got one with a {type(storage).__name__}")
+    return storage
 
 
 class StudyStorage(BaseStorage):
-    """One study of an RDB storage; of other studies nothing is known here.
+    """One study of a storage of Optuna's; of other studies nothing is known here.
 
     Args:
-        backend: whose schema is known (`is_known_schema`).
+        backend: Optuna's.
         study_id: identifier of the study.
+        together: within its block, what the backend is told is written in one piece.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, backend: RDBStorage, study_id: int) -> None:
-        self._backend, self._study_id = backend, study_id
-        self._tables = TrialTables(backend.engine, study_id)
-        self._trials: list[FrozenTrial] = []  # by number
-        self._numbers: dict[int, int] = {}  # by identifier
-        self._last = -1  # identifiers up to here were read
-        self._unfinished: set[int] = set()  # identifiers of other processes' trials
-        self._mine: dict[int, FrozenTrial] = {}  # running; drafts have negative identifiers
-        self._unwritten: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
-        self._published: dict[int, int] = {}  # identifiers of drafts that were written since
-        self._drafts = 0
+    def __init__(
+        self,
+        backend: BaseStorage,
+        study_id: int,
+        together: Callable[[], AbstractContextManager[None]] = nullcontext,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backend, self._study_id, self._together, self._clock = backend, study_id, together, clock
+        self._known = KnownTrials(backend, study_id)
+        self._draft: FrozenTrial | None = None
+        self._drafts = 0  # so far; their identifiers are negative
+        self._published: dict[int, int] = {}  # identifiers of those that were written, by their own
+        self._mine: dict[int, FrozenTrial] = {}  # running for this process, by identifier
+        self._unwritten: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}  # their user and system attributes
+        self._signs: dict[int, tuple[Any, float]] = {}  # of life, and when they were first seen, by number
+        self._beats = 0  # signs of life that were shown
         self._lock = threading.RLock()
         self._heart: threading.Thread | None = None
-        # an SQLite file is whole, without its -wal, once its last connection is closed
-        weakref.finalize(self, backend.engine.dispose)
 
     # -- what is not Optuna's
 
-    def publish(self, trial_id: int) -> int:
-        """Write a draft, or the attributes that a queued trial was given since; return the trial's number."""
+    def publish(self, number: int) -> int:
+        """Write a trial that was asked for as `number`, with all it has by now; return the number it has in the study.
+
+        A draft's number is not known before.
+        """
         with self._lock:
-            trial = self._mine[trial_id]
-            if trial_id < 0:
-                written, number = self._tables.insert(trial)
-                self._published[trial_id] = written
-                del self._mine[trial_id]
-                self._unwritten.pop(trial_id, None)
-                trial.number, trial._trial_id = number, written
-                self._mine[written] = trial
-                self._numbers[written] = number
-                self._refresh(trial)
+            draft = self._draft
+            if draft is not None and draft.number == number:
+                identifier = self._backend.create_new_trial(self._study_id, draft)
+                self._published[-self._drafts], self._draft = identifier, None
+                self._known.refresh()
+                number = next(n for n, known in self._known.unfinished.items() if known == identifier)
+                draft.number = number
+                self._take(identifier, draft)
             else:
-                written = trial_id
-                self._tables.set_attrs(trial_id, *self._unwritten_of(trial_id))
-                self._backend.record_heartbeat(trial_id)
-            self._unwritten[written] = ({}, {})
+                with self._together():
+                    self._write_attrs(self._known.identifier(number))
             if self._heart is None:
                 self._heart = threading.Thread(target=_beat, args=(weakref.ref(self),), name="heartbeat", daemon=True)
                 self._heart.start()
-            return trial.number
+            return number
 
-    def discard(self, trial_id: int) -> bool:
+    def discard(self, number: int) -> bool:
         """Forget a draft; False if the trial is none."""
         with self._lock:
-            self._unwritten.pop(trial_id, None)
-            return trial_id < 0 and self._mine.pop(trial_id, None) is not None
+            draft, found = self._draft, self._draft is not None and self._draft.number == number
+            self._draft = None if found else draft
+            return found
+
+    def fail(self, number: int, attrs: Mapping[str, Any]) -> bool:
+        """Fail a trial of whatever process; False if it had ended."""
+        with self._lock:
+            identifier = self._known.identifier(number)
+            try:
+                with self._together():
+                    self._check_running(identifier)
+                    for key, value in attrs.items():
+                        self._backend.set_trial_user_attr(identifier, key, value)
+                    self._backend.set_trial_state_values(identifier, TrialState.FAIL)
+            except UpdateFinishedTrialError:
+                return False
+            return True
 
     def silent(self) -> set[int]:
-        """Numbers of running trials that were not heard of for `GRACE_S` seconds."""
-        silent = self._tables.silent(GRACE_S)
-        self._refresh()
-        return {self._numbers[i] for i in silent if i in self._numbers and i not in self._mine}
+        """Numbers of running trials of others in which nothing has been seen to stir for `GRACE_S` seconds.
+
+        They are watched from here, so that clocks of machines need not agree.
+        """
+        with self._lock:
+            self._known.refresh()
+            now, signs = self._clock(), {}
+            for number in self._known.unfinished:
+                trial = self._known.trials[number]
+                if trial.state == TrialState.RUNNING:
+                    sign, before = trial.user_attrs.get("alive"), self._signs.get(number)
+                    signs[number] = before if before is not None and before[0] == sign else (sign, now)
+            self._signs = signs
+            return {number for number, (_, since) in signs.items() if now - since > GRACE_S}
 
     def beat(self) -> None:
         """Show a sign of life for every trial that this process has under way."""
         with self._lock:
-            running = [i for i in self._mine if i >= 0]
-        if running:
-            self._tables.beat(running)
-
-    def _refresh(self, *own: FrozenTrial) -> None:
-        """Read what is new; numbers have no gaps, since whoever reads one sees all lower ones."""
-        with self._lock:
-            self._last, found = self._tables.read(self._last, self._unfinished, self._numbers)
-            for trial in sorted([*found, *own], key=lambda trial: trial.number):
-                self._numbers[trial._trial_id] = trial.number
-                # in place of itself as it was, or at the end
-                self._trials[trial.number : trial.number + 1] = [trial]
-            for trial in found:
-                if trial.state.is_finished():
-                    self._unfinished.discard(trial._trial_id)
-                else:
-                    self._unfinished.add(trial._trial_id)
+            self._beats += 1
+            for identifier in self._mine:
+                # given up for dead, or the storage cannot be written: whoever tells the result learns of it
+                with contextlib.suppress(PruneSearchError, UpdateFinishedTrialError):
+                    self._backend.set_trial_user_attr(identifier, "alive", self._beats)
 
     def _real(self, trial_id: int) -> int:
+        """The identifier of a trial whose caller may know it as the draft it was."""
         return self._published.get(trial_id, trial_id)
+
+    def _take(self, trial_id: int, trial: FrozenTrial) -> None:
+        """From here on a trial is this process's: nobody else changes it, but to give it up for dead."""
+        self._mine[trial_id], self._unwritten[trial_id] = trial, ({}, {})
+        self._known.unfinished.pop(trial.number, None)
+
+    def _check_running(self, trial_id: int) -> None:
+        if self._backend.get_trial(trial_id).state.is_finished():
+            raise UpdateFinishedTrialError(f"trial {trial_id} was ended by another process")
+
+    def _write_attrs(self, trial_id: int) -> None:
+        user, system = self._unwritten.get(trial_id, ({}, {}))
+        for key, value in user.items():
+            self._backend.set_trial_user_attr(trial_id, key, value)
+        for key, value in system.items():
+            self._backend.set_trial_system_attr(trial_id, key, value)
+        user.clear()
+        system.clear()
 
     # -- trials
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Begin a draft, or write the trial given."""
+        """Begin a draft, in place of one that was not published; or write the trial given."""
         if template_trial is not None:
             return self._backend.create_new_trial(study_id, template_trial)
         with self._lock:
             self._drafts += 1
-            trial_id = -self._drafts
-            self._mine[trial_id] = FrozenTrial(
-                number=len(self._trials),
+            self._draft = FrozenTrial(
+                number=len(self._known.trials),
                 state=TrialState.RUNNING,
                 value=None,
                 datetime_start=datetime.now(),
@@ -233,17 +181,22 @@ class StudyStorage(BaseStorage):
                 user_attrs={},
                 system_attrs={},
                 intermediate_values={},
-                trial_id=trial_id,
+                trial_id=-self._drafts,
             )
-            return trial_id
+            return -self._drafts
+
+    def _own(self, trial_id: int) -> FrozenTrial | None:
+        """The draft, or a trial that runs for this process."""
+        is_draft = self._draft is not None and trial_id == -self._drafts
+        return self._draft if is_draft else self._mine.get(trial_id)
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         """Give a draft a parameter; of a trial that was queued it is written at once."""
         trial_id = self._real(trial_id)
-        trial = self._mine.get(trial_id)
-        if trial is None or trial_id >= 0:
+        trial = self._own(trial_id)
+        if trial is None or trial is not self._draft:
             self._backend.set_trial_param(trial_id, param_name, param_value_internal, distribution)
         if trial is not None:
             trial.distributions = {**trial.distributions, param_name: distribution}
@@ -253,92 +206,79 @@ class StudyStorage(BaseStorage):
         """End a trial with the attributes it got, or take a queued one."""
         trial_id = self._real(trial_id)
         with self._lock:
-            mine = self._mine.get(trial_id)
+            mine = self._mine.pop(trial_id, None)
             if mine is None:
                 done = self._backend.set_trial_state_values(trial_id, state, values)
                 if done and state == TrialState.RUNNING:
-                    self._mine[trial_id] = self._backend.get_trial(trial_id)
+                    self._take(trial_id, copy.deepcopy(self._backend.get_trial(trial_id)))
                 return done
-            del self._mine[trial_id]
-            unwritten = self._unwritten.pop(trial_id, ({}, {}))
-            self._unfinished.add(trial_id)  # until it is: if another process ended it, that is to be read
-            self._tables.finish(trial_id, state, values, *unwritten)
-            mine.state, mine.datetime_complete = state, datetime.now()
-            if values is not None:
-                mine.values = list(values)
-            self._unfinished.discard(trial_id)
-            self._trials[mine.number] = mine
-            return True
+            self._known.unfinished[mine.number] = trial_id  # to be read once more
+            try:
+                with self._together():
+                    self._check_running(trial_id)
+                    self._write_attrs(trial_id)
+                    return self._backend.set_trial_state_values(trial_id, state, values)
+            finally:
+                del self._unwritten[trial_id]
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Give a trial an attribute: this process's own is written as it is published, or ends."""
         trial_id = self._real(trial_id)
         with self._lock:
-            mine = self._mine.get(trial_id)
-            if mine is None or not self._defer(trial_id, mine.user_attrs, self._unwritten_of(trial_id)[0], key, value):
+            own = self._own(trial_id)
+            if own is None:
                 self._backend.set_trial_user_attr(trial_id, key, value)
+                return
+            own.user_attrs[key] = value
+            if own is not self._draft:
+                self._unwritten[trial_id][0][key] = value
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """As `set_trial_user_attr`, for what samplers keep."""
         trial_id = self._real(trial_id)
         with self._lock:
-            mine = self._mine.get(trial_id)
-            if mine is None or not self._defer(
-                trial_id, mine.system_attrs, self._unwritten_of(trial_id)[1], key, value
-            ):
+            own = self._own(trial_id)
+            if own is None:
                 self._backend.set_trial_system_attr(trial_id, key, value)
-
-    def _unwritten_of(self, trial_id: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self._unwritten.setdefault(trial_id, ({}, {}))
-
-    @staticmethod
-    def _defer(trial_id: int, attrs: dict[str, Any], unwritten: dict[str, Any], key: str, value: Any) -> bool:
-        """Keep an attribute in memory; False if it is in the database already, where it has to change."""
-        written = trial_id >= 0 and key in attrs and key not in unwritten
-        attrs[key] = value
-        if not written:
-            unwritten[key] = value
-        return not written
+                return
+            own.system_attrs[key] = value
+            if own is not self._draft:
+                self._unwritten[trial_id][1][key] = value
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Left to Optuna; trials here have none."""
         self._backend.set_trial_intermediate_value(self._real(trial_id), step, intermediate_value)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """The trial, from memory where it is known to be as it was; one that is under way is copied."""
+        """The trial; one that is under way here is copied."""
         trial_id = self._real(trial_id)
         with self._lock:
-            if trial_id in self._mine:
-                trial = copy.copy(self._mine[trial_id])
-                trial.params, trial.distributions = dict(trial.params), dict(trial.distributions)
-                trial.user_attrs, trial.system_attrs = dict(trial.user_attrs), dict(trial.system_attrs)
-                return trial
-            if trial_id in self._numbers and trial_id not in self._unfinished:
-                return self._trials[self._numbers[trial_id]]
-        return self._backend.get_trial(trial_id)
+            own = self._own(trial_id)
+            if own is None:
+                return self._backend.get_trial(trial_id)
+            trial = copy.copy(own)
+            trial.params, trial.distributions = dict(own.params), dict(own.distributions)
+            trial.user_attrs, trial.system_attrs = dict(own.user_attrs), dict(own.system_attrs)
+            return trial
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """The identifier of a trial."""
-        with self._lock:
-            if trial_number >= len(self._trials):
-                self._refresh()
-            if trial_number >= len(self._trials):
-                raise KeyError(f"there is no trial {trial_number}")
-            return self._trials[trial_number]._trial_id
+        return self._backend.get_trial_id_from_study_id_trial_number(study_id, trial_number)
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """All trials by number, drafts left out; what is new is read."""
         with self._lock:
-            self._refresh()
+            self._known.refresh()
+            trials = self._known.trials
             if states is None:
-                found = list(self._trials)
+                found = list(trials)
             elif any(state in states for state in TrialState if state.is_finished()):
-                found = [trial for trial in self._trials if trial.state in states]
+                found = [trial for trial in trials if trial.state in states]
             else:
-                live = {self._numbers[i] for i in (*self._unfinished, *self._mine) if i >= 0}
-                found = [self._trials[n] for n in sorted(live) if self._trials[n].state in states]
+                live = {*self._known.unfinished, *(trial.number for trial in self._mine.values())}
+                found = [trials[number] for number in sorted(live) if trials[number].state in states]
         return copy.deepcopy(found) if deepcopy else found
 
     # -- studies: Optuna's
@@ -383,6 +323,13 @@ class StudyStorage(BaseStorage):
         """Left to Optuna."""
         return self._backend.get_all_studies()
 
-    def remove_session(self) -> None:
-        """Left to Optuna."""
-        self._backend.remove_session()
+
+def _beat(of: weakref.ref[StudyStorage]) -> None:
+    """Show signs of life for as long as anybody uses the storage."""
+    while True:
+        time.sleep(BEAT_S)
+        storage = of()
+        if storage is None:
+            return
+        storage.beat()
+        del storage

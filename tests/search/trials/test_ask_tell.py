@@ -134,7 +134,7 @@ def race(search: Search) -> None:
 
 
 def test_a_raced_trial_has_a_result_but_no_place_on_the_front(tmp_path: Path) -> None:
-    search = make_search(tmp_path / "s.db")
+    search = make_search(tmp_path / "s.journal")
     race(search)
     full, raced = search.known[GOOD], search.known[BAD]
     # the control variate: the rival's mean and the mean difference on the rows they share
@@ -151,9 +151,9 @@ def test_a_raced_trial_has_a_result_but_no_place_on_the_front(tmp_path: Path) ->
 
 
 def test_rivals_survive_a_resume_and_are_the_same(tmp_path: Path) -> None:
-    search = make_search(tmp_path / "s.db")
+    search = make_search(tmp_path / "s.journal")
     race(search)
-    again = make_search(tmp_path / "s.db")
+    again = make_search(tmp_path / "s.journal")
     assert again.known == search.known
     assert again.front == search.front
     dear = [Schedule([Stage(3, 0.75, "value_norm")])]
@@ -165,7 +165,7 @@ def test_rivals_survive_a_resume_and_are_the_same(tmp_path: Path) -> None:
 
 
 def test_without_races_there_are_no_rivals(tmp_path: Path) -> None:
-    search = make_search(tmp_path / "s.db", race=False)
+    search = make_search(tmp_path / "s.journal", race=False)
     search.enqueue([GOOD, BAD])
     search.tell(ask(search), rows(0.1), 1.0)
     assert ask(search).rival is None
@@ -173,7 +173,7 @@ def test_without_races_there_are_no_rivals(tmp_path: Path) -> None:
 
 
 def test_what_breaks_a_constraint_is_nobodys_rival(tmp_path: Path) -> None:
-    search = make_search(tmp_path / "s.db", constraints=lambda s, e: {"quality": 0.9 - e.quality})
+    search = make_search(tmp_path / "s.journal", constraints=lambda s, e: {"quality": 0.9 - e.quality})
     search.enqueue([GOOD, BAD])
     search.tell(ask(search), rows(0.1, right=0.5), 1.0)
     assert ask(search).rival is None
@@ -181,13 +181,13 @@ def test_what_breaks_a_constraint_is_nobodys_rival(tmp_path: Path) -> None:
 
 
 def test_a_lost_worker_costs_one_trial_and_a_schedule_that_kills_two_is_left(tmp_path: Path) -> None:
-    search = make_search(tmp_path / "s.db")
+    search = make_search(tmp_path / "s.journal")
     search.enqueue([GOOD])
     for _ in range(2):
         proposal = ask(search)
         assert (proposal.schedule, proposal.source) == (GOOD, "seed")
         search.fail(proposal, "its worker was lost", lost=True)
-    again = make_search(tmp_path / "s.db")
+    again = make_search(tmp_path / "s.journal")
     for one in (search, again):
         assert one.is_taken(GOOD)
         one.enqueue([GOOD])
@@ -196,16 +196,16 @@ def test_a_lost_worker_costs_one_trial_and_a_schedule_that_kills_two_is_left(tmp
 
 
 def test_what_failed_is_not_tried_again_after_a_resume(tmp_path: Path) -> None:
-    search = make_search(tmp_path / "s.db")
+    search = make_search(tmp_path / "s.journal")
     search.enqueue([GOOD])
     search.fail(ask(search), "out of memory")
-    again = make_search(tmp_path / "s.db")
+    again = make_search(tmp_path / "s.journal")
     again.enqueue([GOOD])
     assert ask(again).schedule != GOOD
 
 
 def test_one_trial_too_many_is_withdrawn(tmp_path: Path) -> None:
-    search = make_search(tmp_path / "s.db")
+    search = make_search(tmp_path / "s.journal")
     search.enqueue([GOOD, BAD])
     first = search.ask(1)
     assert first is not None
@@ -220,7 +220,7 @@ def test_ctrl_c_gives_the_trial_back(tmp_path: Path) -> None:
     def interrupted(schedule: Schedule, rival: Rival | None) -> Evaluation:
         raise KeyboardInterrupt
 
-    search = make_search(tmp_path / "s.db")
+    search = make_search(tmp_path / "s.journal")
     with pytest.raises(KeyboardInterrupt):
         next(LocalEngine(interrupted).run(search))
     assert search.running == 0
@@ -229,7 +229,7 @@ def test_ctrl_c_gives_the_trial_back(tmp_path: Path) -> None:
 
 
 def test_the_reason_for_the_end_is_kept(tmp_path: Path) -> None:
-    search = make_search(tmp_path / "s.db")
+    search = make_search(tmp_path / "s.journal")
     for limits, reason in [
         ({"trials": 3}, "trials"),
         ({"trials": None, "stop": lambda search: len(search.known) >= 5}, "converged"),

@@ -48,7 +48,7 @@ def run(tmp_path, constraints, trials=25):
     from tests.support.fakes import LinearCosts
 
     costs = LinearCosts()
-    study = open_study(tmp_path / "study.db")
+    study = open_study(tmp_path / "study.journal")
     objective = Objective("latency", costs, costs.predict(Schedule()))
     search = Search(study, "tpe", make_space(), [objective], constraints=constraints, race=False)
     list(LocalEngine(lambda schedule, rival: fake_evaluation(schedule)).run(search, trials))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +13,13 @@ from optuna.trial import TrialState
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
-from prunesearch.study.trials import is_withdrawn, open_study, read_trials
+from prunesearch.study.storage.places import backend_of
+from prunesearch.study.storage.storage import GRACE_S, StudyStorage, storage_of
+from prunesearch.study.trials import fail_abandoned, is_withdrawn, open_study, read_trials
 from tests.support.fakes import make_space
 from tests.support.postgres import server
-from tests.support.searches import make_search, run_local, start, wait_for
+from tests.support.searches import make_search, place_of, run_local, start, wait_for
+from tests.support.studies import optuna_storage
 
 SEEDS = [Schedule([Stage(1, 0.5, "value_norm")]), Schedule([Stage(2, 0.25, merge="bipartite")])]
 
@@ -29,23 +30,24 @@ def postgres() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     """A storage and the name of a study that is not there yet."""
+    if request.param == "journal":
+        return str(tmp_path / "shared.journal"), "shared"
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'shared.db'}", "shared"
     return request.getfixturevalue("postgres"), tmp_path.name
 
 
 WORK = """
-    from fakes import fake_evaluation
     from prunesearch.core.schedule import Schedule
     from prunesearch.core.stage import Stage
     url, name, trials, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     def slow(schedule):
         time.sleep(pause)
         return fake_evaluation(schedule)
-    search = make_search(url, name, seed=3)
+    search = make_search(place_of(url), name, seed=3)
     search.enqueue([Schedule([Stage(1, 0.5, "value_norm")]), Schedule([Stage(2, 0.25, merge="bipartite")])])
     for record in run_local(search, trials, slow):
         print(record.number, record.schedule.to_json(None), flush=True)
@@ -54,7 +56,9 @@ WORK = """
 
 def read_back(url: str, name: str) -> list[optuna.trial.FrozenTrial]:
     """Through Optuna alone."""
-    return optuna.load_study(study_name=name, storage=url).get_trials()
+    where = place_of(url)
+    storage = optuna_storage(where) if isinstance(where, Path) else where
+    return optuna.load_study(study_name=name, storage=storage).get_trials()
 
 
 def test_four_processes_lose_and_double_nothing(place: tuple[str, str]) -> None:
@@ -74,7 +78,7 @@ def test_four_processes_lose_and_double_nothing(place: tuple[str, str]) -> None:
     assert Counter(t.user_attrs["source"] for t in complete)["seed"] == len(SEEDS)
     for trial in complete:
         assert make_space().decode(trial.params) == told[trial.number]
-    assert len(read_trials(url, name=name)) == 40
+    assert len(read_trials(place_of(url), name=name)) == 40
 
 
 def test_a_process_that_is_killed_costs_one_trial_of_the_others(place: tuple[str, str]) -> None:
@@ -93,8 +97,8 @@ def test_a_process_that_is_killed_costs_one_trial_of_the_others(place: tuple[str
 
 
 def test_a_living_process_keeps_its_trial(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
-    worker = start(WORK, f"sqlite:///{path}", "prunesearch", 1, 30)
+    path = tmp_path / "s.journal"
+    worker = start(WORK, path, "prunesearch", 1, 30)
     try:
         wait_for(lambda: running(path) == 1, worker)
         study = open_study(path)
@@ -114,30 +118,40 @@ def test_a_living_process_keeps_its_trial(tmp_path: Path) -> None:
 
 
 def running(path: Path) -> int:
-    """How many trials are being evaluated; through SQLite, as Optuna would make the tables a worker makes."""
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-            return int(connection.execute("SELECT COUNT(*) FROM trials WHERE state = 'RUNNING'").fetchone()[0])
-    except sqlite3.OperationalError:  # not there yet
+    """How many trials are being evaluated, by Optuna alone."""
+    if not path.exists():
         return 0
+    try:
+        trials = read_back(str(path), "prunesearch")
+    except KeyError:  # no study in it yet
+        return 0
+    return sum(trial.state == TrialState.RUNNING for trial in trials)
 
 
-def test_a_silent_process_of_another_machine_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "s.db"
-    monkeypatch.setattr("prunesearch.search.trials.ask_tell.this_worker", lambda: "elsewhere|1|2|3")
-    proposal = make_search(path).ask()
-    assert proposal is not None
-    study = open_study(path)
-    assert study.trials[0].state == TrialState.RUNNING  # heard of just now
-    engine = study._storage._backend.engine
-    with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'")
-    assert open_study(path).trials[0].state == TrialState.FAIL
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_a_silent_process_of_another_machine_is_given_up(tmp_path: Path, kind: str) -> None:
+    where = tmp_path / "s.journal" if kind == "journal" else f"sqlite:///{tmp_path / 's.db'}"
+    other = make_search(where, worker="elsewhere|1|2|3")
+    assert other.ask() is not None
+    now = 0.0
+    backend = backend_of(where, write=True)
+    study_id = backend.get_study_id_from_name("prunesearch")
+    watching = StudyStorage(backend, study_id, clock=lambda: now)
+    study = optuna.load_study(study_name="prunesearch", storage=watching)
+    assert fail_abandoned(study) == 0  # seen for the first time
+    for _ in range(3):
+        now += GRACE_S - 1
+        storage_of(other.study).beat()
+        assert fail_abandoned(study) == 0
+    now += GRACE_S + 1
+    assert fail_abandoned(study) == 1
+    assert study.trials[0].state == TrialState.FAIL
+    assert study.trials[0].user_attrs["lost"]
 
 
 def test_nobody_waits_for_a_trial_that_was_told(tmp_path: Path) -> None:
     """Two searches of one study in turn: what one has, the other sees."""
-    one, two = make_search(tmp_path / "s.db", seed=1), make_search(tmp_path / "s.db", seed=2)
+    one, two = make_search(tmp_path / "s.journal", seed=1), make_search(tmp_path / "s.journal", seed=2)
     for search in (one, two, one, two):
         assert next(run_local(search, None)).number == len(search.known) - 1
     two.refresh()

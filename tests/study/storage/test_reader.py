@@ -1,8 +1,7 @@
-"""Trials read from Optuna's tables are those that Optuna's own API tells; nothing is written, nothing read twice."""
+"""Trials as they are read are those that Optuna's own API tells; nothing is written, nothing read twice."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 
@@ -12,16 +11,23 @@ from optuna.trial import TrialState
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.schedule import Schedule
-from prunesearch.study.storage import reader as module
-from prunesearch.study.storage.reader import TrialReader, shown_url, study_names
-from prunesearch.study.storage.schema import is_known_schema
-from tests.support.studies import add_trials, new_study, plain_trials
+from prunesearch.study.storage.places import backend_of
+from prunesearch.study.storage.reader import Trial, TrialReader, study_names
+from tests.support.studies import add_trials, load_study, new_study, plain_trials
+
+FILES = ["study.journal", "study.db"]  # as studies are kept, and as they were
+
+
+@pytest.fixture(params=FILES)
+def file(request, tmp_path):
+    """Where a study is kept."""
+    return tmp_path / request.param
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(file):
     """A study with every kind of trial."""
-    found = new_study(tmp_path / "study.db")
+    found = new_study(file)
     add_trials(found, plain_trials(3))
     failed = found.ask()
     failed.set_user_attr("error", "no memory")
@@ -39,53 +45,57 @@ def told(study):
     found = []
     for t in study.get_trials():
         shown = {key: value for key, value in t.user_attrs.items() if key != "per_row"}
-        found.append((t.number, t.state.name, shown, t.datetime_start, t.datetime_complete, t.constraints))
+        values = tuple(t.values or ())
+        found.append((t.number, t.state.name, values, shown, t.datetime_start, t.datetime_complete, t.constraints))
     return found
 
 
 def read(reader):
-    return [(t.number, t.state, t.attrs, t.started, t.completed, t.constraints) for t in reader.trials]
+    return [(t.number, t.state, t.values, t.attrs, t.started, t.completed, t.constraints) for t in reader.trials]
 
 
-def test_the_tables_say_what_optuna_says(study, tmp_path):
-    reader = TrialReader(f"sqlite:///{tmp_path / 'study.db'}", "prunesearch")
+class Counted:
+    """A storage that notes which of its methods were asked for trials."""
+
+    def __init__(self, backend):
+        self.backend, self.asked = backend, []
+
+    def __getattr__(self, name):
+        self.asked.append(name)
+        return getattr(self.backend, name)
+
+
+def test_what_is_read_is_what_optuna_says(study, file):
+    reader = TrialReader(file, "prunesearch")
     assert reader.refresh()
     assert read(reader) == told(study)
-    assert [t.values for t in reader.trials[:3]] == [tuple(t.values) for t in study.trials[:3]]
     assert [t.contends for t in reader.trials] == [True] * 4 + [False, True]
 
 
-def test_times_are_local_wherever_the_machine_is(study, tmp_path, monkeypatch):
+def test_times_are_local_wherever_the_machine_is(study, file, monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Kolkata")
     time.tzset()
     try:
-        reader = TrialReader(f"sqlite:///{tmp_path / 'study.db'}")
+        reader = TrialReader(file)
         reader.refresh()
-        assert read(reader) == told(optuna.load_study(study_name="prunesearch", storage=reader.url))
+        assert read(reader) == told(load_study(file))
     finally:
         monkeypatch.undo()
         time.tzset()
 
 
-def test_another_schema_goes_through_optuna(study, tmp_path, monkeypatch):
-    monkeypatch.setattr("prunesearch.study.storage.schema.REVISION", "v99")
-    reader = TrialReader(f"sqlite:///{tmp_path / 'study.db'}")
-    assert reader.refresh()
-    assert read(reader) == told(study)
-
-
-def test_only_what_is_new_is_read(study, tmp_path, monkeypatch):
-    reader = TrialReader(f"sqlite:///{tmp_path / 'study.db'}")
+def test_only_what_is_new_is_read(study, file):
+    storage = Counted(backend_of(file))
+    reader = TrialReader(file, "prunesearch", lambda where: storage)
     reader.refresh()
     before = list(reader.trials)
     assert not reader.refresh()
     running = study.ask()  # the one that was queued
     add_trials(study, plain_trials(1, seed=5))
-    asked = []
-    original = module._grouped
-    monkeypatch.setattr(module, "_grouped", lambda c, q, s, ids: asked.append(ids) or original(c, q, s, ids))
+    storage.asked.clear()
     assert reader.refresh()
-    assert all(set(ids) == {6, 7} for ids in asked)
+    assert storage.asked.count("get_trial") == 2
+    assert "get_all_trials" not in storage.asked
     assert [t.state for t in reader.trials[-2:]] == ["RUNNING", "COMPLETE"]
     study.tell(running, [0.1, 2.0])
     assert reader.refresh()
@@ -93,13 +103,17 @@ def test_only_what_is_new_is_read(study, tmp_path, monkeypatch):
     assert all(old is new for old, new in zip(before[:5], reader.trials[:5], strict=True))
 
 
-def test_nothing_can_be_written(study, tmp_path):
-    connection = module.read_only_engine(f"sqlite:///{tmp_path / 'study.db'}").connect()
-    with connection, pytest.raises(module.sa.exc.OperationalError, match="readonly"):
-        connection.execute(module.sa.text("DELETE FROM trials"))
+def test_nothing_is_written(study, file):
+    before = {path: path.read_bytes() for path in file.parent.iterdir()}
+    TrialReader(file).refresh()
+    study_names(f"sqlite:///{file}") if file.suffix == ".db" else None
+    assert {path: path.read_bytes() for path in file.parent.iterdir()} == before
+    if file.suffix == ".db":
+        with pytest.raises(optuna.exceptions.StorageInternalError):
+            optuna.load_study(study_name="prunesearch", storage=backend_of(file)).set_user_attr("mine", 1)
     with pytest.raises(CorruptFileError, match="not a readable study"):
-        TrialReader(f"sqlite:///{tmp_path / 'none.db'}").refresh()
-    assert not (tmp_path / "none.db").exists()
+        TrialReader(file.with_name(f"none{file.suffix}")).refresh()
+    assert {path: path.read_bytes() for path in file.parent.iterdir()} == before
 
 
 def test_a_study_that_is_being_written_in_wal_mode(tmp_path):
@@ -108,7 +122,7 @@ def test_a_study_that_is_being_written_in_wal_mode(tmp_path):
     connection.execute("PRAGMA journal_mode=WAL")
     study = new_study(file)
     add_trials(study, plain_trials(1))
-    reader = TrialReader(f"sqlite:///{file}")
+    reader = TrialReader(file)
     reader.refresh()
     add_trials(study, plain_trials(1, seed=1))
     assert reader.refresh()
@@ -116,16 +130,28 @@ def test_a_study_that_is_being_written_in_wal_mode(tmp_path):
     connection.close()
 
 
-def test_what_is_no_study(tmp_path):
-    (tmp_path / "text.db").write_text("not a database, but long enough to be looked at")
+@pytest.mark.parametrize(
+    "text", ["not a study, but long enough to be looked at", '{"a": 1}\n{"b": 2}\n', "[1]\n", "\0\0"]
+)
+def test_what_is_no_study(file, text):
+    file.write_text(text)
     with pytest.raises(CorruptFileError, match="not a readable study") as error:
-        TrialReader(f"sqlite:///{tmp_path / 'text.db'}").refresh()
+        TrialReader(file).refresh()
     assert "\n" not in str(error.value)
-    with pytest.raises(PruneSearchError, match="no Optuna storage"):
-        study_names(f"sqlite:///{tmp_path / 'text.db'}")
-    new_study(tmp_path / "study.db")
+    assert file.read_text() == text
+
+
+def test_studies_are_found_by_name(study, file):
     with pytest.raises(CorruptFileError, match="no study 'other'"):
-        TrialReader(f"sqlite:///{tmp_path / 'study.db'}", "other").refresh()
+        TrialReader(file, "other").refresh()
+
+
+def test_the_studies_of_a_url(tmp_path):
+    (tmp_path / "text.db").write_text("not a database, but long enough to be looked at")
+    for name in ("text.db", "none.db"):
+        with pytest.raises(PruneSearchError, match="no Optuna storage"):
+            study_names(f"sqlite:///{tmp_path / name}")
+    new_study(tmp_path / "study.db")
     assert study_names(f"sqlite:///{tmp_path / 'study.db'}") == ["prunesearch"]
 
 
@@ -133,21 +159,9 @@ def test_a_trial_keeps_its_schedule_and_its_duplicates_do_not_count():
     trial = plain_trials(1)[0]
     assert trial.schedule == Schedule.from_dict(trial.attrs["schedule"])
     assert trial.complete
-    again = module.Trial(1, "COMPLETE", (), {**trial.attrs, "duplicate_of": 0})
+    again = Trial(1, "COMPLETE", (), {**trial.attrs, "duplicate_of": 0})
     assert not again.complete
-    raced = module.Trial(2, "COMPLETE", (), {**trial.attrs, "rows": 64})
+    raced = Trial(2, "COMPLETE", (), {**trial.attrs, "rows": 64})
     assert raced.complete
     assert not raced.contends
     assert trial.number_of("source") is None
-
-
-def test_passwords_are_not_shown():
-    assert shown_url("postgresql://me:secret@host/name") == "postgresql://me:***@host/name"
-
-
-def test_optuna_still_has_the_schema_that_is_read(tmp_path):
-    study = new_study(tmp_path / "study.db")
-    with module.read_only_engine(f"sqlite:///{tmp_path / 'study.db'}").connect() as connection:
-        assert is_known_schema(connection)
-    assert json.dumps(study.user_attrs) == "{}"
-    assert optuna.__version__ >= "5"

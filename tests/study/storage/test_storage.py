@@ -11,48 +11,56 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
 from prunesearch.study.config import RunConfig
-from prunesearch.study.storage.storage import StudyStorage, discard, open_storage
+from prunesearch.study.storage.storage import storage_of
 from prunesearch.study.storage.worker import is_gone, this_worker
 from prunesearch.study.trials import check_same_costs, open_study, study_exists, study_place
 from tests.support.fakes import fake_evaluation, make_space
 from tests.support.searches import make_search, run_local
+from tests.support.studies import optuna_storage
 
 
-def by_optuna(path: Path) -> list[FrozenTrial]:
-    return optuna.load_study(study_name="prunesearch", storage=f"sqlite:///{path}").get_trials()
+@pytest.fixture(params=["journal", "sqlite"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a study is kept: a file, or a database."""
+    return tmp_path / "s.journal" if request.param == "journal" else f"sqlite:///{tmp_path / 's.db'}"
 
 
-def test_optuna_reads_what_was_written_and_the_other_way_round(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
-    search = make_search(path, constraints=lambda schedule, evaluation: {"quality": 0.5 - evaluation.quality})
+def optunas(place: Path | str) -> optuna.Study:
+    """The study by Optuna alone."""
+    storage = optuna_storage(place) if isinstance(place, Path) else place
+    return optuna.load_study(study_name="prunesearch", storage=storage)
+
+
+def by_optuna(place: Path | str) -> list[FrozenTrial]:
+    return optunas(place).get_trials()
+
+
+def test_optuna_reads_what_was_written_and_the_other_way_round(place: Path | str) -> None:
+    search = make_search(place, constraints=lambda schedule, evaluation: {"quality": 0.5 - evaluation.quality})
     list(run_local(search, 6))
     proposal = search.ask()
     assert proposal is not None
     search.fail(proposal, "out of\nmemory")
     search.ask()
-    theirs = by_optuna(path)
+    theirs = by_optuna(place)
     mine = search.study.get_trials()
     assert [t.state for t in theirs] == [TrialState.COMPLETE] * 6 + [TrialState.FAIL, TrialState.RUNNING]
-    anew = open_storage(f"sqlite:///{path}", "prunesearch")[0].get_all_trials(1)
-    for trial, other, third in zip(theirs, mine, anew, strict=True):
-        assert trial == third
+    for trial, other in zip(theirs, mine, strict=True):
         for name in ("number", "state", "values", "params", "distributions", "user_attrs", "system_attrs"):
             assert getattr(trial, name) == getattr(other, name), name
-        assert trial.datetime_start is not None
-        assert other.datetime_start is not None
-        assert abs((trial.datetime_start - other.datetime_start).total_seconds()) < 1
+        assert trial.datetime_start == other.datetime_start
+        assert trial.datetime_complete == other.datetime_complete
         assert trial.constraints == other.constraints
+        assert make_space().decode(trial.params) == Schedule.from_dict(trial.user_attrs["schedule"])
     assert theirs[0].constraints == {"quality": 0.5 - theirs[0].user_attrs["quality"]}
     assert theirs[6].user_attrs["error"] == "out of memory"
 
 
-def test_trials_that_optuna_adds_and_queues_are_taken(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
-    search, space = make_search(path), make_space()
+def test_trials_that_optuna_adds_and_queues_are_taken(place: Path | str) -> None:
+    search, space = make_search(place), make_space()
     ours = list(run_local(search, 2))
-    outside = optuna.load_study(study_name="prunesearch", storage=f"sqlite:///{path}")
+    outside = optunas(place)
     schedule = space.decode({**outside.trials[0].params, "layer_0": 3, "level_0": 3, "level_1": 0, "level_2": 0})
     params = space.encode(schedule)
     assert params is not None
@@ -65,26 +73,33 @@ def test_trials_that_optuna_adds_and_queues_are_taken(tmp_path: Path) -> None:
     assert (queued.schedule, queued.source, queued.number) == (schedule, "by hand", 2)
     assert [t.values for t in search.study.trials[2:]] == [[queued.loss, *queued.values], [math.inf, 1.0]]
     assert len(search.known) == len(ours) + 1
-    assert by_optuna(path)[2].values == [queued.loss, *queued.values]
+    assert by_optuna(place)[2].values == [queued.loss, *queued.values]
 
 
-def test_a_draft_leaves_no_trace(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
-    study = open_study(path)
+def test_a_queued_trial_of_a_known_schedule_fails(place: Path | str) -> None:
+    search = make_search(place)
+    (first,) = run_local(search, 1)
+    params = search.space.encode(first.schedule)
+    assert params is not None
+    optunas(place).enqueue_trial(params)
+    assert next(run_local(search, 2)).schedule != first.schedule
+    assert by_optuna(place)[1].user_attrs["error"] == "the schedule was tried before"
+
+
+def test_a_draft_leaves_no_trace(place: Path | str) -> None:
+    study = open_study(place)
     trial = study.ask(make_space().distributions())
     assert study.get_trials() == []
-    discard(study, trial)
-    assert by_optuna(path) == []
+    assert storage_of(study).discard(trial.number)
+    assert not storage_of(study).discard(trial.number)
+    assert by_optuna(place) == []
 
 
-def test_a_storage_of_another_revision_is_used_through_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunesearch.study.storage.schema.REVISION", "v99")
-    search = make_search(tmp_path / "s.db")
-    assert not isinstance(search.study._storage, StudyStorage)
-    search.enqueue([Schedule([Stage(1, 0.5, "value_norm")])])
-    assert len(list(run_local(search, 5))) == 5
-    assert len(list(run_local(make_search(tmp_path / "s.db"), 7))) == 2
-    assert [t.state for t in by_optuna(tmp_path / "s.db")] == [TrialState.COMPLETE] * 7
+def test_optuna_still_keeps_a_study_s_storage_where_it_is_looked_for(tmp_path: Path) -> None:
+    """The one thing of Optuna's that is used and is not public."""
+    assert storage_of(open_study(tmp_path / "s.journal")).get_all_studies()[0].study_name == "prunesearch"
+    with pytest.raises(TypeError, match="InMemoryStorage"):
+        storage_of(optuna.create_study())
 
 
 def test_what_cannot_be_opened_is_one_line_without_the_password(tmp_path: Path) -> None:
@@ -102,9 +117,9 @@ def test_the_password_is_not_written_down() -> None:
 
 
 def test_a_study_minimises_what_it_was_begun_with(tmp_path: Path) -> None:
-    open_study(tmp_path / "s.db", ["latency"])
+    open_study(tmp_path / "s.journal", ["latency"])
     with pytest.raises(PruneSearchError, match="2 values, but got 3"):
-        open_study(tmp_path / "s.db", ["latency", "energy"])
+        open_study(tmp_path / "s.journal", ["latency", "energy"])
 
 
 def test_folders_that_share_a_storage_share_their_cost_table(tmp_path: Path) -> None:
@@ -132,13 +147,13 @@ def test_a_worker_is_known_by_more_than_its_pid() -> None:
     assert not is_gone("")
 
 
-def test_evaluations_are_told_once(tmp_path: Path) -> None:
-    search = make_search(tmp_path / "s.db")
+def test_evaluations_are_told_once(place: Path | str) -> None:
+    search = make_search(place)
     proposal = search.ask()
     assert proposal is not None
     # another process took this one for dead
-    other = optuna.load_study(study_name="prunesearch", storage=f"sqlite:///{tmp_path / 's.db'}")
-    other.tell(proposal.number, state=TrialState.FAIL)
+    optunas(place).tell(proposal.number, state=TrialState.FAIL)
     assert search.tell(proposal, fake_evaluation(proposal.schedule), 0.0) is None
-    assert by_optuna(tmp_path / "s.db")[0].state == TrialState.FAIL
+    assert by_optuna(place)[0].state == TrialState.FAIL
     assert proposal.schedule not in search.known
+    assert len(list(run_local(search, 2))) == 2
