@@ -3,10 +3,9 @@
     python benchmarks/dashboard_load.py [--trials 10000] [--repeats 5]      # needs chromium and playwright
 
 The study's front is that of `studies/example`; its trials are random schedules of that model's space with made-up
-qualities, written into the tables of a study that Optuna made. Times start when the address is asked for, in a new
+qualities. Times start when the address is asked for, in a new
 browser profile each time; the server has been started before, which is when it reads what it was given:
   reading     the trials by this project's reader, a new one each time
-  optuna      the same trials by Optuna's public API, once, for comparison
   overview    the first page, its cards painted
   study       the study's page, its front painted with the trials behind it
   whole       the same, until the last of its figures is painted
@@ -17,11 +16,9 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import logging
 import random
 import shutil
-import sqlite3
 import statistics
 import tempfile
 import threading
@@ -32,13 +29,15 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
-from optuna.trial import create_trial
+from optuna.storages import JournalStorage
+from optuna.trial import FrozenTrial, create_trial
 from werkzeug.serving import make_server
 
 from prunesearch.report.dashboard.app import make_app
 from prunesearch.report.dashboard.overview import overview
 from prunesearch.report.dashboard.sources import Library
 from prunesearch.search.space.space import Space, SpaceFile
+from prunesearch.study.storage.journal import StudyFile
 from prunesearch.study.storage.reader import TrialReader
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,57 +50,29 @@ def make_study(folder: Path, trials: int) -> None:
     """A study folder with the example's front and `trials` random trials."""
     shutil.copytree(ROOT / "studies" / "example", folder)
     space, rng = Space(SpaceFile.load(None), *SHAPE), random.Random(0)
+    journal = JournalStorage(StudyFile(folder / "study.journal"))
+    study = optuna.create_study(study_name="prunesearch", storage=journal, directions=["minimize", "minimize"])
+    study.add_trials(random_trial(space, rng, number) for number in range(trials))
+
+
+def random_trial(space: Space, rng: random.Random, n: int) -> FrozenTrial:
+    """One random trial, with the attributes that a search writes."""
     distributions = space.distributions()
-    study = optuna.create_study(
-        study_name="prunesearch", storage=f"sqlite:///{folder / 'study.db'}", directions=["minimize", "minimize"]
-    )
-    first = {name: 0 if isinstance(d, IntDistribution) else d.choices[0] for name, d in distributions.items()}
-    attrs = {
-        "schedule": space.decode(first).to_dict(),
-        "source": "seed",
-        "latency": 24.0,
-        "quality": 0.8,
-        "seconds": 0.5,
-    }
-    study.add_trial(create_trial(params=first, distributions=distributions, values=[0.0, 24.0], user_attrs=attrs))
-    connection = sqlite3.connect(folder / "study.db")
-    texts = dict(connection.execute("SELECT param_name, distribution_json FROM trial_params WHERE trial_id = 1"))
-    for number in range(1, trials):
-        add_trial(connection, space, rng, texts, number)
-    connection.commit()
-    connection.close()
-
-
-def add_trial(connection: sqlite3.Connection, space: Space, rng: random.Random, texts: dict[str, str], n: int) -> None:
-    """One random trial, in the rows that Optuna would write."""
-    drawn: dict[str, float] = {}
     params: dict[str, Any] = {}
-    for name, d in space.distributions().items():
+    for name, d in distributions.items():
         if isinstance(d, CategoricalDistribution):
-            drawn[name] = rng.randrange(len(d.choices))
-            params[name] = d.choices[int(drawn[name])]
+            params[name] = rng.choice(d.choices)
         elif isinstance(d, IntDistribution):
-            drawn[name] = params[name] = rng.randint(d.low, d.high)
+            params[name] = rng.randint(d.low, d.high)
     schedule = space.decode(params)
     counts = schedule.counts(*SHAPE)
     share = sum(counts) / (SHAPE[0] * SHAPE[1])
     ms, quality = 24 * share + rng.random(), max(0.1, 0.83 - 0.5 * (1 - share) ** 2 - 0.2 * rng.random())
-    at = (datetime(2026, 1, 1) + timedelta(seconds=n)).isoformat(" ")
-    connection.execute("INSERT INTO trials VALUES (?, ?, 1, 'COMPLETE', ?, ?)", (n + 1, n, at, at))
-    connection.executemany(
-        "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) VALUES (?, ?, ?, ?)",
-        [(n + 1, name, value, texts[name]) for name, value in drawn.items()],
-    )
-    connection.executemany(
-        "INSERT INTO trial_values (trial_id, objective, value, value_type) VALUES (?, ?, ?, 'FINITE')",
-        [(n + 1, 0, 0.84 - quality), (n + 1, 1, ms)],
-    )
     attrs = {"schedule": schedule.to_dict(), "source": "sampler", "latency": ms, "quality": quality, "seconds": 0.5}
     attrs |= {"worker": "machine/1234", "per_row": base64.b64encode(rng.randbytes(ROWS * 17 // 8)).decode()}
-    connection.executemany(
-        'INSERT INTO trial_user_attributes (trial_id, "key", value_json) VALUES (?, ?, ?)',
-        [(n + 1, name, json.dumps(value)) for name, value in attrs.items()],
-    )
+    trial = create_trial(params=params, distributions=distributions, values=[0.84 - quality, ms], user_attrs=attrs)
+    trial.datetime_start = trial.datetime_complete = datetime(2026, 1, 1) + timedelta(seconds=n)
+    return trial
 
 
 def seconds_until(page: Any, address: str, selector: str) -> float:
@@ -124,19 +95,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "studies" / "large"
         make_study(folder, args.trials)
-        url = f"sqlite:///{folder / 'study.db'}"
-        times: dict[str, list[float]] = {
-            name: [] for name in ("reading", "optuna", "overview", "study", "whole", "look")
-        }
+        times: dict[str, list[float]] = {name: [] for name in ("reading", "overview", "study", "whole", "look")}
         for _ in range(args.repeats):
             started = time.monotonic()
-            TrialReader(url).refresh()
+            TrialReader(folder / "study.journal").refresh()
             times["reading"].append(time.monotonic() - started)
-        started = time.monotonic()
-        found = optuna.load_study(study_name="prunesearch", storage=url).get_trials(deepcopy=False)
-        times["optuna"].append(time.monotonic() - started)
-        if len(found) != args.trials:
-            raise SystemExit(f"{args.trials} trials were written, but Optuna reads {len(found)}")
         drawn = ".js-plotly-plot .scatterlayer path.point:nth-of-type(900)"
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

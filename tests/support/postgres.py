@@ -9,7 +9,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,18 @@ def _as_user(command: list[str]) -> list[str]:
     return ["runuser", "-u", "postgres", "--", *command] if os.geteuid() == 0 else command
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server: the URL of its empty database, and how to end and begin it."""
+
+    url: str
+    stop: Callable[[], object]
+    start: Callable[[], object]
+
+
 @contextlib.contextmanager
-def server() -> Iterator[str]:
-    """The URL of an empty database; the test is skipped where PostgreSQL is not installed."""
+def server() -> Iterator[Server]:
+    """A server that runs; the test is skipped where PostgreSQL is not installed."""
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (apt install postgresql)")
@@ -44,13 +54,22 @@ def server() -> Iterator[str]:
     data, quiet = str(folder / "data"), {"check": True, "capture_output": True, "cwd": "/"}
     control = [str(programs / "pg_ctl"), "-D", data, "-w"]
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+
+    def control_it(*words: str) -> None:
+        subprocess.run(_as_user([*control, *words]), **quiet)
+
+    running = Server(
+        f"postgresql+psycopg://{user}@127.0.0.1:{port}/postgres",
+        stop=lambda: control_it("-m", "immediate", "stop"),
+        start=lambda: control_it("-l", str(folder / "log"), "-o", options, "start"),
+    )
     try:
         initdb = [str(programs / "initdb"), "-D", data, "-U", user, "-A", "trust"]
         subprocess.run(_as_user(initdb), **quiet)
-        subprocess.run(_as_user([*control, "-l", str(folder / "log"), "-o", options, "start"]), **quiet)
+        running.start()
         try:
-            yield f"postgresql+psycopg://{user}@127.0.0.1:{port}/postgres"
+            yield running
         finally:
-            subprocess.run(_as_user([*control, "-m", "immediate", "stop"]), **quiet)
+            running.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -73,8 +73,10 @@ def take_over(journal: Path, study: str) -> None:
         part.unlink(missing_ok=True)
         copy = JournalStorage(StudyFile(part))
         optuna.copy_study(from_study_name=study, from_storage=backend_of(old), to_storage=copy, to_study_name=study)
+        trials = len(optuna.load_study(study_name=study, storage=copy).get_trials(deepcopy=False))
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(part, journal)
-    trials = len(optuna.load_study(study_name=study, storage=copy).get_trials(deepcopy=False))
     say(f"{trials} trials of {old}, which an earlier version wrote, were copied to {journal.name}")
 
 

@@ -26,8 +26,8 @@ SEEDS = [Schedule([Stage(1, 0.5, "value_norm")]), Schedule([Stage(2, 0.25, merge
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    with server() as url:
-        yield url
+    with server() as running:
+        yield running.url
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgresql"])
