@@ -81,7 +81,7 @@ class StudyStorage(BaseStorage):
             draft = self._draft
             if draft is not None and draft.number == number:
                 identifier = self._backend.create_new_trial(self._study_id, draft)
-                self._published[-self._drafts], self._draft = identifier, None
+                self._published[-self._drafts] = identifier
                 self._known.refresh()
                 number = next(n for n, known in self._known.unfinished.items() if known == identifier)
                 draft.number = number
@@ -147,6 +147,7 @@ class StudyStorage(BaseStorage):
     def _take(self, trial_id: int, trial: FrozenTrial) -> None:
         """From here on a trial is this process's: nobody else changes it, but to give it up for dead."""
         self._mine[trial_id], self._unwritten[trial_id] = trial, ({}, {})
+        self._draft = None
         self._known.unfinished.pop(trial.number, None)
 
     def _check_running(self, trial_id: int) -> None:
