@@ -55,10 +55,10 @@ class Geometry:
         """The parts in the order in which tokens pass them; an encoder alone, today."""
         return (Part(ENCODER, self.depth),)
 
-    @property
-    def places(self) -> Iterator[Place]:
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
         """Every place of a stage, in the order in which tokens pass them."""
-        return (Place(part.name, block) for part in self.parts for block in range(part.depth))
+        return tuple(Place(part.name, block) for part in self.parts for block in range(part.depth))
 
     @property
     def reducible(self) -> int:
@@ -129,12 +129,13 @@ class Flow:
 
 def _walk(geometry: Geometry, stages: Iterable[Stage]) -> Iterator[Step]:
     by_place = {stage.place: stage for stage in stages}
-    n, sized = geometry.tokens, False
+    n, sized, reducible = geometry.tokens, False, geometry.reducible
     for place in geometry.places:
         stage = by_place.get(place)
-        n_out = n if stage is None else geometry.protected + stage.amount.kept(geometry.reducible)
-        if n_out >= n:
-            stage = None
-        yield Step(place, n, n_out, sized, stage)
-        sized = sized or (stage is not None and MERGES.entry(stage.merge).makes_sizes)
+        if stage is None:
+            yield Step(place, n, n, sized, None)
+            continue
+        n_out = min(n, geometry.protected + stage.amount.kept(reducible))
+        yield Step(place, n, n_out, sized, stage if n_out < n else None)
+        sized = sized or (n_out < n and MERGES.entry(stage.merge).makes_sizes)
         n = n_out

@@ -135,17 +135,16 @@ class Stage:
             raise PruneSearchError(f"`layer` must be an integer >= 0, but got {place.block!r}")
         if place.part not in PARTS:
             raise PruneSearchError(f"unknown part '{place.part}' of a model: {did_you_mean(str(place.part), PARTS)}")
-        known = known_params(scorer, merge, selection)
-        fields = {
-            "place": place,
-            "amount": keep if isinstance(keep, Amount) else Keep(keep),
-            "scorer": scorer,
-            "merge": merge,
-            "selection": selection,
-            "params": checked_params(params, known) if params else (),
-        }
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
+        for table, name in ((SCORERS, scorer), (MERGES, merge), (SELECTIONS, selection)):
+            table.entry(name)
+        self.__dict__.update(
+            place=place,
+            amount=keep if isinstance(keep, Amount) else Keep(keep),
+            scorer=scorer,
+            merge=merge,
+            selection=selection,
+            params=checked_params(params, known_params(scorer, merge, selection)) if params else (),
+        )
 
     def __repr__(self) -> str:
         said = [f"{name}={value!r}" for name, value in self.to_dict().items() if name not in ("layer", "part")]

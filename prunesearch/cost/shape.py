@@ -81,7 +81,7 @@ class Shape(Record):
     @property
     def geometry(self) -> Geometry:
         """How tokens flow through the model."""
-        return Geometry(self.depth, self.tokens, self.protected)
+        return _geometry(self.depth, self.tokens, self.protected)
 
     @property
     def blocks(self) -> tuple[Variant, ...]:
@@ -107,7 +107,12 @@ class Shape(Record):
         return f"{said}, {_listed(self.blocks)}" if self.variants else said
 
 
-@cache  # asked for with every piece that is priced
+@cache  # asked for with every schedule that is priced
+def _geometry(depth: int, tokens: int, protected: int) -> Geometry:
+    return Geometry(depth, tokens, protected)
+
+
+@cache
 def _parsed(variants: tuple[str, ...]) -> tuple[Variant, ...]:
     return tuple(Variant(*text.partition("/")[::2]) for text in variants)
 

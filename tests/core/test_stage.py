@@ -63,7 +63,7 @@ def test_a_parameter_of_two_rows_is_refused() -> None:
 
     with SCORERS.registered("warm", scorer, params={"temperature": Param(1.0, 0.1, 2.0, "of it")}):
         with pytest.raises(PruneSearchError, match="parameter 'temperature' belongs to two"):
-            Stage(3, 0.7, "warm", "soft")
+            Stage(3, 0.7, "warm", "soft", params={"temperature": 2})
         assert Stage(3, 0.7, "warm", "drop", params={"temperature": 2}).scorer_params == {"temperature": 2.0}
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from pydantic import ValidationError, model_validator
 
@@ -19,7 +18,6 @@ from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.surface import Line, ReducePoint, ReduceSurface, fit_straight_line
 from prunesearch.cost.tables.table_records import Cells, TableFacts, first_error
 
-T = TypeVar("T")
 _VERSION = 3
 _READ = (2, 3)  # in version 2 all blocks were alike
 
@@ -60,19 +58,24 @@ class CostTable(TableFacts, OfOneModel):
 
     def attention(self, n: int, sized: bool, layer: int) -> float:
         """The attention half of block `layer` at `n` tokens; `sized` with `+ log(size)` on the keys."""
-        variant = self.shape.blocks[layer].attention
-        key = (n, sized, variant)
-        return self._memo(self._seen_attention, key, lambda: self._attention_line(variant, sized)(n))
+        seen, key = self._seen_attention, (n, sized, layer)
+        if key not in seen:
+            seen[key] = self._attention_line(self.shape.blocks[layer].attention, sized)(n)
+        return seen[key]
 
     def mlp(self, n: int, layer: int) -> float:
         """The MLP half of block `layer` at `n` tokens."""
-        variant = self.shape.blocks[layer].mlp
-        return self._memo(self._seen_mlp, (n, variant), lambda: self._mlp_line(variant)(n))
+        seen, key = self._seen_mlp, (n, layer)
+        if key not in seen:
+            seen[key] = self._mlp_line(self.shape.blocks[layer].mlp)(n)
+        return seen[key]
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         """One stage from `n_in` to `n_out` tokens; 0 if it removes nothing."""
-        key = (scorer, merge, n_in, n_out)
-        return self._memo(self._seen_reduce, key, lambda: self._reduce(scorer, merge, n_in, n_out))
+        seen, key = self._seen_reduce, (scorer, merge, n_in, n_out)
+        if key not in seen:
+            seen[key] = self._reduce(*key)
+        return seen[key]
 
     @property
     def geometry(self) -> Geometry:
@@ -93,7 +96,9 @@ class CostTable(TableFacts, OfOneModel):
 
     def _attention_line(self, variant: str, sized: bool) -> Line:
         what = ("attention with token sizes" if sized else "attention without token sizes") + _of(variant)
-        return self._memo(self._lines, what, lambda: Line(what, self._attention_points(variant, sized)))
+        if what not in self._lines:
+            self._lines[what] = Line(what, self._attention_points(variant, sized))
+        return self._lines[what]
 
     def _attention_points(self, variant: str, sized: bool) -> dict[int, float]:
         cells = [c for c in self.cells.attention if c.variant == variant]
@@ -109,8 +114,9 @@ class CostTable(TableFacts, OfOneModel):
 
     def _mlp_line(self, variant: str) -> Line:
         what = "the MLP" + _of(variant)
-        cells = [c for c in self.cells.mlp if c.variant == variant]
-        return self._memo(self._lines, what, lambda: Line(what, {c.n: c.ms for c in cells}))
+        if what not in self._lines:
+            self._lines[what] = Line(what, {c.n: c.ms for c in self.cells.mlp if c.variant == variant})
+        return self._lines[what]
 
     @cached_property
     def _reduce(self) -> ReduceSurface:
@@ -135,23 +141,16 @@ class CostTable(TableFacts, OfOneModel):
         return {}
 
     @cached_property
-    def _seen_attention(self) -> dict[tuple[int, bool, str], float]:
+    def _seen_attention(self) -> dict[tuple[int, bool, int], float]:
         return {}
 
     @cached_property
-    def _seen_mlp(self) -> dict[tuple[int, str], float]:
+    def _seen_mlp(self) -> dict[tuple[int, int], float]:
         return {}
 
     @cached_property
     def _seen_reduce(self) -> dict[tuple[str, str, int, int], float]:
         return {}
-
-    @staticmethod
-    def _memo(seen: dict[Any, T], key: Any, compute: Callable[[], T]) -> T:
-        found = seen.get(key)
-        if found is None:
-            found = seen[key] = compute()
-        return found
 
     # -- for whom it holds -----------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder
-from prunesearch.core.registry import MERGES, SCORERS, SPACES
+from prunesearch.core.registry import MERGES, SPACES
 from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage, kept_count, parse_method
+from prunesearch.core.stage import Stage, kept_count, read_method
 from prunesearch.cost.tables.plateaus import Plateau
 
 
@@ -58,14 +58,14 @@ class SpaceFile(BaseModel):
     @classmethod
     def _scorers(cls, names: list[str]) -> list[str]:
         for name in names:
-            SCORERS.entry(name)
+            read_method(f"{name}+drop")
         return names
 
     @field_validator("merges")
     @classmethod
     def _merges(cls, names: list[str]) -> list[str]:
         for name in names:
-            MERGES.entry(name)
+            read_method(f"{Stage.scorer}+{name}")
         return names
 
     @classmethod
@@ -106,8 +106,12 @@ class SpaceFile(BaseModel):
 
     def methods(self) -> list[str]:
         """All methods of the space, `scorer+merge`; merges that ignore the scorer stand once."""
-        pairs = itertools.product(self.scorers, self.merges)
-        return list(dict.fromkeys(Stage(0, 1.0, s, m).method for s, m in pairs))
+        found = []
+        for scorer, merge in itertools.product(self.scorers, self.merges):
+            alone = read_method(f"{Stage.scorer}+{merge}")
+            scored = MERGES.entry(alone.merge).uses_scores
+            found.append(Stage(0, 1.0, *(read_method(f"{scorer}+{merge}") if scored else alone)).method)
+        return list(dict.fromkeys(found))
 
 
 def _first_error(error: ValidationError) -> tuple[str, str]:
@@ -192,7 +196,7 @@ class Space:
         """The stage at a layer, keep level and method."""
         key = (layer, level, method)
         if key not in self._stages:
-            self._stages[key] = Stage(layer, self.keeps[level], *parse_method(method))
+            self._stages[key] = Stage(layer, self.keeps[level], *read_method(method))
         return self._stages[key]
 
     def distributions(self) -> dict[str, BaseDistribution]:

@@ -31,6 +31,28 @@ def test_methods_hold_a_scorer_free_merge_once(space: Space) -> None:
     }
 
 
+def test_parameters_are_searched_as_methods() -> None:
+    """One row a value: a sampler may set a temperature as it sets a scorer."""
+    space = make_space(
+        scorers=["key_redundancy(margin=0.5)", "value_norm"], merges=["soft(temperature=0.5)", "soft", "bipartite"]
+    )
+    assert space.methods == [
+        "key_redundancy(margin=0.5)+soft(temperature=0.5)",
+        "key_redundancy(margin=0.5)+soft",
+        "bipartite",
+        "value_norm+soft(temperature=0.5)",
+        "value_norm+soft",
+    ]
+    schedule = Schedule([space.stage(1, 2, space.methods[0])])
+    assert schedule.stages[0].scorer_params == {"margin": 0.5}
+    assert schedule.stages[0].merge_params == {"temperature": 0.5}
+    params = space.encode(schedule)
+    assert params is not None
+    assert space.decode(params) == schedule
+    with pytest.raises(ValueError, match="unknown parameter 'margn': did you mean 'margin'"):
+        make_space(scorers=["key_redundancy(margn=0.5)"])
+
+
 def test_levels_that_keep_the_same_tokens_are_offered_once() -> None:
     space = Space(small_space_file(keep=[0.99, 0.97, 0.5]), DEPTH, 5, 1)
     assert space.counts == [5, 3]
