@@ -30,7 +30,8 @@ from prunesearch.search.trials.evaluate import Evaluation, Rival
 from prunesearch.study.config import RunConfig
 from prunesearch.study.trials import front_records, open_study
 from tests.support.fakes import fake_evaluation
-from tests.support.searches import ROOT, make_search, start
+from tests.support.paths import ROOT
+from tests.support.searches import make_search, start
 
 SEEDS = [Schedule([Stage(layer, keep, "value_norm")]) for layer in (0, 2) for keep in (0.75, 0.5, 0.25)]
 
@@ -171,7 +172,7 @@ def test_a_worker_that_cannot_load_the_model_ends_the_run_in_one_line(tmp_path: 
 
 DRIVER = """
     import time
-    from test_engines import *
+    from tests.contracts.test_engines import *
     def load():
         def slow(schedule, rival):
             time.sleep(0.2)

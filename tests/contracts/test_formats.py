@@ -12,10 +12,11 @@ from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
 from prunesearch.export import FORMATS, ModelShape, export_schedule, import_file, import_schedule
+from tests.support.paths import DOCS
 
 EVERY = pytest.mark.parametrize("fmt", [FORMATS[name] for name in FORMATS], ids=list(FORMATS))
 SHAPES = [ModelShape(12, 197, 1), ModelShape(4, 17, 1), ModelShape(6, 64, 2), ModelShape(2, 40, 1)]
-DOCS = Path(__file__).parents[2] / "docs" / "exchange.md"
+EXCHANGE = DOCS / "exchange.md"
 
 
 def random_schedules(shape: ModelShape, number: int) -> list[Schedule]:
@@ -52,7 +53,7 @@ def meaning(schedule: Schedule, shape: ModelShape) -> tuple[list[int], dict[int,
 def test_the_row_says_what_it_is(fmt) -> None:
     assert fmt.limits
     assert fmt.source
-    assert f"`{fmt.name}`" in DOCS.read_text()
+    assert f"`{fmt.name}`" in EXCHANGE.read_text()
 
 
 @EVERY

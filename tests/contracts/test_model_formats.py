@@ -25,10 +25,11 @@ from prunesearch.core.registry import MERGES, MODEL_FORMATS, RUNTIMES, SCORERS
 from prunesearch.export.models.huggingface import modelling_file
 from prunesearch.export.models.model_format import ModelOptions, ModelSource
 from prunesearch.export.models.write import check_batches, export_model, find_model_format
+from tests.support.paths import DOCS
 from tests.support.small_models import CASES, answer, build, inputs_of
 
 EVERY = pytest.mark.parametrize("name", list(MODEL_FORMATS))
-DOCS = Path(__file__).parents[2] / "docs" / "exchange.md"
+EXCHANGE = DOCS / "exchange.md"
 MERGE_NAMES = list(MERGES)
 SCORER_NAMES = list(SCORERS)
 DEPTH = max(len(SCORER_NAMES), len(MERGE_NAMES))
@@ -85,7 +86,7 @@ def test_the_row_says_what_it_is(name: str) -> None:
     assert row.runtime in RUNTIMES
     assert row.ran_in
     assert MODEL_FORMATS.entry(name).help
-    assert f"`{name}`" in DOCS.read_text()
+    assert f"`{name}`" in EXCHANGE.read_text()
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from prunesearch.cli.values import parse_loads
 from prunesearch.tasks.data.columns import ROLES
 from prunesearch.tasks.data.sources import HUB_ID, READERS, load_source
 from prunesearch.tasks.table import METRICS, TASK_KINDS, TASKS, choose_metric
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 DOCS = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    (prunesearch .+?)(?: +#.*)?$", TEXT, re.MULTILINE)

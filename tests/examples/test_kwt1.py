@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,9 @@ import torch
 import prunesearch as ps
 from prunesearch.core.errors import UnsupportedModelError
 from prunesearch.pruning.families import find as families
+from tests.support.paths import ASSETS, EXAMPLES, needs_assets
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "kwt1.py"
+EXAMPLE = EXAMPLES / "kwt1.py"
 spec = importlib.util.spec_from_file_location("kwt1_example", EXAMPLE)
 assert spec is not None
 assert spec.loader is not None
@@ -23,7 +23,8 @@ sys.modules["kwt1_example"] = kwt1
 spec.loader.exec_module(kwt1)
 
 HALF = ps.Schedule([ps.Stage(2, 0.7, "cls_attention", "fuse"), ps.Stage(5, 0.4, "cls_attention", "bipartite")])
-assets = pytest.mark.skipif(not kwt1.FOLDER.is_dir(), reason=f"needs the trained weights in {kwt1.FOLDER}")
+WEIGHTS = ASSETS / "kwt1"
+assets = needs_assets("kwt1")
 
 
 @pytest.fixture
@@ -57,8 +58,8 @@ def test_with_its_row_it_is_a_family_like_any_other(table: None, attention: str)
 @assets
 def test_the_trained_model_keeps_its_accuracy_and_is_reduced(table: None) -> None:
     families.register_family(kwt1.KWT1)
-    model, front_end = kwt1.load()
-    samples, labels = kwt1.clips()
+    model, front_end = kwt1.load(WEIGHTS)
+    samples, labels = kwt1.clips(WEIGHTS)
     inputs = kwt1.features(samples, front_end)
     assert len(labels) == 572
     assert kwt1.accuracy(model, inputs, labels) == pytest.approx(0.970, abs=0.0005)

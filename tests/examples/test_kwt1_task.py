@@ -9,12 +9,12 @@ import prunesearch as ps
 from prunesearch.pruning.families import find as families
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
+from tests.support.paths import ASSETS, EXAMPLES, needs_assets
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-ASSETS = EXAMPLES.parents[1] / "shared" / "assets" / "kwt1"
+WEIGHTS = ASSETS / "kwt1"
 
 
-@pytest.mark.skipif(not ASSETS.is_dir(), reason=f"needs the trained weights in {ASSETS}")
+@needs_assets("kwt1")
 def test_the_trained_keyword_transformer_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
@@ -22,10 +22,10 @@ def test_the_trained_keyword_transformer_is_a_task(tmp_path: Path, monkeypatch: 
     import kwt1_task
 
     kwt1_task.register()
-    kwt1_task.write(ASSETS, tmp_path)
+    kwt1_task.write(WEIGHTS, tmp_path)
     task = load_task(
         tmp_path,
-        ASSETS / "speech_commands_sample.parquet",
+        WEIGHTS / "speech_commands_sample.parquet",
         task="audio-classification",
         calibration=60,
         holdout=200,

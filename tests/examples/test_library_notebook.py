@@ -6,9 +6,10 @@ import contextlib
 import io
 import json
 import re
-from pathlib import Path
 
-NOTEBOOK = Path(__file__).parents[2] / "examples" / "library.ipynb"
+from tests.support.paths import EXAMPLES
+
+NOTEBOOK = EXAMPLES / "library.ipynb"
 
 
 def cells() -> list[dict]:

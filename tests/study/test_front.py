@@ -18,8 +18,9 @@ from prunesearch.core.schedule import Schedule
 from prunesearch.study import front as front_module
 from prunesearch.study import front_records as records
 from prunesearch.study.front import Front
+from tests.support.paths import DOCS
 
-DOCS = Path(__file__).parents[2] / "docs" / "front-schema.md"
+SCHEMA = DOCS / "front-schema.md"
 
 
 def damaged(make_front: Any, path: Path, change: Any) -> str:
@@ -196,7 +197,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_every_field_is_documented():
-    documented = set(re.findall(r"`(?:\w+\.)?(\w+)`", DOCS.read_text(encoding="utf-8")))
+    documented = set(re.findall(r"`(?:\w+\.)?(\w+)`", SCHEMA.read_text(encoding="utf-8")))
     models = [
         value
         for value in [*vars(front_module).values(), *vars(records).values()]

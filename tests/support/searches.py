@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -18,8 +19,7 @@ from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.trials import TrialRecord, open_study
 from tests.support.fakes import LinearCosts, fake_evaluation, make_space
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 def make_search(where: Path | str, name: str = "prunesearch", *, limit: float | None = None, **changes: Any) -> Search:
@@ -50,9 +50,13 @@ def place_of(text: str) -> Path | str:
 
 def start(script: str, *args: object) -> subprocess.Popen[str]:
     """Run a script in a process of its own; it can import what tests here import."""
-    head = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.support.searches import *\nimport time\n"
+    head = "import sys\nimport time\nfrom tests.support.searches import *\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-c", head + textwrap.dedent(script), *map(str, args)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", head + textwrap.dedent(script), *map(str, args)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from prunesearch.cost.tables.specs import read_json, validate
 from prunesearch.cost.tables.table_records import Cells
 from prunesearch.cost.timing.unseen import draw_unseen
 from prunesearch.pruning.apply import apply_, handle_of
+from tests.support.paths import ROOT
 from tests.support.small_models import CASES, LOOKS_AT_VALUES, build, inputs_of
 
 METHODS = ["cls_attention+drop", "value_norm+fuse", "bipartite"]
@@ -230,7 +230,7 @@ def test_the_shipped_estimator_reaches_its_aim_on_what_was_not_fitted():
 
 
 def test_every_public_measurement_names_a_shipped_device_and_a_source():
-    with (Path(__file__).parents[3] / "benchmarks" / "data" / "public_throughput.csv").open(newline="") as stream:
+    with (ROOT / "benchmarks" / "data" / "public_throughput.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) > 200
     assert {row["device"] for row in rows} <= specs().keys()

