@@ -29,6 +29,7 @@ from tests.support.known_device import (
     write_profile,
 )
 from tests.support.studies import load_study
+from tests.support.some import some
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +247,7 @@ def test_transfer_to_the_same_device_changes_nothing(front, monkeypatch, capsys)
     assert code == 0, err
     found = json.loads(out)
     assert found["rank_correlation"] == pytest.approx(1)
-    for mine, point in zip(found["points"], front.points, strict=True):
+    for mine, point in some(zip(found["points"], front.points, strict=True)):
         assert mine["there_ms"] == pytest.approx(point.latency.predicted_ms)
         assert mine["rank_here"] == mine["rank_there"]
         assert mine["stays"]
@@ -259,7 +260,7 @@ def test_transfer_to_a_device_with_slow_stages_by_hand(front, folder, monkeypatc
     table = slower(known_table(), reduce=30.0)
     records = finished_trials(open_study(folder / "studies" / "known" / "study.journal"))
     choices = {r.schedule: r.quality for r in records} | {Schedule(): front.unpruned.calibration.quality}
-    for mine, point in zip(found["points"], front.points, strict=True):
+    for mine, point in some(zip(found["points"], front.points, strict=True)):
         there = table.predict(point.to_schedule())
         assert mine["there_ms"] == pytest.approx(there, rel=1e-4)
         assert mine["here_ms"] == point.latency.predicted_ms

@@ -22,6 +22,7 @@ from prunesearch.cost.tables.device_profile import Profile, find_profile
 from prunesearch.pruning.apply import runnable
 from prunesearch.search.space.space import SpaceFile
 from tests.support.known_device import SHAPE, command, known_energy, known_table, one_line, true_total, write_model
+from tests.support.some import some
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_every_combination_is_measured_and_kept(folder, tmp_path, measured):
     assert loaded == found
     assert {t.model for t in loaded.tables} == {"model"}
     assert {t.source for t in loaded.tables} == {"profile 'box'"}
-    assert all(isinstance(pd.read_json(tmp_path / "box" / t.file), pd.DataFrame) for t in loaded.tables)
+    assert all(isinstance(pd.read_json(tmp_path / "box" / t.file), pd.DataFrame) for t in some(loaded.tables))
 
 
 def test_the_second_call_measures_nothing_and_redo_measures_all(folder, tmp_path, measured):
@@ -106,7 +107,7 @@ def test_among_other_requests_is_another_condition(folder, tmp_path, measured):
     profile(config(folder, tmp_path, batch_sizes=[1]))
     found = profile(config(folder, tmp_path, batch_sizes=[1], concurrency=4))
     assert [c["concurrency"] for c in measured.calls] == [1, 4]
-    assert sorted(t.conditions["concurrency"] for t in found.tables) == [1, 4]
+    assert sorted(t.conditions["concurrency"] for t in some(found.tables)) == [1, 4]
     assert len({t.file for t in found.tables}) == 2
 
 
@@ -158,7 +159,7 @@ def test_paths_and_names_of_this_machine_stay_out_of_the_files(folder, tmp_path,
     import socket
 
     profile(config(folder, tmp_path))
-    for path in (tmp_path / "box").rglob("*.json"):
+    for path in some((tmp_path / "box").rglob("*.json")):
         text = path.read_text()
         for private in (
             str(folder),
@@ -197,7 +198,7 @@ def test_a_real_measurement_is_right_about_itself(folder, tmp_path):
     assert {c.n for c in table.cells.mlp} >= set(grid(SHAPE, 3))
     asked = set(SpaceFile.load(None).methods())
     scorers, merges = {c.scorer for c in table.cells.reduce}, {c.merge for c in table.cells.reduce}
-    for method in asked:
+    for method in some(asked):
         scorer, merge = parse_method(method)
         assert merge in merges
         assert scorer in scorers or not MERGES.entry(merge).uses_scores
@@ -246,7 +247,7 @@ def fits(monkeypatch) -> list:
 
 def test_energy_goes_into_the_table_and_its_source_into_the_profile(folder, tmp_path, measured, fits):
     found = profile(config(folder, tmp_path, energy=True, effort="full"), Meter())
-    assert all(t.energy == known_energy() for t in Profile.load(tmp_path / "box").tables)
+    assert all(t.energy == known_energy() for t in some(Profile.load(tmp_path / "box").tables))
     assert (found.energy.status, found.energy.source) == ("measured", "simulated (everything)")
     assert fits[0]["repeats"] == EFFORTS["full"].windows == 5
 
@@ -256,7 +257,7 @@ def test_tables_without_energy_are_measured_again_when_it_is_asked_for(folder, t
     profile(config(folder, tmp_path))
     found = profile(config(folder, tmp_path, energy=True), Meter())
     assert len(fits) == 2
-    assert all(t.energy is not None for t in found.tables)
+    assert all(t.energy is not None for t in some(found.tables))
     profile(config(folder, tmp_path, energy=True), Meter())
     profile(config(folder, tmp_path))
     assert (len(fits), len(measured.calls)) == (2, 4)

@@ -16,6 +16,7 @@ from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
 from prunesearch.study.front import Front
 from tests.support.known_device import known_table, one_line, slower
+from tests.support.some import some
 
 DEPTH = 6
 A = Schedule([Stage(0, 0.75)])
@@ -109,7 +110,7 @@ def test_the_rank_correlation_is_over_all_trials(found):
 def test_the_same_device_changes_nothing(front_of):
     same = Prices({Schedule(): 20.0, A: 16.0, B: 12.0, C: 8.0, D: 13.0})
     found = transfer(front_of(ROWS), TRIALS, same, "same", "")
-    assert all(p.stays and p.regret == 0 and p.rank_here == p.rank_there for p in found.points)
+    assert all(p.stays and p.regret == 0 and p.rank_here == p.rank_there for p in some(found.points))
     assert found.rank_correlation == pytest.approx(1)
 
 
@@ -148,7 +149,7 @@ def test_with_real_tables_slow_stages_cost_speed(front_of):
     front = front_of(rows, here.predict(Schedule()))
     trials = [PricedTrial(s, q, ms) for _, s, ms, q in rows]
     found = transfer(front, trials, there, "slow", trust_of(there))
-    for point, (_, schedule, *_) in zip(found.points, rows, strict=True):
+    for point, (_, schedule, *_) in some(zip(found.points, rows, strict=True)):
         assert point.there_ms == pytest.approx(there.predict(schedule))
         assert point.speedup_here > 1
         assert point.speedup_there < point.speedup_here

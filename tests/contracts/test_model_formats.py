@@ -155,13 +155,19 @@ def test_nothing_is_written_over(name: str, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-@EVERY
-def test_options_that_a_format_has_not_are_refused(name: str, tmp_path: Path) -> None:
-    to = find_model_format(name)
-    for option, value in (("opset", 18), ("int8", True)):
-        if option not in to.options:
-            with pytest.raises(PruneSearchError, match=f"--{option} goes with --to .*onnx.* but got --to {name}"):
-                export_model(image_source(), to, tmp_path / f"m{to.suffix}", options=ModelOptions(**{option: value}))
+LACKING = [
+    (name, option)
+    for name in MODEL_FORMATS
+    for option in ("opset", "int8")
+    if option not in find_model_format(name).options
+]
+
+
+@pytest.mark.parametrize(("name", "option"), LACKING)
+def test_options_that_a_format_has_not_are_refused(name: str, option: str, tmp_path: Path) -> None:
+    to, options = find_model_format(name), ModelOptions(**{option: {"opset": 18, "int8": True}[option]})
+    with pytest.raises(PruneSearchError, match=f"--{option} goes with --to .*onnx.* but got --to {name}"):
+        export_model(image_source(), to, tmp_path / f"m{to.suffix}", options=options)
 
 
 MIXED = ps.Schedule([ps.Stage(0, 0.8, "attention_received", "fuse"), ps.Stage(2, 0.45, "cls_attention", "bipartite")])

@@ -11,6 +11,7 @@ from prunesearch.core.schedule import Schedule
 from prunesearch.export import export
 from prunesearch.export.pick import pick
 from prunesearch.study.front import Front
+from tests.support.some import some
 
 
 def changed(front: Front, point: str, **calibration: float) -> Front:
@@ -133,7 +134,7 @@ def test_empty_front_repeats_the_verdict(make_front):
 
 def test_json_is_a_lossless_schedule_with_provenance(make_front):
     front = make_front()
-    for point in front.points:
+    for point in some(front.points):
         exported = export(front, point.id, "json")
         assert (exported.changes, exported.losses) == ((), ())
         assert Schedule.from_json(exported.text) == point.to_schedule()

@@ -23,6 +23,7 @@ from prunesearch.study.storage.reader import Trial
 from tests.support.curve_tables import smooth
 from tests.support.curve_tables import table as curve_table
 from tests.support.studies import add_trials, load_study, new_study, plain_trials, samples, write_folder
+from tests.support.some import some
 
 EVIL = "<script>alert(1)</script>"
 
@@ -204,7 +205,7 @@ def test_every_page_is_served(root, path):
     assert ("There is no such page" in text) == (path in ("/study/none", "/../etc"))
     if path == "/study/done":
         assert "Schedule " in text
-        assert '"value": "p3"' in text or '"p3"' in text
+        assert '"p3"' in text
 
 
 def test_a_look_says_only_what_has_changed(root):
@@ -307,7 +308,7 @@ def test_names_stay_text_on_every_page(tmp_path, make_front):
         study_page.below(view, "latency"),
         compare_page.compared((view, view.items[0]), (view, view.item(EVIL))),
     ]
-    for page in pages:
+    for page in some(pages):
         assert "<script" not in text_of(page)
     assert study_address(EVIL) == "/study/%3Cscript%3Ealert%281%29%3C%2Fscript%3E"
 

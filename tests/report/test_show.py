@@ -10,6 +10,7 @@ from rich.console import Console
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
 from prunesearch.report.show import change_text, export_command, front_plot, short_schedule, show_front, token_bars
+from tests.support.some import some
 
 
 def shown(front, width=80, **options):
@@ -52,8 +53,8 @@ def test_conditions_budget_verdict_and_next_step(make_front):
 def test_every_stage_of_every_schedule_is_shown_in_one_piece(make_front):
     front = make_front()
     text = "\n".join(shown(front)).replace("\u00a0", " ")
-    for point in front.points:
-        for stage in point.text.split(" > "):
+    for point in some(front.points):
+        for stage in some(point.text.split(" > ")):
             assert stage in text
 
 

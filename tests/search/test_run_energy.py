@@ -36,6 +36,7 @@ from tests.support.known_device import (
     write_profile,
 )
 from tests.support.simulated_power import HookedClock, hooked, true_costs
+from tests.support.some import some
 
 DEPTH, TOKENS, ROWS = 6, 65, 8
 
@@ -116,7 +117,7 @@ def test_measured_energies_are_those_of_the_machine(front):
 
 
 def test_the_front_is_one_of_energy_and_quality(front):
-    for point in front.points:
+    for point in some(front.points):
         for other in (front.unpruned, *front.points):
             assert not (other.energy.mj < point.energy.mj and other.quality.value >= point.quality.value)
 
@@ -142,7 +143,7 @@ def test_the_study_minimises_loss_and_energy(front, folder):
 
 
 def test_a_verdict_in_energy(front):
-    assert "mJ" in front.verdict.text or "Unpruned is best here" in front.verdict.text
+    assert "mJ" in front.verdict.text
     assert "faster" not in front.verdict.text.lower()
     assert "Fastest" not in front.verdict.text
 
@@ -152,13 +153,13 @@ def test_three_objectives_keep_what_is_best_in_any_two(three, folder):
     assert study.metric_names == ["loss", "latency_ms", "energy_mj"]
     assert three.objectives == ["latency", "energy"]
     everything = [three.unpruned, *three.points]
-    for point in three.points:
+    for point in some(three.points):
         mine = (point.latency.median_ms, point.energy.mj, -point.quality.value)
         for other in everything:
             theirs = (other.latency.median_ms, other.energy.mj, -other.quality.value)
             beaten = all(a <= b for a, b in zip(theirs, mine, strict=True)) and theirs != mine
             assert not beaten
-    for record in finished_trials(study):
+    for record in some(finished_trials(study)):
         assert record.values == (record.predicted_ms, record.predicted_mj)
 
 
@@ -168,7 +169,7 @@ def test_energy_is_shown_on_80_columns_and_in_the_report(three, folder, width):
     assert max(len(line) for line in text.splitlines()) <= width
     assert "…" not in text
     assert "mJ an input" in text
-    for point in three.points:
+    for point in some(three.points):
         row = next(line for line in text.splitlines() if line.startswith((f"{point.id} ", f"{point.id} *")))
         assert f"{point.energy.mj:.3g}" in row or f"{point.energy.mj:,.0f}" in row
         assert "e+" not in row
@@ -211,7 +212,7 @@ def test_a_share_is_of_the_first_objective(machine, folder):
     found = go(machine, folder, "share", budget="75%", objectives=["energy", "latency"])
     assert found.budget.unit == "mJ"
     assert found.budget.limit == pytest.approx(0.75 * found.unpruned.energy.mj)
-    assert all(p.energy.mj <= found.budget.limit for p in found.points)
+    assert all(p.energy.mj <= found.budget.limit for p in some(found.points))
 
 
 def test_a_budget_that_nothing_reaches_is_one_line_in_mj(machine, folder):

@@ -6,6 +6,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.batches import Batch, EvalSet, Held, merge_batches, trimmed
 from prunesearch.tasks.kinds.classification import Classification
+from tests.support.some import some
 
 PADDING = {"input_ids": 9, "attention_mask": 0}
 
@@ -33,7 +34,7 @@ def test_take_gives_the_first_rows_of_the_split_whatever_their_length(n: int):
     assert part.n == n
     assert part.labels.tolist() == [i % 2 for i in index.tolist()]
     assert [len(batch) for batch in part.batches[:-1]] == [4] * (len(part.batches) - 1)
-    for batch in part.batches:
+    for batch in some(part.batches):
         ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
         assert mask.sum(1).tolist() == [1 + 7 * i % 11 for i in batch.index.tolist()]
         assert mask.any(0).all()  # no column of padding alone

@@ -12,8 +12,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks import load_task
 from prunesearch.tasks.base import Task
+from tests.support.paths import ROOT
 
-DEMO = Path(__file__).parents[2] / "prunesearch" / "demo"
+DEMO = ROOT / "prunesearch" / "demo"
 
 
 def rows() -> Dataset:

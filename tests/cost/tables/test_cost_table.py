@@ -16,6 +16,7 @@ from prunesearch.cost.tables.table_records import Cells
 from prunesearch.cost.timing.build import typical_ms
 from prunesearch.cost.timing.unseen import unseen_schedules
 from tests.support.known_machine import COUNTS, METHODS, SHAPE, synthetic_walks, table_of, true_ms, true_total
+from tests.support.some import some
 
 
 def test_unseen_schedules_are_predicted_exactly_on_a_machine_that_adds_up(table):
@@ -70,7 +71,7 @@ def test_the_head_is_charged_against_the_full_length(table):
 )
 def test_disturbed_walks_predict_the_median_of_disturbed_forwards(disturb, worst):
     table, rng = table_of(synthetic_walks(1500, disturb)), random.Random(5)
-    for schedule in unseen_schedules(table, METHODS, count=6):
+    for schedule in some(unseen_schedules(table, METHODS, count=6)):
         pieces = 2 + 3 * SHAPE.depth
         forwards = [true_total(schedule) + sum(disturb(rng) for _ in range(pieces)) for _ in range(600)]
         assert table.predict(schedule) == pytest.approx(np.median(forwards), rel=worst)
@@ -236,7 +237,7 @@ def test_cells_go_into_flat_rows_and_come_back(table):
     assert len(rows) == len(table.cells)
     again = Cells.from_rows(json.loads(json.dumps(rows)))
     kept = CostTable(**{**table.model_dump(), "cells": again})
-    for schedule in unseen_schedules(table, METHODS):
+    for schedule in some(unseen_schedules(table, METHODS)):
         assert kept.predict(schedule) == pytest.approx(table.predict(schedule), rel=1e-12)
 
 
@@ -322,5 +323,5 @@ def test_unseen_schedules_lie_within_the_grid_and_mix(table):
     assert {len(s) for s in schedules} == {1, 2, 3, 4}
     assert {stage.method for s in schedules for stage in s} == set(METHODS)
     assert any(len({x.method for x in s}) > 1 for s in schedules)
-    for a, b in itertools.pairwise(unseen_schedules(table, METHODS, count=3, seed=4)):
+    for a, b in some(itertools.pairwise(unseen_schedules(table, METHODS, count=3, seed=4))):
         assert a != b

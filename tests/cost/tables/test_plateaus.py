@@ -12,6 +12,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.tables.plateaus import CurvePoint, Plateau, block_curve, plateaus, right_edges, standard_error_ms
 from prunesearch.cost.tables.table_records import Cell
 from tests.support.known_machine import COUNTS, true_ms
+from tests.support.some import some
 
 GRID = range(8, 200, 4)
 
@@ -123,7 +124,7 @@ def test_nothing_is_left_out_without_a_larger_count_that_costs_no_more(curve):
     def clearly_less(a, b):
         return b.ms - a.ms > max(4 * math.hypot(a.error_ms, b.error_ms), 0.01 * a.ms)
 
-    for n, point in cost.items():
+    for n, point in some(cost.items()):
         beaten = any(not clearly_less(point, cost[m]) for m in kept if m > n)
         assert beaten == (n not in kept)
 
@@ -132,8 +133,8 @@ def test_nothing_is_left_out_without_a_larger_count_that_costs_no_more(curve):
 def test_plateaus_hold_every_count_once_and_end_at_the_edges(curve):
     found = plateaus(curve)
     assert [p.last for p in found] == right_edges(curve)
-    assert all(a.last < b.first for a, b in itertools.pairwise(found))
-    for point in curve:
+    assert all(a.last < b.first for a, b in some(itertools.pairwise(found)))
+    for point in some(curve):
         assert sum(p.first <= point.tokens <= p.last for p in found) == 1
     assert {p.first for p in found} <= {p.tokens for p in curve}
 
@@ -188,7 +189,7 @@ def test_errors_of_the_halves_add_in_quadrature(table):
             for part in ("attention", "mlp")
         }
     )
-    for point in block_curve(table.model_copy(update={"cells": cells}), biased=False):
+    for point in some(block_curve(table.model_copy(update={"cells": cells}), biased=False)):
         assert point.error_ms == pytest.approx(math.sqrt(2) * math.sqrt(math.pi / 2) / 2)
 
 

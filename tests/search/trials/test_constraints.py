@@ -16,6 +16,7 @@ from prunesearch.search.trials.constraints import QualityConstraints, feasible_r
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.trials import finished_trials, open_study
 from tests.support.fakes import fake_evaluation, make_space
+from tests.support.some import some
 
 UNPRUNED = fake_evaluation(Schedule())  # right on 9 rows of 10
 HALF = Schedule([Stage(0, 0.5)])
@@ -62,7 +63,7 @@ def test_the_study_knows_what_is_feasible(tmp_path):
     assert 0 < len(feasible) < len(records)
     assert {r.number for r in feasible} == {r.number for r in records if r.quality >= 0.85 * 0.9}
     # Optuna reads them as constraints of its own
-    for trial in optuna.load_study(study_name=study.study_name, storage=study._storage).best_trials:
+    for trial in some(optuna.load_study(study_name=study.study_name, storage=study._storage).best_trials):
         assert trial.user_attrs["quality"] >= 0.85 * 0.9
 
 

@@ -7,6 +7,7 @@ from prunesearch.tasks.data.columns import Columns
 from prunesearch.tasks.data.labels import free_labels
 from prunesearch.tasks.data.sources import Source
 from prunesearch.tasks.data.split import Sizes, few, make_splits, stratified_order
+from tests.support.some import some
 
 COLUMNS = Columns(label="label", text="text")
 
@@ -32,7 +33,7 @@ def test_one_file_is_split_disjoint_seeded_and_stratified():
     assert not set(rows["calibration"]) & set(rows["holdout"])
     assert texts(split({"all": table(600)})) == rows
     assert texts(split({"all": table(600)}, seed=1)) != rows
-    for part in result.parts.values():
+    for part in some(result.parts.values()):
         assert part.labels.mean() == pytest.approx(0.1, abs=0.01)
         assert part.labels.tolist() == [int(i) for i in part.rows["label"][:]]
 

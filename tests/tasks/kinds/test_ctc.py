@@ -16,6 +16,7 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
 from prunesearch.tasks.metrics.word_errors import WordAccuracy, words
+from tests.support.some import some
 from tests.support.tiny_media import LETTERS, WAVES, make_waves, write_sounds
 
 DROP = Schedule([Stage(0, 0.6, "value_norm", "drop"), Stage(1, 0.3, "value_norm", "drop")])
@@ -50,7 +51,7 @@ def test_each_frame_has_the_logits_of_what_holds_it_or_of_its_nearest(model: str
     task = load_task(model, data, batch_size=4)
     assert task.name == "speech-recognition-ctc"
     with apply_(task.model, schedule, trace=True) as handle, torch.no_grad():
-        for batch in task.calibration.batches:
+        for batch in some(task.calibration.batches):
             few = task.model.lm_head(task.model.wav2vec2(**batch.inputs).last_hidden_state)
             source = handle.trace.source.double().numpy()
             outputs = task.outputs(task.model, batch)
@@ -65,7 +66,7 @@ def test_the_full_length_and_the_untouched_logits_come_back(model: str, data: Pa
     task = load_task(model, data, batch_size=4)
     original = hf.Wav2Vec2ForCTC.from_pretrained(model).eval()
     with torch.no_grad():
-        for batch in task.holdout.batches:
+        for batch in some(task.holdout.batches):
             want = original(**batch.inputs).logits
             assert torch.equal(task.outputs(task.model, batch)["logits"], want)
             with apply_(task.model, DROP) as handle:
@@ -84,7 +85,7 @@ def test_dropped_frames_repeat_their_neighbour_so_that_order_and_text_stay():
         values = torch.randn(2, 800)
         back = whole(values).logits.argmax(-1)
         few = whole.lm_head(whole.wav2vec2(values).last_hidden_state).argmax(-1)
-    for before, after in zip(few.tolist(), back.tolist(), strict=True):
+    for before, after in some(zip(few.tolist(), back.tolist(), strict=True)):
         assert [s for s, _ in groupby(before)] == [s for s, _ in groupby(after)]
     assert back.shape[1] > 2 * few.shape[1]
 
@@ -93,10 +94,10 @@ def test_greedy_decoding_is_what_the_rules_of_ctc_say(model: str, data: Path):
     task = load_task(model, data, batch_size=4)
     symbols = ["", "<s>", "</s>", "<unk>", " ", *LETTERS]
     with torch.no_grad():
-        for batch in task.holdout.batches:
+        for batch in some(task.holdout.batches):
             outputs = task.outputs(task.model, batch)
             said = task.answers(outputs, batch)
-            for row, text in enumerate(said):
+            for row, text in some(enumerate(said)):
                 path = outputs["logits"][row, : int(outputs["real"][row].sum())].argmax(-1).tolist()
                 want = "".join(symbols[s] for s, _ in groupby(path) if s != 0)
                 assert text.split() == want.split()

@@ -26,6 +26,7 @@ from prunesearch.tasks.batches import Batch
 from prunesearch.tasks.kinds.qa import LONGEST_ANSWER, Answering, best_spans, references
 from prunesearch.tasks.kinds.qa_windows import Question, Window
 from prunesearch.tasks.metrics.metric import find_metric
+from tests.support.some import some
 from tests.support.tiny import WORDS, make_bert
 
 HALF = Schedule([Stage(0, 0.5, "value_norm", "drop")])
@@ -192,7 +193,7 @@ def test_answers_are_the_best_of_all_windows_read_one_by_one(answerer: str, tmp_
     )
     by_context = {r["context"]: slow_answer(model, tokenizer, r, 40, 40 // 3) for r in rows}
     later = 0
-    for batch in task.holdout.batches:
+    for batch in some(task.holdout.batches):
         counts = [by_context[question.context][1] for question in batch.labels]
         assert {*counts} == {batch.inputs["input_ids"].shape[1]} == {len(q.windows) for q in batch.labels}
         assert len(batch) * counts[0] <= 8
@@ -234,7 +235,7 @@ def test_windows_go_through_the_search_as_other_rows_do(answerer: str, tmp_path:
     task = load_task(answerer, path, batch_size=8, calibration=12, holdout=12)
     late = Schedule([Stage(1, 0.5, "value_norm", "drop")])
     with apply_(task.model, Schedule()) as handle, torch.inference_mode():
-        for batch in task.calibration.batches:
+        for batch in some(task.calibration.batches):
             handle.set(Schedule())
             with handle.record_inputs() as entering:
                 task.outputs(task.model, batch)
@@ -248,7 +249,7 @@ def test_windows_go_through_the_search_as_other_rows_do(answerer: str, tmp_path:
         rows, traces = illustrate(task, handle, [point], answerer)
     words = {r.index: len(r.words) for r in rows}
     assert {40} < {*words.values()}
-    assert all(len(stage.owner) == words[trace.row] for trace in traces for stage in trace.stages)
+    assert all(len(stage.owner) == words[trace.row] for trace in some(traces) for stage in trace.stages)
 
 
 def test_both_places_of_an_answer_are_one_answer():

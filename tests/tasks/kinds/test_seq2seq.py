@@ -26,6 +26,7 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
 from prunesearch.tasks.metrics.metric import find_metric
+from tests.support.some import some
 from tests.support.tiny import WORDS
 
 VOCABULARY = ["<pad>", "</s>", "<s>", "<unk>", *WORDS, *(f"t{i}" for i in range(80))]
@@ -127,8 +128,8 @@ def test_decoding_is_that_of_transformers_and_pruning_shows(writer: str, tmp_pat
             kl = task.divergence(reference, changed, batch)
         handle.set(Schedule())
         (remark,) = task.remarks(handle, {"p1": HALF}, 2)
-    if len(task.holdout.batches) == 1:
-        assert unpruned.quality == pytest.approx(score)
+    assert len(task.holdout.batches) == 1
+    assert unpruned.quality == pytest.approx(score)
     assert torch.equal(again.statistics, unpruned.statistics)
     assert again.loss == pytest.approx(0, abs=1e-5)
     assert pruned.loss > 1e-4
@@ -157,8 +158,8 @@ def test_latency_is_of_the_encoder_and_one_token(writer: str, tmp_path: Path):
 def test_the_decoder_reads_the_reference_shifted_by_one(writer: str, tmp_path: Path):
     task = load_task(writer, write(tmp_path / "a.jsonl"))
     start = task.model.config.decoder_start_token_id
-    for batch in task.calibration.batches:
-        for row, text in enumerate(batch.labels):
+    for batch in some(task.calibration.batches):
+        for row, text in some(enumerate(batch.labels)):
             ids = batch.inputs["decoder_input_ids"][row][batch.inputs["decoder_attention_mask"][row].bool()]
             assert ids.tolist() == [start, *task.tokenizer(text)["input_ids"][:-1]]
 

@@ -15,6 +15,7 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
 from prunesearch.tasks.metrics.word_errors import words
+from tests.support.some import some
 from tests.support.tiny_media import RATE, encoded, make_whisper, sound, tone, write_sounds
 
 TEXTS = ["a b", "cab", "dig a bed", "j", "fab bad cafe", "he had a"]
@@ -41,7 +42,7 @@ def test_the_task_is_told_from_a_translation_by_what_the_model_reads(model: str,
 def test_the_decoder_is_given_the_reference_shifted_by_one(model: str, data: Path):
     task = load_task(model, data, batch_size=4)
     tokenizer = hf.AutoTokenizer.from_pretrained(model)
-    for batch in task.calibration.batches:
+    for batch in some(task.calibration.batches):
         for ids, mask, text in zip(
             batch.inputs["decoder_input_ids"], batch.inputs["decoder_attention_mask"], batch.labels, strict=True
         ):

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification, RobertaCo
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks import load_task
 from prunesearch.tasks.kinds.text import max_tokens, timing_length
+from tests.support.some import some
 from tests.support.tiny import make_bert, write_texts
 
 
@@ -16,7 +17,7 @@ def test_end_to_end_with_its_own_head(bert: str, tmp_path: Path):
     assert task.name == "text-classification"
     assert (task.calibration.n, task.holdout.n) == (30, 60)
     lengths = []
-    for batch in task.calibration.batches:
+    for batch in some(task.calibration.batches):
         mask = batch.inputs["attention_mask"]
         lengths += mask.sum(1).tolist()
         assert mask.any(0).all()
@@ -41,7 +42,7 @@ def test_rows_keep_their_text_and_label(bert: str, tmp_path: Path):
             batch.index, batch.inputs["input_ids"], batch.inputs["attention_mask"], batch.labels, strict=True
         )
     }
-    for sample in task.samples:
+    for sample in some(task.samples):
         number = int(sample.content.rsplit(" w", 1)[1])
         assert rows[sample.index] == (tokenizer(sample.content)["input_ids"], number % 2)
         assert sample.label == number % 2

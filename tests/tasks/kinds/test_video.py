@@ -20,6 +20,7 @@ from prunesearch.tasks import load_task
 from prunesearch.tasks.data.columns import content_kind
 from prunesearch.tasks.data.sources import load_source
 from prunesearch.tasks.data.video_cells import decode_video
+from tests.support.some import some
 from tests.support.tiny import png
 from tests.support.tiny_media import SIZE, logits_of, save
 
@@ -70,7 +71,7 @@ def test_clips_are_classified_as_the_model_does_by_itself(
     assert task.timing_inputs(3)["pixel_values"].shape == (3, 4, 3, 16, 16)
     kind = hf.VideoMAEForVideoClassification if name == "videomae" else hf.VivitForVideoClassification
     model = kind.from_pretrained(folder).eval()
-    for batch in task.holdout.batches:
+    for batch in some(task.holdout.batches):
         with torch.no_grad():
             logits = task.outputs(task.model, batch)["logits"]
         assert torch.allclose(logits, logits_of(model, **batch.inputs), atol=1e-6)
@@ -90,8 +91,8 @@ def test_pixels_are_those_of_frames_at_even_distances(videomae: str, data: Path)
         images = [np.array(Image.open(io.BytesIO(row["video"][k]["bytes"]))) / 255 for k in chosen]
         wanted[i] = np.stack([(image * 2 - 1).transpose(2, 0, 1) for image in images])
     stacked = torch.tensor(np.stack(list(wanted.values()))).float()
-    for batch in task.calibration.batches:
-        for pixels, label in zip(batch.inputs["pixel_values"], batch.labels, strict=True):
+    for batch in some(task.calibration.batches):
+        for pixels, label in some(zip(batch.inputs["pixel_values"], batch.labels, strict=True)):
             distances = (stacked - pixels).abs().amax(dim=(1, 2, 3, 4))
             assert distances.min() < 1e-4
             assert int(distances.argmin()) % 3 == label
