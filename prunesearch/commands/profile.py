@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from prunesearch.cost.tables.device_profile import (
     spec_called,
     user_root,
 )
+from prunesearch.cost.tables.energy_fit import EnergyFit
 from prunesearch.cost.timing.modes import check_measurable
 from prunesearch.cost.timing.unseen import UNSEEN
 from prunesearch.pruning.apply import runnable
@@ -114,10 +115,18 @@ class ProfileConfig:
             check_profile_name(self.name)
 
 
-def profile(config: ProfileConfig, meter: EnergyMeter | None = None) -> Profile:
+def profile(
+    config: ProfileConfig,
+    meter: EnergyMeter | Unavailable | None = None,
+    fit: Callable[..., EnergyFit] = fit_table_energy,
+) -> Profile:
     """Measure every model, dtype and batch size that the profile lacks; each table is written when it is done.
 
-    Interrupted, the same call goes on where it was. `meter`: of the device's energy; None opens its own if asked for.
+    Interrupted, the same call goes on where it was.
+
+    Args:
+        meter: of the device's energy, or why there is none; None opens the device's own if energy is asked for.
+        fit: as `fit_table_energy`.
 
     Raises:
         PruneSearchError: for bad input, in one line.
@@ -131,14 +140,14 @@ def profile(config: ProfileConfig, meter: EnergyMeter | None = None) -> Profile:
         for number, cell in enumerate(cells, start=1):
             model, dtype, rows = cell
             label = f"[{number}/{len(cells)}] {model}, batch {rows}, {dtype}"
-            _measure_cell(config, found, opened, cell, label)
+            _measure_cell(config, found, opened, cell, label, fit)
     finally:
         if opened is not None and opened is not meter:
             opened.counter.close()
     return found
 
 
-def _energy_meter(config: ProfileConfig, found: Profile, meter: EnergyMeter | None) -> EnergyMeter | None:
+def _energy_meter(config: ProfileConfig, found: Profile, meter: EnergyMeter | Unavailable | None) -> EnergyMeter | None:
     """The meter of the device; where there is none, the profile says why, and latency is measured all the same."""
     opened = meter or open_meter(config.device)
     if isinstance(opened, Unavailable):
@@ -156,9 +165,9 @@ def _bound(config: ProfileConfig, cells: int) -> str:
     return f"about {minutes:.0f} min" if minutes >= 1 else f"about {60 * minutes:.0f} s"
 
 
-def open_profile(config: ProfileConfig) -> Profile:
-    """The profile of the device, as it is on disk or new; its facts are those of the device now."""
-    facts = describe_device(config.device)
+def open_profile(config: ProfileConfig, facts: dict[str, Any] | None = None) -> Profile:
+    """The profile of the device, as it is on disk or new; its facts are those of the device now (None: looked up)."""
+    facts = facts or describe_device(config.device)
     name = config.name or kind_called(facts["kind"]).profile_name(facts)
     folder = (config.root or user_root()) / check_profile_name(name)
     spec = spec_called(facts["name"], facts.get("sm_count"))
@@ -196,6 +205,7 @@ def _measure_cell(
     meter: EnergyMeter | None,
     cell: tuple[str, str, int],
     label: str,
+    fit: Callable[..., EnergyFit],
 ) -> None:
     model, dtype, rows = cell
     attention = check_attention(config.attention)
@@ -206,7 +216,7 @@ def _measure_cell(
         return
     started = time.monotonic()
     try:
-        table = _measure(config, built, random_inputs(built, rows, config.length), shape, meter, label)
+        table = _measure(config, built, random_inputs(built, rows, config.length), shape, meter, label, fit)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -237,6 +247,7 @@ def _measure(
     shape: Shape,
     meter: EnergyMeter | None,
     label: str,
+    fit: Callable[..., EnergyFit],
 ) -> CostTable:
     effort = EFFORTS[config.effort]
     bar_label = label.partition("] ")[2]
@@ -256,8 +267,8 @@ def _measure(
     )
     if meter is None:
         return table
-    fit = fit_table_energy(table, meter, built, inputs, methods=methods, repeats=effort.windows)
-    return CostTable(**{**dict(table), "energy": fit})
+    fitted = fit(table, meter, built, inputs, methods=methods, repeats=effort.windows)
+    return CostTable(**{**dict(table), "energy": fitted})
 
 
 def plot_profile(found: Profile, path: Path) -> None:

@@ -71,6 +71,7 @@ class Verification(BaseModel):
 
 
 def verify(folder: StudyFolder, front: Front, *, device: str | None = None, seconds: float = 25.0) -> Verification:
+    """What `points`, measured again, say of a front; `device` and `conditions` are those of now."""
     """Measure every point of a front, and the unpruned model, interleaved; written to `verify.json` of the study.
 
     Args:
@@ -120,7 +121,7 @@ def verify(folder: StudyFolder, front: Front, *, device: str | None = None, seco
         )
         for (name, text, latency), s in zip(rows, samples, strict=True)
     ]
-    found = _judge(front, facts, conditions, points)
+    found = judge(front, facts, conditions, points)
     write_text_atomic(folder.path / _FILE, found.model_dump_json(indent=1) + "\n")
     return found
 
@@ -134,9 +135,10 @@ def _at_hand(front: Front) -> str:
     return local.first if front.device.kind == local.name else "cpu"
 
 
-def _judge(
+def judge(
     front: Front, device: dict[str, Any], conditions: dict[str, Any], points: list[VerifiedPoint]
 ) -> Verification:
+    """What `points`, measured again, say of a front; `device` and `conditions` are those of now."""
     stated = front.conditions.model_dump()
     differences = [
         f"{name} {stated[name]} in the study, {value} now"

@@ -6,7 +6,7 @@ import html
 import importlib.util
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,16 @@ class BlockCurve:
     sized: list[tuple[int, float]]
 
 
-def write_curves(path: str | os.PathLike[str], tables: Sequence[CostTable], title: str) -> None:
+def write_curves(
+    path: str | os.PathLike[str],
+    tables: Sequence[CostTable],
+    title: str,
+    draw: Callable[..., bytes] | None = None,
+) -> None:
     """Write the curves of `tables` to `path`: `.html` (about 1.5 MB, plotly.js inside) or `.png` (needs kaleido).
+
+    Args:
+        draw: makes a PNG of a figure of plotly's; None for kaleido.
 
     Raises:
         PruneSearchError: for another suffix, no table, or a PNG that cannot be drawn on this machine.
@@ -67,7 +75,7 @@ def write_curves(path: str | os.PathLike[str], tables: Sequence[CostTable], titl
     if kind == ".html":
         write_text_atomic(target, curves_html(tables, title))
     elif kind == ".png":
-        image = _png(_curves(tables), title, target)
+        image = _png(_curves(tables), title, target, draw)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(image)
     else:
@@ -292,10 +300,10 @@ def _log_ticks(low: float, high: float) -> dict[str, Any]:
     return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
-def _png(curves: list[BlockCurve], title: str, target: Path) -> bytes:
+def _png(curves: list[BlockCurve], title: str, target: Path, draw: Callable[..., bytes] | None) -> bytes:
     """All panels in one picture, two abreast."""
     way_out = f"write {target.with_suffix('.html').name} instead"
-    if not _kaleido_is_there():
+    if draw is None and importlib.util.find_spec("kaleido") is None:
         raise PruneSearchError(f"a PNG needs the package kaleido: pip install 'prunesearch[png]', or {way_out}")
     from plotly.subplots import make_subplots
 
@@ -323,17 +331,13 @@ def _png(curves: list[BlockCurve], title: str, target: Path) -> bytes:
     )
     figure.update_annotations(font_size=13)
     try:
-        image: bytes = figure.to_image(format="png", scale=2)
+        options = {"format": "png", "scale": 2}
+        return figure.to_image(**options) if draw is None else draw(figure, **options)
     except Exception as error:  # kaleido, its driver and the browser raise a dozen kinds; a user needs one line
         raise PruneSearchError(
             f"the PNG could not be drawn ({type(error).__name__} in kaleido): it needs Chrome or Chromium, on the PATH "
             f"or as BROWSER_PATH; or {way_out}"
         ) from error
-    return image
-
-
-def _kaleido_is_there() -> bool:
-    return importlib.util.find_spec("kaleido") is not None
 
 
 def _heading(curve: BlockCurve) -> str:

@@ -28,8 +28,8 @@ from tests.support.known_device import (
     write_model,
     write_profile,
 )
-from tests.support.studies import load_study
 from tests.support.some import some
+from tests.support.studies import load_study
 
 
 @pytest.fixture(scope="module")

@@ -238,15 +238,21 @@ class Meter:
         name, covers = "simulated", "everything"
 
 
+class Fits(list):
+    """Stands in for `fit_table_energy`; its calls are noted."""
+
+    def __call__(self, *args, **options):
+        self.append(options)
+        return known_energy()
+
+
 @pytest.fixture
-def fits(monkeypatch) -> list:
-    calls: list = []
-    monkeypatch.setattr(profiling, "fit_table_energy", lambda *a, **k: calls.append(k) or known_energy())
-    return calls
+def fits() -> Fits:
+    return Fits()
 
 
 def test_energy_goes_into_the_table_and_its_source_into_the_profile(folder, tmp_path, measured, fits):
-    found = profile(config(folder, tmp_path, energy=True, effort="full"), Meter())
+    found = profile(config(folder, tmp_path, energy=True, effort="full"), Meter(), fits)
     assert all(t.energy == known_energy() for t in some(Profile.load(tmp_path / "box").tables))
     assert (found.energy.status, found.energy.source) == ("measured", "simulated (everything)")
     assert fits[0]["repeats"] == EFFORTS["full"].windows == 5
@@ -255,30 +261,26 @@ def test_energy_goes_into_the_table_and_its_source_into_the_profile(folder, tmp_
 def test_tables_without_energy_are_measured_again_when_it_is_asked_for(folder, tmp_path, measured, fits):
     """Else the way out that `run --objective energy` names would do nothing."""
     profile(config(folder, tmp_path))
-    found = profile(config(folder, tmp_path, energy=True), Meter())
+    found = profile(config(folder, tmp_path, energy=True), Meter(), fits)
     assert len(fits) == 2
     assert all(t.energy is not None for t in some(found.tables))
-    profile(config(folder, tmp_path, energy=True), Meter())
+    profile(config(folder, tmp_path, energy=True), Meter(), fits)
     profile(config(folder, tmp_path))
     assert (len(fits), len(measured.calls)) == (2, 4)
 
 
-def test_where_there_is_no_counter_the_profile_says_why_and_latency_is_measured(
-    folder, tmp_path, measured, monkeypatch, heard
-):
-    monkeypatch.setattr(profiling, "open_meter", lambda device: Unavailable("no counter: a virtual machine"))
-    found = profile(config(folder, tmp_path, energy=True))
+def test_where_there_is_no_counter_the_profile_says_why_and_latency_is_measured(folder, tmp_path, measured, heard):
+    found = profile(config(folder, tmp_path, energy=True), Unavailable("no counter: a virtual machine"))
     assert "energy is unavailable: no counter: a virtual machine" in str(heard)
     assert len(found.tables) == 2
     energy = Profile.load(tmp_path / "box").energy
     assert (energy.status, energy.reason) == ("unavailable", "no counter: a virtual machine")
 
 
-def test_the_reason_is_kept_even_if_every_table_was_there(folder, tmp_path, measured, monkeypatch):
+def test_the_reason_is_kept_even_if_every_table_was_there(folder, tmp_path, measured):
     profile(config(folder, tmp_path))
     assert "not asked for" in Profile.load(tmp_path / "box").energy.reason
-    monkeypatch.setattr(profiling, "open_meter", lambda device: Unavailable("no counter"))
-    profile(config(folder, tmp_path, energy=True))
+    profile(config(folder, tmp_path, energy=True), Unavailable("no counter"))
     assert Profile.load(tmp_path / "box").energy.reason == "no counter"
 
 
@@ -333,18 +335,18 @@ def test_known_costs_survive_the_way_through_a_profile(folder, tmp_path, measure
     assert table.predict(Schedule()) == pytest.approx(true_total(Schedule()), rel=1e-4)
 
 
-def test_a_gpu_that_has_a_datasheet_keeps_it_in_its_profile(tmp_path, monkeypatch):
+def test_a_gpu_that_has_a_datasheet_keeps_it_in_its_profile(tmp_path):
     """Models that nobody measured there can still be estimated; the shipped profile's folder becomes a measured one."""
     facts = {**describe_device("cpu"), "kind": "cuda", "name": "NVIDIA H200", "sm_count": 132}
-    monkeypatch.setattr(profiling, "describe_device", lambda device: facts)
-    found = open_profile(ProfileConfig(device="cuda", name="h200", root=tmp_path))
+    found = open_profile(ProfileConfig(device="cuda", name="h200", root=tmp_path), facts)
     assert found.spec == find_profile("h200").spec
     find_profile("h200").model_copy(update={"folder": tmp_path / "h200"}).save()
-    again = open_profile(ProfileConfig(device="cuda", name="h200", root=tmp_path))
+    again = open_profile(ProfileConfig(device="cuda", name="h200", root=tmp_path), facts)
     assert (again.spec, again.device["sm_count"]) == (found.spec, 132)
-    monkeypatch.setattr(profiling, "describe_device", lambda device: {**facts, "name": "Tesla T4", "sm_count": 40})
     with pytest.raises(PruneSearchError, match="choose another --name"):
-        open_profile(ProfileConfig(device="cuda", name="h200", root=tmp_path))
+        open_profile(
+            ProfileConfig(device="cuda", name="h200", root=tmp_path), {**facts, "name": "Tesla T4", "sm_count": 40}
+        )
 
 
 # -- the command -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from prunesearch.commands import verify as module
-from prunesearch.commands.verify import Verification, VerifiedPoint, _judge, show_verification, verify
+from prunesearch.commands.verify import Verification, VerifiedPoint, judge, show_verification, verify
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.study.folder import StudyFolder
 from tests.support.known_device import one_line
@@ -36,8 +36,8 @@ def points(front, measured):
     ]
 
 
-def judge(front, measured, device=DEVICE, conditions=CONDITIONS):
-    return _judge(front, device, conditions, points(front, measured))
+def judged(front, measured, device=DEVICE, conditions=CONDITIONS):
+    return judge(front, device, conditions, points(front, measured))
 
 
 AS_PREDICTED = [20.4, 16.32, 12.24, 10.2, 8.16]  # the front predicts 2 % more than it measured
@@ -45,7 +45,7 @@ AS_PREDICTED = [20.4, 16.32, 12.24, 10.2, 8.16]  # the front predicts 2 % more t
 
 def test_errors_and_ranks_by_hand(make_front):
     """Predictions 20.4, 16.32, 12.24, 10.2, 8.16; measured now 20.4, 16, 12.24, 10.2, 10.2 / 1.25 = 8.16 x 1.25."""
-    found = judge(make_front(), [20.4, 16.32, 12.24, 8.5, 10.2])
+    found = judged(make_front(), [20.4, 16.32, 12.24, 8.5, 10.2])
     errors = [0, 0, 0, 10.2 / 8.5 - 1, 1 - 8.16 / 10.2]
     assert found.mape == pytest.approx(sum(errors) / 5)
     assert found.worst == pytest.approx(0.2)
@@ -56,18 +56,18 @@ def test_errors_and_ranks_by_hand(make_front):
 
 
 def test_a_perfect_prediction_has_no_error(make_front):
-    found = judge(make_front(), AS_PREDICTED)
+    found = judged(make_front(), AS_PREDICTED)
     assert (found.mape, found.worst, found.rank_correlation) == (pytest.approx(0), pytest.approx(0), pytest.approx(1))
     assert found.lost == []
 
 
 def test_points_that_another_beats_now_are_lost(make_front):
     """Quality falls 0.802, 0.796, 0.784, 0.700 from p1 to p4; unpruned 0.80."""
-    assert judge(make_front(), [20.4, 12.0, 12.24, 10.2, 8.16]).lost == ["p2"]  # p1 is faster and better
-    assert judge(make_front(), [20.4, 16.0, 12.24, 8.0, 8.16]).lost == ["p4"]
-    assert judge(make_front(), [20.4, 16.0, 21.0, 10.2, 8.16]).lost == ["p2"]  # unpruned is faster, and 0.80 > 0.796
-    assert judge(make_front(), [7.0, 16.0, 12.24, 10.2, 8.16]).lost == ["p2", "p3", "p4"]  # p1 is better than unpruned
-    assert judge(make_front(), [20.4, 5.0, 12.24, 10.2, 8.16]).lost == ["p2", "p3", "p4"]  # unpruned is never named
+    assert judged(make_front(), [20.4, 12.0, 12.24, 10.2, 8.16]).lost == ["p2"]  # p1 is faster and better
+    assert judged(make_front(), [20.4, 16.0, 12.24, 8.0, 8.16]).lost == ["p4"]
+    assert judged(make_front(), [20.4, 16.0, 21.0, 10.2, 8.16]).lost == ["p2"]  # unpruned is faster, and 0.80 > 0.796
+    assert judged(make_front(), [7.0, 16.0, 12.24, 10.2, 8.16]).lost == ["p2", "p3", "p4"]  # p1 is better than unpruned
+    assert judged(make_front(), [20.4, 5.0, 12.24, 10.2, 8.16]).lost == ["p2", "p3", "p4"]  # unpruned is never named
 
 
 def energy(mj):
@@ -86,18 +86,18 @@ def with_energy(make_front, objectives, costs):
 def test_what_costs_less_energy_is_not_lost_for_being_slower(make_front):
     """p2 is slower than p1 now, but costs half the energy; p3 costs more of both than p2."""
     front = with_energy(make_front, ["latency", "energy"], [100.0, 80.0, 40.0, 45.0, 20.0])
-    assert judge(front, [20.4, 12.0, 12.24, 10.2, 8.16]).lost == []
-    assert judge(front, [20.4, 12.0, 12.24, 12.3, 8.16]).lost == ["p3"]
-    assert judge(front, [20.4, 12.0, 12.24, 10.2, 12.5]).lost == []
+    assert judged(front, [20.4, 12.0, 12.24, 10.2, 8.16]).lost == []
+    assert judged(front, [20.4, 12.0, 12.24, 12.3, 8.16]).lost == ["p3"]
+    assert judged(front, [20.4, 12.0, 12.24, 10.2, 12.5]).lost == []
 
 
 def test_where_energy_alone_counts_latency_loses_nobody(make_front):
     front = with_energy(make_front, ["energy"], [100.0, 80.0, 40.0, 30.0, 20.0])
-    assert judge(front, [20.4, 12.0, 12.24, 10.2, 8.16]).lost == []
+    assert judged(front, [20.4, 12.0, 12.24, 10.2, 8.16]).lost == []
 
 
 def test_another_device_and_other_conditions_are_said(make_front):
-    found = judge(make_front(), AS_PREDICTED, {"name": "Another CPU"}, {**CONDITIONS, "threads": 4})
+    found = judged(make_front(), AS_PREDICTED, {"name": "Another CPU"}, {**CONDITIONS, "threads": 4})
     assert not found.same_device
     assert found.differences == [
         "device AMD EPYC 7B13 in the study, Another CPU now",
@@ -109,7 +109,7 @@ def test_predictions_that_are_all_the_same_have_no_rank(make_front):
     front = make_front()
     same = points(front, AS_PREDICTED)
     same = [p.model_copy(update={"predicted_ms": 9.0}) for p in same]
-    found = _judge(front, DEVICE, CONDITIONS, same)
+    found = judge(front, DEVICE, CONDITIONS, same)
     assert found.rank_correlation == 0.0
     assert Verification.model_validate_json(found.model_dump_json()) == found
 
@@ -117,7 +117,7 @@ def test_predictions_that_are_all_the_same_have_no_rank(make_front):
 def test_under_three_points_there_is_nothing_to_rank(make_front):
     front = make_front()
     few = front.model_copy(update={"points": front.points[:1]})
-    assert _judge(few, DEVICE, CONDITIONS, points(few, [20.0, 16.0])).rank_correlation == 1.0
+    assert judge(few, DEVICE, CONDITIONS, points(few, [20.0, 16.0])).rank_correlation == 1.0
 
 
 def shown(found, front):
@@ -127,7 +127,7 @@ def shown(found, front):
 
 
 def test_it_is_shown_on_80_columns(make_front):
-    found = judge(make_front(), [20.4, 12.0, 12.24, 8.5, 12345.6], {"name": "Another CPU"})
+    found = judged(make_front(), [20.4, 12.0, 12.24, 8.5, 12345.6], {"name": "Another CPU"})
     text = shown(found, make_front())
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "…" not in text
@@ -143,7 +143,7 @@ def test_it_is_shown_on_80_columns(make_front):
 def test_an_estimate_that_is_verified_is_called_one(make_front):
     front = make_front()
     table = front.cost_table.model_copy(update={"status": "estimated", "mape": 0.1})
-    text = shown(judge(front, AS_PREDICTED), front.model_copy(update={"cost_table": table}))
+    text = shown(judged(front, AS_PREDICTED), front.model_copy(update={"cost_table": table}))
     assert "predictions (estimated ±10 %) against AMD EPYC 7B13" in text
 
 
@@ -167,7 +167,7 @@ def test_a_device_that_cannot_be_measured_here_is_refused_at_once(make_front, tm
 
 
 def test_the_file_is_plain_json(make_front):
-    found = judge(make_front(), AS_PREDICTED)
+    found = judged(make_front(), AS_PREDICTED)
     data = json.loads(found.model_dump_json())
     assert (data["format"], data["version"]) == ("prunesearch.verification", 1)
     assert data["points"][0]["id"] == "unpruned"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
 
-from prunesearch.cli.app import main
+from prunesearch.cli.app import app
+from prunesearch.cli.border import answer
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.export.schedules.model_shape import model_shape
@@ -25,12 +25,7 @@ def run(monkeypatch, capsys, make_front, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prunesearch", *words])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
+        code = answer(app, list(words))
         out = capsys.readouterr()
         return code, out.out, out.err
 
@@ -152,9 +147,8 @@ def test_an_imported_schedule_runs_with_its_counts(run, tmp_path, name, text):
     ],
 )
 def test_bad_model_exports_are_one_line_before_anything_is_loaded(run, monkeypatch, words, expected):
-    import prunesearch.search.run
-
-    monkeypatch.setattr(prunesearch.search.run, "load_study_task", lambda *_, **__: pytest.fail("loaded"))
+    loading = "prunesearch.export.models.from_study.load_study_task"
+    monkeypatch.setattr(loading, lambda *_, **__: pytest.fail("loaded"))
     code, out, err = run("export", "demo", "--pick", "p1", *words)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1

@@ -6,13 +6,13 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 
 import plotly.graph_objects as go
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.report import curves
 from prunesearch.report.curves import block_curve_of, curves_html, write_curves
 from tests.support.curve_tables import COUNTS, EDGES, smooth, stairs, table
 from tests.support.some import some
@@ -169,30 +169,22 @@ def test_a_table_without_both_halves_is_refused():
 
 
 def test_without_kaleido_the_way_out_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(curves, "_kaleido_is_there", lambda: False)
+    monkeypatch.setitem(sys.modules, "kaleido", None)
     with pytest.raises(PruneSearchError, match=r"kaleido: pip install 'prunesearch\[png\]', or write c.html instead"):
         write_curves(tmp_path / "c.png", [table(stairs)], "t")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def kaleido(monkeypatch):
-    """Stands in for the package; what it is to draw is noted."""
+def test_a_png_holds_a_panel_for_each_table(tmp_path):
     drawn = []
 
-    def to_image(figure, **options):
+    def draw(figure, **options):
         drawn.append((figure, options))
         return b"PNG"
 
-    monkeypatch.setattr(curves, "_kaleido_is_there", lambda: True)
-    monkeypatch.setattr(go.Figure, "to_image", to_image)
-    return drawn
-
-
-def test_a_png_holds_a_panel_for_each_table(tmp_path, kaleido):
-    write_curves(tmp_path / "sub" / "c.PNG", [table(stairs, device=EVIL), table(smooth), ESTIMATE], EVIL)
+    write_curves(tmp_path / "sub" / "c.PNG", [table(stairs, device=EVIL), table(smooth), ESTIMATE], EVIL, draw)
     assert (tmp_path / "sub" / "c.PNG").read_bytes() == b"PNG"
-    ((figure, options),) = kaleido
+    ((figure, options),) = drawn
     assert options["format"] == "png"
     assert len({t.xaxis for t in figure.data}) == 3
     shown = [t.name for t in figure.data if t.showlegend]
@@ -203,13 +195,12 @@ def test_a_png_holds_a_panel_for_each_table(tmp_path, kaleido):
     assert "estimated ±14 %" in texts[3]
 
 
-def test_without_a_browser_the_way_out_is_said(tmp_path, kaleido, monkeypatch):
+def test_without_a_browser_the_way_out_is_said(tmp_path):
     def fail(figure, **options):
         raise RuntimeError("Kaleido requires\nGoogle Chrome")
 
-    monkeypatch.setattr(go.Figure, "to_image", fail)
     with pytest.raises(PruneSearchError, match=r"needs Chrome or Chromium.* or write c.html instead") as caught:
-        write_curves(tmp_path / "c.png", [table(stairs)], "t")
+        write_curves(tmp_path / "c.png", [table(stairs)], "t", fail)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -22,8 +22,8 @@ from prunesearch.report.views.study import StudyView
 from prunesearch.study.storage.reader import Trial
 from tests.support.curve_tables import smooth
 from tests.support.curve_tables import table as curve_table
-from tests.support.studies import add_trials, load_study, new_study, plain_trials, samples, write_folder
 from tests.support.some import some
+from tests.support.studies import add_trials, load_study, new_study, plain_trials, samples, write_folder
 
 EVIL = "<script>alert(1)</script>"
 

@@ -11,8 +11,8 @@ from itertools import pairwise
 import pytest
 
 from prunesearch.core.schedule import Schedule
-from tests.support.studies import add_trials, load_study, new_study, plain_trials, samples, write_folder
 from tests.support.some import some
+from tests.support.studies import add_trials, load_study, new_study, plain_trials, samples, write_folder
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import types
 
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import LOGGERS
-from prunesearch.report import loggers
 from prunesearch.report.loggers import check_logger, log_study, scalars
 from prunesearch.study.folder import StudyFolder
 from tests.support.studies import plain_trials
@@ -63,7 +63,7 @@ def test_what_is_told(make_front):
 
 def test_mlflow(folder, make_front, monkeypatch):
     heard = Recorder()
-    monkeypatch.setattr(loggers, "_imported", lambda module: heard if module == "mlflow" else None)
+    monkeypatch.setitem(sys.modules, "mlflow", heard)
     assert "r1" in log_study("mlflow", folder, make_front(), plain_trials(3))
     assert len(heard.called("log_metrics")) == 7
     assert heard.called("log_params")[0][0][0]["trials"] == "64"
@@ -72,7 +72,7 @@ def test_mlflow(folder, make_front, monkeypatch):
 
 def test_wandb(folder, make_front, monkeypatch):
     heard = Recorder()
-    monkeypatch.setattr(loggers, "_imported", lambda module: heard if module == "wandb" else None)
+    monkeypatch.setitem(sys.modules, "wandb", heard)
     assert "r1" in log_study("wandb", folder, make_front(), plain_trials(3))
     told = [args[0] for args, _ in heard.called("log")]
     assert [t.get("trial/step", t.get("front/step")) for t in told] == [0, 1, 2, 1, 2, 3, 4]
@@ -99,7 +99,8 @@ def test_tensorboard_files_hold_the_numbers(folder, make_front):
 
 
 def test_what_is_missing_or_unknown_is_said_before_a_run(monkeypatch):
-    monkeypatch.setattr(loggers, "_imported", lambda module: None)
+    for module in ("torch.utils.tensorboard", "tensorboardX", "mlflow", "wandb"):
+        monkeypatch.setitem(sys.modules, module, None)
     for name in LOGGERS:
         with pytest.raises(PruneSearchError, match=f"--log {name} needs a package.*pip install {name}"):
             check_logger(name)
@@ -111,6 +112,6 @@ def test_a_tracker_that_refuses_is_said_in_one_line(folder, make_front, monkeypa
     def refuse(*_, **__):
         raise RuntimeError("no\nroute")
 
-    monkeypatch.setattr(loggers, "_imported", lambda module: types.SimpleNamespace(init=refuse))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=refuse))
     with pytest.raises(PruneSearchError, match=r"wandb did not take the study \(no route\)"):
         log_study("wandb", folder, make_front(), [])

@@ -8,7 +8,6 @@ import pytest
 from pydantic import ValidationError
 
 from prunesearch.core.errors import CorruptFileError
-from prunesearch.report.views import shown_samples as module
 from prunesearch.report.views.freeze import Frozen
 from prunesearch.report.views.parts_samples import samples_view
 from prunesearch.report.views.shown_samples import Row, Samples
@@ -50,14 +49,13 @@ def test_what_is_wrong_is_said(tmp_path, change, said):
     assert "\n" not in str(error.value)
 
 
-def test_no_json_and_too_large(tmp_path, monkeypatch):
+def test_no_json_and_too_large(tmp_path):
     path = tmp_path / "samples.json"
     path.write_text("{")
     with pytest.raises(CorruptFileError, match="not JSON"):
         Samples.load(path)
-    monkeypatch.setattr(module, "MOST_BYTES", 0)
     with pytest.raises(CorruptFileError, match="larger than"):
-        Samples.load(path)
+        Samples.load(path, most_bytes=0)
 
 
 def test_a_row_is_of_one_kind():

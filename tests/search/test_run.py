@@ -26,9 +26,9 @@ from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
 from prunesearch.study.setup import load_study_task
 from prunesearch.study.trials import finished_trials, open_study
-from tests.support.studies import load_study
 from tests.support.paths import ASSETS, SPACES, needs_assets
 from tests.support.some import some
+from tests.support.studies import load_study
 
 SMALL = {
     "batch_size": 16,

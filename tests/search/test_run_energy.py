@@ -15,7 +15,6 @@ from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.energy import schedules as energy_schedules
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.energy_fit import EnergyFit
-from prunesearch.cost.timing import validate
 from prunesearch.report.show import show_front
 from prunesearch.search import run as run_module
 from prunesearch.search.costs import costing as costing_module
@@ -35,7 +34,7 @@ from tests.support.known_device import (
     write_model,
     write_profile,
 )
-from tests.support.simulated_power import HookedClock, hooked, true_costs
+from tests.support.simulated_power import hooked, tell_time, true_costs
 from tests.support.some import some
 
 DEPTH, TOKENS, ROWS = 6, 65, 8
@@ -63,7 +62,7 @@ def machine(folder):
     task = load_study_task(make(folder))
     patch = pytest.MonkeyPatch()
     with hooked(task.model, period_s=0.05) as found:
-        patch.setattr(validate, "clock_for", lambda device: HookedClock(found))
+        tell_time(patch, found)
         found.task = task
         yield found
     patch.undo()
@@ -252,7 +251,7 @@ def test_an_invalid_fit_is_refused_and_the_next_call_measures_again(machine, fol
         go(machine, folder, "doubt", objectives=["energy"])
     one_line(error.value, "measured validly", "off by 9.1%", "measure again on a quiet device, or use latency")
     monkeypatch.undo()
-    monkeypatch.setattr(validate, "clock_for", lambda device: HookedClock(machine))
+    tell_time(monkeypatch, machine)
     found = go(machine, folder, "doubt", objectives=["energy"])
     assert found.points
     assert CostTable.load(folder / "studies" / "doubt" / "cost_table.json").energy.valid

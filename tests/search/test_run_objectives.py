@@ -139,7 +139,7 @@ def test_where_nothing_is_faster_the_verdict_is_to_leave_the_model_alone(folder,
     monkeypatch.setenv("PRUNESEARCH_PROFILES", str(tmp_path / "profiles"))
     write_profile(tmp_path / "profiles", "box", slower(known_table(), reduce=400.0))
     found = run(make(folder, device="box"), "small", root=tmp_path)
-    assert found.verdict.text.startswith("Unpruned is best here (batch 8)")
+    assert found.verdict.text.startswith("Unpruned is best here (batch 8")
     assert found.verdict.point is None
 
 

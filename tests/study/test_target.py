@@ -11,6 +11,7 @@ from prunesearch.cost.tables.device_profile import find_profile
 from prunesearch.study import target as module
 from prunesearch.study.config import RunConfig
 from prunesearch.study.target import Target, is_here, measurable, resolve_target
+from tests.support.fake_cuda import fake_cuda
 from tests.support.known_device import known_table, one_line, write_profile
 
 
@@ -22,14 +23,17 @@ def root(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    fake_cuda(monkeypatch, is_available=lambda: False)
 
 
 def with_gpu(monkeypatch, name):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: name)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(multi_processor_count=108))
+    fake_cuda(
+        monkeypatch,
+        is_available=lambda: True,
+        device_count=lambda: 1,
+        get_device_name=lambda index: name,
+        get_device_properties=lambda index: SimpleNamespace(multi_processor_count=108),
+    )
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1"])
@@ -85,7 +89,7 @@ def test_measuring_is_offered_where_an_estimated_device_is_at_hand(root, monkeyp
     assert measurable("cuda:0") is None
     write_profile(root, "a100-40gb", known_table(), device={"name": "NVIDIA A100-SXM4-40GB", "kind": "cuda"})
     assert measurable("a100-40gb") is None
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    fake_cuda(monkeypatch, is_available=lambda: False)
     assert measurable("a100") is None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import yaml
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from prunesearch.cli.app import main
+from prunesearch.cli.app import app
+from prunesearch.cli.border import answer
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import parse_method
 from prunesearch.cost.tables.cost_table import CostTable
@@ -154,14 +154,9 @@ def settings(root: Path, **changes: Any) -> dict[str, Any]:
 
 def command(monkeypatch: Any, capsys: Any, *args: str) -> tuple[int, str, str]:
     """Run `prunesearch ARGS` in this process on a terminal of 80 columns: exit code, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["prunesearch", *args])
     monkeypatch.setenv("COLUMNS", "80")
     capsys.readouterr()
-    code = 0
-    try:
-        main()
-    except SystemExit as done:
-        code = int(done.code or 0)
+    code = answer(app, list(args))
     out, err = capsys.readouterr()
     return code, out, err
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from torch import nn
 
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.devices.cpu import Cpu
 from prunesearch.pruning.apply import Handle
 from tests.support.energy_machine import Machine
 
@@ -83,3 +85,8 @@ def hooked(model: nn.Module, **options: Any) -> Iterator[Machine]:
         Handle.reduce = reduce  # type: ignore[method-assign]
         for one in hooks:
             one.remove()
+
+
+def tell_time(patch: pytest.MonkeyPatch, machine: Machine) -> None:
+    """Let tables and whole forwards be timed by the machine's clock."""
+    patch.setattr(Cpu, "clock", lambda kind: HookedClock(machine))

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 import torch
 
 from prunesearch.core.registry import COUNTERS
+from prunesearch.core.table import Registry, Row
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import device_named
 
@@ -54,8 +55,8 @@ class EnergyCounter(Protocol):
 Opener = Callable[[torch.device], EnergyCounter | Unavailable | None]
 
 
-def open_counter(device: str | torch.device) -> EnergyCounter | Unavailable:
-    """Open the first counter of `COUNTERS` that tells the energy of `device`; the caller closes it.
+def open_counter(device: str | torch.device, counters: Registry[Row] = COUNTERS) -> EnergyCounter | Unavailable:
+    """Open the first of `counters` that tells the energy of `device`; the caller closes it.
 
     Returns:
         The counter, or `Unavailable` with the reason of every counter that is made for such a device.
@@ -65,12 +66,12 @@ def open_counter(device: str | torch.device) -> EnergyCounter | Unavailable:
     """
     target = device_named(device)
     reasons: list[str] = []
-    for name in COUNTERS:
-        found = cast(Opener, COUNTERS.load(name))(target)
+    for name in counters:
+        found = cast(Opener, counters.load(name))(target)
         if isinstance(found, Unavailable):
             reasons.append(found.reason)
         elif found is not None:
             return found
     if not reasons:
-        return Unavailable(f"no energy counter is made for device '{target}': known are {', '.join(COUNTERS)}")
+        return Unavailable(f"no energy counter is made for device '{target}': known are {', '.join(counters)}")
     return Unavailable("; ".join(dict.fromkeys(reasons)))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import kind_of
-from prunesearch.cost.energy.counters import open_counter
+from prunesearch.cost.energy.counters import EnergyCounter, open_counter
 from prunesearch.cost.energy.fit import fit_energy
 from prunesearch.cost.energy.window import EnergyMeter, EnergyRun, measure_energy
 from prunesearch.cost.shape import device_of
@@ -23,9 +23,11 @@ from prunesearch.pruning.borders import borrowed
 FITTED = 9  # schedules that the powers are fitted to, the unpruned model among them
 
 
-def open_meter(device: str | torch.device) -> EnergyMeter | Unavailable:
-    """A meter of `device`, or why there is none."""
-    counter = open_counter(device)
+def open_meter(
+    device: str | torch.device, find: Callable[[str | torch.device], EnergyCounter | Unavailable] = open_counter
+) -> EnergyMeter | Unavailable:
+    """A meter of `device`, whose counter `find` finds, or why there is none."""
+    counter = find(device)
     return counter if isinstance(counter, Unavailable) else EnergyMeter(counter)
 
 
@@ -85,6 +87,7 @@ def fit_table_energy(
     repeats: int = 3,
     schedules: int = FITTED,
     seed: int = 0,
+    measure: Callable[..., EnergyRun[Schedule]] = measure_schedule_energy,
 ) -> EnergyFit:
     """Measure a few schedules' energy and fit the power of each kind of piece, for the conditions of `table`.
 
@@ -92,10 +95,11 @@ def fit_table_energy(
         methods: what the schedules are drawn from.
         schedules: how many are measured, the unpruned model among them.
         seed: of the draw.
+        measure: as `measure_schedule_energy`.
     """
     widths = {cell.n for cell in table.cells.mlp}
     chosen = [Schedule(), *draw_unseen(table.shape, widths, methods, count=schedules - 1, seed=seed + 2, between=False)]
-    run = measure_schedule_energy(
+    run = measure(
         meter,
         model,
         inputs,

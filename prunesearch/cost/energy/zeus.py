@@ -61,11 +61,18 @@ class ZeusCounter:
         """See `EnergyCounter`."""
 
 
-def open_zeus(device: torch.device) -> ZeusCounter | Unavailable | None:
-    """Open an AMD GPU (`cuda` on ROCm), a Jetson (`cuda`) or Apple silicon (`cpu`, `mps`); None for other devices."""
+def open_zeus(
+    device: torch.device, *, platform: str = sys.platform, tegra: Path = _TEGRA
+) -> ZeusCounter | Unavailable | None:
+    """Open an AMD GPU (`cuda` on ROCm), a Jetson (`cuda`) or Apple silicon (`cpu`, `mps`); None for other devices.
+
+    Args:
+        platform: as `sys.platform`.
+        tegra: a file that every Jetson has.
+    """
     amd = device.type == "cuda" and torch.version.hip is not None
-    jetson = device.type == "cuda" and not amd and _TEGRA.exists()
-    apple = device.type in _APPLE and sys.platform == "darwin"
+    jetson = device.type == "cuda" and not amd and tegra.exists()
+    apple = device.type in _APPLE and platform == "darwin"
     if not (amd or jetson or apple):
         return None
     try:

@@ -28,7 +28,7 @@ KINDS = ("matmul", "attention", "memory")
 
 _aten = torch.ops.aten
 # operands of each product: positions of the left and the right matrix among the arguments
-_PRODUCTS = {_aten.mm: (0, 1), _aten.bmm: (0, 1), _aten.addmm: (1, 2), _aten.baddbmm: (1, 2)}
+PRODUCTS = {_aten.mm: (0, 1), _aten.bmm: (0, 1), _aten.addmm: (1, 2), _aten.baddbmm: (1, 2)}
 _IS_PRODUCT = re.compile(r"mm$|mv$|matmul|einsum|(^|_)linear|conv|dot|_lstm|_gru")
 # an allocation launches nothing; the rest only look at a tensor in another way, although their schemas do not say so
 _FREE = (
@@ -219,8 +219,8 @@ def _describe(func: Any, args: Any, kwargs: Any, out: Any) -> Op | None:
         return None  # nothing that the device would do: a scalar worked out on the host, a question about a shape
     if packet is _aten.convolution:
         return _convolution(args, out)
-    if packet in _PRODUCTS:
-        left, right = (args[i] for i in _PRODUCTS[packet])
+    if packet in PRODUCTS:
+        left, right = (args[i] for i in PRODUCTS[packet])
         inputs = sum(map(_size, read))
         batch = left.shape[0] if left.dim() == 3 else 1
         return Op(

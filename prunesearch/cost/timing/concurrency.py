@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -30,7 +31,13 @@ _METHODS = ("cls_attention+drop",)
 
 
 @contextmanager
-def background_load(model: nn.Module, inputs: Mapping[str, Tensor], others: int, mode: str = "eager") -> Iterator[None]:
+def background_load(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    others: int,
+    mode: str = "eager",
+    serve: Callable[[dict[str, Any], int, Event, Event], None] | None = None,
+) -> Iterator[None]:
     """Within the block, `others` more processes run forwards of the same model on the same device, without a pause.
 
     They run random schedules, from the unpruned model to a fifth of its tokens: what is measured within the block is a
@@ -41,6 +48,7 @@ def background_load(model: nn.Module, inputs: Mapping[str, Tensor], others: int,
         inputs: a batch; the others' have its shapes.
         others: 0 starts nothing.
         mode: how the others execute their forwards.
+        serve: what each of the others does; None runs forwards.
 
     Raises:
         PruneSearchError: if a process cannot start, or dies (as when memory runs out).
@@ -53,8 +61,9 @@ def background_load(model: nn.Module, inputs: Mapping[str, Tensor], others: int,
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     stop = context.Event()
     ready = [context.Event() for _ in range(others)]
-    job = _describe(model, inputs, mode)
-    workers = [context.Process(target=_serve, args=(job, seed, r, stop), daemon=True) for seed, r in enumerate(ready)]
+    job = describe_job(model, inputs, mode)
+    made = partial(context.Process, target=serve or _serve, daemon=True)
+    workers = [made(args=(job, seed, event, stop)) for seed, event in enumerate(ready)]
     try:
         for worker in workers:
             worker.start()
@@ -69,7 +78,7 @@ def background_load(model: nn.Module, inputs: Mapping[str, Tensor], others: int,
                 worker.kill()
 
 
-def _describe(model: nn.Module, inputs: Mapping[str, Tensor], mode: str) -> dict[str, Any]:
+def describe_job(model: nn.Module, inputs: Mapping[str, Tensor], mode: str) -> dict[str, Any]:
     """What a process needs to build the same model and batch, in plain types."""
     base = find_encoder(model).base
     return {

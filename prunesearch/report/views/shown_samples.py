@@ -114,7 +114,7 @@ class Samples(_Record):
         write_text_atomic(path, self.model_dump_json(exclude_defaults=False) + "\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Samples | None:
+    def load(cls, path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> Samples | None:
         """Read the file; None if there is none (a study of before, or one that is not finished).
 
         Raises:
@@ -122,8 +122,8 @@ class Samples(_Record):
         """
         file = Path(path)
         try:
-            if file.stat().st_size > MOST_BYTES:
-                raise CorruptFileError(f"{file} is larger than {MOST_BYTES // 2**20} MiB: {_WAY_OUT}")
+            if file.stat().st_size > most_bytes:
+                raise CorruptFileError(f"{file} is larger than {most_bytes // 2**20} MiB: {_WAY_OUT}")
             data: Any = json.loads(file.read_text(encoding="utf-8"))
             return cls.model_validate(data)
         except FileNotFoundError:

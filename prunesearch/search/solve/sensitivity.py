@@ -33,7 +33,7 @@ _ROUND = 12  # cells measured between two looks at the front
 _OPTIMISM = 1.0  # standard deviations
 _LEAST_ROWS = 16
 _GOLDEN = 0.618034  # steps of this fraction fill an interval evenly at any number of them
-# Activations that enter every block are kept between rounds up to this size; beyond it they are computed again.
+# What enters every block is kept between rounds up to this size; beyond it it is computed again.
 _CACHE_BYTES = 512 * 2**20
 _FRONT = 500
 
@@ -132,11 +132,14 @@ class Probe:
     Args:
         rows: the rows to measure on.
         costs: prices what a measurement costs.
+        cache_bytes: activations that enter the blocks are kept between measurements up to this size.
     """
 
-    def __init__(self, task: Task, handle: Handle, rows: EvalSet, space: Space, costs: Costs) -> None:
+    def __init__(
+        self, task: Task, handle: Handle, rows: EvalSet, space: Space, costs: Costs, cache_bytes: int = _CACHE_BYTES
+    ) -> None:
         self.task, self.handle, self.rows, self.space, self.costs = task, handle, rows, space, costs
-        self.passes = 0.0
+        self.passes, self.cache_bytes = 0.0, cache_bytes
         self._kept: dict[int, tuple[Outputs, list[Tensor]]] = {}
         self._bytes = 0
 
@@ -180,7 +183,7 @@ class Probe:
         self.passes += len(batch)
         found = (reference, list(recorded))
         size = sum(t.numel() * t.element_size() for t in recorded)
-        if self._bytes + size <= _CACHE_BYTES:
+        if self._bytes + size <= self.cache_bytes:
             self._bytes += size
             self._kept[index] = found
         return found

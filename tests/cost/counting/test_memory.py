@@ -11,6 +11,7 @@ from prunesearch.core.stage import Stage
 from prunesearch.cost.counting.memory import Memory, peak_activation_mib, recorded_peak
 from prunesearch.cost.devices.cuda import Cuda
 from prunesearch.pruning.apply import apply_
+from tests.support.fake_cuda import fake_cuda
 from tests.support.small_models import PLAIN, build, inputs_of
 
 FLOAT = 4  # bytes
@@ -261,8 +262,7 @@ def test_a_measurement_is_the_peak_of_the_second_forward_less_what_was_there(mon
         "memory_allocated": lambda device: state["allocated"],
         "max_memory_allocated": lambda device: state["peak"],
     }
-    for name, function in replay.items():
-        monkeypatch.setattr(torch.cuda, name, function)
+    fake_cuda(monkeypatch, **replay)
     assert Cuda().peak_bytes(lambda: forward(X), torch.device("cuda")) == 300
     assert state["forwards"] == 2
 

@@ -1,10 +1,10 @@
 import json
+from types import SimpleNamespace
 
 import pynvml
 import pytest
 import torch
 
-from prunesearch.cost.devices import gpu_state
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.gpu_state import (
     GpuState,
@@ -14,6 +14,7 @@ from prunesearch.cost.devices.gpu_state import (
     settle,
     throttle_reasons,
 )
+from tests.support.fake_cuda import fake_cuda
 from tests.support.fake_nvml import UUID, FakeNvml, error, without_driver
 
 NOT_SUPPORTED = error(pynvml.NVML_ERROR_NOT_SUPPORTED)
@@ -21,7 +22,13 @@ NOT_SUPPORTED = error(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 @pytest.fixture(autouse=True)
 def _one_gpu(monkeypatch):
-    monkeypatch.setattr(gpu_state, "_cuda_uuid", lambda device: UUID)
+    fake_cuda(
+        monkeypatch,
+        is_available=lambda: True,
+        current_device=lambda: 0,
+        device_count=lambda: 1,
+        get_device_properties=lambda index: SimpleNamespace(uuid=UUID),
+    )
 
 
 def test_a_look_tells_clocks_power_and_temperature_in_their_units():

@@ -2,6 +2,7 @@ import math
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pynvml
 import pytest
@@ -10,16 +11,14 @@ import torch
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import DEVICE_KINDS
 from prunesearch.core.table import Registry, Row
-from prunesearch.cost.devices import gpu_state
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.kind import DeviceKind
-from prunesearch.cost.energy import counters
-from prunesearch.cost.energy import zeus as energy_zeus
 from prunesearch.cost.energy.counters import COUNTERS, open_counter
 from prunesearch.cost.energy.nvml import PolledPower, open_polled_power, open_total_energy
 from prunesearch.cost.energy.rapl import open_rapl
 from prunesearch.cost.energy.replay import ReplayClock
 from prunesearch.cost.energy.zeus import open_zeus
+from tests.support.fake_cuda import fake_cuda
 from tests.support.fake_nvml import UUID, FakeNvml, error, without_driver
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -28,7 +27,13 @@ NOT_SUPPORTED = error(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 @pytest.fixture
 def _one_gpu(monkeypatch):
-    monkeypatch.setattr(gpu_state, "_cuda_uuid", lambda device: UUID)
+    fake_cuda(
+        monkeypatch,
+        is_available=lambda: True,
+        current_device=lambda: 0,
+        device_count=lambda: 1,
+        get_device_properties=lambda index: SimpleNamespace(uuid=UUID),
+    )
 
 
 # -- the table ---------------------------------------------------------------------------------------------
@@ -54,17 +59,15 @@ def test_without_a_gpu_cuda_has_one_reason_said_once():
     assert found.reason.count("NVML does not answer") == 1
 
 
-def test_the_first_that_opens_is_taken_and_reasons_are_collected(monkeypatch):
+def test_the_first_that_opens_is_taken_and_reasons_are_collected():
     one, two = object(), object()
     rows = {"a": lambda d: Unavailable("no a"), "b": lambda d: None, "c": lambda d: one, "d": lambda d: two}
     table = Registry("energy counter", {name: Row(open_, "") for name, open_ in rows.items()})
-    monkeypatch.setattr(counters, "COUNTERS", table)
-    assert open_counter("cpu") is one
+    assert open_counter("cpu", table) is one
     del rows["c"], rows["d"]
     rows["e"] = lambda d: Unavailable("no e")
     table = Registry("energy counter", {name: Row(open_, "") for name, open_ in rows.items()})
-    monkeypatch.setattr(counters, "COUNTERS", table)
-    assert open_counter("cpu") == Unavailable("no a; no e")
+    assert open_counter("cpu", table) == Unavailable("no a; no e")
 
 
 def test_a_device_that_nobody_meters_is_said():
@@ -335,30 +338,27 @@ def test_what_zeus_raises_is_a_reason(zeus):
     assert "NVML and AMDSMI unavailable)" in open_zeus(CUDA).reason
 
 
-def test_a_jetson_is_read_at_its_input_and_polled_by_zeus(zeus, monkeypatch, tmp_path):
-    monkeypatch.setattr(energy_zeus, "_TEGRA", tmp_path)
+def test_a_jetson_is_read_at_its_input_and_polled_by_zeus(zeus, tmp_path):
     zeus.get_soc = lambda: Soc(cpu_energy_mj=1.0, gpu_energy_mj=2.0, total_energy_mj=5.0)
-    counter = open_zeus(CUDA)
+    counter = open_zeus(CUDA, tegra=tmp_path)
     assert counter.read().energy_mj == 5.0
     assert (counter.covers, counter.update_period_s) == ("module input", 0.1)
     zeus.get_soc = lambda: Soc(gpu_energy_mj=2.0)
-    assert open_zeus(CUDA).covers == "GPU rail"
+    assert open_zeus(CUDA, tegra=tmp_path).covers == "GPU rail"
     zeus.get_soc = lambda: Soc(cpu_energy_mj=1.0)
-    assert "only cpu_energy_mj" in open_zeus(CUDA).reason
+    assert "only cpu_energy_mj" in open_zeus(CUDA, tegra=tmp_path).reason
 
 
-def test_apple_silicon_is_read_by_device(zeus, monkeypatch):
-    monkeypatch.setattr(sys, "platform", "darwin")
+def test_apple_silicon_is_read_by_device(zeus):
     zeus.get_soc = lambda: Soc(cpu_total_mj=7, gpu_mj=9)
-    assert open_zeus(CPU).read().energy_mj == 7.0
-    assert open_zeus(torch.device("mps")).read().energy_mj == 9.0
-    assert math.isfinite(open_zeus(CPU).read().seconds)
+    assert open_zeus(CPU, platform="darwin").read().energy_mj == 7.0
+    assert open_zeus(torch.device("mps"), platform="darwin").read().energy_mj == 9.0
+    assert math.isfinite(open_zeus(CPU, platform="darwin").read().seconds)
 
 
 def test_without_zeus_the_way_out_is_the_extra(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setitem(sys.modules, "zeus.exception", None)
-    assert "pip install 'prunesearch[energy]'" in open_zeus(CPU).reason
+    assert "pip install 'prunesearch[energy]'" in open_zeus(CPU, platform="darwin").reason
 
 
 def test_zeus_is_not_asked_for_what_is_read_directly():

@@ -11,7 +11,6 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
 from prunesearch.cost.devices.counter import Unavailable
-from prunesearch.cost.energy import schedules as energy_schedules
 from prunesearch.cost.energy.schedules import FITTED, fit_table_energy, measure_schedule_energy, open_meter
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.measure import measure_table
@@ -82,7 +81,7 @@ def test_the_powers_are_found_and_price_schedules_that_were_not_measured(tiny, b
     )
 
 
-def test_the_seed_decides_what_is_measured(tiny, batch, power, monkeypatch):
+def test_the_seed_decides_what_is_measured(tiny, batch, power):
     table = known_table()
     drawn = []
 
@@ -90,10 +89,9 @@ def test_the_seed_decides_what_is_measured(tiny, batch, power, monkeypatch):
         drawn.append(args[3])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(energy_schedules, "measure_schedule_energy", stop)
     for seed in (0, 0, 1):
         with pytest.raises(KeyboardInterrupt):
-            fit_table_energy(table, power.meter(), tiny, batch, methods=METHODS, seed=seed, schedules=6)
+            fit_table_energy(table, power.meter(), tiny, batch, methods=METHODS, seed=seed, schedules=6, measure=stop)
     assert drawn[0] == drawn[1] != drawn[2]
     assert all(len(set(s)) == 6 and s[0] == Schedule() for s in some(drawn))
     on_grid = {c.n for c in table.cells.mlp}
@@ -106,15 +104,12 @@ def test_windows_that_are_too_short_are_refused(tiny, batch, power):
     one_line(error.value, "5 <= window_s")
 
 
-def test_a_device_without_a_counter_says_why(monkeypatch):
-    monkeypatch.setattr(energy_schedules, "open_counter", lambda device: Unavailable("RAPL cannot be read"))
-    assert open_meter("cpu") == Unavailable("RAPL cannot be read")
-    monkeypatch.undo()
+def test_a_device_without_a_counter_says_why():
+    assert open_meter("cpu", lambda device: Unavailable("RAPL cannot be read")) == Unavailable("RAPL cannot be read")
     assert isinstance(open_meter(torch.device("cpu")), Unavailable | EnergyMeter)
 
 
-def test_a_device_with_a_counter_gives_a_meter_of_it(monkeypatch, power):
-    monkeypatch.setattr(energy_schedules, "open_counter", lambda device: power)
-    meter = open_meter("cuda:0")
+def test_a_device_with_a_counter_gives_a_meter_of_it(power):
+    meter = open_meter("cuda:0", lambda device: power)
     assert isinstance(meter, EnergyMeter)
     assert meter.counter is power

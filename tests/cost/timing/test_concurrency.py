@@ -7,12 +7,12 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.measure import measure_table
-from prunesearch.cost.timing.concurrency import _describe, background_load, build
+from prunesearch.cost.timing.concurrency import background_load, build, describe_job
 from prunesearch.pruning.families.find import find_encoder
 
 
 def test_the_others_build_the_same_architecture(tiny, batch):
-    job = _describe(tiny, batch, "eager")
+    job = describe_job(tiny, batch, "eager")
     base, twin = find_encoder(tiny).base, build(job)
     assert type(twin) is type(base)
     built = {name: p.shape for name, p in twin.named_parameters()}  # with a pooler that the classifier does without
@@ -41,11 +41,13 @@ def test_a_table_under_load_states_its_concurrency_and_leaves_no_process(tiny, b
     assert multiprocessing.active_children() == []
 
 
-def test_a_process_that_dies_is_said(tiny, batch, monkeypatch):
-    monkeypatch.setattr("prunesearch.cost.timing.concurrency._serve", os._exit)
-    monkeypatch.setattr("prunesearch.cost.timing.concurrency._describe", lambda *_: {})
+def die(*_):
+    os._exit(3)
+
+
+def test_a_process_that_dies_is_said(tiny, batch):
     with pytest.raises(PruneSearchError, match=r"1 of 1 processes of the background load ended with code"), \
-            background_load(tiny, batch, 1):  # fmt: skip
+            background_load(tiny, batch, 1, serve=die):  # fmt: skip
         raise AssertionError("nothing may be measured")
 
 
@@ -60,4 +62,4 @@ def test_concurrency_is_at_least_one(tiny, batch):
 def test_models_wrapped_by_others_are_served_by_their_encoder(batch):
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16)
     wrapped = torch.nn.Sequential(ViTForImageClassification(config))
-    assert _describe(wrapped, batch, "eager")["class"] == "ViTModel"
+    assert describe_job(wrapped, batch, "eager")["class"] == "ViTModel"

@@ -10,6 +10,7 @@ from prunesearch.cost.timing.modes import Compiled, CudaGraph, Eager, check_meas
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.borders import borrowed
+from tests.support.fake_cuda import fake_cuda
 
 SCHEDULES = [
     Schedule(),
@@ -107,8 +108,8 @@ class FakeGraph:
 @pytest.fixture
 def cuda(monkeypatch):
     fake = FakeCuda()
-    for name in ("graph_pool_handle", "Stream", "current_stream", "stream", "CUDAGraph", "graph"):
-        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    names = ("graph_pool_handle", "Stream", "current_stream", "stream", "CUDAGraph", "graph")
+    fake_cuda(monkeypatch, **{name: getattr(fake, name) for name in names})
     return fake
 
 

@@ -56,15 +56,13 @@ def test_too_few_timings_are_not_called_quiet():
     assert judge_noise([1.0] * 7).noisy
 
 
-def test_own_work_is_not_blamed_on_others(monkeypatch):
+def test_own_work_is_not_blamed_on_others():
     moments = iter([(100.0, 50.0, 10.0), (110.0, 59.0, 16.0)])
-    monkeypatch.setattr(OthersWatch, "_now", staticmethod(lambda: next(moments)))
-    assert math.isclose(OthersWatch().share(), 0.3)
+    assert math.isclose(OthersWatch(lambda: next(moments)).share(), 0.3)
 
 
-def test_a_system_that_does_not_tell_gives_none(monkeypatch):
-    monkeypatch.setattr(OthersWatch, "_now", staticmethod(lambda: None))
-    assert OthersWatch().share() is None
+def test_a_system_that_does_not_tell_gives_none():
+    assert OthersWatch(lambda: None).share() is None
 
 
 def test_a_busy_machine_is_waited_for():

@@ -6,14 +6,14 @@ Schedules go out of the synthetic front with schedules that some tool can say; m
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from prunesearch.cli.app import main
+from prunesearch.cli.app import app
+from prunesearch.cli.border import answer
 from prunesearch.core.registry import FORMATS, MODEL_FORMATS
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
@@ -56,12 +56,7 @@ def run(monkeypatch, capsys, make_front, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prunesearch", *words])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
+        code = answer(app, list(words))
         out = capsys.readouterr()
         return code, out.out, out.err
 

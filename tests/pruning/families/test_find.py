@@ -11,7 +11,6 @@ import transformers as hf
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
-from prunesearch.pruning.families import find as families
 from prunesearch.pruning.families.find import FAMILIES, check_model_type, find_encoder, register_family
 from prunesearch.pruning.families.rows import AROUND, REFUSED
 from tests.support.small_models import CASES, answer, build, inputs_of, last_hidden
@@ -132,8 +131,8 @@ def test_a_model_without_the_blocks_of_its_family_is_refused() -> None:
 
 
 def test_a_registered_family_works_and_a_name_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(families, "FAMILIES", dict(FAMILIES))
-    bert = families.FAMILIES.pop("bert")
+    bert = FAMILIES["bert"]
+    monkeypatch.delitem(FAMILIES, "bert")
     model, inputs = build("bert"), inputs_of("bert")
     with pytest.raises(UnsupportedModelError, match=r"'bert' is not supported: no row says .*; nearest: .*albert"):
         ps.apply_(model, HALF)

@@ -10,7 +10,6 @@ from prunesearch.core.pareto import hypervolume_2d
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
 from prunesearch.pruning.apply import Handle
-from prunesearch.search.solve import sensitivity
 from prunesearch.search.solve.dynamic import Solver
 from prunesearch.search.solve.loss_surface import LossSurface
 from prunesearch.search.solve.losses import Sensitivities
@@ -35,10 +34,9 @@ def whole_grid(task: Task, handle: Handle, space: Space) -> Sensitivities:
 
 @pytest.mark.parametrize("cache_bytes", [0, 2**30])
 def test_resumed_losses_equal_whole_forwards(
-    vit_task: Task, handle: Handle, space: Space, costs: LinearCosts, monkeypatch: pytest.MonkeyPatch, cache_bytes: int
+    vit_task: Task, handle: Handle, space: Space, costs: LinearCosts, cache_bytes: int
 ) -> None:
-    monkeypatch.setattr(sensitivity, "_CACHE_BYTES", cache_bytes)
-    probe = Probe(vit_task, handle, vit_task.calibration, space, costs)
+    probe = Probe(vit_task, handle, vit_task.calibration, space, costs, cache_bytes)
     evaluator = Evaluator(vit_task, handle, vit_task.calibration)
     for i, g, m in ((0, 1, 0), (1, 3, 2), (3, 2, 4), (3, 3, 1)):
         found = probe.losses((i, g, m))

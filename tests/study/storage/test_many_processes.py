@@ -19,8 +19,8 @@ from prunesearch.study.trials import fail_abandoned, is_withdrawn, open_study, r
 from tests.support.fakes import make_space
 from tests.support.postgres import server
 from tests.support.searches import make_search, place_of, run_local, start, wait_for
-from tests.support.studies import optuna_storage
 from tests.support.some import some
+from tests.support.studies import optuna_storage
 
 SEEDS = [Schedule([Stage(1, 0.5, "value_norm")]), Schedule([Stage(2, 0.25, merge="bipartite")])]
 

@@ -13,6 +13,7 @@ from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.study.storage.places import backend_of
 from prunesearch.study.storage.reader import Trial, TrialReader, study_names
+from tests.support.some import some
 from tests.support.studies import add_trials, load_study, new_study, plain_trials
 
 FILES = ["study.journal", "study.db"]  # as studies are kept, and as they were
@@ -22,7 +23,6 @@ FILES = ["study.journal", "study.db"]  # as studies are kept, and as they were
 def file(request, tmp_path):
     """Where a study is kept."""
     return tmp_path / request.param
-from tests.support.some import some
 
 
 @pytest.fixture

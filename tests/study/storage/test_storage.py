@@ -18,7 +18,6 @@ from prunesearch.study.trials import check_same_costs, open_study, study_exists,
 from tests.support.fakes import fake_evaluation, make_space
 from tests.support.searches import make_search, run_local
 from tests.support.studies import optuna_storage
-from tests.support.some import some
 
 
 @pytest.fixture(params=["journal", "sqlite"])
