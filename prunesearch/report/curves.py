@@ -14,7 +14,7 @@ from typing import Any
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.tables.plateaus import Plateau, block_curve, plateaus
+from prunesearch.cost.tables.plateaus import Plateau, block_curve, block_halves, plateaus
 from prunesearch.cost.tables.table_records import Cell
 from prunesearch.report.page import fill_template, inert_json, plotly_js, resource
 
@@ -115,11 +115,9 @@ def block_curve_of(table: CostTable) -> BlockCurve:
     if not found:
         raise PruneSearchError("a curve needs a token count with both halves of a block, but the table has none")
     edges = {plateau.last for plateau in found}
-    mlp = {cell.n: cell for cell in table.cells.mlp}
-    pairs = [(a, mlp[a.n]) for a in table.cells.attention if not a.biased and a.n in mlp]
     error = table.validation.mape if table.validation and table.status == "estimated" else 0.0
     rows = []
-    for a, m in sorted(pairs, key=lambda pair: pair[0].n):
+    for a, m in block_halves(table, biased=False):
         low, high = _band(a, m, error)
         rows.append(CurveRow(a.n, a.ms + m.ms, low, high, a.ms, m.ms, a.n in edges))
     return BlockCurve(

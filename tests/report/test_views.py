@@ -427,3 +427,17 @@ def test_a_front_on_another_device(make_front):
 def test_an_even_spread():
     assert spread_over([1, 2, 3], 5) == [1, 2, 3]
     assert spread_over(list(range(100)), 5) == [0, 25, 50, 74, 99]
+
+
+def test_the_python_lines_of_a_point_say_its_parameters():
+    from prunesearch.core.stage import Stage
+    from prunesearch.report.views.parts import python_lines
+
+    schedule = Schedule(
+        [Stage(1, 0.5, "value_norm", "drop"), Stage(3, 0.25, "value_norm", "soft", params={"temperature": 2})]
+    )
+    lines = python_lines(schedule).partition("handle =")[0]
+    said: dict = {}
+    exec(lines, said)
+    assert said["schedule"] == schedule
+    assert lines.count("params") == 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.tables.table_records import Cell
+from prunesearch.cost.tables.table_records import Cell, CountCell
 
 # One comparison in 30,000 errs by chance, so a curve of 60 counts gets a false step once in 500 times.
 _Z = 4.0
@@ -93,22 +93,47 @@ def block_curve(table: CostTable, biased: bool) -> list[CurvePoint]:
         table: measured, or estimated (then without error: its cells have no samples).
         biased: the attention with `+ log(size)` on the keys; it never has the full width, where nothing is merged yet.
     """
-    mlp = {(cell.n, cell.variant): cell for cell in table.cells.mlp}
-    attention = {(cell.n, cell.variant): cell for cell in table.cells.attention if cell.biased == biased}
-    share = Counter(table.shape.blocks)
-    points = []
-    for n in sorted({n for n, _ in attention}):
-        ms, errors = 0.0, []
-        for variant, blocks in share.items():
-            halves = attention.get((n, variant.attention)), mlp.get((n, variant.mlp))
-            if halves[0] is None or halves[1] is None:
-                break
-            weight = blocks / table.shape.depth
-            ms += weight * (halves[0].ms + halves[1].ms)
-            errors += [weight * standard_error_ms(cell) for cell in halves if cell is not None]
-        else:
-            points.append(CurvePoint(n, ms, math.hypot(*errors)))
-    return points
+    return [
+        CurvePoint(a.n, a.ms + m.ms, math.hypot(standard_error_ms(a), standard_error_ms(m)))
+        for a, m in block_halves(table, biased)
+    ]
+
+
+def block_halves(table: CostTable, biased: bool) -> list[tuple[CountCell, CountCell]]:
+    """The attention half and the MLP half of a block at each count that the table has both of, ascending.
+
+    Where blocks differ, the mean over the model's: every kind counts as often as it is there.
+    """
+    blocks = table.shape.blocks
+    attention = _of_any_block([c for c in table.cells.attention if c.biased == biased], [b.attention for b in blocks])
+    mlp = _of_any_block(table.cells.mlp, [block.mlp for block in blocks])
+    return [(attention[n], mlp[n]) for n in sorted(attention.keys() & mlp.keys())]
+
+
+def _of_any_block(cells: Sequence[CountCell], variants: Sequence[str]) -> dict[int, CountCell]:
+    """One cell a count: the only variant's, or the mean over blocks of these variants where all were measured."""
+    share = Counter(variants)
+    known: dict[int, dict[str, CountCell]] = {}
+    for cell in cells:
+        if cell.variant in share:
+            known.setdefault(cell.n, {})[cell.variant] = cell
+    found = {}
+    for n, by_variant in known.items():
+        if len(by_variant) < len(share):
+            continue
+        if len(share) == 1:
+            (found[n],) = by_variant.values()
+            continue
+        weights = {variant: count / len(variants) for variant, count in share.items()}
+        found[n] = CountCell(
+            n=n,
+            samples=min(cell.samples for cell in by_variant.values()),
+            **{
+                name: sum(weights[v] * getattr(cell, name) for v, cell in by_variant.items())
+                for name in ("ms", "median_ms", "p10_ms", "p90_ms")
+            },
+        )
+    return found
 
 
 def standard_error_ms(cell: Cell) -> float:

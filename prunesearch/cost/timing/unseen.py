@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage, parse_method
+from prunesearch.core.stage import Stage, read_method
 from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.table_records import Validation
@@ -57,7 +57,7 @@ def draw_unseen(
         chosen = sorted(rng.sample(list(pool), stages), reverse=True)
         layers = sorted(rng.sample(range(shape.depth), stages))
         schedule = Schedule(
-            Stage(layer, (n - shape.protected) / (shape.tokens - shape.protected), *parse_method(rng.choice(methods)))
+            Stage(layer, (n - shape.protected) / (shape.tokens - shape.protected), *read_method(rng.choice(methods)))
             for layer, n in zip(layers, chosen, strict=True)
         )
         if schedule not in found:

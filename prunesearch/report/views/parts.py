@@ -16,6 +16,7 @@ from dash.development.base_component import Component
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
 from prunesearch.export import FORMATS, MODEL_FORMATS, ModelShape, export_schedule
 from prunesearch.export.schedules.native import provenance_of
 from prunesearch.report.show import export_command
@@ -93,9 +94,13 @@ def code(text: str, label: str, wrap: bool = False) -> Component:
 
 def python_lines(schedule: Schedule) -> str:
     """The lines that put this schedule on a model in Python."""
+    indent = ",\n" + " " * 13
     stages = "".join(
-        f"    ps.Stage(layer={s.layer}, keep={s.keep!r},\n"
-        f'             scorer="{s.scorer}",\n             merge="{s.merge}"),\n'
+        f"    ps.Stage(layer={s.layer}, keep={s.keep!r}{indent}"
+        f'scorer="{s.scorer}"{indent}merge="{s.merge}"'
+        + (f'{indent}selection="{s.selection}"' if s.selection != Stage.selection else "")
+        + (f"{indent}params={dict(s.params)!r}" if s.params else "")
+        + "),\n"
         for s in schedule
     )
     return (

@@ -19,6 +19,7 @@ from prunesearch.cost.tables.device_profile import Profile
 from prunesearch.cost.tables.plateaus import block_curve
 from prunesearch.cost.timing.build import cells_of
 from prunesearch.cost.timing.walk import Piece, Walks, piece_names, plan_walks
+from prunesearch.report.curves import block_curve_of
 from tests.support.known_device import known_table, write_profile
 from tests.support.known_machine import COUNTS, METHODS, SHAPE
 
@@ -96,7 +97,10 @@ def test_a_piece_that_was_not_measured_is_refused(table: CostTable) -> None:
 def test_the_curve_of_a_block_is_the_mean_over_the_models(table: CostTable) -> None:
     (point,) = [p for p in block_curve(table, biased=False) if p.tokens == 33]
     attention, mlp = 0.2 + 0.02 * 33, 0.1 + 0.04 * 33
-    assert point.ms == pytest.approx(attention * (2 + 4 * 0.5) / 6 + mlp * (4 * 1.5 + 2) / 6)
+    halves = attention * (2 + 4 * 0.5) / 6, mlp * (4 * 1.5 + 2) / 6
+    assert point.ms == pytest.approx(sum(halves))
+    (row,) = [r for r in block_curve_of(table).rows if r.tokens == 33]
+    assert (row.attention, row.mlp) == pytest.approx(halves)
 
 
 def test_an_estimate_walks_until_every_variant_was_met(walks: Walks) -> None:

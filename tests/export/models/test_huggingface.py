@@ -47,6 +47,7 @@ for folder, auto in zip(sys.argv[1::2], sys.argv[2::2]):
     save_file(out, folder + ".out")
 assert "prunesearch" not in sys.modules
 """
+WARM = ps.Schedule([ps.Stage(1, 0.5, "key_redundancy", "soft", params={"temperature": 0.5, "margin": 0.4})])
 AUTO = {"vit": "AutoModelForImageClassification", "bert": "AutoModelForSequenceClassification"}
 
 
@@ -130,3 +131,29 @@ def test_a_fitted_head_is_no_transformers_model(tmp_path):
     with pytest.raises(PruneSearchError, match="is no transformers model"):
         export_model(source, HUGGING_FACE, tmp_path / "folder", seconds=None)
     assert not (tmp_path / "folder").exists()
+
+
+def test_parameters_are_in_the_file(tmp_path):
+    """The file by itself, in this process: its class reduces as the schedule with its parameters does."""
+    import importlib.util
+
+    path = tmp_path / "modeling_warm.py"
+    path.write_text(modelling_file(build("vit"), WARM))
+    spec = importlib.util.spec_from_file_location("modeling_warm", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["modeling_warm"] = module
+    try:
+        spec.loader.exec_module(module)
+        model, inputs = build("vit"), inputs_of("vit")
+        model.config.prunesearch = {"seed": 0, "schedule": WARM.to_dict()}
+        pruned = getattr(module, f"Pruned{type(model).__name__}")(model.config).eval()
+        pruned.load_state_dict(model.state_dict())
+    finally:
+        del sys.modules["modeling_warm"]
+    plain = ps.Schedule([stage.replace(params={}) for stage in WARM])
+    with torch.no_grad():
+        found = pruned(**inputs).logits
+        with ps.apply_(model, WARM):
+            torch.testing.assert_close(found, model(**inputs).logits, rtol=0, atol=0)
+        with ps.apply_(model, plain):
+            assert not torch.equal(found, model(**inputs).logits)
