@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from prunesearch import __version__
+from prunesearch.cli.all_names import register as register_names
 from prunesearch.cli.border import answer, interruptible, quietly
 from prunesearch.cli.dashboard import register as register_dashboard
 from prunesearch.cli.devices import StudyArgument, register
 from prunesearch.cli.export import register as register_export
-from prunesearch.cli.listing import explained, listed, modes, runtimes
 from prunesearch.cli.models import register as register_models
-from prunesearch.cli.names import register as register_names
+from prunesearch.cli.option_help import explained, listed, modes, runtimes
 from prunesearch.cli.values import SeveralValues, parse_loads
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, ENGINES, LOGGERS, SAMPLERS

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prunesearch.cli.border import interruptible, quietly
-from prunesearch.cli.listing import listed, modes, runtimes
+from prunesearch.cli.option_help import listed, modes, runtimes
 from prunesearch.cli.values import SeveralValues
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import ATTENTIONS, DEVICE_KINDS, DTYPES

@@ -13,8 +13,8 @@ from typing import Any
 
 from prunesearch.core import plugins
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.names import R, Registry, Row, load_target
 from prunesearch.core.params import Param
-from prunesearch.core.table import R, Registry, Row, load_target
 
 
 def make_table(kind: str, rows: Mapping[str, R], row: type[R], group: str = "") -> Registry[R]:
@@ -153,15 +153,31 @@ ENGINES = make_table(
 
 _SPACES = "prunesearch.search.space"
 
+
+@dataclass(frozen=True)
+class SpaceRow(Row):
+    """A kind of search space, as its file is read.
+
+    Attributes:
+        solver: what solves it: `(space, costs, limit) -> search.solve.seed.Solves`.
+        moves: all that one move makes of a member: `(space, schedule, swaps) -> schedules`.
+    """
+
+    solver: str = "prunesearch.search.solve.dynamic:Solver"
+    moves: str = "prunesearch.search.space.moves:stage_moves"
+
+
+_LISTED = {"solver": "prunesearch.search.solve.listing:ListedSolver", "moves": f"{_SPACES}.listed:listed_moves"}
+
 SPACES = make_table(
     "kind of space",
     {
-        "free": Row(f"{_SPACES}.space:SpaceFile", "any stages, each with a method of its own"),
-        "progressive": Row(f"{_SPACES}.progressive:ProgressiveFile", "tokens fall along a curve"),
-        "multi-stage": Row(f"{_SPACES}.multi_stage:MultiStageFile", "fixed sites (EViT, DynamicViT)"),
-        "constant-r": Row(f"{_SPACES}.constant_r:ConstantRFile", "as many tokens a block (ToMe)"),
+        "free": SpaceRow(f"{_SPACES}.space:SpaceFile", "any stages, each with a method of its own"),
+        "progressive": SpaceRow(f"{_SPACES}.progressive:ProgressiveFile", "tokens fall along a curve", **_LISTED),
+        "multi-stage": SpaceRow(f"{_SPACES}.multi_stage:MultiStageFile", "fixed sites (EViT, DynamicViT)", **_LISTED),
+        "constant-r": SpaceRow(f"{_SPACES}.constant_r:ConstantRFile", "as many tokens a block (ToMe)", **_LISTED),
     },
-    Row,
+    SpaceRow,
     "spaces",
 )
 

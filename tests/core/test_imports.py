@@ -34,7 +34,7 @@ LEVEL = {room: level for level, row in enumerate(ROOMS) for room in row}
 
 
 def module_of(path: Path) -> str:
-    """`prunesearch.core.table` of its file."""
+    """`prunesearch.core.names` of its file."""
     return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -77,6 +77,41 @@ def test_imports_go_down_only() -> None:
             if room != room_of(other) and LEVEL[room_of(other)] >= LEVEL.get(room, -1):
                 wrong.append(f"{module} imports {other}")
     assert len(GRAPH) > 200
+    assert not wrong
+
+
+# The order of the sub-rooms inside a room, in the same way; a room's own files may stand anywhere between them.
+SUB_ROOMS = {
+    "cost": (("devices",), ("tables",), ("counting", "timing"), ("energy", "estimate")),
+    "tasks": (("data", "metrics"), ("kinds",)),
+    "study": (("storage",),),
+    "export": (("schedules",), ("models",)),
+    "report": (("views",), ("dashboard",)),
+    "search": (("space",), ("solve",), ("costs",), ("samplers",), ("trials",), ("engines", "finish")),
+    "pruning": (("scorers", "merges", "selections"), ("families",)),
+}
+
+
+def sub_room_of(module: str) -> tuple[str, str] | None:
+    """`("cost", "timing")` of a module in a folder of a room; None for a room's own file."""
+    parts = MODULES[module].relative_to(ROOT).parts
+    return (parts[0], parts[1]) if len(parts) > 2 else None
+
+
+def test_sub_rooms_stand_in_their_order() -> None:
+    level = {(room, sub): n for room, rows in SUB_ROOMS.items() for n, row in enumerate(rows) for sub in row}
+    placed = {module: sub_room_of(module) for module in MODULES}
+    unknown = {sub for sub in placed.values() if sub is not None} - set(level)
+    assert not unknown, f"say in SUB_ROOMS where {sorted(unknown)} stand"
+    wrong = []
+    for module, others in GRAPH.items():
+        mine = placed[module]
+        for other in others:
+            its = placed[other]
+            if mine is None or its is None or mine == its or mine[0] != its[0]:
+                continue
+            if level[its] >= level[mine]:
+                wrong.append(f"{module} imports {other}")
     assert not wrong
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from prunesearch.core import registry
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.names import Registry
 from prunesearch.core.registry import TABLES, find_table
-from prunesearch.core.table import Registry
 
 ROWS = [(table, name) for table in TABLES for name in find_table(table)]
 

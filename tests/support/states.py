@@ -10,8 +10,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from prunesearch.core.names import Registry
 from prunesearch.core.registry import MERGES, SCORERS
-from prunesearch.core.table import Registry
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.merges import MergeInput
 from prunesearch.pruning.scorers import ScorerInput

@@ -141,7 +141,7 @@ class GraphFile(NamedTuple):
     load: Callable[[Path], Forward]
 
 
-class Exported(Eager):
+class GraphRunner(Eager):
     """Writes the graph of a schedule once, in the untimed `prepare`, and runs it in another runtime, in float32."""
 
     file: ClassVar[GraphFile]
@@ -171,20 +171,20 @@ class Exported(Eager):
         raise PruneSearchError("an exported graph cannot be timed piece by piece: use measure_table")
 
 
-class OnnxRuntime(Exported):
-    """See `Exported`."""
+class OnnxRuntime(GraphRunner):
+    """See `GraphRunner`."""
 
     file = GraphFile(".onnx", write_onnx, load_onnx)
 
 
-class OpenVino(Exported):
-    """See `Exported`."""
+class OpenVino(GraphRunner):
+    """See `GraphRunner`."""
 
     file = GraphFile(".xml", write_openvino, load_openvino)
 
 
-class TorchExport(Exported):
-    """See `Exported`."""
+class TorchExport(GraphRunner):
+    """See `GraphRunner`."""
 
     file = GraphFile(".pt2", write_program, load_program)
 

@@ -23,9 +23,9 @@ from transformers.models.auto import modeling_auto
 
 from prunesearch import __version__
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.names import Registry
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.core.schedule import Schedule
-from prunesearch.core.table import Registry
 from prunesearch.cost.timing.runtimes import Forward, answers_of
 from prunesearch.export.models.bundle import Bundle, Key
 from prunesearch.export.models.model_format import ModelFormat, ModelSource

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from prunesearch.core.names import load_target
+from prunesearch.core.registry import SPACES
 from prunesearch.cost.costs import Costs
-from prunesearch.search.solve.dynamic import Solver
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import Seed, Solves
-from prunesearch.search.space.listed import ListedSpace
 from prunesearch.search.space.space import Space
 
 
@@ -20,7 +20,6 @@ def solve(space: Space, sensitivities: Sensitivities, costs: Costs, limit: float
 
 
 def solver_for(space: Space, costs: Costs, limit: float) -> Solves:
-    """The solver that fits the kind of a space."""
-    from prunesearch.search.solve.listing import ListedSolver  # it builds on what is here
-
-    return ListedSolver(space, costs, limit) if isinstance(space, ListedSpace) else Solver(space, costs, limit)
+    """The solver that the kind of the space names."""
+    made: Solves = load_target(SPACES.entry(space.file.kind).solver)(space, costs, limit)
+    return made

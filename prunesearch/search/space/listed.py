@@ -123,3 +123,8 @@ def step(params: Mapping[str, Any], name: str, top: int) -> dict[str, Any] | Non
 
 def _values(axis: IntDistribution | CategoricalDistribution) -> Sequence[Any]:
     return range(axis.low, axis.high + 1) if isinstance(axis, IntDistribution) else axis.choices
+
+
+def listed_moves(space: ListedSpace, schedule: Schedule, swaps: Sequence[int]) -> list[Schedule]:
+    """`moves.neighbours` in a listed space."""
+    return space.neighbours(schedule, swaps)

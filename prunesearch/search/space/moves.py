@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
+from prunesearch.core.names import load_target
+from prunesearch.core.registry import SPACES
 from prunesearch.core.schedule import Schedule
-from prunesearch.search.space.listed import ListedSpace
 from prunesearch.search.space.space import Space
 
 Site = tuple[int, int, int]  # index into `space.layers`, keep level, index into `space.methods`
@@ -28,8 +29,12 @@ def neighbours(space: Space, schedule: Schedule, swaps: Sequence[int]) -> list[S
     Args:
         swaps: indices of the methods that a stage may change to.
     """
-    if isinstance(space, ListedSpace):
-        return space.neighbours(schedule, swaps)
+    made: list[Schedule] = load_target(SPACES.entry(space.file.kind).moves)(space, schedule, swaps)
+    return made
+
+
+def stage_moves(space: Space, schedule: Schedule, swaps: Sequence[int]) -> list[Schedule]:
+    """`neighbours` in a space whose stages are free of each other."""
     found: dict[Schedule, None] = {}
     for sites in _moves(space, sites_of(space, schedule), swaps):
         if len(sites) <= space.max_stages and _legal(space, sites):

@@ -11,7 +11,7 @@ import pytest
 
 from prunesearch.core import plugins
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.table import Registry, Row
+from prunesearch.core.names import Registry, Row
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import typer
 
 from prunesearch.cli.devices import JsonOption
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.names import Registry
 from prunesearch.core.registry import TABLES, find_table
-from prunesearch.core.table import Registry
 
 _WIDTH = 80
 

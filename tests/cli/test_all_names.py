@@ -7,12 +7,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from prunesearch.cli.all_names import describe
 from prunesearch.cli.app import app
-from prunesearch.cli.listing import explained, listed, modes, runtimes
-from prunesearch.cli.names import describe
+from prunesearch.cli.option_help import explained, listed, modes, runtimes
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.names import Registry, Row
 from prunesearch.core.registry import ENGINES, SAMPLERS, SCORERS, TABLES, find_table
-from prunesearch.core.table import Registry, Row
 
 
 def run(*args: str) -> str:
