@@ -50,7 +50,7 @@ from prunesearch.search.solve.seed import spread
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder
-from prunesearch.study.setup import load_study_task
+from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import read_trials
 
 OURS = "prunesearch"
@@ -185,7 +185,7 @@ class Comparison:
 
     def points(self) -> list[Point]:
         """Measure and evaluate all; the unpruned model first."""
-        task, predict, front = load_study_task(self.config), Clamped(self.table).predict, self.front()
+        task, predict, front = make_setting(self.config).task, Clamped(self.table).predict, self.front()
         rivals = self.rivals(min(map(predict, front)))
         chosen = [(OURS, Schedule()), *((OURS, s) for s in front), *rivals]
         handle = apply_(task.model, Schedule(), seed=self.config.seed)

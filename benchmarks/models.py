@@ -18,7 +18,7 @@ from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.pruning.apply import Handle, apply_, runnable
 from prunesearch.search.space.space import Space, SpaceFile
 from prunesearch.study.config import RunConfig
-from prunesearch.study.setup import load_study_task
+from prunesearch.study.setup import make_setting
 from prunesearch.tasks.base import Task
 
 ASSETS = Path(__file__).resolve().parents[1] / "../shared/assets"
@@ -84,7 +84,7 @@ def open_bench(name: str, table_path: Path, *, seconds: float, **settings: Any) 
     """Load the model called `name`; its cost table is read from `table_path`, or measured now and kept there."""
     config = config_of(name, **settings)
     space_file = SpaceFile.load(config.space_path)
-    task = load_study_task(config)
+    task = make_setting(config).task
     handle = apply_(task.model, Schedule(), seed=config.seed)
     space = space_file.fit(handle.encoder.depth, task.tokens, handle.encoder.protected)
     if table_path.exists():

@@ -50,9 +50,9 @@ WRITTEN = {"torch.export": "torch-export", "ONNX Runtime": "onnx", "OpenVINO": "
 
 def demo(batch: int) -> tuple[ModelSource, Any]:
     from prunesearch.study.config import RunConfig
-    from prunesearch.study.setup import load_study_task
+    from prunesearch.study.setup import make_setting
 
-    task = load_study_task(RunConfig.build())
+    task = make_setting(RunConfig.build()).task
     front = Front.load(ROOT / "studies" / "example" / "front.json")
     point = front.point(POINT)
     assert point is not None

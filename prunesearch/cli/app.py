@@ -15,8 +15,7 @@ from prunesearch.cli.devices import StudyArgument, register
 from prunesearch.cli.export import register as register_export
 from prunesearch.cli.models import register as register_models
 from prunesearch.cli.option_help import explained, listed, modes, runtimes
-from prunesearch.cli.values import SeveralValues, parse_loads
-from prunesearch.core.errors import PruneSearchError
+from prunesearch.cli.values import SeveralValues
 from prunesearch.core.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, ENGINES, LOGGERS, SAMPLERS
 from prunesearch.tasks.table import METRICS, TASKS
 
@@ -110,43 +109,67 @@ def run(
     ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; the same name resumes it.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    calibration: Annotated[int | None, typer.Option(help="Rows that the search sees; none: from the data.")] = None,
+    holdout: Annotated[int | None, typer.Option(help="Rows that results are of; none: from the data.")] = None,
+    eval_batch_size: Annotated[int | None, typer.Option(help="Rows in a batch whose quality is measured (64).")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Solved schedules to try first; none: by sampler.")] = None,
+    search_samples: Annotated[int | None, typer.Option(help="Calibration rows of a trial (1024).")] = None,
+    sensitivity_samples: Annotated[int | None, typer.Option(help="Of them, rows of a one-stage loss (64).")] = None,
+    sensitivity_units: Annotated[
+        float | None, typer.Option(help="What one-stage losses may cost, in full evaluations (5).")
+    ] = None,
+    table_time: Annotated[str | None, typer.Option(help="For measuring a cost table (50s).")] = None,
+    patience: Annotated[str | None, typer.Option(help="How long to wait for a busy CPU (30s).")] = None,
+    energy_window: Annotated[str | None, typer.Option(help="Length of an energy measurement (5s, the least).")] = None,
+    front_points: Annotated[int | None, typer.Option(help="Candidates that are re-measured (12).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the table alone.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print front.json in place of the table.")] = False,
 ) -> None:
     """Search schedules and print the front. Without options: the bundled demo."""
-    from prunesearch.cost.timing.modes import mode_of
-    from prunesearch.search.costs.objectives import parse_objectives
     from prunesearch.search.run import run as search
     from prunesearch.study.config import RunConfig
 
-    config = RunConfig.build(
+    config = RunConfig(
         model=model,
         data=data,
         task=task,
-        columns=None if columns is None else parse_columns(columns),
+        columns=columns,
         metric=metric,
         device=_measured_instead(device),
         budget=budget,
-        objectives=None if objective is None else parse_objectives(objective),
+        objectives=objective,
         constraints=constraint,
         percentile=percentile,
+        batch_size=batch_size,
+        length=length,
         across=across,
         dtype=dtype,
         attention=attention,
-        mode=mode_of(mode, runtime),
+        mode=mode,
+        runtime=runtime,
         concurrency=concurrency,
         space=space,
         sampler=sampler,
         start_from=start_from,
         trials=trials,
-        timeout_s=None if timeout is None else parse_duration(timeout),
+        timeout=timeout,
         race=race,
         engine=engine,
         workers=workers,
         ray_address=ray_address,
         storage=storage,
         seed=seed,
-        **parse_loads(batch_size, length),
+        calibration=calibration,
+        holdout=holdout,
+        eval_batch_size=eval_batch_size,
+        seeds=seeds,
+        search_samples=search_samples,
+        sensitivity_samples=sensitivity_samples,
+        sensitivity_units=sensitivity_units,
+        table_time=table_time,
+        patience=patience,
+        energy_window=energy_window,
+        front_points=front_points,
     )
     if log is not None:
         from prunesearch.report.loggers import check_logger
@@ -175,26 +198,6 @@ register_export(app)
 register_models(app)
 register_dashboard(app)
 register_names(app)
-
-
-def parse_columns(text: str) -> dict[str, str]:
-    """Read `role=name,role=name`."""
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(role.strip() and equals and name.strip() for role, equals, name in pairs):
-        raise PruneSearchError(f"columns are written role=name,role=name (text=review,label=stars), but got '{text}'")
-    return {role.strip(): name.strip() for role, _, name in pairs}
-
-
-def parse_duration(text: str) -> float:
-    """Read `90s`, `10m` or `2h` as seconds."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    try:
-        seconds = float(text[:-1]) * units[text[-1:]]
-    except (KeyError, ValueError):
-        raise PruneSearchError(f"a time is written 90s, 10m or 2h, but got '{text}'") from None
-    if not 0 < seconds < float("inf"):
-        raise PruneSearchError(f"a time must be > 0, but got '{text}'")
-    return seconds
 
 
 def _measured_instead(device: str | None) -> str | None:

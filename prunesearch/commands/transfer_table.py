@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from prunesearch.commands.transfer import PricedTrial, Transfer, transfer, trust_of
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
@@ -12,17 +14,27 @@ from prunesearch.search.space.space import SpaceFile
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
-from prunesearch.study.setup import load_study_task
+from prunesearch.study.setup import make_setting
 from prunesearch.study.target import Target
 from prunesearch.study.trials import read_trials, study_place
+from prunesearch.tasks.base import Task
 
 
 def transfer_study(
-    folder: StudyFolder, front: Front, to: str, *, dtype: str | None = None, mode: str | None = None
+    folder: StudyFolder,
+    front: Front,
+    to: str,
+    *,
+    dtype: str | None = None,
+    mode: str | None = None,
+    task: Task | None = None,
+    model: nn.Module | None = None,
 ) -> Transfer:
     """Price a study's front and trials on the device of the profile `to`.
 
-    `dtype` and `mode` are those there; all other conditions, and these where None, are the study's.
+    `dtype` and `mode` are those there; all other conditions, and these where None, are the study's. A study of a
+    caller's own model takes it again: `task` is the model with its data, `model` alone goes with the data that the
+    study names.
 
     Raises:
         PruneSearchError: if the profile has no table for the model under these conditions, or cannot estimate one; if
@@ -38,7 +50,7 @@ def transfer_study(
     config = RunConfig.build(**{**front.config, "device": "cpu"})
     there = RunConfig.build(**{**front.config, "dtype": dtype or config.dtype, "mode": mode or config.mode})
     trials = read_trials(**place)
-    task = load_study_task(config)
+    task = make_setting(config, task=task, model=model).task
     with apply_(task.model, Schedule()) as handle:
         encoder = handle.encoder
         space = SpaceFile.load(config.space_path).fit(encoder.depth, task.tokens, encoder.protected)

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
+from torch import nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import write_text_atomic
@@ -21,6 +22,7 @@ from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import apply_
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front, Point, Unpruned, cost_of, digits, trust
+from prunesearch.tasks.base import Task
 from prunesearch.tasks.loading import check_device
 
 _FILE = "verify.json"
@@ -70,8 +72,15 @@ class Verification(BaseModel):
     lost: list[str]
 
 
-def verify(folder: StudyFolder, front: Front, *, device: str | None = None, seconds: float = 25.0) -> Verification:
-    """What `points`, measured again, say of a front; `device` and `conditions` are those of now."""
+def verify(
+    folder: StudyFolder,
+    front: Front,
+    *,
+    device: str | None = None,
+    seconds: float = 25.0,
+    task: Task | None = None,
+    model: nn.Module | None = None,
+) -> Verification:
     """Measure every point of a front, and the unpruned model, interleaved; written to `verify.json` of the study.
 
     Args:
@@ -79,6 +88,8 @@ def verify(folder: StudyFolder, front: Front, *, device: str | None = None, seco
         front: its front.
         device: torch device to measure on; None: that of the study, or what of its kind is at hand.
         seconds: wall time; every point is measured ten times in any case.
+        task: of a study of a caller's own model: the model with its data again, on that device.
+        model: the same, with the data that the study names.
 
     Raises:
         PruneSearchError: if the front has no point, the device is not here, or model or data cannot be loaded.
@@ -89,10 +100,10 @@ def verify(folder: StudyFolder, front: Front, *, device: str | None = None, seco
     if not front.points:
         raise PruneSearchError(f"the front of study '{front.study}' has no point to verify: {front.verdict.text}")
     from prunesearch.study.config import RunConfig
-    from prunesearch.study.setup import load_study_task
+    from prunesearch.study.setup import make_setting
 
     config = RunConfig.build(**{**front.config, "device": device})
-    task = load_study_task(config)
+    task = make_setting(config, task=task, model=model).task
     inputs = task.timing_inputs(config.batch_size)
     schedules = [Schedule(), *(p.to_schedule() for p in front.points)]
     with apply_(task.model, Schedule()) as handle:

@@ -1,67 +1,114 @@
-"""`RunConfig`: every setting of a run, and the only home of their defaults."""
+"""`RunConfig`: every setting of a run, all checks of them, and the only home of their defaults."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from prunesearch.core.budget import Budget
+from prunesearch.core.budget import UNITS, Budget
 from prunesearch.core.constraint import Constraint
+from prunesearch.core.duration import seconds_of
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.registry import ENGINES, SAMPLERS
-from prunesearch.cost.timing.modes import check_measurable
+from prunesearch.core.registry import ATTENTIONS, DTYPES, ENGINES, SAMPLERS
+from prunesearch.cost.timing.modes import check_measurable, mode_of
+from prunesearch.study.loads import Load, in_order, read_loads, spread_loads
 from prunesearch.study.storage.urls import hide_password
 from prunesearch.tasks.table import METRICS, TASKS
 
 _SEEDS = 24
+_MOST_OBJECTIVES = 3  # fronts of more (beside quality) hold nearly everything
 ACROSS = ("mean", "worst")
+_TABLES: dict[str, Any] = {
+    "task": TASKS,
+    "metric": METRICS,
+    "dtype": DTYPES,
+    "attention": ATTENTIONS,
+    "sampler": SAMPLERS,
+    "engine": ENGINES,
+}
 
 # Settings that may differ when a study is resumed: they change how long it goes on, not what its trials mean.
 _FREE_TO_CHANGE = ("trials", "timeout_s", "race", "engine", "workers", "ray_address", "storage", "start_from")
 # and those that nothing depends on before the first trial, so that a budget that was refused can be raised
 _FREE_BEFORE_TRIALS = ("budget", "objectives", "constraints", "percentile", "across", "sampler", "seeds")
+# as durations are called where they are typed with their unit
+_AS_TYPED = {
+    "timeout": "timeout_s",
+    "patience": "patience_s",
+    "energy_window": "energy_window_s",
+    "table_time": "table_seconds",
+}
+_PATHS = ("model", "data")
 
 
-class Load(BaseModel):
-    """Rows of a batch, tokens of a text (None: the model's own, or from the data), the weight in a mean of loads."""
+def _read(parse: Callable[[str], Any]) -> BeforeValidator:
+    """Reads a setting that is typed as text; what is read already stays."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    batch_size: int = Field(ge=1)
-    length: int | None = Field(default=None, ge=8)
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+def _text(value: Budget | Constraint | None) -> str | None:
+    return None if value is None else value.text
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | os.PathLike) else value
+
+
+Seconds = Annotated[float, BeforeValidator(seconds_of)]
+BudgetSetting = Annotated[InstanceOf[Budget], _read(Budget.parse), PlainSerializer(_text)]
+ConstraintSetting = Annotated[InstanceOf[Constraint], _read(Constraint.parse), PlainSerializer(_text)]
 
 
 class RunConfig(BaseModel):
-    """Settings of `prunesearch run`.
+    """Settings of a run, as a user asks for them; None stands for the default.
+
+    Bad ones are refused in one line, however they are given. Times may be written `10m`, a budget `2x`, columns
+    `text=review,label=stars`, and batch sizes `8`, `[1, 8]` or `{1: 0.7, 8: 0.3}`.
 
     Attributes:
         model: folder or Hub id; None with `data` None: the bundled demo.
         data: file, folder or Hub id, or `calibration,holdout`.
-        task: a name in `prunesearch.tasks.TASKS`, or auto.
+        given: what the model is called, where it is an object of the caller's (`run(config, task=...)`); else None.
+            Python alone has objects, so that the command line has no such option.
+        task: a name in `TASKS`, or auto.
         columns: data columns by role (image, text, text_pair, label).
-        metric: a name in `prunesearch.tasks.METRICS` that the task has; None: its default.
+        metric: a name in `METRICS` that the task has; None: its default.
         device: cpu, cuda or cuda:N, measured now; or the name of a profile (`prunesearch devices`).
         budget: `10ms`, `40mJ`, `2GMACs`, `64MiB`, `60%` or `2x`; None: the whole front.
-        objectives: what is minimised beside the loss of quality: up to three of latency, energy, macs and memory; the
-            first one is bounded by shares and speed-ups. None: latency, or the cost that the budget is in.
+        objectives: what is minimised beside the loss of quality: up to three of latency, energy, macs and memory, as a
+            list or `latency,macs`; the first one is bounded by shares and speed-ups. None: latency, or the cost that
+            the budget is in.
         constraints: bounds, as in `quality >= 0.99*unpruned` or `macs <= 60%`.
         percentile: of a forward's latency, which is minimised, bounded and reported; 50: the median.
-        batch_size: rows in a batch whose latency is measured.
-        loads: several batch sizes and lengths whose latency counts; empty: `batch_size` and `length` alone. The first
-            has the greatest length, and its are `batch_size` and `length`: those of energy, MACs and memory.
+        batch_size: rows in a batch whose latency is measured; several of them are `loads`.
+        loads: several batch sizes and lengths whose latency counts, as numbers, mappings or `Load`s; empty:
+            `batch_size` and `length` alone. The first has the greatest length, and its are `batch_size` and `length`:
+            those of energy, MACs and memory. On the command line: several values of --batch-size and --length.
         across: the one latency of several loads: the weighted mean of their shares of the unpruned latency, or the
             worst.
         eval_batch_size: rows in a batch whose quality is measured.
         dtype: of the model's weights and activations.
         attention: a name in `ATTENTIONS`.
-        mode: how forwards are executed, a name in `RUNTIMES`.
+        mode: how forwards are executed, a name in `RUNTIMES`; `runtime="onnxruntime"` says it too.
         concurrency: forwards under way at once, the measured one among them.
-        length: tokens in a text whose latency is measured; None: from the data.
-        length_buckets: measure at four lengths that stand for those of the data (`lengths.bucket_loads`), which are
-            then the `loads`.
+        length: tokens in a text whose latency is measured; None: from the data; several of them are `loads`.
+        length_buckets: measure at four lengths that stand for those of the data (`loads.bucket_loads`), which are then
+            the `loads`. On the command line: --length buckets.
         space: YAML file of the search space, or the name of one in search_spaces/; None: default.
         sampler: a name in `SAMPLERS`.
         trials: schedules to evaluate, seeds included; None: until the front has converged.
@@ -72,32 +119,36 @@ class RunConfig(BaseModel):
         engine: a name in `ENGINES`: where schedules are evaluated.
         workers: of the ray engine; None: one for each core, or for each GPU.
         ray_address: of a running Ray cluster; None: workers on this machine.
-        storage: URL of a database that several processes share, as Optuna takes it; None: study.journal in the
-            study folder. Its password is neither shown nor written down.
-        timeout_s: no new trial starts after so many seconds of search; None: no limit.
+        storage: URL of a database that several processes share, as Optuna takes it; None: study.journal in the study
+            folder. Its password is neither shown nor written down.
+        timeout_s: no new trial starts after so long a search (`timeout="10m"`), seconds; None: no limit.
         calibration, holdout: rows of each split; None: from the data.
         search_samples: calibration rows that a trial is evaluated on.
         sensitivity_samples: of them, rows that a one-stage loss is measured on, at most.
         sensitivity_units: what the one-stage losses may cost, in evaluations of the unpruned model on the rows of the
             search.
-        table_seconds: time for measuring the cost table.
-        patience_s: how long to wait for a busy CPU before measuring.
-        energy_window_s: length of a window over which energy is measured.
+        table_seconds: time for measuring the cost table (`table_time="50s"`).
+        patience_s: how long to wait for a busy CPU before measuring (`patience="30s"`), seconds.
+        energy_window_s: length of a window over which energy is measured (`energy_window="5s"`), seconds.
         front_points: candidates that go to the holdout split and are re-measured.
         seed: of everything random.
+
+    Raises:
+        PruneSearchError: one line that names the setting, the rule and the value.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = None
     data: str | None = None
+    given: str | None = Field(default=None, min_length=1, max_length=60)
     task: str = "auto"
     columns: dict[str, str] = Field(default_factory=dict)
     metric: str | None = None
     device: str = "cpu"
-    budget: str | None = None
-    objectives: list[str] | None = None
-    constraints: list[str] = Field(default_factory=list)
+    budget: BudgetSetting | None = None
+    objectives: list[str] = Field(default_factory=lambda: ["latency"])
+    constraints: list[ConstraintSetting] = Field(default_factory=list)
     percentile: float = Field(default=50.0, ge=50, le=99)
     loads: list[Load] = Field(default_factory=list)
     across: str = "mean"
@@ -119,75 +170,128 @@ class RunConfig(BaseModel):
     workers: int | None = Field(default=None, ge=1)
     ray_address: str | None = None
     storage: str | None = None
-    timeout_s: float | None = Field(default=None, gt=0)
+    timeout_s: Seconds | None = Field(default=None, gt=0, allow_inf_nan=False)
     calibration: int | None = Field(default=None, ge=8)
     holdout: int | None = Field(default=None, ge=8)
     search_samples: int = Field(default=1024, ge=8)
     sensitivity_samples: int = Field(default=64, ge=8)
     sensitivity_units: float = Field(default=5.0, gt=0)
-    table_seconds: float = Field(default=50.0, gt=0)
-    patience_s: float = Field(default=30.0, ge=0)
-    energy_window_s: float = Field(default=5.0, ge=5)
+    table_seconds: Seconds = Field(default=50.0, gt=0)
+    patience_s: Seconds = Field(default=30.0, ge=0)
+    energy_window_s: Seconds = Field(default=5.0, ge=5)
     front_points: int = Field(default=12, ge=1)
     seed: int = Field(default=0, ge=0)
 
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise PruneSearchError(_one_line(error)) from None
+
     @classmethod
     def build(cls, **settings: Any) -> RunConfig:
-        """Check settings; None stands for the default.
+        """`RunConfig(**settings)`."""
+        return cls(**settings)
 
-        Raises:
-            PruneSearchError: one line that names the setting, the rule and the value.
-        """
-        given = {name: value for name, value in settings.items() if value is not None}
-        try:
-            config = cls(**given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0]) if first["loc"] else "setting"
-            raise PruneSearchError(f"`{name}`: {first['msg'].lower()}, but got {first.get('input')!r}") from None
-        SAMPLERS.entry(config.sampler)
-        ENGINES.entry(config.engine)
-        if config.task != "auto":
-            TASKS.entry(config.task)
-        if config.metric is not None:
-            METRICS.entry(config.metric)
-        for option, value in (("workers", config.workers), ("ray-address", config.ray_address)):
-            if value is not None and config.engine != "ray":
-                raise PruneSearchError(f"--{option} {value} needs --engine ray, but got --engine {config.engine}")
-        check_measurable(config.mode)
-        if config.across not in ACROSS:
-            raise PruneSearchError(f"unknown across '{config.across}': {did_you_mean(config.across, ACROSS)}")
-        budget = config.parsed_budget
-        if config.objectives is None:
-            config = config.model_copy(update={"objectives": ["latency" if budget is None else budget.cost("latency")]})
-        config = config.model_copy(update={"constraints": [c.text for c in config.parsed_constraints]})
-        loads = _ordered(config.loads)
-        if config.across == "worst" and len({load.weight for load in loads}) > 1:
+    @model_validator(mode="before")
+    @classmethod
+    def _as_typed(cls, settings: Any) -> Any:
+        """Settings as they may be written, in the form in which they are kept."""
+        found = {_AS_TYPED.get(name, name): value for name, value in settings.items() if value is not None}
+        for name in {*_PATHS, "space"} & found.keys():
+            if isinstance(found[name], os.PathLike):
+                found[name] = os.fspath(found[name])
+        if "runtime" in found:
+            found["mode"] = mode_of(found.get("mode"), found.pop("runtime")) or cls.model_fields["mode"].default
+        if found.get("loads"):
+            found["loads"] = read_loads(found["loads"])
+        else:
+            found |= spread_loads(found.pop("batch_size", None), found.pop("length", None))
+        return found
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _columns(cls, value: Any) -> Any:
+        """Read `role=name,role=name`."""
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",")]
+        if not all(role.strip() and equals and name.strip() for role, equals, name in pairs):
+            raise PruneSearchError(
+                f"columns are written role=name,role=name (text=review,label=stars), but got '{value}'"
+            )
+        return {role.strip(): name.strip() for role, _, name in pairs}
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _objectives(cls, value: Any) -> Any:
+        """Read `latency`, or several costs as in `latency,macs`."""
+        names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+        text = ",".join(map(str, names))
+        for name in names:
+            if name not in UNITS:
+                raise PruneSearchError(
+                    f"unknown objective '{name}': {did_you_mean(str(name), UNITS)}; quality is always one"
+                )
+        if len(set(names)) < len(names) or not names:
+            raise PruneSearchError(f"an objective is named once, but got '{text}'")
+        if len(names) > _MOST_OBJECTIVES:
+            raise PruneSearchError(
+                f"`objectives <= {_MOST_OBJECTIVES}` must hold beside quality, but got '{text}': bound the others"
+            )
+        return names
+
+    @field_validator("constraints", "start_from", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [os.fspath(v) if isinstance(v, os.PathLike) else v for v in _listed(value)]
+
+    @field_validator("task", "metric", "dtype", "attention", "sampler", "engine", "mode", "across")
+    @classmethod
+    def _known(cls, value: str | None, info: Any) -> str | None:
+        """Names are those of the tables."""
+        if info.field_name == "across" and value not in ACROSS:
+            raise PruneSearchError(f"unknown across '{value}': {did_you_mean(str(value), ACROSS)}")
+        if info.field_name == "mode":
+            check_measurable(str(value))
+        elif info.field_name in _TABLES and value not in (None, "auto"):
+            _TABLES[info.field_name].entry(str(value))
+        return value
+
+    @field_validator("loads")
+    @classmethod
+    def _in_order(cls, loads: list[Load]) -> list[Load]:
+        return in_order(loads)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        """What one setting asks of another, and defaults that come from another."""
+        for option, value in (("workers", self.workers), ("ray-address", self.ray_address)):
+            if value is not None and self.engine != "ray":
+                raise PruneSearchError(f"--{option} {value} needs --engine ray, but got --engine {self.engine}")
+        if self.across == "worst" and len({load.weight for load in self.loads}) > 1:
             raise PruneSearchError("weights are those of a mean, but got --across worst: leave one of them out")
-        if loads:
-            several = loads if len(loads) > 1 else []
-            one = {"batch_size": loads[0].batch_size, "length": loads[0].length}
-            config = config.model_copy(update={"loads": several, **one})
-        if (config.model is None) != (config.data is None):
-            missing, given_one = ("--data", "--model") if config.data is None else ("--model", "--data")
+        if (self.model is None) != (self.data is None):
+            missing, given_one = ("--data", "--model") if self.data is None else ("--model", "--data")
             raise PruneSearchError(f"{given_one} needs {missing} beside it; neither of them: the bundled demo")
-        return config
+        settled = self.__dict__  # frozen for everybody else
+        if "objectives" not in self.model_fields_set and self.budget is not None:
+            settled["objectives"] = [self.budget.cost("latency")]
+        if self.loads:
+            settled["batch_size"], settled["length"] = self.loads[0].batch_size, self.loads[0].length
+            settled["loads"] = self.loads if len(self.loads) > 1 else []
+        return self
 
     @field_serializer("storage")
     def _without_password(self, storage: str | None) -> str | None:
         return None if storage is None else hide_password(storage)
 
     @property
-    def minimised(self) -> list[str]:
-        """The objectives beside the loss of quality."""
-        return self.objectives or ["latency"]
-
-    @property
     def costs(self) -> set[str]:
         """Names of the costs that the run has to know, `UNITS` their units."""
-        budget = self.parsed_budget
-        bounded = {c.name for c in self.parsed_constraints if not c.on_quality}
-        return {*self.minimised, *bounded, "latency"} | ({budget.cost(self.minimised[0])} if budget else set())
+        bounded = {c.name for c in self.constraints if not c.on_quality}
+        budget = set() if self.budget is None else {self.budget.cost(self.objectives[0])}
+        return {*self.objectives, *bounded, "latency"} | budget
 
     @property
     def needs_energy(self) -> bool:
@@ -195,38 +299,39 @@ class RunConfig(BaseModel):
         return "energy" in self.costs
 
     @property
-    def parsed_budget(self) -> Budget | None:
-        """The budget, read."""
-        return None if self.budget is None else Budget.parse(self.budget)
-
-    @property
     def first_seeds(self) -> int:
         """How many solved schedules are tried first."""
         return self.seeds if self.seeds is not None else 0 if self.sampler == "guided" else _SEEDS
 
     @property
-    def parsed_constraints(self) -> list[Constraint]:
-        """The constraints, read."""
-        return [Constraint.parse(text) for text in self.constraints]
-
-    @property
     def asked(self) -> str:
         """Every bound on a cost as typed, for messages: `budget 10ms and macs <= 60%`."""
-        bounds = [] if self.budget is None else [f"budget {self.budget}"]
-        return " and ".join([*bounds, *(c.text for c in self.parsed_constraints if not c.on_quality)])
-
-    def under(self, load: Load) -> RunConfig:
-        """The same under one load."""
-        return self.model_copy(update={"batch_size": load.batch_size, "length": load.length, "loads": []})
+        bounds = [] if self.budget is None else [f"budget {self.budget.text}"]
+        return " and ".join([*bounds, *(c.text for c in self.constraints if not c.on_quality)])
 
     @property
     def space_path(self) -> Path | None:
-        """The space file; None for the default space."""
+        """The space file, or the name of a space that is shipped; None for the default space."""
         return None if self.space is None else Path(self.space)
+
+    def located(self) -> RunConfig:
+        """The same with absolute paths to what is here, so that it means the same in any folder."""
+        return self.model_copy(
+            update=_located({name: getattr(self, name) for name in (*_PATHS, "space", "start_from")})
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data: what `config.yaml` and `front.json` hold, and `RunConfig(**...)` takes."""
+        return self.model_dump(mode="json")
 
     def check_resumes(self, before: dict[str, Any], study: str, *, tried: bool) -> None:
         """Raise if a study that was begun with the settings `before`, and has `tried` schedules, cannot go on so."""
-        now = self.model_dump(mode="json")
+        before, now = before | _located(before), self.located().to_dict()
+        if before.get("given") != now["given"]:
+            raise PruneSearchError(
+                f"study '{study}' is of {_model_of(before)}, but got {_model_of(now)}: give the same one to resume it, "
+                "or another --study"
+            )
         free = _FREE_TO_CHANGE if tried else (*_FREE_TO_CHANGE, *_FREE_BEFORE_TRIALS)
         if self.length_buckets:  # found in the data, once that is loaded
             free = (*free, "loads", "length")
@@ -239,14 +344,38 @@ class RunConfig(BaseModel):
             )
 
 
-def _ordered(loads: list[Load]) -> list[Load]:
-    """The loads with the greatest length first, otherwise as they came.
+def _model_of(settings: Mapping[str, Any]) -> str:
+    if settings.get("given") is not None:
+        return f"a caller's own model ({settings['given']})"
+    return "the demo" if settings.get("model") is None else f"model {settings['model']}"
 
-    Raises:
-        PruneSearchError: for a load that is named twice, and if some have a length and some have none.
-    """
-    if len({(load.batch_size, load.length) for load in loads}) < len(loads):
-        raise PruneSearchError("a batch size, or a length, is named once: leave out the repeated one")
-    if len({load.length is None for load in loads}) > 1:
-        raise PruneSearchError("every load must name a length, or none may: give each one")
-    return sorted(loads, key=lambda load: -(load.length or 0))
+
+def _located(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that name files, with absolute paths where these are there."""
+    found: dict[str, Any] = {name: _absolute(settings[name]) for name in _PATHS if settings.get(name) is not None}
+    if settings.get("start_from"):
+        found["start_from"] = [_absolute(name) for name in settings["start_from"]]
+    space = settings.get("space")
+    if space is not None:  # a folder of that name is none
+        found["space"] = os.path.abspath(space) if Path(space).is_file() else space
+    return found
+
+
+def _absolute(names: str) -> str:
+    """`a` or `calibration,holdout` with absolute paths to what is here; Hub ids stay."""
+    if Path(names).exists():  # a comma may be part of a name
+        return os.path.abspath(names)
+    parts = names.split(",")
+    return ",".join(os.path.abspath(part) if Path(part).exists() else part.rstrip("/") for part in parts)
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first of the errors: the setting, the rule and the value."""
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, PruneSearchError):
+        return str(cause)
+    name = ".".join(map(str, first["loc"])) or "setting"
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting '{name}': {did_you_mean(name, RunConfig.model_fields)}"
+    return f"`{name}`: {first['msg'].lower()}, but got {first.get('input')!r}"

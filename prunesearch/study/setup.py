@@ -1,51 +1,156 @@
-"""From settings to a model with its data: defaults filled in, and loaded."""
+"""The setting of a run, made once from what was asked for; nobody below looks for model, data or device again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.flow import Geometry
+from prunesearch.pruning.families.find import find_encoder
 from prunesearch.study.config import RunConfig
-from prunesearch.study.target import resolve_target
+from prunesearch.study.loads import Load, bucket_loads
+from prunesearch.study.target import Target, resolve_target
 from prunesearch.tasks import load_task
-from prunesearch.tasks.base import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunesearch.tasks.base import Task
+
+_DEMO = Path(__file__).resolve().parents[1] / "demo"
+_LENGTH_NOTE = "latency is measured at"
 
 
 @dataclass(frozen=True)
-class Model:
-    """Where the model and its data come from, once defaults are filled in; `shown` is how results call the model."""
+class Source:
+    """Where model and data come from.
 
-    id: str
-    data: str
+    Attributes:
+        kind: the bundled demo, a folder or Hub id with data, or objects of the caller's.
+        id: folder or Hub id of the model, where its tokenizer or processor is too; None where nobody knows it.
+        data: as `load_task` takes it; None where it is an object.
+        name: of the model, in a study's name.
+        shown: how results call the model.
+    """
+
+    kind: Literal["demo", "files", "object"]
+    id: str | None
+    data: str | None
     name: str
     shown: str
 
 
-def demo() -> Model:
-    """The bundled demo: a small ViT trained on CIFAR-10, with a calibration and a holdout split."""
-    folder = Path(__file__).resolve().parents[1] / "demo"
-    splits = ",".join(str(folder / f"cifar10-{split}.parquet") for split in ("calibration", "holdout"))
-    return Model(str(folder / "vit-cifar10"), splits, "demo", "prunesearch/demo/vit-cifar10")
+def source_of(config: RunConfig, model: nn.Module | None = None) -> Source:
+    """Where a configuration's model and data come from; `model`: the caller's own, which stands in for what is named.
 
-
-def resolve_model(config: RunConfig) -> Model:
-    """Model and data of a configuration; neither given means the demo."""
+    Raises:
+        PruneSearchError: if the configuration is of a caller's own model, and that is not given.
+    """
+    if model is not None:
+        name = config.given or type(model).__name__
+        return Source("object", getattr(model, "name_or_path", None) or None, config.data, name, name)
+    if config.given is not None:
+        raise PruneSearchError(
+            f"model '{config.given}' is an object that was handed in from Python, and is in no file: hand it in again, "
+            "with task=... (or model=... and its data)"
+        )
     if config.model is None or config.data is None:
-        return demo()
-    return Model(config.model, config.data, Path(config.model.rstrip("/")).name, config.model)
+        data = ",".join(str(_DEMO / f"cifar10-{split}.parquet") for split in ("calibration", "holdout"))
+        return Source("demo", str(_DEMO / "vit-cifar10"), data, "demo", "prunesearch/demo/vit-cifar10")
+    shown = config.model.rstrip("/") or config.model
+    return Source("files", config.model, config.data, Path(os.path.abspath(shown)).name, shown)
 
 
-def default_study(config: RunConfig) -> str:
-    """Name of the study when none is given: model, device, batch size."""
-    return f"{resolve_model(config).name}-{config.device.replace(':', '')}-b{config.batch_size}"
+@dataclass(frozen=True)
+class Setting:
+    """What a run is of: all that was asked for, looked up and loaded.
+
+    Attributes:
+        config: the settings, settled: with the lengths found in the data, the name of a caller's model, and absolute
+            paths. Its plain values are read as they are.
+        source: where model and data come from.
+        target: the device whose costs count.
+        task: the model with its data, its latency at the length of the first load.
+        geometry: of the model, at the length of the first load.
+        loads: what forwards are timed under; never empty, the greatest length first.
+    """
+
+    config: RunConfig
+    source: Source
+    target: Target
+    task: Task
+    geometry: Geometry
+    loads: tuple[Load, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was assumed, for the reader."""
+        if self.target.dtype(self.config.dtype) == self.config.dtype:
+            return self.task.notes
+        return [
+            *self.task.notes,
+            f"quality is evaluated in float32 on this CPU; costs are those of {self.config.dtype}",
+        ]
+
+    def under(self, load: Load) -> Setting:
+        """The same under one of the loads."""
+        config = self.config.model_copy(update={"batch_size": load.batch_size, "length": load.length, "loads": []})
+        task = self.task.at_length(load.length)
+        geometry = replace(self.geometry, tokens=task.tokens)
+        return replace(self, config=config, task=task, geometry=geometry, loads=(load,))
 
 
-def load_study_task(config: RunConfig) -> Task:
-    """Load the model and data of a configuration, on the device at hand."""
-    model, target = resolve_model(config), resolve_target(config.device)
+def make_setting(
+    config: RunConfig,
+    *,
+    target: Target | None = None,
+    task: Task | None = None,
+    model: nn.Module | None = None,
+    data: Any = None,
+    processor: Any = None,
+) -> Setting:
+    """Look up the device, and load model and data, or take those that are given.
+
+    Args:
+        config: what was asked for.
+        target: the device, if it is looked up already.
+        task: a model with its data, in place of those that the configuration names; in eval mode, on its device.
+        model: a transformers model, in place of the configuration's.
+        data: rows for it, as `load_task` takes them; None: the configuration's.
+        processor: of the model: tokenizer, image processor or feature extractor; None: its checkpoint's.
+
+    Raises:
+        PruneSearchError: one line, for what cannot be found or loaded; or if the configuration is of a caller's own
+            model, and that is not given.
+    """
+    source = source_of(config, model if task is None else task.model)
+    config = config.located()
+    if source.kind == "object":
+        if config.engine != "local":
+            raise PruneSearchError(f"a caller's own model is evaluated by engine 'local', but got '{config.engine}'")
+        config = config.model_copy(update={"given": source.name})
+    target = target or resolve_target(config.device)
+    if task is None:
+        task = _load(config, source, target, model, data, processor)
+    config, task = with_buckets(config, task)
+    first = Load(batch_size=config.batch_size, length=config.length)
+    encoder = find_encoder(task.model)
+    geometry = Geometry(encoder.depth, task.tokens, encoder.protected)
+    return Setting(config, source, target, task, geometry, tuple(config.loads or [first]))
+
+
+def _load(
+    config: RunConfig, source: Source, target: Target, model: nn.Module | None, data: Any, processor: Any
+) -> Task:
+    rows = source.data if data is None else data
+    if rows is None:
+        raise PruneSearchError(f"model '{source.name}' needs data beside it: give data=..., or a task=...")
     return load_task(
-        model.id,
-        model.data,
+        model if model is not None else str(source.id),
+        rows,
         task=config.task,
         columns=config.columns,
         metric=config.metric,
@@ -57,4 +162,30 @@ def load_study_task(config: RunConfig) -> Task:
         holdout=config.holdout,
         seed=config.seed,
         length=config.length,
+        processor=processor,
     )
+
+
+def with_buckets(config: RunConfig, task: Task) -> tuple[RunConfig, Task]:
+    """The configuration with the lengths of the data in it, and the task at the longest; as they are without buckets.
+
+    Raises:
+        PruneSearchError: if every row of the data has as many tokens.
+    """
+    if not config.length_buckets:
+        return config, task
+    if not task.lengths or task.timing_at is None:
+        raise PruneSearchError(
+            f"this model reads {task.tokens} tokens whatever the row, but got --length buckets: leave it out"
+        )
+    loads = bucket_loads(task.lengths, config.batch_size)
+    changed = {"loads": loads if len(loads) > 1 else [], "length": loads[0].length}
+    said = ", ".join(f"{load.length} ({load.weight:.0%})" for load in loads)
+    note = f"latency is measured at the lengths of the calibration rows, by quarters: {said}"
+    task = replace(task, notes=[*(n for n in task.notes if not n.startswith(_LENGTH_NOTE)), note])
+    return config.model_copy(update=changed), task.at_length(loads[0].length)
+
+
+def default_study(config: RunConfig, source: Source) -> str:
+    """Name of the study when none is given: model, device, batch size."""
+    return f"{source.name}-{config.device.replace(':', '')}-b{config.batch_size}"

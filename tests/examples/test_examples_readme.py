@@ -13,8 +13,8 @@ import pytest
 import typer
 from PIL import Image
 
-from prunesearch.cli.app import app, parse_columns
-from prunesearch.cli.values import parse_loads
+from prunesearch.cli.app import app
+from prunesearch.study.config import RunConfig
 from prunesearch.tasks.data.columns import ROLES
 from prunesearch.tasks.data.sources import HUB_ID, READERS, load_source
 from prunesearch.tasks.table import METRICS, TASK_KINDS, TASKS, choose_metric
@@ -50,9 +50,8 @@ def test_a_command_parses_and_names_what_there_is(line: str) -> None:
     data = str(given["data"])
     assert HUB_ID.fullmatch(given["model"])
     assert HUB_ID.fullmatch(data) or Path(data).suffix in READERS
-    if given["columns"] is not None:
-        assert set(parse_columns(given["columns"])) <= set(ROLES)
-    parse_loads(given["batch_size"], given["length"])
+    asked = {name: given[name] for name in ("model", "data", "task", "columns", "metric", "batch_size", "length")}
+    assert set(RunConfig(**asked).columns) <= set(ROLES)
     if given["task"] is not None:
         TASKS.entry(given["task"])
     else:

@@ -147,7 +147,7 @@ def test_an_imported_schedule_runs_with_its_counts(run, tmp_path, name, text):
     ],
 )
 def test_bad_model_exports_are_one_line_before_anything_is_loaded(run, monkeypatch, words, expected):
-    loading = "prunesearch.export.models.from_study.load_study_task"
+    loading = "prunesearch.export.models.from_study.make_setting"
     monkeypatch.setattr(loading, lambda *_, **__: pytest.fail("loaded"))
     code, out, err = run("export", "demo", "--pick", "p1", *words)
     assert (code, out) == (2, "")

@@ -24,7 +24,7 @@ from prunesearch.core.schedule import Schedule
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
-from prunesearch.study.setup import load_study_task
+from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import finished_trials, open_study
 from tests.support.paths import ASSETS, SPACES, needs_assets
 from tests.support.some import some
@@ -134,7 +134,7 @@ def test_holdout_quality_is_what_the_model_gives(folder: Path, front: Front) -> 
     """Counted again by hand with `apply_`, on the task's own holdout rows."""
     from prunesearch.pruning.apply import apply_
 
-    task = load_study_task(make_config(folder))
+    task = make_setting(make_config(folder)).task
     for schedule, expected in [(Schedule(), front.unpruned.quality.value)] + [
         (p.to_schedule(), p.quality.value) for p in front.points
     ]:

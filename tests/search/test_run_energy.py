@@ -22,7 +22,7 @@ from prunesearch.search.finish import remeasure as remeasure_module
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
-from prunesearch.study.setup import load_study_task
+from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import finished_trials, open_study
 from tests.support.known_device import (
     command,
@@ -59,7 +59,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def machine(folder):
     """The machine, and the task whose model runs on it; latencies are told by its clock too."""
-    task = load_study_task(make(folder))
+    task = make_setting(make(folder)).task
     patch = pytest.MonkeyPatch()
     with hooked(task.model, period_s=0.05) as found:
         tell_time(patch, found)
@@ -290,7 +290,7 @@ def test_a_machine_without_a_counter_is_one_line_before_anything_is_loaded(
     no_counter, monkeypatch, capsys, tmp_path, args
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_module, "load_study_task", None)
+    monkeypatch.setattr(run_module, "make_setting", None)
     code, out, err = command(monkeypatch, capsys, "run", *args)
     assert (code, out) == (2, "")
     one_line(err, "energy is unavailable on 'cpu': the counter cannot be read", "--objective latency")

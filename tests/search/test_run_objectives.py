@@ -15,7 +15,7 @@ from prunesearch.report.show import show_front
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
-from prunesearch.study.setup import load_study_task
+from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import finished_trials, open_study
 from tests.support.known_device import known_table, one_line, settings, slower, write_model, write_profile
 from tests.support.some import some
@@ -115,7 +115,7 @@ def test_memory_and_macs_are_those_of_whole_forwards(folder, box):
     assert found.objectives == ["memory", "macs"]
     assert (found.budget.unit, found.budget.limit) == ("MiB", pytest.approx(0.9 * found.unpruned.memory.mib))
     assert found.points
-    task = load_study_task(make(folder))
+    task = make_setting(make(folder)).task
     inputs = task.timing_inputs(8)
     with apply_(task.model, Schedule()) as handle:
         for item in (found.unpruned, *found.points):

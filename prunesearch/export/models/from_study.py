@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunesearch.export.models.card import write_card
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
@@ -17,7 +17,7 @@ from prunesearch.export.pick import pick
 from prunesearch.export.schedules.native import provenance_of
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front, Point
-from prunesearch.study.setup import load_study_task, resolve_model
+from prunesearch.study.setup import make_setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.quality import quality_of
 
@@ -27,12 +27,21 @@ _TRACED = {"device": "cpu", "dtype": "float32", "attention": "sdpa", "mode": "ea
 
 
 def export_study_model(
-    front: Front, spec: str, to: str, path: Path, *, options: ModelOptions, seconds: float | None = 20.0
+    front: Front,
+    spec: str,
+    to: str,
+    path: Path,
+    *,
+    options: ModelOptions,
+    seconds: float | None = 20.0,
+    task: Task | None = None,
+    model: nn.Module | None = None,
 ) -> ModelExport:
     """Write the point that `spec` picks as a model of the format `to`; see `write.export_model`.
 
     The quality of what was written is measured on holdout rows, beside the study's own of the same point: on all of
-    them with int8, which changes outputs by design, else on `_ROWS`.
+    them with int8, which changes outputs by design, else on `_ROWS`. A study of a caller's own model takes it again:
+    `task` is the model with its data, on the CPU in float32; `model` alone goes with the data that the study names.
 
     Raises:
         PruneSearchError: for an unknown format or pick, a path that is taken, or a model or data set that is gone.
@@ -42,13 +51,14 @@ def export_study_model(
     check_output(path, target, options)  # before anything is loaded
     check_methods(point.to_schedule(), target)
     config = RunConfig.build(**{**front.config, **_TRACED})
-    task = load_study_task(config)
+    setting = make_setting(config, task=task, model=model)
+    task = setting.task
     graph = target.applied  # a graph is all that is left of the model, and has to hold the answers
     source = ModelSource(
         model=task.answering if graph else task.model,
         schedule=point.to_schedule(),
         inputs=task.timing_inputs(config.batch_size),
-        model_id=resolve_model(config).id,
+        model_id=setting.source.id,
         provenance=provenance_of(point, front),
         seed=config.seed,
     )

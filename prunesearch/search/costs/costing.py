@@ -21,10 +21,9 @@ from prunesearch.search.costs.latency import Across, LoadCosts
 from prunesearch.search.costs.objectives import Objective, make_objectives
 from prunesearch.search.costs.study_table import cost_table
 from prunesearch.search.space.space import Space
-from prunesearch.study.config import Load, RunConfig
 from prunesearch.study.folder import StudyFolder
-from prunesearch.study.target import Target
-from prunesearch.tasks.base import Task
+from prunesearch.study.loads import Load
+from prunesearch.study.setup import Setting
 
 _MACS_OFF = 0.03  # of the counted multiply-adds; heads and poolers are in them, and not in the closed form
 
@@ -67,17 +66,15 @@ class Coster:
 
     Attributes:
         folder: of the study, where the tables are.
-        model: what results call the model.
+        handle: of the setting's model.
         space: of the run, as its file has it.
+        meter: of the device's energy, where that is asked for and the device is at hand.
     """
 
-    config: RunConfig
+    setting: Setting
     folder: StudyFolder
-    model: str
-    task: Task
     handle: Handle
     space: Space
-    target: Target
     meter: EnergyMeter | None
 
     def find(self) -> Costing:
@@ -86,30 +83,27 @@ class Coster:
         Raises:
             PruneSearchError: if a cost is asked for that the device, or its profile, cannot tell.
         """
-        config, first = self.config, Load(batch_size=self.config.batch_size, length=self.config.length)
-        loads = [self._load(load) for load in config.loads or [first]]
+        config = self.setting.config
+        loads = [self._load(load) for load in self.setting.loads]
         table = loads[0].table
         methods = runnable(self.space.methods, str(table.conditions["attention"]))
         space = self.space.with_methods(methods)
         if len(loads) == 1:  # with several, what saves nothing under one may save under another
             space = self._at_edges(space, table)
         several = {load.name: load.costs for load in loads} if len(loads) > 1 else None
-        objectives = make_objectives(
-            config.minimised, config.parsed_budget, self._costs(loads), config.parsed_constraints, several
-        )
+        objectives = make_objectives(config.objectives, config.budget, self._costs(loads), config.constraints, several)
         return Costing(table, loads, objectives, space)
 
     def _load(self, load: Load) -> LoadCosts:
         """One load's table; the first has the energy."""
-        config, task = self.config.under(load), self.task.at_length(load.length)
-        first = not self.config.loads or load == self.config.loads[0]
-        encoder = self.handle.encoder
-        space = self.space.file.fit(encoder.depth, task.tokens, encoder.protected, self.space.methods)
+        setting, first = self.setting.under(load), load == self.setting.loads[0]
+        config, task, geometry = setting.config, setting.task, setting.geometry
+        space = self.space.file.fit(geometry.depth, geometry.tokens, geometry.protected, self.space.methods)
         path = self.folder.cost_table
         if not first:
             path = path.with_name(f"{path.stem}-b{load.batch_size}-n{task.tokens}{path.suffix}")
         announce = step if first else say
-        table = cost_table(path, task, self.handle, space, config, self.target, self.model, announce)
+        table = cost_table(path, setting, self.handle, space, announce)
         if first and config.needs_energy and not self._energy_known(table):
             table = self._with_energy(table)
         tail = None
@@ -133,8 +127,8 @@ class Coster:
 
     def _costs(self, loads: list[LoadCosts]) -> dict[str, Costs]:
         """Every cost that the run has to know, by name; all but latency are those of the first load."""
-        table, wanted = loads[0].table, self.config.costs
-        worst = self.config.across == "worst"
+        table, wanted = loads[0].table, self.setting.config.costs
+        worst = self.setting.config.across == "worst"
         costs: dict[str, Costs] = {"latency": loads[0].costs if len(loads) == 1 else Across(loads, worst=worst)}
         if "energy" in wanted and table.energy is not None:
             table.energy.check_valid()
@@ -142,8 +136,9 @@ class Coster:
         if "macs" in wanted:
             costs["macs"] = self._macs()
         if "memory" in wanted:
-            inputs = self.task.timing_inputs(self.config.batch_size)
-            costs["memory"] = MemoryCosts(self.task.model, self.handle, inputs, self.task.tokens)
+            task = self.setting.task
+            inputs = task.timing_inputs(self.setting.loads[0].batch_size)
+            costs["memory"] = MemoryCosts(task.model, self.handle, inputs, task.tokens)
             say("memory: peak activations, estimated from the shapes of a forward")
         return costs
 
@@ -154,18 +149,19 @@ class Coster:
             PruneSearchError: if a count of the unpruned model's forward says otherwise: its blocks compute more than
                 the closed form knows of (position products, a decoder, convolutions).
         """
-        costs = MacCosts.of(self.handle.encoder, self.task.tokens)
-        closed, counted = costs.predict(Schedule()), count_macs(self.task.model, self.task.timing_inputs(1)) / 1e9
+        task = self.setting.task
+        costs = MacCosts.of(self.handle.encoder, task.tokens)
+        closed, counted = costs.predict(Schedule()), count_macs(task.model, task.timing_inputs(1)) / 1e9
         if abs(closed - counted) > _MACS_OFF * counted:
             raise PruneSearchError(
-                f"multiply-adds of {type(self.task.model).__name__} have no closed form here ({closed:.3g} GMACs, "
+                f"multiply-adds of {type(task.model).__name__} have no closed form here ({closed:.3g} GMACs, "
                 f"{counted:.3g} counted): use --objective latency, and prunesearch flops for a schedule by hand"
             )
         return costs
 
     def _energy_known(self, table: CostTable) -> bool:
         """Whether the table has energy; one that is not valid is measured again where it can be."""
-        return table.energy is not None and (table.energy.valid or not self.target.here)
+        return table.energy is not None and (table.energy.valid or not self.setting.target.here)
 
     def _with_energy(self, table: CostTable) -> CostTable:
         """Measure the energy of a few schedules and fit the table's powers.
@@ -173,22 +169,23 @@ class Coster:
         Raises:
             PruneSearchError: if the device is not at hand and its profile has no energy.
         """
-        if self.meter is None or not self.target.here:
-            profile = self.target.profile
+        config, task, target = self.setting.config, self.setting.task, self.setting.target
+        if self.meter is None or not target.here:
+            profile = target.profile
             reason = None if profile is None else profile.energy.reason
             raise PruneSearchError(
-                f"profile '{self.config.device}' has no energy for this model ({reason or 'not measured'}): measure it "
+                f"profile '{config.device}' has no energy for this model ({reason or 'not measured'}): measure it "
                 "there with prunesearch profile --energy, or use --objective latency"
             )
-        say(f"energy: {FITTED} schedules over windows of {self.config.energy_window_s:.0f} s")
+        say(f"energy: {FITTED} schedules over windows of {config.energy_window_s:.0f} s")
         fit = fit_table_energy(
             table,
             self.meter,
-            self.task.model,
-            self.task.timing_inputs(self.config.batch_size),
+            task.model,
+            task.timing_inputs(self.setting.loads[0].batch_size),
             methods=runnable(self.space.methods, str(table.conditions["attention"])),
-            window_s=self.config.energy_window_s,
-            seed=self.config.seed,
+            window_s=config.energy_window_s,
+            seed=config.seed,
         )
         table = CostTable(**{**dict(table), "energy": fit})
         table.save(self.folder.cost_table)

@@ -8,13 +8,8 @@ from dataclasses import dataclass
 
 from prunesearch.core.budget import UNITS, Budget
 from prunesearch.core.constraint import Constraint
-from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.costs import Costs
-
-__all__ = ["UNITS", "Objective", "make_objectives", "parse_objectives"]
-
-_MOST = 3  # fronts of more objectives (beside quality) hold nearly everything
 
 
 @dataclass(frozen=True)
@@ -44,23 +39,6 @@ class Objective:
     def fits(self, schedule: Schedule) -> bool:
         """Whether the schedule is predicted to keep the bound."""
         return self.costs.predict(schedule) <= self.limit
-
-
-def parse_objectives(text: str) -> list[str]:
-    """Read `latency`, or several costs as in `latency,macs`.
-
-    Raises:
-        PruneSearchError: for an unknown or repeated name, or more than three.
-    """
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in UNITS:
-            raise PruneSearchError(f"unknown objective '{name}': {did_you_mean(name, UNITS)}; quality is always one")
-    if len(set(names)) < len(names):
-        raise PruneSearchError(f"an objective is named once, but got '{text}'")
-    if len(names) > _MOST:
-        raise PruneSearchError(f"`objectives <= {_MOST}` must hold beside quality, but got '{text}': bound the others")
-    return names
 
 
 def make_objectives(

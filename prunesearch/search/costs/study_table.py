@@ -17,43 +17,39 @@ from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Profile
 from prunesearch.pruning.apply import Handle, runnable
 from prunesearch.search.space.space import Space
-from prunesearch.study.config import RunConfig
-from prunesearch.study.target import Target
+from prunesearch.study.setup import Setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.loading import check_attention
 
 
 def cost_table(
     path: Path,
-    task: Task,
+    setting: Setting,
     handle: Handle,
     space: Space,
-    config: RunConfig,
-    target: Target,
-    model: str,
     announce: Callable[[str], None],
 ) -> CostTable:
-    """Return the cost table of the study's model under the study's conditions, with its error inside.
+    """Return the cost table of a setting's model under its load, with its error inside.
 
     Args:
         path: where the study keeps the table; it is read from there, or written.
-        task: with its latency measured at the length that counts.
+        setting: under the load that counts.
+        handle: of its model.
         space: its counts are measured.
-        config: its conditions are those asked for.
-        model: what results call the model.
         announce: told where the table comes from.
 
     Raises:
         PruneSearchError: if a table that is there was measured under other conditions, or the device's profile has
             none that fits; with the `prunesearch profile` line that would mend it.
     """
-    asked = _asked(task, handle, config, target)
+    task, config, target = setting.task, setting.config, setting.target
+    asked = _asked(setting, handle)
     if path.exists():
         table = CostTable.load(path)
         table.check_conditions(**asked)
         announce("cost table: kept from before")
     elif target.profile is not None:
-        table = profile_table(target.profile, task, handle, space, asked, model)
+        table = profile_table(target.profile, task, handle, space, asked, setting.source.shown)
         table.save(path)
         announce(f"cost table: {table.status}, {table.source}")
     else:
@@ -74,7 +70,8 @@ def cost_table(
     return table
 
 
-def _asked(task: Task, handle: Handle, config: RunConfig, target: Target) -> dict[str, Any]:
+def _asked(setting: Setting, handle: Handle) -> dict[str, Any]:
+    task, config, target = setting.task, setting.config, setting.target
     if target.profile is not None:
         return {**target.conditions(config), "tokens": task.tokens}
     return conditions_of(handle, task.timing_inputs(config.batch_size), task.tokens, config.mode, config.concurrency)

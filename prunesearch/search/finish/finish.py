@@ -34,7 +34,8 @@ class Finish:
     """Everything the last two steps of a run need.
 
     Attributes:
-        model_id: folder or Hub id that the model came from; `model_shown`, what results call it.
+        model_id: folder or Hub id that the model's tokenizer or processor comes from; None if nobody knows it.
+        model_shown: what results call the model.
         remeasurer: measures costs; None where the device whose costs count is not at hand.
         records: finished trials, all of them.
         candidates: of them, those that keep the constraints on the rows of the search.
@@ -44,7 +45,7 @@ class Finish:
 
     config: RunConfig
     folder: StudyFolder
-    model_id: str
+    model_id: str | None
     model_shown: str
     task: Task
     handle: Handle
@@ -202,9 +203,9 @@ class Finish:
         blind: str | None,
     ) -> schema.Front:
         config, costing = self.config, self.costing
-        first = config.minimised[0]
-        bounds = Bounds(config.parsed_budget, config.parsed_constraints, unpruned, first)
-        points = standing(bounds.inside(candidates), unpruned, config.minimised, blind=blind is not None)
+        first = config.objectives[0]
+        bounds = Bounds(config.budget, config.constraints, unpruned, first)
+        points = standing(bounds.inside(candidates), unpruned, config.objectives, blind=blind is not None)
         constraints = bounds.constraint_infos([p for p in candidates if p.schedule["stages"]])
         table = schema.CostTable(**costing.table.summary())
         judge = Judge(
@@ -222,7 +223,7 @@ class Finish:
             study=self.folder.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             prunesearch=__version__,
-            config=config.model_dump(mode="json"),
+            config=config.to_dict(),
             model=self._model(),
             task=schema.TaskInfo(
                 name=self.task.name,
@@ -234,7 +235,7 @@ class Finish:
             device=schema.Device(**costing.table.device),
             conditions=schema.Conditions(**{k: v for k, v in costing.table.conditions.items() if k != "device"}),
             cost_table=table,
-            objectives=config.minimised,
+            objectives=config.objectives,
             percentile=self._percentile(),
             loads=self._load_infos(),
             across=None if costing.across is None else config.across,

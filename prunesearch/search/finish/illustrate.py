@@ -27,7 +27,7 @@ _WIDEST = 224  # pixels of a picture
 _SOUNDS = ("input_values", "input_features")
 
 
-def illustrate(task: Task, handle: Handle, points: list[Point], model_id: str) -> tuple[list[Row], list[Trace]]:
+def illustrate(task: Task, handle: Handle, points: list[Point], model_id: str | None) -> tuple[list[Row], list[Trace]]:
     """Trace a few calibration rows through every point, and those whose answer it changes most.
 
     The rows are numbered at random, so the first ones are an unbiased choice; the worst are the rows, of the first
@@ -37,7 +37,8 @@ def illustrate(task: Task, handle: Handle, points: list[Point], model_id: str) -
         task: the model with its data.
         handle: of the task's model; the empty schedule is left on it.
         points: of the front.
-        model_id: folder or Hub id that tokenizer and image processor come from.
+        model_id: folder or Hub id that tokenizer and image processor come from; None: nobody knows them, and only
+            sounds are shown.
 
     Returns:
         The rows, and what each point made of which, as `report.views.shown_samples.Samples` holds them; none where the
@@ -121,17 +122,17 @@ def _row(split: EvalSet, row: int) -> Batch:
     raise LookupError(f"row {row} is not in the calibration split")
 
 
-def _shown_by(task: Task, handle: Handle, split: EvalSet, model_id: str) -> Any:
+def _shown_by(task: Task, handle: Handle, split: EvalSet, model_id: str | None) -> Any:
     """What makes a row of a report from an input, or None where there is nothing to look at."""
     inputs, config = split.batches[0].inputs, handle.encoder.sizes
     if "input_ids" in inputs:
-        return _texts(handle, model_id)
+        return None if model_id is None else _texts(handle, model_id)
     is_image = "pixel_values" in inputs and inputs["pixel_values"].ndim == 4
     if is_image and hasattr(config, "image_size") and hasattr(config, "patch_size"):
         rows, columns = _grid(inputs["pixel_values"], config)
         # tokens that are no plain grid of patches cannot be drawn over a picture
         drawn = count_tokens(task.model, inputs) == rows * columns + handle.encoder.protected
-        return _pictures(handle, model_id) if drawn else None
+        return _pictures(handle, model_id) if drawn and model_id is not None else None
     name = next((name for name in _SOUNDS if name in inputs), None)
     dims = 0 if name is None else task.timing_inputs(1)[name].ndim  # of a single sound: a row may be a pair of them
     return _sounds(task, handle, name, inputs[name].ndim > dims) if name is not None and dims in (2, 3) else None

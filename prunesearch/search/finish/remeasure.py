@@ -18,8 +18,8 @@ from prunesearch.cost.timing.samples import Samples
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import Handle
 from prunesearch.search.costs.costing import Costing
-from prunesearch.study.config import RunConfig
-from prunesearch.tasks.base import Task
+from prunesearch.study.setup import Setting
+from prunesearch.tasks.batches import Inputs
 
 _ROUNDS = 10
 _BEYOND = 2  # forwards above a percentile, at least
@@ -38,8 +38,7 @@ class Measured:
 class Remeasurer:
     """Measures schedules on the device at hand."""
 
-    config: RunConfig
-    task: Task
+    setting: Setting
     handle: Handle
     costing: Costing
     meter: EnergyMeter | None
@@ -54,13 +53,13 @@ class Remeasurer:
         return [Measured(*costs) for costs in zip(latencies, energies, memories, strict=True)]
 
     def _latencies(self, index: int, schedules: list[Schedule]) -> list[Samples]:
-        load, config = self.costing.loads[index], self.config
-        task = self.task if index == 0 else self.task.at_length(config.loads[index].length)
+        load, config = self.costing.loads[index], self.setting.config
+        task = self.setting.under(self.setting.loads[index]).task
         rounds = _ROUNDS
         if config.percentile != MEDIAN:
             rounds = max(rounds, math.ceil(_BEYOND / (1 - config.percentile / 100)))
         return measure_schedules(
-            self.task.model,
+            task.model,
             task.timing_inputs(load.batch_size),
             schedules,
             time_budget_s=config.table_seconds / 2,
@@ -74,13 +73,14 @@ class Remeasurer:
         """All of them or none: points of which some were measured and some were not cannot be compared."""
         if self.meter is None:
             return [None for _ in schedules]
+        config = self.setting.config
         energies = measure_schedule_energy(
             self.meter,
-            self.task.model,
-            self.task.timing_inputs(self.config.batch_size),
+            self.setting.task.model,
+            self._inputs(),
             schedules,
-            mode=self.config.mode,
-            window_s=self.config.energy_window_s,
+            mode=config.mode,
+            window_s=config.energy_window_s,
         )
         doubts = {result.why for result in energies.results.values() if not result.valid}
         if doubts:
@@ -88,13 +88,17 @@ class Remeasurer:
             return [None for _ in schedules]
         return [energies.results[schedule] for schedule in schedules]
 
+    def _inputs(self) -> Inputs:
+        """A batch of the first load, which energy and memory are of."""
+        return self.setting.task.timing_inputs(self.setting.loads[0].batch_size)
+
     def _memory(self, schedule: Schedule) -> float | None:
         """Measured where the device tells; elsewhere the estimate stands."""
-        inputs = self.task.timing_inputs(self.config.batch_size)
+        inputs = self._inputs()
         if not kind_of(device_of(inputs)).measures_memory or all(o.name != "memory" for o in self.costing.objectives):
             return None
         self.handle.set(schedule)
         try:
-            return peak_activation_mib(self.task.model, inputs).value_mib
+            return peak_activation_mib(self.setting.task.model, inputs).value_mib
         finally:
             self.handle.set(Schedule())

@@ -106,18 +106,11 @@ def test_a_schedule_comes_back_or_is_refused(run, tmp_path, name, spec):
 
 @pytest.fixture(scope="module")
 def loaded():
-    """The demo's model and 64 rows, loaded once by what the command loads it with."""
-    from prunesearch.search import run as search
+    """The demo's model and rows, as the command loads them for itself."""
+    from prunesearch.study.config import RunConfig
+    from prunesearch.study.setup import make_setting
 
-    cache = {}
-    original = search.load_study_task
-
-    def load(config, **settings):
-        if "task" not in cache:
-            cache["task"] = original(config, **settings)
-        return cache["task"]
-
-    return load
+    return make_setting(RunConfig(calibration=64, holdout=64, batch_size=2)).task
 
 
 def answers(path, name, batch):
@@ -146,7 +139,6 @@ def answers(path, name, batch):
     ],
 )
 def test_a_model_of_a_point_picked_by_name(run, loaded, monkeypatch, tmp_path, name, spec, file):
-    monkeypatch.setattr("prunesearch.export.models.from_study.load_study_task", loaded)
     if name == "openvino":
         pytest.importorskip("openvino")
     if name == "tensorrt":
@@ -156,10 +148,10 @@ def test_a_model_of_a_point_picked_by_name(run, loaded, monkeypatch, tmp_path, n
     assert f"written: {file}" in err
     beside = tmp_path / file / "prunesearch.json" if name == "hf" else tmp_path / f"{file}.json"
     assert Schedule.from_dict(json.loads(beside.read_text())) == TOLD[PICKS[spec]]
-    batch = loaded(None).holdout.batches[0].rows(torch.arange(3))
+    batch = loaded.holdout.batches[0].rows(torch.arange(3))
     from prunesearch.pruning.apply import apply_
 
-    task = loaded(None)
+    task = loaded
     with apply_(task.model, TOLD[PICKS[spec]]), torch.inference_mode():
         expected = task.model(**batch.inputs).logits
     if name == "hf":
@@ -181,16 +173,15 @@ def test_every_model_format_is_tried_here():
 def test_int8_composes_with_a_schedule_and_its_quality_is_measured(run, loaded, monkeypatch, tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("prunesearch.export.models.from_study.load_study_task", loaded)
     words = ["export", "demo", "--pick", "best@12ms", "--to", "onnx", "--int8", "--no-timing", "-o", "int8.onnx"]
     code, out, err = run(*words)
     assert (code, out) == (0, ""), err
     kinds = {node.op_type for node in onnx.load("int8.onnx").graph.node}
     assert "MatMulInteger" in kinds
-    weights = sum(parameter.numel() for parameter in loaded(None).model.parameters())
+    weights = sum(parameter.numel() for parameter in loaded.model.parameters())
     assert Path("int8.onnx").stat().st_size < 2 * weights  # bytes; in float32 it would be 4 each
     right, rows = 0, 0
-    for batch in loaded(None).holdout.batches:
+    for batch in loaded.holdout.batches:
         found = answers("int8.onnx", "onnx", batch).argmax(-1)
         right, rows = right + int((found == torch.as_tensor(batch.labels)).sum()), rows + len(found)
     assert rows == 64

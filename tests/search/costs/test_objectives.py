@@ -6,15 +6,13 @@ import pytest
 
 from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
-from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
 from prunesearch.cost.energy.pricing import EnergyCosts
 from prunesearch.search.costs.latency import Scaled
-from prunesearch.search.costs.objectives import Objective, make_objectives, parse_objectives
-from prunesearch.study.config import RunConfig
+from prunesearch.search.costs.objectives import Objective, make_objectives
 from tests.support.fakes import LinearCosts
-from tests.support.known_device import known_energy, known_table, one_line, true_mj, true_total
+from tests.support.known_device import known_energy, known_table, true_mj, true_total
 
 HALF = Schedule([Stage(0, 0.5)])
 
@@ -91,92 +89,3 @@ def test_units_and_bounds_of_an_objective():
     assert Objective("latency", costs, price).fits(HALF)
     assert not Objective("latency", costs, price * 0.999).fits(HALF)
     assert Objective("energy", costs).fits(Schedule())
-
-
-def test_objectives_are_read():
-    assert parse_objectives("latency") == ["latency"]
-    assert parse_objectives(" energy , latency ") == ["energy", "latency"]
-    assert parse_objectives("macs,memory,latency") == ["macs", "memory", "latency"]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("enrgy", ["unknown objective 'enrgy'", "did you mean 'energy'?"]),
-        ("quality", ["unknown objective 'quality'", "quality is always one"]),
-        ("", ["unknown objective ''", "energy, latency"]),
-        ("latency,", ["unknown objective ''"]),
-        ("energy,energy", ["named once", "energy,energy"]),
-        ("latency,energy,macs,memory", ["objectives <= 3", "bound the others"]),
-    ],
-)
-def test_objectives_that_cannot_be_are_one_line(text, words):
-    with pytest.raises(PruneSearchError) as error:
-        parse_objectives(text)
-    one_line(error.value, *words)
-
-
-@pytest.mark.parametrize(
-    ("settings", "needed"),
-    [
-        ({"objectives": ["energy"]}, True),
-        ({"objectives": ["latency", "energy"], "budget": "10ms"}, True),
-        ({"objectives": ["latency"], "budget": "40mJ"}, True),
-        ({"budget": "40mJ"}, True),
-        ({"objectives": ["latency"], "budget": "40%"}, False),
-        ({}, False),
-    ],
-)
-def test_who_needs_energy(settings, needed):
-    assert RunConfig.build(**settings).needs_energy is needed
-
-
-def test_a_budget_in_mj_makes_energy_the_objective_unless_another_is_named():
-    assert RunConfig.build(budget="40mJ").minimised == ["energy"]
-    assert RunConfig.build(budget="1.5J").minimised == ["energy"]
-    assert RunConfig.build(budget="40ms").minimised == ["latency"]
-    assert RunConfig.build().minimised == ["latency"]
-    assert RunConfig.build(budget="40mJ", objectives=["latency"]).minimised == ["latency"]
-    assert RunConfig.build(budget="2GMACs").minimised == ["macs"]
-    assert RunConfig.build(budget="60%").minimised == ["latency"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "costs"),
-    [
-        ({}, {"latency"}),
-        ({"budget": "64MiB", "objectives": ["latency"]}, {"latency", "memory"}),
-        ({"constraints": ["macs <= 60%", "quality >= 0.9"]}, {"latency", "macs"}),
-        ({"objectives": ["memory", "energy"], "budget": "60%"}, {"latency", "memory", "energy"}),
-    ],
-)
-def test_what_costs_a_run_has_to_know(settings, costs):
-    assert RunConfig.build(**settings).costs == costs
-
-
-def test_the_first_of_several_loads_has_the_most_tokens():
-    loads = [{"batch_size": b, "length": n} for b in (1, 8) for n in (32, 128)]
-    config = RunConfig.build(loads=loads)
-    assert [(x.batch_size, x.length) for x in config.loads] == [(1, 128), (8, 128), (1, 32), (8, 32)]
-    assert (config.batch_size, config.length) == (1, 128)
-    assert RunConfig.build(loads=loads[:1]).loads == []
-    assert RunConfig.build(**config.model_dump()) == config
-    assert (config.under(config.loads[3]).batch_size, config.under(config.loads[3]).length) == (8, 32)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"constraints": ["quality > 1"]}, ["quality >= bound"]),
-        ({"percentile": 100}, ["percentile", "99"]),
-        ({"across": "wurst"}, ["did you mean 'worst'"]),
-        ({"loads": [{"batch_size": 1}, {"batch_size": 1}]}, ["named once"]),
-        ({"loads": [{"batch_size": 0}]}, ["loads", "got 0"]),
-        ({"loads": [{"batch_size": 1}, {"batch_size": 1, "length": 32}]}, ["every load must name a length"]),
-        ({"loads": [{"batch_size": 1, "weight": 2}, {"batch_size": 8}], "across": "worst"}, ["weights", "worst"]),
-    ],
-)
-def test_settings_that_cannot_be_are_one_line(settings, words):
-    with pytest.raises(PruneSearchError) as error:
-        RunConfig.build(**settings)
-    one_line(error.value, *words)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
@@ -15,7 +17,7 @@ from prunesearch.search.costs.study_table import cost_table, profile_table, say_
 from prunesearch.search.space.space import Space, SpaceFile
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
-from prunesearch.study.setup import load_study_task
+from prunesearch.study.setup import make_setting
 from prunesearch.study.target import Target
 from tests.support.known_device import (
     CONDITIONS,
@@ -35,14 +37,14 @@ ASKED = {**CONDITIONS, "tokens": 65}
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """Task, handle and space of the known machine's model."""
+    """Setting, handle and space of the known machine's model."""
     root = tmp_path_factory.mktemp("measure")
     write_model(root)
     config = RunConfig.build(**settings(root))
-    task = load_study_task(config)
-    with apply_(task.model, Schedule()) as handle:
-        space = Space(SpaceFile.load(config.space_path), 6, task.tokens, 1)
-        yield task, handle, space, config
+    setting = make_setting(config)
+    with apply_(setting.task.model, Schedule()) as handle:
+        space = Space(SpaceFile.load(config.space_path), 6, setting.task.tokens, 1)
+        yield setting, handle, space
 
 
 @pytest.fixture
@@ -52,8 +54,8 @@ def root(tmp_path, monkeypatch):
 
 
 def ask(profile, parts, **asked):
-    task, handle, space, _ = parts
-    return profile_table(profile, task, handle, space, {**ASKED, **asked}, "my/model")
+    setting, handle, space = parts
+    return profile_table(profile, setting.task, handle, space, {**ASKED, **asked}, "my/model")
 
 
 def test_a_measured_table_is_taken_with_its_error_and_its_source(root, parts):
@@ -140,13 +142,14 @@ def test_what_an_estimate_cannot_know_is_one_line(root, parts, asked, words):
 
 
 def test_the_studys_own_table_is_kept_and_its_conditions_are_checked(root, parts, tmp_path, heard):
-    task, handle, space, config = parts
+    setting, handle, space = parts
     folder = StudyFolder.create("s", tmp_path)
     target = Target("cpu", write_profile(root, "box", known_table()), False)
 
     def get(**changes):
-        changed = config.model_copy(update=changes)
-        return cost_table(folder.cost_table, task, handle, space, changed, target, "my/model", step)
+        config = setting.config.model_copy(update=changes)
+        changed = replace(setting, config=config, target=target)
+        return cost_table(folder.cost_table, changed, handle, space, step)
 
     first = get()
     assert CostTable.load(folder.cost_table) == first
