@@ -148,3 +148,17 @@ def test_a_gated_model_borrows_no_plain_table() -> None:
     gated = table.shape.model_copy(update={"variants": (f"/glu{table.shape.mlp_width}",) * table.shape.depth})
     with pytest.raises(PruneSearchError, match="blocks with variants=plain, but this model's have variants=/glu64"):
         table.for_shape(gated)
+
+
+def test_a_measured_table_has_a_cell_for_every_kind_of_block() -> None:
+    from prunesearch.cost.timing.build import build_table
+    from prunesearch.cost.timing.unseen import unseen_schedules
+
+    methods, widths = ["value_norm+drop", "value_norm+fuse"], [8, 14, 20]
+    inputs = {"input_ids": torch.randint(1, 50, (2, TOKENS), generator=torch.Generator().manual_seed(0))}
+    table = build_table(modernbert(), inputs, counts=widths, methods=methods, time_budget_s=0.5, min_walks=100)
+    assert {(c.n, c.variant) for c in table.cells.mlp} == {(n, "glu96") for n in (*widths, TOKENS)}
+    kinds = {(c.n, c.biased, c.variant) for c in table.cells.attention}
+    assert kinds >= {(n, sized, variant) for n in widths for sized in (False, True) for variant in ("", "window5")}
+    assert {(TOKENS, False, variant) for variant in ("", "window5")} <= kinds
+    assert all(table.predict(schedule) > 0 for schedule in (Schedule(), *unseen_schedules(table, methods, count=5)))
