@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from prunesearch.core.events import say
 from prunesearch.study.storage.journal import StudyFile, lock_of
 from prunesearch.study.storage.patience import DELAYS_S, Patient
-from prunesearch.study.storage.places import backend_of, sqlite_file
+from prunesearch.study.storage.places import backend_of, journal_of, sqlite_file
 from prunesearch.study.storage.storage import StudyStorage
 from prunesearch.study.storage.urls import hide_password
 
@@ -39,7 +39,7 @@ def open_storage(where: Path | str, study: str, directions: int = 0) -> StudySto
     if isinstance(where, Path):
         take_over(where, study)
         file = StudyFile(where)
-        journal = JournalStorage(file)
+        journal = journal_of(file)
         return StudyStorage(journal, _study_id(journal, study, directions), file.together)
     for attempt in range(_TRIES):
         try:

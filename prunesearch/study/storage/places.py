@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +34,27 @@ def backend_of(where: Path | str, *, write: bool = False) -> BaseStorage:
     if isinstance(where, Path) and where.suffix != _DATABASE:
         if not write:
             where.stat()
-        return JournalStorage(StudyFile(where))
+        return journal_of(StudyFile(where))
     url = f"sqlite:///{where}" if isinstance(where, Path) else where
     return RDBStorage(url, engine_kwargs=_engine(url, write), skip_table_creation=not write)
+
+
+def journal_of(file: StudyFile) -> JournalStorage:
+    """Optuna's storage of a file, which it reads."""
+    with uncollected():
+        return JournalStorage(file)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without Python's search for garbage: two thirds of the time it takes to read 10,000 trials, all of which stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def sqlite_file(url: str) -> Path | None:

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.study.storage.patience import reason_of
-from prunesearch.study.storage.places import backend_of
+from prunesearch.study.storage.places import backend_of, uncollected
 from prunesearch.study.storage.urls import hide_password
 
 _ROWS = "per_row"  # user attribute that a race looks at: kilobytes a trial that nobody who reads trials here needs
@@ -48,10 +48,12 @@ class KnownTrials:
                 changed.append(number)
         before = len(self.trials)
         if not before:  # one question for all of them
-            for trial in self._backend.get_all_trials(self._study_id, deepcopy=False):
+            with uncollected():
+                found = self._backend.get_all_trials(self._study_id, deepcopy=False)
+            for trial in found:
                 self._take(trial)
-        while (new := self._next()) is not None:
-            self._take(new)
+        while self._take_next():
+            pass
         return [*changed, *range(before, len(self.trials))]
 
     def identifier(self, number: int) -> int:
@@ -65,19 +67,20 @@ class KnownTrials:
             return known
         return self._backend.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
-    def _next(self) -> FrozenTrial | None:
+    def _take_next(self) -> bool:
         try:
             identifier = self.identifier(len(self.trials))
         except KeyError:
-            return None
-        return self._backend.get_trial(identifier)
+            return False
+        self._take(self._backend.get_trial(identifier), identifier)
+        return True
 
-    def _take(self, trial: FrozenTrial) -> None:
+    def _take(self, trial: FrozenTrial, identifier: int | None = None) -> None:
         number = trial.number
         if trial.state.is_finished():
             self.unfinished.pop(number, None)
         elif number not in self.unfinished:
-            self.unfinished[number] = self.identifier(number)
+            self.unfinished[number] = self.identifier(number) if identifier is None else identifier
         # in place of itself as it was, or at the end
         self.trials[number : number + 1] = [trial]
 
