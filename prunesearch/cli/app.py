@@ -54,6 +54,10 @@ def run(
     ] = None,
     task: Annotated[str | None, typer.Option(help=f"{listed(TASKS)}; none: from head and data.")] = None,
     columns: Annotated[str | None, typer.Option(help="Column names by role, as in text=review,label=stars.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Of a CSV file; the default finds it out.")] = None,
+    header: Annotated[
+        bool | None, typer.Option("--header/--no-header", help="Whether a CSV's first row names its columns.")
+    ] = None,
     metric: Annotated[str | None, typer.Option(help=f"What quality is: {listed(METRICS)}; none: by task.")] = None,
     device: Annotated[
         str | None,
@@ -134,6 +138,8 @@ def run(
         data=data,
         task=task,
         columns=columns,
+        delimiter=delimiter,
+        header=header,
         metric=metric,
         device=_measured_instead(device),
         budget=budget,

@@ -87,6 +87,8 @@ class RunConfig(BaseModel):
             Python alone has objects, so that the command line has no such option.
         task: a name in `TASKS`, or auto.
         columns: data columns by role (image, text, text_pair, label).
+        delimiter: character that sets the columns of a CSV file apart; None: found out.
+        header: whether the first row of a CSV or TSV file names its columns; None: unless it cannot.
         metric: a name in `METRICS` that the task has; None: its default.
         device: cpu, cuda or cuda:N, measured now; or the name of a profile (`prunesearch devices`).
         budget: `10ms`, `40mJ`, `2GMACs`, `64MiB`, `60%` or `2x`; None: the whole front.
@@ -144,6 +146,8 @@ class RunConfig(BaseModel):
     given: str | None = Field(default=None, min_length=1, max_length=60)
     task: str = "auto"
     columns: dict[str, str] = Field(default_factory=dict)
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    header: bool | None = None
     metric: str | None = None
     device: str = "cpu"
     budget: BudgetSetting | None = None

@@ -153,6 +153,8 @@ def _load(
         rows,
         task=config.task,
         columns=config.columns,
+        delimiter=config.delimiter,
+        header=config.header,
         metric=config.metric,
         batch_size=config.eval_batch_size,
         dtype=target.dtype(config.dtype),

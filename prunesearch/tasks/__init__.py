@@ -40,6 +40,8 @@ def load_task(
     seed: int = 0,
     length: int | None = None,
     processor: Any = None,
+    delimiter: str | None = None,
+    header: bool | None = None,
 ) -> Task:
     """Load a model and its data, and cache both splits as batches.
 
@@ -54,10 +56,14 @@ def load_task(
     counts. `length` is the number of tokens to measure a text model at. `task` is a name in `TASKS` or
     "auto"; `metric` a name in `METRICS` that this kind of task has, None for its default.
 
+    `delimiter` (one character) and `header` (whether the first row names the columns) are of CSV and TSV files; None:
+    as they look.
+
     Raises `PruneSearchError`, in one line, for whatever cannot be loaded or does not fit together. Batches made by the
     caller: `objects.task_of`.
     """
     from prunesearch.pruning.families.find import check_model_type
+    from prunesearch.tasks.data.delimited import Reading
     from prunesearch.tasks.data.sources import as_source
     from prunesearch.tasks.data.split import Sizes
     from prunesearch.tasks.loading import check_device, check_dtype, given_model, load_config
@@ -86,7 +92,7 @@ def load_task(
     request = TaskRequest(
         model_id=model_id,
         config=config,
-        source=as_source(data),
+        source=as_source(data, Reading(delimiter, header, tuple((columns or {}).values()))),
         columns=dict(columns or {}),
         batch_size=batch_size,
         sizes=Sizes(calibration, holdout, train),

@@ -6,12 +6,14 @@ import inspect
 import shutil
 import tempfile
 import weakref
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import ATTENTIONS, DEVICE_KINDS, DTYPES
@@ -19,6 +21,11 @@ from prunesearch.pruning.families.find import find_encoder
 from prunesearch.tasks.batches import Inputs
 from prunesearch.tasks.data.sources import one_line
 from prunesearch.tasks.hush import quiet_libraries
+
+# parts of weights' names that nothing here uses: a pooler is taken off, a mask is for training, positions are counted
+_UNUSED = ("pooler", "masked_spec_embed", "mask_token", "position_ids")
+_WITHOUT_WORDS = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")  # of bytes and characters
+_UNKNOWN = 0.5  # share of unknown tokens from which on texts are not the model's
 
 
 def check_dtype(name: str) -> torch.dtype:
@@ -84,14 +91,83 @@ def load_model(
 ) -> tuple[nn.Module, list[str]]:
     """Load a model in eval mode; return it with the names of weights that the checkpoint lacks.
 
-    `attention` may name one for each part of a model, "" being the model itself. Raises `UnsupportedModelError` for a
-    family that cannot be reduced, before any data is prepared.
+    `attention` may name one for each part of a model, "" being the model itself.
+
+    Raises:
+        UnsupportedModelError: for a family that cannot be reduced, before any data is prepared.
+        PruneSearchError: if weights other than a head's are missing, which transformers then draws at random.
     """
     options = {"attn_implementation": attention, "dtype": dtype, "output_loading_info": True}
     model, info = load(auto, model_id, "model", **options)
     find_encoder(model)
+    missing = check_weights(model, info, model_id)
     model.requires_grad_(False)
-    return model.eval().to(device), sorted(info["missing_keys"])
+    return model.eval().to(device), missing
+
+
+def check_weights(model: Any, info: dict[str, Any], model_id: str) -> list[str]:
+    """The names of a head's weights that a checkpoint lacks.
+
+    Args:
+        model: as transformers loaded it.
+        info: what transformers says of the loading.
+        model_id: of the checkpoint.
+
+    Raises:
+        PruneSearchError: if it lacks others, naming some.
+    """
+    prefix = getattr(model, "base_model_prefix", "")
+    headed = bool(prefix) and getattr(model, prefix, None) not in (None, model)
+    missing = [name for name in sorted(info["missing_keys"]) if not any(part in name for part in _UNUSED)]
+    body = [name for name in missing if not headed or name.startswith(f"{prefix}.")]
+    if not body:
+        return missing
+    instead = sorted(info.get("unexpected_keys") or [])
+    has = f"; it has {instead[0]} and {len(instead) - 1} more that the model has not" if instead else ""
+    raise PruneSearchError(
+        f"the checkpoint must hold the weights that the model was trained to, but '{model_id}' lacks {len(body)} "
+        f"of them, {body[0]} first{has}: save the model itself (no wrapper of it, as DataParallel is), and load that"
+    )
+
+
+def load_tokenizer(model_id: str, **options: Any) -> Any:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        PruneSearchError: if it knows no words: transformers makes an empty one where a folder has no files of it.
+    """
+    tokenizer = load(AutoTokenizer, model_id, "tokenizer", **options)
+    words = {*tokenizer.get_vocab()} - {*tokenizer.all_special_tokens} - {*tokenizer.get_added_vocab()}
+    if not words and type(tokenizer).__name__ not in _WITHOUT_WORDS:
+        raise PruneSearchError(
+            f"a tokenizer must know words, but that of '{model_id}' has its special tokens alone (a folder without "
+            "tokenizer files): put tokenizer.json beside the model, from the checkpoint that it was trained from"
+        )
+    return tokenizer
+
+
+def check_known(tokenizer: Any, rows: Iterable[list[int]], name: str) -> None:
+    """Refuse texts that a tokenizer does not know: it is another model's, or the column is another one.
+
+    Args:
+        tokenizer: of the model.
+        rows: token ids.
+        name: of the data, for the message.
+
+    Raises:
+        PruneSearchError: if more than half of all tokens are the unknown one.
+    """
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return
+    special = {*tokenizer.all_special_ids} - {unknown}
+    counted = Counter(token for row in rows for token in row if token not in special)
+    if counted.total() and counted[unknown] > _UNKNOWN * counted.total():
+        share = counted[unknown] / counted.total()
+        raise PruneSearchError(
+            f"a model must know the words it reads, but {share:.0%} of the tokens of '{name}' are unknown to its "
+            "tokenizer: check the text column, and that the tokenizer is the model's own"
+        )
 
 
 def given_model(model: nn.Module, processor: Any = None) -> tuple[PreTrainedModel, str]:
@@ -157,7 +233,10 @@ def count_tokens(model: nn.Module, inputs: Inputs) -> int:
 
 
 def missing_note(missing: list[str]) -> list[str]:
-    """Warn when a checkpoint lacks weights, which transformers then draws at random."""
+    """Say that a head is new: a checkpoint lacks its weights, which transformers then draws at random."""
     if not missing:
         return []
-    return [f"the checkpoint lacks {len(missing)} weights, drawn at random: {', '.join(missing[:4])}"]
+    return [
+        f"the checkpoint lacks {len(missing)} weights, drawn at random: {', '.join(missing[:4])}: this head is new, "
+        "and its quality says nothing before it is trained"
+    ]

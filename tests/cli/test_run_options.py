@@ -47,6 +47,7 @@ TYPED = {
     "--data": ("d", "data", "d"),
     "--task": ("text-classification", "task", "text-classification"),
     "--columns": ("text=a,label=b", "columns", {"text": "a", "label": "b"}),
+    "--delimiter": (";", "delimiter", ";"),
     "--metric": ("accuracy", "metric", "accuracy"),
     "--device": ("a100", "device", "a100"),
     "--percentile": ("90", "percentile", 90),

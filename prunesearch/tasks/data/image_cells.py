@@ -77,7 +77,8 @@ def image_size(cell: Any, base: Path | None) -> tuple[int, int]:
     """
     try:
         with PILImage.open(io.BytesIO(image_bytes(cell, base))) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+            # PIL turns a TIFF by itself, and its size says so before that
+            turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
             return (image.height, image.width) if turned else (image.width, image.height)
     except _BROKEN as error:
         raise PruneSearchError(f"an image cannot be decoded: {one_line(error)}") from error

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 
 UNLABELLED = -1
+_MISSING = ("", "nan", "<na>")  # how pandas writes a missing cell into a file
 GENERIC = re.compile(r"label_?(\d+)", re.IGNORECASE)
 Raw = int | str
 
@@ -31,21 +32,23 @@ class LabelMap:
 
 
 def clean(value: Any) -> Raw:
-    """Return a raw label as a plain int or a stripped string; digits and -1 in a string are an int."""
+    """Return a raw label as a plain int or a stripped string; a whole number in a string is an int, `3.0` too."""
     if value is None or value != value:  # NaN is how tables with gaps write None
         return UNLABELLED
     if isinstance(value, str):
         text = value.strip()
-        return int(text) if re.fullmatch(r"-?\d{1,9}", text) else text
+        if text.casefold() in _MISSING:
+            return UNLABELLED
+        number = re.fullmatch(r"(-?\d{1,9})(\.0*)?", text)
+        return int(number[1]) if number else text
     if isinstance(value, bool | int | float | np.integer | np.floating) and value % 1 == 0:
         return int(value)
     raise PruneSearchError(f"a label must be a whole number or a name, but got {value!r:.60}")
 
 
 def is_unlabelled(value: Any) -> bool:
-    """Say whether a raw label stands for "none": missing, empty, or negative (hidden test labels)."""
-    label = clean(value)
-    return label == "" or (isinstance(label, int) and label < 0)
+    """Say whether a raw label stands for "none": missing, empty, or -1 (hidden test labels)."""
+    return clean(value) == UNLABELLED
 
 
 def head_labels(raw: set[Raw], names: list[str] | None, id2label: dict[int, str]) -> LabelMap:
@@ -73,7 +76,7 @@ def head_labels(raw: set[Raw], names: list[str] | None, id2label: dict[int, str]
         _check_range(set(lookup.values()), classes)
         return LabelMap(classes, lookup)
     if not generic:
-        unknown = min(str(label) for label, i in lookup.items() if i == UNLABELLED)
+        unknown = sorted(str(label) for label, i in lookup.items() if i == UNLABELLED)
         raise PruneSearchError(_not_a_class(unknown, classes))
     return _alphabetical(raw, classes)
 
@@ -104,6 +107,11 @@ def _from_numbers(
         moved = any(raw != i for raw, i in lookup.items())
         notes = ["labels were matched to the model's classes by name (their order differs)"]
         return LabelMap(classes, lookup, notes if moved else [])
+    if names is not None and not generic and len(names) != len(classes):
+        raise PruneSearchError(
+            f"classes must be the model's, but the data has {_some(names)} and the model {_some(classes)}: use data "
+            "that fits the model, or name the classes as it does"
+        )
     _check_range(numbers, classes)
     notes = []
     if names is not None and not generic:
@@ -136,13 +144,15 @@ def _check_range(numbers: set[int], classes: list[str]) -> None:
             )
 
 
-def _not_a_class(label: str, classes: list[str]) -> str:
+def _not_a_class(unknown: list[str], classes: list[str]) -> str:
+    label = unknown[0]
     folded = {name.casefold(): name for name in classes}
     near = [folded[name] for name in difflib.get_close_matches(label.casefold(), folded, n=8, cutoff=0.5)]
     shown = classes if len(classes) <= 20 else near
     wanted = near[0] if near else label
     return (
-        f"label '{label:.40}' is not one of the model's {len(classes)} classes: "
+        f"label '{label:.40}'{f' (and {_some(unknown[1:])})' if unknown[1:] else ''} is not one of the model's "
+        f"{len(classes)} classes: "
         f"{did_you_mean(wanted, shown)}{'' if shown is classes else ', …'}"
     )
 

@@ -17,7 +17,6 @@ from typing import Any
 import pyarrow.parquet
 from datasets.arrow_dataset import Dataset
 from datasets.dataset_dict import DatasetDict
-from datasets.features import ClassLabel
 from datasets.load import load_dataset, load_from_disk
 from pyarrow.lib import ArrowException
 
@@ -25,18 +24,15 @@ from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.events import heard
 from prunesearch.tasks.data.beir import is_beir, read_beir
 from prunesearch.tasks.data.conll import read_conll
+from prunesearch.tasks.data.delimited import Reading, read_delimited
 from prunesearch.tasks.hush import quiet_libraries
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
 _MEDIA = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES, "video": VIDEO_SUFFIXES}
-HEADER_NAMES = frozenset(
-    {"label", "labels", "class", "category", "target", "id", "idx", "index"}
-    | {"text", "sentence", "sentence1", "sentence2", "review", "content", "question", "title"}
-    | {"description", "premise", "hypothesis", "image", "img", "path", "file"}
-)
 SPLIT_NAMES = frozenset(("train", "training", "validation", "valid", "val", "dev", "test"))
+_LEFTOVERS = ("__MACOSX", "__pycache__")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -50,8 +46,10 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def load_source(data: str) -> Source:
+def load_source(data: str, reading: Reading | None = None) -> Source:
     """Read `data`: a file, a folder, two files joined by a comma, or a Hub id (`owner/name[:config]`).
+
+    `reading` says how tables of text are read; None: as they look.
 
     Raises `PruneSearchError` in one line when it is missing, unreadable, empty or of an unknown kind.
     """
@@ -60,7 +58,7 @@ def load_source(data: str) -> Source:
         raise PruneSearchError(
             f"data must be one source or 'calibration,holdout', but got '{data}': give at most two files"
         )
-    parts = [_load_one(name) for name in names]
+    parts = [_load_one(name, reading or Reading()) for name in names]
     source = parts[0] if len(parts) == 1 else _two_files(data, *parts)
     empty = [name for name, rows in source.splits.items() if len(rows) == 0]
     splits = {name: rows for name, rows in source.splits.items() if name not in empty}
@@ -69,10 +67,10 @@ def load_source(data: str) -> Source:
     return Source(source.name, splits, source.base, source.notes)
 
 
-def as_source(data: str | Path | Dataset | DatasetDict) -> Source:
+def as_source(data: str | Path | Dataset | DatasetDict, reading: Reading | None = None) -> Source:
     """Rows that a caller made, as they are, or those that `data` names (`load_source`)."""
     if isinstance(data, (str, Path)):
-        return load_source(str(data))
+        return load_source(str(data), reading)
     if not isinstance(data, (Dataset, DatasetDict)):
         raise PruneSearchError(
             f"data must be a file, a folder, a Hub id, a datasets.Dataset or a DatasetDict, but got "
@@ -99,20 +97,20 @@ def _two_files(data: str, first: Source, second: Source) -> Source:
     return Source(data, splits, first.base, [*first.notes, *second.notes])
 
 
-def _load_one(name: str) -> Source:
+def _load_one(name: str, reading: Reading) -> Source:
     """Read one file, folder or Hub data set."""
     path = Path(name).expanduser()
     if path.is_dir():
         return _load_folder(path)
     if path.is_file():
-        return _load_file(path)
+        return _load_file(path, reading)
     looks_local = path.suffix.lower() in (*READERS, ".txt", ".arrow", ".zip", ".gz")
     if looks_local or not HUB_ID.fullmatch(name):
         raise PruneSearchError(f"no file or folder '{name}': check the path (from {Path.cwd()})")
     return _load_hub(name)
 
 
-def _load_file(path: Path) -> Source:
+def _load_file(path: Path, reading: Reading) -> Source:
     """Read one table by its extension."""
     suffix = path.suffix.lower()
     if suffix not in READERS:
@@ -120,7 +118,7 @@ def _load_file(path: Path) -> Source:
             f"a data file must end in a known extension, but got '{path.name}': {did_you_mean(suffix, READERS)}"
         )
     try:
-        rows, notes = READERS[suffix](path)
+        rows, notes = READERS[suffix](path, reading)
     except PruneSearchError:
         raise
     except (OSError, ValueError, TypeError, csv.Error, ArrowException) as error:
@@ -128,71 +126,13 @@ def _load_file(path: Path) -> Source:
     return Source(str(path), {"all": rows}, path.resolve().parent, notes)
 
 
-def _read_parquet(path: Path) -> tuple[Dataset, list[str]]:
+def _read_parquet(path: Path, reading: Reading) -> tuple[Dataset, list[str]]:
     """Read a parquet file into memory (through pyarrow, so that no copy lands in a cache folder)."""
     parquet: Any = pyarrow.parquet  # untyped
     return Dataset(parquet.read_table(path)), []
 
 
-def _read_csv(path: Path) -> tuple[Dataset, list[str]]:
-    return _read_delimited(path, delimiter=",", quoting=csv.QUOTE_MINIMAL)
-
-
-def _read_tsv(path: Path) -> tuple[Dataset, list[str]]:
-    """Read tab-separated text; a quotation mark is a character like any other."""
-    return _read_delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _read_delimited(path: Path, delimiter: str, quoting: int) -> tuple[Dataset, list[str]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = [row for row in csv.reader(file, delimiter=delimiter, quoting=quoting) if row]  # type: ignore[arg-type]
-    if not table:
-        return Dataset.from_dict({}), []
-    width = len(table[0])
-    for number, row in enumerate(table, start=1):
-        if len(row) != width:
-            raise PruneSearchError(
-                f"every row must have {width} columns, but row {number} of '{path}' has {len(row)}: fix that row"
-            )
-    if _has_header(table):
-        names, body, notes = table[0], table[1:], []
-    else:
-        names, body = _name_columns(table), table
-        notes = [f"{path.name} has no header: its columns are taken as {', '.join(names)}"]
-    columns = {name: [row[i] for row in body] for i, name in enumerate(names)}
-    return Dataset.from_dict(columns), notes
-
-
-def _has_header(table: list[list[str]]) -> bool:
-    """Tell a header from a first row of data.
-
-    A header is made of short, unlike words, and is known by a usual column name, or by none of its cells
-    coming again in its column (a label would).
-    """
-    first = [cell.strip() for cell in table[0]]
-    short = all(re.fullmatch(r"[^\W\d][\w .\-/]{0,39}", cell) for cell in first)
-    if not short or len(set(first)) < len(first) or len(first) < 2:
-        return False
-    if any(cell.lower() in HEADER_NAMES for cell in first):
-        return True
-    return not any(row[i].strip() == cell for row in table[1:] for i, cell in enumerate(first))
-
-
-def _name_columns(table: list[list[str]]) -> list[str]:
-    """Name the columns of a table without a header: fewest values -> label, longest -> text or image."""
-    width = len(table[0])
-    if width < 2:
-        return [f"column_{i}" for i in range(width)]
-    columns = range(width)
-    label = min(columns, key=lambda i: len({row[i] for row in table}))
-    rest = [i for i in columns if i != label]
-    text = max(rest, key=lambda i: sum(len(row[i]) for row in table))
-    is_path = all(row[text].lower().endswith(IMAGE_SUFFIXES) for row in table)
-    names = {label: "label", text: "image" if is_path else "text"}
-    return [names.get(i, f"column_{i}") for i in columns]
-
-
-def _read_json(path: Path) -> tuple[Dataset, list[str]]:
+def _read_json(path: Path, reading: Reading) -> tuple[Dataset, list[str]]:
     """Read JSON lines, or one JSON array of objects."""
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):
@@ -212,14 +152,14 @@ def _json_line(line: str, number: int, path: Path) -> Any:
         raise PruneSearchError(f"line {number} of '{path}' is not JSON: {one_line(error)}") from error
 
 
-READERS: dict[str, Callable[[Path], tuple[Dataset, list[str]]]] = {
+READERS: dict[str, Callable[[Path, Reading], tuple[Dataset, list[str]]]] = {
     ".parquet": _read_parquet,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".csv": read_delimited,
+    ".tsv": read_delimited,
     ".jsonl": _read_json,
     ".ndjson": _read_json,
     ".json": _read_json,
-    ".conll": read_conll,
+    ".conll": lambda path, reading: read_conll(path),
 }
 
 
@@ -238,14 +178,18 @@ def _load_folder(path: Path) -> Source:
         except (OSError, ValueError) as error:
             raise PruneSearchError(f"'{path}' cannot be read: {one_line(error)}") from error
         return Source(str(path), splits, notes=notes)
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
-    if folders and all(folder.name.lower() in SPLIT_NAMES for folder in folders):
-        splits = {folder.name.lower(): _read_classes(folder) for folder in folders}
-        if all(len(rows) for rows in splits.values()):
-            return Source(str(path), splits)
-    rows = _read_classes(path)
+    folders = _folders(path)
+    named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
+    if named:
+        read = {folder.name.lower(): _read_classes(folder) for folder in named}
+        if all(len(rows) for rows, _ in read.values()):
+            _check_splits(path, folders, named)
+            notes = [note for _, found in read.values() for note in found]
+            return Source(str(path), {name: rows for name, (rows, _) in read.items()}, notes=notes)
+    rows, notes = _read_classes(path)
     if len(rows):
-        return Source(str(path), {"all": rows})
+        _check_classes(path, folders)
+        return Source(str(path), {"all": rows}, notes=notes)
     if any(file.suffix.lower() in READERS for file in path.rglob("*")):
         return _load_hub(str(path))  # a clone of a Hub repository: `datasets` finds its splits
     raise PruneSearchError(
@@ -254,21 +198,51 @@ def _load_folder(path: Path) -> Source:
     )
 
 
-def _read_classes(path: Path) -> Dataset:
-    """List `class/picture.png` files, or sounds or videos, whichever are most; classes are in alphabetical order."""
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
-    found: dict[str, list[tuple[str, int]]] = {kind: [] for kind in _MEDIA}
-    for label, folder in enumerate(folders):
+def _folders(path: Path) -> list[Path]:
+    """The folders in a folder but hidden ones, which tools leave behind."""
+    found = (folder for folder in path.iterdir() if folder.is_dir())
+    return sorted(folder for folder in found if not folder.name.startswith(".") and folder.name not in _LEFTOVERS)
+
+
+def _read_classes(path: Path) -> tuple[Dataset, list[str]]:
+    """List `class/picture.png` files, or sounds or videos, whichever are most; the label is the folder's name.
+
+    Folders without any are no classes, which a note says.
+    """
+    found: dict[str, list[tuple[str, str]]] = {kind: [] for kind in _MEDIA}
+    folders = _folders(path)
+    for folder in folders:
         for file in sorted(folder.rglob("*")):
+            if any(part.startswith(".") for part in file.relative_to(folder).parts):
+                continue
             kind = next((kind for kind, suffixes in _MEDIA.items() if file.suffix.lower() in suffixes), None)
             if kind is not None:
-                found[kind].append((str(file.resolve()), label))
+                found[kind].append((str(file.resolve()), folder.name))
     kind = max(found, key=lambda name: len(found[name]))
-    rows = Dataset.from_dict({kind: [file for file, _ in found[kind]], "label": [label for _, label in found[kind]]})
-    if not len(rows):
-        return rows
-    labelled: Dataset = rows.cast_column("label", ClassLabel(names=[folder.name for folder in folders]))
-    return labelled
+    files, labels = ([pair[i] for pair in found[kind]] for i in (0, 1))
+    empty = [folder.name for folder in folders if folder.name not in {*labels}]
+    notes = [f"{', '.join(empty)}: no {kind} files, so no class"] if files and empty else []
+    return Dataset.from_dict({kind: files, "label": labels}), notes
+
+
+def _check_splits(path: Path, folders: list[Path], splits: list[Path]) -> None:
+    """Raise `PruneSearchError` for filled folders beside those of splits: nobody knows what they are."""
+    others = [folder.name for folder in folders if folder not in splits and any(folder.iterdir())]
+    if others:
+        raise PruneSearchError(
+            f"a folder has splits or classes, but '{path}' has {', '.join(folder.name for folder in splits)} beside "
+            f"{', '.join(others)}: move {others[0]} elsewhere, or call it one of {', '.join(sorted(SPLIT_NAMES))}"
+        )
+
+
+def _check_classes(path: Path, folders: list[Path]) -> None:
+    """Raise `PruneSearchError` where what look like classes are splits with names of their own, classes in each."""
+    inner = [tuple(folder.name for folder in _folders(folder)) for folder in folders]
+    if len(folders) > 1 and len(inner[0]) > 1 and len({*inner}) == 1:
+        raise PruneSearchError(
+            f"the folders {', '.join(folder.name for folder in folders)} of '{path}' each hold {', '.join(inner[0])}: "
+            "if they are splits, call them train, validation or test; if they are classes, give each its files alone"
+        )
 
 
 def _load_hub(name: str) -> Source:

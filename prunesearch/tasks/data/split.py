@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.columns import Columns, check_columns, digests
-from prunesearch.tasks.data.labels import LabelMap, Raw, clean, is_unlabelled
+from prunesearch.tasks.data.labels import UNLABELLED, LabelMap, Raw, clean, is_unlabelled
 from prunesearch.tasks.data.sources import Source
 
 CAPS = {"calibration": 2000, "holdout": 4000, "train": 2000}  # rows, unless the user says otherwise
@@ -97,6 +97,7 @@ def make_splits(
         {clean(raw[pool][i]) for pool in used for i in labelled[pool]},
         None if columns.label is None else _class_names(source, used, columns.label),
     )
+    _check_minus_one(source, [raw[pool] for pool in used], label_map)
     parts: dict[str, Part] = {}
     for pool in used:
         ids = label_map.ids([raw[pool][i] for i in labelled[pool]])
@@ -146,6 +147,22 @@ def _raw_labels(source: Source, columns: Columns) -> dict[str, list[Any]]:
 def _labelled(values: list[Any]) -> NDArray[np.int64]:
     keep = [i for i, value in enumerate(values) if not is_unlabelled(value)]
     return np.array(keep, dtype=np.int64)
+
+
+def _check_minus_one(source: Source, labels: list[list[Any]], found: LabelMap) -> None:
+    """Refuse -1 where it may as well be a class (-1, 0, 1 for three classes) as stand for "no label".
+
+    Raises:
+        PruneSearchError: if -1 and the other labels are as many as the classes.
+    """
+    written = {label for column in labels for label in column if label is not None and label == label}
+    others = {clean(label) for label in written} - {UNLABELLED}
+    minus = any(str(label).strip().startswith("-1") for label in written if clean(label) == UNLABELLED)
+    if minus and len(others) + 1 == len(found.names) and all(isinstance(label, int) for label in others):
+        raise PruneSearchError(
+            f"labels must be 0 to {len(found.names) - 1}, but those of '{source.name}' are -1, "
+            f"{', '.join(map(str, sorted(others, key=str)))}: number the classes from 0, or leave out the rows with -1"
+        )
 
 
 def _class_names(source: Source, pools: list[str], label: str) -> list[str] | None:

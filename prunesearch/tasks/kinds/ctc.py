@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCTC, AutoTokenizer
+from transformers import AutoModelForCTC
 
 from prunesearch.tasks.base import Forward, Outputs, Task, output
 from prunesearch.tasks.batches import Batch
@@ -15,7 +15,7 @@ from prunesearch.tasks.data.labels import LabelMap
 from prunesearch.tasks.data.split import make_splits
 from prunesearch.tasks.kinds.audio import frame_mask, load_sounds
 from prunesearch.tasks.kinds.speech_columns import find_transcripts
-from prunesearch.tasks.loading import load, missing_note
+from prunesearch.tasks.loading import load_tokenizer, missing_note
 from prunesearch.tasks.metrics.metric import kl_divergence
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import CTC
@@ -62,7 +62,7 @@ def load_ctc_task(request: TaskRequest) -> Task:
     splits = make_splits(
         request.source, columns, lambda raw, names: LabelMap(["row"], {0: 0}), request.sizes, seed=request.seed
     )
-    tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
+    tokenizer = load_tokenizer(request.model_id)
     model, missing = request.load_model(AutoModelForCTC)
     labels = {role: list(map(str, part.rows[texts][:])) for role, part in splits.parts.items()}
     sounds = load_sounds(request, splits, columns, model, labels)

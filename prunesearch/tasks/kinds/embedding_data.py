@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 from transformers.utils.hub import cached_file
 
 from prunesearch.core.errors import PruneSearchError
@@ -20,7 +20,7 @@ from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.embedding import Embedding, Retrieval, Similarity
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, max_tokens, time_texts
 from prunesearch.tasks.kinds.text_rows import bucket_rows
-from prunesearch.tasks.loading import load
+from prunesearch.tasks.loading import load_tokenizer
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import RETRIEVAL, SIMILARITY
 
@@ -46,7 +46,7 @@ def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
     columns = Columns(None, text=names["text"], text_pair=names["text_pair"])
     sizes = few(request.sizes, _CALIBRATION, _HOLDOUT) if kind == RETRIEVAL else request.sizes
     splits = split_rows(request.source, columns, sizes, seed=request.seed)
-    tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
+    tokenizer = load_tokenizer(request.model_id)
     model, _ = request.load_model(AutoModel)
     pooling = pooling_of(request.model_id)
     if getattr(model, "pooler", None) is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from datasets.arrow_dataset import Dataset
 from torch import Tensor, nn
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import AutoModelForQuestionAnswering
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Forward, Outputs, Task, output
@@ -20,7 +20,7 @@ from prunesearch.tasks.data.split import Part, split_rows
 from prunesearch.tasks.kinds.qa_windows import encode_windows, overlap_of
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, max_tokens, time_texts
 from prunesearch.tasks.kinds.text_rows import bucket_rows, single_texts
-from prunesearch.tasks.loading import load, missing_note
+from prunesearch.tasks.loading import load_tokenizer, missing_note
 from prunesearch.tasks.metrics.metric import kl_divergence
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import QA
@@ -97,7 +97,7 @@ def load_qa_task(request: TaskRequest) -> Task:
     names = {role: request.columns.get(role, name) for role, name in _NAMES.items()}
     columns = Columns(None, text=names["text"], text_pair=names["text_pair"])
     splits = split_rows(source, columns, request.sizes, seed=request.seed)
-    tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
+    tokenizer = load_tokenizer(request.model_id)
     model, missing = request.load_model(AutoModelForQuestionAnswering)
     maximum = max_tokens(tokenizer, model)
     read = {role: _texts(part, names) for role, part in splits.parts.items()}

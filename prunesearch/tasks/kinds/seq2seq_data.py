@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from datasets.arrow_dataset import Dataset
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Prepared, Task
@@ -20,7 +20,7 @@ from prunesearch.tasks.data.split import Splits, few, split_rows
 from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.seq2seq import Writing
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, bucket, max_tokens, pack_texts, timing_length
-from prunesearch.tasks.loading import load, missing_note
+from prunesearch.tasks.loading import load_tokenizer, missing_note
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import SUMMARY, TRANSLATION
 
@@ -50,7 +50,7 @@ def _load(request: TaskRequest, kind: str) -> Task:
     sizes = few(request.sizes, _CALIBRATION, _HOLDOUT)
     columns = Columns(None, text=text, text_pair=target)
     splits = split_rows(source, columns, sizes, seed=request.seed)
-    tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
+    tokenizer = load_tokenizer(request.model_id)
     model, missing = request.load_model(AutoModelForSeq2SeqLM)
     prefix = _prefix(request.config, kind, text, target)
     texts = _prepare(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import AutoModelForSpeechSeq2Seq, AutoTokenizer
+from transformers import AutoModelForSpeechSeq2Seq
 
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batches import Batch, EvalSet, Held, Inputs
@@ -17,7 +17,7 @@ from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.audio import load_sounds
 from prunesearch.tasks.kinds.seq2seq import Writing
 from prunesearch.tasks.kinds.speech_columns import find_transcripts
-from prunesearch.tasks.loading import load, missing_note
+from prunesearch.tasks.loading import load_tokenizer, missing_note
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import SPEECH
 
@@ -34,7 +34,7 @@ def load_speech_task(request: TaskRequest) -> Task:
     splits = make_splits(
         request.source, columns, lambda raw, names: LabelMap(["row"], {0: 0}), sizes, seed=request.seed
     )
-    tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
+    tokenizer = load_tokenizer(request.model_id)
     model, missing = request.load_model(AutoModelForSpeechSeq2Seq)
     labels = {role: [str(text) for text in part.rows[texts][:]] for role, part in splits.parts.items()}
     smaller = replace(request, batch_size=min(request.batch_size, _ROWS))

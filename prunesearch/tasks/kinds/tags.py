@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from datasets.arrow_dataset import Dataset
 from torch import Tensor
-from transformers import AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoModelForTokenClassification
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Forward, Outputs, Task, output
@@ -19,7 +19,7 @@ from prunesearch.tasks.data.sources import Source
 from prunesearch.tasks.data.split import Part, Splits, split_rows
 from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.text import bucket, max_tokens, time_texts
-from prunesearch.tasks.loading import load, missing_note
+from prunesearch.tasks.loading import load_tokenizer, missing_note
 from prunesearch.tasks.metrics.metric import kl_divergence
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import TAGS
@@ -81,7 +81,7 @@ def load_tagging_task(request: TaskRequest) -> Task:
     first = next(iter(request.source.splits.values()))
     words, tags = tag_columns(request.source, first, request.columns)
     splits = split_rows(request.source, Columns(None, text=words), request.sizes, seed=request.seed)
-    tokenizer = load(AutoTokenizer, request.model_id, "tokenizer", add_prefix_space=True)
+    tokenizer = load_tokenizer(request.model_id, add_prefix_space=True)
     model, missing = request.load_model(AutoModelForTokenClassification)
     labels = _tag_names(splits, tags, request.config.id2label)
     maximum = max_tokens(tokenizer, model)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Prepared, Sample, Task
@@ -22,7 +22,7 @@ from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.classification import Classification, check_classes
 from prunesearch.tasks.kinds.image import SAMPLES
 from prunesearch.tasks.kinds.probe import fit_classifier
-from prunesearch.tasks.loading import accepted, load, missing_note, to_device
+from prunesearch.tasks.loading import accepted, check_known, load_tokenizer, missing_note, to_device
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import TEXT
 
@@ -63,7 +63,7 @@ def load_text_task(request: TaskRequest) -> Task:
 
 def load_texts(request: TaskRequest, splits: Splits, columns: Columns, model: nn.Module) -> Prepared:
     """Tokenise the texts (or pairs) of every split, and settle the length that latency is measured at."""
-    tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
+    tokenizer = load_tokenizer(request.model_id)
     maximum = max_tokens(tokenizer, model)
     encoded = {role: _encode(part, columns, tokenizer, maximum) for role, part in splits.parts.items()}
     sets = {
@@ -181,6 +181,7 @@ def bucket(
 
     `labels` are those of all rows `[n, ...]`, on the device they stay on, or a list.
     """
+    check_known(tokenizer, (row["input_ids"] for row in encoded), request.source.name)
     padding = padding_values(tokenizer, encoded[0])
     by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
     batches = []

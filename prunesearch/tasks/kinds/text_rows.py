@@ -14,7 +14,7 @@ from torch import nn
 
 from prunesearch.tasks.batches import Batch, EvalSet, Held, Inputs, Labels, chunks, rows_of
 from prunesearch.tasks.kinds.text import padded, padding_values
-from prunesearch.tasks.loading import accepted, to_device
+from prunesearch.tasks.loading import accepted, check_known, to_device
 from prunesearch.tasks.request import TaskRequest
 
 
@@ -40,6 +40,7 @@ def bucket_rows(
         encoded: tokenised texts of every row.
         labels: of all rows `[n, ...]`, on the device they stay on, or a list.
     """
+    check_known(tokenizer, (text["input_ids"] for row in encoded for text in row), request.source.name)
     padding = padding_values(tokenizer, encoded[0][0])
     longest = [max(len(text["input_ids"]) for text in row) for row in encoded]
     order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), longest[i]))

@@ -19,7 +19,7 @@ from prunesearch.tasks.data.labels import free_labels
 from prunesearch.tasks.data.split import make_splits
 from prunesearch.tasks.kinds.audio import frames, load_sounds
 from prunesearch.tasks.kinds.verification import Verification, XVector, wrapped
-from prunesearch.tasks.loading import load, missing_note
+from prunesearch.tasks.loading import check_weights, load, missing_note
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import SPEAKER
 
@@ -107,8 +107,9 @@ def _load(request: TaskRequest) -> tuple[nn.Module, list[str]]:
     # `wrapped` says whether it can be reduced: as it is, a head that adds up the layers cannot
     options = {"attn_implementation": request.attention, "dtype": request.dtype, "output_loading_info": True}
     whole, info = load(AutoModelForAudioXVector, request.model_id, "model", **options)
+    missing = check_weights(whole, info, request.model_id)
     whole.requires_grad_(False)
-    return whole.eval().to(request.device), sorted(info["missing_keys"])
+    return whole.eval().to(request.device), missing
 
 
 def _embedder(whole: Any, sets: dict[str, EvalSet], request: TaskRequest) -> nn.Module:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
@@ -17,7 +17,7 @@ from prunesearch.tasks.data.split import make_splits
 from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.classification import Classification, check_classes
 from prunesearch.tasks.kinds.image import load_images
-from prunesearch.tasks.loading import load, missing_note
+from prunesearch.tasks.loading import load_tokenizer, missing_note
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import ZERO_SHOT
 
@@ -96,7 +96,7 @@ def _named_labels(raw: set[Raw], names: list[str] | None) -> LabelMap:
 @torch.no_grad()
 def embed_prompts(whole: Any, prompts: list[str], request: TaskRequest) -> Tensor:
     """Text embeddings `[prompts, width]` of length 1, tokenised as the model was trained: SigLIP at full length."""
-    tokenizer = load(AutoTokenizer, request.model_id, "tokenizer")
+    tokenizer = load_tokenizer(request.model_id)
     full = request.config.model_type == "siglip"
     with quiet_libraries():
         tokens = tokenizer(

@@ -26,9 +26,11 @@ def test_class_label_names_in_another_order_are_matched_by_name():
 
 
 def test_foreign_names_are_taken_by_number_and_said():
-    labels = head_labels({0, 1}, ["bad", "good"], HEAD)
+    labels = head_labels({0, 1}, ["bad", "good", "so-so"], HEAD)
     assert labels.ids([0, 1]).tolist() == [0, 1]
     assert "bad, good" in labels.notes[0]
+    with pytest.raises(PruneSearchError, match="the data has bad, good and the model NEGATIVE, POSITIVE, mixed"):
+        head_labels({0, 1}, ["bad", "good"], HEAD)
 
 
 def test_unnamed_head_takes_sorted_names():
@@ -44,7 +46,7 @@ def test_unnamed_head_takes_sorted_names():
     ("raw", "names", "message"),
     [
         ({0, 3}, None, "0 to 2 for the model's 3 classes, but got 3"),
-        ({0, 5}, list("abcdef"), "but got 5"),
+        ({0, 5}, list("abcdef"), "the data has a, b, c, d, e, f and the model"),
         ({"positiv", "negative"}, None, "'positiv' is not one of .*did you mean 'POSITIVE'"),
         ({"LABEL_7"}, None, "but got 7"),
     ],
@@ -73,3 +75,20 @@ def test_clean_and_unlabelled():
     for bad in (0.5, float("inf"), [1]):
         with pytest.raises(PruneSearchError, match="whole number"):
             clean(bad)
+
+
+@pytest.mark.parametrize(
+    ("written", "want"),
+    [
+        *[("3.0", 3), ("10.0", 10), ("3.", 3), (" -1 ", -1), ("NaN", -1), ("", -1), ("<NA>", -1), (None, -1), (2.0, 2)],
+        *[(float("nan"), -1), (True, 1), ("v1.0", "v1.0"), ("1.5", "1.5"), ("007", 7), ("none", "none")],
+    ],
+)
+def test_numbers_are_numbers_however_they_are_written_and_missing_is_missing(written: object, want: object):
+    assert clean(written) == want
+
+
+@pytest.mark.parametrize("cell", [[1], {"a": 1}, 1.5, b"x"])
+def test_a_label_of_another_type_is_refused(cell: object):
+    with pytest.raises(PruneSearchError, match="a label must be a whole number or a name"):
+        clean(cell)

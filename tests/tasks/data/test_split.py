@@ -4,7 +4,7 @@ from datasets import ClassLabel, Dataset
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.columns import Columns
-from prunesearch.tasks.data.labels import free_labels
+from prunesearch.tasks.data.labels import free_labels, head_labels
 from prunesearch.tasks.data.sources import Source
 from prunesearch.tasks.data.split import Sizes, few, make_splits, stratified_order
 from tests.support.some import some
@@ -153,3 +153,18 @@ def test_a_row_is_named_by_its_place_in_the_data():
     part = split({"all": table(30, labels=[-1, *[0, 1] * 14, 1])}).parts["holdout"]
     for place, text in enumerate(part.rows["text"][:]):
         assert part.name_of(place) == f"row {int(text.split()[1]) + 1} of 'data'"
+
+
+def test_minus_one_is_not_left_out_where_it_may_be_a_class():
+    def labeller(raw, names):
+        return head_labels(raw, names, {i: f"LABEL_{i}" for i in range(3)})
+
+    sentiment = table(30, labels=[-1, 0, 1] * 10)
+    with pytest.raises(PruneSearchError, match="labels must be 0 to 2, but those of 'data' are -1, 0, 1: number"):
+        make_splits(Source("data", {"all": sentiment}), COLUMNS, labeller, Sizes(), seed=0)
+    hidden = table(40, labels=[-1, 0, 1, 2] * 10)  # as SNLI writes "nobody agreed"
+    result = make_splits(Source("data", {"all": hidden}), COLUMNS, labeller, Sizes(), seed=0)
+    assert sum(len(part.labels) for part in result.parts.values()) == 30
+    gaps = table(30, labels=["", "0.0", "1.0"] * 10)
+    result = make_splits(Source("data", {"all": gaps}), COLUMNS, labeller, Sizes(), seed=0)
+    assert {*result.parts["holdout"].labels.tolist()} == {0, 1}
