@@ -63,7 +63,7 @@ def load_task(
     caller: `objects.task_of`.
     """
     from prunesearch.pruning.families.find import check_model_type
-    from prunesearch.tasks.data.delimited import Reading
+    from prunesearch.tasks.data.delimited import TextTable
     from prunesearch.tasks.data.sources import as_source
     from prunesearch.tasks.data.split import Sizes
     from prunesearch.tasks.loading import check_device, check_dtype, given_model, load_config
@@ -92,7 +92,7 @@ def load_task(
     request = TaskRequest(
         model_id=model_id,
         config=config,
-        source=as_source(data, Reading(delimiter, header, tuple((columns or {}).values()))),
+        source=as_source(data, TextTable(delimiter, header, tuple((columns or {}).values()))),
         columns=dict(columns or {}),
         batch_size=batch_size,
         sizes=Sizes(calibration, holdout, train),

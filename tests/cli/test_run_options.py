@@ -48,6 +48,7 @@ TYPED = {
     "--task": ("text-classification", "task", "text-classification"),
     "--columns": ("text=a,label=b", "columns", {"text": "a", "label": "b"}),
     "--delimiter": (";", "delimiter", ";"),
+    "--no-header": (None, "header", False),
     "--metric": ("accuracy", "metric", "accuracy"),
     "--device": ("a100", "device", "a100"),
     "--percentile": ("90", "percentile", 90),

@@ -30,7 +30,7 @@ Rows = list[list[str]]
 
 
 @dataclass(frozen=True)
-class Reading:
+class TextTable:
     """How a user wants a table of text read.
 
     Attributes:
@@ -48,7 +48,7 @@ class Reading:
             raise PruneSearchError(f"a delimiter must be one character, but got '{self.delimiter}'")
 
 
-def read_delimited(path: Path, reading: Reading) -> tuple[Dataset, list[str]]:
+def read_delimited(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
     """Read a table; TSV knows no quotes, a quotation mark is a character like any other there.
 
     Returns:

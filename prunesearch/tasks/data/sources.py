@@ -1,4 +1,4 @@
-"""Reading rows: local files and folders, data sets saved by `datasets`, and the Hub.
+"""TextTable rows: local files and folders, data sets saved by `datasets`, and the Hub.
 
 Everything becomes one `Source`: named splits, each a `datasets.Dataset`. A file has one split, "all";
 two files "a.parquet,b.parquet" are the splits "calibration" and "holdout".
@@ -24,7 +24,7 @@ from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.events import heard
 from prunesearch.tasks.data.beir import is_beir, read_beir
 from prunesearch.tasks.data.conll import read_conll
-from prunesearch.tasks.data.delimited import Reading, read_delimited
+from prunesearch.tasks.data.delimited import TextTable, read_delimited
 from prunesearch.tasks.hush import quiet_libraries
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -46,7 +46,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def load_source(data: str, reading: Reading | None = None) -> Source:
+def load_source(data: str, reading: TextTable | None = None) -> Source:
     """Read `data`: a file, a folder, two files joined by a comma, or a Hub id (`owner/name[:config]`).
 
     `reading` says how tables of text are read; None: as they look.
@@ -58,7 +58,7 @@ def load_source(data: str, reading: Reading | None = None) -> Source:
         raise PruneSearchError(
             f"data must be one source or 'calibration,holdout', but got '{data}': give at most two files"
         )
-    parts = [_load_one(name, reading or Reading()) for name in names]
+    parts = [_load_one(name, reading or TextTable()) for name in names]
     source = parts[0] if len(parts) == 1 else _two_files(data, *parts)
     empty = [name for name, rows in source.splits.items() if len(rows) == 0]
     splits = {name: rows for name, rows in source.splits.items() if name not in empty}
@@ -67,7 +67,7 @@ def load_source(data: str, reading: Reading | None = None) -> Source:
     return Source(source.name, splits, source.base, source.notes)
 
 
-def as_source(data: str | Path | Dataset | DatasetDict, reading: Reading | None = None) -> Source:
+def as_source(data: str | Path | Dataset | DatasetDict, reading: TextTable | None = None) -> Source:
     """Rows that a caller made, as they are, or those that `data` names (`load_source`)."""
     if isinstance(data, (str, Path)):
         return load_source(str(data), reading)
@@ -97,7 +97,7 @@ def _two_files(data: str, first: Source, second: Source) -> Source:
     return Source(data, splits, first.base, [*first.notes, *second.notes])
 
 
-def _load_one(name: str, reading: Reading) -> Source:
+def _load_one(name: str, reading: TextTable) -> Source:
     """Read one file, folder or Hub data set."""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -110,7 +110,7 @@ def _load_one(name: str, reading: Reading) -> Source:
     return _load_hub(name)
 
 
-def _load_file(path: Path, reading: Reading) -> Source:
+def _load_file(path: Path, reading: TextTable) -> Source:
     """Read one table by its extension."""
     suffix = path.suffix.lower()
     if suffix not in READERS:
@@ -126,13 +126,13 @@ def _load_file(path: Path, reading: Reading) -> Source:
     return Source(str(path), {"all": rows}, path.resolve().parent, notes)
 
 
-def _read_parquet(path: Path, reading: Reading) -> tuple[Dataset, list[str]]:
+def _read_parquet(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
     """Read a parquet file into memory (through pyarrow, so that no copy lands in a cache folder)."""
     parquet: Any = pyarrow.parquet  # untyped
     return Dataset(parquet.read_table(path)), []
 
 
-def _read_json(path: Path, reading: Reading) -> tuple[Dataset, list[str]]:
+def _read_json(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
     """Read JSON lines, or one JSON array of objects."""
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):
@@ -152,7 +152,7 @@ def _json_line(line: str, number: int, path: Path) -> Any:
         raise PruneSearchError(f"line {number} of '{path}' is not JSON: {one_line(error)}") from error
 
 
-READERS: dict[str, Callable[[Path, Reading], tuple[Dataset, list[str]]]] = {
+READERS: dict[str, Callable[[Path, TextTable], tuple[Dataset, list[str]]]] = {
     ".parquet": _read_parquet,
     ".csv": read_delimited,
     ".tsv": read_delimited,

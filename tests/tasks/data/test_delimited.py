@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.data.delimited import Reading
+from prunesearch.tasks.data.delimited import TextTable
 from prunesearch.tasks.data.sources import load_source
 
 TEXTS = ["a fine film", "dull, very dull", "what a bore"]
@@ -77,14 +77,14 @@ def test_the_delimiter_is_found_though_texts_have_commas(delimiter: str, tmp_pat
 def test_what_the_user_says_wins(tmp_path: Path):
     twice = write(tmp_path / "a.csv", ["bad", "x"], [["good", "bad", "bad"], TEXTS])  # "bad" looks like a label
     assert "no header" in load_source(twice).notes[0]
-    assert load_source(twice, Reading(columns=["bad"])).splits["all"].column_names == ["bad", "x"]
-    assert load_source(twice, Reading(header=True)).splits["all"].column_names == ["bad", "x"]
+    assert load_source(twice, TextTable(columns=["bad"])).splits["all"].column_names == ["bad", "x"]
+    assert load_source(twice, TextTable(header=True)).splits["all"].column_names == ["bad", "x"]
     named = write(tmp_path / "b.csv", ["text", "label"], [TEXTS, LABELS])
-    assert len(load_source(named, Reading(header=False)).splits["all"]) == 4
+    assert len(load_source(named, TextTable(header=False)).splits["all"]) == 4
     odd = write(tmp_path / "c.csv", ["text", "label"], [TEXTS, LABELS], "~")
-    assert load_source(odd, Reading(delimiter="~")).splits["all"].column_names == ["text", "label"]
+    assert load_source(odd, TextTable(delimiter="~")).splits["all"].column_names == ["text", "label"]
     with pytest.raises(PruneSearchError, match="one character, but got ';;'"):
-        Reading(delimiter=";;")
+        TextTable(delimiter=";;")
 
 
 def test_a_header_that_nothing_proves_is_said(tmp_path: Path):
