@@ -156,15 +156,16 @@ class Search:
         return None
 
     def tell(self, proposal: Proposal, evaluation: Evaluation, seconds: float) -> TrialRecord | None:
-        """Finish a trial; None if its outputs are not finite, or another process gave it up for dead.
+        """Finish a trial; None if its outputs or its quality are not finite, or another process gave it up for dead.
 
         One that lost its race gets the values that its rival's rows make probable.
         """
-        if not evaluation.finite:
-            self.fail(proposal, "outputs are not finite")
+        quality = evaluation.quality if evaluation.finite else math.nan
+        if not math.isfinite(quality):
+            self.fail(proposal, f"{'quality is' if evaluation.finite else 'outputs are'} not finite")
             return None
         rival = proposal.rival
-        quality, loss = evaluation.quality, evaluation.loss
+        loss = evaluation.loss
         trial = self._open[proposal.number]
         raced = rival is not None and evaluation.n < len(rival.kl)
         if rival is not None and raced:

@@ -77,6 +77,7 @@ def take_over(journal: Path, study: str) -> None:
         with part.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(part, journal)
+        Path(lock_of(part).lock_file).unlink(missing_ok=True)
     say(f"{trials} trials of {old}, which an earlier version wrote, were copied to {journal.name}")
 
 

@@ -52,6 +52,7 @@ def test_its_trials_are_copied_once_and_it_stays_as_it_is(old):
         assert len(finished_trials(open_study(journal))) == 5
     assert len([e for e in heard if isinstance(e, Note)]) == 1
     assert old.read_bytes() == before
+    assert not [path for path in old.parent.iterdir() if ".part" in path.name]
     assert len(load_study(old).trials) == 5
 
 
