@@ -6,6 +6,7 @@ The space is not moved to the edges of plateaus, so that it is the same on every
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from prunesearch.study.config import RunConfig
 from prunesearch.study.setup import make_setting
 from prunesearch.tasks.base import Task
 
-ASSETS = Path(__file__).resolve().parents[1] / "../shared/assets"
+ASSETS = Path(os.environ.get("PRUNESEARCH_ASSETS", Path(__file__).resolve().parents[1] / "../shared/assets"))
 
 
 def _demo() -> dict[str, Any]:

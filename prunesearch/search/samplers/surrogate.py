@@ -10,22 +10,47 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.schedule import Schedule
-from prunesearch.search.solve.gaussian import Array, Posterior
-from prunesearch.search.solve.loss_surface import FLOOR, method_kernel
+from prunesearch.search.solve.gaussian import Array, Posterior, fit_scales
+from prunesearch.search.solve.loss_surface import FLOOR, SurfaceScales, alike, method_kernel
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.moves import sites_of
 from prunesearch.search.space.space import Space
 
-# Prior standard deviations of log corrections: of all schedules alike, of a stage beyond the error of its measurement,
-# of a pair; and the lengths over which they change. Set by errors on verified schedules of two image classifiers.
-_COMMON, _STAGE, _PAIR, _NOISE = 0.05, 0.10, 0.15, 0.05
-_ANY_METHOD = 0.4  # of a stage's correction, the part that all methods share: rows that were hard or easy by chance
-_BLOCKS, _LOG_KEEP = 0.15, 1.0
+_LEAST_FITTED, _MOST_FITTED = 16, 64  # verified schedules that scales are fitted to; of more, an even part
+_LENGTHS = (0.6, 1.0, 1.6)  # factors on both lengths that are tried
+# how far the prior lets the logarithms of common, noise, stages and pairs go; set by `benchmarks/loss_models.py`
+_SPREADS = (0.7, 1.0, 0.7, 0.7)
+
+
+class CorrectionScales(NamedTuple):
+    """Prior standard deviations of log corrections, and the lengths over which they change.
+
+    The defaults were set by errors on verified schedules of two image classifiers.
+
+    Attributes:
+        common: of all schedules alike.
+        stage: of a stage beyond the error of its measurement.
+        pair: of a stage with the next.
+        noise: of what none of these explains.
+        any_method: of a stage's correction, the part that all methods share: rows that were hard or easy by chance.
+        blocks, log_keep: lengths, in shares of the depth and in log(keep).
+        measured: factor on the standard deviations of a stage's correction.
+    """
+
+    common: float = 0.05
+    stage: float = 0.10
+    pair: float = 0.15
+    noise: float = 0.05
+    any_method: float = 0.4
+    blocks: float = 0.15
+    log_keep: float = 1.0
+    measured: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,27 +68,75 @@ class _Encoded:
         layer, level, method = (x.reshape(*shape, x.shape[-1]) for x in (self.layer, self.level, self.method))
         return _Encoded(layer, level, method, self.share.reshape(*shape, self.share.shape[-1]), self.estimate)
 
+    def rows(self, index: NDArray[np.int64]) -> _Encoded:
+        """Some of the schedules."""
+        return _Encoded(*(x[index] for x in (self.layer, self.level, self.method, self.share, self.estimate)))
+
+    def against(self, other: _Encoded) -> tuple[_Encoded, _Encoded]:
+        """Both along axes of their own: what is computed of them is `[n, m]`."""
+        return self.reshaped(-1, 1), other.reshaped(1, -1)
+
+
+def _likeliest(scales: CorrectionScales, pieces: Sequence[Array], residual: Array) -> tuple[float, CorrectionScales]:
+    """Fit all standard deviations; `pieces` are the covariances `[n, n]` of stages and of pairs under `scales`."""
+
+    def evidence(factors: Array) -> float:
+        common, noise, stages, pairs = factors**2
+        kernel = common * scales.common**2 + stages * pieces[0] + pairs * pieces[1]
+        return Posterior(kernel, np.full(len(residual), noise * scales.noise**2), residual).evidence
+
+    factors = fit_scales(evidence, _SPREADS)
+    common, noise, stages, pairs = (float(factor) for factor in factors)
+    return evidence(factors), scales._replace(
+        common=common * scales.common, noise=noise * scales.noise, measured=stages, pair=pairs * scales.pair
+    )
+
 
 class LossModel:
-    """Predicts the loss of any schedule of a space."""
+    """Predicts the loss of any schedule of a space.
 
-    def __init__(self, space: Space, sensitivities: Sensitivities) -> None:
+    Args:
+        scales: to keep; None fits them when there are schedules enough, and again whenever these have doubled.
+    """
+
+    def __init__(self, space: Space, sensitivities: Sensitivities, scales: CorrectionScales | None = None) -> None:
         self.space, self.sensitivities = space, sensitivities
-        layers = np.array(space.layers) / space.depth
-        log_keep = np.log(space.keeps)
-        self._layers = np.exp(-0.5 * ((layers[:, None] - layers) / _BLOCKS) ** 2)
-        self._levels = np.exp(-0.5 * ((log_keep[:, None] - log_keep) / _LOG_KEEP) ** 2)
-        methods = method_kernel(space.methods)
-        self._methods = _ANY_METHOD + (1 - _ANY_METHOD) * methods / methods.max()
-        self._sd = np.sqrt(sensitivities.sd**2 + _STAGE**2)
+        self._fit_at: float = _LEAST_FITTED if scales is None else np.inf
         self._train: _Encoded | None = None
         self._posterior: Posterior | None = None
+        self._unexplained = 0.0  # variance
+        self._use(scales or CorrectionScales())
+
+    def _use(self, scales: CorrectionScales) -> None:
+        space, self.scales = self.space, scales
+        self._layers = alike(np.array(space.layers) / space.depth, scales.blocks)
+        self._levels = alike(np.log(space.keeps), scales.log_keep)
+        methods = method_kernel(space.methods, SurfaceScales())
+        self._methods = scales.any_method + (1 - scales.any_method) * methods / methods.max()
+        self._sd = scales.measured * np.sqrt(self.sensitivities.sd**2 + scales.stage**2)
 
     def fit(self, schedules: Sequence[Schedule], losses: Array) -> None:
         """Learn from verified schedules and their losses in nats."""
         self._train = train = self._encode(schedules)
         residual = np.log(losses + FLOOR) - np.log(train.estimate + FLOOR)
-        self._posterior = Posterior(self._kernel(train, train), np.full(len(residual), _NOISE**2), residual)
+        if len(residual) >= self._fit_at:
+            self._fit_scales(train, residual)
+            self._fit_at = 2 * len(residual)
+        noise = np.full(len(residual), self.scales.noise**2)
+        self._posterior = Posterior(self._kernel(train, train), noise, residual)
+
+    def _fit_scales(self, train: _Encoded, residual: Array) -> None:
+        """The standard deviations that make the residuals likeliest, at the lengths that do so best."""
+        some = np.unique(np.linspace(0, len(residual) - 1, min(len(residual), _MOST_FITTED)).astype(int))
+        train, residual = train.rows(some), residual[some]
+        found = []
+        for length in _LENGTHS:
+            prior = CorrectionScales()
+            self._use(prior._replace(blocks=length * prior.blocks, log_keep=length * prior.log_keep))
+            pieces = [self._stages(*train.against(train)), self._pairs(*train.against(train))]
+            found.append(_likeliest(self.scales, pieces, residual))
+        self._use(max(found, key=lambda pair: pair[0])[1])
+        self._unexplained = self.scales.noise**2
 
     def predict(self, schedules: Sequence[Schedule]) -> tuple[Array, Array]:
         """Mean and standard deviation `[n]` of the log loss."""
@@ -74,7 +147,8 @@ class LossModel:
             cross = self._kernel(asked, self._train)
             mean = mean + self._posterior.mean(cross)
             variance = self._posterior.variance(cross, prior)
-        return mean, np.sqrt(variance)
+        # what no stage and no pair explains is of each schedule its own, the one asked for too
+        return mean, np.sqrt(variance + self._unexplained)
 
     def corrected(self, sigmas: float = 0.0) -> Sensitivities:
         """The sensitivities times the multipliers learnt; lowered by `sigmas` standard deviations of their error."""
@@ -82,7 +156,7 @@ class LossModel:
         if self._train is not None and self._posterior is not None:
             layer, level, method = np.indices(loss.shape).reshape(3, -1, 1)
             cells = _Encoded(layer, level, method, np.ones((loss.size, 1)), np.ones(loss.size))
-            cross = _COMMON**2 + self._stages(cells.reshaped(-1, 1), self._train.reshaped(1, -1))
+            cross = self.scales.common**2 + self._stages(*cells.against(self._train))
             multipliers = self._posterior.mean(cross)
             loss = loss * np.exp(multipliers).reshape(loss.shape)
         return self.sensitivities.with_loss(np.maximum.accumulate(loss, axis=1))
@@ -103,11 +177,11 @@ class LossModel:
 
     def _kernel(self, a: _Encoded, b: _Encoded) -> Array:
         """Prior covariances of schedules `[n]` with schedules `[m]`, `[n, m]`."""
-        return self._covariance(a.reshaped(-1, 1), b.reshaped(1, -1))
+        return self._covariance(*a.against(b))
 
     def _covariance(self, a: _Encoded, b: _Encoded) -> Array:
         """Prior covariance of the corrections of schedules, broadcast over all axes but the last (stages)."""
-        return _COMMON**2 + self._stages(a, b) + self._pairs(a, b)
+        return self.scales.common**2 + self._stages(a, b) + self._pairs(a, b)
 
     def _stages(self, a: _Encoded, b: _Encoded) -> Array:
         weight = [x.share * self._sd[x.layer, x.level, x.method] for x in (a, b)]
@@ -122,7 +196,7 @@ class LossModel:
             weight[0][..., s] * weight[1][..., t] * self._alike(a, s, b, t) * self._alike(a, s + 1, b, t + 1)
             for s, t in pairs
         )
-        return _PAIR**2 * sum(terms, start=np.zeros(()))
+        return self.scales.pair**2 * sum(terms, start=np.zeros(()))
 
     def _alike(self, a: _Encoded, s: int, b: _Encoded, t: int) -> Array:
         """Correlation of the corrections of stage `s` of `a` and stage `t` of `b`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -16,6 +17,7 @@ from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.space import Space
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study.trials import open_study
 from tests.support.fakes import LinearCosts, make_space
 
 
@@ -47,10 +49,10 @@ def evaluation(loss: float) -> Evaluation:
     return Evaluation(right[:, None].float(), torch.full((4,), loss), right)
 
 
-def area_after(sampler: str, trials: int, seed: int = 0) -> float:
+def area_after(path: Path, sampler: str, trials: int, seed: int = 0) -> float:
     space, costs = make_space(), LinearCosts()
     bound = costs.predict(Schedule())
-    study = optuna.create_study(directions=["minimize"] * 2)
+    study = open_study(path / f"{sampler}-{trials}-{seed}.journal")
     objectives = [Objective("latency", costs, bound)]
     search = Search(study, sampler, space, objectives, (), noisy(truth(space), 0.4), seed, race=False)
     points = []
@@ -76,16 +78,16 @@ def best_area(space: Space) -> float:
     return hypervolume_2d(points, (1.0, 0.5))
 
 
-def test_it_is_near_the_true_front_when_others_are_far() -> None:
+def test_it_is_near_the_true_front_when_others_are_far(tmp_path: Path) -> None:
     best = best_area(make_space())
-    ours = [area_after("guided", 25, seed) for seed in range(3)]
-    others = [area_after("random", 25, seed) for seed in range(3)]
+    ours = [area_after(tmp_path, "guided", 25, seed) for seed in range(3)]
+    others = [area_after(tmp_path, "random", 25, seed) for seed in range(3)]
     assert min(ours) > 0.95 * best
     assert max(ours) <= best
     assert np.mean(others) < 0.9 * best
 
 
-def test_two_costs_are_both_searched() -> None:
+def test_two_costs_are_both_searched(tmp_path: Path) -> None:
     """A cheap table for one cost and another order of schedules for the second: both fronts are found."""
     space, costs = make_space(), LinearCosts()
 
@@ -94,7 +96,7 @@ def test_two_costs_are_both_searched() -> None:
             return 30.0 + 10.0 * len(schedule) - 8.0 * (1 - min((s.keep for s in schedule), default=1.0))
 
     objectives = [Objective("latency", costs, costs.predict(Schedule())), Objective("energy", Energy())]
-    study = optuna.create_study(directions=["minimize"] * 3)
+    study = open_study(tmp_path / "s.journal", ["latency", "energy"])
     search = Search(study, "guided", space, objectives, (), truth(space), 0, race=False)
     for _ in range(30):
         proposal = search.ask()
@@ -107,7 +109,7 @@ def test_two_costs_are_both_searched() -> None:
     assert energy.min() < 34.0
 
 
-def test_without_sensitivities_it_says_so() -> None:
-    study = optuna.create_study(directions=["minimize"] * 2)
+def test_without_sensitivities_it_says_so(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "s.journal")
     with pytest.raises(optuna.exceptions.OptunaError, match="needs sensitivities"):
         Search(study, "guided", make_space(), [Objective("latency", LinearCosts())])

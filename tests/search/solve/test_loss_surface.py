@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prunesearch.search.solve.gaussian import Posterior
-from prunesearch.search.solve.loss_surface import FLOOR, LossSurface, method_kernel
+from prunesearch.search.solve.loss_surface import FLOOR, LossSurface, SurfaceScales, method_kernel
 from prunesearch.search.space.space import Space
 from tests.support.fakes import make_space
 
@@ -68,7 +68,7 @@ def test_scattered_rows_are_trusted_less() -> None:
 
 def test_methods_are_kin_by_scorer_and_by_merge() -> None:
     names = ["cls_attention+drop", "cls_attention+fuse", "value_norm+drop", "value_norm+fuse", "bipartite"]
-    kernel = method_kernel(names)
+    kernel = method_kernel(names, SurfaceScales())
     assert kernel[0, 1] > 0
     assert kernel[0, 2] > 0
     assert kernel[0, 3] == 0
