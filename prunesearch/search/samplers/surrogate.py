@@ -70,7 +70,8 @@ class _Encoded:
 
     def rows(self, index: NDArray[np.int64]) -> _Encoded:
         """Some of the schedules."""
-        return _Encoded(*(x[index] for x in (self.layer, self.level, self.method, self.share, self.estimate)))
+        layer, level, method = (x[index] for x in (self.layer, self.level, self.method))
+        return _Encoded(layer, level, method, self.share[index], self.estimate[index])
 
     def against(self, other: _Encoded) -> tuple[_Encoded, _Encoded]:
         """Both along axes of their own: what is computed of them is `[n, m]`."""

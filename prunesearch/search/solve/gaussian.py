@@ -55,7 +55,7 @@ def fit_scales(evidence: Callable[[Array], float], spreads: Sequence[float]) -> 
     def unlikely(logs: Array) -> float:
         return 0.5 * float(((logs / wide) ** 2).sum()) - evidence(np.exp(logs))
 
-    found = scipy.optimize.minimize(
+    found = scipy.optimize.minimize(  # type: ignore[no-untyped-call]
         unlikely,
         np.zeros(len(wide)),
         method="L-BFGS-B",
