@@ -55,7 +55,7 @@ class CellByCell:
         self.widths = [*counts, shape.tokens]
         self.clock = clock_for(next(iter(inputs.values())).device)
         handle.set(Schedule())
-        with torch.inference_mode(), handle.record_inputs() as hidden:
+        with torch.inference_mode(), handle.observing() as hidden:
             model(**inputs)
             self.x = hidden[0]
 
@@ -92,7 +92,7 @@ class CellByCell:
         self.lines = Line("attention", self.attention), Line("the MLP", self.mlp)
 
     def _first_block(self) -> object:
-        self.handle.tokens = None
+        self.handle.begin()
         return self.handle.run_block(0, self.x, None, {})
 
     def predict(self, schedule: Schedule) -> float:

@@ -32,8 +32,8 @@ from prunesearch.core.stage import Stage, parse_method
 from prunesearch.cost.counting.flops import count_macs
 from prunesearch.cost.devices.machine import cpu_name
 from prunesearch.pruning.apply import apply_
-from prunesearch.pruning.attention import base_name
 from prunesearch.pruning.families.find import FAMILIES
+from prunesearch.pruning.interface import base_name
 
 BATCH, WIDTH, DEPTH, TEXT, SECONDS = 8, 384, 4, 128, 2
 _SIZE = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": 6, "intermediate_size": 4 * WIDTH}
@@ -220,7 +220,7 @@ def measure(family: str, method: str, rounds: int) -> Result:
         error = float((hidden() - before).abs().max())
         handle.set(half)
         fewer = count_macs(run, {k: v[:1] for k, v in inputs.items()})
-        with handle.record_inputs() as widths:
+        with handle.observing() as widths:
             hidden()
             tokens, kept = widths[0].shape[1], widths[-1].shape[1]
         samples: dict[bool, list[float]] = {True: [], False: []}

@@ -92,7 +92,7 @@ def forwards(source: ModelSource, int8: bool) -> Iterator[dict[tuple[str, bool],
             del compiled
 
             def prepare(name: str, schedule: Schedule) -> None:
-                handle.encoder = layouts[name]
+                handle.lay_out(layouts[name].family.layout)
                 handle.set(schedule)
 
             for name in layouts:

@@ -52,25 +52,28 @@ class SelectionRow(Row):
 
 _SCORERS = "prunesearch.pruning.scorers"
 _MERGES = "prunesearch.pruning.merges"
+_SELECTIONS = "prunesearch.pruning.selections"
 
 SCORERS = make_table(
     "scorer",
     {
-        "cls_attention": ScorerRow(f"{_SCORERS}:cls_attention", "attention of the CLS query (EViT)"),
+        "cls_attention": ScorerRow(f"{_SCORERS}.attention:cls_attention", "attention of the CLS query (EViT)"),
         "attention_received": ScorerRow(
-            f"{_SCORERS}:attention_received", "mean attention a token receives (PoWER-BERT)"
+            f"{_SCORERS}.attention:attention_received", "mean attention received (PoWER-BERT)"
         ),
-        "attention_entropy": ScorerRow(f"{_SCORERS}:attention_entropy", "how focused a token's own attention is"),
-        "value_norm": ScorerRow(f"{_SCORERS}:value_norm", "length of the value vector"),
-        "cls_attention_value": ScorerRow(f"{_SCORERS}:cls_attention_value", "CLS attention x value norm (ATS)"),
+        "attention_entropy": ScorerRow(
+            f"{_SCORERS}.attention:attention_entropy", "how focused a token's own attention is"
+        ),
+        "value_norm": ScorerRow(f"{_SCORERS}.values:value_norm", "length of the value vector"),
+        "cls_attention_value": ScorerRow(f"{_SCORERS}.values:cls_attention_value", "CLS attention x value norm (ATS)"),
         "key_redundancy": ScorerRow(
-            f"{_SCORERS}:key_redundancy",
+            f"{_SCORERS}.redundancy:key_redundancy",
             "1 - energy of similarity to all keys (PiToMe)",
             params={"margin": Param(0.9, 0.0, 1.0, "cosine of keys that counts as alike, at the first block")},
         ),
-        "position": ScorerRow(f"{_SCORERS}:position", "fixed length: keep the first n"),
-        "position_stride": ScorerRow(f"{_SCORERS}:position_stride", "fixed length: keep every k-th"),
-        "random": ScorerRow(f"{_SCORERS}:random", "seeded random order, the floor to beat"),
+        "position": ScorerRow(f"{_SCORERS}.fixed:position", "fixed length: keep the first n"),
+        "position_stride": ScorerRow(f"{_SCORERS}.fixed:position_stride", "fixed length: keep every k-th"),
+        "random": ScorerRow(f"{_SCORERS}.fixed:random", "seeded random order, the floor to beat"),
     },
     ScorerRow,
 )
@@ -78,21 +81,21 @@ SCORERS = make_table(
 MERGES = make_table(
     "merge",
     {
-        "drop": MergeRow(f"{_MERGES}:drop", "tokens that are not kept disappear"),
-        "fuse": MergeRow(f"{_MERGES}:fuse", "they become one weighted token (EViT)", makes_sizes=True),
+        "drop": MergeRow(f"{_MERGES}.drop:drop", "tokens that are not kept disappear"),
+        "fuse": MergeRow(f"{_MERGES}.fuse:fuse", "they become one weighted token (EViT)", makes_sizes=True),
         "nearest": MergeRow(
-            f"{_MERGES}:nearest",
+            f"{_MERGES}.nearest:nearest",
             "each is averaged into the most similar kept token",
             makes_sizes=True,
         ),
         "soft": MergeRow(
-            f"{_MERGES}:soft",
+            f"{_MERGES}.soft:soft",
             "each is spread over the kept tokens by similarity",
             makes_sizes=True,
             params={"temperature": Param(0.1, 1e-3, 10.0, "of the softmax over cosines of keys", log=True)},
         ),
         "bipartite": MergeRow(
-            f"{_MERGES}:bipartite",
+            f"{_MERGES}.bipartite:bipartite",
             "bipartite soft matching (ToMe); ignores the scorer",
             uses_scores=False,
             makes_sizes=True,
@@ -103,7 +106,7 @@ MERGES = make_table(
 
 SELECTIONS = make_table(
     "selection",
-    {"top_k": SelectionRow("prunesearch.pruning.merges:_select", "the best-scored ones, as many as the stage says")},
+    {"top_k": SelectionRow(f"{_SELECTIONS}.top_k:top_k", "the best-scored ones, as many as the stage says")},
     SelectionRow,
 )
 

@@ -243,7 +243,7 @@ def conditions_of(
 def describe_shape(model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> Shape:
     """The shape of `model` as it runs on `inputs`; runs one forward."""
     encoder = handle.encoder
-    with torch.inference_mode(), handle.record_inputs() as hidden:
+    with torch.inference_mode(), handle.observing() as hidden:
         model(**inputs)
         _, tokens, width = hidden[0].shape
     variants = block_variants(encoder, width)

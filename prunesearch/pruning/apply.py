@@ -2,69 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plan import Plan
-from prunesearch.core.registry import MERGES, SCORERS
+from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage, parse_method
-from prunesearch.pruning.assignment import Assignment
-from prunesearch.pruning.attention import AttentionView, attention_name, base_name, close_slot, open_slot, slot_of
 from prunesearch.pruning.compiled import CompiledLayout
-from prunesearch.pruning.families.find import find_encoder
-from prunesearch.pruning.families.positions import Followed
-from prunesearch.pruning.families.restoring import Departure, restore_places
-from prunesearch.pruning.merges import MergeInput
-from prunesearch.pruning.scorers import ScorerInput
-from prunesearch.pruning.tokens import Tokens, key_validity
+from prunesearch.pruning.driver import NO_BIAS, Driver
+from prunesearch.pruning.families.blocks import Layout
+from prunesearch.pruning.families.find import Encoder, find_encoder
+from prunesearch.pruning.families.restoring import restore_places
+from prunesearch.pruning.hooks import Hooks
+from prunesearch.pruning.interface import ObservedConfig
+from prunesearch.pruning.state import Departure, Reductions, carrier_of, hide_state, mark_carrier, show_state
+from prunesearch.pruning.surroundings import check_surroundings, holders
+from prunesearch.pruning.tokens import Tokens
 from prunesearch.pruning.trace import Trace
 
-_HANDLE = "_prunesearch_handle"
-# kernels that take no additive mask, which proportional attention needs
-NO_BIAS = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
-_BACKENDS = ("sdpa", "eager", *NO_BIAS)
 
-
-def apply_(model: nn.Module, schedule: Schedule | Plan, *, trace: bool = False, seed: int = 0) -> Handle:
+def apply_(
+    model: nn.Module, schedule: Schedule | Plan | Iterable[Stage], *, trace: bool = False, seed: int = 0
+) -> Handle:
     """Reduce tokens inside `model` from now on, as `schedule` says. In place; undone by `handle.remove()`.
 
     A head that answers for every token (`restoring.RESTORED`: tags, spans, CTC) is given all of them, put back in their
     places; any other reads the tokens that are left.
+
+    The model may run in several threads at once. A copy of it (`copy.deepcopy`, `pickle`, `torch.save`) carries the
+    schedule by itself, with a handle of its own (`handle_of(copy)`).
 
     Training works, but gradient checkpointing saves no memory while a schedule is applied: transformers wraps the
     forward of the block's class, which the handle stands in for.
 
     Args:
         model: a supported transformers model (`prunesearch.pruning.families.find`), or a module that contains one.
-        schedule: the stages, or a plan that has nothing else; an empty schedule leaves the computation as it was.
+        schedule: the stages, as a `Schedule`, a list of them, or a plan that has nothing else; an empty one leaves the
+            computation as it was.
         trace: keep, for the latest forward, which inputs every surviving token holds (`handle.trace`).
         seed: of the `random` scorer.
 
     Returns:
-        The handle that takes other schedules (`set`) and undoes everything (`remove`).
+        The handle that takes other schedules (`set`, `under`) and undoes everything (`remove`).
 
     Raises:
         UnsupportedModelError: if the model's family is unknown.
         PruneSearchError: if the model already carries a schedule, the schedule does not fit it, or the plan changes
             more than tokens.
     """
-    return Handle(model, Plan.of(schedule).tokens_only, trace=trace, seed=seed)
+    return Handle(model, schedule, trace=trace, seed=seed)
 
 
 def handle_of(model: nn.Module) -> Handle | None:
     """Return the handle of the schedule that `model` (or a model inside it) carries, or None."""
-    for module in model.modules():
-        handle = module.__dict__.get(_HANDLE)
-        if isinstance(handle, Handle):
-            return handle
-    return None
+    found = carrier_of(model)
+    return found if isinstance(found, Handle) else None
 
 
 def runnable(methods: Iterable[str], attention: str) -> list[str]:
@@ -75,73 +73,103 @@ def runnable(methods: Iterable[str], attention: str) -> list[str]:
 
 
 class Handle:
-    """A schedule at work in a model. `trace` describes the latest forward if it was asked for, `tokens` its end."""
+    """A schedule at work in a model: puts it in and takes it out; the model's own `Driver` runs the blocks.
 
-    def __init__(self, model: nn.Module, schedule: Schedule, *, trace: bool = False, seed: int = 0) -> None:
-        self.encoder = find_encoder(model)
-        if handle_of(model) is not None:
+    What forwards leave (`tokens`, `trace`) and what `under`, `traced`, `observing` and `resuming` change is of the
+    calling thread: others go on as they were.
+    """
+
+    def __init__(self, model: nn.Module, schedule: Any, *, trace: bool = False, seed: int = 0) -> None:
+        encoder, schedule = find_encoder(model), as_schedule(schedule)
+        if carrier_of(model) is not None:  # of this package, or of an exported file
             raise PruneSearchError(
                 "the model already carries a schedule: use handle.set(schedule), or handle.remove() first"
             )
-        self._config = self.encoder.attention_config
-        self._attention = base_name(self._config._attn_implementation)  # another model may share the config
-        self._check(schedule)
-        self.seed = seed
-        self.trace: Trace | None = Trace() if trace else None
-        self.tokens: Tokens | None = None
-        self.departures: list[Departure] | None = None  # of this forward, where a head needs every token back
-        self.recorded: list[Tensor] | None = None
-        self.real: Tensor | None = None  # [batch, n_start], where a model's padding is not in its mask
-        self._resume: tuple[int, Tensor] | None = None
-        self._next = 0
-        self._left: Followed | None = None
-        self._stages: dict[int, Stage] = {}
-        self._keep_before: dict[int, float] = {}
-        self._slots: dict[int, Any] = {}
-        self.schedule = schedule
-        self._config._attn_implementation = {"": attention_name(self._attention)}  # of it alone, not of its parts
-        # a forward of the block's own, such as accelerate's, comes back with remove()
-        self._forwards = {block: block.__dict__.get("forward") for block in self.encoder.blocks}
-        for block in self._forwards:
-            places = [i for i, other in enumerate(self.encoder.blocks) if other is block]
-            block.forward = partial(self._forward, places[0] if len(places) == 1 else None)
-        self.encoder.base.__dict__[_HANDLE] = self
-        self._undos = [attach(self, model) for attach in (*self.encoder.family.attachments, restore_places)]
-        self._undos.append(self._attach_start())
+        check_surroundings(model, encoder.base)
+        self._driver = Driver(encoder, traced=trace, seed=seed)
+        self._driver.check(schedule)
+        self._driver.around = holders(model, encoder.base)
+        self._hooks = Hooks()
+        try:
+            self._install(model)
+        except BaseException:
+            self.remove()
+            raise
         self.set(schedule)
 
-    def set(self, schedule: Schedule) -> None:
-        """Put another schedule in place of the present one; the model itself is not touched again."""
-        self._check(schedule)
-        for layer in self._slots:
-            close_slot(self.encoder.cores[layer])
-        before = [1.0, *(s.keep for s in schedule)]
-        self.schedule = schedule
-        self._stages = {s.layer: s for s in schedule}
-        self._keep_before = {s.layer: k for s, k in zip(schedule, before, strict=False)}
-        self._slots = {s.layer: open_slot(self.encoder.cores[s.layer]) for s in schedule}
+    def _install(self, model: nn.Module) -> None:
+        driver, encoder, hooks = self._driver, self._driver.encoder, self._hooks
+        mark_carrier(encoder.base, self)
+        for block in dict.fromkeys(encoder.blocks):
+            places = [i for i, other in enumerate(encoder.blocks) if other is block]
+            # a forward of the block's own, such as accelerate's, comes back with remove()
+            hooks.put(block, "forward", BlockForward(driver, block, places[0] if len(places) == 1 else None))
+        for core in dict.fromkeys(encoder.cores):
+            show_state(core, driver.threads)
+            if "config" in core.__dict__:
+                hooks.put(core, "config", ObservedConfig(core.__dict__["config"]))
+        hooks.before(encoder.base, self._enter)
+        for attach in (*encoder.family.attachments, restore_places):
+            attach(driver, model, hooks)
+        if encoder.family.start is not None:
+            hooks.before(encoder.base.get_submodule(encoder.family.start), driver.start)
 
-    def compile(self) -> None:
-        """Compile the halves of every block with `torch.compile`, for fixed shapes; `remove` undoes it."""
-        encoder = self.encoder
-        if not isinstance(encoder.family.layout, CompiledLayout):
-            layout = CompiledLayout(encoder.family.layout)
-            self.encoder = replace(encoder, family=replace(encoder.family, layout=layout))
+    def _enter(self, base: nn.Module, _: Any) -> None:
+        if base is not self.encoder.base:
+            raise PruneSearchError(
+                "a schedule cannot run in a shallow copy of its model (nn.DataParallel makes them): "
+                "use DistributedDataParallel, or one process a device"
+            )
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that is reduced."""
+        return self._driver.encoder
+
+    # -- the schedule ----------------------------------------------------------------------------------
+
+    @property
+    def schedule(self) -> Schedule:
+        """What the calling thread's next forward does."""
+        return self._driver.reductions.schedule
+
+    def set(self, schedule: Any) -> None:
+        """Put another schedule in place of the present one; the model itself is not touched.
+
+        It is given as to `apply_`. Forwards under way end as they began. Within `under`, what that put in place is
+        replaced.
+        """
+        schedule = as_schedule(schedule)
+        self._driver.check(schedule)
+        if self._driver.state.reductions is not None:
+            self._driver.state.reductions = Reductions.of(schedule)
+        else:
+            self._driver.standing = Reductions.of(schedule)
+
+    @contextmanager
+    def under(self, schedule: Any, *, traced: bool | None = None) -> Iterator[Handle]:
+        """Within the block, the calling thread's forwards run another schedule; afterwards the one from before.
+
+        Args:
+            schedule: any that fits the model, given as to `apply_`.
+            traced: whether they are traced; None: as before.
+        """
+        schedule = as_schedule(schedule)
+        self._driver.check(schedule)
+        tracing: dict[str, Any] = {} if traced is None else {"trace": Trace() if traced else None}
+        with self._driver.state.changed(reductions=Reductions.of(schedule), **tracing):
+            yield self
 
     def remove(self) -> None:
         """Undo `apply_`: the model computes, bit for bit, what it did before. Safe to call twice."""
-        if self.encoder.base.__dict__.get(_HANDLE) is not self:
+        base = self.encoder.base
+        if carrier_of(base) is not self:
             return
-        for layer in self._slots:
-            close_slot(self.encoder.cores[layer])
-        for block, forward in self._forwards.items():
-            del block.forward
-            if forward is not None:
-                block.forward = forward
-        for undo in self._undos:
-            undo()
-        self._config._attn_implementation = {"": self._attention}
-        del self.encoder.base.__dict__[_HANDLE]
+        self._driver.installed = False
+        self._hooks.remove()
+        for core in self.encoder.cores:
+            hide_state(core)
+        mark_carrier(base, None)
 
     def __enter__(self) -> Handle:
         return self
@@ -149,176 +177,99 @@ class Handle:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    @contextmanager
-    def record_inputs(self) -> Iterator[list[Tensor]]:
-        """Within the block, `[batch, tokens, width]` inputs of every block of the latest forward are collected."""
-        self.recorded = []
-        try:
-            yield self.recorded
-        finally:
-            self.recorded = None
+    # -- looking on ------------------------------------------------------------------------------------
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """What the calling thread's latest forward left at its end; None if nothing was reduced."""
+        return self._driver.state.tokens
+
+    @property
+    def trace(self) -> Trace | None:
+        """The trace of the calling thread's latest forward, if it was asked for."""
+        return self._driver.state.trace
 
     @contextmanager
-    def resume_at(self, layer: int, hidden: Tensor) -> Iterator[None]:
+    def traced(self) -> Iterator[Trace]:
+        """Within the block, forwards are traced: what is yielded has the stages of the latest."""
+        trace = Trace()
+        with self._driver.state.changed(trace=trace):
+            yield trace
+
+    @contextmanager
+    def observing(self) -> Iterator[list[Tensor]]:
+        """Within the block, `[batch, tokens, width]` inputs of every block of the latest forward are collected."""
+        inputs: list[Tensor] = []
+        with self._driver.state.changed(recorded=inputs):
+            yield inputs
+
+    def resuming(self, layer: int, hidden: Tensor) -> AbstractContextManager[None]:
         """Within the block, forwards skip the blocks before `layer` and give it `hidden` as its input.
 
-        `hidden` must come from a forward on the same inputs without a stage before `layer` (`record_inputs`).
+        `hidden` must come from a forward on the same inputs without a stage before `layer` (`observing`).
         """
-        self._resume = (layer, hidden)
+        return self._driver.state.changed(resume=(layer, hidden))
+
+    @contextmanager
+    def departing(self) -> Iterator[list[Departure]]:
+        """Within the block, what each stage of the latest forward did is collected, for heads that need all tokens."""
+        stages: list[Departure] = []
+        with self._driver.state.changed(departures=stages):
+            yield stages
+
+    # -- how blocks run --------------------------------------------------------------------------------
+
+    def compile(self) -> None:
+        """Compile the halves of every block with `torch.compile`, for fixed shapes; `remove` undoes it."""
+        layout = self.encoder.family.layout
+        if not isinstance(layout, CompiledLayout):
+            self.lay_out(CompiledLayout(layout))
+
+    @contextmanager
+    def laid_out(self, layout: Layout) -> Iterator[None]:
+        """Within the block, the blocks of all threads compute as another layout says."""
+        before = self.encoder
+        self.lay_out(layout)
         try:
             yield
         finally:
-            self._resume = None
+            self._driver.encoder = before
 
-    def _check(self, schedule: Schedule) -> None:
-        schedule.check_depth(self.encoder.depth)
-        if self._attention not in _BACKENDS:
-            raise PruneSearchError(
-                f"attention must be one of {', '.join(_BACKENDS)}, but the model has '{self._attention}': "
-                "load it with attn_implementation='sdpa'"
-            )
-        if self._attention in NO_BIAS:
-            merging = [s for s in schedule if MERGES.entry(s.merge).makes_sizes]
-            if merging:
-                raise PruneSearchError(
-                    f"merge '{merging[0].merge}' needs `+ log(size)` on the keys, which {self._attention} cannot add: "
-                    "use merge='drop', or load the model with attn_implementation='sdpa'"
-                )
-            positions = self.encoder.family.positions
-            if positions is not None and positions.in_mask and schedule.stages:
-                raise PruneSearchError(
-                    f"relative positions go through the mask of '{self.encoder.family.model_type}', which "
-                    f"{self._attention} does not take: load the model with attn_implementation='sdpa'"
-                )
+    def lay_out(self, layout: Layout) -> None:
+        """Let the blocks compute as `layout` says, which must come to what the model's own does."""
+        encoder = self.encoder
+        self._driver.encoder = replace(encoder, family=replace(encoder.family, layout=layout))
 
-    # -- the forward ---------------------------------------------------------------------------------
-
-    @property
-    def additive(self) -> bool:
-        """Whether attention wants numbers in a mask even where a boolean one would do."""
-        return self._attention == "eager"
-
-    def _attach_start(self) -> Callable[[], None]:
-        path = self.encoder.family.start
-        if path is None:
-            return lambda: None
-        return self.encoder.base.get_submodule(path).register_forward_pre_hook(lambda *_: self._begin()).remove
-
-    def _begin(self) -> None:
-        """A forward begins: nothing is reduced."""
-        self.tokens, self._left, self._next = None, None, 0
-        if self.trace is not None:
-            self.trace.clear()
-        if self.departures is not None:
-            self.departures = []
-
-    def _forward(self, place: int | None, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Stand in for the forward of the block at `place`; None for a block that serves several, one after another."""
-        index, family = self._next if place is None else place, self.encoder.family
-        if index == 0 or (self._resume is not None and index == self._resume[0]):
-            self._begin()
-        self._next = index + 1
-        kwargs.update(zip(("attention_mask", *family.positional), args, strict=False))
-        mask = kwargs.pop("attention_mask", None)
-        if self._resume is not None:
-            start, hidden = self._resume
-            if index < start:
-                return family.returns(hidden_states, kwargs)
-            if index == start:
-                hidden_states = hidden
-        if self.recorded is not None:
-            if index == 0:
-                self.recorded.clear()
-            self.recorded.append(hidden_states)
-        if family.positions is not None:
-            family.positions.prepare(self.encoder.blocks, hidden_states, kwargs)
-        return family.returns(self.run_block(index, hidden_states, mask, kwargs), kwargs)
+    def begin(self) -> None:
+        """A forward begins, for whoever runs blocks by hand: nothing is reduced."""
+        self._driver.begin()
 
     def run_block(self, index: int, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        """Compute block `index` on `x` `[batch, n, width]`, its stage included; keeps `self.tokens` up to date."""
-        block, layout = self.encoder.blocks[index], self.encoder.family.layout
-        given_mask, given = self._for_tokens_left(block, x, mask, kwargs)
-        x = layout.attend(block, x, given_mask, given)
-        if "weights" in given:
-            kwargs["weights"] = given["weights"]
-        stage, slot = self._stages.get(index), slot_of(self.encoder.cores[index])
-        if stage is not None:
-            x = self.reduce(stage, x, mask, self._slots[index].take())
-        elif slot is not None:  # of another pass through the same block
-            slot.view = None
-        return layout.feed(block, x)
+        """Compute block `index` on `x` `[batch, n, width]`, its stage included."""
+        return self._driver.run_block(index, x, mask, kwargs)
 
-    def _for_tokens_left(
-        self, block: nn.Module, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        """The mask and the arguments of the next attention: the model's own until a stage has reduced."""
-        keys, positions, tokens = self.block_mask(x, mask), self.encoder.family.positions, self.tokens
-        if positions is None or tokens is None:
-            return keys, kwargs
-        if self._left is None or self._left.tokens is not tokens:
-            self._left = Followed(tokens)
-        return positions.follow(block, self._left, keys, mask, kwargs)
 
-    def block_mask(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
-        """The mask for the next attention: the model's own until a stage has reduced, then that of the tokens left."""
-        if self.tokens is None:
-            return mask
-        if self._attention in NO_BIAS:
-            return self.tokens.valid
-        return self.tokens.attention_mask(x.dtype, additive=self.additive)
+class BlockForward:
+    """Stands in for the forward of a block; held on to by somebody when the schedule is gone, it is the block's."""
 
-    def reduce(self, stage: Stage, x: Tensor, mask: Tensor | None, view: AttentionView) -> Tensor:
-        """Carry out `stage` on `x` `[batch, n, width]`; returns `[batch, n_out, width]` and updates `self.tokens`."""
-        tokens = self.tokens
-        if tokens is None:
-            tokens = self._start(x, mask)
-        if not tokens.gives(self._keep_before[stage.layer], stage.keep):
-            return x
-        n_out = tokens.width_after(stage.keep)
-        assignment = self._decide(stage, tokens, view, n_out)
-        if self.trace is not None:
-            self.trace.add(stage, assignment, tokens, x)
-        if self.departures is not None:
-            self.departures.append(Departure(assignment, x, tokens.valid))
-        self.tokens = assignment.advance(tokens)
-        return assignment.features(x)
+    def __init__(self, driver: Driver, block: nn.Module, place: int | None) -> None:
+        self.driver, self.block, self.place = driver, block, place
+        self.own = block.__dict__.get("forward")
 
-    def _start(self, x: Tensor, mask: Tensor | None) -> Tokens:
-        encoder, positions = self.encoder, self.encoder.family.positions
-        if positions is not None:
-            mask = positions.padding(x, mask)
-        if self.real is not None:
-            mask = self.real if mask is None else self.real & key_validity(mask, *x.shape[:2])
-        return Tokens.start(x, mask, encoder.leading, encoder.family.trailing, places=positions is not None)
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Compute the block, its stage included."""
+        if self.driver.installed:
+            return self.driver.run(self.place, hidden_states, args, kwargs)
+        if self.own is not None:
+            return self.own(hidden_states, *args, **kwargs)
+        return type(self.block).forward(self.block, hidden_states, *args, **kwargs)
 
-    def _decide(self, stage: Stage, tokens: Tokens, view: AttentionView, n_out: int) -> Assignment:
-        score: Tensor | None = None
-        if MERGES.entry(stage.merge).uses_scores:
-            score = SCORERS.load(stage.scorer)(self._scorer_input(stage, tokens, view, n_out))
-        merge_input = MergeInput(
-            tokens=tokens,
-            attention=view,
-            score=score,
-            keep=stage.keep,
-            keep_before=self._keep_before[stage.layer],
-            n_out=n_out,
-            params=stage.merge_params,
-        )
-        assignment: Assignment = MERGES.load(stage.merge)(merge_input)
-        return assignment
 
-    def _scorer_input(self, stage: Stage, tokens: Tokens, view: AttentionView, n_out: int) -> ScorerInput:
-        counts = tokens.row_counts(stage.keep)
-        keep: int | Tensor = n_out - tokens.n_protected
-        if counts is not None:
-            keep = counts - tokens.protected.sum(1)
-        return ScorerInput(
-            attention=view,
-            tokens=tokens,
-            keep=keep,
-            layer=stage.layer,
-            depth=self.encoder.depth,
-            seed=self.seed,
-            cls=self.encoder.family.cls,
-            params=stage.scorer_params,
-        )
+def as_schedule(given: Any) -> Schedule:
+    """The schedule that a `Schedule`, a `Plan` of nothing else or a list of stages is.
+
+    Plans are asked, not imported: this goes into files that know of none.
+    """
+    if not isinstance(given, Schedule):
+        given = getattr(given, "tokens_only", given)
+    return given if isinstance(given, Schedule) else Schedule(given)

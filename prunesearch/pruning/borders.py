@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,13 +61,8 @@ def watched(handle: Handle, entering: Watcher, passing: Watcher = _nothing) -> I
         entering: called where a block begins.
         passing: called where its attention ends, where its MLP begins and where that ends; the stage is in between.
     """
-    encoder = handle.encoder
-    layout = _Watched(encoder.family.layout, entering, passing)
-    handle.encoder = replace(encoder, family=replace(encoder.family, layout=layout))
-    try:
+    with handle.laid_out(_Watched(handle.encoder.family.layout, entering, passing)):
         yield
-    finally:
-        handle.encoder = encoder
 
 
 @contextmanager
@@ -78,10 +73,6 @@ def borrowed(model: nn.Module) -> Iterator[Handle]:
         with apply_(model, Schedule()) as handle:
             yield handle
         return
-    schedule, trace, encoder = handle.schedule, handle.trace, handle.encoder
-    handle.trace = None  # tracing costs time that no deployed model pays
-    try:
+    # tracing costs time that no deployed model pays
+    with handle.under(handle.schedule, traced=False), handle.laid_out(handle.encoder.family.layout):
         yield handle
-    finally:
-        handle.trace, handle.encoder = trace, encoder
-        handle.set(schedule)

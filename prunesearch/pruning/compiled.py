@@ -29,6 +29,9 @@ class CompiledLayout:
         self._attend = torch.compile(inner.attend, dynamic=False)
         self._feed = torch.compile(inner.feed, dynamic=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CompiledLayout, (self.inner,)  # a copy compiles anew
+
     def attend(self, layer: nn.Module, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         """See `Layout`."""
         return self._attend(layer, x, mask, kwargs)

@@ -14,6 +14,7 @@ import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.pruning.families import find as families
+from prunesearch.pruning.scorers.base import ScorerInput
 from tests.support.small_models import build, inputs_of, last_hidden
 
 HALF = ps.Schedule([ps.Stage(1, 0.5, "cls_attention", "nearest")])
@@ -294,10 +295,16 @@ def test_a_model_without_cls_falls_back_as_documented(
 def test_scores_of_a_bfloat16_model_are_wide(attention: str, scorer: str) -> None:
     model, inputs = build("bert", attention, torch.bfloat16), inputs_of("bert")
     seen: list[torch.dtype] = []
-    with ps.apply_(model, ps.Schedule([ps.Stage(1, 0.5, scorer, "fuse")])) as handle:
-        decide = handle._scorer_input
-        handle._scorer_input = lambda *a: seen.append(SCORERS.load(scorer)(decide(*a)).dtype) or decide(*a)
-        out = run(model, inputs).logits
+
+    def heard(given: ScorerInput) -> Tensor:
+        score: Tensor = SCORERS.load(scorer)(given)
+        seen.append(score.dtype)
+        return score
+
+    with SCORERS.registered("heard", heard, "as another"):
+        schedule = ps.Schedule([ps.Stage(1, 0.5, "heard", "fuse")])
+        with ps.apply_(model, schedule):
+            out = run(model, inputs).logits
     assert torch.isfinite(out).all()
     assert seen[0] in (torch.float32, torch.float64)
 

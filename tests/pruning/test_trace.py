@@ -92,7 +92,7 @@ def test_resuming_equals_the_whole_forward(name: str, layer: int, merge: str) ->
     model, inputs = build(name, dtype=torch.float64), inputs_of(name, LENGTHS, dtype=torch.float64)
     schedule = ps.Schedule([ps.Stage(layer, 0.5, "cls_attention_value", merge)])
     with ps.apply_(model, ps.Schedule(), trace=True) as handle, torch.no_grad():
-        with handle.record_inputs() as recorded:
+        with handle.observing() as recorded:
             model(**inputs)
             model(**inputs)  # of the latest forward only
         assert len(recorded) == 4
@@ -104,7 +104,7 @@ def test_resuming_equals_the_whole_forward(name: str, layer: int, merge: str) ->
         blocks = handle.encoder.blocks
         first = blocks[0].get_submodule(handle.encoder.family.layout.core)
         hook = first.register_forward_pre_hook(lambda *_: run.append(0))
-        with handle.resume_at(layer, recorded[layer]):
+        with handle.resuming(layer, recorded[layer]):
             resumed = answer(model(**inputs))
             assert handle.tokens.n == tokens
         assert len(run) == blocks[layer:].count(blocks[0]), "the blocks before are skipped"

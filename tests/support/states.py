@@ -13,8 +13,10 @@ from torch import Tensor
 from prunesearch.core.names import Registry
 from prunesearch.core.registry import MERGES, SCORERS
 from prunesearch.pruning.attention import AttentionView
-from prunesearch.pruning.merges import MergeInput
-from prunesearch.pruning.scorers import ScorerInput
+from prunesearch.pruning.merges.base import MergeInput
+from prunesearch.pruning.scorers.base import ScorerInput
+from prunesearch.pruning.selections.base import SelectionInput
+from prunesearch.pruning.selections.top_k import top_k
 from prunesearch.pruning.tokens import Tokens
 from tests.support import reference as ref
 
@@ -93,7 +95,10 @@ class State:
     def merge_input(self, score: Tensor | None) -> MergeInput:
         shape = self.shape
         n_out = self.tokens.width_after(shape.keep)
-        return MergeInput(self.tokens, self.view, score, shape.keep, shape.before, n_out, defaults(MERGES))
+        chosen = None
+        if score is not None:
+            chosen = top_k(SelectionInput(self.tokens, self.view, score, shape.keep, n_out, {}))
+        return MergeInput(self.tokens, self.view, score, chosen, shape.keep, shape.before, n_out, defaults(MERGES))
 
     @property
     def reduces(self) -> bool:

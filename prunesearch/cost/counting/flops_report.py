@@ -97,16 +97,15 @@ def flops_report(model: nn.Module, inputs: Mapping[str, Tensor], schedule: Sched
     # a mask of ones changes no number, and memory by shape cannot look into it
     batch = {key: value for key, value in inputs.items() if key != "attention_mask"}
     row = {key: value[:1] for key, value in batch.items()}
-    with borrowed(model) as handle:
+    with borrowed(model) as handle, handle.under(Schedule()):
         schedule.check_depth(handle.encoder.depth)
-        handle.set(Schedule())
         shape = describe_shape(model, handle, row)
         conditions = conditions_of(handle, batch, shape.tokens)
         unpruned = _forward_cost(model, handle, batch, row, shape.tokens)
         pruned = None
         if schedule.stages:
-            handle.set(schedule)
-            pruned = _forward_cost(model, handle, batch, row, shape.tokens)
+            with handle.under(schedule):
+                pruned = _forward_cost(model, handle, batch, row, shape.tokens)
     return FlopsReport(
         model=name,
         family=shape.family,

@@ -135,11 +135,8 @@ class MemoryCosts(OfOneModel):
         if block.method:
             stages.append(self._stage(block.layer, block.n_out, block.method))
         peaks: list[int] = []
-        schedule, trace = self.handle.schedule, self.handle.trace
-        self.handle.trace = None
-        self.handle.set(Schedule(stages))
         try:
-            with self._shapes.recorded() as live:
+            with self.handle.under(Schedule(stages), traced=False), self._shapes.recorded() as live:
 
                 def entering() -> None:
                     """Note the peak since the block before was entered."""
@@ -153,9 +150,6 @@ class MemoryCosts(OfOneModel):
                 peaks.append(live.peak)
         except _DoneError:
             pass
-        finally:
-            self.handle.set(schedule)
-            self.handle.trace = trace
         self._before = peaks[0] / _MIB
         return peaks[block.layer + 1] / _MIB
 

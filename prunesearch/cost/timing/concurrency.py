@@ -22,8 +22,8 @@ from prunesearch.cost.shape import device_of
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.walk import plan_walks
 from prunesearch.pruning.apply import apply_
-from prunesearch.pruning.attention import base_name
 from prunesearch.pruning.families.find import find_encoder
+from prunesearch.pruning.interface import base_name
 
 _START_S = 180.0  # for a process to import torch, build the model and run it once
 _KEEPS = (0.8, 0.6, 0.4, 0.2)
@@ -117,7 +117,7 @@ def _serve(job: dict[str, Any], seed: int, ready: Event, stop: Event) -> None:
     model = build(job)
     inputs = _batch(job)
     with torch.inference_mode(), apply_(model, Schedule()) as handle:
-        with handle.record_inputs() as hidden:
+        with handle.observing() as hidden:
             model(**inputs)
             tokens = hidden[0].shape[1]
         encoder = handle.encoder

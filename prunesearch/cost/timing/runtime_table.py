@@ -43,8 +43,10 @@ from prunesearch.cost.timing.wanted import TableWanted
 from prunesearch.pruning.apply import Handle
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.borders import borrowed
-from prunesearch.pruning.merges import MergeInput
-from prunesearch.pruning.scorers import ScorerInput
+from prunesearch.pruning.merges.base import MergeInput
+from prunesearch.pruning.scorers.base import ScorerInput
+from prunesearch.pruning.selections.base import SelectionInput
+from prunesearch.pruning.selections.top_k import top_k
 from prunesearch.pruning.tokens import Tokens
 
 UNSEEN = 12  # whole graphs for the error: each takes seconds to make
@@ -339,6 +341,7 @@ class _Merge(nn.Module):
         super().__init__()
         self.merge, self.pieces, self.before, self.after, self.sized = MERGES.load(name), pieces, before, after, sized
         self.params = all_params(MERGES.entry(name).params)
+        self.selects = MERGES.entry(name).uses_scores
 
     def forward(self, given: list[Tensor]) -> list[Tensor]:
         pieces, (x, key, score, *rest) = self.pieces, given
@@ -346,10 +349,8 @@ class _Merge(nn.Module):
         mask = rest[0] if rest else None
         tokens = pieces.tokens(self.before, x, size, mask)
         view = AttentionView(key, key, key, mask, 1.0, None)
-        assignment = self.merge(
-            MergeInput(
-                tokens, view, score, pieces.share(self.after), pieces.share(self.before), self.after, self.params
-            )
-        )
+        keep, keep_before = pieces.share(self.after), pieces.share(self.before)
+        chosen = top_k(SelectionInput(tokens, view, score, keep, self.after, {})) if self.selects else None
+        assignment = self.merge(MergeInput(tokens, view, score, chosen, keep, keep_before, self.after, self.params))
         left = assignment.advance(tokens).attention_mask(x.dtype, additive=False)
         return [assignment.features(x), *([] if left is None else [left])]

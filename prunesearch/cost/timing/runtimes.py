@@ -22,6 +22,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.pruning.apply import handle_of
+from prunesearch.pruning.interface import base_name
 
 OPSET = 18
 OPSETS = range(18, 24)  # what torch's exporter writes and ONNX Runtime reads
@@ -99,7 +100,7 @@ def _no_mask_without_padding(model: nn.Module) -> Iterator[None]:
     """Within the block, an input without a mask makes none: transformers, tracing, makes one of nothing but True."""
     handle = handle_of(model)
     config: Any = model.config if handle is None else handle.encoder.attention_config
-    name = config._attn_implementation
+    name = base_name(config._attn_implementation)
     original = ALL_MASK_ATTENTION_FUNCTIONS[name]
 
     def make(*args: Any, **kwargs: Any) -> Any:

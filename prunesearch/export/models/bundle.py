@@ -218,12 +218,13 @@ class Bundle:
         owners: dict[str, list[Key]] = {}
         for key in self._taken:
             owners.setdefault(key[1], []).append(key)
-        renamed = {}
+        renamed: dict[Key, str] = {}
         for name, keys in owners.items():
             if len(keys) > 1 and not name.startswith("_"):
                 raise PruneSearchError(f"'{name}' means two things: {', '.join(k[0] for k in keys)}: rename one")
             for key in keys[1:]:
-                renamed[key] = f"{name}_of_{key[0].rpartition('.')[2]}"
+                short = f"{name}_of_{key[0].rpartition('.')[2]}"
+                renamed[key] = f"{name}_of_{key[0].replace('.', '_')}" if short in renamed.values() else short
         return renamed
 
     def _rename(self, module: str, text: str) -> str:

@@ -1,7 +1,8 @@
 """A Hugging Face folder that runs pruned without prunesearch: a generated modelling file, the schedule in config.json.
 
 `AutoModel….from_pretrained(folder, trust_remote_code=True)` gives the user's own transformers class with the reduction
-put into its blocks, exactly as `apply_` does it: the file is made of prunesearch's own source (`bundle`).
+put into its blocks, exactly as `apply_` does it: the file is made of prunesearch's own source (`bundle`). Nothing loads
+the folder unpruned: its `model_type` is its own, and so is the name of its file of weights.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from transformers.models.auto import modeling_auto
 from prunesearch import __version__
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.names import Registry
-from prunesearch.core.registry import MERGES, SCORERS
+from prunesearch.core.registry import MERGES, SCORERS, SELECTIONS
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.timing.runtimes import Forward, answers_of
 from prunesearch.export.models.bundle import Bundle, Key
 from prunesearch.export.models.model_format import ModelFormat, ModelSource
 from prunesearch.pruning.families import rows as family_table
-from prunesearch.pruning.families.find import find_encoder
+from prunesearch.pruning.families.find import PRUNED, find_encoder
 from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.loading import load
 
 FILE = "modeling_pruned"
+_VARIANT = "pruned"  # of the file of weights: `model.pruned.safetensors`
 _TABLE = "prunesearch.pruning.families.rows"
-_SELECTIONS = 'Registry("selection", {"top_k": SelectionRow("", "the best-scored ones")}, SelectionRow)'
 _EMPTIED = ("AROUND", "REFUSED", "NEAREST")  # what is said of models that the file is not for
 
 _HEAD = '''"""{name}: tokens leave on the way through the blocks.
@@ -61,22 +62,30 @@ _TAIL = '''
 {registrations}
 
 
+class {config}({config_base}):
+    """Of a model with a schedule: by its own type nothing takes it for an unpruned one."""
+
+    model_type = "{prefix}{model_type}"
+
+
 class {name}({base}):
     """`{base}` whose tokens are reduced as `config.prunesearch["schedule"]` says."""
 
+    config_class = {config}
+
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self._reduce_tokens()
-
-    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
-        """See transformers; the schedule stays in force."""
-        handle_of(self).remove()
-        super().set_attn_implementation(*args, **kwargs)
-        self._reduce_tokens()
-
-    def _reduce_tokens(self) -> None:
         said = self.config.prunesearch
         Handle(self, Schedule.from_dict(said["schedule"]), seed=said["seed"])
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """See transformers; by their own name no other class loads the weights unpruned."""
+        return super().from_pretrained(*args, **{{"variant": "{variant}", **kwargs}})
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """See transformers."""
+        return super().save_pretrained(*args, **{{"variant": "{variant}", **kwargs}})
 '''
 
 
@@ -93,17 +102,18 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule) -> str:
             f"{base.__name__} is no class of transformers, which a file without prunesearch builds on: "
             "choose --to onnx or torch-export"
         )
-    names = {"scorer": dict.fromkeys(s.scorer for s in schedule), "merge": dict.fromkeys(s.merge for s in schedule)}
+    used: dict[tuple[str, str], Registry[Any]] = {}
+    for s in schedule:
+        used |= {("SCORERS", s.scorer): SCORERS, ("MERGES", s.merge): MERGES, ("SELECTIONS", s.selection): SELECTIONS}
     roots: list[Key] = [
-        *(_home(SCORERS, name) for name in names["scorer"]),
-        *(_home(MERGES, name) for name in names["merge"]),
+        *(_home(table, name) for (_, name), table in used.items()),
         ("prunesearch.pruning.apply", "Handle"),
         ("prunesearch.pruning.apply", "handle_of"),
     ]
     replaced = {
         ("prunesearch.core.registry", "SCORERS"): 'Registry("scorer", {}, ScorerRow)',
         ("prunesearch.core.registry", "MERGES"): 'Registry("merge", {}, MergeRow)',
-        ("prunesearch.core.registry", "SELECTIONS"): _SELECTIONS,
+        ("prunesearch.core.registry", "SELECTIONS"): 'Registry("selection", {}, SelectionRow)',
         (_TABLE, "ROWS"): f"(\n    {_row(find_encoder(model).family.model_type)},\n)",
         **{(_TABLE, name): "{}" for name in _EMPTIED},
     }
@@ -115,19 +125,24 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule) -> str:
         auto=_auto_classes(base)[0],
         schedule="".join(f"    block {s.layer}: keep {s.keep:.4g}, {s.method}\n" for s in schedule) or "    no stage\n",
     )
+    registrations = "\n".join(_registration(table, rows, name) for (table, name), rows in used.items())
     tail = _TAIL.format(
         name=f"Pruned{base.__name__}",
         base=base.__name__,
+        config=_config_name(base),
+        config_base=base.config_class.__name__,
+        model_type=model.config.model_type,
+        prefix=PRUNED,
+        variant=_VARIANT,
         dashes="-" * 90,
-        registrations="\n".join(
-            [
-                *(_registration("SCORERS", SCORERS, name) for name in names["scorer"]),
-                *(_registration("MERGES", MERGES, name) for name in names["merge"]),
-            ]
-        )
-        or "# an empty schedule: nothing is reduced",
+        registrations=registrations or "# an empty schedule: nothing is reduced",
     )
-    return head + bundle.source(f"from transformers import {base.__name__}") + tail
+    imports = [f"from transformers import {name}" for name in (base.__name__, base.config_class.__name__)]
+    return head + bundle.source(*imports) + tail
+
+
+def _config_name(base: type[PreTrainedModel]) -> str:
+    return f"Pruned{base.__name__}Config"
 
 
 def _home(registry: Registry[Any], name: str) -> Key:
@@ -193,11 +208,15 @@ def write(source: ModelSource, path: Path) -> tuple[str, ...]:
         )
     text = modelling_file(model, source.schedule)
     with quiet_libraries():
-        model.save_pretrained(path)
+        model.save_pretrained(path, variant=_VARIANT)
     name = f"Pruned{type(model).__name__}"
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     config["architectures"] = [name]
-    config["auto_map"] = dict.fromkeys(_auto_classes(type(model)), f"{FILE}.{name}")
+    config["model_type"] = PRUNED + config["model_type"]
+    config["auto_map"] = {
+        **dict.fromkeys(_auto_classes(type(model)), f"{FILE}.{name}"),
+        "AutoConfig": f"{FILE}.{_config_name(type(model))}",
+    }
     config["prunesearch"] = {"version": __version__, "seed": source.seed, "schedule": source.schedule.to_dict()}
     (path / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (path / f"{FILE}.py").write_text(text, encoding="utf-8")
@@ -219,7 +238,7 @@ def _save_processor(source: ModelSource, path: Path) -> tuple[str, ...]:
 def load_folder(path: Path) -> Forward:
     """The model of a folder that `write` wrote, in eager torch. Runs the code in the folder."""
     auto_map = json.loads((path / "config.json").read_text(encoding="utf-8"))["auto_map"]
-    auto: Any = getattr(transformers, next(iter(auto_map)))
+    auto: Any = getattr(transformers, next(name for name in auto_map if name != "AutoConfig"))
     with quiet_libraries():
         model: nn.Module = auto.from_pretrained(os.fspath(path), trust_remote_code=True).eval()
 

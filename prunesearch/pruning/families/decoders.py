@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from prunesearch.pruning.hooks import removal
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.pruning.hooks import Hooks
+from prunesearch.pruning.state import Host
 from prunesearch.pruning.tokens import Tokens, take_rows
 
 if TYPE_CHECKING:
-    from prunesearch.pruning.apply import Handle
-    from prunesearch.pruning.families.family import Attachment, Undo
+    from prunesearch.pruning.families.family import Attachment
 
 _STATES, _MASK, _WHERE = "encoder_hidden_states", "encoder_attention_mask", "spatial_position_embeddings"
 _PLACE_OF_STATES = 2  # among the positional arguments of a decoder's layer
@@ -22,37 +25,54 @@ _PLACE_OF_STATES = 2  # among the positional arguments of a decoder's layer
 def cross_attention(decoder: str, *, each_layer: bool = False) -> Attachment:
     """Give a decoder the mask of the states that are left: padding closed, `log(size)` on the keys.
 
-    The decoder has to be run on the states of the encoder's latest forward, as models and `generate()` do; with beams,
-    each row of them may be repeated.
+    The decoder has to be run on the states of the encoder's latest forward in its thread, as models and `generate()`
+    do; with beams, each row of them may be repeated.
 
     Args:
         decoder: its path from the base model; nothing happens if there is none (an encoder alone).
         each_layer: for a decoder that takes no mask itself, though its layers do (Whisper).
     """
 
-    def attach(handle: Handle, model: nn.Module) -> Undo:
-        found = getattr(handle.encoder.base, decoder, None)
-        if found is None:
-            return lambda: None
+    return partial(_attach_cross_attention, decoder=decoder, each_layer=each_layer)
 
-        def give(
-            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-            states = kwargs.get(_STATES, args[_PLACE_OF_STATES] if len(args) > _PLACE_OF_STATES else None)
-            tokens = handle.tokens
-            if states is None or tokens is None:
-                return None
-            if states.shape[1] != tokens.n or len(states) % len(tokens.protected):  # of another forward
-                return None
-            changed = {**kwargs, _MASK: _mask_for(states, tokens, handle.additive)}
-            if kwargs.get(_WHERE) is not None and tokens.place is not None:
-                changed[_WHERE] = take_rows(kwargs[_WHERE], tokens.place)
-            return args, changed
 
-        inside = list(found.layers) if each_layer else [found]
-        return removal([m.register_forward_pre_hook(give, with_kwargs=True) for m in inside])
+def _attach_cross_attention(host: Host, model: nn.Module, hooks: Hooks, *, decoder: str, each_layer: bool) -> None:
+    found = getattr(host.base, decoder, None)
+    if found is None:
+        return
+    for module in list(found.layers) if each_layer else [found]:
+        hooks.before(module, _CrossAttention(host).give, with_kwargs=True)
 
-    return attach
+
+@dataclass
+class _CrossAttention:
+    """The hook of `cross_attention`."""
+
+    host: Host
+
+    def give(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        states = kwargs.get(_STATES, args[_PLACE_OF_STATES] if len(args) > _PLACE_OF_STATES else None)
+        if states is None:
+            return None
+        forward = self.host.state.forward
+        if forward is None:
+            if self.host.reduces:
+                raise PruneSearchError(
+                    "the encoder has not run in this thread, so that its decoder cannot know which of its states are "
+                    "left: run both in one thread, on one copy of the model"
+                )
+            return None
+        tokens = forward.tokens
+        if tokens is None:
+            return None
+        if states.shape[1] != tokens.n or len(states) % len(tokens.protected):  # of another forward
+            return None
+        changed = {**kwargs, _MASK: _mask_for(states, tokens, forward.additive)}
+        if kwargs.get(_WHERE) is not None and tokens.place is not None:
+            changed[_WHERE] = take_rows(kwargs[_WHERE], tokens.place)
+        return args, changed
 
 
 def _mask_for(states: Tensor, tokens: Tokens, additive: bool) -> Tensor | None:
@@ -60,22 +80,31 @@ def _mask_for(states: Tensor, tokens: Tokens, additive: bool) -> Tensor | None:
     return mask if mask is None else mask.repeat_interleave(len(states) // len(mask), 0)
 
 
-def between_blocks(handle: Handle, model: nn.Module) -> Undo:
+def between_blocks(host: Host, model: nn.Module, hooks: Hooks) -> None:
     """YOLOS: position embeddings that are added between its blocks follow the tokens."""
-    table = handle.encoder.base.get_submodule("encoder").interpolation
-    if not isinstance(table, nn.Module):
-        return lambda: None
-    return removal([table.register_forward_hook(lambda _, __, output: _OfTokensLeft(output, handle))])
+    table = host.base.get_submodule("encoder").interpolation
+    if isinstance(table, nn.Module):
+        hooks.after(table, _Between(host).follow)
+
+
+@dataclass
+class _Between:
+    """The hook of `between_blocks`."""
+
+    host: Host
+
+    def follow(self, _: nn.Module, __: Any, output: Tensor) -> Any:
+        return _OfTokensLeft(output, self.host)
 
 
 class _OfTokensLeft:
     """Embeddings `[depth, 1, n_start, width]`; asked for those of one depth, it gives those of the tokens there are."""
 
-    def __init__(self, embeddings: Tensor, handle: Handle) -> None:
-        self.embeddings, self.handle = embeddings, handle
+    def __init__(self, embeddings: Tensor, host: Host) -> None:
+        self.embeddings, self.host = embeddings, host
 
     def __getitem__(self, depth: int) -> Tensor:
-        tokens = self.handle.tokens
+        tokens = self.host.state.tokens
         if tokens is None or tokens.place is None:
             return self.embeddings[depth]
         return self.embeddings[depth, 0][tokens.place]
@@ -84,33 +113,41 @@ class _OfTokensLeft:
         return (self[depth] for depth in range(len(self.embeddings)))
 
 
-def end_of_text(handle: Handle, model: nn.Module) -> Undo:
+def end_of_text(host: Host, model: nn.Module, hooks: Hooks) -> None:
     """CLIP's text encoder: what follows the end-of-text token is padding, and its state is looked up by its place.
 
     So the last hidden states come back at full length, zeros where a token is gone.
     """
-    base: Any = handle.encoder.base
+    base: Any = host.base
+    text = _EndOfText(host)
+    hooks.before(base, text.begin, with_kwargs=True)
+    hooks.after(base.final_layer_norm, text.restore)
+    hooks.after(base, text.end, always=True)
 
-    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
+
+@dataclass
+class _EndOfText:
+    """The hooks of `end_of_text`."""
+
+    host: Host
+
+    def begin(self, base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        state, ids = self.host.state, kwargs.get("input_ids", args[0] if args else None)
+        state.real = None
         if ids is None:
             return
         ids = ids.view(-1, ids.shape[-1])
         # as the model finds it: tokenizers of before transformers 4.31 had 2 in the config, and the highest id
         end = (ids if base.eos_token_id == 2 else (ids == base.eos_token_id).int()).int().argmax(-1, keepdim=True)
-        handle.real = torch.arange(ids.shape[1], device=ids.device) <= end
+        state.real = torch.arange(ids.shape[1], device=ids.device) <= end
 
-    def restore(_: nn.Module, __: Any, output: Tensor) -> Tensor | None:
-        tokens, handle.real = handle.tokens, None
+    def restore(self, _: nn.Module, __: Any, output: Tensor) -> Tensor | None:
+        tokens = self.host.state.tokens
         if tokens is None or tokens.place is None:
             return None
         place = tokens.place if tokens.valid is None else tokens.place.where(tokens.valid, tokens.n_start)
         full = output.new_zeros(len(output), tokens.n_start + 1, output.shape[2])
         return full.scatter(1, place[..., None].expand_as(output), output)[:, : tokens.n_start]
 
-    return removal(
-        [
-            base.register_forward_pre_hook(begin, with_kwargs=True),
-            base.final_layer_norm.register_forward_hook(restore),
-        ]
-    )
+    def end(self, _: nn.Module, __: Any, ___: Any) -> None:
+        self.host.state.real = None

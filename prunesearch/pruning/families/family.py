@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from prunesearch.pruning.families.blocks import Layout
 from prunesearch.pruning.families.positions import Positions
-
-if TYPE_CHECKING:
-    from prunesearch.pruning.apply import Handle
+from prunesearch.pruning.hooks import Hooks
+from prunesearch.pruning.state import Host
 
 # why a model cannot be reduced
 WINDOWS = "it attends within windows of a grid, which need every token in its place"
 GRID = "it pools a grid between its stages, which needs every token in its place"
 
-Undo = Callable[[], None]
-# called with the handle and the model that `apply_` was given; returns what undoes it
-Attachment = Callable[["Handle", nn.Module], Undo]
+# called with who runs the blocks, the model that `apply_` was given, and what takes its hooks
+Attachment = Callable[[Host, nn.Module, Hooks], None]
 
 
 def hidden_states_alone(x: Tensor, kwargs: dict[str, Any]) -> Any:
@@ -86,5 +84,9 @@ class Family:
         return self.leading(config) if callable(self.leading) else self.leading
 
     def for_config(self, config: Any) -> Family:
-        """This row for a model with this config."""
-        return self if self.by_config is None else replace(self, **self.by_config(config))
+        """This row for a model with this config: what was to be worked out is."""
+        found = self if self.by_config is None else replace(self, **self.by_config(config))
+        return replace(found, leading=found.n_leading(config), by_config=None, refuses=None, order=None, wraps=None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Family:
+        return self  # nothing in it changes, nor is a part of any model

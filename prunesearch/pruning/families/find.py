@@ -12,9 +12,12 @@ from transformers import PreTrainedModel
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.pruning.families.family import Family
 from prunesearch.pruning.families.rows import AROUND, NEAREST, REFUSED, ROWS
+from prunesearch.pruning.interface import own_config
 
 __all__ = ["FAMILIES", "Encoder", "Family", "check_model_type", "find_encoder", "register_family"]
 
+# before the `model_type` of a model that was exported with its schedule, which is a type of its own
+PRUNED = "pruned_"
 FAMILIES: dict[str, Family] = {row.model_type: row for row in ROWS}
 
 # heads whose forward needs the full grid of tokens back
@@ -64,7 +67,7 @@ class Encoder:
     @property
     def attention_config(self) -> Any:
         """The configuration that says how its blocks attend; an encoder-decoder's encoder may have one of its own."""
-        return getattr(self.cores[0], "config", self.base.config)
+        return own_config(getattr(self.cores[0], "config", self.base.config))
 
 
 def register_family(family: Family) -> None:
@@ -102,6 +105,11 @@ def check_model_type(model_type: str, config: Any = None) -> None:
     )
 
 
+def own_type(config: Any) -> str:
+    """The `model_type` that a family is known by."""
+    return str(config.model_type).removeprefix(PRUNED)
+
+
 def find_encoder(model: nn.Module) -> Encoder:
     """Find the supported encoder in `model`, which may be a transformers model or a module that wraps one.
 
@@ -115,18 +123,18 @@ def find_encoder(model: nn.Module) -> Encoder:
         raise UnsupportedModelError(
             f"{type(model).__name__} holds no transformers model: pass a PreTrainedModel or a module around one"
         )
-    known = [m for m in models if m.config.model_type in FAMILIES]
+    known = [m for m in models if own_type(m.config) in FAMILIES]
     if not known:
-        check_model_type(models[0].config.model_type, models[0].config)
-    found = next((m for m in known if not FAMILIES[m.config.model_type].secondary), known[0])
+        check_model_type(own_type(models[0].config), models[0].config)
+    found = next((m for m in known if not FAMILIES[own_type(m.config)].secondary), known[0])
     _check_class(found)
-    row = _unwrapped(found, FAMILIES[found.config.model_type])
+    row = _unwrapped(found, FAMILIES[own_type(found.config)])
     base = _base_of(found, row)
     why_not = None if row.refuses is None else row.refuses(base.config)
     if why_not is not None:
         raise _refusal(row, why_not)
     family, place = row.for_config(base.config), base.get_submodule(row.blocks)
-    blocks = list(place.children()) if family.order is None else family.order(place, base.config)
+    blocks = list(place.children()) if row.order is None else row.order(place, base.config)
     return Encoder(family, base, blocks, [b.get_submodule(family.layout.core) for b in blocks])
 
 

@@ -8,131 +8,139 @@ no additive mask, `log(size)` is added to its relative bias.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunesearch.pruning.attention import AttentionView, slot_of
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.pruning.attention import AttentionView
+from prunesearch.pruning.hooks import Hooks
+from prunesearch.pruning.state import Host, looked_at
 
-if TYPE_CHECKING:
-    from prunesearch.pruning.apply import Handle
-    from prunesearch.pruning.families.family import Undo
 
-
-def observe_mpnet(handle: Handle, model: nn.Module) -> Undo:
+def observe_mpnet(host: Host, model: nn.Module, hooks: Hooks) -> None:
     """MPNet: the mask is additive, so that looking is all there is to do."""
-    return _for_each_core(handle, lambda core: _watch(core, ("q", "k", "v"), _mpnet_view))
+    for core in dict.fromkeys(host.cores):
+        _watch(core, hooks, ("q", "k", "v"), _mpnet_view)
 
 
-def observe_deberta(handle: Handle, model: nn.Module) -> Undo:
+def observe_deberta(host: Host, model: nn.Module, hooks: Hooks) -> None:
     """DeBERTa: the mask is boolean; the relative bias is where sizes can go."""
-
-    def attach(core: Any) -> Undo:
-        original = core.disentangled_attention_bias
-
-        def with_sizes(*args: Any, **kwargs: Any) -> Tensor:
-            bias = _with_sizes(handle, original(*args, **kwargs))
-            if slot_of(core) is not None:
-                core.__dict__["_prunesearch_bias"] = bias
-            return bias
-
-        unwatch = _watch(core, ("query_proj", "key_proj", "value_proj"), _deberta_view)
-        core.disentangled_attention_bias = with_sizes
-
-        def undo() -> None:
-            unwatch()
-            core.__dict__.pop("_prunesearch_bias", None)
-            del core.disentangled_attention_bias
-
-        return undo
-
-    return _for_each_core(handle, attach)
+    core: Any
+    for core in dict.fromkeys(host.cores):
+        bias = _SizedBias(host, core, core.disentangled_attention_bias)
+        _watch(core, hooks, ("query_proj", "key_proj", "value_proj"), _deberta_view)
+        hooks.put(core, "disentangled_attention_bias", bias.with_sizes)
 
 
-def observe_wavlm(handle: Handle, model: nn.Module) -> Undo:
+@dataclass
+class _SizedBias:
+    """What `observe_deberta` puts over the method that makes the bias, `original`."""
+
+    host: Host
+    core: Any
+    original: Callable[..., Tensor]
+
+    def with_sizes(self, *args: Any, **kwargs: Any) -> Tensor:
+        bias, looking = _with_sizes(self.host, self.original(*args, **kwargs)), looked_at(self.core)
+        if looking is not None:
+            looking.seen["bias"] = bias
+        return bias
+
+
+def observe_wavlm(host: Host, model: nn.Module, hooks: Hooks) -> None:
     """WavLM: the gated relative bias is where sizes can go.
 
     PyTorch's function takes the weights of the projections, so that no output of theirs can be had: a module that is
     watched projects once more.
     """
-
-    def attach(core: Any) -> Undo:
-        original = core.torch_multi_head_self_attention
-
-        def attend(hidden: Tensor, mask: Tensor | None, bias: Tensor) -> tuple[Tensor, Tensor]:
-            bias = _with_sizes(handle, bias)
-            slot = slot_of(core)
-            if slot is not None:
-                query, key, value = (
-                    _heads(proj(hidden), core.num_heads) for proj in (core.q_proj, core.k_proj, core.v_proj)
-                )
-                keys = None if mask is None else mask[:, None, None, :].bool()
-                pairs = bias.reshape(-1, core.num_heads, *bias.shape[1:])
-                slot.view = AttentionView(query, key, value, keys, core.scaling, None, pairs)
-            result: tuple[Tensor, Tensor] = original(hidden, mask, bias)
-            return result
-
-        core.torch_multi_head_self_attention = attend
-
-        def undo() -> None:
-            del core.torch_multi_head_self_attention
-
-        return undo
-
-    return _for_each_core(handle, attach)
+    core: Any
+    for core in dict.fromkeys(host.cores):
+        attention = _WavLMAttention(host, core, core.torch_multi_head_self_attention)
+        hooks.put(core, "torch_multi_head_self_attention", attention.attend)
 
 
-def _for_each_core(handle: Handle, attach: Callable[[Any], Undo]) -> Undo:
-    undos = [attach(core) for core in handle.encoder.cores]
+@dataclass
+class _WavLMAttention:
+    """What `observe_wavlm` puts over the method that attends, `original`."""
 
-    def undo() -> None:
-        for each in undos:
-            each()
+    host: Host
+    core: Any
+    original: Callable[..., tuple[Tensor, Tensor]]
 
-    return undo
+    def attend(self, hidden: Tensor, mask: Tensor | None, bias: Tensor) -> tuple[Tensor, Tensor]:
+        core, looking = self.core, looked_at(self.core)
+        bias = _with_sizes(self.host, bias)
+        if looking is not None:
+            query, key, value = (
+                _heads(proj(hidden), core.num_heads) for proj in (core.q_proj, core.k_proj, core.v_proj)
+            )
+            keys = None if mask is None else mask[:, None, None, :].bool()
+            pairs = bias.reshape(-1, core.num_heads, *bias.shape[1:])
+            looking.view = AttentionView(query, key, value, keys, core.scaling, None, pairs)
+        return self.original(hidden, mask, bias)
 
 
-def _watch(
-    core: Any, names: tuple[str, str, str], view: Callable[[Any, list[Tensor], dict[str, Any]], AttentionView]
-) -> Undo:
+View = Callable[[Any, list[Tensor], dict[str, Any], dict[str, Tensor]], AttentionView]
+
+
+def _watch(core: Any, hooks: Hooks, names: tuple[str, str, str], view: View) -> None:
     """Leave a view of the core's attention where it is asked for; `names` are its query, key and value projections."""
-    seen: dict[str, Tensor] = {}
+    for name in names:
+        hooks.after(core.get_submodule(name), Note(core, name).keep)
+    hooks.after(core, _Watch(core, names, view).finish, with_kwargs=True)
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            if slot_of(core) is not None:
-                seen.setdefault(name, output)  # DeBERTa projects its distances with them too, afterwards
 
-        return hook
+@dataclass
+class Note:
+    """Leaves what a part of a core computes, under a name, until the core's view is made."""
 
-    def finish(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: Any) -> None:
-        slot = slot_of(core)
-        if slot is not None:
-            given = dict(zip(("hidden_states", "attention_mask", "position_bias"), args, strict=False)) | kwargs
-            slot.view = view(core, [_heads(seen[n], core.num_attention_heads) for n in names], given)
+    core: Any
+    name: str
+
+    def keep(self, _: nn.Module, __: Any, output: Tensor) -> None:
+        """As a hook on the part."""
+        looking = looked_at(self.core)
+        if looking is not None:
+            looking.seen.setdefault(self.name, output)  # DeBERTa projects its distances with them too, afterwards
+
+
+@dataclass
+class _Watch:
+    """The hook of `_watch` on the core itself."""
+
+    core: Any
+    names: tuple[str, str, str]
+    view: View
+
+    def finish(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: Any) -> None:
+        looking = looked_at(self.core)
+        if looking is None:
+            return
+        seen = looking.seen
+        if any(name not in seen for name in self.names):
+            raise PruneSearchError(
+                "projections of attention were replaced while a schedule was applied: call handle.remove(), and "
+                "apply_ again"
+            )
+        given = dict(zip(("hidden_states", "attention_mask", "position_bias"), args, strict=False)) | kwargs
+        projected = [_heads(seen[name], self.core.num_attention_heads) for name in self.names]
+        looking.view = self.view(self.core, projected, given, seen)
         seen.clear()
 
-    hooks = [core.get_submodule(name).register_forward_hook(note(name)) for name in names]
-    hooks.append(core.register_forward_hook(finish, with_kwargs=True))
 
-    def undo() -> None:
-        for hook in hooks:
-            hook.remove()
-
-    return undo
-
-
-def _mpnet_view(core: Any, projected: list[Tensor], given: dict[str, Any]) -> AttentionView:
+def _mpnet_view(core: Any, projected: list[Tensor], given: dict[str, Any], _: dict[str, Tensor]) -> AttentionView:
     query, key, value = projected
     scaling = core.attention_head_size**-0.5
     return AttentionView(query, key, value, given["attention_mask"], scaling, None, given["position_bias"])
 
 
-def _deberta_view(core: Any, projected: list[Tensor], given: dict[str, Any]) -> AttentionView:
+def _deberta_view(core: Any, projected: list[Tensor], given: dict[str, Any], seen: dict[str, Tensor]) -> AttentionView:
     query, key, value = projected
     terms = 1 + ("c2p" in core.pos_att_type) + ("p2c" in core.pos_att_type)
-    flat: Tensor = core.__dict__.pop("_prunesearch_bias")
+    flat = seen["bias"]
     bias = flat.reshape(-1, core.num_attention_heads, *flat.shape[1:])
     scaling = (query.shape[-1] * terms) ** -0.5
     return AttentionView(query, key, value, given["attention_mask"].bool(), scaling, None, bias)
@@ -143,9 +151,9 @@ def _heads(x: Tensor, heads: int) -> Tensor:
     return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
-def _with_sizes(handle: Handle, bias: Tensor) -> Tensor:
+def _with_sizes(host: Host, bias: Tensor) -> Tensor:
     """Add `log(size)` of the keys to a bias `[batch x heads, n, n]`."""
-    tokens = handle.tokens
+    tokens = host.state.tokens
     if tokens is None or tokens.size is None:
         return bias
     size = tokens.size.to(torch.promote_types(bias.dtype, torch.float32))

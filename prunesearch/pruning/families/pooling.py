@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from prunesearch.pruning.families.restoring import restore_of
-from prunesearch.pruning.hooks import removal
+from prunesearch.pruning.hooks import Hooks
+from prunesearch.pruning.state import Host, carrier_of
+from prunesearch.pruning.tokens import Tokens
 
 if TYPE_CHECKING:
-    from prunesearch.pruning.apply import Handle
-    from prunesearch.pruning.families.family import Attachment, Undo
-    from prunesearch.pruning.tokens import Tokens
+    from prunesearch.pruning.families.family import Attachment
 
 
 def mean_pool(model: nn.Module, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -28,10 +29,8 @@ def mean_pool(model: nn.Module, hidden: Tensor, attention_mask: Tensor | None = 
     Returns:
         `[batch, width]`. Without a schedule: the usual masked mean.
     """
-    from prunesearch.pruning.apply import handle_of
-
-    handle = handle_of(model)
-    tokens = None if handle is None else handle.tokens
+    handle = carrier_of(model)
+    tokens: Tokens | None = None if handle is None else handle.tokens
     if tokens is not None:
         weight = alive_mass(tokens)
     elif attention_mask is not None:
@@ -57,38 +56,50 @@ def mean_head(target: str, *, source: str | None = None, skips: bool = True, bes
         beside_cls: whether the head is given `cat(CLS, mean)`.
     """
 
-    def attach(handle: Handle, model: nn.Module) -> Undo:
-        base = handle.encoder.base
-        owner = _owner(model, base, target)
-        if owner is None:
-            return lambda: None
-        first = handle.encoder.leading if skips else 0
-        latest: dict[str, Tensor | None] = {}  # empty outside the owner's forward: its parts may be called alone
+    return partial(_attach_mean_head, target=target, source=source, skips=skips, beside_cls=beside_cls)
 
-        def begin(_: nn.Module, __: Any) -> None:
-            latest["hidden"] = None
 
-        def remember(_: nn.Module, __: Any, output: Any) -> None:
-            if latest:
-                latest["hidden"] = _hidden_of(output)
+def _attach_mean_head(
+    host: Host, model: nn.Module, hooks: Hooks, *, target: str, source: str | None, skips: bool, beside_cls: bool
+) -> None:
+    owner = _owner(model, host.base, target)
+    if owner is None or (source is not None and not isinstance(_part(owner, source), nn.Module)):
+        return  # no such head, or one that averages nothing
+    head = _MeanHead(host, f"mean of {target}", host.leading if skips else 0, beside_cls)
+    made = host.base if source is None else owner.get_submodule(source)
+    hooks.before(owner, head.begin)
+    hooks.after(made, head.remember)
+    hooks.before(owner.get_submodule(target), head.instead)
+    hooks.after(owner, head.end, always=True)
 
-        def instead(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            hidden, tokens = latest.pop("hidden", None), handle.tokens
-            if hidden is None or tokens is None or tokens.size is None:
-                return None
-            weight = tokens.size[:, first:, None].to(hidden.dtype)
-            mean = (hidden[:, first:] * weight).sum(1) / weight.sum(1)
-            return (torch.cat([hidden[:, 0], mean], dim=1) if beside_cls else mean,)
 
-        made = base if source is None else owner.get_submodule(source)
-        hooks = [
-            owner.register_forward_pre_hook(begin),
-            made.register_forward_hook(remember),
-            owner.get_submodule(target).register_forward_pre_hook(instead),
-        ]
-        return removal(hooks)
+@dataclass
+class _MeanHead:
+    """The hooks of `mean_head`; outside the owner's forward its parts may be called alone, and there is no note."""
 
-    return attach
+    host: Host
+    note: str
+    first: int
+    beside_cls: bool
+
+    def begin(self, _: nn.Module, __: Any) -> None:
+        self.host.state.notes[self.note] = None
+
+    def remember(self, _: nn.Module, __: Any, output: Any) -> None:
+        notes = self.host.state.notes
+        if self.note in notes:
+            notes[self.note] = _hidden_of(output)
+
+    def instead(self, _: nn.Module, __: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        hidden, tokens = self.host.state.notes.pop(self.note, None), self.host.state.tokens
+        if hidden is None or tokens is None or tokens.size is None:
+            return None
+        weight = tokens.size[:, self.first :, None].to(hidden.dtype)
+        mean = (hidden[:, self.first :] * weight).sum(1) / weight.sum(1)
+        return (torch.cat([hidden[:, 0], mean], dim=1) if self.beside_cls else mean,)
+
+    def end(self, _: nn.Module, __: Any, ___: Any) -> None:
+        self.host.state.notes.pop(self.note, None)
 
 
 def masked_mean(path: str) -> Attachment:
@@ -101,38 +112,42 @@ def masked_mean(path: str) -> Attachment:
         path: of a part that the model around the encoder has; one whose head answers for every token averages nothing.
     """
 
-    def attach(handle: Handle, model: nn.Module) -> Undo:
-        base = handle.encoder.base
-        owner = _owner(model, base, path)
-        means = getattr(base.config, "classifier_pooling", None) == "mean"
-        if owner is None or restore_of(owner) is not None or not means:
-            return lambda: None
-        inside: list[bool] = []
+    return partial(_attach_masked_mean, path=path)
 
-        def begin(_: nn.Module, __: Any) -> None:
-            inside.append(True)
 
-        def end(_: nn.Module, __: Any, ___: Any) -> None:
-            inside.clear()
+def _attach_masked_mean(host: Host, model: nn.Module, hooks: Hooks, *, path: str) -> None:
+    base = host.base
+    owner = _owner(model, base, path)
+    means = getattr(base.config, "classifier_pooling", None) == "mean"
+    if owner is None or restore_of(owner) is not None or not means:
+        return
+    mean = _MaskedMean(host)
+    hooks.before(owner, mean.begin)
+    hooks.after(base, mean.spread)
+    hooks.after(owner, mean.end, always=True)
 
-        def spread(_: nn.Module, __: Any, output: Any) -> Any:
-            tokens = handle.tokens
-            if not inside or tokens is None:
-                return None
-            hidden = _hidden_of(output)
-            weight = alive_mass(tokens)[..., None].to(hidden.dtype)
-            mean = (hidden * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-            return replace(output, last_hidden_state=mean.expand(-1, tokens.n_start, -1))
 
-        return removal(
-            [
-                owner.register_forward_pre_hook(begin),
-                base.register_forward_hook(spread),
-                owner.register_forward_hook(end, always_call=True),
-            ]
-        )
+@dataclass
+class _MaskedMean:
+    """The hooks of `masked_mean`."""
 
-    return attach
+    host: Host
+
+    def begin(self, _: nn.Module, __: Any) -> None:
+        self.host.state.notes["masked mean"] = True
+
+    def spread(self, _: nn.Module, __: Any, output: Any) -> Any:
+        tokens = self.host.state.tokens
+        if "masked mean" not in self.host.state.notes or tokens is None:
+            return None
+        hidden = _hidden_of(output)
+        weight = alive_mass(tokens)[..., None].to(hidden.dtype)
+        mean = (hidden * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        full = mean.expand(-1, tokens.n_start, -1)
+        return (full, *output[1:]) if isinstance(output, tuple) else replace(output, last_hidden_state=full)
+
+    def end(self, _: nn.Module, __: Any, ___: Any) -> None:
+        self.host.state.notes.pop("masked mean", None)
 
 
 def attention_pool(path: str) -> Attachment:
@@ -142,47 +157,54 @@ def attention_pool(path: str) -> Attachment:
         path: of its `nn.MultiheadAttention`, from the encoder.
     """
 
-    def attach(handle: Handle, model: nn.Module) -> Undo:
-        pool = _part(handle.encoder.base, path)
-        if not isinstance(pool, nn.MultiheadAttention):
-            return lambda: None
-
-        def with_sizes(
-            module: nn.MultiheadAttention, args: tuple[Tensor, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Tensor, ...], dict[str, Any]] | None:
-            tokens = handle.tokens
-            if tokens is None or tokens.size is None or args[1].shape[1] != tokens.n:
-                return None
-            bias = tokens.attention_mask(args[1].dtype, additive=True)
-            if bias is None:
-                return None
-            return args, {**kwargs, "attn_mask": bias[:, 0].repeat_interleave(module.num_heads, 0)}
-
-        return removal([pool.register_forward_pre_hook(with_sizes, with_kwargs=True)])
-
-    return attach
+    return partial(_attach_attention_pool, path=path)
 
 
-def frame_mask(handle: Handle, model: nn.Module) -> Undo:
+def _attach_attention_pool(host: Host, model: nn.Module, hooks: Hooks, *, path: str) -> None:
+    pool = _part(host.base, path)
+    if isinstance(pool, nn.MultiheadAttention):
+        hooks.before(pool, _SizedPool(host).with_sizes, with_kwargs=True)
+
+
+@dataclass
+class _SizedPool:
+    """The hook of `attention_pool`."""
+
+    host: Host
+
+    def with_sizes(
+        self, module: nn.MultiheadAttention, args: tuple[Tensor, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]] | None:
+        tokens = self.host.state.tokens
+        if tokens is None or tokens.size is None or args[1].shape[1] != tokens.n:
+            return None
+        bias = tokens.attention_mask(args[1].dtype, additive=True)
+        if bias is None:
+            return None
+        return args, {**kwargs, "attn_mask": bias[:, 0].repeat_interleave(module.num_heads, 0)}
+
+
+def frame_mask(host: Host, model: nn.Module, hooks: Hooks) -> None:
     """Let a head that averages frames by the mask of its input (Wav2Vec2 and kin) use that of the frames left."""
-    owner: Any = _owner(model, handle.encoder.base, "projector")
-    if owner is None:
-        return lambda: None
-    original = owner._get_feature_vector_attention_mask
+    owner: Any = _owner(model, host.base, "projector")
+    if owner is not None:
+        frames = _FrameMask(host, owner._get_feature_vector_attention_mask)
+        hooks.put(owner, "_get_feature_vector_attention_mask", frames.mask)
 
-    def mask(frames: int, *args: Any, **kwargs: Any) -> Tensor:
-        tokens = handle.tokens
+
+@dataclass
+class _FrameMask:
+    """What `frame_mask` puts over a method of the owner's, `original`."""
+
+    host: Host
+    original: Any
+
+    def mask(self, frames: int, *args: Any, **kwargs: Any) -> Tensor:
+        tokens = self.host.state.tokens
         if tokens is None:
-            found: Tensor = original(frames, *args, **kwargs)
+            found: Tensor = self.original(frames, *args, **kwargs)
             return found
         return torch.ones_like(tokens.protected) if tokens.valid is None else tokens.valid
-
-    owner._get_feature_vector_attention_mask = mask
-
-    def undo() -> None:
-        del owner._get_feature_vector_attention_mask
-
-    return undo
 
 
 def _owner(model: nn.Module, base: nn.Module, path: str) -> nn.Module | None:

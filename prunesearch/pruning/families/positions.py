@@ -15,27 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.pruning.attention import causal_mask
-from prunesearch.pruning.tokens import Tokens, take_rows
-
-
-class Followed:
-    """Position data of the tokens that one stage left, each worked out once for all blocks that follow.
-
-    `place` `[batch, n]` is the input that each token continues.
-    """
-
-    def __init__(self, tokens: Tokens) -> None:
-        if tokens.place is None:
-            raise RuntimeError("the places of the tokens were not kept")
-        self.tokens, self.place = tokens, tokens.place
-        self._made: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def once(self, x: Tensor, make: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """`make(x, place)`, remembered for as long as blocks are given the same tensor."""
-        known = self._made.get(id(x))
-        if known is None:
-            known = self._made[id(x)] = (x, make(x, self.place))  # x is held on to, so its id stays its own
-        return known[1]
+from prunesearch.pruning.state import Followed
+from prunesearch.pruning.tokens import take_rows
 
 
 class Positions(Protocol):

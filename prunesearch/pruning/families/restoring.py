@@ -9,31 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prunesearch.pruning.assignment import Assignment
-from prunesearch.pruning.hooks import removal
+from prunesearch.pruning.hooks import Hooks
+from prunesearch.pruning.state import Departure, Host
 from prunesearch.pruning.tokens import take_rows
-
-if TYPE_CHECKING:
-    from prunesearch.pruning.apply import Handle
-    from prunesearch.pruning.families.family import Undo
-
-
-@dataclass(frozen=True)
-class Departure:
-    """A stage of the latest forward: what it did, the states `[batch, n_in, width]` it was given, and which are valid.
-
-    `valid` is bool `[batch, n_in]`; None where nothing is padding.
-    """
-
-    assignment: Assignment
-    hidden: Tensor
-    valid: Tensor | None
 
 
 def restored_states(base: nn.Module, hidden: Tensor, stages: Sequence[Departure]) -> Tensor:
@@ -95,7 +79,7 @@ def restore_of(model: nn.Module) -> Restore | None:
     return next((restore for ending, restore in RESTORED.items() if type(model).__name__.endswith(ending)), None)
 
 
-def restore_places(handle: Handle, model: nn.Module) -> Undo:
+def restore_places(host: Host, model: nn.Module, hooks: Hooks) -> None:
     """Put what is left back in its places behind the encoder of a model whose head answers for every token."""
     owner: Any = next(
         (m for m in model.modules() if isinstance(m, PreTrainedModel) and restore_of(m) is not None), None
@@ -103,26 +87,30 @@ def restore_places(handle: Handle, model: nn.Module) -> Undo:
     restore = None if owner is None else restore_of(owner)
     # an encoder-decoder's head reads the decoder, which has all of its tokens
     if restore is None or owner.config.is_encoder_decoder:
-        return lambda: None
+        return
+    places = _Places(host, restore)
+    hooks.before(owner, places.begin)
+    hooks.after(owner.base_model, places.put_back)
+    hooks.after(owner, places.end, always=True)
 
-    def begin(_: nn.Module, __: Any) -> None:
-        handle.departures = []
 
-    def put_back(base: nn.Module, _: Any, output: Any) -> Any:
-        stages = handle.departures
+@dataclass
+class _Places:
+    """The hooks of `restore_places`; the encoder called alone is left alone."""
+
+    host: Host
+    restore: Restore
+
+    def begin(self, _: nn.Module, __: Any) -> None:
+        self.host.state.departures = []
+
+    def put_back(self, base: nn.Module, _: Any, output: Any) -> Any:
+        stages = self.host.state.departures
         if not stages:  # nothing was reduced, or the encoder was called alone
             return None
         if isinstance(output, tuple):
-            return (restore(base, output[0], stages), *output[1:])
-        return replace(output, last_hidden_state=restore(base, output.last_hidden_state, stages))
+            return (self.restore(base, output[0], stages), *output[1:])
+        return replace(output, last_hidden_state=self.restore(base, output.last_hidden_state, stages))
 
-    def end(_: nn.Module, __: Any, ___: Any) -> None:
-        handle.departures = None
-
-    return removal(
-        [
-            owner.register_forward_pre_hook(begin),
-            owner.base_model.register_forward_hook(put_back),
-            owner.register_forward_hook(end, always_call=True),
-        ]
-    )
+    def end(self, _: nn.Module, __: Any, ___: Any) -> None:
+        self.host.state.departures = None

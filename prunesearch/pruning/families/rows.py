@@ -185,6 +185,20 @@ def _with_weights_on_demand(x: Tensor, kwargs: dict[str, Any]) -> tuple[Any, ...
     return (x, kwargs["weights"]) if kwargs.get("output_attentions") else (x,)
 
 
+def _t5_bias(blocks: list[nn.Module], x: Tensor) -> Tensor:
+    attention: Any = blocks[0].get_submodule("layer.0.SelfAttention")
+    bias: Tensor = attention.compute_bias(x.shape[1], x.shape[1], device=x.device)
+    return bias
+
+
+def _with_bias(x: Tensor, kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    return (x, kwargs["position_bias"])
+
+
+def _with_bias_and_cache(x: Tensor, kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    return (x, kwargs["position_bias"], None)
+
+
 _SEPARATED = "CLS, last separator"
 _TEXTS = (
     Family("bert", "encoder.layer", BertLike(), _SEPARATED, trailing=1, tasks=_TEXT),
@@ -268,9 +282,9 @@ _TEXTS = (
         trailing=1,
         cls=None,
         tasks=_TO_TEXT,
-        positions=SharedBias(lambda blocks, x: _t5_bias(blocks, x)),
+        positions=SharedBias(_t5_bias),
         positional=("position_bias",),
-        returns=lambda x, kwargs: (x, kwargs["position_bias"], None),
+        returns=_with_bias_and_cache,
         attachments=(cross_attention("decoder"),),
     ),
     Family(
@@ -297,12 +311,6 @@ _TEXTS = (
         attachments=(cross_attention("decoder"),),
     ),
 )
-
-
-def _t5_bias(blocks: list[nn.Module], x: Tensor) -> Tensor:
-    attention: Any = blocks[0].get_submodule("layer.0.SelfAttention")
-    bias: Tensor = attention.compute_bias(x.shape[1], x.shape[1], device=x.device)
-    return bias
 
 
 # -- audio -------------------------------------------------------------------------------------------
@@ -363,7 +371,7 @@ _AUDIOS = (
         observe=(observe_wavlm,),
         limits="as wav2vec2; eager attention only, as in transformers",
         positions=FlatBias(_wavlm_bias),
-        returns=lambda x, kwargs: (x, kwargs["position_bias"]),
+        returns=_with_bias,
     ),
     Family(
         "whisper",

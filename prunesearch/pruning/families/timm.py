@@ -11,21 +11,19 @@ import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.pruning.attention import AttentionView, slot_of
+from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.families.family import GRID, WINDOWS
+from prunesearch.pruning.families.native_attention import Note
 from prunesearch.pruning.families.positions import RotaryPrefixed
-from prunesearch.pruning.hooks import removal
-
-if TYPE_CHECKING:
-    from prunesearch.pruning.apply import Handle
-    from prunesearch.pruning.families.family import Undo
+from prunesearch.pruning.hooks import Hooks
+from prunesearch.pruning.state import Host, looked_at
 
 _SUPPORTED = "timm's VisionTransformer (vit_*, deit_*) and Eva (eva02_*, vit_*_dinov3, vit_*_rope) can"
 _CONVOLUTIONS = "it is made of convolutions, which need every place of their grid"
@@ -179,40 +177,31 @@ def _sizes(inner: Any, block: Any) -> TimmSizes:
 # -- what attention computes -------------------------------------------------------------------------
 
 
-def observe_timm(handle: Handle, model: nn.Module) -> Undo:
+def observe_timm(host: Host, model: nn.Module, hooks: Hooks) -> None:
     """Leave a view of a block's attention where a stage asks for it."""
-    undos = [_watch(core) for core in handle.encoder.cores]
-
-    def undo() -> None:
-        for each in undos:
-            each()
-
-    return undo
+    for core in dict.fromkeys(host.cores):
+        for name in ("q_norm", "k_norm", "qkv", "v_proj"):
+            if getattr(core, name, None) is not None:
+                hooks.after(core.get_submodule(name), Note(core, name).keep)
+        hooks.after(core, _Watch(core).finish, with_kwargs=True)
 
 
-def _watch(core: Any) -> Undo:
-    seen: dict[str, Tensor] = {}
+@dataclass
+class _Watch:
+    """The hook of `observe_timm` on a core."""
 
-    def note(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            if slot_of(core) is not None:
-                seen[name] = output
+    core: Any
 
-        return hook
-
-    def finish(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: Any) -> None:
-        slot = slot_of(core)
-        if slot is None:
+    def finish(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: Any) -> None:
+        looking = looked_at(self.core)
+        if looking is None:
             return
+        seen = looking.seen
         flat = seen.get("v_proj", seen.get("qkv"))
-        slot.view = _Unseen(
-            core, args[0], seen["q_norm"], seen["k_norm"], flat, kwargs.get("rope"), kwargs["attn_mask"]
+        looking.view = _Unseen(
+            self.core, args[0], seen["q_norm"], seen["k_norm"], flat, kwargs.get("rope"), kwargs["attn_mask"]
         )
         seen.clear()
-
-    names = [n for n in ("q_norm", "k_norm", "qkv", "v_proj") if getattr(core, n, None) is not None]
-    hooks = [core.get_submodule(name).register_forward_hook(note(name)) for name in names]
-    return removal([*hooks, core.register_forward_hook(finish, with_kwargs=True)])
 
 
 @dataclass
@@ -256,16 +245,29 @@ class _Unseen:
 # -- around the blocks -------------------------------------------------------------------------------
 
 
-def pool_timm(handle: Handle, model: nn.Module) -> Undo:
+def pool_timm(host: Host, model: nn.Module, hooks: Hooks) -> None:
     """Let means of tokens weigh them by size, and pooling by attention add `log(size)` to its keys."""
-    inner: Any = handle.encoder.base.timm_model
-    original = inner.pool
+    inner: Any = host.base.timm_model
+    pool = _Pool(host, inner, inner.pool)
+    hooks.put(inner, "pool", pool.pool)
+    if inner.attn_pool is not None:
+        hooks.before(inner.attn_pool, pool.with_sizes, with_kwargs=True)
 
-    def pool(x: Tensor, pool_type: str | None = None) -> Tensor:
-        tokens, how = handle.tokens, inner.global_pool if pool_type is None else pool_type
+
+@dataclass
+class _Pool:
+    """What `pool_timm` puts over the method that pools, `original`, and its hook."""
+
+    host: Host
+    inner: Any
+    original: Any
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        inner, tokens = self.inner, self.host.state.tokens
+        how = inner.global_pool if pool_type is None else pool_type
         plain: Tensor
         if tokens is None or tokens.size is None or inner.attn_pool is not None or how not in ("avg", "avgmax"):
-            plain = original(x, pool_type)
+            plain = self.original(x, pool_type)
             return plain
         first = 0 if getattr(inner, "pool_include_prefix", False) else inner.num_prefix_tokens
         x, weight = x[:, first:], tokens.size[:, first:, None].to(x.dtype)
@@ -273,54 +275,45 @@ def pool_timm(handle: Handle, model: nn.Module) -> Undo:
         return mean if how == "avg" else 0.5 * (x.amax(1) + mean)
 
     def with_sizes(
-        _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
+        self, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Tensor, ...], dict[str, Any]] | None:
-        tokens = handle.tokens
+        tokens = self.host.state.tokens
         bias = None if tokens is None else tokens.attention_mask(args[0].dtype, additive=True)
         return None if bias is None else (args, {**kwargs, "attn_mask": bias[..., -args[0].shape[1] :]})
 
-    inner.pool = pool
-    attention = inner.attn_pool
-    hooks = [] if attention is None else [attention.register_forward_pre_hook(with_sizes, with_kwargs=True)]
-    unhook = removal(hooks)
 
-    def undo() -> None:
-        del inner.pool
-        unhook()
-
-    return undo
-
-
-def guard_timm(handle: Handle, model: nn.Module) -> Undo:
+def guard_timm(host: Host, model: nn.Module, hooks: Hooks) -> None:
     """Refuse, in one line, what a schedule would make wrong: grids of hidden states, and two ways of training."""
-    inner: Any = handle.encoder.base.timm_model
-    original = inner.forward_intermediates
-    drops = not isinstance(inner.patch_drop, nn.Identity | None)
+    inner: Any = host.base.timm_model
+    guard = _Guard(host, inner, inner.forward_intermediates)
+    hooks.put(inner, "forward_intermediates", guard.intermediates)
+    hooks.before(inner.patch_embed, guard.check)
 
-    def check(_: nn.Module, __: Any) -> None:
+
+@dataclass
+class _Guard:
+    """What `guard_timm` puts over a method of the model's, `original`, and its hook."""
+
+    host: Host
+    inner: Any
+    original: Any
+
+    def check(self, _: nn.Module, __: Any) -> None:
+        inner = self.inner
         if inner.grad_checkpointing and torch.is_grad_enabled():
             raise PruneSearchError(
                 "gradient checkpointing runs timm's blocks again when the tokens they had are gone: "
                 "call model.gradient_checkpointing_disable() before training with a schedule"
             )
-        if drops and inner.training:
+        if inner.training and not isinstance(inner.patch_drop, nn.Identity | None):
             raise PruneSearchError(
                 "patch_drop_rate drops tokens of its own in training: build the model without it to train with a "
                 "schedule"
             )
 
-    def intermediates(x: Tensor, *args: Any, output_fmt: str = "NCHW", **kwargs: Any) -> Any:
-        if output_fmt != "NLC" and any(stage.keep < 1 for stage in handle.schedule):
+    def intermediates(self, x: Tensor, *args: Any, output_fmt: str = "NCHW", **kwargs: Any) -> Any:
+        if output_fmt != "NLC" and self.host.reduces:
             raise PruneSearchError(
                 "hidden states of reduced tokens are no grid: add output_fmt='NLC' to output_hidden_states=True"
             )
-        return original(x, *args, output_fmt=output_fmt, **kwargs)
-
-    inner.forward_intermediates = intermediates
-    hook = inner.patch_embed.register_forward_pre_hook(check)
-
-    def undo() -> None:
-        del inner.forward_intermediates
-        hook.remove()
-
-    return undo
+        return self.original(x, *args, output_fmt=output_fmt, **kwargs)

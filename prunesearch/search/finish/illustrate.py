@@ -11,7 +11,6 @@ from torch import Tensor
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
-from prunesearch.pruning.trace import Trace as StageTraces
 from prunesearch.report.pictures import owners, to_data_uri
 from prunesearch.report.spectrogram import picture, sound_view
 from prunesearch.report.views.shown_samples import Row, Stage, Trace
@@ -35,7 +34,7 @@ def illustrate(task: Task, handle: Handle, points: list[Point], model_id: str | 
 
     Args:
         task: the model with its data.
-        handle: of the task's model; the empty schedule is left on it.
+        handle: of the task's model.
         points: of the front.
         model_id: folder or Hub id that tokenizer and image processor come from; None: nobody knows them, and only
             sounds are shown.
@@ -48,22 +47,18 @@ def illustrate(task: Task, handle: Handle, points: list[Point], model_id: str | 
     show = _shown_by(task, handle, split, model_id)
     if show is None:
         return [], []
-    handle.set(Schedule())
-    reference = [task.condensed(_outputs(task, batch)) for batch in split.batches]
+    with handle.under(Schedule()):
+        reference = [task.condensed(_outputs(task, batch)) for batch in split.batches]
     unpruned: dict[int, str] = {}
     traces = []
-    try:
-        for point in points:
-            handle.set(point.to_schedule())
+    for point in points:
+        schedule = point.to_schedule()
+        with handle.under(schedule):
             chosen = list(dict.fromkeys([*range(min(_SHOWN, split.n)), *_worst(task, split, reference)]))
-            handle.set(Schedule())
-            for row in chosen:
-                if row not in unpruned:
-                    unpruned[row] = _answer(task, _row(split, row))
-            handle.set(point.to_schedule())
+        with handle.under(Schedule()):
+            unpruned |= {row: _answer(task, _row(split, row)) for row in chosen if row not in unpruned}
+        with handle.under(schedule):
             traces += [_trace(task, handle, point.id, row, _row(split, row), unpruned[row]) for row in chosen]
-    finally:
-        handle.set(Schedule())
     rows = []
     for row in sorted(unpruned):
         batch = _row(split, row)
@@ -96,11 +91,8 @@ def _answer(task: Task, batch: Batch) -> str:
 @torch.inference_mode()
 def _trace(task: Task, handle: Handle, point: str, row: int, batch: Batch, unpruned: str) -> Trace:
     """One row through the schedule that the handle carries."""
-    handle.trace = traces = StageTraces()
-    try:
+    with handle.traced() as traces:
         outputs = task.outputs(task.model, batch)
-    finally:
-        handle.trace = None
     stages = [
         Stage(
             layer=found.stage.layer,

@@ -97,8 +97,5 @@ class Remeasurer:
         inputs = self._inputs()
         if not kind_of(device_of(inputs)).measures_memory or all(o.name != "memory" for o in self.costing.objectives):
             return None
-        self.handle.set(schedule)
-        try:
+        with self.handle.under(schedule):
             return peak_activation_mib(self.setting.task.model, inputs).value_mib
-        finally:
-            self.handle.set(Schedule())

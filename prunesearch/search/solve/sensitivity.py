@@ -151,8 +151,7 @@ class Probe:
         found = []
         for index, batch in enumerate(self.rows.batches):
             reference, inputs = self._entering(index, batch)
-            self.handle.set(schedule)
-            with self.handle.resume_at(layer, inputs[layer]):
+            with self.handle.under(schedule), self.handle.resuming(layer, inputs[layer]):
                 outputs = self.task.outputs(self.task.model, batch)
             # an output that is not finite loses everything: the method is not chosen there
             lost = self.task.divergence(reference, outputs, batch)
@@ -162,9 +161,8 @@ class Probe:
         return losses
 
     def close(self) -> None:
-        """Let go of the activations, and leave the model unpruned."""
+        """Let go of the activations."""
         self._kept.clear()
-        self.handle.set(Schedule())
 
     def _share(self, layer: int, schedule: Schedule) -> float:
         """Cost of the blocks from `layer` on, as a share of a forward of the unpruned model."""
@@ -177,8 +175,7 @@ class Probe:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        self.handle.set(Schedule())
-        with self.handle.record_inputs() as recorded:
+        with self.handle.under(Schedule()), self.handle.observing() as recorded:
             reference = self.task.condensed(self.task.outputs(self.task.model, batch))
         self.passes += len(batch)
         found = (reference, list(recorded))

@@ -111,8 +111,8 @@ class Evaluator:
         self.task, self.handle, self.split = task, handle, split
         # texts are sorted by length: in that order the first batches would tell of short texts alone
         self._order = torch.randperm(len(split.batches), generator=torch.Generator().manual_seed(0)).tolist()
-        handle.set(Schedule())
-        self._reference = [task.condensed(self._run(batch)) for batch in self.batches()]
+        with handle.under(Schedule()):
+            self._reference = [task.condensed(self._run(batch)) for batch in self.batches()]
         self._unpruned: Evaluation | None = None
 
     @torch.inference_mode()
@@ -124,18 +124,17 @@ class Evaluator:
         With a `rival`, stop after the batch that shows, by paired differences of the divergence, that it is beaten.
         """
         task = self.task
-        self.handle.set(schedule)
         statistics, losses, same = [], [], []
-        for batch, reference in zip(self.batches(), self._reference, strict=True):
-            outputs = self._run(batch)
-            statistics.append(task.statistics(outputs, batch))
-            losses.append(task.divergence(reference, outputs, batch))
-            same.append(task.agrees(reference, outputs, batch))
-            if progress is not None:
-                progress(len(batch))
-            if rival is not None and len(losses) > 1 and rival.beats(torch.cat(losses).cpu()):
-                break
-        self.handle.set(Schedule())
+        with self.handle.under(schedule):
+            for batch, reference in zip(self.batches(), self._reference, strict=True):
+                outputs = self._run(batch)
+                statistics.append(task.statistics(outputs, batch))
+                losses.append(task.divergence(reference, outputs, batch))
+                same.append(task.agrees(reference, outputs, batch))
+                if progress is not None:
+                    progress(len(batch))
+                if rival is not None and len(losses) > 1 and rival.beats(torch.cat(losses).cpu()):
+                    break
         rows, kl, agrees = (torch.cat(parts).cpu() for parts in (statistics, losses, same))
         return Evaluation(rows, kl, agrees, task.scoring)
 
@@ -150,9 +149,9 @@ class Evaluator:
 
     @torch.inference_mode()
     def _unpruned_statistics(self) -> Tensor:
-        self.handle.set(Schedule())
         pairs = zip(self._reference, self.batches(), strict=True)
-        return torch.cat([self.task.statistics(outputs, batch) for outputs, batch in pairs]).cpu()
+        with self.handle.under(Schedule()):  # a task may write its answers anew
+            return torch.cat([self.task.statistics(outputs, batch) for outputs, batch in pairs]).cpu()
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> Outputs:

@@ -86,11 +86,10 @@ class Writing(Task):
         seconds: dict[str, list[float]] = {name: [] for name in named}
         for _ in range(_RUNS):
             for name, schedule in named.items():  # interleaved, so that a machine's moods hit all alike
-                handle.set(schedule)
-                started = time.perf_counter()
-                self._generate(source, min_new_tokens=self.usual, max_new_tokens=self.usual).cpu()
-                seconds[name].append(time.perf_counter() - started)
-        handle.set(Schedule())
+                with handle.under(schedule):
+                    started = time.perf_counter()
+                    self._generate(source, min_new_tokens=self.usual, max_new_tokens=self.usual).cpu()
+                    seconds[name].append(time.perf_counter() - started)
         ms = {name: 1000 * statistics.median(found) for name, found in seconds.items()}
         first = ms.pop("unpruned")
         each = ", ".join(f"{name} {value:.0f} ms ({first / value:.2f}x)" for name, value in ms.items())

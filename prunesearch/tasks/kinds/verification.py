@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from transformers.modeling_outputs import XVectorOutput
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.pruning.apply import handle_of
 from prunesearch.pruning.families.find import find_encoder
-from prunesearch.pruning.families.restoring import Departure, frame_owners
+from prunesearch.pruning.families.restoring import frame_owners
+from prunesearch.pruning.state import Departure
 from prunesearch.pruning.tokens import take_rows
 from prunesearch.tasks.base import Forward, Outputs
 from prunesearch.tasks.batches import Batch, Inputs
@@ -61,12 +63,9 @@ class XVector(nn.Module):
             PruneSearchError: for sounds that are too short.
         """
         handle = handle_of(self.encoder)
-        if handle is not None:
-            handle.departures = []
-        found = self.encoder(**inputs, output_hidden_states=self.layer_weights is not None)
-        stages: list[Departure] = []
-        if handle is not None:
-            stages, handle.departures = handle.departures or [], None
+        departing: AbstractContextManager[list[Departure]] = nullcontext([]) if handle is None else handle.departing()
+        with departing as stages:
+            found = self.encoder(**inputs, output_hidden_states=self.layer_weights is not None)
         states = found.last_hidden_state
         frames = (stages[0].hidden if stages else states).shape[1]
         if frames < self.least:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
@@ -20,7 +21,7 @@ from tests.support.small_models import build, inputs_of
 
 SCHEDULE = ps.Schedule([ps.Stage(0, 0.7, "cls_attention", "fuse"), ps.Stage(2, 0.3, "random", "nearest")])
 ELSEWHERE = """
-import sys
+import copy, sys, threading
 
 class NoPrunesearch:
     def find_spec(self, name, path=None, target=None):
@@ -44,6 +45,21 @@ for folder, auto in zip(sys.argv[1::2], sys.argv[2::2]):
     model.set_attn_implementation("eager")
     with torch.no_grad():
         out["eager"] = model(**given).logits
+    model.set_attn_implementation("sdpa")
+    out["copy"] = copy.deepcopy(model)(**given).logits.detach()
+    wrong = []
+
+    def work():
+        with torch.no_grad():
+            for _ in range(3):
+                wrong.append(not torch.equal(model(**given).logits, out["first"]))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    out["wrong"] = torch.tensor(sum(wrong) + 24 - len(wrong))
     save_file(out, folder + ".out")
 assert "prunesearch" not in sys.modules
 """
@@ -77,6 +93,8 @@ def test_it_runs_pruned_without_prunesearch(elsewhere, name):
     torch.testing.assert_close(got[name]["first"], wanted[name], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(got[name]["-again"], wanted[name], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(got[name]["eager"], wanted[name], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got[name]["copy"], wanted[name], rtol=1e-6, atol=1e-6)
+    assert got[name]["wrong"] == 0, "in threads"
     inputs, model = inputs_of(name), build(name)
     with torch.no_grad():
         assert not torch.allclose(got[name]["first"], model(**inputs).logits, atol=1e-3)
@@ -88,7 +106,8 @@ def test_the_schedule_is_in_the_config_and_nothing_else_is_in_the_file(elsewhere
     config = json.loads((root / name / "config.json").read_text())
     assert ps.Schedule.from_dict(config["prunesearch"]["schedule"]) == SCHEDULE
     assert config["prunesearch"]["seed"] == 3
-    assert list(config["auto_map"]) == [AUTO[name]]
+    assert list(config["auto_map"]) == [AUTO[name], "AutoConfig"]
+    assert config["model_type"] == f"pruned_{name}"
     text = (root / name / "modeling_pruned.py").read_text()
     defined = {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     assert {"cls_attention", "random", "fuse", "nearest"} < defined
@@ -98,6 +117,16 @@ def test_the_schedule_is_in_the_config_and_nothing_else_is_in_the_file(elsewhere
     card = (root / name / "README.md").read_text()
     assert "| 0 | 0.7 of the initial tokens | cls_attention+fuse |" in card
     assert ps.Schedule.from_json((root / name / "prunesearch.json").read_text()) == SCHEDULE
+
+
+@pytest.mark.parametrize("name", list(AUTO))
+def test_nothing_loads_the_folder_unpruned(elsewhere, name):
+    folder = elsewhere[0] / name
+    for auto in ("AutoConfig", "AutoModel", AUTO[name]):
+        with pytest.raises(ValueError, match="custom code"):
+            getattr(transformers, auto).from_pretrained(folder, trust_remote_code=False)
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        type(build(name)).from_pretrained(folder)
 
 
 def test_the_file_has_no_undefined_name(elsewhere, tmp_path):

@@ -10,28 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 from torch import Tensor, nn
 
 import prunesearch as ps
 from prunesearch.pruning.families.find import find_encoder
-from tests.support.small_models import CASES, inputs_of
+from tests.support.heads import headed
+from tests.support.small_models import inputs_of
 
 TEXTS = ["bert", "roberta", "electra", "distilbert", "albert", "mpnet", "deberta", "modernbert", "xlm-roberta"]
 SOUNDS = ["wav2vec2", "hubert", "wavlm"]
-
-
-def headed(name: str, head: str) -> Any:
-    """A model of the family with a head, random but wide enough for its tokens to differ; float64."""
-    torch.manual_seed(0)
-    config = CASES[name].make().config
-    config.num_labels = 2 if head == "ForQuestionAnswering" else 5
-    model = getattr(hf, f"AutoModel{head}").from_config(config).to(torch.float64).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, 1.2 / parameter[0].numel() ** 0.5)
-    return model
 
 
 def answers(out: Any) -> Tensor:
@@ -140,7 +127,9 @@ def test_tuples_are_put_back_too_and_nothing_is_kept() -> None:
     with ps.apply_(model, schedule) as handle:
         logits = model(**inputs).logits
         assert torch.equal(model(**inputs, return_dict=False)[0], logits)
-        assert handle.departures is None
+        with handle.departing() as stages:
+            model(**inputs)
+        assert not stages  # the head's own are let go of with its answer
 
 
 @torch.no_grad()

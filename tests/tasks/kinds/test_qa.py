@@ -237,12 +237,12 @@ def test_windows_go_through_the_search_as_other_rows_do(answerer: str, tmp_path:
     with apply_(task.model, Schedule()) as handle, torch.inference_mode():
         for batch in some(task.calibration.batches):
             handle.set(Schedule())
-            with handle.record_inputs() as entering:
+            with handle.observing() as entering:
                 task.outputs(task.model, batch)
             inputs = list(entering)
             handle.set(late)
             whole = task.outputs(task.model, batch)
-            with handle.resume_at(1, inputs[1]):
+            with handle.resuming(1, inputs[1]):
                 resumed = task.outputs(task.model, batch)
             assert all(torch.equal(whole[name], resumed[name]) for name in whole)
         point = SimpleNamespace(id="p1", to_schedule=lambda: HALF)

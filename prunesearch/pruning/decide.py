@@ -1,0 +1,60 @@
+"""What one stage does with the tokens that come: score, select, merge; each by a row of its table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prunesearch.core.registry import MERGES, SCORERS, SELECTIONS
+from prunesearch.core.stage import Stage
+from prunesearch.pruning.assignment import Assignment
+from prunesearch.pruning.attention import AttentionView
+from prunesearch.pruning.merges.base import MergeInput
+from prunesearch.pruning.scorers.base import ScorerInput
+from prunesearch.pruning.selections.base import Selection, SelectionInput
+from prunesearch.pruning.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A stage and what carries it out, looked up once; `keep_before` is the fraction that left the stage before it."""
+
+    stage: Stage
+    keep_before: float
+    score: Callable[[ScorerInput], Tensor] | None
+    select: Callable[[SelectionInput], Selection] | None
+    merge: Callable[[MergeInput], Assignment]
+
+    @classmethod
+    def of(cls, stage: Stage, keep_before: float) -> Rule:
+        """That of a stage."""
+        merge, scored = MERGES.load(stage.merge), MERGES.entry(stage.merge).uses_scores
+        if not scored:
+            return cls(stage, keep_before, None, None, merge)
+        return cls(stage, keep_before, SCORERS.load(stage.scorer), SELECTIONS.load(stage.selection), merge)
+
+    def decide(self, tokens: Tokens, view: AttentionView, depth: int, seed: int, cls: int | None) -> Assignment:
+        """Decide what becomes of `tokens`, by the attention of the block they are in.
+
+        Args:
+            tokens: what there is.
+            view: of the attention of the block.
+            depth: number of blocks of the model.
+            seed: of the `random` scorer.
+            cls: see `ScorerInput`.
+        """
+        stage, keep = self.stage, self.stage.keep
+        n_out = tokens.width_after(keep)
+        score = selection = None
+        if self.score is not None and self.select is not None:
+            counts = tokens.row_counts(keep)
+            left: int | Tensor = n_out - tokens.n_protected
+            if counts is not None:
+                left = counts - tokens.protected.sum(1)
+            place = stage.layer, depth, seed, cls
+            score = self.score(ScorerInput(view, tokens, left, *place, stage.scorer_params))
+            selection = self.select(SelectionInput(tokens, view, score, keep, n_out, stage.selection_params))
+        merging = tokens, view, score, selection, keep, self.keep_before, n_out
+        return self.merge(MergeInput(*merging, stage.merge_params))

@@ -1,0 +1,241 @@
+"""Running the blocks of an encoder under a schedule."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.registry import MERGES
+from prunesearch.core.schedule import Schedule
+from prunesearch.pruning.decide import Rule
+from prunesearch.pruning.families.find import Encoder
+from prunesearch.pruning.interface import base_name
+from prunesearch.pruning.state import Departure, Followed, Forward, Reductions, Threads, ThreadState
+from prunesearch.pruning.tokens import Tokens, key_validity
+
+# kernels that take no additive mask, which proportional attention needs
+NO_BIAS = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+_BACKENDS = ("sdpa", "eager", *NO_BIAS)
+
+
+class Driver:
+    """Runs the blocks of `encoder`: each thread's forwards by themselves.
+
+    Args:
+        encoder: with its blocks; its layout may be changed.
+        traced: whether forwards are traced where nothing else is said.
+        seed: of the `random` scorer.
+    """
+
+    def __init__(self, encoder: Encoder, *, traced: bool, seed: int) -> None:
+        self.encoder, self.seed = encoder, seed
+        self.threads = Threads(traced)
+        self.standing = Reductions.of(Schedule())
+        self.installed = True
+        # what a copy must have in it to be whole: any of these holds the encoder
+        self.around: list[nn.Module] = [encoder.base]
+        self._checked: tuple[str, Schedule] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: the schedule in force here, and nothing of any forward."""
+        return {**self.__dict__, "standing": self.reductions}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Driver:
+        if not any(id(module) in memo for module in self.around):
+            raise PruneSearchError(
+                "a part of a model that carries a schedule cannot be copied by itself: copy the whole model, or call "
+                "handle.remove() first"
+            )
+        twin = memo[id(self)] = Driver.__new__(Driver)
+        twin.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        return twin
+
+    # -- what attachments may know ---------------------------------------------------------------------
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """See `Host`."""
+        return self.encoder.base
+
+    @property
+    def cores(self) -> Sequence[nn.Module]:
+        """See `Host`."""
+        return self.encoder.cores
+
+    @property
+    def leading(self) -> int:
+        """See `Host`."""
+        return self.encoder.leading
+
+    @property
+    def state(self) -> ThreadState:
+        """See `Host`."""
+        return self.threads.state
+
+    @property
+    def reduces(self) -> bool:
+        """See `Host`."""
+        return any(stage.keep < 1 for stage in self.reductions.schedule)
+
+    # -- the schedule ----------------------------------------------------------------------------------
+
+    @property
+    def reductions(self) -> Reductions:
+        """What the next forward of the calling thread does."""
+        return self.state.reductions or self.standing
+
+    @property
+    def attention(self) -> str:
+        """The implementation of attention that the model has now: it may be changed under a schedule."""
+        return base_name(str(self.encoder.attention_config._attn_implementation))
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise `PruneSearchError` if the model cannot run `schedule` with the attention it has."""
+        attention = self.attention
+        if self._checked == (attention, schedule):
+            return
+        schedule.check_depth(self.encoder.depth)
+        if attention not in _BACKENDS:
+            raise PruneSearchError(
+                f"attention must be one of {', '.join(_BACKENDS)}, but the model has '{attention}': "
+                "load it with attn_implementation='sdpa'"
+            )
+        if attention in NO_BIAS:
+            self._check_no_bias(schedule, attention)
+        self._checked = (attention, schedule)
+
+    def _check_no_bias(self, schedule: Schedule, attention: str) -> None:
+        merging = [s for s in schedule if MERGES.entry(s.merge).makes_sizes]
+        if merging:
+            raise PruneSearchError(
+                f"merge '{merging[0].merge}' needs `+ log(size)` on the keys, which {attention} cannot add: "
+                "use merge='drop', or load the model with attn_implementation='sdpa'"
+            )
+        positions = self.encoder.family.positions
+        if positions is not None and positions.in_mask and schedule.stages:
+            raise PruneSearchError(
+                f"relative positions go through the mask of '{self.encoder.family.model_type}', which "
+                f"{attention} does not take: load the model with attn_implementation='sdpa'"
+            )
+
+    # -- the forward -----------------------------------------------------------------------------------
+
+    def begin(self) -> Forward:
+        """A forward begins: nothing is reduced."""
+        state, reductions = self.state, self.reductions
+        state.forward = None
+        self.check(reductions.schedule)
+        attention = self.attention
+        state.forward = Forward(reductions, additive=attention == "eager", no_bias=attention in NO_BIAS)
+        if state.trace is not None:
+            state.trace.clear()
+        if state.departures is not None:
+            state.departures.clear()
+        if state.recorded is not None:
+            state.recorded.clear()
+        return state.forward
+
+    def start(self, *_: Any) -> None:
+        """As `begin`, as a hook on what runs the blocks."""
+        self.begin()
+
+    def run(self, place: int | None, hidden_states: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute the block at `place`, in place of its own forward; None for one that serves several passes."""
+        state, family = self.state, self.encoder.family
+        forward = self._entered(place)
+        index = forward.next
+        forward.next = index + 1
+        kwargs.update(zip(("attention_mask", *family.positional), args, strict=False))
+        mask = kwargs.pop("attention_mask", None)
+        if state.resume is not None:
+            start, hidden = state.resume
+            if index < start:
+                return family.returns(hidden_states, kwargs)
+            if index == start:
+                hidden_states = hidden
+        if state.recorded is not None:
+            state.recorded.append(hidden_states)
+        if family.positions is not None:
+            family.positions.prepare(self.encoder.blocks, hidden_states, kwargs)
+        try:
+            out = self.run_block(index, hidden_states, mask, kwargs)
+        except BaseException:
+            state.forward = None  # nothing of it is there for whoever comes next
+            raise
+        if index + 1 == self.encoder.depth:
+            forward.left = None
+        return family.returns(out, kwargs)
+
+    def _entered(self, place: int | None) -> Forward:
+        """The forward that goes on with the block at `place`, a new one at the first block; `next` is the block's."""
+        state = self.state
+        forward = state.forward
+        if place == 0 or (forward is None and not place):
+            return self.begin()
+        expected = None if forward is None else forward.next
+        if place is None:
+            place = expected
+        if forward is None or place is None or place < forward.next or place >= self.encoder.depth:
+            raise PruneSearchError(
+                f"block {place if place is not None else '?'} was run apart from a forward of its model (activation "
+                "checkpointing around blocks does so): checkpoint the whole model, or remove the schedule"
+            )
+        forward.next = place
+        return forward
+
+    def run_block(self, index: int, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        """Compute block `index` on `x` `[batch, n, width]`, its stage included; `begin` comes before the first."""
+        forward = self.state.forward or self.begin()
+        block, layout = self.encoder.blocks[index], self.encoder.family.layout
+        given_mask, given = self._for_tokens_left(forward, block, x, mask, kwargs)
+        rule = forward.reductions.rules.get(index)
+        forward.looking = None if rule is None else self.encoder.cores[index]
+        x = layout.attend(block, x, given_mask, given)
+        if "weights" in given:
+            kwargs["weights"] = given["weights"]
+        if rule is not None:
+            x = self._reduce(forward, rule, x, mask)
+        return layout.feed(block, x)
+
+    def _for_tokens_left(
+        self, forward: Forward, block: nn.Module, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """The mask and the arguments of the next attention: the model's own until a stage has reduced."""
+        tokens, positions = forward.tokens, self.encoder.family.positions
+        if tokens is None:
+            return mask, kwargs
+        keys = tokens.valid if forward.no_bias else tokens.attention_mask(x.dtype, additive=forward.additive)
+        if positions is None:
+            return keys, kwargs
+        if forward.left is None or forward.left.tokens is not tokens:
+            forward.left = Followed(tokens)
+        return positions.follow(block, forward.left, keys, mask, kwargs)
+
+    def _reduce(self, forward: Forward, rule: Rule, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Carry out a stage on `x` `[batch, n, width]`; returns `[batch, n_out, width]`."""
+        view, state = forward.take_view(), self.state
+        tokens = forward.tokens
+        if tokens is None:
+            tokens = self._start(x, mask)
+        if not tokens.gives(rule.keep_before, rule.stage.keep):
+            return x
+        assignment = rule.decide(tokens, view, self.encoder.depth, self.seed, self.encoder.family.cls)
+        if state.trace is not None:
+            state.trace.add(rule.stage, assignment, tokens, x)
+        if state.departures is not None:
+            state.departures.append(Departure(assignment, x, tokens.valid))
+        forward.tokens = assignment.advance(tokens)
+        return assignment.features(x)
+
+    def _start(self, x: Tensor, mask: Tensor | None) -> Tokens:
+        encoder, positions, real = self.encoder, self.encoder.family.positions, self.state.real
+        if positions is not None:
+            mask = positions.padding(x, mask)
+        if real is not None:
+            mask = real if mask is None else real & key_validity(mask, *x.shape[:2])
+        return Tokens.start(x, mask, encoder.leading, encoder.family.trailing, places=positions is not None)

@@ -1,0 +1,19 @@
+"""Tokens that are not kept are averaged into the most similar one that is."""
+
+from __future__ import annotations
+
+import torch
+
+from prunesearch.pruning.assignment import Assignment
+from prunesearch.pruning.merges.base import MergeInput, similarity_to_kept
+
+
+def nearest(inputs: MergeInput) -> Assignment:
+    """Each token that is not kept is averaged, by size, into the kept token with the most similar key (cosine).
+
+    Protected tokens take nothing in.
+    """
+    chosen, _ = inputs.chosen
+    target = similarity_to_kept(inputs, chosen).argmax(-1)
+    slot = torch.where(chosen.is_kept, chosen.own_slot, target)
+    return Assignment(chosen.kept, chosen.occupied, slot=slot, weight=inputs.tokens.mass)

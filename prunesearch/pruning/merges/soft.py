@@ -1,0 +1,21 @@
+"""Tokens that are not kept are spread over those that are."""
+
+from __future__ import annotations
+
+import torch
+
+from prunesearch.pruning.assignment import Assignment
+from prunesearch.pruning.merges.base import MergeInput, similarity_to_kept
+
+
+def soft(inputs: MergeInput) -> Assignment:
+    """Each token that is not kept is spread over the kept ones by softmax(cosine of keys / `temperature`), by size.
+
+    Protected tokens take nothing in. Sizes become fractional; their sum is preserved.
+    """
+    chosen, _ = inputs.chosen
+    spread = (similarity_to_kept(inputs, chosen) / inputs.params["temperature"]).softmax(-1)
+    slots = torch.arange(chosen.n_out, device=spread.device)
+    own = (chosen.own_slot[..., None] == slots).to(spread.dtype)
+    share = torch.where(chosen.is_kept[..., None], own, spread)
+    return Assignment(chosen.kept, chosen.occupied, share=share, weight=inputs.tokens.mass)

@@ -1,0 +1,39 @@
+"""What a scorer is: `[batch, tokens]` out of a `ScorerInput`, high = keep, never negative, in float32 or better.
+
+What it says of padding and protected tokens is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunesearch.pruning.attention import AttentionView
+from prunesearch.pruning.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class ScorerInput:
+    """What a scorer may look at.
+
+    `cls` is the place of the CLS token among a row's real tokens (-1: the last), or None if the model has none; `keep`
+    is the number of reducible tokens that will be left, an int or `[batch]`; `depth` is the number of blocks of the
+    model; `params` every parameter of the scorer, by name (`core.registry.SCORERS`).
+    """
+
+    attention: AttentionView
+    tokens: Tokens
+    keep: int | Tensor
+    layer: int
+    depth: int
+    seed: int
+    cls: int | None
+    params: Mapping[str, float]
+
+    @property
+    def wide(self) -> torch.dtype:
+        """The dtype to score in: the model's, or float32 if that is wider."""
+        return torch.promote_types(self.attention.query.dtype, torch.float32)

@@ -1,0 +1,23 @@
+"""Scorers that read how alike tokens are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prunesearch.pruning.attention import mean_key
+from prunesearch.pruning.scorers.base import ScorerInput
+
+
+def key_redundancy(inputs: ScorerInput) -> Tensor:
+    """`1 - E`, where E is PiToMe's energy (Tran et al. 2024): mean over reducible keys of `ELU(cos - margin)`.
+
+    Keys are means over heads; the parameter `margin` is that of the first block, and falls linearly to 0 at the last.
+    The mean of a non-linear function of all pairs needs one `[batch, n, n]` similarity, without heads.
+    """
+    key = mean_key(inputs.attention)
+    unit = torch.nn.functional.normalize(key, dim=-1)
+    margin = inputs.params["margin"] * (1 - inputs.layer / max(inputs.depth - 1, 1))
+    energy = torch.nn.functional.elu(unit @ unit.transpose(1, 2) - margin)
+    others = inputs.tokens.reducible[:, None, :].to(energy.dtype)
+    return 1 - (energy * others).sum(-1) / others.sum(-1).clamp(min=1)

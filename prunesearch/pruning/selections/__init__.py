@@ -1,0 +1,1 @@
+"""Scores become kept tokens. One file a selection, one row in `core.registry.SELECTIONS`."""
