@@ -57,23 +57,23 @@ _SELECTIONS = "prunesearch.pruning.selections"
 SCORERS = make_table(
     "scorer",
     {
-        "cls_attention": ScorerRow(f"{_SCORERS}.attention:cls_attention", "attention of the CLS query (EViT)"),
+        "cls_attention": ScorerRow(f"{_SCORERS}.by_attention:cls_attention", "attention of the CLS query (EViT)"),
         "attention_received": ScorerRow(
-            f"{_SCORERS}.attention:attention_received", "mean attention received (PoWER-BERT)"
+            f"{_SCORERS}.by_attention:attention_received", "mean attention received (PoWER-BERT)"
         ),
         "attention_entropy": ScorerRow(
-            f"{_SCORERS}.attention:attention_entropy", "how focused a token's own attention is"
+            f"{_SCORERS}.by_attention:attention_entropy", "how focused a token's own attention is"
         ),
-        "value_norm": ScorerRow(f"{_SCORERS}.values:value_norm", "length of the value vector"),
-        "cls_attention_value": ScorerRow(f"{_SCORERS}.values:cls_attention_value", "CLS attention x value norm (ATS)"),
+        "value_norm": ScorerRow(f"{_SCORERS}.by_values:value_norm", "length of the value vector"),
+        "cls_attention_value": ScorerRow(f"{_SCORERS}.by_values:cls_attention_value", "CLS attention x value (ATS)"),
         "key_redundancy": ScorerRow(
-            f"{_SCORERS}.redundancy:key_redundancy",
+            f"{_SCORERS}.by_keys:key_redundancy",
             "1 - energy of similarity to all keys (PiToMe)",
             params={"margin": Param(0.9, 0.0, 1.0, "cosine of keys that counts as alike, at the first block")},
         ),
-        "position": ScorerRow(f"{_SCORERS}.fixed:position", "fixed length: keep the first n"),
-        "position_stride": ScorerRow(f"{_SCORERS}.fixed:position_stride", "fixed length: keep every k-th"),
-        "random": ScorerRow(f"{_SCORERS}.fixed:random", "seeded random order, the floor to beat"),
+        "position": ScorerRow(f"{_SCORERS}.by_place:position", "fixed length: keep the first n"),
+        "position_stride": ScorerRow(f"{_SCORERS}.by_place:position_stride", "fixed length: keep every k-th"),
+        "random": ScorerRow(f"{_SCORERS}.by_place:random", "seeded random order, the floor to beat"),
     },
     ScorerRow,
 )

@@ -13,7 +13,7 @@ from prunesearch.pruning.assignment import Assignment
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.merges.base import MergeInput
 from prunesearch.pruning.scorers.base import ScorerInput
-from prunesearch.pruning.selections.base import Selection, SelectionInput
+from prunesearch.pruning.selections.base import Chosen, SelectionInput
 from prunesearch.pruning.tokens import Tokens
 
 
@@ -24,7 +24,7 @@ class Rule:
     stage: Stage
     keep_before: float
     score: Callable[[ScorerInput], Tensor] | None
-    select: Callable[[SelectionInput], Selection] | None
+    select: Callable[[SelectionInput], Chosen] | None
     merge: Callable[[MergeInput], Assignment]
 
     @classmethod

@@ -15,7 +15,7 @@ from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.decide import Rule
 from prunesearch.pruning.families.find import Encoder
 from prunesearch.pruning.interface import base_name
-from prunesearch.pruning.state import Departure, Followed, Forward, Reductions, Threads, ThreadState
+from prunesearch.pruning.state import Departure, Followed, ForwardState, Reductions, Threads, ThreadState
 from prunesearch.pruning.tokens import Tokens, key_validity
 
 # kernels that take no additive mask, which proportional attention needs
@@ -125,13 +125,13 @@ class Driver:
 
     # -- the forward -----------------------------------------------------------------------------------
 
-    def begin(self) -> Forward:
+    def begin(self) -> ForwardState:
         """A forward begins: nothing is reduced."""
         state, reductions = self.state, self.reductions
         state.forward = None
         self.check(reductions.schedule)
         attention = self.attention
-        state.forward = Forward(reductions, additive=attention == "eager", no_bias=attention in NO_BIAS)
+        state.forward = ForwardState(reductions, additive=attention == "eager", no_bias=attention in NO_BIAS)
         if state.trace is not None:
             state.trace.clear()
         if state.departures is not None:
@@ -171,7 +171,7 @@ class Driver:
             forward.left = None
         return family.returns(out, kwargs)
 
-    def _entered(self, place: int | None) -> Forward:
+    def _entered(self, place: int | None) -> ForwardState:
         """The forward that goes on with the block at `place`, a new one at the first block; `next` is the block's."""
         state = self.state
         forward = state.forward
@@ -203,7 +203,7 @@ class Driver:
         return layout.feed(block, x)
 
     def _for_tokens_left(
-        self, forward: Forward, block: nn.Module, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+        self, forward: ForwardState, block: nn.Module, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """The mask and the arguments of the next attention: the model's own until a stage has reduced."""
         tokens, positions = forward.tokens, self.encoder.family.positions
@@ -216,7 +216,7 @@ class Driver:
             forward.left = Followed(tokens)
         return positions.follow(block, forward.left, keys, mask, kwargs)
 
-    def _reduce(self, forward: Forward, rule: Rule, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _reduce(self, forward: ForwardState, rule: Rule, x: Tensor, mask: Tensor | None) -> Tensor:
         """Carry out a stage on `x` `[batch, n, width]`; returns `[batch, n_out, width]`."""
         view, state = forward.take_view(), self.state
         tokens = forward.tokens

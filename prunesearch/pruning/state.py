@@ -1,7 +1,7 @@
 """The state of ONE forward, apart from the model that runs it, and what families may know of who runs it.
 
 A model that carries a schedule may run in many threads at once. So nothing that a forward leaves for its next block, or
-for the head behind them, lies on the model or on the handle: it lies on a `Forward`, which `Threads` finds for the
+for the head behind them, lies on the model or on the handle: it lies on a `ForwardState`, which `Threads` finds for the
 thread that asks.
 """
 
@@ -78,7 +78,7 @@ class Followed:
 
 
 @dataclass
-class Forward:
+class ForwardState:
     """One run through the blocks.
 
     Args:
@@ -127,7 +127,7 @@ class ThreadState:
     """
 
     def __init__(self, traced: bool) -> None:
-        self.forward: Forward | None = None
+        self.forward: ForwardState | None = None
         self.reductions: Reductions | None = None
         self.trace: Trace | None = Trace() if traced else None
         self.recorded: list[Tensor] | None = None
@@ -209,7 +209,7 @@ def state_of(core: nn.Module) -> ThreadState | None:
     return None if threads is None else threads.state
 
 
-def looked_at(core: nn.Module) -> Forward | None:
+def looked_at(core: nn.Module) -> ForwardState | None:
     """The forward that an attention module is to leave its view with, if it is to."""
     state = state_of(core)
     forward = None if state is None else state.forward

@@ -87,8 +87,8 @@ ABOUT = {
     "export/schedules/diffrate.py": {"drop"},  # what another tool's words come to
     "export/schedules/evit.py": {"drop"},
     "export/schedules/lightcompress.py": {"bipartite"},
-    "pruning/apply.py": {"eager"},  # transformers' implementations
-    "pruning/attention.py": {"eager"},
+    "pruning/driver.py": {"eager"},  # transformers' implementations
+    "pruning/interface.py": {"eager"},
     "tasks/kinds/classification.py": {"f1"},
     "tasks/kinds/fidelity.py": {"cosine"},
     "tasks/kinds/seq2seq_data.py": {"translation"},  # a column

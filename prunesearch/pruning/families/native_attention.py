@@ -89,12 +89,12 @@ View = Callable[[Any, list[Tensor], dict[str, Any], dict[str, Tensor]], Attentio
 def _watch(core: Any, hooks: Hooks, names: tuple[str, str, str], view: View) -> None:
     """Leave a view of the core's attention where it is asked for; `names` are its query, key and value projections."""
     for name in names:
-        hooks.after(core.get_submodule(name), Note(core, name).keep)
+        hooks.after(core.get_submodule(name), Noted(core, name).keep)
     hooks.after(core, _Watch(core, names, view).finish, with_kwargs=True)
 
 
 @dataclass
-class Note:
+class Noted:
     """Leaves what a part of a core computes, under a name, until the core's view is made."""
 
     core: Any

@@ -20,7 +20,7 @@ from torch.nn import functional
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.families.family import GRID, WINDOWS
-from prunesearch.pruning.families.native_attention import Note
+from prunesearch.pruning.families.native_attention import Noted
 from prunesearch.pruning.families.positions import RotaryPrefixed
 from prunesearch.pruning.hooks import Hooks
 from prunesearch.pruning.state import Host, looked_at
@@ -182,7 +182,7 @@ def observe_timm(host: Host, model: nn.Module, hooks: Hooks) -> None:
     for core in dict.fromkeys(host.cores):
         for name in ("q_norm", "k_norm", "qkv", "v_proj"):
             if getattr(core, name, None) is not None:
-                hooks.after(core.get_submodule(name), Note(core, name).keep)
+                hooks.after(core.get_submodule(name), Noted(core, name).keep)
         hooks.after(core, _Watch(core).finish, with_kwargs=True)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prunesearch.pruning.attention import AttentionView, mean_key
-from prunesearch.pruning.selections.base import Selection
+from prunesearch.pruning.selections.base import Chosen
 from prunesearch.pruning.tokens import Tokens, take_rows
 
 
@@ -25,21 +25,21 @@ class MergeInput:
     tokens: Tokens
     attention: AttentionView
     score: Tensor | None
-    selection: Selection | None
+    selection: Chosen | None
     keep: float
     keep_before: float
     n_out: int
     params: Mapping[str, float]
 
     @property
-    def chosen(self) -> tuple[Selection, Tensor]:
+    def chosen(self) -> tuple[Chosen, Tensor]:
         """The selection and the scores that it was made from, for merges that use them."""
         if self.selection is None or self.score is None:
             raise TypeError("this merge needs scores: its row in MERGES must say so")
         return self.selection, self.score
 
 
-def similarity_to_kept(inputs: MergeInput, chosen: Selection) -> Tensor:
+def similarity_to_kept(inputs: MergeInput, chosen: Chosen) -> Tensor:
     """Cosine of every key to the key in every slot, `[batch, n, n_out]`; -inf for slots that take nothing in."""
     unit = torch.nn.functional.normalize(mean_key(inputs.attention), dim=-1)
     similarity = unit @ take_rows(unit, chosen.kept).transpose(1, 2)

@@ -30,7 +30,7 @@ class SelectionInput:
 
 
 @dataclass(frozen=True)
-class Selection:
+class Chosen:
     """Which tokens stay, the protected ones among them.
 
     Args:

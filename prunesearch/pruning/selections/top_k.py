@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunesearch.pruning.selections.base import Selection, SelectionInput, own_slots, slots_in_order
+from prunesearch.pruning.selections.base import Chosen, SelectionInput, own_slots, slots_in_order
 
 
-def top_k(inputs: SelectionInput) -> Selection:
+def top_k(inputs: SelectionInput) -> Chosen:
     """Keep the protected tokens and the best-scored others, in their order."""
     tokens, n_out = inputs.tokens, inputs.n_out
     score = inputs.score.masked_fill(tokens.protected, torch.inf)
@@ -26,4 +26,4 @@ def top_k(inputs: SelectionInput) -> Selection:
         count = counts[:, None]
         is_kept = (rank < count) & tokens.valid
         kept, occupied = slots_in_order(is_kept, n_out)
-    return Selection(kept, occupied, rank, is_kept, own_slots(is_kept), count)
+    return Chosen(kept, occupied, rank, is_kept, own_slots(is_kept), count)

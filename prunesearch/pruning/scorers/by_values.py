@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunesearch.pruning.scorers.attention import cls_attention
 from prunesearch.pruning.scorers.base import ScorerInput
+from prunesearch.pruning.scorers.by_attention import cls_attention
 
 
 def value_norm(inputs: ScorerInput) -> Tensor:
