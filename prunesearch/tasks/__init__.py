@@ -67,7 +67,7 @@ def load_task(
     from prunesearch.tasks.data.sources import as_source
     from prunesearch.tasks.data.split import Sizes
     from prunesearch.tasks.loading import check_device, check_dtype, given_model, load_config
-    from prunesearch.tasks.request import TaskRequest, infer_task
+    from prunesearch.tasks.request import TaskRequest, check_head, infer_task
 
     if task != "auto":
         TASKS.entry(task)
@@ -89,6 +89,7 @@ def load_task(
         config.architectures = [type(given).__name__]  # one that was never saved names none
         weights = {"dtype": first.dtype, "device": first.device, "attention": config._attn_implementation}
     check_model_type(config.model_type)
+    check_head(config, model_id)
     request = TaskRequest(
         model_id=model_id,
         config=config,

@@ -16,6 +16,7 @@ from prunesearch.tasks.data.split import Sizes
 from prunesearch.tasks.loading import load_model
 from prunesearch.tasks.table import AUDIO, FIDELITY, IMAGE, TASK_KINDS, TEXT, VIDEO, choose_metric
 
+_CLASS_HEADS = tuple(head for kind in TASK_KINDS.values() if kind.unlabelled for head in kind.heads)
 BODIES = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling")
 # what a config has that reads a kind of input; the first that fits says it
 _READS = (
@@ -88,6 +89,30 @@ def _kinds_of(config: Any) -> list[str]:
 def _has_columns(task: str, rows: Dataset) -> bool:
     """Whether a table has columns that only data for this kind of task have."""
     return any(set(names) <= set(rows.column_names) for names in TASK_KINDS[task].columns)
+
+
+def check_head(config: Any, model_id: str) -> None:
+    """Refuse a head whose outputs are no classes, one of them right: softmax and argmax say nothing of it.
+
+    Of one logit the divergence is 0 and the agreement 1 under every schedule; where several classes may be right, their
+    decisions flip while the largest logit stays.
+
+    Raises:
+        PruneSearchError: for a regression, a ranking, or a multi-label head.
+    """
+    if not any(name.endswith(_CLASS_HEADS) for name in config.architectures or []):
+        return
+    problem = getattr(config, "problem_type", None)
+    if problem == "multi_label_classification":
+        raise PruneSearchError(
+            f"classes must exclude each other, but the head of '{model_id}' is multi-label (problem_type): give "
+            "batches and a metric of your own (ps.run(model, batches, metric=...))"
+        )
+    if problem == "regression" or len(config.id2label or {}) == 1:
+        raise PruneSearchError(
+            f"the head must have two classes or more, but that of '{model_id}' gives one number (regression, ranking): "
+            "give batches and a metric of your own (ps.run(model, batches, metric=...))"
+        )
 
 
 def infer_task(request: TaskRequest) -> str:

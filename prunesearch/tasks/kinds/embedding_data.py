@@ -28,6 +28,9 @@ _NAMES = {
     SIMILARITY: {"text": "sentence1", "text_pair": "sentence2", "label": "score"},
     RETRIEVAL: {"text": "query", "text_pair": "documents", "label": "relevance"},
 }
+_LENGTHS = "sentence_bert_config.json"
+_MODULES = ("Transformer", "Pooling", "Normalize")
+_POOLINGS = {"mean_tokens": "mean", "cls_token": "cls"}
 _CALIBRATION, _HOLDOUT = 200, 500  # queries, unless the user says otherwise: each has many documents to embed
 
 
@@ -48,10 +51,11 @@ def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
     splits = split_rows(request.source, columns, sizes, seed=request.seed)
     tokenizer = load_tokenizer(request.model_id)
     model, _ = request.load_model(AutoModel)
+    check_modules(request.model_id)
     pooling = pooling_of(request.model_id)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # type: ignore[assignment]  # not used here: it must not be timed either
-    maximum = max_tokens(tokenizer, model)
+    maximum = min(max_tokens(tokenizer, model), _settings(request.model_id, _LENGTHS).get("max_seq_length") or 10**6)
     read = {role: _read(part, names, kind) for role, part in splits.parts.items()}
     sets, lengths = {}, []
     for role, (texts, labels) in read.items():
@@ -88,29 +92,55 @@ def pooling_of(model_id: str) -> str:
     Raises:
         PruneSearchError: if it pools in another way.
     """
+    settings = _settings(model_id, "1_Pooling/config.json")
+    if not settings:
+        return "mean"
+    said = settings.get("pooling_mode")  # a name, or a list of them, from release 5.4 on
+    used = [said] if isinstance(said, str) else list(said or ())
+    used += [k.removeprefix("pooling_mode_") for k, on in settings.items() if k != "pooling_mode" and on is True]
+    used = [_POOLINGS.get(name, name) for name in used if name != "include_prompt"]
+    if used not in (["mean"], ["cls"]):
+        raise PruneSearchError(
+            f"embeddings are the mean or the first token of the last states, but '{model_id}' pools by "
+            f"{', '.join(used) or 'nothing'}: use another model"
+        )
+    return str(used[0])
+
+
+def check_modules(model_id: str) -> None:
+    """Refuse a sentence-transformers checkpoint that does more than encode, pool and normalise (cosines do not see it).
+
+    Raises:
+        PruneSearchError: naming the module, or the prompt that it puts before every text.
+    """
+    modules: Any = _settings(model_id, "modules.json") or []
+    for module in modules:
+        kind = str(module.get("type", "")).rpartition(".")[2]
+        if kind not in _MODULES:
+            raise PruneSearchError(
+                f"a sentence-transformers model may have {', '.join(_MODULES)}, but '{model_id}' has {kind}, which "
+                "would be left out: use another model"
+            )
+    prompt = _settings(model_id, "config_sentence_transformers.json").get("default_prompt_name")
+    if prompt is not None:
+        raise PruneSearchError(
+            f"'{model_id}' puts its prompt '{prompt}' before every text, which would be left out: put it into the "
+            "data, and set default_prompt_name to null"
+        )
+
+
+def _settings(model_id: str, name: str) -> dict[str, Any]:
+    """A file of settings of a checkpoint; empty if it has none."""
     try:
         path = cached_file(
             model_id,
-            "1_Pooling/config.json",
+            name,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
     except OSError:
         path = None
-    if path is None:
-        return "mean"
-    settings = json.loads(Path(path).read_text())
-    used = [
-        name.removeprefix("pooling_mode_")
-        for name, on in settings.items()
-        if name.startswith("pooling_mode_") and on is True
-    ]
-    if used not in (["mean_tokens"], ["cls_token"]):
-        raise PruneSearchError(
-            f"embeddings are the mean or the first token of the last states, but '{model_id}' pools by "
-            f"{', '.join(used) or 'nothing'}: use another model"
-        )
-    return "mean" if used == ["mean_tokens"] else "cls"
+    return {} if path is None else json.loads(Path(path).read_text())
 
 
 def _columns(request: TaskRequest, kind: str) -> dict[str, str]:
