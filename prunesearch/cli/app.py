@@ -130,6 +130,7 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print front.json in place of the table.")] = False,
 ) -> None:
     """Search schedules and print the front. Without options: the bundled demo."""
+    from prunesearch.report.loggers import check_logger, log_finished
     from prunesearch.search.run import run as search
     from prunesearch.study.config import RunConfig
 
@@ -178,14 +179,12 @@ def run(
         front_points=front_points,
     )
     if log is not None:
-        from prunesearch.report.loggers import check_logger
-
         check_logger(log)
     with quietly(quiet or json), interruptible("finished trials are kept"):
         front = search(config, study)
     _print_front(front, json)
     if log is not None:
-        _log(log, front, config.storage)
+        typer.echo(log_finished(log, front.study, storage=config.storage), err=True)
 
 
 @app.command()
@@ -219,18 +218,6 @@ def _measured_instead(device: str | None) -> str | None:
         return here
     typer.echo(f"prunesearch: {what}: --device {here} measures it", err=True)
     return device
-
-
-def _log(name: str, front: Any, storage: str | None) -> None:
-    """Tell a tracker of a finished study, and say where it went."""
-    from prunesearch.report.loggers import log_study
-    from prunesearch.study.folder import load_front
-    from prunesearch.study.storage.reader import TrialReader
-
-    folder, _ = load_front(front.study)
-    reader = TrialReader(storage or folder.journal, None if storage is None else folder.name)
-    reader.refresh()
-    typer.echo(log_study(name, folder, front, reader.trials), err=True)
 
 
 def _print_front(front: Any, as_json: bool) -> None:

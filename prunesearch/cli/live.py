@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from prunesearch.core.events import EVERY_S, Event, Note, Planned, Progress, StepBegun
 
 PATIENCE_S = 2.0  # a bar for less than this only flickers
-_INDENT = " " * 6
+_INDENT, _PROGRAM = " " * 6, "prunesearch: "  # before what is said in a step, and before a warning outside of one
 
 
 class Live:
@@ -50,7 +50,8 @@ class Live:
             self._step += 1
             self._print(f"[{self._step}/{self._steps}] {event.text}" if self._steps else event.text)
         elif isinstance(event, Note):
-            self._print((_INDENT if self._step else "") + event.text, "yellow" if event.warning else "")
+            before = _INDENT if self._step else _PROGRAM if event.warning else ""
+            self._print(before + event.text, "yellow" if event.warning else "")
         else:
             self._move(event)
 

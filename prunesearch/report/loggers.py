@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import LOGGERS
-from prunesearch.study.folder import StudyFolder
+from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder, load_front
 from prunesearch.study.front import Front
-from prunesearch.study.storage.reader import Trial
+from prunesearch.study.storage.reader import Trial, TrialReader
 
 _PROJECT = "prunesearch"
 
@@ -41,6 +42,14 @@ def log_study(name: str, folder: StudyFolder, front: Front, trials: Sequence[Tri
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PruneSearchError(f"{name} did not take the study ({reason}); its own files are complete") from None
+
+
+def log_finished(name: str, study: str, *, storage: str | None = None, root: Path = DEFAULT_ROOT) -> str:
+    """Tell a tracker of a study by its name, see `log_study`; `storage`: of its trials, None for the folder's own."""
+    folder, front = load_front(study, root)
+    reader = TrialReader(storage or folder.journal, None if storage is None else folder.name)
+    reader.refresh()
+    return log_study(name, folder, front, reader.trials)
 
 
 def check_logger(name: str) -> None:

@@ -38,6 +38,11 @@ def test_steps_are_numbered_and_what_is_said_in_them_is_indented():
     assert text == "first\n[1/2] load\n      [x] kept\n[2/2] end\n"
 
 
+def test_a_warning_outside_of_a_step_says_whose_it_is():
+    assert shown([(0, Note("changed", warning=True))]) == "prunesearch: changed\n"
+    assert shown([(0, StepBegun("load")), (0, Note("noisy", warning=True))]) == "load\n      noisy\n"
+
+
 def test_a_second_job_counts_anew():
     assert shown([(0, Planned(1)), (0, StepBegun("a")), (0, Planned(3)), (0, StepBegun("b"))]).endswith("[1/3] b\n")
 

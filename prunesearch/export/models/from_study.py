@@ -87,7 +87,7 @@ def _quality(
     fixed = {name: inputs[name].shape[-1] for name in split.padding if name in inputs} if target.applied else {}
     found = quality_of(task, lambda **given: run(given), split, fixed)
     longer = f", {found.left_out} longer ones left out" if found.left_out else ""
-    said = f"pruned in {f'{target.runtime}, int8' if int8 else target.runtime} ({found.rows} rows{longer})"
+    said = f"pruned in {f'{done.runtime}, int8' if int8 else done.runtime} ({found.rows} rows{longer})"
     return {
         "quality": {
             f"{task.metric} unpruned": front.unpruned.quality.value,
