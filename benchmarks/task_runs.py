@@ -28,10 +28,11 @@ from rich.console import Console
 from rich.table import Table
 from task_rows import ROWS, Row
 
+from prunesearch.core.costs import digits
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
-from prunesearch.study.front import Front, digits
+from prunesearch.study.front import Front
 
 SPEEDS = (1.5, 2.0)
 COMMON = {"table_seconds": 20.0, "front_points": 8}
@@ -50,9 +51,9 @@ def at_speed(front: Front, speedup: float) -> dict[str, float] | None:
     Means over rows (accuracies, agreement, divergence) are exactly what the mixture has.
     """
     unpruned = front.unpruned
-    found = [(unpruned.latency.ms, unpruned.quality.value, 1.0, 0.0)]
-    found += [(p.latency.ms, p.quality.value, p.fidelity.agreement, p.fidelity.kl) for p in front.points]
-    wanted = unpruned.latency.ms / speedup
+    found = [(unpruned.latency.value, unpruned.quality.value, 1.0, 0.0)]
+    found += [(p.latency.value, p.quality.value, p.fidelity.agreement, p.fidelity.kl) for p in front.points]
+    wanted = unpruned.latency.value / speedup
     faster, slower = ([x for x in found if (x[0] <= wanted) == side] for side in (True, False))
     if not faster:
         return None
@@ -78,12 +79,12 @@ def record(name: str, row: Row, front: Front, settings: dict[str, Any], seconds:
         "depth": front.model.depth,
         "conditions": front.conditions.model_dump(mode="json"),
         "device": front.device.name,
-        "unpruned": {"quality": front.unpruned.quality.model_dump(), "ms": front.unpruned.latency.ms},
+        "unpruned": {"quality": front.unpruned.quality.model_dump(), "ms": front.unpruned.latency.value},
         "verdict": {"text": front.verdict.text, "speedup": None if chosen is None else chosen.speedup},
         "at": {f"{speed:g}": at_speed(front, speed) for speed in SPEEDS},
         "fastest": max((p.speedup for p in front.points), default=1.0),
         "points": [
-            {"text": p.text, "speedup": p.speedup, "ms": p.latency.ms, "quality": p.quality.value}
+            {"text": p.text, "speedup": p.speedup, "ms": p.latency.value, "quality": p.quality.value}
             | p.fidelity.model_dump()
             for p in front.points
         ],

@@ -93,8 +93,8 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Measure a front again here, predicted against measured."""
-    from prunesearch.commands.verify import show_verification
     from prunesearch.commands.verify import verify as measure
+    from prunesearch.commands.verify_table import show_verification
     from prunesearch.study.folder import load_front
 
     folder, front = load_front(study)

@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from prunesearch.core.budget import UNITS
+from prunesearch.core.costs import digits, find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.study.front import Front, Point, Unpruned, cost_of, digits, trust
+from prunesearch.study.front import Front, trust
+from prunesearch.study.front_items import Point, Unpruned
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class TransferredPoint:
 
     `here_ms` is the study's median latency under its first load, `there_ms` the other device's by its table;
     `rank_here`, `rank_there` count from the fastest; `stays`: no other point, and not the unpruned model, is faster
-    there at no less quality (and no more multiply-adds or memory, where the study minimised them). `regret` is how much
-    longer it takes there than the fastest trial of the study, or the unpruned model, that keeps at least its
-    calibration quality (0: it is the best choice there too), and `instead` is that schedule.
+    there at no less quality (and no more of what is the same on every device, where the study minimised it). `regret`
+    is how much longer it takes there than the fastest trial of the study, or the unpruned model, that keeps at least
+    its calibration quality (0: it is the best choice there too), and `instead` is that schedule.
     """
 
     id: str
@@ -97,20 +98,21 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
     there_ms = [table.predict(p.to_schedule()) for p in front.points]
     here_ms = [_median_ms(front, p) for p in front.points]
     items: list[Point | Unpruned] = [*front.points, front.unpruned]
-    # multiply-adds and memory are the same on every device
-    same = [UNITS[name] for name in front.objectives if name in ("macs", "memory")]
+    same = [name for name in front.objectives if not find_cost(name).on_device]
     values = [
-        (ms, *(cost_of(item, unit) for unit in same), -item.quality.value)
+        (ms, *(item.cost(name).value for name in same), -item.quality.value)
         for ms, item in zip([*there_ms, base_there], items, strict=True)
     ]
     stays = non_dominated(values)[:-1]
     choices = list(trials)
-    if front.unpruned.calibration is not None:
-        choices.append(PricedTrial(Schedule(), front.unpruned.calibration.quality, base_here))
+    if front.unpruned.quality.calibration is not None:
+        choices.append(PricedTrial(Schedule(), front.unpruned.quality.calibration, base_here))
         price[Schedule()] = base_there
     points = []
     for i, point in enumerate(front.points):
-        rivals = [(price[t.schedule], str(t.schedule)) for t in choices if t.quality >= point.calibration.quality]
+        rivals = [
+            (price[t.schedule], str(t.schedule)) for t in choices if t.quality >= (point.quality.calibration or 0.0)
+        ]
         fastest, instead = min([(there_ms[i], ""), *rivals])
         points.append(
             TransferredPoint(
@@ -147,10 +149,10 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
 
 def _median_ms(front: Front, item: Point | Unpruned) -> float:
     """An item's median latency under the study's first load, which is what the table there is of."""
-    latency = item.loads[0] if item.loads else item.latency
-    if latency.median_ms is not None:
-        return latency.median_ms
-    return latency.predicted_ms / (front.percentile.factor if front.percentile else 1.0)
+    latency = item.loads[0]["latency"] if item.loads else item.latency
+    if latency.measured is not None:
+        return latency.measured.middle
+    return latency.value / (front.percentile.factor if front.percentile else 1.0)
 
 
 def _rank_correlation(here: list[float], there: list[float]) -> float:
@@ -191,6 +193,6 @@ def show_transfer(found: Transfer, front: Front, console: Console | None = None)
 
 def trust_of(table: CostTable) -> str:
     """How far a table can be trusted, as fronts say it."""
-    from prunesearch.study.front import CostTable as Summary
+    from prunesearch.study.front_records import CostTable as Summary
 
     return trust(Summary(**table.summary()))

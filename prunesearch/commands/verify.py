@@ -2,73 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import spearmanr
 from torch import nn
 
+from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
+from prunesearch.cost.costs import Costs
+from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import at_hand, describe_device, is_device
+from prunesearch.cost.energy.schedules import open_meter
+from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.shape import conditions_of
-from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import apply_
+from prunesearch.search.costs.pricing import Bench
+from prunesearch.search.finish.items import combine
+from prunesearch.search.finish.remeasure import Remeasured, remeasure
+from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
-from prunesearch.study.front import Front, Point, Unpruned, cost_of, digits, trust
+from prunesearch.study.front import Front
+from prunesearch.study.front_items import Amount, FrontItem, Measured
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.loading import check_device
 
 _FILE = "verify.json"
 
 
+class Check(BaseModel):
+    """A cost of a point, in its unit: predicted, as the study measured it (if it did), and now.
+
+    `how`: `measured` end to end, `recomputed` by what prices it, or `kept` from the study where neither can be done
+    here; `now` is None for the last.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    predicted: float | None
+    study: float | None
+    now: Measured | None
+    how: Literal["measured", "recomputed", "kept"]
+
+    @property
+    def value(self) -> float:
+        """What is known best: as of now, or the study's."""
+        for found in (None if self.now is None else self.now.value, self.study, self.predicted):
+            if found is not None:
+                return found
+        raise PruneSearchError("a cost that was neither predicted nor measured cannot be verified")
+
+    @property
+    def error(self) -> float | None:
+        """Relative error of the prediction; None where there is none, or nothing to hold it against."""
+        if self.predicted is None or self.now is None or not self.now.value:
+            return None
+        return self.predicted / self.now.value - 1
+
+
 class VerifiedPoint(BaseModel):
-    """A point: what the cost table predicted, what the study measured (if it did), and what was measured now, in ms."""
+    """A point: every cost of the study, under each of several loads too, and its speed-up as measured now."""
 
     model_config = ConfigDict(extra="forbid")
 
     id: str
     text: str
-    predicted_ms: float
-    study_ms: float | None
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
+    costs: dict[str, Check]
+    loads: list[dict[str, Check]] = Field(default_factory=list)
     speedup: float
 
-    @property
-    def error(self) -> float:
-        """Relative error of the prediction."""
-        return self.predicted_ms / self.median_ms - 1
+
+class Errors(BaseModel):
+    """Relative errors of the predictions of one cost; `rank_correlation` is Spearman's (1 for under 3 points)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mape: float
+    worst: float
+    rank_correlation: float
 
 
 class Verification(BaseModel):
     """A front against a measurement; `same_device`: the study's costs are of a device of the same name and conditions.
 
-    `mape` and `worst` are relative errors of the predictions; `rank_correlation` is Spearman's (1 for under 3 points);
-    `lost`: points that another one dominates in the study's objectives, with the latencies of now (energies are the
-    study's: they are not measured again).
+    `errors` are of the costs that were measured or recomputed; `notes` say which were not; `lost`: points that another
+    one dominates in the study's objectives, with the costs of now.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     format: Literal["prunesearch.verification"] = "prunesearch.verification"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     study: str
     device: dict[str, Any]
     conditions: dict[str, Any]
     same_device: bool
     differences: list[str]
+    notes: list[str]
     points: list[VerifiedPoint] = Field(min_length=1)
-    mape: float
-    worst: float
-    rank_correlation: float
+    errors: dict[str, Errors]
     lost: list[str]
 
 
@@ -81,13 +118,16 @@ def verify(
     task: Task | None = None,
     model: nn.Module | None = None,
 ) -> Verification:
-    """Measure every point of a front, and the unpruned model, interleaved; written to `verify.json` of the study.
+    """Measure every cost of every point of a front, and of the unpruned model; written to `verify.json` of the study.
+
+    Like is compared with like: a percentile with that percentile, several loads with each of them and with what they
+    come to. What has no counter here is recomputed, if it can be.
 
     Args:
         folder: of the study.
         front: its front.
         device: torch device to measure on; None: that of the study, or what of its kind is at hand.
-        seconds: wall time; every point is measured ten times in any case.
+        seconds: wall time of the latencies; every point is measured ten times in any case.
         task: of a study of a caller's own model: the model with its data again, on that device.
         model: the same, with the data that the study names.
 
@@ -99,42 +139,33 @@ def verify(
     facts = describe_device(device)
     if not front.points:
         raise PruneSearchError(f"the front of study '{front.study}' has no point to verify: {front.verdict.text}")
-    from prunesearch.study.config import RunConfig
     from prunesearch.study.setup import make_setting
 
     config = RunConfig.build(**{**front.config, "device": device})
-    task = make_setting(config, task=task, model=model).task
-    inputs = task.timing_inputs(config.batch_size)
-    schedules = [Schedule(), *(p.to_schedule() for p in front.points)]
-    with apply_(task.model, Schedule()) as handle:
-        conditions = conditions_of(handle, inputs, task.tokens, config.mode, config.concurrency)
-        samples = measure_schedules(
-            task.model,
-            inputs,
-            schedules,
-            time_budget_s=seconds,
-            label="verifying",
-            mode=config.mode,
-            concurrency=config.concurrency,
-        )
-    base = samples[0].median_ms
-    rows = [("unpruned", "unpruned", front.unpruned.latency), *((p.id, p.text, p.latency) for p in front.points)]
-    points = [
-        VerifiedPoint(
-            id=name,
-            text=text,
-            predicted_ms=latency.predicted_ms,
-            study_ms=latency.median_ms,
-            median_ms=s.median_ms,
-            p10_ms=s.p10_ms,
-            p90_ms=s.p90_ms,
-            speedup=base / s.median_ms,
-        )
-        for (name, text, latency), s in zip(rows, samples, strict=True)
-    ]
-    found = judge(front, facts, conditions, points)
+    meter, notes = _meter(config, device)
+    try:
+        setting = make_setting(config, task=task, model=model)
+        with apply_(setting.task.model, Schedule()) as handle:
+            bench = Bench(setting, handle, meter=meter, seconds=seconds / len(setting.loads))
+            points = measured_points(front, bench)
+            inputs = setting.task.timing_inputs(config.batch_size)
+            conditions = conditions_of(handle, inputs, setting.task.tokens, config.mode, config.concurrency)
+    finally:
+        if meter is not None:
+            meter.counter.close()
+    found = judge(front, facts, conditions, points, notes)
     write_text_atomic(folder.path / _FILE, found.model_dump_json(indent=1) + "\n")
     return found
+
+
+def _meter(config: RunConfig, device: str) -> tuple[EnergyMeter | None, list[str]]:
+    """The meter of the device where the study knows energies, or a note on why there is none."""
+    if not config.needs_energy:
+        return None, []
+    meter = open_meter(device)
+    if isinstance(meter, Unavailable):
+        return None, [f"energy is not measured here ({meter.reason})"]
+    return meter, []
 
 
 def _at_hand(front: Front) -> str:
@@ -146,10 +177,76 @@ def _at_hand(front: Front) -> str:
     return local.first if front.device.kind == local.name else "cpu"
 
 
+def measured_points(front: Front, bench: Bench) -> list[VerifiedPoint]:
+    """Every item of the front with its costs of now, the unpruned model first."""
+    items: list[tuple[str, str, FrontItem]] = [("unpruned", "unpruned", front.unpruned)]
+    items += [(p.id, p.text, p) for p in front.points]
+    schedules = [Schedule(), *(p.to_schedule() for p in front.points)]
+    names = list(front.unpruned.costs)
+    measured = remeasure(bench, names, schedules)
+    seen = {*measured[0].costs, *(name for load in measured[0].loads for name in load)}
+    priced = {name: found for name in names if name not in seen and (found := _priced(name, bench)) is not None}
+    rows = [_checks(front, item, found, measured[0]) for (_, _, item), found in zip(items, measured, strict=True)]
+    for (costs, _), (_, _, item), schedule in zip(rows, items, schedules, strict=True):
+        for name, amount in item.costs.items():
+            if name not in costs:
+                costs[name] = _unmeasured(amount, priced.get(name), schedule)
+    base = rows[0][0]["latency"].value
+    return [
+        VerifiedPoint(id=name, text=text, costs=costs, loads=loads, speedup=base / costs["latency"].value)
+        for (name, text, _), (costs, loads) in zip(items, rows, strict=True)
+    ]
+
+
+def _priced(name: str, bench: Bench) -> Costs | None:
+    """What recomputes a cost without the study's tables; None where nothing does."""
+    pricing = find_cost(name).make_pricing()
+    found: Costs | None = pricing.told(bench) or pricing.costs(bench)
+    return found
+
+
+def _checks(
+    front: Front, item: FrontItem, mine: Remeasured, unpruned: Remeasured
+) -> tuple[dict[str, Check], list[dict[str, Check]]]:
+    """What was measured of an item: each cost, and those of every load."""
+    costs = {name: _check(item.costs[name], found) for name, found in mine.costs.items()}
+    if not front.loads:
+        costs |= {name: _check(item.costs[name], found) for name, found in mine.loads[0].items()}
+        return costs, []
+    loads = [
+        {name: _check(known[name], found) for name, found in load.items()}
+        for known, load in zip(item.loads, mine.loads, strict=True)
+    ]
+    weights = [load.weight for load in front.loads]
+    for name in mine.loads[0]:
+        each, whole = ([Amount(measured=load[name]) for load in one.loads] for one in (mine, unpruned))
+        together = combine(each, whole, weights, front.across or "mean")
+        assert together.measured is not None
+        costs[name] = _check(item.costs[name], together.measured)
+    return costs, loads
+
+
+def _check(amount: Amount, now: Measured) -> Check:
+    study = None if amount.measured is None else amount.measured.value
+    return Check(predicted=amount.predicted, study=study, now=now, how="measured")
+
+
+def _unmeasured(amount: Amount, priced: Costs | None, schedule: Schedule) -> Check:
+    study = None if amount.measured is None else amount.measured.value
+    if priced is None:
+        return Check(predicted=amount.predicted, study=study, now=None, how="kept")
+    now = Measured(value=priced.predict(schedule))
+    return Check(predicted=amount.predicted, study=study, now=now, how="recomputed")
+
+
 def judge(
-    front: Front, device: dict[str, Any], conditions: dict[str, Any], points: list[VerifiedPoint]
+    front: Front,
+    device: dict[str, Any],
+    conditions: dict[str, Any],
+    points: list[VerifiedPoint],
+    notes: Sequence[str] = (),
 ) -> Verification:
-    """What `points`, measured again, say of a front; `device` and `conditions` are those of now."""
+    """Hold what was measured now against what the front says."""
     stated = front.conditions.model_dump()
     differences = [
         f"{name} {stated[name]} in the study, {value} now"
@@ -158,15 +255,13 @@ def judge(
     ]
     if front.device.name != device["name"]:
         differences.insert(0, f"device {front.device.name} in the study, {device['name']} now")
-    errors = [abs(p.error) for p in points]
-    rank = 1.0
-    if len(points) > 2:
-        rank = float(np.nan_to_num(spearmanr([p.predicted_ms for p in points], [p.median_ms for p in points])[0]))
-    values = []
-    items: list[Unpruned | Point] = [front.unpruned, *front.points]
-    for item, p in zip(items, points, strict=True):
-        costs = [p.median_ms if name == "latency" else cost_of(item, "mJ") for name in front.objectives]
-        values.append((*costs, -item.quality.value))
+    kept = [name for name, check in points[0].costs.items() if check.how == "kept"]
+    said = [f"{name} is the study's: nothing here measures or recomputes it" for name in kept]
+    items: list[FrontItem] = [front.unpruned, *front.points]
+    values = [
+        (*(p.costs[name].value for name in front.objectives), -item.quality.value)
+        for item, p in zip(items, points, strict=True)
+    ]
     lost = [p.id for p, stands in zip(points, non_dominated(values), strict=True) if not stands]
     return Verification(
         study=front.study,
@@ -174,33 +269,19 @@ def judge(
         conditions=conditions,
         same_device=not differences,
         differences=differences,
+        notes=[*notes, *said],
         points=points,
-        mape=sum(errors) / len(errors),
-        worst=max(errors),
-        rank_correlation=rank,
+        errors={name: found for name in points[0].costs if (found := _errors([p.costs[name] for p in points]))},
         lost=[name for name in lost if name != "unpruned"],
     )
 
 
-def show_verification(found: Verification, front: Front, console: Console | None = None) -> None:
-    """Print predicted against measured, point by point; fits 80 columns."""
-    out = console or Console()
-    out.print(f"{found.study}: predictions ({trust(front.cost_table)}) against {found.device['name']}", markup=False)
-    for difference in found.differences:
-        out.print(f"not the study's conditions: {difference}", style="yellow", markup=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("", "predicted", "measured (p10–p90)", "error", "speed", "in the study"):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
-    for p in found.points:
-        study = "" if p.study_ms is None else f"{digits(p.study_ms)} ms"
-        measured = f"{digits(p.median_ms)} ms ({digits(p.p10_ms)}–{digits(p.p90_ms)})"
-        mark = f"{p.id} !" if p.id in found.lost else p.id
-        table.add_row(mark, f"{digits(p.predicted_ms)} ms", measured, f"{p.error:+.1%}", f"{p.speedup:.2f}×", study)
-    out.print(table)
-    out.print(
-        f"error of the predictions: mean {found.mape:.1%}, worst {found.worst:.1%}, rank correlation "
-        f"{found.rank_correlation:.3f}",
-        markup=False,
-    )
-    if found.lost:
-        out.print(f"! dominated as measured now: {', '.join(found.lost)}", style="yellow", markup=False)
+def _errors(checks: Sequence[Check]) -> Errors | None:
+    """Of one cost over all points; None where it was not held against anything."""
+    errors = [abs(check.error) for check in checks if check.error is not None]
+    if len(errors) < len(checks):
+        return None
+    rank = 1.0
+    if len(checks) > 2:
+        rank = float(np.nan_to_num(spearmanr([c.predicted for c in checks], [c.value for c in checks])[0]))
+    return Errors(mape=sum(errors) / len(errors), worst=max(errors), rank_correlation=rank)

@@ -6,10 +6,11 @@ import math
 import re
 from dataclasses import dataclass
 
-from prunesearch.core.budget import UNITS, Budget
+from prunesearch.core.budget import Budget
+from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 
-QUALITIES = ("quality", "agreement")  # bounded from below; every cost is bounded from above
+QUALITIES = ("quality", "agreement")  # bounded from below, as costs are of which more is better
 _PATTERN = re.compile(r"^\s*([A-Za-z_]*)\s*(<=|>=|=<|=>|==|<|>|=)\s*(.*?)\s*$")
 _RELATIVE = re.compile(r"^(?:([^*]*)\*)?\s*unpruned$", re.IGNORECASE)
 _FORMS = "write 'quality >= 0.99*unpruned', 'agreement >= 0.98', 'latency <= 10ms' or 'macs <= 60%'"
@@ -17,10 +18,10 @@ _FORMS = "write 'quality >= 0.99*unpruned', 'agreement >= 0.98', 'latency <= 10m
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on a quality (from below) or a cost (from above).
+    """A bound on a quality (from below) or a cost (from above, unless more of it is better).
 
     Attributes:
-        name: `quality`, `agreement` (the share of rows with the unpruned model's answer), or a cost in `UNITS`.
+        name: `quality`, `agreement` (the share of rows with the unpruned model's answer), or a row of `COSTS`.
         value: the bound: a fraction for a quality, in the cost's unit for a cost; of a `relative` one, the factor.
         relative: whether the bound is `value` times what the unpruned model has, as `relative_bound` says.
         text: as typed, blanks made regular.
@@ -42,10 +43,10 @@ class Constraint:
         if match is None:
             raise PruneSearchError(f"constraint '{text}' is not understood: {_FORMS}")
         name, sign, bound = match[1].lower(), match[2], match[3]
-        known = (*QUALITIES, *UNITS)
+        known = (*QUALITIES, *COSTS)
         if name not in known:
             raise PruneSearchError(f"constraint '{text}': unknown name '{match[1]}', {did_you_mean(name, known)}")
-        needed = ">=" if name in QUALITIES else "<="
+        needed = "<=" if name in COSTS and COSTS[name].smaller_is_better else ">="
         if sign != needed:
             raise PruneSearchError(
                 f"`{name} {needed} bound` is what can be asked for, but got '{text}': write '{name} {needed} {bound}'"
@@ -65,7 +66,8 @@ class Constraint:
     def violation(self, value: float, unpruned: float) -> float:
         """How far `value` is beyond the bound; 0 or less where the constraint is kept."""
         limit = self.limit(unpruned)
-        return limit - value if self.on_quality else value - limit
+        from_below = self.on_quality or not find_cost(self.name).smaller_is_better
+        return limit - value if from_below else value - limit
 
 
 def relative_bound(factor: float, unpruned: float) -> float:
@@ -110,17 +112,16 @@ def _cost(name: str, bound: str, text: str) -> tuple[float, bool]:
     if factor is not None:
         return factor, True
     try:
-        budget = Budget.parse(bound)
+        budget = Budget.parse(bound, searched=False)
     except PruneSearchError as error:
         raise PruneSearchError(f"constraint '{text}': {error}") from None
+    row = find_cost(name)
     if budget.relative:
-        return budget.limit(1.0), True
+        turned = budget.kind == "speedup" and not row.smaller_is_better  # twice as good is twice as much
+        return (budget.value if turned else budget.limit(1.0)), True
     if budget.kind != name:
         raise PruneSearchError(
-            f"{name} is bounded in {UNITS[name]} or as a share (60%), but got '{text}', which is {_a(budget.kind)}"
+            f"{name} is bounded in {row.unit} or as a share (60%), but got '{text}', which is "
+            f"{find_cost(budget.kind).a_noun}"
         )
     return budget.value, False
-
-
-def _a(kind: str) -> str:
-    return {"latency": "a latency", "energy": "an energy", "macs": "multiply-adds", "memory": "a memory"}[kind]

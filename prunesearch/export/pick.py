@@ -1,17 +1,20 @@
 """Choosing one point of a front: `best@10ms`, `best@40mJ`, `fastest@0.99`, `knee`, `p3`, or a trial's number.
 
-Choices that compare qualities use the calibration split; the holdout numbers are for reporting. Where the
-unpruned model's calibration quality is not in the file, both sides come from the holdout split.
+`fastest@` is a promise: the share is kept at 95 % confidence on rows that the search has not seen, by the bounds that
+`search.finish.verdict` found for all candidates together. Choices among points use the calibration split, whose numbers
+are not those that are reported; where the unpruned model's are not in the file, both sides come from the holdout split.
 """
 
 from __future__ import annotations
 
 import math
 
-from prunesearch.core.budget import UNITS, Budget
+from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import relative_bound
+from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.study.front import Front, Point, cost_of, dearest_of
+from prunesearch.study.front import Front
+from prunesearch.study.front_items import FrontItem, Point
 
 _FORMS = "best@10ms (or best@60%, best@2x), fastest@0.99, knee, a point such as p1, or a trial number"
 
@@ -21,9 +24,9 @@ def pick(front: Front, spec: str) -> Point:
 
     Args:
         front: the front of a study.
-        spec: `best@BUDGET` (highest quality within it), `fastest@SHARE` (lowest latency with at least that
-            share, 0 to 1 or in %, of the unpruned quality), `knee` (farthest from the straight line between
-            the unpruned model and the fastest point), a point's id, or a trial's number. Ties go to the faster.
+        spec: `best@BUDGET` (highest quality within it), `fastest@SHARE` (lowest latency that keeps that share, 0 to 1
+            or in %, of the unpruned quality at 95 % confidence), `knee` (farthest from the straight line between the
+            unpruned model and the fastest point), a point's id, or a trial's number. Ties go to the faster.
 
     Raises:
         PruneSearchError: for an unknown spec, or when no point satisfies it, with the nearest that is there.
@@ -50,37 +53,59 @@ def pick(front: Front, spec: str) -> Point:
 
 
 def _best(front: Front, budget: Budget) -> Point:
-    unit = UNITS[budget.cost(front.objectives[0])]
-    costs = {p.id: cost_of(p, unit) if budget.relative else dearest_of(p, unit) for p in front.points}
-    limit = budget.limit(cost_of(front.unpruned, unit))
+    row = find_cost(budget.cost(front.objectives[0]))
+    costs = {p.id: p.cost(row.name).value if budget.relative else p.dearest(row.name) for p in front.points}
+    limit = budget.limit(front.unpruned.cost(row.name).value)
     within = [p for p in front.points if costs[p.id] <= limit]
     if not within:
         least = min(front.points, key=lambda p: costs[p.id])
         reach = math.ceil(costs[least.id] * 100) / 100
         raise PruneSearchError(
-            f"no point of study '{front.study}' runs within {budget.text} ({limit:.2f} {unit}): the least is "
-            f"{least.id} at {costs[least.id]:.2f} {unit}; pick {least.id} or best@{reach:g}{unit}"
+            f"no point of study '{front.study}' runs within {budget.text} ({limit:.2f} {row.unit}): the least is "
+            f"{least.id} at {costs[least.id]:.2f} {row.unit}; pick {least.id} or best@{reach:g}{row.unit}"
         )
-    return min(within, key=lambda p: (-p.calibration.quality, p.latency.ms))
+    qualities = _qualities(front)
+    return min(within, key=lambda p: (-qualities[p.id], p.latency.value))
 
 
 def _fastest(front: Front, value: str) -> Point:
     share = _share(value)
-    qualities, reference = _qualities(front), _reference(front)
-    floor = relative_bound(share, reference)
-    good = [p for p in front.points if qualities[p.id] >= floor]
-    if not good:
-        nearest = min(front.points, key=lambda p: (-qualities[p.id], p.latency.ms))
-        found = qualities[nearest.id]
-        # the share of which `relative_bound` makes what the nearest has
-        reach = math.floor((1 - (reference - found) / abs(reference)) * 1000) / 1000 if reference else 0.0
-        best = f"{reach:g}" if reach > 0 else f"{found:.3g} against {reference:.3g}"
-        way_out = f"pick {nearest.id}" + (f" or fastest@{reach:g}" if reach > 0 else "")
-        raise PruneSearchError(
-            f"no point of study '{front.study}' keeps {share:g} of the unpruned {front.task.metric}: the best "
-            f"is {nearest.id} with {best}; {way_out}"
-        )
-    return min(good, key=lambda p: (p.latency.ms, -qualities[p.id]))
+    base, least = front.unpruned.quality.value, _promised(front)
+    floor = relative_bound(share, base) - base
+    good = [p for p in front.points if p.id in least and least[p.id] >= floor]
+    if good:
+        return min(good, key=lambda p: (p.latency.value, -p.quality.value))
+    guess = [p for p in front.points if p.difference.value >= floor]
+    said = ""
+    if guess:
+        fastest = min(guess, key=lambda p: p.latency.value)
+        said = f" (by point estimate {fastest.id} does, which flatters)"
+    way_out = f"pick {fastest.id}" if guess else f"pick {front.points[0].id}"
+    if least:
+        nearest = max(least, key=lambda name: least[name])
+        # the share of which `relative_bound` makes what the nearest is sure to have
+        reach = math.floor((1 + least[nearest] / abs(base)) * 1000) / 1000 if base else 0.0
+        way_out = f"pick fastest@{reach:g} or {nearest}" if reach > 0 else f"pick {nearest}"
+    raise PruneSearchError(
+        f"no point of study '{front.study}' keeps {share:g} of the unpruned {front.task.metric} at 95 % confidence"
+        f"{said}: {way_out}"
+    )
+
+
+def _promised(front: Front) -> dict[str, float]:
+    """What can be promised of each point's difference to the unpruned model.
+
+    Files of before version 4 do not say; from them, the least lower end of the intervals of a point and all slower
+    ones. These are two-sided, so that they promise less.
+    """
+    known = {p.id: p.difference.promised for p in front.points if p.difference.promised is not None}
+    if known or any(p.difference.at_least is not None for p in front.points):
+        return known
+    least, found = math.inf, {}
+    for point in front.points:
+        least = min(least, point.difference.bound)
+        found[point.id] = least
+    return found
 
 
 def _share(value: str) -> float:
@@ -100,19 +125,19 @@ def _share(value: str) -> float:
 def _knee(front: Front) -> Point:
     """Distances are taken with both axes scaled to the length 1, and count towards better and faster only."""
     qualities, reference = _qualities(front), _reference(front)
-    start = front.unpruned.latency.ms
-    fastest = min(front.points, key=lambda p: p.latency.ms)
-    run = start - fastest.latency.ms
+    start = front.unpruned.latency.value
+    fastest = min(front.points, key=lambda p: p.latency.value)
+    run = start - fastest.latency.value
     rise = max([reference, *qualities.values()]) - min([reference, *qualities.values()])
     run, rise = (run if abs(run) > 0 else 1.0), (rise or 1.0)
     slope = (qualities[fastest.id] - reference) / rise
 
     def above_chord(point: Point) -> float:
         """Height over the chord; the same factor turns every height into a distance."""
-        along = (start - point.latency.ms) / run
+        along = (start - point.latency.value) / run
         return (qualities[point.id] - reference) / rise - slope * along
 
-    return min(front.points, key=lambda p: (-round(above_chord(p), 12), p.latency.ms))
+    return min(front.points, key=lambda p: (-round(above_chord(p), 12), p.latency.value))
 
 
 def _trial(front: Front, number: int) -> Point:
@@ -125,12 +150,14 @@ def _trial(front: Front, number: int) -> Point:
 
 def _qualities(front: Front) -> dict[str, float]:
     """Each point's quality, on the split on which the unpruned model's is known too."""
-    if front.unpruned.calibration is None:
-        return {p.id: p.quality.value for p in front.points}
-    return {p.id: p.calibration.quality for p in front.points}
+    return {p.id: _seen(p, front) for p in front.points}
 
 
 def _reference(front: Front) -> float:
     """The unpruned model's quality on the split that `_qualities` uses."""
-    calibration = front.unpruned.calibration
-    return front.unpruned.quality.value if calibration is None else calibration.quality
+    return _seen(front.unpruned, front)
+
+
+def _seen(item: FrontItem, front: Front) -> float:
+    seen = item.quality.calibration
+    return item.quality.value if seen is None or front.unpruned.quality.calibration is None else seen

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import LOGGERS
 from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder, load_front
@@ -61,20 +62,14 @@ def scalars(front: Front, trials: Sequence[Trial]) -> list[tuple[int, dict[str, 
     """What is told, by step: `trial/…` at each trial's number, `front/…` at each point's place from 1 on."""
     found = []
     for trial in trials:
-        values = {name: trial.number_of(name) for name in ("quality", "latency", "energy", "seconds")}
+        values = {name: trial.number_of(name) for name in ("quality", *COSTS, "seconds")}
         told = {f"trial/{name}": value for name, value in values.items() if value is not None}
         if trial.values:
             told["trial/loss"] = trial.values[0]
         found.append((trial.number, told))
     for place, point in enumerate(front.points, start=1):
-        told = {
-            "front/quality": point.quality.value,
-            "front/latency_ms": point.latency.ms,
-            "front/speedup": point.speedup,
-            "front/gmacs": point.gmacs,
-        }
-        if point.energy is not None:
-            told["front/energy_mj"] = point.energy.mj
+        told = {"front/quality": point.quality.value, "front/speedup": point.speedup}
+        told |= {f"front/{n}_{find_cost(n).unit.lower()}": amount.value for n, amount in point.costs.items()}
         found.append((place, told))
     return found
 

@@ -111,14 +111,14 @@ def _front_part(study: StudyView, frozen: Frozen) -> list[Any]:
     """The figure of the front against every cost that is known, one of them shown, and the table of all points."""
     from dash import html as dom
 
+    from prunesearch.core.costs import find_cost
     from prunesearch.report.views import pages
-    from prunesearch.report.views.axes import AXES
     from prunesearch.report.views.figures import front_figure
     from prunesearch.report.views.parts import plot, points_table, section, small
 
     for axis in study.axes:
         frozen.figures[f"front {axis}"] = front_figure([study], axis, chosen=[(study.key, study.suggested)])
-    options = [dom.Option(AXES[axis].title, value=axis) for axis in study.axes]
+    options = [dom.Option(find_cost(axis).title, value=axis) for axis in study.axes]
     against = dom.Label(["against ", dom.Select(options, id="axis")], className="control")
     figure = plot("front", None, pages.FRONT_LABEL, "tall")
     return [

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prunesearch.study.front import Energy, Front, Interval, Latency, Point, Unpruned, digits, trust
+from prunesearch.core.costs import COSTS, Cost, digits, find_cost
+from prunesearch.study.front import Front, trust
+from prunesearch.study.front_items import Amount, FrontItem, Interval, Point
 
 _BARS = "▁▂▃▄▅▆▇█"
 _UNBOUNDED = 1000  # columns; wider than any table here
@@ -32,6 +34,9 @@ def show_front(front: Front, console: Console | None = None, *, plot: bool = Tru
     if front.points and front.loads:
         out.print()
         out.print(_loads_table(front))
+    if front.points and front.combined:
+        out.print()
+        out.print(_qualities_table(front))
     if front.points:
         out.print()
         out.print(_schedules_table(front, out.width))
@@ -89,32 +94,29 @@ def _points_table(front: Front, left_out: int = 0) -> Table:
     """One row a point, the unpruned model first; numbers only, so that the columns stay narrow.
 
     Args:
-        left_out: what a narrow terminal does without, up to `_CAN_GO`: first the GMACs, which are no result of a
-            measurement, unless they were minimised; then the spreads of latency and energy, then the interval of a
+        left_out: what a narrow terminal does without, up to `_CAN_GO`: first the costs that are counted, which are no
+            result of a measurement, unless they were minimised; then the spreads of the others, then the interval of a
             quality whose change has one.
     """
-    gmacs, spreads, intervals = left_out < 1 or "macs" in front.objectives, left_out < 2, left_out < _CAN_GO
+    counted, spreads, intervals = left_out < 1, left_out < 2, left_out < _CAN_GO
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("speed", justify="right", no_wrap=True)
-    table.add_column(_latency_title(front, spreads), no_wrap=True)
-    with_energy = front.unpruned.energy is not None
-    if with_energy:
-        measured = front.unpruned.energy is not None and front.unpruned.energy.measured is not None
-        table.add_column("mJ an input" if measured else "mJ, predicted", no_wrap=True)
-    with_memory = front.unpruned.memory is not None
-    if with_memory:
-        table.add_column("MiB", justify="right", no_wrap=True)
-    table.add_column(f"{front.task.metric}, %", no_wrap=True)
+    known = [row for name, row in COSTS.items() if name in front.unpruned.costs]
+    first = [row for row in known if not row.exact]
+    last = [row for row in known if row.exact and (counted or row.name in front.objectives)]
+    for row in first:
+        around = any("(" in _cell(row, item.costs[row.name], True) for item in [front.unpruned, *front.points])
+        left = around or row.by_load or row.predicted_by == "predicted"
+        table.add_column(_cost_title(front, row, spreads), justify="left" if left else "right", no_wrap=True)
+    table.add_column(f"{_metric(front)}, %", no_wrap=True)
     table.add_column("change, 95 %", no_wrap=True)
-    if gmacs:
-        table.add_column("GMACs", justify="right", no_wrap=True)
+    for row in last:
+        table.add_column(row.unit, justify="right", no_wrap=True)
 
-    def add(name: str, speed: float, item: Unpruned | Point, change: str, style: str) -> None:
-        others = [_energy(item.energy, spreads)] if with_energy else []
-        others += [digits(item.memory.mib)] if item.memory is not None else []
-        row = [name, f"{speed:.2f}×", _latency(item.latency, spreads), *others, _quality(item.quality, intervals)]
-        table.add_row(*row, change, *([_gmacs(item.gmacs)] if gmacs else []), style=style)
+    def add(name: str, speed: float, item: FrontItem, change: str, style: str) -> None:
+        costs, more = ([_cell(row, item.costs[row.name], spreads) for row in rows] for rows in (first, last))
+        table.add_row(name, f"{speed:.2f}×", *costs, _quality(item.quality, intervals), change, *more, style=style)
 
     add("unpruned", 1.0, front.unpruned, "", "dim")
     within = {p.id for p in front.within_budget()}
@@ -124,17 +126,52 @@ def _points_table(front: Front, left_out: int = 0) -> Table:
     return table
 
 
+def _metric(front: Front) -> str:
+    """What the quality that counts is called."""
+    return next(iter(front.unpruned.qualities))
+
+
+def _items(front: Front) -> list[tuple[str, FrontItem]]:
+    return [("unpruned", front.unpruned), *((_mark(p, front), p) for p in front.points)]
+
+
 def _loads_table(front: Front) -> Table:
-    """The latency under every load, with the speed-up there."""
+    """What every load has its own of under every load, with the factor that is saved there."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("", no_wrap=True)
+    names = list(front.unpruned.loads[0])
     for load in front.loads:
-        table.add_column(f"ms, {load.batch_size} x {load.tokens} tokens", justify="right", no_wrap=True)
-    items: list[tuple[str, Unpruned | Point]] = [("unpruned", front.unpruned)]
-    for name, item in items + [(_mark(p, front), p) for p in front.points]:
-        pairs = zip(item.loads, front.unpruned.loads, strict=True)
-        table.add_row(name, *(f"{digits(mine.ms)} ({base.ms / mine.ms:.2f}×)" for mine, base in pairs))
+        for name in names:
+            unit = find_cost(name).unit
+            title = f"{unit}, {load.batch_size} x {load.tokens} tokens"
+            table.add_column(title, justify="right", no_wrap=True)
+    for shown, item in _items(front):
+        each = zip(item.loads, front.unpruned.loads, strict=True)
+        pairs = [(mine[name].value, base[name].value) for mine, base in each for name in names]
+        table.add_row(shown, *(f"{digits(mine)} ({base / mine:.2f}×)" for mine, base in pairs))
     return table
+
+
+def _qualities_table(front: Front) -> Table:
+    """The qualities that were combined into the one that counts, each with its change."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("", no_wrap=True)
+    parts = list(front.unpruned.qualities)[1:]
+    for name in parts:
+        table.add_column(f"{name}, %", no_wrap=True)
+    for shown, item in _items(front):
+        found = [item.qualities[name] for name in parts]
+        changes = ["" if q.difference is None else f"  {change_text(q.difference)}" for q in found]
+        table.add_row(shown, *(f"{_quality(q, False)}{change}" for q, change in zip(found, changes, strict=True)))
+    return table
+
+
+def _cost_title(front: Front, row: Cost, spreads: bool) -> str:
+    if row.by_load:
+        return _latency_title(front, spreads)
+    if front.unpruned.costs[row.name].measured is not None:
+        return f"{row.unit} an input" if row.per == "input" else row.unit
+    return f"{row.unit}, predicted" if row.predicted_by == "predicted" else row.unit
 
 
 def _latency_title(front: Front, spreads: bool) -> str:
@@ -232,33 +269,21 @@ def _mark(point: Point, front: Front) -> str:
     return f"{point.id} *" if point.id == front.verdict.point else point.id
 
 
-def _latency(latency: Latency, spreads: bool) -> str:
-    """Three significant digits: what a median on a shared machine carries. Without samples, the prediction alone."""
-    places = 0 if latency.ms >= 100 else 1 if latency.ms >= 10 else 2
-    text = f"{latency.ms:.{places}f}"
-    if latency.p10_ms is None or latency.p90_ms is None or latency.percentile_ms is not None or not spreads:
+def _cell(row: Cost, amount: Amount, spreads: bool) -> str:
+    """What counts, and where it was measured what surrounds it, with the digits that a measurement carries."""
+    text, found = row.cell(amount.value), amount.measured
+    if found is None or not spreads or found.median is not None:
         return text
-    return f"{text} ({latency.p10_ms:.{places}f}–{latency.p90_ms:.{places}f})"
-
-
-def _energy(energy: Energy | None, spreads: bool) -> str:
-    if energy is None:
-        return ""
-    low_high = (
-        ""
-        if energy.measured is None or not spreads
-        else f" ({digits(energy.measured.low)}–{digits(energy.measured.high)})"
-    )
-    return f"{digits(energy.mj)}{low_high}"
+    low, high = (found.p10, found.p90) if found.p10 is not None else (found.low, found.high)
+    if low is None or high is None:
+        return text
+    places = row.places(amount.value)
+    return f"{text} ({row.cell(low, places)}–{row.cell(high, places)})"
 
 
 def _quality(quality: Interval, interval: bool) -> str:
     around = f" ({quality.low * 100:.1f}–{quality.high * 100:.1f})" if interval else ""
     return f"{quality.value * 100:.1f}{around}"
-
-
-def _gmacs(value: float) -> str:
-    return f"{value:.2f}" if value >= 0.095 else f"{value:.3f}"
 
 
 def _signed(fraction: float) -> str:
@@ -283,18 +308,18 @@ def front_plot(front: Front, width: int = 60, height: int = 12) -> str:
     margin = 6
     columns, rows = max(width, 30) - margin - 1, max(height, 3)
     base = front.unpruned
-    marks = [(base.latency.ms, base.quality.value, "U")] + [
-        (p.latency.ms, p.quality.value, "*" if p.id == front.verdict.point else "o") for p in front.points
+    marks = [(base.latency.value, base.quality.value, "U")] + [
+        (p.latency.value, p.quality.value, "*" if p.id == front.verdict.point else "o") for p in front.points
     ]
-    limit = front.budget.limit if front.budget and front.budget.unit == "ms" else None
+    limit = front.budget.limit if front.budget and front.budget.cost == "latency" else None
     x_low, x_high = _span([x for x, _, _ in marks] + ([limit] if limit else []))
     y_low, y_high = _span([y for _, y, _ in marks])
     grid = [[" "] * columns for _ in range(rows)]
     if limit is not None:
         for row in grid:
-            row[_cell(limit, x_low, x_high, columns)] = "┊"
+            row[_place(limit, x_low, x_high, columns)] = "┊"
     for x, y, mark in sorted(marks, key=lambda m: "oU*".index(m[2])):
-        grid[rows - 1 - _cell(y, y_low, y_high, rows)][_cell(x, x_low, x_high, columns)] = mark
+        grid[rows - 1 - _place(y, y_low, y_high, rows)][_place(x, x_low, x_high, columns)] = mark
     lines = []
     for index, row in enumerate(grid):
         label = {0: f"{y_high * 100:.1f}", rows - 1: f"{y_low * 100:.1f}"}.get(index, "")
@@ -302,7 +327,7 @@ def front_plot(front: Front, width: int = 60, height: int = 12) -> str:
     lines.append(" " * margin + "└" + "─" * columns)
     left, right = (f"{x:.4g} ms" if x < 9999.5 else f"{x:,.0f} ms" for x in (x_low, x_high))
     lines.append(" " * (margin + 1) + left + right.rjust(columns - len(left)))
-    legend = f"{front.task.metric} % against latency; U unpruned"
+    legend = f"{_metric(front)} % against latency; U unpruned"
     legend += ", * verdict" if front.verdict.point else ""
     legend += ", ┊ budget" if limit is not None else ""
     lines.append(" " * (margin + 1) + legend)
@@ -316,6 +341,6 @@ def _span(values: list[float]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _cell(value: float, low: float, high: float, cells: int) -> int:
+def _place(value: float, low: float, high: float, cells: int) -> int:
     """Index of the cell in which `value` falls."""
     return min(cells - 1, max(0, round((value - low) / (high - low) * (cells - 1))))

@@ -19,11 +19,11 @@ from prunesearch.cost.devices.device import is_device, kind_of
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.search.costs.costing import Coster, Costing
+from prunesearch.search.costs.pricing import Bench
 from prunesearch.search.costs.reach import check_reachable, seeds_within
 from prunesearch.search.engines.engine import Engine, EngineContext, Evaluate
 from prunesearch.search.finish.candidates import blind_note
 from prunesearch.search.finish.finish import Finish
-from prunesearch.search.finish.remeasure import Remeasurer
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.sensitivity import measure_sensitivities
 from prunesearch.search.space.given import given_seed
@@ -35,7 +35,8 @@ from prunesearch.search.trials.evaluate import Evaluation, Evaluator
 from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
-from prunesearch.study.front import Front, SearchInfo
+from prunesearch.study.front import Front
+from prunesearch.study.front_records import SearchInfo
 from prunesearch.study.setup import Setting, make_setting
 from prunesearch.study.trials import (
     TrialRecord,
@@ -283,7 +284,7 @@ def conclude(searched: Searched) -> Front:
         front = Front.load(run.folder.front)
         if front.search.trials >= len(records):  # another process has concluded, with all of ours
             return front
-    remeasurer = Remeasurer(setting, run.handle, costing, run.meter) if setting.target.here else None
+    bench = Bench(setting, run.handle, costing.loads, run.meter, setting.config.table_seconds / 2)
     return Finish(
         config=setting.config,
         folder=run.folder,
@@ -292,7 +293,8 @@ def conclude(searched: Searched) -> Front:
         task=setting.task,
         handle=run.handle,
         costing=costing,
-        remeasurer=remeasurer,
+        bench=bench,
+        here=setting.target.here,
         records=records,
         candidates=feasible_records(study, records),
         unpruned_calibration=searched.unpruned.quality,

@@ -20,8 +20,9 @@ from pydantic import (
     model_validator,
 )
 
-from prunesearch.core.budget import UNITS, Budget
+from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
+from prunesearch.core.costs import COSTS
 from prunesearch.core.duration import seconds_of
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.registry import ATTENTIONS, DTYPES, ENGINES, SAMPLERS
@@ -233,10 +234,14 @@ class RunConfig(BaseModel):
         names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
         text = ",".join(map(str, names))
         for name in names:
-            if name not in UNITS:
+            if name not in COSTS:
                 raise PruneSearchError(
-                    f"unknown objective '{name}': {did_you_mean(str(name), UNITS)}; quality is always one"
+                    f"unknown objective '{name}': {did_you_mean(str(name), COSTS)}; quality is always one"
                 )
+            if not COSTS[name].searched:
+                after = COSTS[name].known == "after"
+                why = "is known only after an evaluation" if after else "is better when it is more"
+                raise PruneSearchError(f"objective '{name}' cannot be minimised, since it {why}: use --constraint")
         if len(set(names)) < len(names) or not names:
             raise PruneSearchError(f"an objective is named once, but got '{text}'")
         if len(names) > _MOST_OBJECTIVES:
@@ -292,7 +297,7 @@ class RunConfig(BaseModel):
 
     @property
     def costs(self) -> set[str]:
-        """Names of the costs that the run has to know, `UNITS` their units."""
+        """Names of the costs that the run has to know, rows of `COSTS`."""
         bounded = {c.name for c in self.constraints if not c.on_quality}
         budget = set() if self.budget is None else {self.budget.cost(self.objectives[0])}
         return {*self.objectives, *bounded, "latency"} | budget

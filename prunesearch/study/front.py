@@ -11,125 +11,117 @@ from pydantic import Field, ValidationError, model_validator
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
+from prunesearch.study.front_items import CostName, FrontItem, Point, Record, Unpruned
 from prunesearch.study.front_records import (
     BudgetInfo,
-    Calibration,
     Conditions,
     ConstraintInfo,
-    Cost,
     CostTable,
     Device,
-    Energy,
-    Fidelity,
     Hypervolume,
-    Interval,
-    Latency,
     Load,
-    Memory,
     ModelInfo,
     Percentile,
-    Point,
-    Record,
     SearchInfo,
     Selection,
     TaskInfo,
-    Unpruned,
     Verdict,
 )
-
-__all__ = [
-    "FRONT_FORMAT",
-    "FRONT_VERSION",
-    "BudgetInfo",
-    "Calibration",
-    "Conditions",
-    "ConstraintInfo",
-    "CostTable",
-    "Device",
-    "Energy",
-    "Fidelity",
-    "Front",
-    "Hypervolume",
-    "Interval",
-    "Latency",
-    "Load",
-    "Memory",
-    "ModelInfo",
-    "Percentile",
-    "Point",
-    "SearchInfo",
-    "Selection",
-    "TaskInfo",
-    "Unpruned",
-    "Verdict",
-    "cost_of",
-    "dearest_of",
-    "digits",
-    "trust",
-]
+from prunesearch.study.front_versions import UPGRADES
 
 FRONT_FORMAT = "prunesearch.front"
-FRONT_VERSION = 3
-_READABLE = (2, FRONT_VERSION)  # what version 3 added has defaults
+FRONT_VERSION = 4
 _REWRITE = "run the study again to rewrite it (finished trials are kept in study.journal)"
 
 
 class Front(Record):
-    """The whole of `front.json`. Points are sorted by latency, slowest first.
+    """The whole of `front.json`."""
 
-    `objectives` are what was minimised beside the loss of quality; `measured` says whether points were re-measured.
-    With several `loads`, the latency of a point is what they come to together.
-    """
-
-    format: Literal["prunesearch.front"] = "prunesearch.front"
-    version: Literal[3] = 3
-    study: str
-    created: str
-    prunesearch: str
-    config: dict[str, Any]
-    model: ModelInfo
-    task: TaskInfo
-    device: Device
-    conditions: Conditions
-    cost_table: CostTable
-    objectives: list[Cost] = Field(min_length=1)
-    percentile: Percentile | None = None
-    loads: list[Load] = Field(default_factory=list)
-    across: Literal["mean", "worst"] | None = None
-    budget: BudgetInfo | None
-    constraints: list[ConstraintInfo] = Field(default_factory=list)
-    unpruned: Unpruned
-    points: list[Point]
-    dropped: int = Field(ge=0)
-    hypervolume: Hypervolume | None = None
-    selection: Selection | None = None
-    notes: list[str] = Field(default_factory=list)
-    verdict: Verdict
-    search: SearchInfo
+    format: Literal["prunesearch.front"] = Field(default="prunesearch.front", description="always `prunesearch.front`")
+    version: Literal[4] = Field(default=4, description="version of this schema")
+    study: str = Field(description="name of the study")
+    created: str = Field(description="when the front was made, ISO 8601")
+    prunesearch: str = Field(description="version of prunesearch that made it")
+    config: dict[str, Any] = Field(description="configuration of the run, as in `config.yaml`")
+    model: ModelInfo = Field(description="the model")
+    task: TaskInfo = Field(description="what quality means")
+    device: Device = Field(description="where costs were measured")
+    conditions: Conditions = Field(description="how latency was measured")
+    cost_table: CostTable = Field(description="how good the latency predictions are")
+    objectives: list[CostName] = Field(
+        min_length=1,
+        description="what was minimised beside the loss of quality, up to three costs; the first one is what shares "
+        "and "
+        "speed-ups bound",
+    )
+    percentile: Percentile | None = Field(
+        default=None, description="the percentile of latency that was minimised; null for the median"
+    )
+    loads: list[Load] = Field(default_factory=list, description="the loads; empty for a single one")
+    across: Literal["mean", "worst"] | None = Field(
+        default=None, description="how several loads become one latency: `mean` or `worst`; null for a single one"
+    )
+    combined: Literal["mean", "worst"] | None = Field(
+        default=None,
+        description="how several qualities become the one that counts, which is the first of `qualities`: `mean` or "
+        "`worst`; null for a single one",
+    )
+    budget: BudgetInfo | None = Field(description="the budget; null when none was given")
+    constraints: list[ConstraintInfo] = Field(default_factory=list, description="the constraints")
+    unpruned: Unpruned = Field(description="the reference")
+    points: list[Point] = Field(description="the front, sorted by latency, slowest first")
+    dropped: int = Field(
+        ge=0,
+        description="candidates removed because holdout data and re-measuring showed them dominated, or outside a "
+        "bound",
+    )
+    hypervolume: Hypervolume | None = Field(default=None, description="size of the front; null when not recorded")
+    selection: Selection | None = Field(
+        default=None, description="whether the choice of the candidates flattered them; null when there was none"
+    )
+    notes: list[str] = Field(
+        default_factory=list,
+        description="what a reader should know of the result, such as a visible winner's curse",
+    )
+    verdict: Verdict = Field(description="the answer in one sentence")
+    search: SearchInfo = Field(description="what the search spent")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         ids = [p.id for p in self.points]
         if len(set(ids)) < len(ids):
             raise ValueError(f"point ids must differ, but got {ids}")
-        if self.verdict.point is not None and self.verdict.point not in ids:
-            raise ValueError(f"the verdict names point '{self.verdict.point}', which is not in {ids}")
-        latencies = [p.latency.ms for p in self.points]
-        if latencies != sorted(latencies, reverse=True):
-            raise ValueError("points must be sorted by latency, slowest first")
-        items: list[Unpruned | Point] = [self.unpruned, *self.points]
-        if len({item.latency.median_ms is None for item in items}) > 1:
-            raise ValueError("latencies must have been measured for all points and the unpruned model, or for none")
-        for name in ("energy", "memory"):
-            if name in self.objectives and any(getattr(item, name) is None for item in items):
-                raise ValueError(f"where {name} is an objective, every point must have one")
-        if any(len(item.loads) != len(self.loads) for item in items):
-            raise ValueError(f"every point must have one latency for each of {len(self.loads)} loads")
+        for name in (self.verdict.point, self.verdict.by_estimate):
+            if name is not None and name not in ids:
+                raise ValueError(f"the verdict names point '{name}', which is not in {ids}")
         for name, tokens in [("unpruned", self.unpruned.tokens)] + [(p.id, p.tokens) for p in self.points]:
             if len(tokens) != self.model.depth:
                 raise ValueError(
                     f"`tokens` has one count for each of {self.model.depth} blocks, but {name} has {len(tokens)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Self:
+        """Every item has the same costs, loads and qualities, found in the same way."""
+        items: list[FrontItem] = [self.unpruned, *self.points]
+        if any(set(item.costs) != set(self.unpruned.costs) for item in items):
+            raise ValueError(f"every point must have the costs of the unpruned model: {', '.join(self.unpruned.costs)}")
+        for name in dict.fromkeys(["latency", *self.objectives]):
+            if name not in self.unpruned.costs:
+                raise ValueError(f"where {name} is an objective, every point must have one")
+        for name in self.unpruned.costs:
+            if len({item.costs[name].measured is None for item in items}) > 1:
+                raise ValueError(f"{name} must have been measured for all points and the unpruned model, or for none")
+        if any(len(item.loads) != len(self.loads) for item in items):
+            raise ValueError(f"every point must have one latency for each of {len(self.loads)} loads")
+        if any(list(item.qualities) != list(self.unpruned.qualities) for item in items):
+            raise ValueError(f"every point must have the qualities {', '.join(self.unpruned.qualities)}, in this order")
+        if (self.combined is None) != (len(self.unpruned.qualities) == 1):
+            raise ValueError("`combined` must say how several qualities became the first, and be null for one")
+        latencies = [p.latency.value for p in self.points]
+        if latencies != sorted(latencies, reverse=True):
+            raise ValueError("points must be sorted by latency, slowest first")
         return self
 
     def point(self, point_id: str) -> Point | None:
@@ -139,15 +131,14 @@ class Front(Record):
     @property
     def measured(self) -> bool:
         """Whether latencies were measured end to end on the device, not only predicted."""
-        return self.unpruned.latency.median_ms is not None
+        return self.unpruned.latency.measured is not None
 
     def within_budget(self) -> list[Point]:
         """Return the points that meet the budget (all, when there is none)."""
         budget = self.budget
         if budget is None:
             return self.points
-        cost = dearest_of if budget.each else cost_of
-        return [p for p in self.points if cost(p, budget.unit) <= budget.limit]
+        return [p for p in self.points if budget.met_by(p)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain JSON form, as in the file."""
@@ -178,41 +169,13 @@ class Front(Record):
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise CorruptFileError(f"{path} is not JSON ({error}): {_REWRITE}") from None
         _check_header(path, data)
+        version = data["version"]
         try:
-            return cls.model_validate({**data, "version": FRONT_VERSION})
+            return cls.model_validate(UPGRADES[version](data) if version in UPGRADES else data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CorruptFileError(f"{path} is no front of version {version} ({error!r}): {_REWRITE}") from None
         except ValidationError as error:
             raise CorruptFileError(f"{path}: {_first_error(error)}: {_REWRITE}") from None
-
-
-def cost_of(item: Unpruned | Point, unit: str) -> float:
-    """Latency of a batch in `ms`, energy of one input in `mJ`, multiply-adds of one in `GMACs`, or memory in `MiB`.
-
-    Raises:
-        PruneSearchError: if energy or memory is asked for and was not part of the study.
-    """
-    if unit == "ms":
-        return item.latency.ms
-    if unit == "GMACs":
-        return item.gmacs
-    if unit == "MiB":
-        if item.memory is None:
-            raise PruneSearchError("this study knows no memory: run it with --objective memory")
-        return item.memory.mib
-    if item.energy is None:
-        raise PruneSearchError("this study knows no energies: run it with --objective energy on a device that has them")
-    return item.energy.mj
-
-
-def dearest_of(item: Unpruned | Point, unit: str) -> float:
-    """`cost_of`, but of several loads the longest latency: what a bound in ms is held against."""
-    if unit == "ms" and item.loads:
-        return max(latency.ms for latency in item.loads)
-    return cost_of(item, unit)
-
-
-def digits(value: float) -> str:
-    """Three significant digits, thousands whole: `0.123`, `12.3`, `1,234`."""
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def trust(table: CostTable) -> str:
@@ -234,7 +197,7 @@ def _check_header(path: str | os.PathLike[str], data: Any) -> None:
             f'{path}: "version" {version} is newer than {FRONT_VERSION}, the newest this prunesearch reads: '
             "upgrade prunesearch"
         )
-    if version not in _READABLE or isinstance(version, bool):
+    if version not in (*UPGRADES, FRONT_VERSION) or isinstance(version, bool):
         raise CorruptFileError(f'{path}: "version" must be {FRONT_VERSION}, but got {version!r}: {_REWRITE}')
 
 

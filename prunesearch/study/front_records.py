@@ -1,106 +1,13 @@
-"""The parts of `front.json`. Every field and its unit: docs/front-schema.md."""
+"""The parts of `front.json` but its items. docs/front-schema.md is made of what is said here."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field
 
-from prunesearch.core.schedule import Schedule
-
-Cost = Literal["latency", "energy", "macs", "memory"]
-Unit = Literal["ms", "mJ", "GMACs", "MiB"]
-
-
-class Record(BaseModel):
-    """A frozen part of the file: no unknown keys, no NaN or infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Interval(Record):
-    """A value with its 95 % confidence interval; metrics are fractions, not percent."""
-
-    value: float
-    low: float
-    high: float
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"`low <= high` must hold, but got {self.low} > {self.high}")
-        return self
-
-
-class Latency(Record):
-    """Milliseconds of one forward of a batch: the cost table's prediction and, where measured, the samples' quantiles.
-
-    All but the prediction are None where the device was not at hand. `predicted_ms` and `percentile_ms` are of the
-    percentile that the study minimises; `percentile_ms` is None where that is the median. What several loads come to
-    together has a median (and percentile) of its own kind, but no quantiles.
-    """
-
-    predicted_ms: float = Field(gt=0)
-    median_ms: float | None = Field(gt=0)
-    p10_ms: float | None = Field(gt=0)
-    p90_ms: float | None = Field(gt=0)
-    percentile_ms: float | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _measured_or_not(self) -> Self:
-        if (self.p10_ms is None) != (self.p90_ms is None):
-            raise ValueError("`p10_ms` and `p90_ms` must both be given or both be null")
-        if self.median_ms is None and not (self.p10_ms is None and self.percentile_ms is None):
-            raise ValueError("`p10_ms`, `p90_ms` and `percentile_ms` must be null where `median_ms` is")
-        return self
-
-    @property
-    def ms(self) -> float:
-        """What counts: as measured, or the prediction where nothing was."""
-        measured = self.median_ms if self.percentile_ms is None else self.percentile_ms
-        return self.predicted_ms if measured is None else measured
-
-
-class Energy(Record):
-    """Gross millijoules of ONE input: predicted, and measured over windows where the device was at hand.
-
-    `net_mj` is what is left of the measurement above idle.
-    """
-
-    predicted_mj: float = Field(ge=0)
-    measured: Interval | None
-    net_mj: float | None
-
-    @property
-    def mj(self) -> float:
-        """What was measured, or the prediction where nothing was."""
-        return self.predicted_mj if self.measured is None else self.measured.value
-
-
-class Memory(Record):
-    """MiB of the activations of one forward of a batch at their peak: estimated from shapes, and measured on CUDA."""
-
-    predicted_mib: float = Field(ge=0)
-    measured_mib: float | None = Field(ge=0)
-
-    @property
-    def mib(self) -> float:
-        """What was measured, or the estimate where nothing was."""
-        return self.predicted_mib if self.measured_mib is None else self.measured_mib
-
-
-class Fidelity(Record):
-    """How close the outputs on the holdout split stay to the unpruned model's."""
-
-    kl: float
-    agreement: float = Field(ge=0, le=1)
-
-
-class Calibration(Record):
-    """What the search saw: metric and KL divergence on the calibration split."""
-
-    quality: float
-    kl: float
+from prunesearch.core.costs import find_cost
+from prunesearch.study.front_items import CostName, FrontItem, Record
 
 
 class ModelInfo(Record):
@@ -108,22 +15,27 @@ class ModelInfo(Record):
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
-    id: str
-    class_name: str = Field(alias="class")
-    family: str
-    depth: int = Field(ge=1)
-    tokens: int = Field(ge=1)
-    protected: int = Field(ge=0)
+    id: str = Field(description="Hub name or path")
+    class_name: str = Field(alias="class", description="class of the model (`class_name` in Python)")
+    family: str = Field(description="row of the model table, such as `vit` or `bert`")
+    depth: int = Field(ge=1, description="number of blocks")
+    tokens: int = Field(
+        ge=1, description="sequence length at the start at which latency was measured, protected tokens included"
+    )
+    protected: int = Field(ge=0, description="tokens that are never reduced (CLS, registers, separators)")
 
 
 class TaskInfo(Record):
     """What quality means: the metric, and how many rows each split has."""
 
-    name: str
-    metric: str
-    calibration: int = Field(ge=0)
-    holdout: int = Field(ge=0)
-    notes: list[str] = []
+    name: str = Field(description="`image-classification` or `text-classification`")
+    metric: str = Field(
+        description="what `quality` is: a name of [tasks.md](tasks.md), `accuracy` say; always a fraction, and higher "
+        "is better"
+    )
+    calibration: int = Field(ge=0, description="rows of the split that the search saw")
+    holdout: int = Field(ge=0, description="rows of the split on which points are reported")
+    notes: list[str] = Field(default_factory=list, description="what was inferred about the data")
 
 
 class Device(Record):
@@ -131,24 +43,26 @@ class Device(Record):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str
-    kind: str
-    threads: int | None = None
-    torch: str | None = None
-    transformers: str | None = None
+    name: str = Field(description="name of the processor or accelerator")
+    kind: str = Field(description="`cpu` or `cuda`")
+    threads: int | None = Field(default=None, description="intra-op threads")
+    torch: str | None = Field(
+        default=None, description="version of torch where latency was measured; null where it was not"
+    )
+    transformers: str | None = Field(default=None, description="version of transformers, likewise")
 
 
 class Conditions(Record):
     """Under what conditions latency was measured; another condition needs another study."""
 
-    batch_size: int = Field(ge=1)
-    dtype: str
-    attention: str
-    mode: str
-    concurrency: int = Field(default=1, ge=1)
-    threads: int | None = None
-    cores: int | None = None
-    tokens: int = Field(ge=1)
+    batch_size: int = Field(ge=1, description="samples in a timed batch")
+    dtype: str = Field(description="`float32`, `bfloat16`, ...")
+    attention: str = Field(description="attention implementation: `sdpa`, `eager`, ...")
+    mode: str = Field(description="`eager`, `cuda-graph` or `compile`")
+    concurrency: int = Field(default=1, ge=1, description="forwards under way at once, the timed one among them")
+    threads: int | None = Field(default=None, description="intra-op threads")
+    cores: int | None = Field(default=None, description="cores that the process could run on")
+    tokens: int = Field(ge=1, description="sequence length of the timed batch")
 
 
 class CostTable(Record):
@@ -157,18 +71,23 @@ class CostTable(Record):
     `source`: measured in this run, or the profile that it was read from; `notes`: how it was fitted to this model.
     """
 
-    status: Literal["measured", "estimated"]
-    source: str
-    against: str
-    notes: list[str] = []
-    mape: float
-    worst: float
-    rank_correlation: float
-    schedules: int = Field(ge=0)
-    noisy: bool
-    noise: float | None
-    seconds: float
-    cells: int = Field(ge=0)
+    status: Literal["measured", "estimated"] = Field(description="`measured` on this device, or `estimated` for it")
+    source: str = Field(description="measured in this study, or the profile that it comes from")
+    against: str = Field(description="what the errors below were found against")
+    notes: list[str] = Field(
+        default_factory=list,
+        description="how the table was fitted to this model: other depth, fewer tokens, interpolation",
+    )
+    mape: float = Field(description="mean absolute relative error of predicted latency, as a fraction")
+    worst: float = Field(description="largest relative error, as a fraction")
+    rank_correlation: float = Field(description="Spearman's, between predicted and measured latency")
+    schedules: int = Field(ge=0, description="how many schedules (or public measurements) these three come from")
+    noisy: bool = Field(description="whether the machine was too noisy to trust small differences")
+    noise: float | None = Field(
+        description="relative spread of repeated measurements, as a fraction; null where nothing was measured"
+    )
+    seconds: float = Field(description="time spent on measuring, in seconds")
+    cells: int = Field(ge=0, description="measured entries of the table")
 
 
 class Percentile(Record):
@@ -178,37 +97,63 @@ class Percentile(Record):
     was not found on.
     """
 
-    value: float = Field(gt=50, lt=100)
-    factor: float = Field(gt=0)
-    mape: float = Field(ge=0)
-    coverage: float = Field(ge=0, le=1)
-    timings: int = Field(ge=1)
+    value: float = Field(gt=50, lt=100, description="the percentile, above 50: 90")
+    factor: float = Field(gt=0, description="that percentile of a forward divided by its median")
+    mape: float = Field(
+        ge=0,
+        description="mean absolute relative error of the percentiles of unseen schedules, predicted from their medians",
+    )
+    coverage: float = Field(
+        ge=0,
+        le=1,
+        description="share of their forwards that took no longer than was predicted; `value / 100` if the factor is "
+        "right",
+    )
+    timings: int = Field(ge=1, description="forwards that this rests on")
 
 
 class Load(Record):
     """One of several loads: its weight in a mean, and how well its own cost table predicts."""
 
-    batch_size: int = Field(ge=1)
-    tokens: int = Field(ge=1)
-    weight: float = Field(gt=0)
-    mape: float
+    batch_size: int = Field(ge=1, description="samples in a batch")
+    tokens: int = Field(ge=1, description="sequence length of the batch")
+    weight: float = Field(gt=0, description="in the mean, relative to the others")
+    mape: float = Field(description="mean error of this load's cost table, as `cost_table.mape`")
 
 
 class BudgetInfo(Record):
     """The budget as typed, and what it came to; `each`: of several loads, it bounds the latency of every one."""
 
-    text: str
-    limit: float = Field(gt=0)
-    unit: Unit = "ms"
-    each: bool = False
+    text: str = Field(description="as typed: `10ms`, `40mJ`, `2GMACs`, `64MiB`, `60%`, `2x`")
+    limit: float = Field(gt=0, description="upper bound that it came to, in the cost's unit")
+    cost: CostName = Field(default="latency", description="the cost that it bounds")
+    each: bool = Field(
+        default=False,
+        description="whether it bounds the latency of every load, as an absolute bound does, not what they come to "
+        "together",
+    )
+
+    @property
+    def unit(self) -> str:
+        """Of the limit."""
+        return find_cost(self.cost).unit
+
+    def met_by(self, item: FrontItem) -> bool:
+        """Whether an item is inside."""
+        return (item.dearest(self.cost) if self.each else item.cost(self.cost).value) <= self.limit
 
 
 class ConstraintInfo(Record):
     """A constraint as typed, its bound (for a cost, in its unit), and how many candidates broke it in the end."""
 
-    text: str
-    limit: float
-    broken: int = Field(ge=0)
+    text: str = Field(description="as typed: `quality >= 0.99*unpruned`, `macs <= 60%`")
+    limit: float = Field(
+        description="what the bound came to: a fraction on the holdout split for a quality, else in the unit of the "
+        "cost"
+    )
+    broken: int = Field(
+        ge=0, description="candidates that broke it on the holdout split, or once measured; they are not on the front"
+    )
 
 
 class Hypervolume(Record):
@@ -217,9 +162,12 @@ class Hypervolume(Record):
     Points beyond the `reference` add nothing.
     """
 
-    value: float = Field(ge=0)
-    cost: Cost
-    reference: tuple[float, float]
+    value: float = Field(ge=0, description="area between the points and `reference`; points beyond it add nothing")
+    cost: CostName = Field(
+        description="the first objective, whose share of the unpruned model's is one axis; the other is the KL "
+        "divergence on the holdout split"
+    )
+    reference: tuple[float, float] = Field(description="the corner: share, nats")
 
 
 class Selection(Record):
@@ -228,70 +176,48 @@ class Selection(Record):
     `p_value`: how often an excess this large is chance (one-sided, all candidates together).
     """
 
-    points: int = Field(ge=1)
-    calibration: float
-    holdout: float
-    p_value: float = Field(ge=0, le=1)
-
-
-class Unpruned(Record):
-    """The reference that every point is compared with; `loads`: one latency for each of several."""
-
-    quality: Interval
-    calibration: Calibration | None = None
-    latency: Latency
-    loads: list[Latency] = []
-    energy: Energy | None = None
-    memory: Memory | None = None
-    gmacs: float = Field(ge=0)
-    tokens: list[int]
-
-
-class Point(Record):
-    """One schedule of the front, re-evaluated on the holdout split, and re-measured where the device is at hand."""
-
-    id: str = Field(min_length=1)
-    trial: int
-    schedule: dict[str, Any]
-    text: str
-    tokens: list[int]
-    quality: Interval
-    difference: Interval
-    fidelity: Fidelity
-    calibration: Calibration
-    latency: Latency
-    loads: list[Latency] = []
-    energy: Energy | None = None
-    memory: Memory | None = None
-    speedup: float = Field(gt=0)
-    gmacs: float = Field(ge=0)
-
-    @field_validator("schedule")
-    @classmethod
-    def _readable(cls, value: dict[str, Any]) -> dict[str, Any]:
-        Schedule.from_dict(value)
-        return value
-
-    def to_schedule(self) -> Schedule:
-        """Return the schedule, ready for `apply_`."""
-        return Schedule.from_dict(self.schedule)
+    points: int = Field(ge=1, description="candidates")
+    calibration: float = Field(
+        description="their mean difference to the unpruned model on the calibration rows of the search, as a fraction"
+    )
+    holdout: float = Field(description="the same on the holdout split")
+    p_value: float = Field(
+        ge=0,
+        le=1,
+        description="how often the first exceeds the second by this much or more by chance; below 0.05 a note says so",
+    )
 
 
 class Verdict(Record):
-    """One sentence for the reader, and the id of the point that it recommends (none: keep the model as it is)."""
+    """The answer in one sentence."""
 
-    text: str
-    point: str | None = None
+    text: str = Field(description="one sentence for the reader")
+    point: str | None = Field(
+        default=None,
+        description="id of the recommended point: the cheapest that is good enough at 95 % confidence, or the best "
+        "inside "
+        "a budget where none is, as the text says; null where the model is best kept as it is",
+    )
+    by_estimate: str | None = Field(
+        default=None,
+        description="id of the cheapest point that is good enough by its point estimate, which flatters: it is read "
+        "off "
+        "the rows that it is reported on; null where there is none, and in files that are older than version 4",
+    )
 
 
 class SearchInfo(Record):
     """What the search spent, what racing saved of it, and why it ended."""
 
-    sampler: str
-    trials: int = Field(ge=0)
-    seeds: int = Field(ge=0)
-    failed: int = Field(ge=0)
-    evaluations: float = Field(ge=0)
-    saved: float = Field(default=0.0, ge=0)
-    seconds: float = Field(ge=0)
-    stopped: Literal["trials", "timeout", "converged", "exhausted"] | None = None
+    sampler: str = Field(description="a name of `--sampler`: `guided`, `tpe`, `nsga2`, …")
+    trials: int = Field(ge=0, description="finished trials, seeds included")
+    seeds: int = Field(ge=0, description="of these, proposed by score-and-solve")
+    failed: int = Field(ge=0, description="trials that ended in an error")
+    evaluations: float = Field(ge=0, description="passes over the calibration split, partial ones as fractions")
+    saved: float = Field(default=0.0, ge=0, description="what racing saved of them")
+    seconds: float = Field(ge=0, description="wall-clock time of the search, in seconds")
+    stopped: Literal["trials", "timeout", "converged", "exhausted"] | None = Field(
+        default=None,
+        description="why it ended: `trials`, `timeout`, `converged` or `exhausted` (nothing new to try); null when "
+        "not recorded",
+    )

@@ -15,7 +15,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
-from prunesearch.core.budget import UNITS
+from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.schedule import Schedule
@@ -80,7 +80,7 @@ def open_study(where: Path | str, objectives: Sequence[str] = ("latency",), *, n
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(["loss", *(f"{name}_{UNITS[name].lower()}" for name in objectives)])
+            study.set_metric_names(["loss", *(f"{name}_{find_cost(name).unit.lower()}" for name in objectives)])
         study.set_user_attr("sessions", int(study.user_attrs.get("sessions", -1)) + 1)
         fail_abandoned(study)
     return study

@@ -20,9 +20,9 @@ FRONT = Of(unpruned=item(12, 0.9), points=[item(4, 0.6, 0.7, 0.4), item(7, 0.8, 
 def test_batches_in_the_shares_told_take_that_long_and_are_that_good(speedup: float) -> None:
     found = at_speed(FRONT, speedup)
     slower, faster = (FRONT.unpruned, FRONT.points[1]) if 12 / speedup > 7 else (FRONT.points[1], FRONT.points[0])
-    share = (slower.latency.ms - 12 / speedup) / (slower.latency.ms - faster.latency.ms)
+    share = (slower.latency.value - 12 / speedup) / (slower.latency.value - faster.latency.value)
     batches = [faster] * round(10_000 * share) + [slower] * round(10_000 * (1 - share))
-    assert np.mean([p.latency.ms for p in batches]) == pytest.approx(12 / speedup, abs=1e-3)
+    assert np.mean([p.latency.value for p in batches]) == pytest.approx(12 / speedup, abs=1e-3)
     assert found["quality"] == pytest.approx(np.mean([p.quality.value for p in batches]), abs=1e-4)
     assert found["agreement"] == pytest.approx(np.mean([p.fidelity.agreement for p in batches]), abs=1e-4)
     assert found["kl"] == pytest.approx(np.mean([p.fidelity.kl for p in batches]), abs=1e-4)

@@ -83,13 +83,13 @@ def test_costs_are_the_profiles_and_nothing_is_called_measured(front, folder):
     assert front.cost_table.source == "from profile 'box'"
     for item in (front.unpruned, *front.points):
         schedule = item.to_schedule() if hasattr(item, "schedule") else Schedule()
-        assert item.latency.predicted_ms == pytest.approx(true_total(schedule), rel=1e-4)
-        assert (item.latency.median_ms, item.latency.p10_ms, item.latency.p90_ms) == (None, None, None)
+        assert item.latency.predicted == pytest.approx(true_total(schedule), rel=1e-4)
+        assert item.latency.measured is None
     for point in front.points:
         assert point.speedup == pytest.approx(true_total(Schedule()) / true_total(point.to_schedule()), rel=1e-4)
     assert "from profile 'box' ±1.2 %" in front.verdict.text
     data = json.loads((folder / "studies" / "known" / "front.json").read_text())
-    assert data["points"][0]["latency"]["median_ms"] is None
+    assert data["points"][0]["costs"]["latency"]["measured"] is None
     assert data["unpruned"]["energy"] is None
 
 
@@ -111,7 +111,7 @@ def test_an_estimated_device_answers_on_a_laptop_and_says_estimated_everywhere(e
     assert "p10" not in text
     report = (folder / "studies" / "away" / "report.html").read_text()
     assert '"status": "estimated"' in report or '"status":"estimated"' in report
-    assert '"median_ms": null' in report or '"median_ms":null' in report
+    assert '"measured": null' in report or '"measured":null' in report
     assert said in report
 
 
@@ -123,7 +123,7 @@ def test_a_budget_on_a_device_that_is_not_here(folder, monkeypatch, capsys):
     found = json.loads(out)
     assert found["budget"]["limit"] == round(limit, 2)
     assert found["points"]
-    assert all(p["latency"]["predicted_ms"] <= found["budget"]["limit"] for p in found["points"])
+    assert all(p["costs"]["latency"]["predicted"] <= found["budget"]["limit"] for p in found["points"])
     args[args.index("--budget") + 1] = "1us"
     args[args.index("tight")] = "tighter"
     code, out, err = command(monkeypatch, capsys, "run", *args)
@@ -205,10 +205,11 @@ def test_verify_measures_the_front_here_and_says_that_it_is_another_device(front
     assert [p.id for p in found.points] == ["unpruned", *(p.id for p in front.points)]
     assert not found.same_device
     for point, item in zip(found.points, [front.unpruned, *front.points], strict=True):
-        assert point.predicted_ms == item.latency.predicted_ms
-        assert point.study_ms is None
-        assert point.p10_ms <= point.median_ms <= point.p90_ms
-        assert point.speedup == pytest.approx(found.points[0].median_ms / point.median_ms)
+        found_latency = point.costs["latency"]
+        assert found_latency.predicted == item.latency.predicted
+        assert found_latency.study is None
+        assert found_latency.now.p10 <= found_latency.value <= found_latency.now.p90
+        assert point.speedup == pytest.approx(found.points[0].costs["latency"].value / found_latency.value)
     assert found.conditions["batch_size"] == 8
     code, out, _ = command(monkeypatch, capsys, "verify", "known", "--seconds", "0", "--json")
     assert json.loads(out)["format"] == "prunesearch.verification"
@@ -248,7 +249,7 @@ def test_transfer_to_the_same_device_changes_nothing(front, monkeypatch, capsys)
     found = json.loads(out)
     assert found["rank_correlation"] == pytest.approx(1)
     for mine, point in some(zip(found["points"], front.points, strict=True)):
-        assert mine["there_ms"] == pytest.approx(point.latency.predicted_ms)
+        assert mine["there_ms"] == pytest.approx(point.latency.predicted)
         assert mine["rank_here"] == mine["rank_there"]
         assert mine["stays"]
 
@@ -259,12 +260,12 @@ def test_transfer_to_a_device_with_slow_stages_by_hand(front, folder, monkeypatc
     found = json.loads(out)
     table = slower(known_table(), reduce=30.0)
     records = finished_trials(open_study(folder / "studies" / "known" / "study.journal"))
-    choices = {r.schedule: r.quality for r in records} | {Schedule(): front.unpruned.calibration.quality}
+    choices = {r.schedule: r.quality for r in records} | {Schedule(): front.unpruned.quality.calibration}
     for mine, point in some(zip(found["points"], front.points, strict=True)):
         there = table.predict(point.to_schedule())
         assert mine["there_ms"] == pytest.approx(there, rel=1e-4)
-        assert mine["here_ms"] == point.latency.predicted_ms
-        best = min(table.predict(s) for s, q in choices.items() if q >= point.calibration.quality)
+        assert mine["here_ms"] == point.latency.predicted
+        best = min(table.predict(s) for s, q in choices.items() if q >= point.quality.calibration)
         assert mine["regret"] == pytest.approx(there / min(best, there) - 1, abs=1e-3)
     assert found["trust"] == "from profile 'slow' ±1.2 %"
     code, out, _ = command(monkeypatch, capsys, "transfer", "known", "--to", "slow")
@@ -332,7 +333,7 @@ def test_what_profile_measures_here_serves_run_by_name(folder, monkeypatch, caps
     found = run(make(folder, device="here"), "here", root=folder / "studies")
     assert found.measured
     assert found.cost_table.source == "from profile 'here'"
-    assert found.unpruned.latency.median_ms > 0
+    assert found.unpruned.latency.measured.value > 0
 
 
 # -- help --------------------------------------------------------------------------------------------------

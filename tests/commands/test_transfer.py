@@ -17,6 +17,7 @@ from prunesearch.core.stage import Stage
 from prunesearch.study.front import Front
 from tests.support.known_device import known_table, one_line, slower
 from tests.support.some import some
+from tests.support.synthetic_front import latency
 
 DEPTH = 6
 A = Schedule([Stage(0, 0.75)])
@@ -49,19 +50,19 @@ def build_front(
     template = data["points"][0]
     points: list[dict[str, Any]] = []
     for i, (name, schedule, ms, quality) in enumerate(rows):
-        latency = {"predicted_ms": ms, "median_ms": ms, "p10_ms": ms, "p90_ms": ms}
-        around = {"value": quality, "low": quality, "high": quality}
+        seen = {**template["qualities"]["accuracy"], "value": quality, "low": quality, "high": quality}
+        costs = {**template["costs"], "latency": latency(ms, ms)}
         points.append(
             {
                 **template, "id": name, "trial": i, "schedule": schedule.to_dict(), "text": str(schedule),
-                "tokens": [9] * 9, "latency": latency, "quality": around,
-                "calibration": {"quality": quality, "kl": 0.1}, "speedup": unpruned_ms / ms,
+                "tokens": [9] * 9, "costs": costs, "qualities": {"accuracy": {**seen, "calibration": quality}},
+                "speedup": unpruned_ms / ms,
             }
         )  # fmt: skip
-    base = {"predicted_ms": unpruned_ms, "median_ms": unpruned_ms, "p10_ms": unpruned_ms, "p90_ms": unpruned_ms}
+    base = {**data["unpruned"]["costs"], "latency": latency(unpruned_ms, unpruned_ms)}
     return Front.model_validate(
         {
-            **data, "points": points, "budget": None, "unpruned": {**data["unpruned"], "latency": base},
+            **data, "points": points, "budget": None, "unpruned": {**data["unpruned"], "costs": base},
             "verdict": {"text": "", "point": None},
         }
     )  # fmt: skip

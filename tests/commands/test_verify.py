@@ -8,10 +8,11 @@ import json
 import pytest
 from rich.console import Console
 
-from prunesearch.commands import verify as module
-from prunesearch.commands.verify import Verification, VerifiedPoint, judge, show_verification, verify
+from prunesearch.commands.verify import Check, Verification, VerifiedPoint, judge, verify
+from prunesearch.commands.verify_table import show_verification
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.study.folder import StudyFolder
+from prunesearch.study.front_items import Measured
 from tests.support.known_device import one_line
 
 DEVICE = {"name": "AMD EPYC 7B13", "kind": "cpu"}
@@ -19,21 +20,16 @@ CONDITIONS = {"batch_size": 32, "dtype": "float32", "attention": "sdpa", "mode":
 
 
 def points(front, measured):
-    """Points of the front with these medians now (ms), the unpruned model first."""
-    items = [("unpruned", front.unpruned.latency), *((p.id, p.latency) for p in front.points)]
-    return [
-        VerifiedPoint(
-            id=name,
-            text=name,
-            predicted_ms=latency.predicted_ms,
-            study_ms=latency.median_ms,
-            median_ms=ms,
-            p10_ms=0.9 * ms,
-            p90_ms=1.1 * ms,
-            speedup=measured[0] / ms,
-        )
-        for (name, latency), ms in zip(items, measured, strict=True)
-    ]
+    """Points of the front with these medians now (ms), the unpruned model first; what else they cost is the study's."""
+    items = [("unpruned", front.unpruned), *((p.id, p) for p in front.points)]
+    found = []
+    for (name, item), ms in zip(items, measured, strict=True):
+        costs = {n: Check(predicted=a.predicted, study=None, now=None, how="kept") for n, a in item.costs.items()}
+        now = Measured(value=ms, p10=0.9 * ms, p90=1.1 * ms)
+        study = item.latency.value
+        costs["latency"] = Check(predicted=item.latency.predicted, study=study, now=now, how="measured")
+        found.append(VerifiedPoint(id=name, text=name, costs=costs, speedup=measured[0] / ms))
+    return found
 
 
 def judged(front, measured, device=DEVICE, conditions=CONDITIONS):
@@ -47,17 +43,18 @@ def test_errors_and_ranks_by_hand(make_front):
     """Predictions 20.4, 16.32, 12.24, 10.2, 8.16; measured now 20.4, 16, 12.24, 10.2, 10.2 / 1.25 = 8.16 x 1.25."""
     found = judged(make_front(), [20.4, 16.32, 12.24, 8.5, 10.2])
     errors = [0, 0, 0, 10.2 / 8.5 - 1, 1 - 8.16 / 10.2]
-    assert found.mape == pytest.approx(sum(errors) / 5)
-    assert found.worst == pytest.approx(0.2)
-    assert [p.error for p in found.points][3:] == [pytest.approx(0.2), pytest.approx(-0.2)]
-    assert found.rank_correlation == pytest.approx(1 - 6 * 2 / (5 * 24))  # two neighbours swapped
+    assert found.errors.keys() == {"latency"}
+    assert found.errors["latency"].mape == pytest.approx(sum(errors) / 5)
+    assert found.errors["latency"].worst == pytest.approx(0.2)
+    assert [p.costs["latency"].error for p in found.points][3:] == [pytest.approx(0.2), pytest.approx(-0.2)]
+    assert found.errors["latency"].rank_correlation == pytest.approx(1 - 6 * 2 / (5 * 24))  # two neighbours swapped
     assert found.same_device
     assert found.differences == []
 
 
 def test_a_perfect_prediction_has_no_error(make_front):
     found = judged(make_front(), AS_PREDICTED)
-    assert (found.mape, found.worst, found.rank_correlation) == (pytest.approx(0), pytest.approx(0), pytest.approx(1))
+    assert found.errors["latency"].model_dump() == pytest.approx({"mape": 0, "worst": 0, "rank_correlation": 1})
     assert found.lost == []
 
 
@@ -70,17 +67,11 @@ def test_points_that_another_beats_now_are_lost(make_front):
     assert judged(make_front(), [20.4, 5.0, 12.24, 10.2, 8.16]).lost == ["p2", "p3", "p4"]  # unpruned is never named
 
 
-def energy(mj):
-    return {"predicted_mj": mj, "measured": None, "net_mj": None}
-
-
 def with_energy(make_front, objectives, costs):
-    front = make_front()
-    items = [front.unpruned, *front.points]
-    base, *rest = (i.model_copy(update={"energy": i.energy}) for i in items)
-    unpruned = {**base.model_dump(), "energy": energy(costs[0])}
-    pts = [{**p.model_dump(), "energy": energy(c)} for p, c in zip(rest, costs[1:], strict=True)]
-    return make_front(objectives=objectives, unpruned=unpruned, points=pts)
+    data = make_front().to_dict()
+    for item, mj in zip([data["unpruned"], *data["points"]], costs, strict=True):
+        item["costs"]["energy"] = {"predicted": mj}
+    return make_front(objectives=objectives, unpruned=data["unpruned"], points=data["points"])
 
 
 def test_what_costs_less_energy_is_not_lost_for_being_slower(make_front):
@@ -108,16 +99,18 @@ def test_another_device_and_other_conditions_are_said(make_front):
 def test_predictions_that_are_all_the_same_have_no_rank(make_front):
     front = make_front()
     same = points(front, AS_PREDICTED)
-    same = [p.model_copy(update={"predicted_ms": 9.0}) for p in same]
+    alike = [p.costs["latency"].model_copy(update={"predicted": 9.0}) for p in same]
+    same = [p.model_copy(update={"costs": {**p.costs, "latency": c}}) for p, c in zip(same, alike, strict=True)]
     found = judge(front, DEVICE, CONDITIONS, same)
-    assert found.rank_correlation == 0.0
+    assert found.errors["latency"].rank_correlation == 0.0
     assert Verification.model_validate_json(found.model_dump_json()) == found
 
 
 def test_under_three_points_there_is_nothing_to_rank(make_front):
     front = make_front()
     few = front.model_copy(update={"points": front.points[:1]})
-    assert judge(few, DEVICE, CONDITIONS, points(few, [20.0, 16.0])).rank_correlation == 1.0
+    found = judge(few, DEVICE, CONDITIONS, points(few, [20.0, 16.0]))
+    assert found.errors["latency"].rank_correlation == 1.0
 
 
 def shown(found, front):
@@ -158,8 +151,7 @@ def test_an_empty_front_is_refused(make_front, tmp_path):
 
 
 @pytest.mark.parametrize("device", ["a100", "tpu9", "cuda:7", "meta", ""])
-def test_a_device_that_cannot_be_measured_here_is_refused_at_once(make_front, tmp_path, device, monkeypatch):
-    monkeypatch.setattr(module, "measure_schedules", None)
+def test_a_device_that_cannot_be_measured_here_is_refused_at_once(make_front, tmp_path, device):
     with pytest.raises(PruneSearchError) as error:
         verify(StudyFolder(tmp_path, "demo"), make_front(), device=device)
     one_line(error.value, f"'{device}'")
@@ -169,5 +161,13 @@ def test_a_device_that_cannot_be_measured_here_is_refused_at_once(make_front, tm
 def test_the_file_is_plain_json(make_front):
     found = judged(make_front(), AS_PREDICTED)
     data = json.loads(found.model_dump_json())
-    assert (data["format"], data["version"]) == ("prunesearch.verification", 1)
+    assert (data["format"], data["version"]) == ("prunesearch.verification", 2)
     assert data["points"][0]["id"] == "unpruned"
+
+
+def test_what_was_not_measured_again_is_said(make_front):
+    front = with_energy(make_front, ["latency", "energy"], [100.0, 80.0, 40.0, 45.0, 20.0])
+    found = judge(front, DEVICE, CONDITIONS, points(front, AS_PREDICTED), ["energy is not measured here (no counter)"])
+    assert found.notes[0] == "energy is not measured here (no counter)"
+    assert "energy is the study's: nothing here measures or recomputes it" in found.notes
+    assert "energy is not measured here (no counter)" in " ".join(shown(found, front).split())

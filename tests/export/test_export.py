@@ -14,10 +14,19 @@ from prunesearch.study.front import Front
 from tests.support.some import some
 
 
-def changed(front: Front, point: str, **calibration: float) -> Front:
-    """The front with other calibration numbers at one point."""
+def changed(front: Front, point: str, calibration: float) -> Front:
+    """The front with another calibration quality at one point."""
     data = front.to_dict()
-    next(p for p in data["points"] if p["id"] == point)["calibration"].update(calibration)
+    next(p for p in data["points"] if p["id"] == point)["qualities"]["accuracy"]["calibration"] = calibration
+    return Front.model_validate(data)
+
+
+def promising(front: Front, *promised: float | None, base: float = 0.8) -> Front:
+    """The front with other promises of its points, slowest first, and another unpruned quality."""
+    data = front.to_dict()
+    data["unpruned"]["qualities"]["accuracy"] |= {"value": base, "low": base - 0.01, "high": base + 0.01}
+    for point, least in zip(data["points"], promised, strict=True):
+        point["qualities"]["accuracy"]["difference"]["promised"] = least
     return Front.model_validate(data)
 
 
@@ -31,9 +40,11 @@ def changed(front: Front, point: str, **calibration: float) -> Front:
         ("best@2x", "p3"),
         ("best@0.009s", "p4"),
         ("best@100ms", "p1"),
-        ("fastest@0.99", "p1"),  # 0.99 x 0.81 = 0.8019: p1 alone
-        ("fastest@0.98", "p2"),  # 0.7938
-        ("fastest@95%", "p3"),  # 0.7695
+        # promised on the holdout rows: -0.0018, -0.0078, -0.0198, -0.1038 of 0.80
+        ("fastest@0.995", "p1"),  # -0.004
+        ("fastest@0.99", "p2"),  # -0.008
+        ("fastest@0.98", "p2"),  # -0.016
+        ("fastest@95%", "p3"),  # -0.04
         ("fastest@0.5", "p4"),
         ("p3", "p3"),
         (" p3 ", "p3"),
@@ -45,33 +56,45 @@ def test_pick(make_front, spec, expected):
     assert pick(make_front(), spec).id == expected
 
 
-def test_fastest_uses_holdout_where_the_unpruned_calibration_is_unknown(make_front):
-    unpruned = {**make_front().to_dict()["unpruned"], "calibration": None}
-    # Holdout: 0.99 x 0.80 = 0.792, which p2 (0.796) keeps and p3 (0.784) does not.
-    assert pick(make_front(unpruned=unpruned), "fastest@0.99").id == "p2"
+def test_fastest_is_a_promise_not_an_estimate(make_front):
+    """p3 could be promised alone; but p2, which is slower, is not, and ends the sequence."""
+    assert pick(promising(make_front(), -0.002, -0.02, -0.02, -0.1), "fastest@0.99").id == "p1"
+    assert pick(promising(make_front(), -0.002, None, -0.005, -0.1), "fastest@0.99").id == "p3"
+
+
+def test_a_file_that_does_not_say_promises_what_its_intervals_do(make_front):
+    data = make_front().to_dict()
+    for point in data["points"]:
+        difference = point["qualities"]["accuracy"]["difference"]
+        del difference["promised"], difference["at_least"]
+    data["points"][1]["qualities"]["accuracy"]["difference"] |= {"value": 0.0, "low": -0.03}
+    old = Front.model_validate(data)  # lower ends: -0.003, -0.03, -0.021, -0.105
+    assert pick(old, "fastest@0.99").id == "p1"
+    assert pick(old, "fastest@0.97").id == "p1"  # -0.024, which p2 before p3 does not keep
+    assert pick(old, "fastest@0.96").id == "p3"
 
 
 def test_best_chooses_on_calibration_not_holdout(make_front):
     # p2's holdout quality (0.796) stays above p3's (0.784); only calibration is turned round.
-    assert pick(changed(make_front(), "p3", quality=0.803), "best@60%").id == "p3"
+    assert pick(changed(make_front(), "p3", 0.803), "best@60%").id == "p3"
 
 
 def test_ties_go_to_the_faster(make_front):
-    assert pick(changed(make_front(), "p3", quality=0.801), "best@60%").id == "p3"
+    assert pick(changed(make_front(), "p3", 0.801), "best@60%").id == "p3"
 
 
 def test_knee(make_front):
     # Chord from (20 ms, 0.81) to (8 ms, 0.702); along it, scaled to 1: p1 at 1/3, p2 at 2/3, p3 at 5/6.
     # Losses scaled by 0.108: 0.005, 0.009, 0.029 -> 0.0463, 0.0833, 0.2685. Heights: 0.287, 0.583, 0.565.
     assert pick(make_front(), "knee").id == "p2"
-    assert pick(changed(make_front(), "p3", quality=0.79), "knee").id == "p3"  # 0.833 - 0.185 = 0.648
+    assert pick(changed(make_front(), "p3", 0.79), "knee").id == "p3"  # 0.833 - 0.185 = 0.648
 
 
 def test_knee_of_one_point_and_of_a_flat_front(make_front):
     data = make_front().to_dict()
     assert pick(make_front(points=data["points"][:1], verdict={"text": "x"}), "knee").id == "p1"
     for point in data["points"]:
-        point["calibration"]["quality"] = 0.81
+        point["qualities"]["accuracy"]["calibration"] = 0.81
     assert pick(make_front(points=data["points"]), "knee").id == "p4"  # nothing is lost: the fastest
 
 
@@ -81,29 +104,24 @@ def test_nothing_within_the_budget(make_front):
 
 
 def test_no_point_keeps_the_quality_and_the_offered_value_works(make_front):
-    with pytest.raises(PruneSearchError, match=r"keeps 1 of the unpruned accuracy: .*p1 with 0\.993; .*fastest@0\.993"):
+    """p1 is sure to -0.0018 of 0.80, and 0.002 better by its estimate."""
+    said = r"keeps 1 of the unpruned accuracy at 95 % confidence \(by point estimate p1 does, which flatters\)"
+    with pytest.raises(PruneSearchError, match=rf"{said}: pick fastest@0\.997 or p1$"):
         pick(make_front(), "fastest@1")
-    assert pick(make_front(), "fastest@0.993").id == "p1"
+    assert pick(make_front(), "fastest@0.997").id == "p1"
 
 
 def test_a_share_of_a_negative_quality_is_below_it(make_front):
     """A correlation: the unpruned model has -0.2, and 0.9 of that is -0.22."""
-    data = make_front().to_dict()
-    unpruned = {**data["unpruned"], "calibration": {"quality": -0.2, "kl": 0.0}}
-    for point, quality in zip(data["points"], (-0.2, -0.21, -0.23, -0.5), strict=True):
-        point["calibration"]["quality"] = quality
-    front = make_front(unpruned=unpruned, points=data["points"])
+    front = promising(make_front(), 0.0, -0.015, -0.03, -0.3, base=-0.2)
     assert pick(front, "fastest@1").id == "p1"
     assert pick(front, "fastest@0.9").id == "p2"
-    for point in data["points"]:
-        point["calibration"]["quality"] -= 0.01
-    front = make_front(unpruned=unpruned, points=data["points"])
-    with pytest.raises(PruneSearchError, match=r"p1 with 0\.95; pick p1 or fastest@0\.95$"):
+    front = promising(make_front(), -0.01, -0.02, -0.04, -0.31, base=-0.2)
+    with pytest.raises(PruneSearchError, match=r"pick fastest@0\.95 or p1$"):
         pick(front, "fastest@1")
     assert pick(front, "fastest@0.95").id == "p1"
-    unpruned["calibration"]["quality"] = 0.0
-    with pytest.raises(PruneSearchError, match=r"the best is p1 with -0\.21 against 0; pick p1$"):
-        pick(make_front(unpruned=unpruned, points=data["points"]), "fastest@0.9")
+    with pytest.raises(PruneSearchError, match=r"confidence \(by point estimate p1 does, which flatters\): pick p1$"):
+        pick(promising(make_front(), -0.01, -0.02, -0.04, -0.31, base=0.0), "fastest@0.9")
 
 
 @pytest.mark.parametrize("value", ["", "0", "1.5", "-1", "x", "nan", "150%"])

@@ -57,7 +57,7 @@ def test_what_is_told(make_front):
     assert [step for step, _ in found] == [0, 1, 2, 1, 2, 3, 4]
     assert found[1][1]["trial/quality"] == trials[1].attrs["quality"]
     assert found[1][1]["trial/loss"] == trials[1].values[0]
-    assert found[4][1]["front/latency_ms"] == front.points[1].latency.ms
+    assert found[4][1]["front/latency_ms"] == front.points[1].latency.value
     assert "front/energy_mj" not in found[4][1]
 
 

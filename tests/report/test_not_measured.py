@@ -8,9 +8,11 @@ import re
 import pytest
 from rich.console import Console
 
+from prunesearch.core.costs import digits
 from prunesearch.report.show import show_front
 from prunesearch.search.finish.verdict import Judge
-from prunesearch.study.front import BudgetInfo, Front, cost_of, digits, trust
+from prunesearch.study.front import Front, trust
+from prunesearch.study.front_records import BudgetInfo
 from tests.support.some import some
 
 
@@ -27,15 +29,11 @@ def predicted(front: Front, *, energies: tuple[float, ...] = (), measured_energy
     """The front with nothing measured: predictions alone; energies in mJ, the unpruned model's first."""
     data = front.to_dict()
     for i, item in enumerate([data["unpruned"], *data["points"]]):
-        latency = {"predicted_ms": ms * item["latency"]["median_ms"], "median_ms": None, "p10_ms": None, "p90_ms": None}
-        item["latency"] = latency
+        item["costs"]["latency"] = {"predicted": ms * item["costs"]["latency"]["measured"]["value"], "measured": None}
         if energies:
             value = energies[i]
-            around = {"value": value, "low": 0.9 * value, "high": 1.1 * value}
-            item["energy"] = {
-                "predicted_mj": value, "measured": around if measured_energy else None,
-                "net_mj": value if measured_energy else None,
-            }  # fmt: skip
+            measured = {"value": value, "low": 0.9 * value, "high": 1.1 * value, "net": value}
+            item["costs"]["energy"] = {"predicted": value, "measured": measured if measured_energy else None}
     data["cost_table"] |= table
     data["budget"] = None
     return Front.model_validate(data)
@@ -89,38 +87,43 @@ def test_on_a_wide_terminal_nothing_is_left_out(make_front):
 
 def test_points_that_are_not_all_measured_are_refused(make_front):
     data = make_front().to_dict()
-    nothing = dict.fromkeys(("median_ms", "p10_ms", "p90_ms"))
-    data["points"][0]["latency"] |= nothing
-    with pytest.raises(ValueError, match="for all points and the unpruned model, or for none"):
+    data["points"][0]["costs"]["latency"]["measured"] = None
+    with pytest.raises(ValueError, match="latency must have been measured for all points and the unpruned model"):
         Front.model_validate(data)
     data = make_front().to_dict()
-    data["unpruned"]["latency"]["p10_ms"] = None
+    data["unpruned"]["costs"]["latency"]["measured"]["p10"] = None
     with pytest.raises(ValueError, match="must both be given or both be null"):
         Front.model_validate(data)
-    data["unpruned"]["latency"] |= {"p10_ms": 19.0, "median_ms": None}
-    with pytest.raises(ValueError, match="must be null where `median_ms` is"):
+    data["unpruned"]["costs"]["latency"] = {"predicted": None, "measured": None}
+    with pytest.raises(ValueError, match="one of `predicted` and `measured` must be given"):
+        Front.model_validate(data)
+    data = make_front().to_dict()
+    data["points"][0]["costs"]["energy"] = {"predicted": 1.0}
+    with pytest.raises(ValueError, match="every point must have the costs of the unpruned model: latency, macs"):
         Front.model_validate(data)
     data = make_front().to_dict() | {"objectives": ["energy"]}
     with pytest.raises(ValueError, match="every point must have one"):
         Front.model_validate(data)
 
 
-def test_costs_by_unit(make_front):
+def test_costs_by_name(make_front):
     front = predicted(make_front(), energies=(50.0, 40.0, 30.0, 20.0, 10.0), measured_energy=True)
-    assert (cost_of(front.unpruned, "ms"), cost_of(front.unpruned, "mJ")) == (20.0, 50.0)
-    with pytest.raises(ValueError, match="knows no energies"):
-        cost_of(make_front().unpruned, "mJ")
+    assert [front.unpruned.cost(name).value for name in ("latency", "energy")] == [20.0, 50.0]
+    with pytest.raises(ValueError, match="knows no energy: run it with --objective energy on a device that has it"):
+        make_front().unpruned.cost("energy")
+    with pytest.raises(ValueError, match=r"knows no memory: run it with --objective memory$"):
+        make_front().unpruned.cost("memory")
 
 
 def test_a_budget_in_mj_is_met_by_energy(make_front):
     front = predicted(make_front(), energies=(50.0, 40.0, 30.0, 20.0, 10.0))
-    front = front.model_copy(update={"budget": BudgetInfo(text="25mJ", limit=25.0, unit="mJ")})
+    front = front.model_copy(update={"budget": BudgetInfo(text="25mJ", limit=25.0, cost="energy")})
     assert [p.id for p in front.within_budget()] == ["p3", "p4"]
     assert "25mJ = 25.00 mJ: 2 of 4 points meet it" in shown(front)
 
 
 def test_the_verdict_of_an_energy_search_is_in_mj(make_front):
-    """p1 keeps 99 % of the quality but p2 is as good (0.796 >= 0.792) and takes 30 mJ of 50."""
+    """p1 keeps 99 % of the quality but p2 is as good (-0.004 >= -0.008; sure to -0.00775) and takes 30 mJ of 50."""
     front = predicted(make_front(), energies=(50.0, 49.0, 30.0, 20.0, 10.0))
     found = Judge(front.unpruned, "accuracy", 32, "energy", trust="estimated ±20 %").verdict(front.points)
     assert found.point == "p2"

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from dash import html
 
+from prunesearch.core.costs import COSTS
 from prunesearch.core.pareto import hypervolume_2d, non_dominated
 from prunesearch.core.schedule import Schedule
 from prunesearch.export import FORMATS, export
 from prunesearch.report.views import figures, figures_search, pages
-from prunesearch.report.views.axes import AXES
 from prunesearch.report.views.conditions import conditions
 from prunesearch.report.views.figures import front_figure
 from prunesearch.report.views.figures_point import predicted_figure, time_figure, time_rows, tokens_figure
@@ -91,36 +91,36 @@ def test_the_front_is_drawn_as_it_is(study):
     figure = front_figure([study], chosen=[("demo", "p3")])
     points = next(t for t in figure["data"] if t.get("customdata"))
     assert points["customdata"] == [["demo", p.id] for p in study.front.points]
-    assert points["x"] == [p.latency.median_ms for p in study.front.points]
+    assert points["x"] == [p.latency.value for p in study.front.points]
     assert points["y"] == [100 * p.quality.value for p in study.front.points]
     p = study.front.points[0]
-    assert points["error_x"]["arrayminus"][0] == pytest.approx(p.latency.median_ms - p.latency.p10_ms)
+    assert points["error_x"]["arrayminus"][0] == pytest.approx(p.latency.value - p.latency.measured.p10)
     assert points["error_y"]["array"][0] == pytest.approx(100 * (p.quality.high - p.quality.value))
     assert points["marker"]["size"] == [10, 10, 15, 10]
     predicted = next(t for t in figure["data"] if t.get("name") == "predicted")
-    assert predicted["x"][::3] == [p.latency.predicted_ms for p in study.front.points]
+    assert predicted["x"][::3] == [p.latency.predicted for p in study.front.points]
     assert figure["layout"]["shapes"][0]["x0"] == 12.0
     assert "measured" in points["hovertext"][0]
 
 
-@pytest.mark.parametrize("axis", list(AXES))
+@pytest.mark.parametrize("axis", list(COSTS))
 def test_every_axis_reads_its_own_number(study, make_front, axis):
     front = make_front().to_dict()
     for item in [front["unpruned"], *front["points"]]:
-        item["energy"] = {"predicted_mj": 7.0, "measured": {"value": 6.0, "low": 5.0, "high": 8.0}, "net_mj": 2.0}
-        item["memory"] = {"predicted_mib": 3.0, "measured_mib": None}
+        item["costs"]["energy"] = {"predicted": 7.0, "measured": {"value": 6.0, "low": 5.0, "high": 8.0, "net": 2.0}}
+        item["costs"]["memory"] = {"predicted": 3.0}
     view = replace(study, front=make_front(**front))
     points = next(t for t in front_figure([view], axis)["data"] if t.get("customdata"))
     expected = {
-        "latency": [p.latency.ms for p in view.front.points],
+        "latency": [p.latency.value for p in view.front.points],
         "energy": [6.0] * 4,
-        "macs": [p.gmacs for p in view.front.points],
+        "macs": [p.cost("macs").value for p in view.front.points],
         "memory": [3.0] * 4,
     }
     assert points["x"] == expected[axis]
     # the memory was not measured, though the latency was; the latency's error is not the memory's
     said = {"latency": "ms measured", "energy": "(5 to 8) mJ", "macs": "GMACs counted", "memory": "MiB estimated from"}
-    assert AXES[axis].unit in points["hovertext"][0]
+    assert COSTS[axis].unit in points["hovertext"][0]
     assert axis == "energy" or said[axis] in re.sub(r" \([^)]*\)", "", points["hovertext"][0])
     title = front_figure([view], axis)["layout"]["xaxis"]["title"]["text"]
     assert ("estimated" in title) == (axis == "memory")
@@ -131,11 +131,11 @@ def test_an_estimate_is_hatched_and_says_so(make_front):
     data = make_front().to_dict()
     data["cost_table"] |= {"status": "estimated", "mape": 0.2}
     for item in [data["unpruned"], *data["points"]]:
-        item["latency"] |= {"median_ms": None, "p10_ms": None, "p90_ms": None}
+        item["costs"]["latency"]["measured"] = None
     view = StudyView("a", "a", make_front(**data), shape=SHAPE)
     figure = front_figure([view])
     band = next(t for t in figure["data"] if "fillpattern" in t)
-    first = view.front.points[0].latency.predicted_ms
+    first = view.front.points[0].latency.predicted
     assert band["x"][0] == pytest.approx(0.8 * first)
     assert band["x"][-1] == pytest.approx(1.2 * first)
     assert "estimated ±20 %" in figure["layout"]["xaxis"]["title"]["text"]
@@ -185,7 +185,7 @@ def test_macs_of_trials_are_those_of_points(make_front):
     for counts in (view.front.unpruned.tokens, point.tokens):
         steps = zip([65, *counts], counts, strict=False)
         blocks.append(sum(4 * n * width**2 + 2 * n**2 * width + 2 * m * width * mlp for n, m in steps) / 1e9)
-    assert found == pytest.approx(view.front.unpruned.gmacs - blocks[0] + blocks[1])
+    assert found == pytest.approx(view.front.unpruned.cost("macs").value - blocks[0] + blocks[1])
 
 
 def test_a_running_search_shows_the_front_of_its_trials():
@@ -224,21 +224,19 @@ def test_the_budget_of_a_running_search_is_on_its_own_axis(config, expected):
     axis, limit = expected
     base = table.predict(Schedule()) if config["budget"].endswith("%") else 1.0
     assert (view.budget.axis, view.budget.limit) == (axis, pytest.approx(limit * base))
-    shapes = {name: front_figure([view], name)["layout"].get("shapes") for name in AXES}
+    shapes = {name: front_figure([view], name)["layout"].get("shapes") for name in COSTS}
     assert {name for name, found in shapes.items() if found} == {axis}
 
 
-@pytest.mark.parametrize(
-    ("text", "unit", "axis"), [("40mJ", "mJ", "energy"), ("1GMACs", "GMACs", "macs"), ("9MiB", "MiB", "memory")]
-)
-def test_the_budget_of_a_front_is_on_its_own_axis(make_front, text, unit, axis):
-    data = make_front(budget={"text": text, "limit": 9.0, "unit": unit}).to_dict()
+@pytest.mark.parametrize(("text", "axis"), [("40mJ", "energy"), ("1GMACs", "macs"), ("9MiB", "memory")])
+def test_the_budget_of_a_front_is_on_its_own_axis(make_front, text, axis):
+    data = make_front(budget={"text": text, "limit": 9.0, "cost": axis}).to_dict()
     for item in [data["unpruned"], *data["points"]]:
-        item["energy"] = {"predicted_mj": 7.0, "measured": None, "net_mj": None}
-        item["memory"] = {"predicted_mib": 3.0, "measured_mib": None}
+        item["costs"]["energy"] = {"predicted": 7.0}
+        item["costs"]["memory"] = {"predicted": 3.0}
     view = StudyView("a", "a", make_front(**data), shape=SHAPE)
     assert view.budget.axis == axis
-    for name in AXES:
+    for name in COSTS:
         assert ("shapes" in front_figure([view], name)["layout"]) == (name == axis)
     assert ("budget", text) in [(dt, dd.split(" =")[0]) for dt, dd in conditions_of(view)]
 
@@ -420,7 +418,7 @@ def test_a_front_on_another_device(make_front):
     front = make_front(points=[], verdict={"text": "none", "point": None})
     there = front_on(front, table, "other")
     assert there.device.name == "other"
-    assert there.unpruned.latency.predicted_ms == pytest.approx(table.predict(Schedule()))
+    assert there.unpruned.latency.predicted == pytest.approx(table.predict(Schedule()))
     assert not there.measured
 
 

@@ -18,7 +18,7 @@ from prunesearch.cost.tables.energy_fit import EnergyFit
 from prunesearch.report.show import show_front
 from prunesearch.search import run as run_module
 from prunesearch.search.costs import costing as costing_module
-from prunesearch.search.finish import remeasure as remeasure_module
+from prunesearch.search.costs import pricing as pricing_module
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
@@ -108,17 +108,19 @@ def test_measured_energies_are_those_of_the_machine(front):
     assert len(front.points) >= 2
     for item in (front.unpruned, *front.points):
         ms, mj = truth(item)
-        assert item.latency.median_ms == pytest.approx(ms, rel=1e-3)
-        assert item.energy.measured.value == pytest.approx(mj, rel=0.01)
-        assert item.energy.measured.low <= item.energy.mj <= item.energy.measured.high
-        assert item.energy.predicted_mj == pytest.approx(mj, rel=0.03)
-        assert item.energy.net_mj == pytest.approx(mj - 20.0 * ms / ROWS, rel=0.02)  # 20 W idle
+        assert item.latency.value == pytest.approx(ms, rel=1e-3)
+        assert item.cost("energy").value == pytest.approx(mj, rel=0.01)
+        assert item.cost("energy").measured.low <= item.cost("energy").value <= item.cost("energy").measured.high
+        assert item.cost("energy").predicted == pytest.approx(mj, rel=0.03)
+        assert item.cost("energy").measured.net == pytest.approx(mj - 20.0 * ms / ROWS, rel=0.02)  # 20 W idle
 
 
 def test_the_front_is_one_of_energy_and_quality(front):
     for point in some(front.points):
         for other in (front.unpruned, *front.points):
-            assert not (other.energy.mj < point.energy.mj and other.quality.value >= point.quality.value)
+            assert not (
+                other.cost("energy").value < point.cost("energy").value and other.quality.value >= point.quality.value
+            )
 
 
 def test_the_table_holds_the_fit_with_its_error(front, folder):
@@ -153,9 +155,9 @@ def test_three_objectives_keep_what_is_best_in_any_two(three, folder):
     assert three.objectives == ["latency", "energy"]
     everything = [three.unpruned, *three.points]
     for point in some(three.points):
-        mine = (point.latency.median_ms, point.energy.mj, -point.quality.value)
+        mine = (point.latency.value, point.cost("energy").value, -point.quality.value)
         for other in everything:
-            theirs = (other.latency.median_ms, other.energy.mj, -other.quality.value)
+            theirs = (other.latency.value, other.cost("energy").value, -other.quality.value)
             beaten = all(a <= b for a, b in zip(theirs, mine, strict=True)) and theirs != mine
             assert not beaten
     for record in some(finished_trials(study)):
@@ -170,7 +172,7 @@ def test_energy_is_shown_on_80_columns_and_in_the_report(three, folder, width):
     assert "mJ an input" in text
     for point in some(three.points):
         row = next(line for line in text.splitlines() if line.startswith((f"{point.id} ", f"{point.id} *")))
-        assert f"{point.energy.mj:.3g}" in row or f"{point.energy.mj:,.0f}" in row
+        assert f"{point.cost('energy').value:.3g}" in row or f"{point.cost('energy').value:,.0f}" in row
         assert "e+" not in row
     report = (folder / "studies" / "three" / "report.html").read_text()
     assert '"objectives":["latency","energy"]' in report.replace(" ", "")
@@ -190,7 +192,7 @@ def test_a_budget_in_mj_bounds_the_measured_energy(machine, folder, front):
     assert found.objectives == ["energy"]
     assert (found.budget.unit, found.budget.limit) == ("mJ", float(f"{limit:.0f}"))
     assert found.points
-    assert all(p.energy.mj <= found.budget.limit for p in found.points)
+    assert all(p.cost("energy").value <= found.budget.limit for p in found.points)
     assert f"= {found.budget.limit:.2f} mJ: {len(found.points)} of {len(found.points)} points meet it" in shown(found)
     study = open_study(folder / "studies" / "mj" / "study.journal", ["energy"])
     assert all(r.predicted_mj <= found.budget.limit for r in finished_trials(study))
@@ -202,7 +204,7 @@ def test_a_budget_in_mj_may_bound_a_search_for_latency(machine, folder, front):
     assert found.objectives == ["latency"]
     assert found.budget.unit == "mJ"
     assert found.points
-    assert all(p.energy.mj <= limit for p in found.points)
+    assert all(p.cost("energy").value <= limit for p in found.points)
     study = open_study(folder / "studies" / "both" / "study.journal", ["latency"])
     assert study.metric_names == ["loss", "latency_ms"]
 
@@ -210,8 +212,8 @@ def test_a_budget_in_mj_may_bound_a_search_for_latency(machine, folder, front):
 def test_a_share_is_of_the_first_objective(machine, folder):
     found = go(machine, folder, "share", budget="75%", objectives=["energy", "latency"])
     assert found.budget.unit == "mJ"
-    assert found.budget.limit == pytest.approx(0.75 * found.unpruned.energy.mj)
-    assert all(p.energy.mj <= found.budget.limit for p in some(found.points))
+    assert found.budget.limit == pytest.approx(0.75 * found.unpruned.cost("energy").value)
+    assert all(p.cost("energy").value <= found.budget.limit for p in some(found.points))
 
 
 def test_a_budget_that_nothing_reaches_is_one_line_in_mj(machine, folder):
@@ -232,7 +234,7 @@ def test_the_same_call_gives_the_same_front_and_more_trials_do_not_measure_the_f
     monkeypatch.setattr(costing_module, "fit_table_energy", None)
     more = go(machine, folder, "energy", objectives=["energy"], trials=12)
     assert more.search.trials == 12
-    assert more.unpruned.energy.measured is not None
+    assert more.unpruned.cost("energy").measured is not None
 
 
 def test_an_energy_study_does_not_become_one_of_latency(machine, folder, front):
@@ -258,7 +260,7 @@ def test_an_invalid_fit_is_refused_and_the_next_call_measures_again(machine, fol
 
 
 def test_energies_that_were_not_measured_validly_are_not_called_measured(machine, folder, monkeypatch):
-    real = remeasure_module.measure_schedule_energy
+    real = pricing_module.measure_schedule_energy
 
     def spoiled(*args, **options):
         found = real(*args, **options)
@@ -266,12 +268,11 @@ def test_energies_that_were_not_measured_validly_are_not_called_measured(machine
         found.results[first] = found.results[first].model_copy(update={"valid": False, "why": "idle power drifted"})
         return found
 
-    monkeypatch.setattr(remeasure_module, "measure_schedule_energy", spoiled)
+    monkeypatch.setattr(pricing_module, "measure_schedule_energy", spoiled)
     found = go(machine, folder, "drift", objectives=["energy"])
     for item in (found.unpruned, *found.points):
-        assert item.energy.measured is None
-        assert item.energy.net_mj is None
-        assert item.latency.median_ms is not None
+        assert item.cost("energy").measured is None
+        assert item.latency.measured is not None
     text = shown(found)
     assert "mJ, predicted" in text
     assert "mJ an input" not in text
@@ -320,9 +321,9 @@ def test_a_device_that_is_not_here_is_searched_for_energy_from_its_profile(folde
     assert found.points
     for item in (found.unpruned, *found.points):
         schedule = item.to_schedule() if hasattr(item, "schedule") else Schedule()
-        assert item.energy.predicted_mj == pytest.approx(true_mj(table, schedule), rel=1e-4)
-        assert item.energy.measured is None
-        assert item.latency.median_ms is None
+        assert item.cost("energy").predicted == pytest.approx(true_mj(table, schedule), rel=1e-4)
+        assert item.cost("energy").measured is None
+        assert item.latency.measured is None
     assert "mJ, predicted" in shown(found)
     assert "from profile 'box' ±1.2 %" in found.verdict.text
 

@@ -53,12 +53,13 @@ def test_every_load_has_its_table_and_every_point_its_latencies(folder, front):
     base = front.unpruned
     for item in (base, *front.points):
         assert len(item.loads) == 2
-        shares = [mine.percentile_ms / whole.percentile_ms for mine, whole in zip(item.loads, base.loads, strict=True)]
-        expected = base.loads[0].percentile_ms * (0.75 * shares[0] + 0.25 * shares[1])
-        assert item.latency.ms == item.latency.percentile_ms == pytest.approx(expected)
-        assert item.latency.p10_ms is None
-        for latency in item.loads:
-            assert latency.median_ms <= latency.percentile_ms <= latency.p90_ms
+        pairs = zip(item.loads, base.loads, strict=True)
+        shares = [mine["latency"].value / whole["latency"].value for mine, whole in pairs]
+        expected = base.loads[0]["latency"].value * (0.75 * shares[0] + 0.25 * shares[1])
+        assert item.latency.value == item.latency.measured.value == pytest.approx(expected)
+        assert item.latency.measured.p10 is None
+        for latency in (load["latency"] for load in item.loads):
+            assert latency.measured.median <= latency.value <= latency.measured.p90
 
 
 def test_the_percentile_says_how_it_was_checked(front):
@@ -83,10 +84,10 @@ def test_trials_know_the_latency_of_every_load(folder, front):
 def test_final_points_keep_the_constraints_and_say_what_they_came_to(front):
     quality, macs = front.constraints
     assert quality.limit == pytest.approx(0.5 * front.unpruned.quality.value)
-    assert macs.limit == pytest.approx(0.95 * front.unpruned.gmacs)
+    assert macs.limit == pytest.approx(0.95 * front.unpruned.cost("macs").value)
     for point in some(front.points):
         assert point.quality.value >= quality.limit
-        assert point.gmacs <= macs.limit
+        assert point.cost("macs").value <= macs.limit
     assert 0 <= front.selection.p_value <= 1
     assert 0 <= front.hypervolume.value <= 0.5
 
@@ -113,7 +114,7 @@ def test_memory_and_macs_are_those_of_whole_forwards(folder, box):
     config = make(folder, device="box", objectives=["memory", "macs"], budget="90%")
     found = run(config, "m", root=box)
     assert found.objectives == ["memory", "macs"]
-    assert (found.budget.unit, found.budget.limit) == ("MiB", pytest.approx(0.9 * found.unpruned.memory.mib))
+    assert (found.budget.unit, found.budget.limit) == ("MiB", pytest.approx(0.9 * found.unpruned.cost("memory").value))
     assert found.points
     task = make_setting(make(folder)).task
     inputs = task.timing_inputs(8)
@@ -121,17 +122,17 @@ def test_memory_and_macs_are_those_of_whole_forwards(folder, box):
         for item in (found.unpruned, *found.points):
             schedule = Schedule() if item is found.unpruned else item.to_schedule()
             handle.set(schedule)
-            assert item.memory.measured_mib is None
-            assert item.memory.predicted_mib == peak_activation_mib(task.model, inputs).value_mib
-            assert item.gmacs == closed_form_gmacs(handle.encoder, schedule, task.tokens)
-    assert all(p.memory.mib <= found.budget.limit for p in found.points)
+            assert item.cost("memory").measured is None
+            assert item.cost("memory").predicted == peak_activation_mib(task.model, inputs).value_mib
+            assert item.cost("macs").value == closed_form_gmacs(handle.encoder, schedule, task.tokens)
+    assert all(p.cost("memory").value <= found.budget.limit for p in found.points)
     assert "data:image/png;base64," in (box / "m" / "report.html").read_text()
 
 
 def test_a_budget_is_kept(folder, box):
     found = run(make(folder, device="box", budget="90%"), "share", root=box)
-    assert found.budget.limit == pytest.approx(0.9 * found.unpruned.latency.ms)
-    assert all(p.latency.ms <= found.budget.limit for p in some(found.points))
+    assert found.budget.limit == pytest.approx(0.9 * found.unpruned.latency.value)
+    assert all(p.latency.value <= found.budget.limit for p in some(found.points))
 
 
 def test_where_nothing_is_faster_the_verdict_is_to_leave_the_model_alone(folder, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.flow import Flow, Geometry
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.costs import OfOneModel
-from prunesearch.cost.shape import BlockSizes, block_sizes
+from prunesearch.cost.shape import BlockSizes, Shape, block_sizes, sizes_of
 
 if TYPE_CHECKING:
     from prunesearch.pruning.families.find import Encoder
@@ -53,6 +53,11 @@ def encoder_macs(flow: Flow, blocks: Sequence[BlockSizes]) -> int:
     What the scorers and merges themselves compute (under 0.5 % of a model of width 384) is not in it.
     """
     return sum(block_macs(step.n_in, step.n_out, block) for step, block in zip(flow, blocks, strict=True))
+
+
+def blocks_gmacs(shape: Shape, flow: Flow) -> float:
+    """GMACs of the blocks of one sample under a flow; `shape` is that of a cost table."""
+    return encoder_macs(flow, list(sizes_of(shape))) / 1e9
 
 
 def closed_form_gmacs(encoder: Encoder, schedule: Schedule, tokens: int, head_macs: int = 0) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunesearch import __version__
+from prunesearch.core.costs import COSTS
 from prunesearch.core.schedule import Schedule
 from prunesearch.export.models.model_format import ModelSource
 from prunesearch.export.models.record import ModelExport, save_facts
@@ -74,17 +75,24 @@ def model_card(
 
 def _study_lines(p: Mapping[str, Any]) -> list[str]:
     """What the study measured, under which conditions."""
-    quality, difference, latency, conditions = (p[k] for k in ("quality", "difference", "latency", "conditions"))
-    measured = latency["median_ms"] is not None
-    ms = latency["median_ms"] if measured else latency["predicted_ms"]
-    how = "measured end to end" if measured else f"predicted ({p['cost_table']} cost table)"
+    quality, difference, costs, conditions = (p[k] for k in ("quality", "difference", "costs", "conditions"))
+    how = f"predicted ({p['cost_table']} cost table)"
+    if costs["latency"]["measured"] is not None:
+        how = "measured end to end"
+    said = [_cost_line(name, amount) for name, amount in costs.items() if name in COSTS]
     where = ", ".join(f"{k} {v}" for k, v in conditions.items() if v is not None)
     return [
         f"- Study `{p['study']}`, point {p['point']} (trial {p['trial']}), {p['created']}.",
         f"- {p['metric']} {quality['value']:.4f} {_interval(quality)} on held-out rows; against the unpruned model "
         f"{difference['value']:+.4f} {_interval(difference)} (paired, 95 %).",
-        f"- {ms:.4g} ms a batch, {p['speedup']:.2f}x, {how} on {p['device']} ({where}); {p['gmacs']:.4g} GMACs.",
+        f"- {p['speedup']:.2f}x faster, {how} on {p['device']} ({where}); {', '.join(said)}.",
     ]
+
+
+def _cost_line(name: str, amount: Mapping[str, Any]) -> str:
+    row, measured = COSTS[name], amount["measured"]
+    value = amount["predicted"] if measured is None else measured["value"]
+    return f"{value:.4g} {row.unit} {'a batch' if row.per == 'batch' else 'an input'}"
 
 
 def _interval(value: Mapping[str, float]) -> str:

@@ -16,7 +16,8 @@ from prunesearch.export.models.write import check_methods, check_output, export_
 from prunesearch.export.pick import pick
 from prunesearch.export.schedules.native import provenance_of
 from prunesearch.study.config import RunConfig
-from prunesearch.study.front import Front, Point
+from prunesearch.study.front import Front
+from prunesearch.study.front_items import Point
 from prunesearch.study.setup import make_setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.quality import quality_of

@@ -30,7 +30,8 @@ def _write(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -> str
 
 def _labels(provenance: Mapping[str, Any]) -> tuple[str, str]:
     """The keys of an entry: DiffRate's name of the model where it has one, and GMACs as its `--target_flops`."""
-    model, gmacs = str(provenance.get("model", {}).get("id", "model")), provenance.get("gmacs")
+    model = str(provenance.get("model", {}).get("id", "model"))
+    gmacs = provenance.get("costs", {}).get("macs", {}).get("predicted")
     known = [name for part, name in _MODELS.items() if part in model and "distilled" not in model]
     return known[0] if known else model, "unknown" if gmacs is None else str(round(float(gmacs), 1))
 

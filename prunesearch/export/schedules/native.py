@@ -12,7 +12,8 @@ from prunesearch.export.schedules.format import Format, ModelShape, Read
 from prunesearch.export.schedules.parsing import parse_json
 
 if TYPE_CHECKING:
-    from prunesearch.study.front import Front, Point
+    from prunesearch.study.front import Front
+    from prunesearch.study.front_items import Point
 
 
 def provenance_of(point: Point, front: Front) -> dict[str, Any]:
@@ -28,12 +29,10 @@ def provenance_of(point: Point, front: Front) -> dict[str, Any]:
         "conditions": front.conditions.model_dump(),
         "cost_table": front.cost_table.status,
         "metric": front.task.metric,
-        "quality": point.quality.model_dump(),
-        "difference": point.difference.model_dump(),
-        "latency": point.latency.model_dump(),
-        "energy": None if point.energy is None else point.energy.model_dump(),
+        "quality": {name: getattr(point.quality, name) for name in ("value", "low", "high")},
+        "difference": {name: getattr(point.difference, name) for name in ("value", "low", "high")},
+        "costs": {name: amount.model_dump() for name, amount in point.costs.items()},
         "speedup": point.speedup,
-        "gmacs": point.gmacs,
     }
 
 

@@ -8,13 +8,12 @@ from urllib.parse import parse_qs, urlencode
 
 from dash import dcc, html
 
-from prunesearch.report.views.axes import AXES
+from prunesearch.core.costs import COSTS, digits, find_cost
 from prunesearch.report.views.figures import MINUS, front_figure, signed
 from prunesearch.report.views.figures_point import time_figure, time_rows, tokens_figure
 from prunesearch.report.views.pages import FRONT_LABEL
 from prunesearch.report.views.parts import Children, plot, section, small, stages_table, table
 from prunesearch.report.views.study import Item, StudyView
-from prunesearch.study.front import digits
 
 _SEPARATOR = "\x1f"  # no study's name has a control character in it
 Pair = tuple[StudyView, Item]
@@ -83,10 +82,10 @@ def compared(first: Pair | None, second: Pair | None) -> Children:
 
 def _numbers(first: Pair, second: Pair) -> Any:
     rows = []
-    names = [name for name in AXES if name in first[1].costs and name in second[1].costs]
+    names = [name for name in COSTS if name in first[1].costs and name in second[1].costs]
     for name in names:
         a, b = (item.costs[name].value for _, item in (first, second))
-        title = f"{AXES[name].title}, {AXES[name].unit}"
+        title = f"{find_cost(name).title}, {find_cost(name).unit}"
         rows.append([title, digits(a), digits(b), f"{b / a - 1:+.1%}".replace("-", MINUS) if a else ""])
     qualities = [item.quality for _, item in (first, second)]
     if qualities[0] is not None and qualities[1] is not None:

@@ -7,13 +7,13 @@ from typing import Any
 
 from dash import dcc, html
 
+from prunesearch.core.costs import digits
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Profile, find_profile, profile_folders
 from prunesearch.report.curves import block_curve_of, curve_figure
 from prunesearch.report.views.parts import Children, details, plot, small, table
 from prunesearch.report.views.study import StudyView
-from prunesearch.study.front import digits
 
 _PROFILE, _STUDY = "profile:", "study:"
 _MOST = 12  # tables drawn on one page

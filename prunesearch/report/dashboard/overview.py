@@ -9,8 +9,8 @@ from urllib.parse import quote
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from prunesearch.core.costs import find_cost
 from prunesearch.report.dashboard.sources import Progress, progress
-from prunesearch.report.views.axes import AXES
 from prunesearch.report.views.parts import facts, named
 from prunesearch.report.views.study import StudyView
 
@@ -81,7 +81,7 @@ def _best(study: StudyView) -> tuple[str, str]:
     if item is None or item.quality is None:
         return "–", "no front yet" if study.front is None else "no budget, and the unpruned model is best"
     axis = study.budget.axis if study.budget else "latency"
-    cost = AXES[axis].text(item.costs[axis].value) if axis in item.costs else ""
+    cost = find_cost(axis).text(item.costs[axis].value) if axis in item.costs else ""
     why = "" if study.budget else " (no budget: the verdict)"
     return f"{100 * item.quality.value:.1f} %", f"{item.id}, {cost}{why}"
 

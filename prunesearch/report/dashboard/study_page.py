@@ -9,10 +9,10 @@ from urllib.parse import parse_qs
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.report.dashboard.overview import study_address
 from prunesearch.report.views import pages
-from prunesearch.report.views.axes import AXES
-from prunesearch.report.views.figures import COLOURS, Figure, front_figure
+from prunesearch.report.views.figures import Figure, colours, front_figure
 from prunesearch.report.views.figures_search import contributions
 from prunesearch.report.views.other_device import front_on, other_devices
 from prunesearch.report.views.parts import LIVE, Children, named, plot, points_table, small
@@ -86,14 +86,14 @@ def _control(label: str, name: str, options: list[dict[str, str]], value: Any, m
 
 def axis_options(study: StudyView) -> list[dict[str, str]]:
     """Costs that the study knows."""
-    return [{"label": AXES[name].title.split(" of ")[0], "value": name} for name in study.axes or ["latency"]]
+    return [{"label": find_cost(name).noun, "value": name} for name in study.axes or ["latency"]]
 
 
 def colour_options(study: StudyView) -> list[dict[str, str]]:
     """What is known of some point to colour it by."""
     return [
         {"label": title, "value": name}
-        for name, (title, read) in COLOURS.items()
+        for name, (title, read) in colours().items()
         if any(read(item) is not None for item in study.items)
     ]
 
@@ -122,8 +122,8 @@ def overlaid(study: StudyView, studies: dict[str, StudyView], asked: Sequence[st
 
 def front(study: StudyView, axis: str, colour: str | None, others: Sequence[StudyView], item: Item | None) -> Figure:
     """The figure of the front."""
-    name = axis if axis in AXES else "latency"
-    shade = colour if colour in COLOURS else None
+    name = axis if axis in COSTS else "latency"
+    shade = colour if colour in colours() else None
     return front_figure([study, *others], name, shade, [(study.key, item.id)] if item else [])
 
 

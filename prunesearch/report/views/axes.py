@@ -1,16 +1,16 @@
-"""What a front can be drawn against, and coloured by. A new one is a row of a table."""
+"""A number as it is drawn: with what surrounds it, and what was predicted of it."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from prunesearch.study.front import Point, Unpruned, digits
+from prunesearch.core.costs import Cost
+from prunesearch.study.front_items import Amount
 
 
 @dataclass(frozen=True)
-class Amount:
+class Reading:
     """A number with what surrounds it.
 
     `low` to `high`: p10 to p90 of a latency, the 95 % interval of a quality or energy, the mean error of an estimate;
@@ -23,67 +23,23 @@ class Amount:
     predicted: float | None = None
     measured: bool = False
 
-    def spread(self, error: float) -> Amount:
+    def spread(self, error: float) -> Reading:
         """The same with the mean relative `error` of a prediction around it, if nothing else is."""
         if self.measured or self.low is not None:
             return self
-        return Amount(self.value, self.value * (1 - error), self.value * (1 + error), self.predicted)
+        return Reading(self.value, self.value * (1 - error), self.value * (1 + error), self.predicted)
 
 
-@dataclass(frozen=True)
-class Axis:
-    """A cost. `of_point` reads it off a front's point, `attribute` is what a trial calls it."""
-
-    name: str
-    title: str
-    unit: str
-    attribute: str
-    of_point: Callable[[Point | Unpruned], Amount | None]
-
-    def text(self, value: float) -> str:
-        """The value with three significant digits and its unit."""
-        return f"{digits(value)} {self.unit}"
-
-
-def _latency(item: Point | Unpruned) -> Amount:
-    found = item.latency
-    if found.median_ms is None:
-        return Amount(found.predicted_ms)
-    if found.p10_ms is None or found.p90_ms is None:  # of several loads together
-        return Amount(found.ms, predicted=found.predicted_ms, measured=True)
-    # a percentile that counts may lie beyond the two that were written down
-    low, high = min(found.p10_ms, found.ms), max(found.p90_ms, found.ms)
-    return Amount(found.ms, low, high, found.predicted_ms, True)
-
-
-def _energy(item: Point | Unpruned) -> Amount | None:
-    found = item.energy
+def read(row: Cost, amount: Amount) -> Reading:
+    """An amount of a front. What is exact was not predicted, and has no spread."""
+    found = amount.measured
     if found is None:
-        return None
-    if found.measured is None:
-        return Amount(found.predicted_mj)
-    return Amount(found.measured.value, found.measured.low, found.measured.high, found.predicted_mj, True)
-
-
-def _memory(item: Point | Unpruned) -> Amount | None:
-    found = item.memory
-    if found is None:
-        return None
-    if found.measured_mib is None:
-        return Amount(found.predicted_mib)
-    return Amount(found.measured_mib, predicted=found.predicted_mib, measured=True)
-
-
-AXES: dict[str, Axis] = {
-    axis.name: axis
-    for axis in (
-        Axis("latency", "latency of a batch", "ms", "latency", _latency),
-        Axis("energy", "energy of an input", "mJ", "energy", _energy),
-        # counted, not predicted: it has no spread
-        Axis("macs", "multiply-adds of an input", "GMACs", "macs", lambda item: Amount(item.gmacs, measured=True)),
-        Axis("memory", "memory of a batch", "MiB", "memory", _memory),
-    )
-}
+        return Reading(amount.value, measured=row.exact)
+    low, high = (found.p10, found.p90) if found.p10 is not None else (found.low, found.high)
+    if low is not None and high is not None:
+        # a percentile that counts may lie beyond the two that were written down
+        low, high = min(low, found.value), max(high, found.value)
+    return Reading(found.value, low, high, amount.predicted, True)
 
 
 def plain(text: object) -> str:

@@ -7,9 +7,10 @@ import json
 from dash import html
 from dash.development.base_component import Component
 
+from prunesearch.core.costs import digits
 from prunesearch.report.views.parts import details
 from prunesearch.report.views.study import StudyView
-from prunesearch.study.front import Front, digits
+from prunesearch.study.front import Front
 
 Pairs = list[tuple[str, str]]
 _ENDED = {

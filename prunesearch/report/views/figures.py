@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from prunesearch.report.views.axes import AXES, Amount, Axis, plain
+from prunesearch.core.costs import COSTS, Cost, digits, find_cost
+from prunesearch.report.views.axes import Reading, plain
 from prunesearch.report.views.study import Item, StudyView, staircase
-from prunesearch.study.front import digits
 
 Figure = dict[str, Any]
 SERIES = ("--accent", "--s2", "--s3", "--s4", "--s5", "--s6", "--s7", "--s8")
@@ -26,16 +26,17 @@ def _cost(name: str) -> Callable[[Item], float | None]:
     return lambda item: _value(item.costs.get(name))
 
 
-# A colour for the points: what it is called, and how it is read off an item.
-COLOURS: dict[str, tuple[str, Callable[[Item], float | None]]] = {
-    **{name: (f"{axis.title}, {axis.unit}", _cost(name)) for name, axis in AXES.items()},
-    "stages": ("number of stages", lambda item: float(len(item.schedule))),
-    "agreement": (
-        "same answer as unpruned, %",
-        lambda item: None if item.point is None else 100 * item.point.fidelity.agreement,
-    ),
-    "kl": ("divergence from unpruned", lambda item: None if item.point is None else item.point.fidelity.kl),
-}
+def colours() -> dict[str, tuple[str, Callable[[Item], float | None]]]:
+    """What points can be coloured by: what it is called, and how it is read off an item."""
+    return {
+        **{name: (f"{row.title}, {row.unit}", _cost(name)) for name, row in COSTS.items()},
+        "stages": ("number of stages", lambda item: float(len(item.schedule))),
+        "agreement": (
+            "same answer as unpruned, %",
+            lambda item: None if item.point is None else 100 * item.point.fidelity.agreement,
+        ),
+        "kl": ("divergence from unpruned", lambda item: None if item.point is None else item.point.fidelity.kl),
+    }
 
 
 def front_figure(
@@ -48,11 +49,11 @@ def front_figure(
 
     Args:
         studies: at least one.
-        axis: a name in `AXES`; studies that do not know it are left out.
-        colour: a name in `COLOURS`, or None for one colour a study.
+        axis: a name in `COSTS`; studies that do not know it are left out.
+        colour: a name in `colours()`, or None for one colour a study.
         chosen: key of the study and id of the item, of those to bring out.
     """
-    cost, main = AXES[axis], studies[0]
+    cost, main = find_cost(axis), studies[0]
     known = [study for study in studies if axis in study.axes]
     several = len(known) > 1
     traces: list[Figure] = [cloud(main, axis)]
@@ -84,7 +85,7 @@ def cloud(study: StudyView, axis: str) -> Figure:
     if len(trials) > CLOUD:
         even = np.linspace(0, len(trials) - 1, CLOUD).astype(int)
         chosen = sorted({*map(int, even), *staircase(x, y)})  # type: ignore[assignment]
-    cost = AXES[axis]
+    cost = find_cost(axis)
     drawn = [i for i in chosen if x[i] == x[i]]
     broken = {i: study.broken(trials[i]) for i in drawn}
     marker = {"color": "--faint", "size": 5, "opacity": 0.45}
@@ -105,7 +106,7 @@ def cloud(study: StudyView, axis: str) -> Figure:
 
 
 def _points(
-    study: StudyView, cost: Axis, shade: str, chosen: set[str | None], colour: str | None, several: bool
+    study: StudyView, cost: Cost, shade: str, chosen: set[str | None], colour: str | None, several: bool
 ) -> list[Figure]:
     items = [item for item in study.items if item.quality is not None]
     if not items:
@@ -119,10 +120,10 @@ def _points(
         "symbol": "circle",
         "line": {"color": shade, "width": 2},
     }
-    shades = [COLOURS[colour][1](item) for item in items] if colour else []
+    title, shade_of = colours()[colour] if colour else ("", lambda item: None)
+    shades = [shade_of(item) for item in items]
     if colour and any(value is not None for value in shades):
-        title = {"text": plain(COLOURS[colour][0]), "side": "right"}
-        bar = {"title": title, "thickness": 12, "len": 0.9, "outlinewidth": 0}
+        bar = {"title": {"text": plain(title), "side": "right"}, "thickness": 12, "len": 0.9, "outlinewidth": 0}
         marker |= {"color": shades, "colorscale": "Viridis", "showscale": not several, "colorbar": bar}
     ends = {
         "type": "scatter",
@@ -153,7 +154,7 @@ def _points(
     return [line, *_predicted(items, amounts), ends]
 
 
-def _predicted(items: Sequence[Item], amounts: Sequence[Amount]) -> list[Figure]:
+def _predicted(items: Sequence[Item], amounts: Sequence[Reading]) -> list[Figure]:
     """A tick at what the cost table said of each point that was measured, joined to it."""
     x: list[float | None] = []
     y: list[float | None] = []
@@ -205,7 +206,7 @@ def _band(study: StudyView, axis: str, shade: str) -> list[Figure]:
     ]
 
 
-def _unpruned(study: StudyView, cost: Axis, shade: str, several: bool) -> list[Figure]:
+def _unpruned(study: StudyView, cost: Cost, shade: str, several: bool) -> list[Figure]:
     base = study.unpruned
     if base is None or base.quality is None:
         return []
@@ -243,7 +244,7 @@ def hover(study: StudyView, item: Item) -> str:
         around = (
             "" if amount.low is None or amount.high is None else f" ({digits(amount.low)} to {digits(amount.high)})"
         )
-        lines.append(f"{AXES[name].text(amount.value)}{around} {plain(study.how(name, amount))}")
+        lines.append(f"{find_cost(name).text(amount.value)}{around} {plain(study.how(name, amount))}")
     if item.quality is not None:
         lines.append(f"{plain(study.metric)} {percent_text(item.quality)} ({study.split})")
     if item.point is not None:
@@ -252,7 +253,7 @@ def hover(study: StudyView, item: Item) -> str:
     return "<br>".join(lines)
 
 
-def bars(amounts: Sequence[Amount | None], scale: float = 1.0) -> Figure:
+def bars(amounts: Sequence[Reading | None], scale: float = 1.0) -> Figure:
     """Error bars from `low` to `high`."""
     return {
         "type": "data",
@@ -265,7 +266,7 @@ def bars(amounts: Sequence[Amount | None], scale: float = 1.0) -> Figure:
     }
 
 
-def percent_text(amount: Amount) -> str:
+def percent_text(amount: Reading) -> str:
     """`82.8 % (81.6 to 83.9)`."""
     around = (
         "" if amount.low is None or amount.high is None else f" ({100 * amount.low:.1f} to {100 * amount.high:.1f})"
@@ -279,10 +280,10 @@ def signed(fraction: float) -> str:
     return text if float(text) == 0 else (MINUS if fraction < 0 else "+") + text
 
 
-def _cost_title(studies: Sequence[StudyView], cost: Axis) -> str:
+def _cost_title(studies: Sequence[StudyView], cost: Cost) -> str:
     """`latency of a batch of 8, ms, estimated ±20 %`, as far as the studies agree."""
     batches = {study.batch_size for study in studies}
-    batch = f" of {batches.pop()}" if cost.name == "latency" and len(batches) == 1 and None not in batches else ""
+    batch = f" of {batches.pop()}" if cost.per == "batch" and len(batches) == 1 and None not in batches else ""
     known = [(study, item.costs.get(cost.name)) for study in studies for item in study.items]
     said = {study.how(cost.name, amount) for study, amount in known if amount is not None}
     how = f", {plain(said.pop())}" if len(said) == 1 and not said & {"measured", "counted"} else ""
@@ -311,7 +312,7 @@ def _padded(values: Sequence[float]) -> list[float]:
     return [low - pad, high + pad]
 
 
-def _budget_line(limit: float, text: str, cost: Axis) -> Figure:
+def _budget_line(limit: float, text: str, cost: Cost) -> Figure:
     line = {"color": "--warm", "width": 1.5, "dash": "dot"}
     shape = {"type": "line", "x0": limit, "x1": limit, "yref": "paper", "y0": 0, "y1": 1, "line": line}
     said = f"budget {text}" if text.endswith(cost.unit) else f"budget {text} = {cost.text(limit)}"
@@ -319,11 +320,11 @@ def _budget_line(limit: float, text: str, cost: Axis) -> Figure:
     return {"shapes": [shape], "annotations": [{**note, "font": {"color": "--warm"}}]}
 
 
-def _value(amount: Amount | None) -> float | None:
+def _value(amount: Reading | None) -> float | None:
     return None if amount is None else amount.value
 
 
-def _percent(amount: Amount | None) -> float | None:
+def _percent(amount: Reading | None) -> float | None:
     return None if amount is None else 100 * amount.value
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import find_profile, profile_folders
 from prunesearch.report.views.study import StudyView
-from prunesearch.study.front import CostTable as Summary
-from prunesearch.study.front import Device, Front, Latency, Point, Unpruned
+from prunesearch.study.front import Front
+from prunesearch.study.front_items import Amount, FrontItem, Point, Unpruned
+from prunesearch.study.front_records import CostTable as Summary
+from prunesearch.study.front_records import Device
 
 
 def other_devices(study: StudyView) -> dict[str, CostTable]:
@@ -39,16 +44,17 @@ def other_devices(study: StudyView) -> dict[str, CostTable]:
 def front_on(front: Front, table: CostTable, name: str) -> Front:
     """The same schedules with the latencies that `table` predicts on the device called `name`."""
 
-    def priced(schedule: Schedule) -> Latency:
-        return Latency(predicted_ms=table.predict(schedule), median_ms=None, p10_ms=None, p90_ms=None)
+    def priced(item: FrontItem, schedule: Schedule) -> dict[str, Any]:
+        """What changes of an item: other costs that belong to a device are not known of this one."""
+        costs = {n: amount for n, amount in item.costs.items() if not find_cost(n).on_device}
+        return {"costs": {"latency": Amount(predicted=table.predict(schedule)), **costs}, "loads": []}
 
-    base = priced(Schedule())
+    unpruned: Unpruned = front.unpruned.model_copy(update=priced(front.unpruned, Schedule()))
     points: list[Point] = []
     for point in front.points:
-        latency = priced(point.to_schedule())
-        change = {"latency": latency, "loads": [], "speedup": base.ms / latency.ms, "energy": None}
-        points.append(point.model_copy(update=change))
-    unpruned: Unpruned = front.unpruned.model_copy(update={"latency": base, "loads": [], "energy": None})
+        change = priced(point, point.to_schedule())
+        speedup = unpruned.latency.value / change["costs"]["latency"].value
+        points.append(point.model_copy(update={**change, "speedup": speedup}))
     kind = str(table.device.get("kind", front.device.kind))
     return front.model_copy(
         update={
@@ -59,6 +65,6 @@ def front_on(front: Front, table: CostTable, name: str) -> Front:
             "loads": [],
             "budget": None,
             "unpruned": unpruned,
-            "points": sorted(points, key=lambda p: -p.latency.ms),
+            "points": sorted(points, key=lambda p: -p.latency.value),
         }
     )

@@ -7,6 +7,7 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
+from prunesearch.core.costs import digits
 from prunesearch.report.views.conditions import conditions, threads_text
 from prunesearch.report.views.figures import CLOUD
 from prunesearch.report.views.figures_point import predicted_figure
@@ -19,7 +20,6 @@ from prunesearch.report.views.figures_search import (
 from prunesearch.report.views.parts import breakable, details, plot, point_view, section, small, table
 from prunesearch.report.views.parts_samples import samples_view
 from prunesearch.report.views.study import Item, StudyView
-from prunesearch.study.front import digits
 
 FRONT_LABEL = "Scatter plot of quality against cost; the same numbers stand in the table of all points"
 

@@ -14,17 +14,17 @@ from urllib.parse import quote
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from prunesearch.core.costs import Cost, digits, find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
 from prunesearch.export import FORMATS, MODEL_FORMATS, ModelShape, export_schedule
 from prunesearch.export.schedules.native import provenance_of
 from prunesearch.report.show import export_command
-from prunesearch.report.views.axes import AXES, Amount
+from prunesearch.report.views.axes import Reading
 from prunesearch.report.views.figures import Figure, percent_text, signed
 from prunesearch.report.views.figures_point import piece_name, time_figure, time_rows, tokens_figure
 from prunesearch.report.views.study import Item, StudyView
-from prunesearch.study.front import digits
 
 Children = list[Any]
 _GRAPH: Any = {"displayModeBar": False, "displaylogo": False, "responsive": True}
@@ -152,8 +152,8 @@ def point_facts(study: StudyView, item: Item) -> Component:
     if base is not None and latency is not None and "latency" in base.costs:
         pairs.append(("speed-up", f"{base.costs['latency'].value / latency.value:.2f}×", study.source))
     for name, amount in item.costs.items():
-        axis = AXES[name]
-        pairs.append((axis.title, axis.text(amount.value), _around(study, name, amount)))
+        row = find_cost(name)
+        pairs.append((row.title, row.text(amount.value), _around(study, row, amount)))
     if item.quality is not None:
         low_high = percent_text(item.quality).partition(" % ")[2]
         remark = f"95 % interval {low_high}" if low_high else "so far: the front is judged on held-out data at the end"
@@ -163,24 +163,25 @@ def point_facts(study: StudyView, item: Item) -> Component:
         interval = f"95 %: {signed(d.low)} to {signed(d.high)}"
         pairs.append(("change, paired", f"{signed(d.value)} points", interval))
         pairs.append(("same answer as unpruned", f"{100 * f.agreement:.1f} %", "of the holdout rows"))
-        calibration = f"calibration: {100 * item.point.calibration.quality:.1f} % {study.metric}"
+        seen = item.point.quality.calibration
+        calibration = "" if seen is None else f"calibration: {100 * seen:.1f} % {study.metric}"
         pairs.append(("KL from unpruned", f"{f.kl:.2g}", calibration))
     return facts(pairs)
 
 
-def _around(study: StudyView, name: str, amount: Amount) -> str:
+def _around(study: StudyView, row: Cost, amount: Reading) -> str:
     """`p10–p90: 8.1 to 8.9; predicted 8.3 ms`, or how a number that was not measured came to be."""
-    if name == "macs":
+    if row.exact:
         base = study.unpruned
-        whole = base.costs.get("macs") if base else None
-        return f"of {digits(whole.value)} unpruned, counted" if whole else "counted"
+        whole = base.costs.get(row.name) if base else None
+        return f"of {digits(whole.value)} unpruned, {row.predicted_by}" if whole else row.predicted_by
     around = ""
     if amount.low is not None and amount.high is not None:
         around = f"{digits(amount.low)} to {digits(amount.high)}"
     if not amount.measured:
-        return "; ".join(text for text in (around, study.how(name, amount), "not re-measured") if text)
-    said = f"{'p10–p90' if name == 'latency' else '95 %'}: {around}" if around else "measured"
-    predicted = "" if amount.predicted is None else f"; predicted {AXES[name].text(amount.predicted)}"
+        return "; ".join(text for text in (around, study.how(row.name, amount), "not re-measured") if text)
+    said = f"{row.around}: {around}" if around else "measured"
+    predicted = "" if amount.predicted is None else f"; predicted {row.text(amount.predicted)}"
     return f"{said}{predicted}"
 
 
@@ -293,7 +294,7 @@ def points_table(study: StudyView, chosen: str | None, href: str) -> Component:
             link = html.Span(dcc.Link(item.id, href=f"{href}?point={quote(item.id)}", className="point"), **marked)
             name = html.Span([link, " verdict" if item.id == verdict else ""])
         rows.append([name, *_row(study, item, axes), str(len(item.schedule))])
-    heads = [AXES[a].unit for a in axes]
+    heads = [find_cost(a).unit for a in axes]
     head = ["point", "speed-up", *heads, f"{study.metric}, %", "95 %", "change", "stages"]
     return table(head, rows, range(1, len(head)), f"all points of {study.name}")
 

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunesearch.core import budget as typed
+from prunesearch.core.costs import COSTS, Cost, find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.flow import Geometry
 from prunesearch.core.schedule import Schedule
-from prunesearch.report.views.axes import AXES, Amount
+from prunesearch.report.views.axes import Reading, read
 from prunesearch.report.views.shown_samples import Samples
-from prunesearch.study.front import Front, Point, Unpruned, cost_of, trust
+from prunesearch.study.front import Front, trust
+from prunesearch.study.front_items import Point, Unpruned
 from prunesearch.study.storage.reader import Trial
 
 if TYPE_CHECKING:
     from prunesearch.cost.tables.cost_table import CostTable
 
-_AXIS_OF = {axis.unit: name for name, axis in AXES.items()}
 _MOST_SO_FAR = 40  # points of a running search's front
 
 
@@ -54,8 +55,8 @@ class Item:
 
     id: str
     schedule: Schedule
-    quality: Amount | None
-    costs: dict[str, Amount]
+    quality: Reading | None
+    costs: dict[str, Reading]
     tokens: list[int]
     trial: int | None = None
     point: Point | None = None
@@ -152,16 +153,14 @@ class StudyView:
         """Mean relative error of what is predicted."""
         return self.front.cost_table.mape if self.front else 0.0
 
-    def how(self, axis: str, amount: Amount) -> str:
+    def how(self, axis: str, amount: Reading) -> str:
         """How a cost came to be: `measured`, `counted`, or by what it was predicted."""
-        if axis == "macs":
-            return "counted"
-        if amount.measured:
+        row = find_cost(axis)
+        if amount.measured and not row.exact:
             return "measured"
-        if axis == "memory":
-            return "estimated from shapes"
-        # the error of `source` is that of latencies
-        return self.source if axis == "latency" else "estimated" if self.estimated else "predicted"
+        if not row.predicted_by:
+            return self.source
+        return "estimated" if self.estimated and row.predicted_by == "predicted" else row.predicted_by
 
     @cached_property
     def budget(self) -> Budget | None:
@@ -169,7 +168,7 @@ class StudyView:
         if self.front is None:
             return self._asked()
         found = self.front.budget
-        return None if found is None else Budget(_AXIS_OF[found.unit], found.limit, found.text)
+        return None if found is None else Budget(found.cost, found.limit, found.text)
 
     def _asked(self) -> Budget | None:
         """The budget of the configuration; None without one, or where what it is a share of is not known yet."""
@@ -198,7 +197,7 @@ class StudyView:
             return self._of_point("unpruned", self.front.unpruned)
         if self.table is None:
             return None
-        costs = {"latency": Amount(self.table.predict(Schedule()))}
+        costs = {"latency": Reading(self.table.predict(Schedule()))}
         return Item("unpruned", Schedule(), None, costs, self.shape.counts(Schedule()) if self.shape else [])
 
     @cached_property
@@ -225,28 +224,26 @@ class StudyView:
     def axes(self) -> list[str]:
         """Names of the costs that are known of every item."""
         known = [self.unpruned, *self.items] if self.unpruned else self.items
-        return [name for name in AXES if known and all(name in item.costs for item in known)]
+        return [name for name in COSTS if known and all(name in item.costs for item in known)]
 
     def columns(self, axis: str, trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
         """Cost and quality of trials that have both; NaN where one has not."""
-        attribute = AXES[axis].attribute
-        costs = [t.number_of(attribute) for t in trials]
-        if axis == "macs" and not any(cost is not None for cost in costs):
-            costs = [self._gmacs(t) for t in trials]
+        costs = [t.number_of(axis) for t in trials]
+        if not any(cost is not None for cost in costs):
+            costs = [self._by_sizes(find_cost(axis), t) for t in trials]
         quality = [t.number_of("quality") for t in trials]
         return [math.nan if c is None else c for c in costs], [math.nan if q is None else q for q in quality]
 
-    def _gmacs(self, trial: Trial) -> float | None:
-        """What a trial's blocks spare, off the unpruned model's GMACs: what is around the blocks is the same."""
+    def _by_sizes(self, row: Cost, trial: Trial) -> float | None:
+        """What a trial's blocks spare, off what the unpruned model costs: what is around the blocks is the same."""
         if self.front is None or self.table is None or self.shape is None or "schedule" not in trial.attrs:
             return None
-        from prunesearch.cost.counting.flops import encoder_macs
-        from prunesearch.cost.shape import sizes_of
-
-        blocks, geometry = list(sizes_of(self.table.shape)), self.shape.geometry
-        whole, left = (encoder_macs(s.flow(geometry), blocks) for s in (Schedule(), trial.schedule))
-        spared = whole - left
-        return self.front.unpruned.gmacs - spared / 1e9
+        blocks = row.load_blocks()
+        if blocks is None or row.name not in self.front.unpruned.costs:
+            return None
+        geometry = self.shape.geometry
+        whole, mine = (blocks(self.table.shape, s.flow(geometry)) for s in (Schedule(), trial.schedule))
+        return self.front.unpruned.cost(row.name).value - (whole - mine)
 
     def best_at_budget(self) -> Item | None:
         """The item of highest calibration quality within the budget (the fastest of equals); None without one."""
@@ -255,35 +252,35 @@ class StudyView:
         within = self.front.within_budget()
         if not within:
             return None
-        unit = self.front.budget.unit
-        return self.item(min(within, key=lambda p: (-p.calibration.quality, cost_of(p, unit))).id)
+        cost = self.front.budget.cost
+        return self.item(min(within, key=lambda p: (-(p.quality.calibration or 0.0), p.cost(cost).value)).id)
 
     def _of_point(self, name: str, found: Point | Unpruned) -> Item:
-        costs = {key: axis.of_point(found) for key, axis in AXES.items()}
+        costs = {name: read(row, found.costs[name]) for name, row in COSTS.items() if name in found.costs}
         point = found if isinstance(found, Point) else None
         q = found.quality
         return Item(
             id=name,
             schedule=Schedule() if point is None else point.to_schedule(),
-            quality=Amount(q.value, q.low, q.high, measured=True),
-            costs={key: self._spread(key, amount) for key, amount in costs.items() if amount is not None},
+            quality=Reading(q.value, q.low, q.high, measured=True),
+            costs={name: self._spread(name, amount) for name, amount in costs.items()},
             tokens=found.tokens,
             trial=None if point is None else point.trial,
             point=point,
         )
 
-    def _spread(self, axis: str, amount: Amount) -> Amount:
-        """With the mean error of a predicted latency around it; how far the other predictions are off is not known."""
-        return amount.spread(self.error) if axis == "latency" else amount
+    def _spread(self, axis: str, amount: Reading) -> Reading:
+        """With the table's mean error around what it predicted; how far the other predictions are off is not known."""
+        return amount if find_cost(axis).predicted_by else amount.spread(self.error)
 
     def _of_trial(self, trial: Trial) -> Item:
-        amounts = {name: trial.number_of(axis.attribute) for name, axis in AXES.items()}
+        amounts = {name: trial.number_of(name) for name in COSTS}
         quality = trial.number_of("quality")
         return Item(
             id=f"t{trial.number}",
             schedule=trial.schedule,
-            quality=None if quality is None else Amount(quality, measured=True),
-            costs={name: Amount(value) for name, value in amounts.items() if value is not None},
+            quality=None if quality is None else Reading(quality, measured=True),
+            costs={name: Reading(value) for name, value in amounts.items() if value is not None},
             tokens=self.shape.counts(trial.schedule) if self.shape else [],
             trial=trial.number,
         )

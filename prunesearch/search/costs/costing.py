@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prunesearch.core.costs import COSTS
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say, step
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.costs import Costs
-from prunesearch.cost.counting.flops import MacCosts, count_macs
-from prunesearch.cost.counting.memory_costs import MemoryCosts
-from prunesearch.cost.energy.pricing import EnergyCosts
 from prunesearch.cost.energy.schedules import FITTED, fit_table_energy
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.tables.cost_table import CostTable
@@ -19,13 +17,12 @@ from prunesearch.cost.tables.plateaus import block_curve, plateaus
 from prunesearch.pruning.apply import Handle, runnable
 from prunesearch.search.costs.latency import Across, LoadCosts
 from prunesearch.search.costs.objectives import Objective, make_objectives
+from prunesearch.search.costs.pricing import Bench
 from prunesearch.search.costs.study_table import cost_table
 from prunesearch.search.space.space import Space
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.loads import Load
 from prunesearch.study.setup import Setting
-
-_MACS_OFF = 0.03  # of the counted multiply-adds; heads and poolers are in them, and not in the closed form
 
 
 @dataclass(frozen=True)
@@ -126,38 +123,10 @@ class Coster:
         return found
 
     def _costs(self, loads: list[LoadCosts]) -> dict[str, Costs]:
-        """Every cost that the run has to know, by name; all but latency are those of the first load."""
-        table, wanted = loads[0].table, self.setting.config.costs
-        worst = self.setting.config.across == "worst"
-        costs: dict[str, Costs] = {"latency": loads[0].costs if len(loads) == 1 else Across(loads, worst=worst)}
-        if "energy" in wanted and table.energy is not None:
-            table.energy.check_valid()
-            costs["energy"] = EnergyCosts(table, table.energy)
-        if "macs" in wanted:
-            costs["macs"] = self._macs()
-        if "memory" in wanted:
-            task = self.setting.task
-            inputs = task.timing_inputs(self.setting.loads[0].batch_size)
-            costs["memory"] = MemoryCosts(task.model, self.handle, inputs, task.tokens)
-            say("memory: peak activations, estimated from the shapes of a forward")
-        return costs
-
-    def _macs(self) -> MacCosts:
-        """Multiply-adds by the closed form, where it holds.
-
-        Raises:
-            PruneSearchError: if a count of the unpruned model's forward says otherwise: its blocks compute more than
-                the closed form knows of (position products, a decoder, convolutions).
-        """
-        task = self.setting.task
-        costs = MacCosts.of(self.handle.encoder, task.tokens)
-        closed, counted = costs.predict(Schedule()), count_macs(task.model, task.timing_inputs(1)) / 1e9
-        if abs(closed - counted) > _MACS_OFF * counted:
-            raise PruneSearchError(
-                f"multiply-adds of {type(task.model).__name__} have no closed form here ({closed:.3g} GMACs, "
-                f"{counted:.3g} counted): use --objective latency, and prunesearch flops for a schedule by hand"
-            )
-        return costs
+        """Every cost that the run has to know before it evaluates, by name."""
+        bench, wanted = Bench(self.setting, self.handle, loads, self.meter), self.setting.config.costs
+        known = {name: row.make_pricing().costs(bench) for name, row in COSTS.items() if name in wanted}
+        return {name: costs for name, costs in known.items() if costs is not None}
 
     def _energy_known(self, table: CostTable) -> bool:
         """Whether the table has energy; one that is not valid is measured again where it can be."""

@@ -80,6 +80,19 @@ class LoadCosts:
         return self.table if self.tail is None else Scaled(self.table, self.tail.factor)
 
 
+def together(values: Sequence[float], unpruned: Sequence[float], weights: Sequence[float], across: str | None) -> float:
+    """What a cost under every load comes to, in the unit of the first: the mean or the worst of shares of `unpruned`.
+
+    One load's is its own.
+    """
+    if len(values) == 1:
+        return values[0]
+    shares = [mine / whole for mine, whole in zip(values, unpruned, strict=True)]
+    if across == "worst":
+        return unpruned[0] * max(shares)
+    return unpruned[0] * sum(w * share for w, share in zip(weights, shares, strict=True)) / sum(weights)
+
+
 class Across(OfOneModel):
     """One latency for several loads: the mean or the worst of their shares of the unpruned latency.
 
@@ -89,11 +102,11 @@ class Across(OfOneModel):
 
     Args:
         loads: the first is the one with the most tokens; counts of tokens are its own.
-        worst: take the worst in place of the weighted mean.
+        across: `mean`, or `worst` in place of the weighted mean.
     """
 
-    def __init__(self, loads: Sequence[LoadCosts], *, worst: bool = False) -> None:
-        self.worst = worst
+    def __init__(self, loads: Sequence[LoadCosts], across: str = "mean") -> None:
+        self.across = across
         self._parts = [load.costs for load in loads]
         self._tokens = [load.tokens for load in loads]
         self._unpruned = [part.predict(Schedule()) for part in self._parts]
@@ -107,10 +120,7 @@ class Across(OfOneModel):
 
     def combine(self, ms: Sequence[float], unpruned_ms: Sequence[float]) -> float:
         """The one latency for those of every load, given those of the unpruned model."""
-        shares = [mine / whole for mine, whole in zip(ms, unpruned_ms, strict=True)]
-        if self.worst:
-            return unpruned_ms[0] * max(shares)
-        return unpruned_ms[0] * sum(w * share for w, share in zip(self._weights, shares, strict=True))
+        return together(ms, unpruned_ms, self._weights, self.across)
 
     def price(self, flow: Flow) -> float:
         """A whole forward, at the lengths of all loads."""

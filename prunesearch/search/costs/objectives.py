@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from prunesearch.core.budget import UNITS, Budget
+from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
+from prunesearch.core.costs import find_cost
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.costs import Costs
 
@@ -16,9 +17,9 @@ from prunesearch.cost.costs import Costs
 class Objective:
     """A cost with its bound; one that is not `minimised` only bounds.
 
-    `name` is one of `UNITS`, or `latency@` and the load that it is the latency of. `costs` prices schedules in `unit`:
-    ms or MiB for a batch, mJ or GMACs for one input. Its pieces may add up to less than its price (a maximum does not
-    add up): what is solved with them is priced as a whole.
+    `name` is a row of `COSTS`, or `latency@` and the load that it is the latency of. `costs` prices schedules in
+    `unit`, for a batch or for one input as the row says. Its pieces may add up to less than its price (a maximum does
+    not add up): what is solved with them is priced as a whole.
     """
 
     name: str
@@ -28,8 +29,8 @@ class Objective:
 
     @property
     def unit(self) -> str:
-        """`ms`, `mJ`, `GMACs` or `MiB`."""
-        return UNITS[self.name.partition("@")[0]]
+        """Of the cost."""
+        return find_cost(self.name.partition("@")[0]).unit
 
     @property
     def bound(self) -> float:
@@ -68,7 +69,8 @@ def make_objectives(
     def bound(name: str, limit: float) -> None:
         limits[name] = min(limit, limits.get(name, math.inf))
 
-    bounds = [(c.name, c.relative, c.limit) for c in constraints if not c.on_quality]
+    searched = [c for c in constraints if not c.on_quality and find_cost(c.name).searched]  # others: in the end alone
+    bounds = [(c.name, c.relative, c.limit) for c in searched]
     if budget is not None:
         bounds.insert(0, (budget.cost(names[0]), budget.relative, budget.limit))
     for name, relative, limit_of in bounds:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NoReturn
 
+from prunesearch.core.costs import digits
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.registry import MERGES
 from prunesearch.core.schedule import Schedule
@@ -16,7 +17,6 @@ from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import Seed, spread
 from prunesearch.search.solve.solver import solve
 from prunesearch.search.space.space import Space
-from prunesearch.study.front import digits
 
 _ALL_POINTS = 10_000
 

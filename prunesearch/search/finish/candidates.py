@@ -10,11 +10,13 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from prunesearch.core.budget import UNITS, Budget
+from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
+from prunesearch.core.costs import find_cost
 from prunesearch.core.pareto import hypervolume_2d, non_dominated
 from prunesearch.search.trials.evaluate import Evaluation
-from prunesearch.study import front as schema
+from prunesearch.study.front_items import Point, Unpruned
+from prunesearch.study.front_records import BudgetInfo, ConstraintInfo, Hypervolume, Selection
 from prunesearch.tasks.batches import Labels
 
 REFERENCE = (1.0, 0.5)  # share of the unpruned cost, nats: of the hypervolume
@@ -34,25 +36,22 @@ class Bounds:
 
     budget: Budget | None
     constraints: Sequence[Constraint]
-    unpruned: schema.Unpruned
+    unpruned: Unpruned
     first: str
 
-    def budget_info(self) -> schema.BudgetInfo | None:
+    def budget_info(self) -> BudgetInfo | None:
         """The budget as it came out."""
         if self.budget is None:
             return None
-        unit = UNITS[self.budget.cost(self.first)]
-        limit = self.budget.limit(schema.cost_of(self.unpruned, unit))
-        each = unit == "ms" and not self.budget.relative and bool(self.unpruned.loads)
-        return schema.BudgetInfo.model_validate({"text": self.budget.text, "limit": limit, "unit": unit, "each": each})
+        row = find_cost(self.budget.cost(self.first))
+        limit = self.budget.limit(self.unpruned.cost(row.name).value)
+        each = row.by_load and not self.budget.relative and bool(self.unpruned.loads)
+        return BudgetInfo(text=self.budget.text, limit=limit, cost=row.name, each=each)
 
-    def keeps_budget(self, point: schema.Point) -> bool:
+    def keeps_budget(self, point: Point) -> bool:
         """Whether the point is inside the budget."""
         info = self.budget_info()
-        if info is None:
-            return True
-        cost = schema.dearest_of if info.each else schema.cost_of
-        return cost(point, info.unit) <= info.limit
+        return info is None or info.met_by(point)
 
     def limit(self, constraint: Constraint) -> float:
         """What a constraint came to."""
@@ -60,61 +59,68 @@ class Bounds:
             return constraint.value
         if constraint.on_quality:
             return constraint.limit(self.unpruned.quality.value)
-        return constraint.limit(schema.cost_of(self.unpruned, UNITS[constraint.name]))
+        return constraint.limit(self.unpruned.cost(constraint.name).value)
 
-    def keeps(self, constraint: Constraint, point: schema.Point) -> bool:
+    def keeps(self, constraint: Constraint, point: Point) -> bool:
         """Whether the point keeps a constraint."""
         limit = self.limit(constraint)
         if constraint.on_quality:
             return (point.quality.value if constraint.name == "quality" else point.fidelity.agreement) >= limit
-        unit = UNITS[constraint.name]
-        return (schema.cost_of(point, unit) if constraint.relative else schema.dearest_of(point, unit)) <= limit
+        row = find_cost(constraint.name)
+        return row.keeps(point.cost(row.name).value if constraint.relative else point.dearest(row.name), limit)
 
-    def constraint_infos(self, points: Sequence[schema.Point]) -> list[schema.ConstraintInfo]:
+    def constraint_infos(self, points: Sequence[Point]) -> list[ConstraintInfo]:
         """Every constraint, with how many of the points break it."""
         return [
-            schema.ConstraintInfo(
-                text=c.text, limit=self.limit(c), broken=sum(not self.keeps(c, point) for point in points)
-            )
+            ConstraintInfo(text=c.text, limit=self.limit(c), broken=sum(not self.keeps(c, point) for point in points))
             for c in self.constraints
         ]
 
-    def inside(self, points: Sequence[schema.Point]) -> list[schema.Point]:
-        """The points that prune anything and keep every bound."""
+    def affordable(self, points: Sequence[Point]) -> list[Point]:
+        """The points that prune anything and keep every bound on costs, whatever their quality."""
+        costs = [c for c in self.constraints if not c.on_quality]
         return [
-            p
-            for p in points
-            if p.schedule["stages"] and self.keeps_budget(p) and all(self.keeps(c, p) for c in self.constraints)
+            p for p in points if len(p.to_schedule()) and self.keeps_budget(p) and all(self.keeps(c, p) for c in costs)
         ]
+
+    def inside(self, points: Sequence[Point]) -> list[Point]:
+        """Of these, the points that keep every bound."""
+        return [p for p in self.affordable(points) if all(self.keeps(c, p) for c in self.constraints)]
 
 
 def standing(
-    points: Sequence[schema.Point], unpruned: schema.Unpruned, costs: Sequence[str], *, blind: bool = False
-) -> list[schema.Point]:
+    points: Sequence[Point],
+    unpruned: Unpruned,
+    costs: Sequence[str],
+    *,
+    blind: bool = False,
+    keep: Point | None = None,
+) -> list[Point]:
     """The points that nothing dominates in `costs` and quality, the unpruned model included; slowest first, renamed.
 
-    Where quality is `blind` (see `blind_note`), the divergence from the unpruned model stands in for it.
+    Where quality is `blind` (see `blind_note`), the divergence from the unpruned model stands in for it. A point to
+    `keep` stands in any case: what is promised of it does not depend on what others were lucky with.
     """
-    units = [UNITS[name] for name in costs]
     losses = [p.fidelity.kl if blind else -p.quality.value for p in points]
     losses.append(0.0 if blind else -unpruned.quality.value)
-    rivals: list[schema.Point | schema.Unpruned] = [*points, unpruned]
-    values = [(*(schema.cost_of(p, u) for u in units), loss) for p, loss in zip(rivals, losses, strict=True)]
+    rivals: list[Point | Unpruned] = [*points, unpruned]
+    values = [(*(p.cost(c).value for c in costs), loss) for p, loss in zip(rivals, losses, strict=True)]
     stands = non_dominated(values)[:-1]
-    kept = sorted((p for p, keep in zip(points, stands, strict=True) if keep), key=lambda p: -p.latency.ms)
+    kept = [p for p, stand in zip(points, stands, strict=True) if stand or (keep is not None and p.trial == keep.trial)]
+    kept.sort(key=lambda p: -p.latency.value)
     return [p.model_copy(update={"id": f"p{i}"}) for i, p in enumerate(kept, start=1)]
 
 
-def hypervolume(points: Sequence[schema.Point], unpruned: schema.Unpruned, cost: str) -> schema.Hypervolume:
+def hypervolume(points: Sequence[Point], unpruned: Unpruned, cost: str) -> Hypervolume:
     """Of the final front: share of the unpruned cost by divergence on the holdout split."""
-    base = schema.cost_of(unpruned, UNITS[cost])
-    area = hypervolume_2d([(schema.cost_of(p, UNITS[cost]) / base, p.fidelity.kl) for p in points], REFERENCE)
-    return schema.Hypervolume.model_validate({"value": area, "cost": cost, "reference": REFERENCE})
+    base = unpruned.cost(cost).value
+    area = hypervolume_2d([(p.cost(cost).value / base, p.fidelity.kl) for p in points], REFERENCE)
+    return Hypervolume(value=area, cost=cost, reference=REFERENCE)
 
 
 def selection(
     calibration: Sequence[float], unpruned: float, rows: int, holdout: Sequence[Evaluation], reference: Evaluation
-) -> schema.Selection | None:
+) -> Selection | None:
     """Whether candidates look better on the split they were chosen on than on one that they were not.
 
     One statistic for all of them: the mean difference to the unpruned model over all candidates, paired by rows. The
@@ -140,10 +146,10 @@ def selection(
     better = chosen - seen if abs(chosen - seen) > _ROUNDING else 0.0
     excess = better / error if error > 0 else math.copysign(math.inf, better or -1.0)
     p_value = 1 - NormalDist().cdf(excess)
-    return schema.Selection(points=len(holdout), calibration=chosen, holdout=seen, p_value=p_value)
+    return Selection(points=len(holdout), calibration=chosen, holdout=seen, p_value=p_value)
 
 
-def selection_note(found: schema.Selection | None, metric: str) -> str | None:
+def selection_note(found: Selection | None, metric: str) -> str | None:
     """A line for the reader where the winner's curse is visible; else None."""
     if found is None or found.p_value >= _SURE:
         return None

@@ -14,7 +14,7 @@ from prunesearch.pruning.apply import Handle
 from prunesearch.report.pictures import owners, to_data_uri
 from prunesearch.report.spectrogram import picture, sound_view
 from prunesearch.report.views.shown_samples import Row, Stage, Trace
-from prunesearch.study.front import Point
+from prunesearch.study.front_items import Point
 from prunesearch.tasks.base import Outputs, Task
 from prunesearch.tasks.batches import Batch, EvalSet, Inputs, trimmed
 from prunesearch.tasks.loading import count_tokens

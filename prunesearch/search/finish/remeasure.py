@@ -1,101 +1,32 @@
-"""The costs of the candidates, measured end to end where the device is at hand."""
+"""The costs of schedules, measured end to end on the device at hand."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from prunesearch.core.events import say, step
+from prunesearch.core.costs import find_cost
 from prunesearch.core.schedule import Schedule
-from prunesearch.cost.counting.memory import peak_activation_mib
-from prunesearch.cost.devices.device import kind_of
-from prunesearch.cost.energy.result import EnergyResult
-from prunesearch.cost.energy.schedules import measure_schedule_energy
-from prunesearch.cost.energy.window import EnergyMeter
-from prunesearch.cost.shape import device_of
-from prunesearch.cost.tables.percentile import MEDIAN
-from prunesearch.cost.timing.samples import Samples
-from prunesearch.cost.timing.validate import measure_schedules
-from prunesearch.pruning.apply import Handle
-from prunesearch.search.costs.costing import Costing
-from prunesearch.study.setup import Setting
-from prunesearch.tasks.batches import Inputs
-
-_ROUNDS = 10
-_BEYOND = 2  # forwards above a percentile, at least
+from prunesearch.search.costs.pricing import Bench
+from prunesearch.study.front_items import Measured
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was measured of one schedule: latencies by load; None where the device, or its counter, is not at hand."""
+class Remeasured:
+    """What was measured of one schedule, by the cost's name: under every load, and of the first load alone."""
 
-    latencies: list[Samples] | None = None
-    energy: EnergyResult | None = None
-    memory_mib: float | None = None
+    costs: dict[str, Measured] = field(default_factory=dict)
+    loads: list[dict[str, Measured]] = field(default_factory=list)
 
 
-@dataclass
-class Remeasurer:
-    """Measures schedules on the device at hand."""
-
-    setting: Setting
-    handle: Handle
-    costing: Costing
-    meter: EnergyMeter | None
-
-    def measure(self, schedules: list[Schedule]) -> list[Measured]:
-        """Latency under every load, energy where there is a meter, memory where it is an objective and can be."""
-        step(f"re-measuring {len(schedules)} schedules end to end")
-        by_load = [self._latencies(load, schedules) for load in range(len(self.costing.loads))]
-        latencies = [list(samples) for samples in zip(*by_load, strict=True)]
-        energies = self._energies(schedules)
-        memories = [self._memory(schedule) for schedule in schedules]
-        return [Measured(*costs) for costs in zip(latencies, energies, memories, strict=True)]
-
-    def _latencies(self, index: int, schedules: list[Schedule]) -> list[Samples]:
-        load, config = self.costing.loads[index], self.setting.config
-        task = self.setting.under(self.setting.loads[index]).task
-        rounds = _ROUNDS
-        if config.percentile != MEDIAN:
-            rounds = max(rounds, math.ceil(_BEYOND / (1 - config.percentile / 100)))
-        return measure_schedules(
-            task.model,
-            task.timing_inputs(load.batch_size),
-            schedules,
-            time_budget_s=config.table_seconds / 2,
-            min_rounds=rounds,
-            label="re-measuring",
-            mode=config.mode,
-            concurrency=config.concurrency,
-        )
-
-    def _energies(self, schedules: list[Schedule]) -> list[EnergyResult | None]:
-        """All of them or none: points of which some were measured and some were not cannot be compared."""
-        if self.meter is None:
-            return [None for _ in schedules]
-        config = self.setting.config
-        energies = measure_schedule_energy(
-            self.meter,
-            self.setting.task.model,
-            self._inputs(),
-            schedules,
-            mode=config.mode,
-            window_s=config.energy_window_s,
-        )
-        doubts = {result.why for result in energies.results.values() if not result.valid}
-        if doubts:
-            say(f"energy is not measured validly, and stays predicted: {'; '.join(sorted(doubts))}")
-            return [None for _ in schedules]
-        return [energies.results[schedule] for schedule in schedules]
-
-    def _inputs(self) -> Inputs:
-        """A batch of the first load, which energy and memory are of."""
-        return self.setting.task.timing_inputs(self.setting.loads[0].batch_size)
-
-    def _memory(self, schedule: Schedule) -> float | None:
-        """Measured where the device tells; elsewhere the estimate stands."""
-        inputs = self._inputs()
-        if not kind_of(device_of(inputs)).measures_memory or all(o.name != "memory" for o in self.costing.objectives):
-            return None
-        with self.handle.under(schedule):
-            return peak_activation_mib(self.setting.task.model, inputs).value_mib
+def remeasure(bench: Bench, names: Sequence[str], schedules: Sequence[Schedule]) -> list[Remeasured]:
+    """Measure every cost in `names` that can be measured here, of all the schedules."""
+    found = [Remeasured(loads=[{} for _ in bench.setting.loads]) for _ in schedules]
+    for name in names:
+        row = find_cost(name)
+        pricing = row.make_pricing()
+        for index in range(len(bench.setting.loads) if row.by_load else 1):
+            measured = pricing.measure(bench.under(index), schedules)
+            for one, amount in zip(found, measured or [], strict=measured is not None):
+                (one.loads[index] if row.by_load else one.costs)[name] = amount
+    return found

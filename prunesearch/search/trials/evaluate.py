@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from prunesearch.pruning.apply import Handle
 from prunesearch.tasks.base import Outputs, Task
 from prunesearch.tasks.batches import Batch, EvalSet
 from prunesearch.tasks.metrics.classes import Accuracy
-from prunesearch.tasks.metrics.metric import Metric
+from prunesearch.tasks.metrics.metric import Metric, wilson
 
 # Standard errors by which a candidate must lose to be stopped. It is looked at after every batch, so that a look at two
 # standard errors would stop one true equal in four; at three and a half it is one in a hundred.
@@ -45,6 +46,13 @@ class Evaluation:
     def agreement(self) -> float:
         """Share of answers that are the unpruned model's."""
         return float(self.agrees.double().mean())
+
+    def agreement_at_least(self, level: float = 0.95) -> float:
+        """One-sided lower bound of `agreement`: Wilson's where rows agree or do not, else a normal one."""
+        if self.agrees.dtype == torch.bool:
+            return wilson(int(self.agrees.sum()), self.n, 2 * level - 1)[1]
+        spread = float(self.agrees.double().std()) if self.n > 1 else math.inf
+        return max(0.0, self.agreement - NormalDist().inv_cdf(level) * spread / math.sqrt(self.n))
 
     @property
     def loss(self) -> float:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.tasks.metrics.pairs import paired_lower_bound
 from prunesearch.tasks.table import METRICS
 
 Floats = NDArray[np.float64]
@@ -69,6 +70,10 @@ class Metric(ABC):
         drawn = self.resampled(before, after)
         return (self.contrast(before, after), *_percentiles(drawn[1] - drawn[0], level))
 
+    def at_least(self, before: Tensor, after: Tensor, level: float = 0.95) -> float:
+        """One-sided lower bound of `contrast`, which a promise rests on: the end of a wider two-sided interval."""
+        return self.difference(before, after, 2 * level - 1)[1]
+
     def mean_contrast(self, before: Tensor, after: Sequence[Tensor]) -> tuple[float, float]:
         """The mean `contrast` of several models to one, and its standard error times the root of the rows."""
         drawn = self.resampled(before, *after)
@@ -111,6 +116,13 @@ class RowMean(Metric):
         value, half = self.contrast(before, after), _half_width((after.double() - before.double()).flatten(), level)
         width = self.highest - self.lowest
         return value, max(-width, value - half), min(width, value + half)
+
+    def at_least(self, before: Tensor, after: Tensor, level: float = 0.95) -> float:
+        """One-sided lower bound of the mean difference: of pairs of right and wrong, Tango's."""
+        if not self.binary:
+            return super().at_least(before, after, level)
+        a, b = before.flatten().bool(), after.flatten().bool()
+        return float(paired_lower_bound(int((b & ~a).sum()), int((a & ~b).sum()), len(a), level))
 
     def mean_contrast(self, before: Tensor, after: Sequence[Tensor]) -> tuple[float, float]:
         """The mean difference, and the standard deviation of the rows' differences."""

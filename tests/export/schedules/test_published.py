@@ -96,7 +96,9 @@ def test_diffrate_counts_that_rise_are_cumulative_minima() -> None:
 
 
 def test_the_names_diffrate_knows() -> None:
-    shape = ModelShape(12, 197, 1, {"model": {"id": "facebook/deit-small-patch16-224"}, "gmacs": 2.905})
+    shape = ModelShape(
+        12, 197, 1, {"model": {"id": "facebook/deit-small-patch16-224"}, "costs": {"macs": {"predicted": 2.905}}}
+    )
     text = export_schedule(Schedule([Stage(3, 0.7)]), FORMATS["diffrate"], shape).text
     assert text.startswith('{\n    "ViT-S-DeiT": {\n        "2.9": {')
 

@@ -94,7 +94,7 @@ def test_the_mean_of_loads_is_that_of_their_shares_and_adds_up(two, schedule):
 
 
 def test_the_worst_of_loads_is_priced_as_such_and_never_below_its_pieces(two):
-    worst = Across(two, worst=True)
+    worst = Across(two, "worst")
     one, other = (load.table for load in two)
     space = make_space()
     for layer in range(DEPTH):

@@ -10,8 +10,9 @@ from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.search.finish.candidates import Bounds, blind_note, hypervolume, selection, selection_note, standing
 from prunesearch.search.trials.evaluate import Evaluation
-from prunesearch.study.front import Latency, Memory
-from tests.search.finish.test_verdict import UNPRUNED, latency, point
+from prunesearch.study.front_items import Amount
+from tests.search.finish.test_verdict import UNPRUNED, point
+from tests.support.synthetic_front import latency
 
 POINTS = [point("p1", 16.0, 0.8), point("p2", 10.0, 0.79), point("p3", 5.0, 0.7)]
 
@@ -46,9 +47,11 @@ def test_what_broke_a_constraint_is_counted_with_what_it_came_to():
 
 
 def test_a_bound_in_ms_holds_under_every_load():
-    loads = [Latency(**latency(ms)) for ms in (4.0, 11.0)]
+    loads = [{"latency": Amount.model_validate(latency(ms))} for ms in (4.0, 11.0)]
     both = POINTS[2].model_copy(update={"loads": loads})
-    unpruned = UNPRUNED.model_copy(update={"loads": [Latency(**latency(ms)) for ms in (20.0, 40.0)]})
+    unpruned = UNPRUNED.model_copy(
+        update={"loads": [{"latency": Amount.model_validate(latency(ms))} for ms in (20.0, 40.0)]}
+    )
     found = Bounds(Budget.parse("10ms"), [], unpruned, "latency")
     assert found.budget_info().each
     assert found.inside([both]) == []
@@ -57,24 +60,34 @@ def test_a_bound_in_ms_holds_under_every_load():
     assert share.inside([both]) == [both]
 
 
+def with_memory(item, mib):
+    return item.model_copy(update={"costs": {**item.costs, "memory": Amount(predicted=mib)}})
+
+
+def test_what_is_promised_stands_though_it_is_dominated():
+    better = point("p4", 9.0, 0.8)
+    assert [p.latency.value for p in standing([POINTS[1], better], UNPRUNED, ["latency"])] == [9.0]
+    found = standing([POINTS[1], better], UNPRUNED, ["latency"], keep=POINTS[1])
+    assert [p.latency.value for p in found] == [10.0, 9.0]
+
+
 def test_who_stands_by_all_objectives():
     slower = point("p4", 11.0, 0.79)
-    assert [p.latency.ms for p in standing([*POINTS, slower], UNPRUNED, ["latency"])] == [16.0, 10.0, 5.0]
-    smaller = slower.model_copy(update={"memory": Memory(predicted_mib=1.0, measured_mib=None)})
-    large = [p.model_copy(update={"memory": Memory(predicted_mib=2.0, measured_mib=None)}) for p in POINTS]
-    whole = UNPRUNED.model_copy(update={"memory": Memory(predicted_mib=3.0, measured_mib=None)})
+    assert [p.latency.value for p in standing([*POINTS, slower], UNPRUNED, ["latency"])] == [16.0, 10.0, 5.0]
+    smaller = with_memory(slower, 1.0)
+    large, whole = [with_memory(p, 2.0) for p in POINTS], with_memory(UNPRUNED, 3.0)
     found = standing([*large, smaller], whole, ["latency", "memory"])
-    assert [(p.id, p.latency.ms) for p in found] == [("p1", 16.0), ("p2", 11.0), ("p3", 10.0), ("p4", 5.0)]
+    assert [(p.id, p.latency.value) for p in found] == [("p1", 16.0), ("p2", 11.0), ("p3", 10.0), ("p4", 5.0)]
 
 
 def test_where_quality_is_blind_the_divergence_ranks():
     kls = (0.1, 0.3, 0.2)  # of the points at 16, 10 and 5 ms
     seen = [
-        p.model_copy(update={"quality": UNPRUNED.quality, "fidelity": p.fidelity.model_copy(update={"kl": kl})})
+        p.model_copy(update={"qualities": UNPRUNED.qualities, "fidelity": p.fidelity.model_copy(update={"kl": kl})})
         for p, kl in zip(POINTS, kls, strict=True)
     ]
-    assert [p.latency.ms for p in standing(seen, UNPRUNED, ["latency"])] == [5.0]
-    assert [p.latency.ms for p in standing(seen, UNPRUNED, ["latency"], blind=True)] == [16.0, 5.0]
+    assert [p.latency.value for p in standing(seen, UNPRUNED, ["latency"])] == [5.0]
+    assert [p.latency.value for p in standing(seen, UNPRUNED, ["latency"], blind=True)] == [16.0, 5.0]
 
 
 def test_the_hypervolume_is_the_area_summed_by_hand():

@@ -1,0 +1,216 @@
+"""What can be minimised or bounded: one row a cost.
+
+A new cost is one row here, or one more `register_cost`, and the class that prices it (`search.costs.pricing.Pricing`).
+Whatever reads, bounds, draws or prints a cost asks its row.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from prunesearch.core.errors import PruneSearchError, did_you_mean
+
+_PRICING = "prunesearch.search.costs.pricing"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A row.
+
+    Attributes:
+        name: in options, constraints and files.
+        unit: of every amount.
+        per: what an amount is of.
+        noun: what people call it, and `a_noun` one amount of it.
+        typed: units that may be typed, in lower case, with their value in `unit`.
+        examples: of what may be typed.
+        pricing: the class that prices and measures it, `module:attribute` or itself.
+        least: of schedules, the one that costs least; `less`: how the cheaper of two is.
+        decimals: digits after the point in a column, by the least value that has so many; empty: three significant.
+        smaller_is_better: what is better when there is more of it can be told and bounded, not minimised.
+        known: before a schedule is evaluated, or only after.
+        by_load: whether each of several loads has its own; other costs are those of the first load.
+        on_device: whether it is another on another device.
+        exact: whether its prediction is the thing itself.
+        predicted_by: how an amount that was not measured came to be; empty: by the cost table, as that says of itself.
+        around: what surrounds a measured amount.
+        always: told in every study, asked for or not.
+        blocks: what prices blocks by their sizes alone, for trials that were not told: `module:function`, which takes
+            the shape that a cost table is keyed by and the flow of a schedule.
+    """
+
+    name: str
+    unit: str
+    per: Literal["batch", "input"]
+    noun: str
+    a_noun: str
+    typed: Mapping[str, float]
+    examples: str
+    pricing: str | Callable[[], Any]
+    least: str = "Cheapest"
+    less: str = "cheaper"
+    decimals: Mapping[float, int] = field(default_factory=dict)
+    smaller_is_better: bool = True
+    known: Literal["before", "after"] = "before"
+    by_load: bool = False
+    on_device: bool = True
+    exact: bool = False
+    predicted_by: str = "predicted"
+    around: str = "95 %"
+    always: bool = False
+    blocks: str | Callable[..., float] | None = None
+
+    @property
+    def title(self) -> str:
+        """`latency of a batch`."""
+        return f"{self.noun} of {'a batch' if self.per == 'batch' else 'an input'}"
+
+    @property
+    def searched(self) -> bool:
+        """Whether a search can minimise it and keep a bound on it; other bounds hold in the end alone."""
+        return self.known == "before" and self.smaller_is_better
+
+    def keeps(self, value: float, limit: float) -> bool:
+        """Whether a value is inside a bound."""
+        return value <= limit if self.smaller_is_better else value >= limit
+
+    def text(self, value: float) -> str:
+        """The value with three significant digits and its unit."""
+        return f"{digits(value)} {self.unit}"
+
+    def places(self, value: float) -> int | None:
+        """Digits after the point in a column; None for three significant ones."""
+        return next((n for least, n in sorted(self.decimals.items(), reverse=True) if value >= least), None)
+
+    def cell(self, value: float, places: int | None = None) -> str:
+        """The value in a column, with the `places` of another value beside it if given."""
+        shown = self.places(value) if places is None else places
+        return digits(value) if shown is None else f"{value:.{shown}f}"
+
+    def make_pricing(self) -> Any:
+        """The class that prices it, made."""
+        return _load(self.pricing)()
+
+    def load_blocks(self) -> Callable[..., float] | None:
+        """The function behind `blocks`."""
+        return None if self.blocks is None else _load(self.blocks)
+
+
+def _load(target: str | Callable[..., Any]) -> Callable[..., Any]:
+    if not isinstance(target, str):
+        return target
+    module, _, attribute = target.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return loaded
+
+
+COSTS: dict[str, Cost] = {}
+
+
+def register_cost(row: Cost) -> None:
+    """Add a row.
+
+    Raises:
+        PruneSearchError: if its name or one of its typed units is taken: a study must not change its meaning.
+    """
+    if row.name in COSTS:
+        raise PruneSearchError(f"cost '{row.name}' is already registered: choose another name")
+    for unit in row.typed:
+        other = next((known.name for known in COSTS.values() if unit in known.typed), None)
+        if other is not None or unit in ("x", "%") or unit != unit.lower():
+            reason = f"that of {other}" if other else "a share, a speed-up or not in lower case"
+            raise PruneSearchError(f"cost '{row.name}' has the unit '{unit}', which is {reason}: choose another one")
+    COSTS[row.name] = row
+
+
+def find_cost(name: str) -> Cost:
+    """The row called `name`; raise `PruneSearchError` naming the nearest one on a miss."""
+    if name not in COSTS:
+        raise PruneSearchError(f"unknown cost '{name}': {did_you_mean(name, COSTS)}")
+    return COSTS[name]
+
+
+def cost_of_unit(unit: str) -> tuple[Cost, float] | None:
+    """The cost that a typed unit is of, and one such unit in that of the cost; None for no unit of any."""
+    return next(((row, row.typed[unit.lower()]) for row in COSTS.values() if unit.lower() in row.typed), None)
+
+
+def digits(value: float) -> str:
+    """Three significant digits, thousands whole: `0.123`, `12.3`, `1,234`."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+
+
+for _row in (
+    Cost(
+        name="latency",
+        unit="ms",
+        per="batch",
+        noun="latency",
+        a_noun="a latency",
+        typed={"us": 1e-3, "ms": 1.0, "s": 1e3},
+        examples="10ms, 500us, 0.2s",
+        pricing=f"{_PRICING}:LatencyPricing",
+        least="Fastest",
+        less="faster",
+        decimals={100: 0, 10: 1, 0: 2},
+        by_load=True,
+        predicted_by="",
+        around="p10–p90",
+        always=True,
+    ),
+    Cost(
+        name="energy",
+        unit="mJ",
+        per="input",
+        noun="energy",
+        a_noun="an energy",
+        typed={"uj": 1e-3, "mj": 1.0, "j": 1e3},
+        examples="40mJ, 1.5J",
+        pricing=f"{_PRICING}:EnergyPricing",
+        least="Most frugal",
+        less="more frugal",
+    ),
+    Cost(
+        name="macs",
+        unit="GMACs",
+        per="input",
+        noun="multiply-adds",
+        a_noun="multiply-adds",
+        typed={"mmacs": 1e-3, "gmacs": 1.0, "tmacs": 1e3},
+        examples="2GMACs, 900MMACs",
+        pricing=f"{_PRICING}:MacPricing",
+        least="Lightest",
+        less="lighter",
+        decimals={0.095: 2, 0: 3},
+        on_device=False,
+        exact=True,
+        predicted_by="counted",
+        always=True,
+        blocks="prunesearch.cost.counting.flops:blocks_gmacs",
+    ),
+    Cost(
+        name="memory",
+        unit="MiB",
+        per="batch",
+        noun="memory",
+        a_noun="a memory",
+        typed={
+            "kib": 2**-10,
+            "mib": 1.0,
+            "gib": 2.0**10,
+            "kb": 1e3 / 2**20,
+            "mb": 1e6 / 2**20,
+            "gb": 1e9 / 2**20,
+        },
+        examples="64MiB, 0.5GB",
+        pricing=f"{_PRICING}:MemoryPricing",
+        least="Smallest",
+        less="smaller",
+        on_device=False,
+        predicted_by="estimated from shapes",
+    ),
+):
+    register_cost(_row)

@@ -1,0 +1,217 @@
+"""How each cost is priced before a schedule runs, measured when it does, or found out by an evaluation.
+
+One class a row of `core.costs.COSTS`, which names it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import say
+from prunesearch.core.schedule import Schedule
+from prunesearch.cost.costs import Costs
+from prunesearch.cost.counting.flops import MacCosts, count_macs
+from prunesearch.cost.counting.memory import peak_activation_mib
+from prunesearch.cost.counting.memory_costs import MemoryCosts
+from prunesearch.cost.devices.device import kind_of
+from prunesearch.cost.energy.pricing import EnergyCosts
+from prunesearch.cost.energy.schedules import measure_schedule_energy
+from prunesearch.cost.energy.window import EnergyMeter
+from prunesearch.cost.shape import device_of
+from prunesearch.cost.tables.percentile import MEDIAN
+from prunesearch.cost.timing.samples import Samples
+from prunesearch.cost.timing.validate import measure_schedules
+from prunesearch.pruning.apply import Handle
+from prunesearch.search.costs.latency import Across, LoadCosts
+from prunesearch.study.config import RunConfig
+from prunesearch.study.front_items import Measured
+from prunesearch.study.setup import Setting
+from prunesearch.tasks.base import Task
+
+if TYPE_CHECKING:
+    from prunesearch.search.trials.evaluate import Evaluation
+
+_MACS_OFF = 0.03  # of the counted multiply-adds; heads and poolers are in them, and not in the closed form
+_ROUNDS = 10
+_BEYOND = 2  # forwards above a percentile, at least
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What costs are priced and measured with.
+
+    Attributes:
+        setting: of the run; conditions of a measurement are its own.
+        handle: of the task's model.
+        tables: every load with its cost table; empty where there is none.
+        meter: of the device's energy; None without one.
+        seconds: wall time of a measurement of latency.
+    """
+
+    setting: Setting
+    handle: Handle
+    tables: Sequence[LoadCosts] = ()
+    meter: EnergyMeter | None = None
+    seconds: float = 25.0
+
+    @property
+    def config(self) -> RunConfig:
+        """What was asked for."""
+        return self.setting.config
+
+    @property
+    def task(self) -> Task:
+        """The model with its data."""
+        return self.setting.task
+
+    def under(self, index: int) -> Bench:
+        """The same under one of the loads."""
+        return self if index == 0 else replace(self, setting=self.setting.under(self.setting.loads[index]))
+
+
+class Pricing:
+    """What a cost is before, while and after a schedule runs; what a row cannot tell is None."""
+
+    def costs(self, bench: Bench) -> Costs | None:
+        """What prices schedules for the search; of a batch or an input, in the row's unit.
+
+        Raises:
+            PruneSearchError: if the cost cannot be told for this model or device.
+        """
+        return None
+
+    def told(self, bench: Bench) -> Costs | None:
+        """What prices the schedules of a front where nobody asked for this cost, at no expense."""
+        return None
+
+    def measure(self, bench: Bench, schedules: Sequence[Schedule]) -> list[Measured] | None:
+        """Measure schedules on the device at hand: all of them or none, since others cannot be compared."""
+        return None
+
+    def found(self, evaluation: Evaluation) -> Measured | None:
+        """What an evaluation on the holdout split tells, of a cost that is known only after it."""
+        return None
+
+
+class LatencyPricing(Pricing):
+    """Milliseconds of a forward: the median, or the percentile that the run minimises."""
+
+    def costs(self, bench: Bench) -> Costs | None:
+        """Of the only load, or what several come to together."""
+        if not bench.tables:
+            return None
+        return bench.tables[0].costs if len(bench.tables) == 1 else Across(bench.tables, bench.config.across)
+
+    def measure(self, bench: Bench, schedules: Sequence[Schedule]) -> list[Measured]:
+        """End to end, interleaved."""
+        config, rounds = bench.config, _ROUNDS
+        if config.percentile != MEDIAN:
+            rounds = max(rounds, math.ceil(_BEYOND / (1 - config.percentile / 100)))
+        samples = measure_schedules(
+            bench.task.model,
+            bench.task.timing_inputs(config.batch_size),
+            list(schedules),
+            time_budget_s=bench.seconds,
+            min_rounds=rounds,
+            label="re-measuring",
+            mode=config.mode,
+            concurrency=config.concurrency,
+        )
+        return [measured_latency(s, config.percentile) for s in samples]
+
+
+def measured_latency(samples: Samples, percentile: float = MEDIAN) -> Measured:
+    """The `percentile` of some timings, with their quantiles."""
+    if percentile == MEDIAN:
+        return Measured(value=samples.median_ms, p10=samples.p10_ms, p90=samples.p90_ms)
+    value = samples.quantile_ms(percentile / 100)
+    return Measured(value=value, median=samples.median_ms, p10=samples.p10_ms, p90=samples.p90_ms)
+
+
+class EnergyPricing(Pricing):
+    """Gross millijoules of an input, by the powers that were fitted to the first load's table."""
+
+    def costs(self, bench: Bench) -> Costs | None:
+        """None where the table has no energy."""
+        table = bench.tables[0].table if bench.tables else None
+        if table is None or table.energy is None:
+            return None
+        table.energy.check_valid()
+        return EnergyCosts(table, table.energy)
+
+    def measure(self, bench: Bench, schedules: Sequence[Schedule]) -> list[Measured] | None:
+        """Over windows by the device's meter; None without one, and where a window is not valid."""
+        if bench.meter is None:
+            return None
+        found = measure_schedule_energy(
+            bench.meter,
+            bench.task.model,
+            bench.task.timing_inputs(bench.config.batch_size),
+            schedules,
+            mode=bench.config.mode,
+            window_s=bench.config.energy_window_s,
+        )
+        doubts = {result.why for result in found.results.values() if not result.valid}
+        if doubts:
+            said = "; ".join(sorted(doubts))
+            say(f"energy is not measured validly, and stays predicted: {said}")
+            return None
+        results = [found.results[schedule] for schedule in schedules]
+        if any(result.low_mj is None or result.high_mj is None for result in results):
+            return None
+        return [
+            Measured(value=result.energy_mj, low=result.low_mj, high=result.high_mj, net=result.net_mj)
+            for result in results
+        ]
+
+
+class MacPricing(Pricing):
+    """Multiply-adds of an input, by the closed form."""
+
+    def costs(self, bench: Bench) -> Costs:
+        """The closed form, where it holds.
+
+        Raises:
+            PruneSearchError: if a count of the unpruned model's forward says otherwise: its blocks compute more than
+                the closed form knows of (position products, a decoder, convolutions).
+        """
+        costs, task = self.told(bench), bench.task
+        closed, counted = costs.predict(Schedule()), count_macs(task.model, task.timing_inputs(1)) / 1e9
+        if abs(closed - counted) > _MACS_OFF * counted:
+            raise PruneSearchError(
+                f"multiply-adds of {type(task.model).__name__} have no closed form here ({closed:.3g} GMACs, "
+                f"{counted:.3g} counted): use --objective latency, and prunesearch flops for a schedule by hand"
+            )
+        return costs
+
+    def told(self, bench: Bench) -> MacCosts:
+        """The closed form of embeddings, blocks and what follows in the encoder."""
+        return MacCosts.of(bench.handle.encoder, bench.task.tokens)
+
+
+class MemoryPricing(Pricing):
+    """MiB of a batch's activations at their peak, weights and inputs apart."""
+
+    def costs(self, bench: Bench) -> Costs:
+        """Estimated from the shapes in a forward."""
+        task = bench.task
+        say("memory: peak activations, estimated from the shapes of a forward")
+        return MemoryCosts(task.model, bench.handle, task.timing_inputs(bench.config.batch_size), task.tokens)
+
+    def measure(self, bench: Bench, schedules: Sequence[Schedule]) -> list[Measured] | None:
+        """Measured where the device tells; elsewhere the estimate stands."""
+        inputs = bench.task.timing_inputs(bench.config.batch_size)
+        if not kind_of(device_of(inputs)).measures_memory:
+            return None
+        found = []
+        try:
+            for schedule in schedules:
+                bench.handle.set(schedule)
+                found.append(Measured(value=peak_activation_mib(bench.task.model, inputs).value_mib))
+        finally:
+            bench.handle.set(Schedule())
+        return found

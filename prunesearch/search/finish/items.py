@@ -1,0 +1,160 @@
+"""The unpruned model and the candidates as a front has them: what was predicted, measured and evaluated of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from prunesearch.core.costs import COSTS, find_cost
+from prunesearch.core.schedule import Schedule
+from prunesearch.cost.costs import Costs
+from prunesearch.search.costs.costing import Costing
+from prunesearch.search.costs.latency import together
+from prunesearch.search.costs.pricing import Bench
+from prunesearch.search.finish.remeasure import Remeasured
+from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study.front_items import Amount, Difference, Fidelity, Measured, Point, Quality, Unpruned
+from prunesearch.study.trials import TrialRecord
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The unpruned model: its evaluation on the holdout split, and its quality on the rows of the search."""
+
+    evaluation: Evaluation
+    calibration: float
+
+
+@dataclass(frozen=True)
+class ItemMaker:
+    """Makes the items of a front.
+
+    Attributes:
+        costing: what schedules cost by prediction.
+        bench: of the run.
+        metric: what quality is called.
+        reference: the unpruned model.
+    """
+
+    costing: Costing
+    bench: Bench
+    metric: str
+    reference: Reference
+
+    def unpruned(self, measured: Remeasured) -> Unpruned:
+        """The unpruned model."""
+        quality = _quality(self.reference.evaluation, self.reference.calibration)
+        loads = self._loads(Schedule(), measured)
+        return Unpruned(
+            qualities={self.metric: quality},
+            costs=self._costs(Schedule(), measured, self.reference.evaluation, loads, loads),
+            loads=self._several(loads),
+            tokens=self._tokens(Schedule()),
+        )
+
+    def point(self, record: TrialRecord, evaluation: Evaluation, measured: Remeasured, base: Remeasured) -> Point:
+        """A candidate; `base` is what was measured of the unpruned model."""
+        schedule, reference = record.schedule, self.reference.evaluation
+        metric = evaluation.metric
+        value, low, high = metric.difference(reference.statistics, evaluation.statistics)
+        at_least = metric.at_least(reference.statistics, evaluation.statistics)
+        difference = Difference(value=value, low=low, high=high, at_least=at_least)
+        quality = _quality(evaluation, record.quality).model_copy(update={"difference": difference})
+        loads, whole = self._loads(schedule, measured), self._loads(Schedule(), base)
+        costs = self._costs(schedule, measured, evaluation, loads, whole)
+        unpruned = self._costs(Schedule(), base, reference, whole, whole)
+        return Point(
+            id=f"t{record.number}",
+            trial=record.number,
+            schedule=schedule.to_dict(),
+            text=str(schedule),
+            qualities={self.metric: quality},
+            fidelity=Fidelity(
+                kl=evaluation.loss,
+                agreement=evaluation.agreement,
+                agreement_at_least=evaluation.agreement_at_least(),
+                calibration_kl=record.loss,
+            ),
+            costs=costs,
+            loads=self._several(loads),
+            tokens=self._tokens(schedule),
+            speedup=unpruned["latency"].value / costs["latency"].value,
+        )
+
+    @cached_property
+    def _told(self) -> dict[str, Costs]:
+        """What prices the costs of the run, and those that every study is told, by name."""
+        found = {}
+        for name, row in COSTS.items():
+            costs = self.costing.costs_of(name)
+            if costs is None and row.always:
+                costs = row.make_pricing().told(self.bench)
+            if costs is not None:
+                found[name] = costs
+        return found
+
+    def _loads(self, schedule: Schedule, measured: Remeasured) -> list[dict[str, Amount]]:
+        """The costs that every load has its own of, under each."""
+        found: list[dict[str, Amount]] = []
+        for index, load in enumerate(self.costing.loads):
+            known = measured.loads[index] if measured.loads else {}
+            found.append({"latency": Amount(predicted=load.costs.predict(schedule), measured=known.get("latency"))})
+        return found
+
+    def _several(self, loads: list[dict[str, Amount]]) -> list[dict[str, Amount]]:
+        return loads if len(loads) > 1 else []
+
+    def _costs(
+        self,
+        schedule: Schedule,
+        measured: Remeasured,
+        evaluation: Evaluation,
+        loads: Sequence[Mapping[str, Amount]],
+        unpruned: Sequence[Mapping[str, Amount]],
+    ) -> dict[str, Amount]:
+        """Every cost of the study; of several loads what they come to together."""
+        config = self.bench.config
+        weights = [load.weight for load in self.costing.loads]
+        costs: dict[str, Amount] = {}
+        for name in loads[0]:
+            mine, whole = ([load[name] for load in one] for one in (loads, unpruned))
+            costs[name] = mine[0] if len(mine) == 1 else combine(mine, whole, weights, config.across)
+        for name, priced in self._told.items():
+            if name not in costs:
+                costs[name] = Amount(predicted=priced.predict(schedule), measured=measured.costs.get(name))
+        for name in sorted(config.costs - set(costs)):
+            found = find_cost(name).make_pricing().found(evaluation) or measured.costs.get(name)
+            if found is not None:
+                costs[name] = Amount(measured=found)
+        return costs
+
+    def _tokens(self, schedule: Schedule) -> list[int]:
+        encoder = self.bench.handle.encoder
+        return schedule.counts(encoder.depth, self.bench.task.tokens, encoder.protected)
+
+
+def combine(mine: Sequence[Amount], unpruned: Sequence[Amount], weights: Sequence[float], across: str) -> Amount:
+    """What a cost under several loads comes to, predicted and measured each; it has no quantiles."""
+
+    def of(read: str) -> float | None:
+        parts = ([_part(amount, read) for amount in amounts] for amounts in (mine, unpruned))
+        values, whole = ([value for value in part if value is not None] for part in parts)
+        return together(values, whole, weights, across) if len(values) == len(whole) == len(mine) else None
+
+    value, median = of("value"), of("median")
+    measured = None if value is None else Measured(value=value, median=median)
+    return Amount(predicted=of("predicted"), measured=measured)
+
+
+def _part(amount: Amount, read: str) -> float | None:
+    if read == "predicted":
+        return amount.predicted
+    found = None if amount.measured is None else getattr(amount.measured, read)
+    return None if found is None else float(found)
+
+
+def _quality(evaluation: Evaluation, calibration: float) -> Quality:
+    value, low, high = evaluation.metric.interval(evaluation.statistics)
+    at_least = evaluation.metric.interval(evaluation.statistics, 0.90)[1]  # of two sides, each 5 %
+    return Quality(value=value, low=low, high=high, at_least=at_least, calibration=calibration)

@@ -1,0 +1,225 @@
+"""The unpruned model and the points of `front.json`. docs/front-schema.md is made of what is said here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from prunesearch.core.costs import find_cost
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule
+
+
+def _known(name: str) -> str:
+    find_cost(name)
+    return name
+
+
+CostName = Annotated[str, AfterValidator(_known)]  # a row of `COSTS`
+
+
+class Record(BaseModel):
+    """A frozen part of the file: no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Interval(Record):
+    """A value with its two-sided 95 % confidence interval."""
+
+    value: float = Field(description="the point estimate")
+    low: float = Field(description="lower end of the interval")
+    high: float = Field(description="upper end of the interval")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"`low <= high` must hold, but got {self.low} > {self.high}")
+        return self
+
+
+class Difference(Interval):
+    """Pruned minus unpruned quality, paired row by row on the holdout split."""
+
+    at_least: float | None = Field(
+        default=None,
+        description="one-sided 95 % lower bound of the difference; null in files that are older than version 4",
+    )
+    promised: float | None = Field(
+        default=None,
+        description="the least `at_least` of this candidate and of all slower ones, those that were dropped among "
+        "them: a share of the unpruned quality, fixed beforehand, is kept at 95 % confidence by whichever point has "
+        "this above what the share allows to lose; null where the point takes no part in promises",
+    )
+
+    @property
+    def bound(self) -> float:
+        """The lower bound that a promise rests on; of old files the two-sided one, which promises less."""
+        return self.low if self.at_least is None else self.at_least
+
+
+class Quality(Interval):
+    """A metric on the holdout split."""
+
+    at_least: float | None = Field(default=None, description="one-sided 95 % lower bound; null where not recorded")
+    difference: Difference | None = Field(
+        default=None, description="to the unpruned model; null for that model itself, and where it is not known"
+    )
+    calibration: float | None = Field(
+        default=None, description="the metric on the calibration rows that the search saw; null where not recorded"
+    )
+
+
+class Measured(Record):
+    """A cost as it was measured end to end; what does not fit a cost is null."""
+
+    value: float = Field(ge=0, description="what counts: the median, the percentile that was minimised, or the mean")
+    median: float | None = Field(default=None, ge=0, description="the median, where another percentile counts")
+    p10: float | None = Field(default=None, ge=0, description="10th percentile of single forwards")
+    p90: float | None = Field(default=None, ge=0, description="90th percentile of single forwards")
+    low: float | None = Field(default=None, description="lower end of the 95 % interval of `value`")
+    high: float | None = Field(default=None, description="upper end of that interval")
+    net: float | None = Field(default=None, description="what of an energy is above the idle device's")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        for low, high in (("p10", "p90"), ("low", "high")):
+            if (getattr(self, low) is None) != (getattr(self, high) is None):
+                raise ValueError(f"`{low}` and `{high}` must both be given or both be null")
+        return self
+
+    @property
+    def middle(self) -> float:
+        """The median, whatever counts."""
+        return self.value if self.median is None else self.median
+
+
+class Amount(Record):
+    """What a cost comes to, in the unit of its row."""
+
+    predicted: float | None = Field(
+        default=None,
+        ge=0,
+        description="by the cost table, the fitted powers, a count or shapes: of a latency the median, or the "
+        "percentile that is minimised; null for a cost that is known only after an evaluation",
+    )
+    measured: Measured | None = Field(
+        default=None, description="null where the device was not at hand or has no counter"
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.predicted is None and self.measured is None:
+            raise ValueError("one of `predicted` and `measured` must be given")
+        return self
+
+    @property
+    def value(self) -> float:
+        """What counts: as measured, or the prediction where nothing was."""
+        if self.measured is not None:
+            return self.measured.value
+        assert self.predicted is not None
+        return self.predicted
+
+
+Amounts = dict[CostName, Amount]
+
+
+class Fidelity(Record):
+    """How close outputs stay to the unpruned model's."""
+
+    kl: float = Field(
+        description="mean divergence from the unpruned model on the holdout split: KL of what it predicts, in nats; "
+        "`1 - cosine` for models without a head"
+    )
+    agreement: float = Field(
+        ge=0,
+        le=1,
+        description="share of holdout rows (of words, frames or tokens where a row has many) with the same prediction",
+    )
+    agreement_at_least: float | None = Field(
+        default=None, description="one-sided 95 % lower bound of `agreement`; null where not recorded"
+    )
+    calibration_kl: float = Field(description="mean divergence on the calibration rows that the search saw")
+
+
+class FrontItem(Record):
+    """What the unpruned model and a point have in common."""
+
+    qualities: dict[str, Quality] = Field(
+        min_length=1,
+        description="by name, the one that counts first: the metric, or what several come to (`combined`), then these",
+    )
+    costs: Amounts = Field(description="an amount for each cost of the study; of several loads what they come to")
+    loads: list[Amounts] = Field(
+        default_factory=list, description="under each of several loads, the costs that every load has its own of"
+    )
+    tokens: list[int] = Field(description="tokens leaving each block, protected ones included")
+
+    @property
+    def quality(self) -> Quality:
+        """The quality that counts."""
+        return next(iter(self.qualities.values()))
+
+    @property
+    def latency(self) -> Amount:
+        """Of a batch, which every study knows."""
+        return self.costs["latency"]
+
+    def cost(self, name: str) -> Amount:
+        """What a cost comes to.
+
+        Raises:
+            PruneSearchError: if it was not part of the study.
+        """
+        if name not in self.costs:
+            where = " on a device that has it" if find_cost(name).on_device else ""
+            raise PruneSearchError(f"this study knows no {name}: run it with --objective {name}{where}")
+        return self.costs[name]
+
+    def dearest(self, name: str) -> float:
+        """The amount that an absolute bound is held against: of several loads, the worst one's."""
+        if any(name in load for load in self.loads):
+            worst = max if find_cost(name).smaller_is_better else min
+            return worst(load[name].value for load in self.loads)
+        return self.cost(name).value
+
+
+class Unpruned(FrontItem):
+    """The reference that every point is compared with."""
+
+
+class Point(FrontItem):
+    """One schedule of the front, re-evaluated on the holdout split, and re-measured where the device is at hand."""
+
+    id: str = Field(min_length=1, description="name of the point in this file: `p1`, `p2`, ...")
+    trial: int = Field(description="number of the trial in the study")
+    schedule: dict[str, Any] = Field(
+        description="the schedule, as `Schedule.to_dict()` writes it (`prunesearch.schedule`, with its own version)"
+    )
+    text: str = Field(description="the schedule in one line: `layer:kept method > ...`")
+    fidelity: Fidelity = Field(description="closeness to the unpruned model's outputs")
+    speedup: float = Field(
+        gt=0,
+        description="the unpruned model's latency divided by this point's: as measured, or of predictions where there "
+        "is no measurement",
+    )
+
+    @field_validator("schedule")
+    @classmethod
+    def _readable(cls, value: dict[str, Any]) -> dict[str, Any]:
+        Schedule.from_dict(value)
+        return value
+
+    @property
+    def difference(self) -> Difference:
+        """To the unpruned model, of the quality that counts."""
+        found = self.quality.difference
+        if found is None:
+            raise PruneSearchError(f"point {self.id} has no difference to the unpruned model")
+        return found
+
+    def to_schedule(self) -> Schedule:
+        """Return the schedule, ready for `apply_`."""
+        return Schedule.from_dict(self.schedule)
