@@ -10,7 +10,7 @@ from task_runs import at_speed, cells
 
 
 def item(ms: float, quality: float, agreement: float = 1.0, kl: float = 0.0) -> Of:
-    return Of(latency=Of(ms=ms), quality=Of(value=quality), fidelity=Of(agreement=agreement, kl=kl))
+    return Of(latency=Of(value=ms), quality=Of(value=quality), fidelity=Of(agreement=agreement, kl=kl))
 
 
 FRONT = Of(unpruned=item(12, 0.9), points=[item(4, 0.6, 0.7, 0.4), item(7, 0.8, 0.9, 0.1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.schedule import Schedule
+from prunesearch.report.show import show_front
 from prunesearch.study.front import Front
+
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def damaged(make_front: Any, path: Path, change: Any) -> str:
@@ -181,3 +186,93 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_text_atomic(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["front.json"]
+
+
+# -- older versions ------------------------------------------------------------------------------------------
+
+
+def shown(front: Front) -> str:
+    out = io.StringIO()
+    show_front(front, Console(file=out, width=100, color_system=None))
+    return out.getvalue()
+
+
+def test_a_study_of_version_3_shows_what_it_showed():
+    """`front-v3.txt` was printed by the code of version 3."""
+    assert shown(Front.load(FIXTURES / "front-v3.json")) == (FIXTURES / "front-v3.txt").read_text(encoding="utf-8")
+
+
+def test_the_example_in_git_is_that_study_rewritten():
+    example = FIXTURES.parents[2] / "studies" / "example" / "front.json"
+    assert json.loads(example.read_text())["version"] == 4
+    assert Front.load(example) == Front.load(FIXTURES / "front-v3.json")
+
+
+def old_front(version: int) -> dict[str, Any]:
+    """The study of the fixture with everything that a file of version 3 could hold."""
+    data: dict[str, Any] = json.loads((FIXTURES / "front-v3.json").read_text())
+    for i, item in enumerate([data["unpruned"], *data["points"]]):
+        item["energy"] = {"predicted_mj": 9.0 - i / 10, "measured": None, "net_mj": None}
+        item["memory"] = {"predicted_mib": 3.0, "measured_mib": 2.5 - i / 10}
+        item["latency"]["percentile_ms"] = item["latency"]["p90_ms"]
+        item["loads"] = [item["latency"], item["latency"] | {"percentile_ms": None}]
+        item["energy"]["measured"] = {"value": 8.0, "low": 7.0, "high": 9.5}
+        item["energy"]["net_mj"] = 3.0
+    data["loads"] = [{"batch_size": 8, "tokens": 65, "weight": w, "mape": 0.01} for w in (1.0, 2.0)]
+    data |= {"across": "mean", "budget": {"text": "40mJ", "limit": 40.0, "unit": "mJ", "each": False}}
+    if version == 2:
+        for name in ("percentile", "loads", "across", "constraints", "hypervolume", "selection", "notes"):
+            del data[name]
+        for item in (data["unpruned"], *data["points"]):
+            del item["loads"], item["memory"], item["latency"]["percentile_ms"]
+        del data["budget"]["each"], data["budget"]["unit"], data["search"]["saved"], data["search"]["stopped"]
+    return {**data, "version": version}
+
+
+def test_nothing_of_version_3_is_lost(tmp_path):
+    old = old_front(3)
+    (tmp_path / "front.json").write_text(json.dumps(old))
+    new = Front.load(tmp_path / "front.json")
+    assert (new.budget.cost, new.budget.unit, new.budget.limit) == ("energy", "mJ", 40.0)
+    for before, item in zip([old["unpruned"], *old["points"]], [new.unpruned, *new.points], strict=True):
+        ms, mj, mib = before["latency"], before["energy"], before["memory"]
+        latency, energy = item.latency.measured, item.cost("energy").measured
+        assert (item.latency.predicted, latency.median, latency.value) == (
+            ms["predicted_ms"], ms["median_ms"], ms["percentile_ms"],
+        )  # fmt: skip
+        assert (latency.p10, latency.p90) == (ms["p10_ms"], ms["p90_ms"])
+        assert [load["latency"].value for load in item.loads] == [ms["percentile_ms"], ms["median_ms"]]
+        assert (item.cost("energy").predicted, energy.value, energy.low, energy.high, energy.net) == (
+            mj["predicted_mj"], 8.0, 7.0, 9.5, 3.0,
+        )  # fmt: skip
+        assert (item.cost("memory").predicted, item.cost("memory").value) == (3.0, mib["measured_mib"])
+        assert item.cost("macs").value == before["gmacs"]
+        assert {n: getattr(item.quality, n) for n in ("value", "low", "high")} == before["quality"]
+        assert item.quality.calibration == before["calibration"]["quality"]
+    for before, point in zip(old["points"], new.points, strict=True):
+        assert {n: getattr(point.difference, n) for n in ("value", "low", "high")} == before["difference"]
+        assert (point.fidelity.kl, point.fidelity.agreement) == tuple(before["fidelity"].values())
+        assert point.fidelity.calibration_kl == before["calibration"]["kl"]
+        assert (point.speedup, point.schedule, point.text) == (before["speedup"], before["schedule"], before["text"])
+    assert new.verdict.model_dump() == {**old["verdict"], "by_estimate": None}
+
+
+def test_version_2_is_read_too(tmp_path):
+    """What version 3 added to it had defaults."""
+    (tmp_path / "front.json").write_text(json.dumps(old_front(2)))
+    found = Front.load(tmp_path / "front.json")
+    assert (found.loads, found.percentile, found.notes, found.search.saved) == ([], None, [], 0.0)
+    assert found.budget.cost == "latency"
+    assert found.unpruned.costs.keys() == {"latency", "macs", "energy"}
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda d: d.pop("unpruned"), lambda d: d["points"][0].pop("latency"), lambda d: d.update(points=3)]
+)
+def test_a_damaged_old_file_is_one_line(tmp_path, damage):
+    data = old_front(3)
+    damage(data)
+    (tmp_path / "front.json").write_text(json.dumps(data))
+    with pytest.raises(CorruptFileError, match="is no front of version 3") as caught:
+        Front.load(tmp_path / "front.json")
+    assert "\n" not in str(caught.value)
