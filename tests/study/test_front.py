@@ -267,7 +267,8 @@ def test_version_2_is_read_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda d: d.pop("unpruned"), lambda d: d["points"][0].pop("latency"), lambda d: d.update(points=3)]
+    "damage",
+    [lambda d: d.pop("unpruned"), lambda d: d["points"][0].pop("latency"), lambda d: d.update(points=3)],
 )
 def test_a_damaged_old_file_is_one_line(tmp_path, damage):
     data = old_front(3)
