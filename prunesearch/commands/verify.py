@@ -22,7 +22,7 @@ from prunesearch.cost.energy.schedules import open_meter
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.shape import conditions_of
 from prunesearch.pruning.apply import apply_
-from prunesearch.search.costs.pricing import Bench
+from prunesearch.search.costs.bench import Bench
 from prunesearch.search.finish.items import combine
 from prunesearch.search.finish.remeasure import Remeasured, remeasure
 from prunesearch.study.config import RunConfig
@@ -77,7 +77,7 @@ class VerifiedPoint(BaseModel):
     speedup: float
 
 
-class Errors(BaseModel):
+class PredictionErrors(BaseModel):
     """Relative errors of the predictions of one cost; `rank_correlation` is Spearman's (1 for under 3 points)."""
 
     model_config = ConfigDict(extra="forbid")
@@ -105,7 +105,7 @@ class Verification(BaseModel):
     differences: list[str]
     notes: list[str]
     points: list[VerifiedPoint] = Field(min_length=1)
-    errors: dict[str, Errors]
+    errors: dict[str, PredictionErrors]
     lost: list[str]
 
 
@@ -276,7 +276,7 @@ def judge(
     )
 
 
-def _errors(checks: Sequence[Check]) -> Errors | None:
+def _errors(checks: Sequence[Check]) -> PredictionErrors | None:
     """Of one cost over all points; None where it was not held against anything."""
     errors = [abs(check.error) for check in checks if check.error is not None]
     if len(errors) < len(checks):
@@ -284,4 +284,4 @@ def _errors(checks: Sequence[Check]) -> Errors | None:
     rank = 1.0
     if len(checks) > 2:
         rank = float(np.nan_to_num(spearmanr([c.predicted for c in checks], [c.value for c in checks])[0]))
-    return Errors(mape=sum(errors) / len(errors), worst=max(errors), rank_correlation=rank)
+    return PredictionErrors(mape=sum(errors) / len(errors), worst=max(errors), rank_correlation=rank)

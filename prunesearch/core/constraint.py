@@ -10,7 +10,8 @@ from prunesearch.core.budget import Budget
 from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 
-QUALITIES = ("quality", "agreement")  # bounded from below, as costs are of which more is better
+AGREEMENT = "agreement"
+QUALITIES = ("quality", AGREEMENT)  # bounded from below, as costs are of which more is better
 _PATTERN = re.compile(r"^\s*([A-Za-z_]*)\s*(<=|>=|=<|=>|==|<|>|=)\s*(.*?)\s*$")
 _RELATIVE = re.compile(r"^(?:([^*]*)\*)?\s*unpruned$", re.IGNORECASE)
 _FORMS = "write 'quality >= 0.99*unpruned', 'agreement >= 0.98', 'latency <= 10ms' or 'macs <= 60%'"
@@ -58,6 +59,11 @@ class Constraint:
     def on_quality(self) -> bool:
         """Whether it bounds a quality, which only an evaluation can tell."""
         return self.name in QUALITIES
+
+    @property
+    def on_agreement(self) -> bool:
+        """Whether it bounds the agreement with the unpruned model, not a metric."""
+        return self.name == AGREEMENT
 
     def limit(self, unpruned: float) -> float:
         """The bound, given what the unpruned model has."""

@@ -1,6 +1,6 @@
 """What can be minimised or bounded: one row a cost.
 
-A new cost is one row here, or one more `register_cost`, and the class that prices it (`search.costs.pricing.Pricing`).
+A new cost is one row here, or one more `register_cost`, and the class that prices it (`search.costs.bench.Pricing`).
 Whatever reads, bounds, draws or prints a cost asks its row.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 
-_PRICING = "prunesearch.search.costs.pricing"
+_PRICING = "prunesearch.search.costs.bench"
 
 
 @dataclass(frozen=True)

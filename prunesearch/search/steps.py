@@ -18,8 +18,8 @@ from prunesearch.core.schedule import Schedule
 from prunesearch.cost.devices.device import is_device, kind_of
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.pruning.apply import Handle, apply_
+from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Coster, Costing
-from prunesearch.search.costs.pricing import Bench
 from prunesearch.search.costs.reach import check_reachable, seeds_within
 from prunesearch.search.engines.engine import Engine, EngineContext, Evaluate
 from prunesearch.search.finish.candidates import blind_note

@@ -59,7 +59,7 @@ class Difference(Interval):
         return self.low if self.at_least is None else self.at_least
 
 
-class Quality(Interval):
+class MetricValue(Interval):
     """A metric on the holdout split."""
 
     at_least: float | None = Field(default=None, description="one-sided 95 % lower bound; null where not recorded")
@@ -147,7 +147,7 @@ class Fidelity(Record):
 class FrontItem(Record):
     """What the unpruned model and a point have in common."""
 
-    qualities: dict[str, Quality] = Field(
+    qualities: dict[str, MetricValue] = Field(
         min_length=1,
         description="by name, the one that counts first: the metric, or what several come to (`combined`), then these",
     )
@@ -158,7 +158,7 @@ class FrontItem(Record):
     tokens: list[int] = Field(description="tokens leaving each block, protected ones included")
 
     @property
-    def quality(self) -> Quality:
+    def quality(self) -> MetricValue:
         """The quality that counts."""
         return next(iter(self.qualities.values()))
 

@@ -31,8 +31,9 @@ def _item(item: Data, metric: str) -> Data:
     if "difference" in item:
         quality["difference"] = item["difference"]
     new["qualities"] = {metric: quality}
-    if "fidelity" in item:
-        new["fidelity"] = {**item["fidelity"], "calibration_kl": item["calibration"]["kl"]}
+    near = item.get("fidelity")
+    if near is not None:
+        new["fidelity"] = {**near, "calibration_kl": item["calibration"]["kl"]}
     costs = {"latency": _latency(item["latency"]), "macs": {"predicted": item["gmacs"]}}
     for name, read in (("energy", _energy), ("memory", _memory)):
         if item.get(name) is not None:

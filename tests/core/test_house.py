@@ -23,6 +23,7 @@ SAME_FILE = {
     "models.py": "the command; its verb",
     "devices.py": "the command; its verb",
     "dashboard.py": "the command; its verb",
+    "costs.py": "core: a row each; cost: what prices schedules",
     "base.py": "what the files of its folder build on",
     "build.py": "to be renamed: cost/timing, search/samplers",
     "sources.py": "to be renamed: tasks/data, report/dashboard",
@@ -93,13 +94,12 @@ ABOUT = {
     "tasks/kinds/fidelity.py": {"cosine"},
     "tasks/kinds/seq2seq_data.py": {"translation"},  # a column
     # to become facts of rows
-    "search/finish/candidates.py": {"agreement", "accuracy"},
+    "search/finish/candidates.py": {"accuracy"},
     "search/run.py": {"local"},
     "search/steps.py": {"local"},
     "study/config.py": {"ray", "guided"},
     "study/setup.py": {"local", "ray", "guided"},
     "study/target.py": {"sdpa", "eager"},
-    "report/show.py": {"latency"},
 }
 
 

@@ -17,8 +17,8 @@ from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.energy_fit import EnergyFit
 from prunesearch.report.show import show_front
 from prunesearch.search import run as run_module
+from prunesearch.search.costs import bench as bench_module
 from prunesearch.search.costs import costing as costing_module
-from prunesearch.search.costs import pricing as pricing_module
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
@@ -260,7 +260,7 @@ def test_an_invalid_fit_is_refused_and_the_next_call_measures_again(machine, fol
 
 
 def test_energies_that_were_not_measured_validly_are_not_called_measured(machine, folder, monkeypatch):
-    real = pricing_module.measure_schedule_energy
+    real = bench_module.measure_schedule_energy
 
     def spoiled(*args, **options):
         found = real(*args, **options)
@@ -268,7 +268,7 @@ def test_energies_that_were_not_measured_validly_are_not_called_measured(machine
         found.results[first] = found.results[first].model_copy(update={"valid": False, "why": "idle power drifted"})
         return found
 
-    monkeypatch.setattr(pricing_module, "measure_schedule_energy", spoiled)
+    monkeypatch.setattr(bench_module, "measure_schedule_energy", spoiled)
     found = go(machine, folder, "drift", objectives=["energy"])
     for item in (found.unpruned, *found.points):
         assert item.cost("energy").measured is None

@@ -10,7 +10,7 @@ from prunesearch.study.front_items import Amount
 
 
 @dataclass(frozen=True)
-class Reading:
+class Drawn:
     """A number with what surrounds it.
 
     `low` to `high`: p10 to p90 of a latency, the 95 % interval of a quality or energy, the mean error of an estimate;
@@ -23,23 +23,23 @@ class Reading:
     predicted: float | None = None
     measured: bool = False
 
-    def spread(self, error: float) -> Reading:
+    def spread(self, error: float) -> Drawn:
         """The same with the mean relative `error` of a prediction around it, if nothing else is."""
         if self.measured or self.low is not None:
             return self
-        return Reading(self.value, self.value * (1 - error), self.value * (1 + error), self.predicted)
+        return Drawn(self.value, self.value * (1 - error), self.value * (1 + error), self.predicted)
 
 
-def read(row: Cost, amount: Amount) -> Reading:
+def read(row: Cost, amount: Amount) -> Drawn:
     """An amount of a front. What is exact was not predicted, and has no spread."""
     found = amount.measured
     if found is None:
-        return Reading(amount.value, measured=row.exact)
+        return Drawn(amount.value, measured=row.exact)
     low, high = (found.p10, found.p90) if found.p10 is not None else (found.low, found.high)
     if low is not None and high is not None:
         # a percentile that counts may lie beyond the two that were written down
         low, high = min(low, found.value), max(high, found.value)
-    return Reading(found.value, low, high, amount.predicted, True)
+    return Drawn(found.value, low, high, amount.predicted, True)
 
 
 def plain(text: object) -> str:

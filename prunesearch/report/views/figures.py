@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from prunesearch.core.costs import COSTS, Cost, digits, find_cost
-from prunesearch.report.views.axes import Reading, plain
+from prunesearch.report.views.axes import Drawn, plain
 from prunesearch.report.views.study import Item, StudyView, staircase
 
 Figure = dict[str, Any]
@@ -154,7 +154,7 @@ def _points(
     return [line, *_predicted(items, amounts), ends]
 
 
-def _predicted(items: Sequence[Item], amounts: Sequence[Reading]) -> list[Figure]:
+def _predicted(items: Sequence[Item], amounts: Sequence[Drawn]) -> list[Figure]:
     """A tick at what the cost table said of each point that was measured, joined to it."""
     x: list[float | None] = []
     y: list[float | None] = []
@@ -253,7 +253,7 @@ def hover(study: StudyView, item: Item) -> str:
     return "<br>".join(lines)
 
 
-def bars(amounts: Sequence[Reading | None], scale: float = 1.0) -> Figure:
+def bars(amounts: Sequence[Drawn | None], scale: float = 1.0) -> Figure:
     """Error bars from `low` to `high`."""
     return {
         "type": "data",
@@ -266,7 +266,7 @@ def bars(amounts: Sequence[Reading | None], scale: float = 1.0) -> Figure:
     }
 
 
-def percent_text(amount: Reading) -> str:
+def percent_text(amount: Drawn) -> str:
     """`82.8 % (81.6 to 83.9)`."""
     around = (
         "" if amount.low is None or amount.high is None else f" ({100 * amount.low:.1f} to {100 * amount.high:.1f})"
@@ -320,11 +320,11 @@ def _budget_line(limit: float, text: str, cost: Cost) -> Figure:
     return {"shapes": [shape], "annotations": [{**note, "font": {"color": "--warm"}}]}
 
 
-def _value(amount: Reading | None) -> float | None:
+def _value(amount: Drawn | None) -> float | None:
     return None if amount is None else amount.value
 
 
-def _percent(amount: Reading | None) -> float | None:
+def _percent(amount: Drawn | None) -> float | None:
     return None if amount is None else 100 * amount.value
 
 

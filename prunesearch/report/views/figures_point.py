@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.report.views.axes import Reading, plain
+from prunesearch.report.views.axes import Drawn, plain
 from prunesearch.report.views.figures import Figure, bars, signed
 from prunesearch.report.views.study import Item, StudyView
 
@@ -110,7 +110,7 @@ def piece_name(piece: str) -> str:
 def predicted_figure(study: StudyView) -> Figure | None:
     """Predicted against measured latency of the front; None where nothing was measured."""
     known = [study.unpruned, *study.items] if study.unpruned else study.items
-    pairs: list[tuple[Item, Reading, float]] = []
+    pairs: list[tuple[Item, Drawn, float]] = []
     for item in known:
         amount = item.costs.get("latency")
         if amount is not None and amount.predicted is not None:

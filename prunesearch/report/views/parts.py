@@ -21,7 +21,7 @@ from prunesearch.core.stage import Stage
 from prunesearch.export import FORMATS, MODEL_FORMATS, ModelShape, export_schedule
 from prunesearch.export.schedules.native import provenance_of
 from prunesearch.report.show import export_command
-from prunesearch.report.views.axes import Reading
+from prunesearch.report.views.axes import Drawn
 from prunesearch.report.views.figures import Figure, percent_text, signed
 from prunesearch.report.views.figures_point import piece_name, time_figure, time_rows, tokens_figure
 from prunesearch.report.views.study import Item, StudyView
@@ -169,7 +169,7 @@ def point_facts(study: StudyView, item: Item) -> Component:
     return facts(pairs)
 
 
-def _around(study: StudyView, row: Cost, amount: Reading) -> str:
+def _around(study: StudyView, row: Cost, amount: Drawn) -> str:
     """`p10–p90: 8.1 to 8.9; predicted 8.3 ms`, or how a number that was not measured came to be."""
     if row.exact:
         base = study.unpruned

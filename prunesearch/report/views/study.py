@@ -15,7 +15,7 @@ from prunesearch.core.costs import COSTS, Cost, find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.flow import Geometry
 from prunesearch.core.schedule import Schedule
-from prunesearch.report.views.axes import Reading, read
+from prunesearch.report.views.axes import Drawn, read
 from prunesearch.report.views.shown_samples import Samples
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import Point, Unpruned
@@ -55,8 +55,8 @@ class Item:
 
     id: str
     schedule: Schedule
-    quality: Reading | None
-    costs: dict[str, Reading]
+    quality: Drawn | None
+    costs: dict[str, Drawn]
     tokens: list[int]
     trial: int | None = None
     point: Point | None = None
@@ -153,7 +153,7 @@ class StudyView:
         """Mean relative error of what is predicted."""
         return self.front.cost_table.mape if self.front else 0.0
 
-    def how(self, axis: str, amount: Reading) -> str:
+    def how(self, axis: str, amount: Drawn) -> str:
         """How a cost came to be: `measured`, `counted`, or by what it was predicted."""
         row = find_cost(axis)
         if amount.measured and not row.exact:
@@ -197,7 +197,7 @@ class StudyView:
             return self._of_point("unpruned", self.front.unpruned)
         if self.table is None:
             return None
-        costs = {"latency": Reading(self.table.predict(Schedule()))}
+        costs = {"latency": Drawn(self.table.predict(Schedule()))}
         return Item("unpruned", Schedule(), None, costs, self.shape.counts(Schedule()) if self.shape else [])
 
     @cached_property
@@ -262,14 +262,14 @@ class StudyView:
         return Item(
             id=name,
             schedule=Schedule() if point is None else point.to_schedule(),
-            quality=Reading(q.value, q.low, q.high, measured=True),
+            quality=Drawn(q.value, q.low, q.high, measured=True),
             costs={name: self._spread(name, amount) for name, amount in costs.items()},
             tokens=found.tokens,
             trial=None if point is None else point.trial,
             point=point,
         )
 
-    def _spread(self, axis: str, amount: Reading) -> Reading:
+    def _spread(self, axis: str, amount: Drawn) -> Drawn:
         """With the table's mean error around what it predicted; how far the other predictions are off is not known."""
         return amount if find_cost(axis).predicted_by else amount.spread(self.error)
 
@@ -279,8 +279,8 @@ class StudyView:
         return Item(
             id=f"t{trial.number}",
             schedule=trial.schedule,
-            quality=None if quality is None else Reading(quality, measured=True),
-            costs={name: Reading(value) for name, value in amounts.items() if value is not None},
+            quality=None if quality is None else Drawn(quality, measured=True),
+            costs={name: Drawn(value) for name, value in amounts.items() if value is not None},
             tokens=self.shape.counts(trial.schedule) if self.shape else [],
             trial=trial.number,
         )

@@ -15,9 +15,9 @@ from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.percentile import MEDIAN, tail_of
 from prunesearch.cost.tables.plateaus import block_curve, plateaus
 from prunesearch.pruning.apply import Handle, runnable
+from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.latency import Across, LoadCosts
 from prunesearch.search.costs.objectives import Objective, make_objectives
-from prunesearch.search.costs.pricing import Bench
 from prunesearch.search.costs.study_table import cost_table
 from prunesearch.search.space.space import Space
 from prunesearch.study.folder import StudyFolder

@@ -55,7 +55,7 @@ class Bounds:
 
     def limit(self, constraint: Constraint) -> float:
         """What a constraint came to."""
-        if constraint.name == "agreement":
+        if constraint.on_agreement:
             return constraint.value
         if constraint.on_quality:
             return constraint.limit(self.unpruned.quality.value)

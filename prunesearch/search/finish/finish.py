@@ -12,8 +12,8 @@ from prunesearch.core.events import moving, step
 from prunesearch.core.schedule import Schedule
 from prunesearch.pruning.apply import Handle
 from prunesearch.report.report import write_report
+from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Costing
-from prunesearch.search.costs.pricing import Bench
 from prunesearch.search.finish.candidates import Bounds, blind_note, hypervolume, selection, selection_note, standing
 from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.finish.items import ItemMaker, Reference

@@ -9,12 +9,12 @@ from functools import cached_property
 from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.costs import Costs
+from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Costing
 from prunesearch.search.costs.latency import together
-from prunesearch.search.costs.pricing import Bench
 from prunesearch.search.finish.remeasure import Remeasured
 from prunesearch.search.trials.evaluate import Evaluation
-from prunesearch.study.front_items import Amount, Difference, Fidelity, Measured, Point, Quality, Unpruned
+from prunesearch.study.front_items import Amount, Difference, Fidelity, Measured, MetricValue, Point, Unpruned
 from prunesearch.study.trials import TrialRecord
 
 
@@ -154,7 +154,7 @@ def _part(amount: Amount, read: str) -> float | None:
     return None if found is None else float(found)
 
 
-def _quality(evaluation: Evaluation, calibration: float) -> Quality:
+def _quality(evaluation: Evaluation, calibration: float) -> MetricValue:
     value, low, high = evaluation.metric.interval(evaluation.statistics)
     at_least = evaluation.metric.interval(evaluation.statistics, 0.90)[1]  # of two sides, each 5 %
-    return Quality(value=value, low=low, high=high, at_least=at_least, calibration=calibration)
+    return MetricValue(value=value, low=low, high=high, at_least=at_least, calibration=calibration)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from prunesearch.core.costs import find_cost
 from prunesearch.core.schedule import Schedule
-from prunesearch.search.costs.pricing import Bench
+from prunesearch.search.costs.bench import Bench
 from prunesearch.study.front_items import Measured
 
 

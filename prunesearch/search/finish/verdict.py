@@ -125,7 +125,7 @@ class Judge:
         return all(self._keeps(c, point) for c in asked)
 
     def _keeps(self, constraint: Constraint, point: Point) -> bool:
-        if constraint.name == "agreement":
+        if constraint.on_agreement:
             sure = point.fidelity.agreement_at_least
             return (point.fidelity.agreement if sure is None else sure) >= constraint.value
         base = self.unpruned.quality.value

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
@@ -31,9 +31,6 @@ from prunesearch.study.config import RunConfig
 from prunesearch.study.front_items import Measured
 from prunesearch.study.setup import Setting
 from prunesearch.tasks.base import Task
-
-if TYPE_CHECKING:
-    from prunesearch.search.trials.evaluate import Evaluation
 
 _MACS_OFF = 0.03  # of the counted multiply-adds; heads and poolers are in them, and not in the closed form
 _ROUNDS = 10
@@ -92,8 +89,8 @@ class Pricing:
         """Measure schedules on the device at hand: all of them or none, since others cannot be compared."""
         return None
 
-    def found(self, evaluation: Evaluation) -> Measured | None:
-        """What an evaluation on the holdout split tells, of a cost that is known only after it."""
+    def found(self, evaluation: Any) -> Measured | None:
+        """What a `search.trials.evaluate.Evaluation` on the holdout split tells, of a cost known only after it."""
         return None
 
 
