@@ -205,10 +205,7 @@ class MemoryPricing(Pricing):
         if not kind_of(device_of(inputs)).measures_memory:
             return None
         found = []
-        try:
-            for schedule in schedules:
-                bench.handle.set(schedule)
+        for schedule in schedules:
+            with bench.handle.under(schedule):
                 found.append(Measured(value=peak_activation_mib(bench.task.model, inputs).value_mib))
-        finally:
-            bench.handle.set(Schedule())
         return found
