@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +16,10 @@ from prunesearch.core.plan import Change
 from prunesearch.core.registry import CHANGES, MERGES, SCORERS
 from prunesearch.core.schedule_text import parse_schedule
 from prunesearch.core.stage import PARTS, Place, Stage, known_params
+from tests.support.paths import ROOT
 
 CLOSED = {"deadline": None, "derandomize": True, "database": None}
-EXAMPLE = Path(__file__).parents[2] / "studies" / "example" / "front.json"
+EXAMPLE = ROOT / "studies" / "example" / "front.json"
 WARM = ps.Schedule([Stage(1, 0.5, "value_norm", "soft", params={"temperature": 0.5})])
 
 

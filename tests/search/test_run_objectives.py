@@ -72,13 +72,14 @@ def test_the_percentile_says_how_it_was_checked(front):
 def test_trials_know_the_latency_of_every_load(folder, front):
     study = open_study(folder / "studies" / "all" / "study.journal", ["latency", "macs"])
     trials = [t for t in study.trials if t.state.name == "COMPLETE"]
-    assert len(trials) == front.search.trials == 8
+    assert 0 < len(trials) == front.search.trials <= 8
     for trial in trials:
         attrs = trial.user_attrs
         assert attrs.keys() >= {"latency", "macs", "latency@b2-n65", "latency@b8-n65"}
         assert trial.values[1:] == [attrs["latency"], attrs["macs"]]
         assert list(trial.constraints) == ["quality >= 0.5*unpruned"]
-    assert front.search.stopped == "trials"
+    # how many levels differ in cost on this machine decides how many schedules there are
+    assert front.search.stopped == ("trials" if len(trials) == 8 else "exhausted")
 
 
 def test_final_points_keep_the_constraints_and_say_what_they_came_to(front):

@@ -24,10 +24,10 @@ FITTED = 9  # schedules that the powers are fitted to, the unpruned model among 
 
 
 def open_meter(
-    device: str | torch.device, find: Callable[[str | torch.device], EnergyCounter | Unavailable] = open_counter
+    device: str | torch.device, find: Callable[[str | torch.device], EnergyCounter | Unavailable] | None = None
 ) -> EnergyMeter | Unavailable:
-    """A meter of `device`, whose counter `find` finds, or why there is none."""
-    counter = find(device)
+    """A meter of `device`, whose counter `find` finds (None: `open_counter`), or why there is none."""
+    counter = (find or open_counter)(device)
     return counter if isinstance(counter, Unavailable) else EnergyMeter(counter)
 
 

@@ -10,8 +10,8 @@ import pytest
 from prunesearch.core.schedule_text import parse_schedule
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Profile
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 # what the prunesearch of then predicted from the same files (commit edff8e3)
 BEFORE = json.loads((Path(__file__).parent / "prices_before.json").read_text())
 

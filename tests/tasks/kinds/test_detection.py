@@ -205,5 +205,5 @@ def test_patches_are_drawn_over_a_picture_where_tokens_are_a_grid_of_them(name: 
         rows, traces = illustrate(task, handle, [point], model)
     assert bool(rows) == (name == "yolos")
     Samples(rows=rows, traces=traces)  # refuses owners that are not one a token
-    for row in some(rows):
+    for row in rows:  # of yolos, as said above
         assert (row.grid, row.leading, row.trailing) == ((4, 4), 1, 7)
