@@ -6,6 +6,7 @@ Attention takes 2 ms a token at 100 W, the MLP 4 ms at 200 W, the embeddings 20 
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.devices.cpu import Cpu
-from prunesearch.pruning.apply import Handle
+from prunesearch.pruning.driver import Driver
 from tests.support.energy_machine import Machine
 
 ATTENTION_MS, MLP_MS, STEM_MS, STAGE_MS = 2.0, 4.0, 20.0, 6.0
@@ -34,16 +35,17 @@ def true_costs(schedule: Schedule, depth: int, tokens: int, rows: int) -> tuple[
 
 
 class HookedClock:
-    """The machine's time, as the meter of latencies wants it."""
+    """The machine's time, as the meter of latencies wants it; `jitter` is the most it is off by, as a share."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, jitter: float = 0.0) -> None:
+        self.machine, self.jitter, self.random = machine, jitter, random.Random(0)
 
     def mark(self) -> float:
         return float(self.machine.now)
 
     def between_ms(self, marks: Sequence[float]) -> list[float]:
-        return [(b - a) * 1e3 for a, b in itertools.pairwise(marks)]
+        off = [1 + self.jitter * self.random.uniform(-1, 1) for _ in marks]
+        return [(b - a) * 1e3 * by for (a, b), by in zip(itertools.pairwise(marks), off, strict=False)]
 
 
 def hook(machine: Machine, model: nn.Module) -> list[Any]:
@@ -72,21 +74,22 @@ def hook(machine: Machine, model: nn.Module) -> list[Any]:
 def hooked(model: nn.Module, **options: Any) -> Iterator[Machine]:
     """The machine that `model` runs on within the block; its counter ticks every 20 ms."""
     machine = Machine(**{"period_s": 0.02, **options})
-    hooks, reduce = hook(machine, model), Handle.reduce
+    hooks, reduce = hook(machine, model), Driver._reduce
 
-    def and_spend(self: Handle, *args: Any) -> Any:
+    def and_spend(self: Driver, *args: Any) -> Any:
         machine.spend(STAGE_MS * 1e-3, STAGE_W)
         return reduce(self, *args)
 
-    Handle.reduce = and_spend  # type: ignore[method-assign]
+    Driver._reduce = and_spend  # type: ignore[method-assign]
     try:
         yield machine
     finally:
-        Handle.reduce = reduce  # type: ignore[method-assign]
+        Driver._reduce = reduce  # type: ignore[method-assign]
         for one in hooks:
             one.remove()
 
 
-def tell_time(patch: pytest.MonkeyPatch, machine: Machine) -> None:
+def tell_time(patch: pytest.MonkeyPatch, machine: Machine, jitter: float = 0.0) -> None:
     """Let tables and whole forwards be timed by the machine's clock."""
-    patch.setattr(Cpu, "clock", lambda kind: HookedClock(machine))
+    clock = HookedClock(machine, jitter)
+    patch.setattr(Cpu, "clock", lambda kind: clock)

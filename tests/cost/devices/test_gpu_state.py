@@ -26,7 +26,7 @@ def _one_gpu(monkeypatch):
         monkeypatch,
         is_available=lambda: True,
         current_device=lambda: 0,
-        device_count=lambda: 1,
+        device_count=lambda: 2,
         get_device_properties=lambda index: SimpleNamespace(uuid=UUID),
     )
 
