@@ -9,6 +9,15 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that `import prunesearch` (and `--help`) imports no torch.
 _PUBLIC = {
+    "run": "prunesearch.api.verbs",
+    "inspect": "prunesearch.api.verbs",
+    "load_study": "prunesearch.api.verbs",
+    "profile": "prunesearch.api.verbs",
+    "measure": "prunesearch.api.verbs",
+    "devices": "prunesearch.api.verbs",
+    "Study": "prunesearch.api.study",
+    "StudyPoint": "prunesearch.api.study",
+    "RunConfig": "prunesearch.study.config",
     "Schedule": "prunesearch.core.schedule",
     "Geometry": "prunesearch.core.flow",
     "Plan": "prunesearch.core.plan",

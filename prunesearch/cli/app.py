@@ -126,65 +126,71 @@ def run(
     patience: Annotated[str | None, typer.Option(help="How long to wait for a busy CPU (30s).")] = None,
     energy_window: Annotated[str | None, typer.Option(help="Length of an energy measurement (5s, the least).")] = None,
     front_points: Annotated[int | None, typer.Option(help="Candidates that are re-measured (12).")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what was understood, and how long it will take; search nothing.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the table alone.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print front.json in place of the table.")] = False,
 ) -> None:
     """Search schedules and print the front. Without options: the bundled demo."""
-    from prunesearch.report.loggers import check_logger, log_finished
-    from prunesearch.search.run import run as search
-    from prunesearch.study.config import RunConfig
+    from prunesearch.api import verbs
+    from prunesearch.report.loggers import check_logger
 
-    config = RunConfig(
-        model=model,
-        data=data,
-        task=task,
-        columns=columns,
-        delimiter=delimiter,
-        header=header,
-        metric=metric,
-        device=_measured_instead(device),
-        budget=budget,
-        objectives=objective,
-        constraints=constraint,
-        percentile=percentile,
-        batch_size=batch_size,
-        length=length,
-        across=across,
-        dtype=dtype,
-        attention=attention,
-        mode=mode,
-        runtime=runtime,
-        concurrency=concurrency,
-        space=space,
-        sampler=sampler,
-        start_from=start_from,
-        trials=trials,
-        timeout=timeout,
-        race=race,
-        engine=engine,
-        workers=workers,
-        ray_address=ray_address,
-        storage=storage,
-        seed=seed,
-        calibration=calibration,
-        holdout=holdout,
-        eval_batch_size=eval_batch_size,
-        seeds=seeds,
-        search_samples=search_samples,
-        sensitivity_samples=sensitivity_samples,
-        sensitivity_units=sensitivity_units,
-        table_time=table_time,
-        patience=patience,
-        energy_window=energy_window,
-        front_points=front_points,
-    )
+    settings = {
+        "model": model,
+        "data": data,
+        "task": task,
+        "columns": columns,
+        "delimiter": delimiter,
+        "header": header,
+        "metric": metric,
+        "device": _measured_instead(device),
+        "budget": budget,
+        "objectives": objective,
+        "constraints": constraint,
+        "percentile": percentile,
+        "batch_size": batch_size,
+        "length": length,
+        "across": across,
+        "dtype": dtype,
+        "attention": attention,
+        "mode": mode,
+        "runtime": runtime,
+        "concurrency": concurrency,
+        "space": space,
+        "sampler": sampler,
+        "start_from": start_from,
+        "trials": trials,
+        "timeout": timeout,
+        "race": race,
+        "engine": engine,
+        "workers": workers,
+        "ray_address": ray_address,
+        "storage": storage,
+        "seed": seed,
+        "calibration": calibration,
+        "holdout": holdout,
+        "eval_batch_size": eval_batch_size,
+        "seeds": seeds,
+        "search_samples": search_samples,
+        "sensitivity_samples": sensitivity_samples,
+        "sensitivity_units": sensitivity_units,
+        "table_time": table_time,
+        "patience": patience,
+        "energy_window": energy_window,
+        "front_points": front_points,
+    }
+    if dry_run:
+        with quietly(quiet or json):
+            _print_inspection(verbs.inspect(**settings), json)
+        return
     if log is not None:
         check_logger(log)
     with quietly(quiet or json), interruptible("finished trials are kept"):
-        front = search(config, study)
-    _print_front(front, json)
+        found = verbs.run(**settings, study=study)
+    _print_front(found.front, json)
     if log is not None:
-        typer.echo(log_finished(log, front.study, storage=config.storage), err=True)
+        typer.echo(found.log(log), err=True)
 
 
 @app.command()
@@ -193,9 +199,9 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="Print front.json in place of the table.")] = False,
 ) -> None:
     """Print the front of a study again."""
-    from prunesearch.study.folder import load_front
+    from prunesearch.api.verbs import load_study
 
-    _print_front(load_front(study)[1], json)
+    _print_front(load_study(study).front, json)
 
 
 register(app)
@@ -218,6 +224,17 @@ def _measured_instead(device: str | None) -> str | None:
         return here
     typer.echo(f"prunesearch: {what}: --device {here} measures it", err=True)
     return device
+
+
+def _print_inspection(found: Any, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    from prunesearch.commands.inspect import show_inspection
+
+    show_inspection(found)
 
 
 def _print_front(front: Any, as_json: bool) -> None:

@@ -93,17 +93,16 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Measure a front again here, predicted against measured."""
-    from prunesearch.commands.verify import verify as measure
+    from prunesearch.api.verbs import load_study
     from prunesearch.commands.verify_table import show_verification
-    from prunesearch.study.folder import load_front
 
-    folder, front = load_front(study)
+    chosen = load_study(study)
     with quietly(quiet or json):
-        found = measure(folder, front, device=device, seconds=seconds)
+        found = chosen.verify(device=device, seconds=seconds)
     if json:
         _print_json(found.model_dump())
     else:
-        show_verification(found, front)
+        show_verification(found, chosen.front)
 
 
 def transfer(
@@ -114,16 +113,15 @@ def transfer(
     json: JsonOption = False,
 ) -> None:
     """Price a front on another device: ranks, regret of reuse."""
+    from prunesearch.api.verbs import load_study
     from prunesearch.commands.transfer import show_transfer
-    from prunesearch.commands.transfer_table import transfer_study
-    from prunesearch.study.folder import load_front
 
-    folder, front = load_front(study)
-    found = transfer_study(folder, front, to, dtype=dtype, mode=mode)
+    chosen = load_study(study)
+    found = chosen.transfer(to, dtype=dtype, mode=mode)
     if json:
         _print_json(found.to_dict())
     else:
-        show_transfer(found, front)
+        show_transfer(found, chosen.front)
 
 
 def flops(

@@ -29,16 +29,15 @@ def export(
     no_timing: Annotated[bool, typer.Option("--no-timing", help="Models: do not time them.")] = False,
 ) -> None:
     """Write one point of a study for use elsewhere: its schedule, or the model with the schedule inside."""
-    from prunesearch.export.point import TIMED_S, export_point
-    from prunesearch.study.folder import load_front
+    from prunesearch.api.verbs import load_study
+    from prunesearch.export.point import TIMED_S
 
     if no_timing and to not in MODEL_FORMATS:
         raise PruneSearchError(f"--opset, --int8 and --no-timing are for models ({_MODELS}), but got --to {to}")
     seconds = None if no_timing else TIMED_S
-    front = load_front(study)[1]
-    text = export_point(front, pick, to, output, lossy=lossy, opset=opset, int8=int8, seconds=seconds)
+    done = load_study(study).export(pick, to, output, lossy=lossy, opset=opset, int8=int8, seconds=seconds)
     if output is None:
-        typer.echo(text, nl=False)
+        typer.echo(done, nl=False)
 
 
 def import_(

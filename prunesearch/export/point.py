@@ -16,6 +16,7 @@ from prunesearch.export.schedules.native import imported_json
 if TYPE_CHECKING:
     from torch import nn
 
+    from prunesearch.export.models.record import ModelExport
     from prunesearch.study.front import Front
     from prunesearch.tasks.base import Task
 
@@ -34,7 +35,7 @@ def export_point(
     seconds: float | None = None,
     task: Task | None = None,
     model: nn.Module | None = None,
-) -> str:
+) -> str | ModelExport:
     """Write the point that `spec` picks; what was found, changed or lost on the way is told as events.
 
     Args:
@@ -48,7 +49,7 @@ def export_point(
         task, model: of a study of a caller's own model, see `from_study.export_study_model`.
 
     Returns:
-        The schedule as text; empty for a model.
+        The schedule as text; of a model, what was found of it.
 
     Raises:
         PruneSearchError: for an unknown format or pick, options that are not the format's, or a model that is gone.
@@ -60,8 +61,7 @@ def export_point(
             raise PruneSearchError(
                 f"a model holds every schedule as it is, but got --lossy with --to {to}: leave it out"
             )
-        _export_model(front, spec, to, path, opset, int8, seconds, task, model)
-        return ""
+        return _export_model(front, spec, to, path, opset, int8, seconds, task, model)
     if opset is not None or int8:
         names = ", ".join(MODEL_FORMATS)
         raise PruneSearchError(f"--opset, --int8 and --no-timing are for models ({names}), but got --to {to}")
@@ -88,7 +88,7 @@ def _export_model(
     seconds: float | None,
     task: Task | None,
     model: nn.Module | None,
-) -> None:
+) -> ModelExport:
     """Write, then say what was found."""
     from prunesearch.export.models import from_study
     from prunesearch.export.models.card import timing_text
@@ -109,6 +109,7 @@ def _export_model(
                 f"{done.timing.speedup:.2f}x, less than {SURVIVES:g} of {done.timing.eager_speedup:.2f}x"
             )
     say(f"written: {path}")
+    return done
 
 
 def import_schedule_file(

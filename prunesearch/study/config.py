@@ -86,6 +86,7 @@ class RunConfig(BaseModel):
         data: file, folder or Hub id, or `calibration,holdout`.
         given: what the model is called, where it is an object of the caller's (`run(config, task=...)`); else None.
             Python alone has objects, so that the command line has no such option.
+        given_digest: of such a model's weights and its rows, so that a study goes on with the same ones alone.
         task: a name in `TASKS`, or auto.
         columns: data columns by role (image, text, text_pair, label).
         delimiter: character that sets the columns of a CSV file apart; None: found out.
@@ -145,6 +146,7 @@ class RunConfig(BaseModel):
     model: str | None = None
     data: str | None = None
     given: str | None = Field(default=None, min_length=1, max_length=60)
+    given_digest: str | None = None
     task: str = "auto"
     columns: dict[str, str] = Field(default_factory=dict)
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
@@ -340,6 +342,11 @@ class RunConfig(BaseModel):
             raise PruneSearchError(
                 f"study '{study}' is of {_model_of(before)}, but got {_model_of(now)}: give the same one to resume it, "
                 "or another --study"
+            )
+        if before.get("given_digest") not in (None, now["given_digest"]):
+            raise PruneSearchError(
+                f"study '{study}' was begun with other weights or other rows of {_model_of(before)}: give the same "
+                "objects to resume it, or another study"
             )
         free = _FREE_TO_CHANGE if tried else (*_FREE_TO_CHANGE, *_FREE_BEFORE_TRIALS)
         if self.length_buckets:  # found in the data, once that is loaded

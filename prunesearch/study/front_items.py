@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plan import Plan
 from prunesearch.core.schedule import Schedule
 
 
@@ -195,10 +196,12 @@ class Point(FrontItem):
 
     id: str = Field(min_length=1, description="name of the point in this file: `p1`, `p2`, ...")
     trial: int = Field(description="number of the trial in the study")
-    schedule: dict[str, Any] = Field(
-        description="the schedule, as `Schedule.to_dict()` writes it (`prunesearch.schedule`, with its own version)"
+    plan: dict[str, Any] = Field(
+        description="what is done to the model, as `Plan.to_dict()` writes it (`prunesearch.plan`, with its own "
+        "version); "
+        "its `stages` are the schedule"
     )
-    text: str = Field(description="the schedule in one line: `layer:kept method > ...`")
+    text: str = Field(description="the plan in one line: `layer:kept method > ...`")
     fidelity: Fidelity = Field(description="closeness to the unpruned model's outputs")
     speedup: float = Field(
         gt=0,
@@ -206,10 +209,10 @@ class Point(FrontItem):
         "is no measurement",
     )
 
-    @field_validator("schedule")
+    @field_validator("plan")
     @classmethod
     def _readable(cls, value: dict[str, Any]) -> dict[str, Any]:
-        Schedule.from_dict(value)
+        Plan.from_dict(value)
         return value
 
     @property
@@ -220,6 +223,14 @@ class Point(FrontItem):
             raise PruneSearchError(f"point {self.id} has no difference to the unpruned model")
         return found
 
+    def to_plan(self) -> Plan:
+        """Return what is done to the model."""
+        return Plan.from_dict(self.plan)
+
     def to_schedule(self) -> Schedule:
-        """Return the schedule, ready for `apply_`."""
-        return Schedule.from_dict(self.schedule)
+        """Return the schedule, ready for `apply_`.
+
+        Raises:
+            PruneSearchError: if the plan does more than its token stages.
+        """
+        return self.to_plan().tokens_only

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from prunesearch.core.plan import Plan
+from prunesearch.core.schedule import Schedule
+
 Data = dict[str, Any]
 
 _COST_OF_UNIT = {"ms": "latency", "mJ": "energy", "GMACs": "macs", "MiB": "memory"}  # as versions 2 and 3 had them
@@ -31,6 +34,8 @@ def _item(item: Data, metric: str) -> Data:
     if "difference" in item:
         quality["difference"] = item["difference"]
     new["qualities"] = {metric: quality}
+    if "schedule" in new:
+        new["plan"] = Plan(Schedule.from_dict(new.pop("schedule"))).to_dict()
     near = item.get("fidelity")
     if near is not None:
         new["fidelity"] = {**near, "calibration_kl": item["calibration"]["kl"]}

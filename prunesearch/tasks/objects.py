@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,7 @@ from prunesearch.tasks.table import FIDELITY
 
 _LABELS = ("labels", "label")
 _ROLES = ("calibration", "holdout")
+_SAMPLED = 64  # values of a tensor that a digest looks at
 _MULTIPLE = 8  # a length that latency is measured at is one of these
 
 
@@ -296,3 +298,17 @@ def _timed(model: nn.Module, split: EvalSet, padding: Mapping[str, int]) -> tupl
     cut = {name: value[:, :width] if name in padding else value for name, value in long.inputs.items()}
     full = EvalSet(split.name, Held([Batch(cut, long.labels, torch.arange(len(long)))]))
     return count_tokens(model, cut), repeat_rows(full)
+
+
+def digest_of(task: Task) -> str:
+    """A digest of a task's weights and rows: what tells two objects of one class apart. It looks at a part of each."""
+    found = hashlib.sha256()
+    for name, parameter in task.model.named_parameters():
+        few = parameter.detach().flatten()[:_SAMPLED].float().cpu().contiguous()
+        found.update(f"{name}{tuple(parameter.shape)}".encode() + few.numpy().tobytes())
+    for name, split in task.splits.items():
+        batch = split.batches[0]
+        found.update(f"{name}{split.n}".encode())
+        for value in batch.inputs.values():
+            found.update(value.flatten()[:_SAMPLED].double().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]

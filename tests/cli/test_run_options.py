@@ -6,8 +6,8 @@ import inspect
 
 import pytest
 
+from prunesearch.api import verbs
 from prunesearch.cli.app import run
-from prunesearch.search import run as run_module
 from prunesearch.study.config import RunConfig
 from tests.support.known_device import command, one_line
 
@@ -22,12 +22,14 @@ OPTIONS = {
 }
 NO_OPTION = {
     "given": "an object of the caller's exists in Python alone",
+    "given_digest": "of such an object",
     "loads": "several values of --batch-size and --length are loads",
     "length_buckets": "--length buckets",
 }
 NO_SETTING = {
     "runtime": "another way to say `mode`",
     "study": "where a study is kept, not what it is: an argument of `run`",
+    "dry_run": "whether it is searched at all",
     "log": "what is told to others when the study is finished",
     "quiet": "what is printed",
     "json": "what is printed",
@@ -89,11 +91,11 @@ def test_what_is_typed_is_what_is_asked_for(monkeypatch, capsys):
     """All options at once, of those that go together with all others."""
     seen = []
 
-    def stop(config, study):
-        seen.append((config, study))
+    def stop(study, **settings):
+        seen.append((RunConfig(**settings), study))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "run", stop)
+    monkeypatch.setattr(verbs, "run", stop)
     words = [word for option, (value, _, _) in TYPED.items() for word in (option, value) if word is not None]
     code, _, err = command(
         monkeypatch, capsys, "run", *words, "--study", "s", "--budget", "2x", "--constraint", "macs <= 60%"

@@ -54,7 +54,7 @@ def build_front(
         costs = {**template["costs"], "latency": latency(ms, ms)}
         points.append(
             {
-                **template, "id": name, "trial": i, "schedule": schedule.to_dict(), "text": str(schedule),
+                **template, "id": name, "trial": i, "plan": schedule.to_dict(), "text": str(schedule),
                 "tokens": [9] * 9, "costs": costs, "qualities": {"accuracy": {**seen, "calibration": quality}},
                 "speedup": unpruned_ms / ms,
             }

@@ -19,7 +19,7 @@ from prunesearch.core.stage import PARTS, Place, Stage, known_params
 from tests.support.paths import ROOT
 
 CLOSED = {"deadline": None, "derandomize": True, "database": None}
-EXAMPLE = ROOT / "studies" / "example" / "front.json"
+EXAMPLE = ROOT / "tests" / "study" / "fixtures" / "front-v3.json"
 WARM = ps.Schedule([Stage(1, 0.5, "value_norm", "soft", params={"temperature": 0.5})])
 
 

@@ -7,9 +7,13 @@ import io
 import pytest
 from rich.console import Console
 
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.core.stage import Stage
+from prunesearch.export.pick import pick
 from prunesearch.report.show import change_text, export_command, front_plot, short_schedule, show_front, token_bars
+from prunesearch.search.finish.verdict import Judge
+from prunesearch.study.front import Front
 from tests.support.some import some
 
 
@@ -88,7 +92,7 @@ def test_neighbouring_stages_of_one_method_are_taken_together(make_front):
         Stage(2, 0.8, "value_norm", "fuse"),
         Stage(5, 0.3, merge="bipartite"),
     ]
-    point = make_front().points[0].model_copy(update={"schedule": Schedule(stages).to_dict()})
+    point = make_front().points[0].model_copy(update={"plan": Schedule(stages).to_dict()})
     assert short_schedule(point) == "1:0.90, 2:0.80 value_norm+fuse > 5:0.30 bipartite"
 
 
@@ -142,3 +146,28 @@ def test_change_and_command(make_front):
     front = make_front(study="my study")
     assert change_text(front.points[0].difference) == "+0.2 (−0.3, +0.7)"
     assert export_command(front, "p2") == "prunesearch export 'my study' --pick p2 --to json"
+
+
+def test_several_qualities_are_shown_and_the_one_that_counts_is_judged_and_picked_by(make_front):
+    """Robustness: the worst of clean and noisy rows. p1 is better than unpruned on clean rows, not on noisy ones."""
+    data = make_front().to_dict()
+    for item in (data["unpruned"], *data["points"]):
+        clean = item["qualities"].pop("accuracy")
+        noisy = {**clean, "value": clean["value"] - 0.1, "low": clean["low"] - 0.1, "at_least": clean["at_least"] - 0.1}
+        if clean["difference"] is not None:
+            noisy["difference"] = {"value": -0.03, "low": -0.04, "high": -0.02, "at_least": -0.038, "promised": -0.038}
+        item["qualities"] = {"worst of both": noisy, "clean": clean, "noisy": noisy}
+    front = make_front(combined="worst", unpruned=data["unpruned"], points=data["points"])
+    text = "\n".join(shown(front, width=100))
+    assert "worst of both, %" in text
+    assert "clean, %" in text
+    assert "noisy, %" in text
+    assert "80.2  +0.2 (−0.3, +0.7)" in text
+    assert "70.2  −3.0 (−4.0, −2.0)" in text
+    assert "worst of both % against latency" in text
+    found = Judge(front.unpruned, "worst of both", 32).verdict(front.points)
+    assert (found.point, found.by_estimate) == (None, "p2")  # 69.6 % of 70 % by estimate
+    assert pick(front, "fastest@0.9").id == "p4"
+    with pytest.raises(PruneSearchError, match=r"keeps 0\.99 of the unpruned"):
+        pick(front, "fastest@0.99")
+    assert Front.model_validate(front.to_dict()) == front

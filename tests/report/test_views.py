@@ -179,7 +179,8 @@ def test_macs_of_trials_are_those_of_points(make_front):
     width, mlp = table.shape.width, table.shape.mlp_width
     view = StudyView("a", "a", make_front(), [], {}, SHAPE, lambda: table)
     point = view.front.points[1]
-    trial = Trial(0, "COMPLETE", (0.1, 2.0), {"quality": 0.5, "latency": 2.0, "schedule": point.schedule})
+    schedule = point.to_schedule().to_dict()
+    trial = Trial(0, "COMPLETE", (0.1, 2.0), {"quality": 0.5, "latency": 2.0, "schedule": schedule})
     (found,), _ = view.columns("macs", [trial])
     blocks = []
     for counts in (view.front.unpruned.tokens, point.tokens):

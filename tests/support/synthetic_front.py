@@ -66,7 +66,7 @@ def _point(row: tuple[str, int, float, float, float, list[Stage]]) -> dict[str, 
     return {
         "id": name,
         "trial": trial,
-        "schedule": schedule.to_dict(),
+        "plan": schedule.to_dict(),
         "text": str(schedule),
         "tokens": counts,
         "qualities": {"accuracy": quality(holdout, calibration, 0.80)},

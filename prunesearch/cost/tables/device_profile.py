@@ -46,48 +46,60 @@ _TYPED = {"flash_attention_2": "flash"}  # transformers' name: what a user types
 class TableEntry(TableFacts):
     """A cost table of a profile; its cells are in `file`, a list of flat rows (`pandas.read_json` reads it)."""
 
-    id: str
-    file: str
-    validation: Validation
+    id: str = Field(description="name of the table")
+    file: str = Field(description="its cells, below")
+    validation: Validation = Field(description="its error on schedules that it has not seen")
 
 
 class OutOfMemory(Record):
     """A model and conditions that did not fit the device's memory."""
 
-    model: str
-    shape: Shape
-    conditions: dict[str, Any]
+    model: str = Field(description="what did not fit")
+    shape: Shape = Field(description="its shape")
+    conditions: dict[str, Any] = Field(description="under which it did not fit")
 
 
 class Energy(Record):
     """Whether energy can be measured on the device, by what, or why not."""
 
-    status: Literal["measured", "unavailable"]
-    source: str | None = None
-    reason: str | None = None
+    status: Literal["measured", "unavailable"] = Field(description="whether a counter was found")
+    source: str | None = Field(default=None, description="the counter, and what it covers")
+    reason: str | None = Field(default=None, description="why there is none")
 
 
 class Units(Record):
     """The units of every number in the profile; there are no others."""
 
-    time: Literal["ms"] = "ms"
-    energy: Literal["mJ"] = "mJ"
+    time: Literal["ms"] = Field(default="ms", description="of a batch")
+    energy: Literal["mJ"] = Field(default="mJ", description="of an input, gross")
 
 
 class Profile(Record):
     """What is known of a device: `measured` tables, or a `spec` from which tables are `estimated`."""
 
-    format: Literal["prunesearch.profile"] = "prunesearch.profile"
-    version: Literal[1] = 1
-    name: str
-    aliases: list[str] = Field(default_factory=list)
-    status: Literal["measured", "estimated"]
-    device: dict[str, Any]
-    spec: DeviceSpec | None = None
-    units: Units = Units()
-    energy: Energy
-    tables: list[TableEntry] = Field(default_factory=list)
-    out_of_memory: list[OutOfMemory] = Field(default_factory=list)
+    format: Literal["prunesearch.profile"] = Field(
+        default="prunesearch.profile", description="always `prunesearch.profile`"
+    )
+    version: Literal[1] = Field(default=1, description="version of this schema")
+    name: str = Field(description="name of the folder")
+    aliases: list[str] = Field(default_factory=list, description="other names for `--device`")
+    status: Literal["measured", "estimated"] = Field(
+        description="`measured`: tables were measured on the device; `estimated`: they are made from `spec`"
+    )
+    device: dict[str, Any] = Field(
+        description="`kind` (`cpu`, `cuda`), `name`; measured: cores, threads, memory, ISA or driver, clocks, power "
+        "limit, temperature, reasons for throttling, library versions, date"
+    )
+    spec: DeviceSpec | None = Field(
+        default=None,
+        description="datasheet of a device that estimates can be made for; `hw_profiles/estimator.json` holds the "
+        "efficiency curves fitted to public measurements, and the cross-validated errors that every "
+        "estimate carries",
+    )
+    units: Units = Field(default=Units(), description="of every number")
+    energy: Energy = Field(description="whether energy can be measured")
+    tables: list[TableEntry] = Field(default_factory=list, description="one entry a table")
+    out_of_memory: list[OutOfMemory] = Field(default_factory=list, description="what did not fit the device's memory")
     folder: Path = Field(default=Path(), exclude=True)
 
     # -- tables ----------------------------------------------------------------------------------------

@@ -91,13 +91,13 @@ class NoiseRecord(Record):
     `waited_s`: seconds in which a busy machine was out-waited; `thrown_away`: forwards in which a GPU throttled.
     """
 
-    spread: float | None
-    drift: float | None
-    others: float | None
-    noisy: bool
-    why: str
-    waited_s: float = 0.0
-    thrown_away: int = 0
+    spread: float | None = Field(description="p90 / median - 1 of work that every forward repeats")
+    drift: float | None = Field(description="between quarters of the run")
+    others: float | None = Field(description="share of the cores that other processes took")
+    noisy: bool = Field(description="whether that is too much")
+    why: str = Field(description="in words")
+    waited_s: float = Field(default=0.0, description="seconds in which a busy machine was out-waited")
+    thrown_away: int = Field(default=0, description="forwards in which a GPU throttled")
 
 
 class Validation(Record):
@@ -108,17 +108,23 @@ class Validation(Record):
     microseconds, `pace` how fast the machine was at each (1: as usual); `measured_ms` are medians of the quotients.
     """
 
-    mape: float
-    worst: float
-    bias: float
-    rank_correlation: float
-    unseen: int = Field(ge=1)
-    against: str = "unseen schedules on the same device"
-    schedules: list[str] = Field(default_factory=list)
-    predicted_ms: list[float] = Field(default_factory=list)
-    measured_ms: list[float] = Field(default_factory=list)
-    samples_us: list[list[float]] = Field(default_factory=list)
-    pace: list[list[float]] = Field(default_factory=list)
+    mape: float = Field(description="mean relative error")
+    worst: float = Field(description="the largest")
+    bias: float = Field(description="the mean with its sign")
+    rank_correlation: float = Field(description="Spearman's")
+    unseen: int = Field(
+        ge=1, description="how many whole random schedules, mixing scorers and merges, were predicted and measured"
+    )
+    against: str = Field(default="unseen schedules on the same device", description="what they are")
+    schedules: list[str] = Field(default_factory=list, description="as text; the first is the unpruned model")
+    predicted_ms: list[float] = Field(default_factory=list, description="of each")
+    measured_ms: list[float] = Field(
+        default_factory=list, description="medians, relative to the pace of the machine at the time"
+    )
+    samples_us: list[list[float]] = Field(default_factory=list, description="timings of each in microseconds")
+    pace: list[list[float]] = Field(
+        default_factory=list, description="how fast the machine was at each timing (1: as usual)"
+    )
 
 
 class TableFacts(Record):
@@ -129,18 +135,22 @@ class TableFacts(Record):
     `describe_device` said. `notes`: what was done to fit the table to a model that is not quite the one measured.
     """
 
-    status: Literal["measured", "estimated"]
-    source: str = "measured in this study"
-    model: str = ""
-    shape: Shape
-    conditions: dict[str, Any]
-    device: dict[str, Any]
-    noise: NoiseRecord
-    seconds: float = Field(ge=0)
-    walks: int = Field(ge=0)
-    validation: Validation | None = None
-    energy: EnergyFit | None = None
-    notes: list[str] = Field(default_factory=list)
+    status: Literal["measured", "estimated"] = Field(description="`measured`, or `estimated`")
+    source: str = Field(default="measured in this study", description="where it comes from")
+    model: str = Field(default="", description="what was measured: a built-in shape, the name of a folder, a Hub id")
+    shape: Shape = Field(description="what a table is keyed by")
+    conditions: dict[str, Any] = Field(
+        description="`batch_size`, `dtype`, `attention`, `mode` (`eager`, `cuda-graph`, `compile`), `concurrency` "
+        "(forwards under way at once; 1 where nothing is said), `tokens`, `device`; on a CPU `threads` "
+        "and `cores` (what the process could run on)"
+    )
+    device: dict[str, Any] = Field(description="as above, at the time of this table")
+    noise: NoiseRecord = Field(description="how quiet the machine was")
+    seconds: float = Field(ge=0, description="what measuring took")
+    walks: int = Field(ge=0, description="forwards that count")
+    validation: Validation | None = Field(default=None, description="its error on schedules that it has not seen")
+    energy: EnergyFit | None = Field(default=None, description="power by kind of piece, fitted to measured schedules")
+    notes: list[str] = Field(default_factory=list, description="how it was fitted to another model; empty in files")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

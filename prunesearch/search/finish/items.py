@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from prunesearch.core.costs import COSTS, find_cost
+from prunesearch.core.plan import Plan
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.costs import Costs
 from prunesearch.search.costs.bench import Bench
@@ -67,7 +68,7 @@ class ItemMaker:
         return Point(
             id=f"t{record.number}",
             trial=record.number,
-            schedule=schedule.to_dict(),
+            plan=Plan(schedule).to_dict(),
             text=str(schedule),
             qualities={self.metric: quality},
             fidelity=Fidelity(

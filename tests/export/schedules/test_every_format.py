@@ -47,7 +47,7 @@ def run(monkeypatch, capsys, make_front, tmp_path):
     data = make_front().to_dict()
     for point in data["points"]:
         schedule = TOLD[point["id"]]
-        point |= {"schedule": schedule.to_dict(), "text": str(schedule), "tokens": schedule.counts(*SHAPE)}
+        point |= {"plan": schedule.to_dict(), "text": str(schedule), "tokens": schedule.counts(*SHAPE)}
     data["config"] = {"calibration": 64, "holdout": 64, "batch_size": 2}
     study = tmp_path / "studies" / "demo"
     study.mkdir(parents=True)

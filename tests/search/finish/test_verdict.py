@@ -37,7 +37,7 @@ def point(
         {
             "id": name,
             "trial": int(name.strip("pt")),
-            "schedule": schedule.to_dict(),
+            "plan": schedule.to_dict(),
             "text": str(schedule),
             "tokens": [5, 5],
             "qualities": {

@@ -1,0 +1,271 @@
+"""A study as a Python caller has it: its front, its trials, and what can be done with a point of it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from prunesearch.commands.transfer import Transfer
+from prunesearch.commands.transfer_table import transfer_study
+from prunesearch.commands.verify import Verification
+from prunesearch.commands.verify import verify as verify_study
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.files import write_text_atomic
+from prunesearch.core.plan import Plan
+from prunesearch.core.schedule import Schedule
+from prunesearch.export.models.record import ModelExport
+from prunesearch.export.pick import pick
+from prunesearch.export.point import TIMED_S, export_point
+from prunesearch.pruning.apply import Handle, apply_
+from prunesearch.report.loggers import log_finished
+from prunesearch.report.rows import front_rows, trial_rows
+from prunesearch.report.show import show_front
+from prunesearch.study.folder import StudyFolder, load_front
+from prunesearch.study.front import Front
+from prunesearch.study.front_items import Point
+from prunesearch.study.trials import TrialRecord, read_trials, study_place
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunesearch.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class StudyPoint:
+    """A point of a front: one plan, what it costs and how good it is. `record` has every number, as in `front.json`."""
+
+    record: Point
+    study: Study = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """`p4`."""
+        return self.record.id
+
+    @property
+    def schedule(self) -> Schedule:
+        """Its stages, as `ps.apply_` takes them."""
+        return self.record.to_schedule()
+
+    @property
+    def plan(self) -> Plan:
+        """All that is done to the model."""
+        return Plan(self.schedule)
+
+    @property
+    def speedup(self) -> float:
+        """Latency of the unpruned model over its own."""
+        return self.record.speedup
+
+    @property
+    def quality(self) -> float:
+        """The metric on the holdout rows."""
+        return self.record.quality.value
+
+    @contextmanager
+    def applied(self, model: nn.Module | None = None) -> Iterator[nn.Module]:
+        """Within the block, `model` runs with this plan, in place; afterwards it is as before, to the last bit.
+
+        Args:
+            model: the one that was searched, or another of its class; None: the object that `ps.run` was given.
+        """
+        chosen = self.study.model_or(model)
+        with apply_(chosen, self.schedule):
+            yield chosen
+
+    def apply_(self, model: nn.Module | None = None) -> Handle:
+        """Put this plan into `model`, in place, until `handle.remove()`."""
+        return apply_(self.study.model_or(model), self.schedule)
+
+    def export(self, to: str = "json", path: str | Path | None = None, **options: Any) -> str | ModelExport:
+        """Write it; see `Study.export`."""
+        return self.study.export(self.id, to, path, **options)
+
+    def to_pandas(self) -> pd.Series:
+        """Its row of `Study.to_pandas`."""
+        row: pd.Series = self.study.to_pandas().loc[self.id]
+        return row
+
+    def _repr_html_(self) -> str:
+        row = self.study.to_pandas().loc[[self.id]]
+        return (
+            f"<p><b>{self.id}</b> <code>{html.escape(str(self.schedule))}</code></p>{row.to_html(float_format='%.4g')}"
+        )
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The finished trials of a study, read anew at every call: a run may be going on."""
+
+    read: Callable[[], list[TrialRecord]]
+
+    def __len__(self) -> int:
+        return len(self.read())
+
+    def __iter__(self) -> Iterator[TrialRecord]:
+        return iter(self.read())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a trial, by number: schedule, source, calibration quality and loss, predicted costs, seconds."""
+        return _frame(trial_rows(self.read()), "trial")
+
+    def _repr_html_(self) -> str:
+        return str(self.to_pandas().to_html(max_rows=20, float_format="%.4g"))
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a search found. `task` is the caller's own model and data, where they were objects.
+
+    `study["p4"]` is a point, `study.best("10ms")` the best inside a budget, `study.pick("knee")` what `--pick` takes.
+    """
+
+    folder: StudyFolder
+    task: Task | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return self.folder.name
+
+    @property
+    def front(self) -> Front:
+        """The front, as `front.json` has it.
+
+        Raises:
+            PruneSearchError: if no run has come to its end yet.
+        """
+        return load_front(str(self.folder.path))[1]
+
+    @property
+    def verdict(self) -> str:
+        """What to do, in a sentence."""
+        return self.front.verdict.text
+
+    @property
+    def recommended(self) -> StudyPoint | None:
+        """The point that the verdict recommends; None: keep the model as it is."""
+        point = self.front.verdict.point
+        return None if point is None else self[point]
+
+    @property
+    def points(self) -> list[StudyPoint]:
+        """The front, slowest first."""
+        return [StudyPoint(point, self) for point in self.front.points]
+
+    @property
+    def trials(self) -> Trials:
+        """All finished trials."""
+        storage = self.folder.load_config().get("storage")
+        return Trials(lambda: read_trials(**study_place(self.folder, storage)))
+
+    def __len__(self) -> int:
+        return len(self.front.points)
+
+    def __iter__(self) -> Iterator[StudyPoint]:
+        return iter(self.points)
+
+    def __getitem__(self, spec: str) -> StudyPoint:
+        """The point that `spec` picks: an id (`p4`), a trial's number, or anything that `pick` takes."""
+        return self.pick(spec)
+
+    def pick(self, spec: str) -> StudyPoint:
+        """One point: `best@10ms`, `fastest@0.99`, `knee`, `p3`, or a trial's number; see `export.pick`."""
+        return StudyPoint(pick(self.front, str(spec)), self)
+
+    def best(self, budget: str) -> StudyPoint:
+        """The point of the highest quality inside a budget: `10ms`, `2x`, `60%`, `40mJ`, ..."""
+        return self.pick(f"best@{budget}")
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The front, the unpruned model first: quality with its interval, costs, tokens, schedule (`front_rows`)."""
+        return _frame(front_rows(self.front), "id")
+
+    def show(self) -> None:
+        """Print the table and the verdict, as the command line does."""
+        show_front(self.front)
+
+    def export(
+        self,
+        spec: str,
+        to: str = "json",
+        path: str | Path | None = None,
+        *,
+        lossy: bool = False,
+        opset: int | None = None,
+        int8: bool = False,
+        seconds: float | None = TIMED_S,
+    ) -> str | ModelExport:
+        """Write a point for use elsewhere: its schedule in another tool's format, or the model with it inside.
+
+        Args:
+            spec: which point, as `pick` takes it.
+            to: an exchange format or a model format (`prunesearch names`).
+            path: of the file or folder; a schedule needs none. Its card is written beside it.
+            lossy: accept the nearest schedule that the format can say.
+            opset: of an ONNX file.
+            int8: quantise an ONNX file.
+            seconds: for timing a model against the unpruned one; None: not timed.
+
+        Returns:
+            A schedule as text, or what was found of the written model: errors, timings, quality. What changed or was
+            lost on the way is told as events.
+        """
+        return export_point(
+            self.front,
+            spec,
+            to,
+            None if path is None else Path(path),
+            lossy=lossy,
+            opset=opset,
+            int8=int8,
+            seconds=seconds or None,
+            task=self.task,
+        )
+
+    def report(self, path: str | Path) -> Path:
+        """Copy the report, one HTML file that needs no network, to `path`."""
+        self.front  # noqa: B018  # a study without a front has no report either, and this says so
+        write_text_atomic(path, self.folder.report.read_text(encoding="utf-8"))
+        return Path(path)
+
+    def verify(self, *, device: str | None = None, seconds: float = 25.0) -> Verification:
+        """Measure the front again here, predicted against measured."""
+        return verify_study(self.folder, self.front, device=device, seconds=seconds, task=self.task)
+
+    def transfer(self, to: str, *, dtype: str | None = None, mode: str | None = None) -> Transfer:
+        """Price the front and its trials on the device of a profile."""
+        return transfer_study(self.folder, self.front, to, dtype=dtype, mode=mode, task=self.task)
+
+    def log(self, to: str) -> str:
+        """Tell an experiment tracker of it (`prunesearch names logger`), and say where it went."""
+        storage = self.folder.load_config().get("storage")
+        return log_finished(to, self.name, storage=storage, root=self.folder.root)
+
+    def model_or(self, model: nn.Module | None) -> nn.Module:
+        """`model`, or the caller's own that was searched.
+
+        Raises:
+            PruneSearchError: if there is neither.
+        """
+        if model is not None:
+            return model
+        if self.task is None:
+            raise PruneSearchError(f"study '{self.name}' holds no model object: give the model that it is for")
+        return self.task.model
+
+    def _repr_html_(self) -> str:
+        table = self.to_pandas().to_html(float_format="%.4g")
+        return f"<h4>{html.escape(self.name)}</h4>{table}<p>{html.escape(self.verdict)}</p>"
+
+
+def _frame(rows: list[dict[str, Any]], index: str) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    return frame.set_index(index) if rows else frame

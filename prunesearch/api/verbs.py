@@ -1,0 +1,192 @@
+"""What the commands do, as functions: `ps.run`, `ps.inspect`, `ps.load_study`, `ps.profile`, `ps.measure`, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor, nn
+
+from prunesearch.api.study import Study
+from prunesearch.commands.inspect import Inspection
+from prunesearch.commands.inspect import inspect as inspect_setting
+from prunesearch.commands.profile import ProfileConfig
+from prunesearch.commands.profile import profile as measure_profile
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.schedule import Schedule
+from prunesearch.core.stage import Stage
+from prunesearch.cost.tables.device_profile import Profile
+from prunesearch.cost.timing.validate import measure_schedules
+from prunesearch.report.device_list import list_devices
+from prunesearch.search.run import run as search
+from prunesearch.study.config import RunConfig
+from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder, resolve_study
+from prunesearch.study.setup import make_setting
+from prunesearch.study.target import resolve_target
+from prunesearch.tasks.base import Task
+from prunesearch.tasks.objects import digest_of, task_of
+
+
+def run(
+    model: str | Path | nn.Module | None = None,
+    data: Any = None,
+    *,
+    metric: str | Callable[[Any, Any], Any] | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    processor: Any = None,
+    study: str | None = None,
+    root: str | Path = DEFAULT_ROOT,
+    **settings: Any,
+) -> Study:
+    """Search the schedules of a model for data, a device and a budget; the same call resumes or returns the study.
+
+    Args:
+        model: folder, Hub id, or a model object; without model and data, the bundled demo.
+        data: file, folder or Hub id; a `datasets.Dataset` or `DatasetDict`; or, for a model object, a DataLoader,
+            `(inputs, labels)`, or {"calibration": ..., "holdout": ...} of these (`tasks.objects.task_of`).
+        metric: a name, or `(outputs, labels) -> one number a row`, higher is better.
+        evaluate: `(model) -> float`, higher is better, in place of a metric: slower, and without intervals.
+        processor: tokenizer or image processor of a model object that came from no checkpoint.
+        study: its name; None: made from model, device and batch size.
+        root: folder of studies.
+        settings: what the options of `prunesearch run` say, as fields of `RunConfig`: `budget="2x"`, `batch_size=8`,
+            `device="a100"`, `trials=50`, `timeout="10m"`, ...
+
+    Raises:
+        PruneSearchError: for bad input, in one line; nothing that was finished is lost.
+    """
+    config, task = _asked(model, data, metric, evaluate, processor, settings)
+    front = search(config, study, root=Path(root), task=task)
+    return Study(StudyFolder(Path(root), front.study), task)
+
+
+def inspect(
+    model: str | Path | nn.Module | None = None,
+    data: Any = None,
+    *,
+    metric: str | Callable[[Any, Any], Any] | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    processor: Any = None,
+    **settings: Any,
+) -> Inspection:
+    """What a run with the same arguments would work on, and how long it would take; nothing is searched or written."""
+    config, task = _asked(model, data, metric, evaluate, processor, settings)
+    return inspect_setting(make_setting(config, task=task))
+
+
+def _asked(
+    model: str | Path | nn.Module | None,
+    data: Any,
+    metric: Any,
+    evaluate: Any,
+    processor: Any,
+    settings: Mapping[str, Any],
+) -> tuple[RunConfig, Task | None]:
+    """The request, and the task where parts of it are objects."""
+    given = dict(settings)
+    named_model, named_data = isinstance(model, (str, Path, type(None))), isinstance(data, (str, Path, type(None)))
+    if named_model and named_data and evaluate is None and isinstance(metric, (str, type(None))):
+        names = {name: None if value is None else str(value) for name, value in (("model", model), ("data", data))}
+        return RunConfig(**names, metric=metric, **given), None
+    if model is None:
+        raise PruneSearchError("data, a metric or an evaluation of one's own need a model beside them: give model=...")
+    config = RunConfig(metric=metric if isinstance(metric, str) else None, **given)
+    loading: dict[str, Any] = {"columns": config.columns or None, "length": config.length, "processor": processor}
+    if config.task != "auto":
+        loading["task"] = config.task
+    if named_model:
+        target = resolve_target(config.device)
+        loading |= {
+            "dtype": target.dtype(config.dtype),
+            "device": target.device,
+            "attention": target.attention(config.attention),
+        }
+    task = task_of(
+        model,
+        data,
+        metric=metric,
+        evaluate=evaluate,
+        batch_size=config.eval_batch_size,
+        calibration=config.calibration,
+        holdout=config.holdout,
+        seed=config.seed,
+        **loading,
+    )
+    name = config.given or _shown(task, metric, evaluate)
+    return config.model_copy(update={"given": name, "given_digest": digest_of(task)}), task
+
+
+def _shown(task: Task, metric: Any, evaluate: Any) -> str:
+    """What results call objects: the model's class, and what judges it where that is the caller's own."""
+    own = (metric is not None and not isinstance(metric, str)) or evaluate is not None
+    return f"{type(task.model).__name__}-{task.metric}"[:60] if own else type(task.model).__name__
+
+
+def load_study(study: str | Path, *, root: str | Path = DEFAULT_ROOT, task: Task | None = None) -> Study:
+    """A study by its name, or by its folder (or a file in it).
+
+    Args:
+        study: name or path.
+        root: folder of studies, where a name is looked up.
+        task: the caller's own model and data, for a study of objects that is to be exported or verified.
+
+    Raises:
+        PruneSearchError: naming the nearest study.
+    """
+    return Study(resolve_study(str(study), root), task)
+
+
+def profile(model: str | Sequence[str], *, batch_sizes: Sequence[int] = (1, 8, 32), **settings: Any) -> Profile:
+    """Measure cost tables of a model's shape on this device, and keep them in a profile.
+
+    Args:
+        model: a shape (`deit-small`), folder or Hub id, or several; weights are not needed.
+        batch_sizes: rows of a batch.
+        settings: further fields of `ProfileConfig`.
+    """
+    models = [model] if isinstance(model, str) else list(model)
+    return measure_profile(ProfileConfig(models=models, batch_sizes=list(batch_sizes), **settings))
+
+
+def measure(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    schedules: Sequence[Schedule | Sequence[Stage]],
+    *,
+    seconds: float = 5.0,
+    mode: str = "eager",
+) -> pd.DataFrame:
+    """Latencies of whole forwards under several schedules, interleaved in random order; the model is left as it was.
+
+    Args:
+        model: a supported model.
+        inputs: a batch without padding, on its device.
+        schedules: an empty one is the unpruned model.
+        seconds: of wall time.
+        mode: how forwards are executed.
+
+    Returns:
+        One row a schedule: `median_ms`, `p10_ms`, `p90_ms` of a batch, `speedup` over the first, `samples`.
+    """
+    chosen = [s if isinstance(s, Schedule) else Schedule(s) for s in schedules]
+    found = measure_schedules(model, inputs, chosen, time_budget_s=seconds, min_rounds=10, mode=mode)
+    rows = [
+        {
+            "schedule": str(schedule),
+            "median_ms": s.median_ms,
+            "p10_ms": s.p10_ms,
+            "p90_ms": s.p90_ms,
+            "speedup": found[0].median_ms / s.median_ms,
+            "samples": len(s.ms),
+        }
+        for schedule, s in zip(chosen, found, strict=True)
+    ]
+    return pd.DataFrame(rows).set_index("schedule")
+
+
+def devices() -> pd.DataFrame:
+    """The device profiles, yours and the shipped ones: what each holds, and how far it can be trusted."""
+    rows, _ = list_devices()
+    return pd.DataFrame([row.to_dict() for row in rows]).set_index("name")

@@ -1,0 +1,69 @@
+"""Fronts and trials as flat rows, as data frames and spreadsheets take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prunesearch.core.costs import find_cost
+from prunesearch.study.front import Front
+from prunesearch.study.front_items import FrontItem, Point
+from prunesearch.study.trials import TrialRecord
+
+UNPRUNED = "unpruned"
+
+
+def front_rows(front: Front) -> list[dict[str, Any]]:
+    """One row a point, the unpruned model first.
+
+    Columns: `id`, `speedup`, the metric with `_low` and `_high` (95 %), the paired `difference` to the unpruned model
+    with the same, each cost by its name and unit (`latency_ms`: as measured, or predicted where nothing was), with
+    `_predicted`, `agreement`, `kl`, `tokens` (leaving the last block) and `schedule`.
+    """
+    first: dict[str, Any] = {"id": UNPRUNED, "speedup": 1.0, **_measures(front, front.unpruned)}
+    first |= {"agreement": 1.0, "kl": 0.0, "tokens": front.unpruned.tokens[-1], "schedule": UNPRUNED}
+    return [first, *(_point(front, point) for point in front.points)]
+
+
+def _point(front: Front, point: Point) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": point.id, "speedup": point.speedup, **_measures(front, point)}
+    fidelity = point.fidelity
+    return row | {
+        "agreement": fidelity.agreement,
+        "kl": fidelity.kl,
+        "tokens": point.tokens[-1],
+        "schedule": point.text,
+    }
+
+
+def _measures(front: Front, item: FrontItem) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, quality in item.qualities.items():
+        shown = front.task.metric if quality is item.quality else name
+        row |= {shown: quality.value, f"{shown}_low": quality.low, f"{shown}_high": quality.high}
+    difference = item.quality.difference
+    row["difference"] = 0.0 if difference is None else difference.value
+    row["difference_low"] = 0.0 if difference is None else difference.low
+    row["difference_high"] = 0.0 if difference is None else difference.high
+    for name, amount in item.costs.items():
+        column = f"{name}_{find_cost(name).unit}"
+        row |= {column: amount.value, f"{column}_predicted": amount.predicted}
+    return row
+
+
+def trial_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    """One row a finished trial: what was tried, what it lost on calibration rows, what it is predicted to cost."""
+    return [
+        {
+            "trial": record.number,
+            "source": record.source,
+            "quality": record.quality,
+            "loss": record.loss,
+            "latency_ms": record.predicted_ms,
+            "energy_mJ": record.predicted_mj,
+            "seconds": record.seconds,
+            "raced": record.rows is not None,
+            "schedule": str(record.schedule),
+        }
+        for record in records
+    ]

@@ -1,0 +1,47 @@
+"""Every public name is what it should be, whatever was imported before: a subpackage of a verb's name would win."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import prunesearch as ps
+
+KINDS = {
+    "run": "function",
+    "inspect": "function",
+    "load_study": "function",
+    "profile": "function",
+    "measure": "function",
+    "devices": "function",
+    "apply_": "function",
+    "handle_of": "function",
+    "mean_pool": "function",
+    "register_family": "function",
+    "Study": "type",
+    "StudyPoint": "type",
+}
+
+
+def test_no_module_hides_a_public_name() -> None:
+    code = (
+        "import importlib, inspect, pkgutil, prunesearch as ps\n"
+        "for found in pkgutil.walk_packages(ps.__path__, 'prunesearch.'):\n"
+        "    if not found.name.endswith('__main__'):\n"
+        "        importlib.import_module(found.name)\n"
+        "print([name for name in ps.__all__ if inspect.ismodule(getattr(ps, name))])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_verbs_are_functions_and_nouns_are_classes() -> None:
+    for name, kind in KINDS.items():
+        assert type(getattr(ps, name)).__name__ in (kind, "ModelMetaclass"), name
+    assert KINDS.keys() <= set(ps.__all__)
+
+
+def test_importing_it_imports_no_torch() -> None:
+    code = "import prunesearch, sys; print(sorted({'torch', 'pandas', 'transformers', 'optuna'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
