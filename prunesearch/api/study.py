@@ -88,16 +88,13 @@ class StudyPoint:
         """Write it; see `Study.export`."""
         return self.study.export(self.id, to, path, **options)
 
-    def to_pandas(self) -> pd.Series:
+    def to_pandas(self) -> pd.DataFrame:
         """Its row of `Study.to_pandas`."""
-        row: pd.Series = self.study.to_pandas().loc[self.id]
-        return row
+        return self.study.to_pandas().loc[[self.id]]
 
     def _repr_html_(self) -> str:
-        row = self.study.to_pandas().loc[[self.id]]
-        return (
-            f"<p><b>{self.id}</b> <code>{html.escape(str(self.schedule))}</code></p>{row.to_html(float_format='%.4g')}"
-        )
+        row = self.study.to_pandas().loc[[self.id]].to_html(float_format=_digits)
+        return f"<p><b>{self.id}</b> <code>{html.escape(str(self.schedule))}</code></p>{row}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class Trials:
         return _frame(trial_rows(self.read()), "trial")
 
     def _repr_html_(self) -> str:
-        return str(self.to_pandas().to_html(max_rows=20, float_format="%.4g"))
+        return str(self.to_pandas().to_html(max_rows=20, float_format=_digits))
 
 
 @dataclass(frozen=True)
@@ -262,8 +259,12 @@ class Study:
         return self.task.model
 
     def _repr_html_(self) -> str:
-        table = self.to_pandas().to_html(float_format="%.4g")
+        table = self.to_pandas().to_html(float_format=_digits)
         return f"<h4>{html.escape(self.name)}</h4>{table}<p>{html.escape(self.verdict)}</p>"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.4g}"
 
 
 def _frame(rows: list[dict[str, Any]], index: str) -> pd.DataFrame:

@@ -136,7 +136,7 @@ def run(
     from prunesearch.api import verbs
     from prunesearch.report.loggers import check_logger
 
-    settings = {
+    settings: dict[str, Any] = {
         "model": model,
         "data": data,
         "task": task,

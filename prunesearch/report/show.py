@@ -256,7 +256,8 @@ def export_command(front: Front, spec: str) -> str:
 
 def change_text(difference: Interval) -> str:
     """A paired difference in percentage points: `-0.4 (-1.0, +0.1)`."""
-    return f"{_signed(difference.value)} ({_signed(difference.low)}, {_signed(difference.high)})"
+    around = "" if difference.ends is None else f" ({', '.join(map(_signed, difference.ends))})"
+    return f"{_signed(difference.value)}{around}"
 
 
 def token_bars(tokens: list[int], start: int) -> str:
@@ -282,7 +283,10 @@ def _cell(row: Cost, amount: Amount, spreads: bool) -> str:
 
 
 def _quality(quality: Interval, interval: bool) -> str:
-    around = f" ({quality.low * 100:.1f}–{quality.high * 100:.1f})" if interval else ""
+    around = ""
+    if interval and quality.ends is not None:
+        low, high = quality.ends
+        around = f" ({low * 100:.1f}–{high * 100:.1f})"
     return f"{quality.value * 100:.1f}{around}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -30,14 +31,21 @@ class Interval(Record):
     """A value with its two-sided 95 % confidence interval."""
 
     value: float = Field(description="the point estimate")
-    low: float = Field(description="lower end of the interval")
-    high: float = Field(description="upper end of the interval")
+    low: float | None = Field(description="lower end of the interval; null where nothing is known of it")
+    high: float | None = Field(description="upper end of the interval; null likewise")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.low > self.high:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("`low` and `high` must both be given or both be null")
+        if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"`low <= high` must hold, but got {self.low} > {self.high}")
         return self
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """Both ends; None where nothing is known of them, as of one number for a whole model."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 class Difference(Interval):
@@ -57,7 +65,8 @@ class Difference(Interval):
     @property
     def bound(self) -> float:
         """The lower bound that a promise rests on; of old files the two-sided one, which promises less."""
-        return self.low if self.at_least is None else self.at_least
+        found = self.low if self.at_least is None else self.at_least
+        return -math.inf if found is None else found
 
 
 class MetricValue(Interval):

@@ -96,7 +96,7 @@ def _cost_line(name: str, amount: Mapping[str, Any]) -> str:
 
 
 def _interval(value: Mapping[str, float]) -> str:
-    return f"[{value['low']:.4f}, {value['high']:.4f}]"
+    return "" if value["low"] is None else f"[{value['low']:.4f}, {value['high']:.4f}]"
 
 
 def _load_line(done: ModelExport) -> str:

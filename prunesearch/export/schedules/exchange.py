@@ -92,9 +92,10 @@ def origin(provenance: Mapping[str, Any]) -> list[str]:
     if "study" not in provenance:
         return []
     p, quality = provenance, provenance["quality"]
+    ends = "" if quality["low"] is None else f" [{quality['low']:.4f}, {quality['high']:.4f}]"
     return [
         f"from prunesearch {p['prunesearch']}, study {p['study']}, point {p['point']} (trial {p['trial']}), model "
-        f"{p['model']['id']}: {p['metric']} {quality['value']:.4f} [{quality['low']:.4f}, {quality['high']:.4f}], "
+        f"{p['model']['id']}: {p['metric']} {quality['value']:.4f}{ends}, "
         f"{p['speedup']:.2f}x on {p['device']}"
     ]
 

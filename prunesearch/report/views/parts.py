@@ -160,7 +160,7 @@ def point_facts(study: StudyView, item: Item) -> Component:
         pairs.append((f"{study.metric}, {study.split}", f"{100 * item.quality.value:.1f} %", remark))
     if item.point is not None:
         d, f = item.point.difference, item.point.fidelity
-        interval = f"95 %: {signed(d.low)} to {signed(d.high)}"
+        interval = "no interval is known" if d.ends is None else f"95 %: {signed(d.ends[0])} to {signed(d.ends[1])}"
         pairs.append(("change, paired", f"{signed(d.value)} points", interval))
         pairs.append(("same answer as unpruned", f"{100 * f.agreement:.1f} %", "of the holdout rows"))
         seen = item.point.quality.calibration

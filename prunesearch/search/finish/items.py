@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,7 +61,7 @@ class ItemMaker:
         metric = evaluation.metric
         value, low, high = metric.difference(reference.statistics, evaluation.statistics)
         at_least = metric.at_least(reference.statistics, evaluation.statistics)
-        difference = Difference(value=value, low=low, high=high, at_least=at_least)
+        difference = Difference(value=value, low=_known(low), high=_known(high), at_least=_known(at_least))
         quality = _quality(evaluation, record.quality).model_copy(update={"difference": difference})
         loads, whole = self._loads(schedule, measured), self._loads(Schedule(), base)
         costs = self._costs(schedule, measured, evaluation, loads, whole)
@@ -158,4 +159,10 @@ def _part(amount: Amount, read: str) -> float | None:
 def _quality(evaluation: Evaluation, calibration: float) -> MetricValue:
     value, low, high = evaluation.metric.interval(evaluation.statistics)
     at_least = evaluation.metric.interval(evaluation.statistics, 0.90)[1]  # of two sides, each 5 %
-    return MetricValue(value=value, low=low, high=high, at_least=at_least, calibration=calibration)
+    ends = {"low": _known(low), "high": _known(high), "at_least": _known(at_least)}
+    return MetricValue(value=value, calibration=calibration, **ends)
+
+
+def _known(end: float) -> float | None:
+    """An end of an interval; None for one without bound, of which nothing is known."""
+    return end if math.isfinite(end) else None

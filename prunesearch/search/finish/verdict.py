@@ -132,7 +132,7 @@ class Judge:
         if constraint.relative:
             return point.difference.bound >= constraint.limit(base) - base
         at_least = point.quality.low if point.quality.at_least is None else point.quality.at_least
-        return at_least >= constraint.value
+        return at_least is not None and at_least >= constraint.value
 
     @property
     def _floor(self) -> float:
@@ -193,7 +193,8 @@ class Judge:
     @staticmethod
     def _change(point: Point) -> str:
         d = point.difference
-        return f" ({100 * d.value:+.2f} points, {100 * d.low:+.2f} to {100 * d.high:+.2f})"
+        around = "" if d.ends is None else f", {100 * d.ends[0]:+.2f} to {100 * d.ends[1]:+.2f}"
+        return f" ({100 * d.value:+.2f} points{around})"
 
     def _unpruned(self, points: Sequence[Point], guess: Point | None) -> str:
         largest = max(map(self.gain, points), default=1.0)
@@ -218,11 +219,11 @@ class Judge:
         d = point.difference
         mine, base = (item.cost(self.objective).value for item in (point, self.unpruned))
         said = f", {self.trust}" if self.trust else ""
+        around = "" if d.ends is None else f", 95 % interval {100 * d.ends[0]:+.2f} to {100 * d.ends[1]:+.2f}"
         return (
             f"{point.id}, {base / mine:.2f}x ({self.row.text(mine)} against {self.row.text(base)}{said}), "
             f"{self.metric} {100 * point.quality.value:.2f} % against "
-            f"{100 * self.unpruned.quality.value:.2f} % (paired difference {100 * d.value:+.2f} points, 95 % interval "
-            f"{100 * d.low:+.2f} to {100 * d.high:+.2f})"
+            f"{100 * self.unpruned.quality.value:.2f} % (paired difference {100 * d.value:+.2f} points{around})"
         )
 
 
