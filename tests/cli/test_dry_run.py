@@ -1,0 +1,31 @@
+"""`run --dry-run`: what was understood, on one screen or as JSON; nothing is searched or written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.known_device import command
+
+ROWS = ["--calibration", "40", "--holdout", "60"]
+
+
+def test_it_says_what_was_understood_and_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = command(monkeypatch, capsys, "run", "--dry-run", *ROWS)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    for words in ("65, of which 1 are protected", "image-classification; quality is accuracy", "40 calibration, 60"):
+        assert words in out
+    code, out, _ = command(monkeypatch, capsys, "run", "--dry-run", "--json", *ROWS)
+    found = json.loads(out)
+    assert code == 0
+    assert (found["family"], found["depth"], found["judged"]) == ("vit", 9, 40)
+    assert found["classes"][0] == "airplane"
+    assert 0.5 < found["quality"] <= 1
+    assert found["total_s"] == pytest.approx(sum(found["seconds"].values()))
+    assert list(tmp_path.iterdir()) == []
