@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from prunesearch.commands.verify import verify
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.schedule import Schedule
 from prunesearch.cost.counting.flops import closed_form_gmacs
@@ -15,6 +16,7 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.report.show import show_front
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
+from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
 from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import finished_trials, open_study
@@ -34,10 +36,9 @@ def make(folder: Path, **changes) -> RunConfig:
     return RunConfig.build(**settings(folder, **{"trials": 8, **changes}))
 
 
-@pytest.fixture(scope="module")
-def front(folder) -> Iterator[Front]:
+def several(folder: Path) -> RunConfig:
     """Two loads, the 75th percentile, multiply-adds, and a bound on quality."""
-    config = make(
+    return make(
         folder,
         objectives=["latency", "macs"],
         percentile=75,
@@ -45,6 +46,11 @@ def front(folder) -> Iterator[Front]:
         constraints=["quality >= 0.5*unpruned", "macs <= 95%"],
         table_seconds=2.0,
     )
+
+
+@pytest.fixture(scope="module")
+def front(folder) -> Iterator[Front]:
+    config = several(folder)
     task, patch = make_setting(config).task, pytest.MonkeyPatch()
     with hooked(task.model) as machine:  # whatever this machine does meanwhile
         tell_time(patch, machine, jitter=0.05)
@@ -66,6 +72,33 @@ def test_every_load_has_its_table_and_every_point_its_latencies(folder, front):
         assert item.latency.measured.p10 is None
         for latency in (load["latency"] for load in item.loads):
             assert latency.measured.median <= latency.value <= latency.measured.p90
+
+
+def test_verify_compares_like_with_like_under_every_load(folder, front, monkeypatch):
+    """The percentile with that percentile, each load with itself, and what they come to with the prediction of that.
+
+    What was once an error: "this study knows no energies".
+    """
+    task = make_setting(several(folder)).task
+    with hooked(task.model) as machine:
+        tell_time(monkeypatch, machine, jitter=0.05)
+        found = verify(StudyFolder(folder / "studies", "all"), front, device="cpu", seconds=1.0, task=task)
+    base = found.points[0]
+    for point, item in zip(found.points, [front.unpruned, *front.points], strict=True):
+        assert [load["latency"].predicted for load in point.loads] == [x["latency"].predicted for x in item.loads]
+        for load in point.loads:
+            now = load["latency"].now
+            assert now.median <= now.value <= now.p90
+        shares = [
+            mine["latency"].value / whole["latency"].value for mine, whole in zip(point.loads, base.loads, strict=True)
+        ]
+        together = base.loads[0]["latency"].value * (0.75 * shares[0] + 0.25 * shares[1])
+        assert point.costs["latency"].value == pytest.approx(together)
+        assert point.costs["latency"].predicted == item.latency.predicted
+        assert point.costs["macs"].how == "recomputed"
+        assert point.costs["macs"].value == pytest.approx(item.cost("macs").value)
+    assert found.errors["latency"].mape < 0.1
+    assert found.errors["macs"].worst == pytest.approx(0)
 
 
 def test_the_percentile_says_how_it_was_checked(front):
