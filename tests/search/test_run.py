@@ -26,6 +26,7 @@ from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
 from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import finished_trials, open_study
+from tests.support.known_device import command
 from tests.support.paths import ASSETS, SPACES, needs_assets
 from tests.support.some import some
 from tests.support.studies import load_study
@@ -217,7 +218,14 @@ BAD = [
 
 
 @pytest.mark.parametrize(("args", "words"), BAD, ids=[" ".join(args) for args, _ in BAD])
-def test_bad_input_is_one_clear_line(folder: Path, front: Front, args: list[str], words: list[str]) -> None:
+def test_bad_input_is_one_clear_line(
+    folder: Path,
+    front: Front,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    args: list[str],
+    words: list[str],
+) -> None:
     from transformers import SwinConfig
 
     (folder / "broken.yaml").write_text("format: prunesearch.space\nversion: 1\nkeep: many\n")
@@ -225,10 +233,11 @@ def test_bad_input_is_one_clear_line(folder: Path, front: Front, args: list[str]
     for name, file, text in (("corrupt", "study.journal", "no database"), ("torn", "front.json", '{"format": ')):
         (folder / "studies" / name).mkdir(exist_ok=True)
         (folder / "studies" / name / file).write_text(text)
-    done = prunesearch(*args, cwd=folder)
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(folder)
+    code, _, err = command(monkeypatch, capsys, *args)
+    last = err.strip().splitlines()[-1]
+    assert code == 2, err
+    assert "Traceback" not in err
     assert last.startswith("prunesearch: ")
     for word in words:
         assert word in last
@@ -240,7 +249,8 @@ def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(folder: Path)
     wide["keep"] = [n / 20 for n in range(1, 20)]
     (folder / "wide.yaml").write_text(yaml.safe_dump(wide))
     args = ["run", "--model", "model", "--data", "data.parquet", "--space", "wide.yaml", "--batch-size", "16"]
-    args += ["--trials", "100000", "--study", "stopped"]
+    args += ["--trials", "100000", "--study", "stopped", "--search-samples", "24", "--sensitivity-samples", "8"]
+    args += ["--table-time", "2s", "--patience", "0s"]
     process = subprocess.Popen(
         [sys.executable, "-m", "prunesearch", *args],
         cwd=folder,
