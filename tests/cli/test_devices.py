@@ -82,7 +82,7 @@ def test_costs_are_the_profiles_and_nothing_is_called_measured(front, folder):
     assert front.device.name == "a known machine"
     assert front.cost_table.source == "from profile 'box'"
     for item in (front.unpruned, *front.points):
-        schedule = item.to_schedule() if hasattr(item, "schedule") else Schedule()
+        schedule = item.to_schedule() if hasattr(item, "plan") else Schedule()
         assert item.latency.predicted == pytest.approx(true_total(schedule), rel=1e-4)
         assert item.latency.measured is None
     for point in front.points:

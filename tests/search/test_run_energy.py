@@ -78,7 +78,7 @@ def go(machine, folder, study, **changes) -> Front:
 
 
 def truth(item) -> tuple[float, float]:
-    schedule = item.to_schedule() if hasattr(item, "schedule") else Schedule()
+    schedule = item.to_schedule() if hasattr(item, "plan") else Schedule()
     return true_costs(schedule, DEPTH, TOKENS, ROWS)
 
 
@@ -320,7 +320,7 @@ def test_a_device_that_is_not_here_is_searched_for_energy_from_its_profile(folde
     found = run(make(folder, device="box", objectives=["energy"]), "box", root=tmp_path / "s")
     assert found.points
     for item in (found.unpruned, *found.points):
-        schedule = item.to_schedule() if hasattr(item, "schedule") else Schedule()
+        schedule = item.to_schedule() if hasattr(item, "plan") else Schedule()
         assert item.cost("energy").predicted == pytest.approx(true_mj(table, schedule), rel=1e-4)
         assert item.cost("energy").measured is None
         assert item.latency.measured is None
