@@ -301,7 +301,7 @@ def test_scores_of_a_bfloat16_model_are_wide(attention: str, scorer: str) -> Non
         seen.append(score.dtype)
         return score
 
-    with SCORERS.registered("heard", heard, "as another"):
+    with SCORERS.registered("heard", heard, "as another", params=SCORERS.entry(scorer).params):
         schedule = ps.Schedule([ps.Stage(1, 0.5, "heard", "fuse")])
         with ps.apply_(model, schedule):
             out = run(model, inputs).logits
