@@ -191,7 +191,7 @@ def _on_meta(
     clock = RooflineClock(roofline, mode)
     clone = to_meta(model, stored).eval()
     carried = handle_of(clone)
-    if carried is not None:  # the copy of a handle is bound to the model's attention, which may be another
+    if carried is not None:  # the copy's is not the one that is priced
         carried.remove()
     for part in clone.modules():
         if hasattr(part, "config") and hasattr(part.config, "_attn_implementation"):
