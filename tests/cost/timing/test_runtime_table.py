@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,8 @@ from prunesearch.cost.timing.modes import Eager
 from prunesearch.cost.timing.runtime_table import _calibrate, _cells, _pairs, _Pieces, _Scale
 from prunesearch.cost.timing.samples import Noise, Samples
 from prunesearch.pruning.borders import borrowed
+from prunesearch.pruning.families.find import FAMILIES
+from prunesearch.pruning.families.positions import Places
 from tests.support.some import some
 
 METHODS = ["cls_attention+drop", "value_norm+nearest", "bipartite"]
@@ -151,9 +155,7 @@ def test_a_graph_of_a_half_takes_any_number_of_tokens(tiny, batch, tmp_path):
 
 
 def test_positions_are_refused_in_one_line(tiny, batch, monkeypatch):
-    with borrowed(tiny) as handle:
-        family = handle.encoder.family
-    monkeypatch.setitem(family.__dict__, "positions", object())
+    monkeypatch.setitem(FAMILIES, "vit", replace(FAMILIES["vit"], positions=Places()))
     with pytest.raises(PruneSearchError, match="take positions too: use the runtime torch"):
         measure_table(tiny, batch, counts=GRID, methods=METHODS, mode="onnxruntime")
 
