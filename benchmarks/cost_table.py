@@ -27,9 +27,9 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from prunesearch.commands.profile import grid
-from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage, parse_method
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage, parse_method
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.counting.flops import closed_form_gmacs
 from prunesearch.cost.devices.device import clock_for, describe_device
 from prunesearch.cost.measure import measure_table

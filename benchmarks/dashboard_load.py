@@ -34,8 +34,8 @@ from optuna.trial import FrozenTrial, create_trial
 from werkzeug.serving import make_server
 
 from prunesearch.report.dashboard.app import make_app
+from prunesearch.report.dashboard.library import Library
 from prunesearch.report.dashboard.overview import overview
-from prunesearch.report.dashboard.sources import Library
 from prunesearch.search.space.space import Space, SpaceFile
 from prunesearch.study.storage.journal import StudyFile
 from prunesearch.study.storage.reader import TrialReader

@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prunesearch.core.flow import Flow, Geometry
-from prunesearch.core.registry import ENGINES, SAMPLERS
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import ENGINES, SAMPLERS
 from prunesearch.cost.costs import OfOneModel, sum_of_pieces
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.engines.engine import EngineContext

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import BertConfig, ViTConfig, ViTForImageClassification
 from transformers.models.bert.modeling_bert import BertEncoder
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.estimate.ops import Op, record_forward
 from prunesearch.cost.estimate.roofline import fused
 from prunesearch.pruning.apply import apply_

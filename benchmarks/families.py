@@ -27,8 +27,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers.utils import is_timm_available
 
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage, parse_method
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage, parse_method
 from prunesearch.cost.counting.flops import count_macs
 from prunesearch.cost.devices.machine import cpu_name
 from prunesearch.pruning.apply import apply_

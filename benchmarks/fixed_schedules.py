@@ -37,10 +37,10 @@ from rich.console import Console
 from rich.table import Table
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.flow import Flow, Geometry
 from prunesearch.core.pareto import non_dominated
-from prunesearch.core.registry import SPACES
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import SPACES
 from prunesearch.cost.costs import OfOneModel, sum_of_pieces
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.timing.validate import measure_schedules

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.pareto import hypervolume_2d
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.samplers.improvement import LOST, Staircase
 from prunesearch.search.samplers.surrogate import CorrectionScales, LossModel
 from prunesearch.search.solve.loss_surface import FLOOR, LossSurface, SurfaceScales

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from prunesearch import __version__
 from prunesearch.core.files import write_text_atomic
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.counting.flops import MacCosts
 from prunesearch.cost.shape import BlockSizes
 from prunesearch.pruning.apply import apply_, runnable

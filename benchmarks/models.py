@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.pruning.apply import Handle, apply_, runnable

@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.devices.device import clock_for, describe_device
 from prunesearch.cost.timing.loop import Job, measure
 from prunesearch.cost.timing.modes import Compiled

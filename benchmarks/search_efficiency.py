@@ -36,8 +36,8 @@ from models import MODELS, Bench, open_bench
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.pareto import hypervolume_2d, non_dominated
-from prunesearch.core.registry import SAMPLERS
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import SAMPLERS
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.costs.reach import seeds_within
 from prunesearch.search.solve.losses import Sensitivities
@@ -45,7 +45,7 @@ from prunesearch.search.solve.sensitivity import measure_sensitivities
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig
-from prunesearch.tasks.batches import EvalSet
+from prunesearch.tasks.batching.batches import EvalSet
 
 RIVALS = ("tpe", "nsga2", "random", "evolution")
 CHECKPOINTS = (10, 20, 30, 60, 150, 300)

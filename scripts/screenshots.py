@@ -14,7 +14,7 @@ from pathlib import Path
 from werkzeug.serving import make_server
 
 from prunesearch.report.dashboard.app import make_app
-from prunesearch.report.dashboard.sources import Library
+from prunesearch.report.dashboard.library import Library
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)

@@ -17,15 +17,15 @@ from prunesearch.commands.verify import Verification
 from prunesearch.commands.verify import verify as verify_study
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import write_text_atomic
-from prunesearch.core.plan import Plan
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.models.record import ModelExport
 from prunesearch.export.pick import pick
 from prunesearch.export.point import TIMED_S, export_point
 from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.report.loggers import log_finished
-from prunesearch.report.rows import front_rows, trial_rows
-from prunesearch.report.show import show_front
+from prunesearch.report.tables.frames import front_rows, trial_rows
+from prunesearch.report.tables.show import show_front
 from prunesearch.study.folder import StudyFolder, load_front
 from prunesearch.study.front import Front
 from prunesearch.study.front_items import Point

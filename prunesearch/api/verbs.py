@@ -15,11 +15,11 @@ from prunesearch.commands.inspect import inspect as inspect_setting
 from prunesearch.commands.profile import ProfileConfig
 from prunesearch.commands.profile import profile as measure_profile
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.tables.device_profile import Profile
 from prunesearch.cost.timing.validate import measure_schedules
-from prunesearch.report.device_list import list_devices
+from prunesearch.report.tables.device_list import list_devices
 from prunesearch.search.run import run as search
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder, resolve_study

@@ -9,8 +9,8 @@ import typer
 
 from prunesearch.cli.devices import JsonOption
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.names import Registry
-from prunesearch.core.registry import TABLES, find_table
+from prunesearch.core.tables.names import Registry
+from prunesearch.core.tables.registry import TABLES, find_table
 
 _WIDTH = 80
 

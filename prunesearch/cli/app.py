@@ -16,7 +16,7 @@ from prunesearch.cli.export import register as register_export
 from prunesearch.cli.models import register as register_models
 from prunesearch.cli.option_help import explained, listed, modes, runtimes
 from prunesearch.cli.values import SeveralValues
-from prunesearch.core.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, ENGINES, LOGGERS, SAMPLERS
+from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, ENGINES, LOGGERS, SAMPLERS
 from prunesearch.tasks.table import METRICS, TASKS
 
 app = typer.Typer(
@@ -243,7 +243,7 @@ def _print_front(front: Any, as_json: bool) -> None:
 
         typer.echo(json.dumps(front.to_dict(), indent=2))
         return
-    from prunesearch.report.show import show_front
+    from prunesearch.report.tables.show import show_front
 
     show_front(front)
 

@@ -27,8 +27,8 @@ def dashboard(
         _copy(studies or [], optuna_copy)
         return
     from prunesearch.report.dashboard.app import serve
+    from prunesearch.report.dashboard.library import Library
     from prunesearch.report.dashboard.security import is_loopback
-    from prunesearch.report.dashboard.sources import Library
 
     library = Library(studies or [])
     shown = f"[{host}]" if ":" in host else host

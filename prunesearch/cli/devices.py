@@ -11,7 +11,7 @@ from prunesearch.cli.border import interruptible, quietly
 from prunesearch.cli.option_help import listed, modes, runtimes
 from prunesearch.cli.values import SeveralValues
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import ATTENTIONS, DEVICE_KINDS, DTYPES
+from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study under studies/, or its folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
@@ -72,7 +72,7 @@ def profile(
 
 def devices(json: JsonOption = False) -> None:
     """List the device profiles, yours and the shipped ones."""
-    from prunesearch.report.device_list import list_devices, show_devices
+    from prunesearch.report.tables.device_list import list_devices, show_devices
 
     rows, broken = list_devices()
     if json:
@@ -137,7 +137,7 @@ def flops(
     json: JsonOption = False,
 ) -> None:
     """Count a model's multiply-adds and peak memory."""
-    from prunesearch.core.schedule_text import read_schedule
+    from prunesearch.core.plans.schedule_text import read_schedule
     from prunesearch.cost.counting.flops_report import flops_report, show_flops
     from prunesearch.tasks.loading import check_attention, check_device, check_dtype
     from prunesearch.tasks.shapes import load_shape, random_inputs

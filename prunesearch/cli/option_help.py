@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prunesearch.core.names import Registry
-from prunesearch.core.registry import RUNTIMES
+from prunesearch.core.tables.names import Registry
+from prunesearch.core.tables.registry import RUNTIMES
 
 
 def listed(table: Registry[Any], default: str = "") -> str:

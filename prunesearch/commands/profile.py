@@ -15,8 +15,8 @@ from torch import nn
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.events import say
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import kept_count
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import kept_count
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device, kind_called
 from prunesearch.cost.energy.schedules import fit_table_energy, open_meter
@@ -38,7 +38,7 @@ from prunesearch.cost.timing.unseen import UNSEEN
 from prunesearch.pruning.apply import runnable
 from prunesearch.pruning.borders import borrowed
 from prunesearch.search.space.space import SpaceFile
-from prunesearch.tasks.batches import Inputs
+from prunesearch.tasks.batching.batches import Inputs
 from prunesearch.tasks.loading import check_attention, check_device, check_dtype
 from prunesearch.tasks.shapes import SHAPES, load_shape, random_inputs, shape_config
 

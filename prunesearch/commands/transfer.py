@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from prunesearch.core.costs import digits, find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.pareto import non_dominated
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import Point, Unpruned
@@ -193,6 +193,6 @@ def show_transfer(found: Transfer, front: Front, console: Console | None = None)
 
 def trust_of(table: CostTable) -> str:
     """How far a table can be trusted, as fronts say it."""
-    from prunesearch.study.front_records import CostTable as Summary
+    from prunesearch.study.front_records import TableInfo as Summary
 
     return trust(Summary(**table.summary()))

@@ -6,7 +6,7 @@ from torch import nn
 
 from prunesearch.commands.transfer import PricedTrial, Transfer, transfer, trust_of
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.tables.device_profile import find_profile
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.costs.study_table import profile_table

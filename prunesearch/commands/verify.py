@@ -14,7 +14,7 @@ from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.pareto import non_dominated
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.costs import Costs
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import at_hand, describe_device, is_device
@@ -28,7 +28,7 @@ from prunesearch.search.finish.remeasure import Remeasured, remeasure
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
-from prunesearch.study.front_items import Amount, FrontItem, Measured
+from prunesearch.study.front_items import CostAmount, FrontItem, Measured
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.loading import check_device
 
@@ -219,19 +219,19 @@ def _checks(
     ]
     weights = [load.weight for load in front.loads]
     for name in mine.loads[0]:
-        each, whole = ([Amount(measured=load[name]) for load in one.loads] for one in (mine, unpruned))
+        each, whole = ([CostAmount(measured=load[name]) for load in one.loads] for one in (mine, unpruned))
         together = combine(each, whole, weights, front.across or "mean")
         assert together.measured is not None
         costs[name] = _check(item.costs[name], together.measured)
     return costs, loads
 
 
-def _check(amount: Amount, now: Measured) -> Check:
+def _check(amount: CostAmount, now: Measured) -> Check:
     study = None if amount.measured is None else amount.measured.value
     return Check(predicted=amount.predicted, study=study, now=now, how="measured")
 
 
-def _unmeasured(amount: Amount, priced: Costs | None, schedule: Schedule) -> Check:
+def _unmeasured(amount: CostAmount, priced: Costs | None, schedule: Schedule) -> Check:
     study = None if amount.measured is None else amount.measured.value
     if priced is None:
         return Check(predicted=amount.predicted, study=study, now=None, how="kept")

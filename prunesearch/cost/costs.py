@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from prunesearch.core.flow import Flow, Geometry
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.schedule import Schedule
 
 
 class Pieces(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from prunesearch.core.names import load_target
+from prunesearch.core.tables.names import load_target
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import device_of
 from prunesearch.cost.tables.cost_table import CostTable

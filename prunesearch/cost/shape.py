@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
-from prunesearch.core.flow import Geometry
+from prunesearch.core.plans.flow import Geometry
 from prunesearch.cost.devices.device import process_conditions
 from prunesearch.pruning.apply import Handle
 

@@ -10,21 +10,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plan import Plan
-from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage, parse_method
-from prunesearch.pruning.compiled import CompiledLayout
+from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage, parse_method
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.pruning.driver import NO_BIAS, Driver
 from prunesearch.pruning.families.blocks import Layout
+from prunesearch.pruning.families.compiled import CompiledLayout
 from prunesearch.pruning.families.find import Encoder, find_encoder
 from prunesearch.pruning.families.restoring import restore_places
+from prunesearch.pruning.families.surroundings import check_surroundings, holders
+from prunesearch.pruning.forward.state import Departure, Reductions, carrier_of, hide_state, mark_carrier, show_state
+from prunesearch.pruning.forward.tokens import Tokens
+from prunesearch.pruning.forward.trace import Trace
 from prunesearch.pruning.hooks import Hooks
 from prunesearch.pruning.interface import ObservedConfig
-from prunesearch.pruning.state import Departure, Reductions, carrier_of, hide_state, mark_carrier, show_state
-from prunesearch.pruning.surroundings import check_surroundings, holders
-from prunesearch.pruning.tokens import Tokens
-from prunesearch.pruning.trace import Trace
 
 
 def apply_(

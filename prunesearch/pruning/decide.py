@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prunesearch.core.registry import MERGES, SCORERS, SELECTIONS
-from prunesearch.core.stage import Stage
-from prunesearch.pruning.assignment import Assignment
+from prunesearch.core.plans.stage import Stage
+from prunesearch.core.tables.registry import MERGES, SCORERS, SELECTIONS
 from prunesearch.pruning.attention import AttentionView
+from prunesearch.pruning.forward.assignment import Assignment
+from prunesearch.pruning.forward.tokens import Tokens
 from prunesearch.pruning.merges.base import MergeInput
 from prunesearch.pruning.scorers.base import ScorerInput
 from prunesearch.pruning.selections.base import Chosen, SelectionInput
-from prunesearch.pruning.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.pruning.decide import Rule
 from prunesearch.pruning.families.find import Encoder
+from prunesearch.pruning.forward.state import Departure, Followed, ForwardState, Reductions, Threads, ThreadState
+from prunesearch.pruning.forward.tokens import Tokens, key_validity
 from prunesearch.pruning.interface import base_name
-from prunesearch.pruning.state import Departure, Followed, ForwardState, Reductions, Threads, ThreadState
-from prunesearch.pruning.tokens import Tokens, key_validity
 
 # kernels that take no additive mask, which proportional attention needs
 NO_BIAS = ("flash_attention_2", "flash_attention_3", "flash_attention_4")

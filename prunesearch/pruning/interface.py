@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prunesearch.pruning.attention import AttentionView, causal_mask
-from prunesearch.pruning.state import looked_at, state_of
+from prunesearch.pruning.forward.state import looked_at, state_of
 
 _PREFIX = "prunesearch_"
 

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from prunesearch.cost.tables.cost_table import CostTable
     from prunesearch.report.views.freeze import Frozen
-    from prunesearch.report.views.shown_samples import Row, Samples, Trace
-    from prunesearch.report.views.study import StudyView
+    from prunesearch.report.views.shown_samples import ShownRow, ShownSamples, ShownTrace
+    from prunesearch.report.views.study_view import StudyView
 
 
 def write_report(
     path: str | os.PathLike[str],
     front: Front,
     trials: Sequence[Mapping[str, Any]] = (),
-    rows: Sequence[Row] = (),
-    traces: Sequence[Trace] = (),
+    rows: Sequence[ShownRow] = (),
+    traces: Sequence[ShownTrace] = (),
 ) -> None:
     """Write the report, about 1.5 MB with plotly.js inside, and `samples.json` beside it, which the dashboard reads.
 
@@ -45,10 +45,10 @@ def write_report(
         rows: of data that were traced.
         traces: what each point made of them.
     """
-    from prunesearch.report.views.shown_samples import Samples
+    from prunesearch.report.views.shown_samples import ShownSamples
 
     folder = Path(path).parent
-    samples = Samples(rows=list(rows), traces=list(traces))
+    samples = ShownSamples(rows=list(rows), traces=list(traces))
     samples.save(folder / "samples.json")
     write_text_atomic(path, report_html(front, trials, samples, _table(folder)))
 
@@ -56,14 +56,14 @@ def write_report(
 def report_html(
     front: Front,
     trials: Sequence[Mapping[str, Any]] = (),
-    samples: Samples | None = None,
+    samples: ShownSamples | None = None,
     table: CostTable | None = None,
 ) -> str:
     """Return the text of the report; arguments as in `write_report`, and the cost table for where the time goes."""
     from prunesearch.report.views.freeze import Frozen
-    from prunesearch.report.views.study import Shape, StudyView
+    from prunesearch.report.views.study_view import ShownShape, StudyView
 
-    shape = Shape(front.model.depth, front.model.tokens, front.model.protected)
+    shape = ShownShape(front.model.depth, front.model.tokens, front.model.protected)
     tried = [_trial(trial) for trial in trials]
     study = StudyView("study", front.study, front, tried, front.config, shape, lambda: table, samples)
     frozen = Frozen()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan, say, step
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.energy.schedules import open_meter
 from prunesearch.cost.energy.window import EnergyMeter

@@ -13,8 +13,8 @@ from optuna import Study
 
 from prunesearch.core.constraint import relative_bound
 from prunesearch.core.events import Moving, moving, say, step
-from prunesearch.core.registry import ENGINES
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import ENGINES
 from prunesearch.cost.devices.device import is_device, kind_of
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.pruning.apply import Handle, apply_
@@ -48,7 +48,7 @@ from prunesearch.study.trials import (
     study_exists,
     study_place,
 )
-from prunesearch.tasks.batches import EvalSet
+from prunesearch.tasks.batching.batches import EvalSet
 
 _FALLBACKS = 24  # schedules inside the budget, at hand for proposals that cannot be brought inside
 _WITHIN = 0.99  # of the unpruned quality: what the best so far must have

@@ -25,7 +25,7 @@ from prunesearch.core.constraint import Constraint
 from prunesearch.core.costs import COSTS
 from prunesearch.core.duration import seconds_of
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.registry import ATTENTIONS, DTYPES, ENGINES, SAMPLERS
+from prunesearch.core.tables.registry import ATTENTIONS, DTYPES, ENGINES, SAMPLERS
 from prunesearch.cost.timing.modes import check_measurable, mode_of
 from prunesearch.study.loads import Load, in_order, read_loads, spread_loads
 from prunesearch.study.storage.urls import hide_password

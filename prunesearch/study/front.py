@@ -11,19 +11,19 @@ from pydantic import Field, ValidationError, model_validator
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
-from prunesearch.study.front_items import CostName, FrontItem, Point, Record, Unpruned
+from prunesearch.study.front_items import CostName, FrontItem, FrontRecord, Point, Unpruned
 from prunesearch.study.front_records import (
     BudgetInfo,
     Conditions,
     ConstraintInfo,
-    CostTable,
     Device,
     Hypervolume,
-    Load,
+    LoadInfo,
     ModelInfo,
     Percentile,
     SearchInfo,
     Selection,
+    TableInfo,
     TaskInfo,
     Verdict,
 )
@@ -34,7 +34,7 @@ FRONT_VERSION = 4
 _REWRITE = "run the study again to rewrite it (finished trials are kept in study.journal)"
 
 
-class Front(Record):
+class Front(FrontRecord):
     """The whole of `front.json`."""
 
     format: Literal["prunesearch.front"] = Field(default="prunesearch.front", description="always `prunesearch.front`")
@@ -47,7 +47,7 @@ class Front(Record):
     task: TaskInfo = Field(description="what quality means")
     device: Device = Field(description="where costs were measured")
     conditions: Conditions = Field(description="how latency was measured")
-    cost_table: CostTable = Field(description="how good the latency predictions are")
+    cost_table: TableInfo = Field(description="how good the latency predictions are")
     objectives: list[CostName] = Field(
         min_length=1,
         description="what was minimised beside the loss of quality, up to three costs; the first one is what shares "
@@ -57,7 +57,7 @@ class Front(Record):
     percentile: Percentile | None = Field(
         default=None, description="the percentile of latency that was minimised; null for the median"
     )
-    loads: list[Load] = Field(default_factory=list, description="the loads; empty for a single one")
+    loads: list[LoadInfo] = Field(default_factory=list, description="the loads; empty for a single one")
     across: Literal["mean", "worst"] | None = Field(
         default=None, description="how several loads become one latency: `mean` or `worst`; null for a single one"
     )
@@ -178,7 +178,7 @@ class Front(Record):
             raise CorruptFileError(f"{path}: {_first_error(error)}: {_REWRITE}") from None
 
 
-def trust(table: CostTable) -> str:
+def trust(table: TableInfo) -> str:
     """What every cost that was not measured says of itself: `estimated ±20 %`, or `from profile 'x' ±1.2 %`."""
     what = "estimated" if table.status == "estimated" else table.source
     return f"{what} ±{100 * table.mape:.2g} %"

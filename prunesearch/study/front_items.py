@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plan import Plan
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.schedule import Schedule
 
 
 def _known(name: str) -> str:
@@ -21,13 +21,13 @@ def _known(name: str) -> str:
 CostName = Annotated[str, AfterValidator(_known)]  # a row of `COSTS`
 
 
-class Record(BaseModel):
+class FrontRecord(BaseModel):
     """A frozen part of the file: no unknown keys, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Interval(Record):
+class Interval(FrontRecord):
     """A value with its two-sided 95 % confidence interval."""
 
     value: float = Field(description="the point estimate")
@@ -81,7 +81,7 @@ class MetricValue(Interval):
     )
 
 
-class Measured(Record):
+class Measured(FrontRecord):
     """A cost as it was measured end to end; what does not fit a cost is null."""
 
     value: float = Field(ge=0, description="what counts: the median, the percentile that was minimised, or the mean")
@@ -105,7 +105,7 @@ class Measured(Record):
         return self.value if self.median is None else self.median
 
 
-class Amount(Record):
+class CostAmount(FrontRecord):
     """What a cost comes to, in the unit of its row."""
 
     predicted: float | None = Field(
@@ -133,10 +133,10 @@ class Amount(Record):
         return self.predicted
 
 
-Amounts = dict[CostName, Amount]
+Amounts = dict[CostName, CostAmount]
 
 
-class Fidelity(Record):
+class Fidelity(FrontRecord):
     """How close outputs stay to the unpruned model's."""
 
     kl: float = Field(
@@ -154,7 +154,7 @@ class Fidelity(Record):
     calibration_kl: float = Field(description="mean divergence on the calibration rows that the search saw")
 
 
-class FrontItem(Record):
+class FrontItem(FrontRecord):
     """What the unpruned model and a point have in common."""
 
     qualities: dict[str, MetricValue] = Field(
@@ -173,11 +173,11 @@ class FrontItem(Record):
         return next(iter(self.qualities.values()))
 
     @property
-    def latency(self) -> Amount:
+    def latency(self) -> CostAmount:
         """Of a batch, which every study knows."""
         return self.costs["latency"]
 
-    def cost(self, name: str) -> Amount:
+    def cost(self, name: str) -> CostAmount:
         """What a cost comes to.
 
         Raises:

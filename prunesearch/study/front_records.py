@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from prunesearch.core.costs import find_cost
-from prunesearch.study.front_items import CostName, FrontItem, Record
+from prunesearch.study.front_items import CostName, FrontItem, FrontRecord
 
 
-class ModelInfo(Record):
+class ModelInfo(FrontRecord):
     """The model; `tokens` is the sequence length at the start, `protected` of them are never reduced."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
@@ -25,7 +25,7 @@ class ModelInfo(Record):
     protected: int = Field(ge=0, description="tokens that are never reduced (CLS, registers, separators)")
 
 
-class TaskInfo(Record):
+class TaskInfo(FrontRecord):
     """What quality means: the metric, and how many rows each split has."""
 
     name: str = Field(description="`image-classification` or `text-classification`")
@@ -38,7 +38,7 @@ class TaskInfo(Record):
     notes: list[str] = Field(default_factory=list, description="what was inferred about the data")
 
 
-class Device(Record):
+class Device(FrontRecord):
     """The device, and the library versions where it was measured; further facts are kept as they come."""
 
     model_config = ConfigDict(extra="allow")
@@ -52,7 +52,7 @@ class Device(Record):
     transformers: str | None = Field(default=None, description="version of transformers, likewise")
 
 
-class Conditions(Record):
+class Conditions(FrontRecord):
     """Under what conditions latency was measured; another condition needs another study."""
 
     batch_size: int = Field(ge=1, description="samples in a timed batch")
@@ -65,7 +65,7 @@ class Conditions(Record):
     tokens: int = Field(ge=1, description="sequence length of the timed batch")
 
 
-class CostTable(Record):
+class TableInfo(FrontRecord):
     """How good the latency predictions are, `against` what they were checked.
 
     `source`: measured in this run, or the profile that it was read from; `notes`: how it was fitted to this model.
@@ -90,7 +90,7 @@ class CostTable(Record):
     cells: int = Field(ge=0, description="measured entries of the table")
 
 
-class Percentile(Record):
+class Percentile(FrontRecord):
     """The percentile of a forward's latency that counts, and how well one factor on the median predicts it.
 
     `mape` and `coverage` (the share of forwards that took no longer than predicted) are of schedules that the factor
@@ -112,7 +112,7 @@ class Percentile(Record):
     timings: int = Field(ge=1, description="forwards that this rests on")
 
 
-class Load(Record):
+class LoadInfo(FrontRecord):
     """One of several loads: its weight in a mean, and how well its own cost table predicts."""
 
     batch_size: int = Field(ge=1, description="samples in a batch")
@@ -121,7 +121,7 @@ class Load(Record):
     mape: float = Field(description="mean error of this load's cost table, as `cost_table.mape`")
 
 
-class BudgetInfo(Record):
+class BudgetInfo(FrontRecord):
     """The budget as typed, and what it came to; `each`: of several loads, it bounds the latency of every one."""
 
     text: str = Field(description="as typed: `10ms`, `40mJ`, `2GMACs`, `64MiB`, `60%`, `2x`")
@@ -143,7 +143,7 @@ class BudgetInfo(Record):
         return (item.dearest(self.cost) if self.each else item.cost(self.cost).value) <= self.limit
 
 
-class ConstraintInfo(Record):
+class ConstraintInfo(FrontRecord):
     """A constraint as typed, its bound (for a cost, in its unit), and how many candidates broke it in the end."""
 
     text: str = Field(description="as typed: `quality >= 0.99*unpruned`, `macs <= 60%`")
@@ -156,7 +156,7 @@ class ConstraintInfo(Record):
     )
 
 
-class Hypervolume(Record):
+class Hypervolume(FrontRecord):
     """Area between the front and a reference: share of the unpruned `cost` by KL divergence (nats) on the holdout rows.
 
     Points beyond the `reference` add nothing.
@@ -170,7 +170,7 @@ class Hypervolume(Record):
     reference: tuple[float, float] = Field(description="the corner: share, nats")
 
 
-class Selection(Record):
+class Selection(FrontRecord):
     """Whether the candidates look better where they were chosen: mean difference to the unpruned model, on both splits.
 
     `p_value`: how often an excess this large is chance (one-sided, all candidates together).
@@ -188,7 +188,7 @@ class Selection(Record):
     )
 
 
-class Verdict(Record):
+class Verdict(FrontRecord):
     """The answer in one sentence."""
 
     text: str = Field(description="one sentence for the reader")
@@ -206,7 +206,7 @@ class Verdict(Record):
     )
 
 
-class SearchInfo(Record):
+class SearchInfo(FrontRecord):
     """What the search spent, what racing saved of it, and why it ended."""
 
     sampler: str = Field(description="a name of `--sampler`: `guided`, `tpe`, `nsga2`, …")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prunesearch.core.plan import Plan
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.schedule import Schedule
 
 Data = dict[str, Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.flow import Geometry
+from prunesearch.core.plans.flow import Geometry
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.study.config import RunConfig
 from prunesearch.study.loads import Load, bucket_loads
@@ -25,7 +25,7 @@ _LENGTH_NOTE = "latency is measured at"
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where model and data come from.
 
     Attributes:
@@ -43,7 +43,7 @@ class Source:
     shown: str
 
 
-def source_of(config: RunConfig, model: nn.Module | None = None) -> Source:
+def source_of(config: RunConfig, model: nn.Module | None = None) -> Origin:
     """Where a configuration's model and data come from; `model`: the caller's own, which stands in for what is named.
 
     Raises:
@@ -51,7 +51,7 @@ def source_of(config: RunConfig, model: nn.Module | None = None) -> Source:
     """
     if model is not None:
         name = config.given or type(model).__name__
-        return Source("object", getattr(model, "name_or_path", None) or None, config.data, name, name)
+        return Origin("object", getattr(model, "name_or_path", None) or None, config.data, name, name)
     if config.given is not None:
         raise PruneSearchError(
             f"model '{config.given}' is an object that was handed in from Python, and is in no file: hand it in again, "
@@ -59,9 +59,9 @@ def source_of(config: RunConfig, model: nn.Module | None = None) -> Source:
         )
     if config.model is None or config.data is None:
         data = ",".join(str(_DEMO / f"cifar10-{split}.parquet") for split in ("calibration", "holdout"))
-        return Source("demo", str(_DEMO / "vit-cifar10"), data, "demo", "prunesearch/demo/vit-cifar10")
+        return Origin("demo", str(_DEMO / "vit-cifar10"), data, "demo", "prunesearch/demo/vit-cifar10")
     shown = config.model.rstrip("/") or config.model
-    return Source("files", config.model, config.data, Path(os.path.abspath(shown)).name, shown)
+    return Origin("files", config.model, config.data, Path(os.path.abspath(shown)).name, shown)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Setting:
     """
 
     config: RunConfig
-    source: Source
+    source: Origin
     target: Target
     task: Task
     geometry: Geometry
@@ -143,7 +143,7 @@ def make_setting(
 
 
 def _load(
-    config: RunConfig, source: Source, target: Target, model: nn.Module | None, data: Any, processor: Any
+    config: RunConfig, source: Origin, target: Target, model: nn.Module | None, data: Any, processor: Any
 ) -> Task:
     rows = source.data if data is None else data
     if rows is None:
@@ -188,6 +188,6 @@ def with_buckets(config: RunConfig, task: Task) -> tuple[RunConfig, Task]:
     return config.model_copy(update=changed), task.at_length(loads[0].length)
 
 
-def default_study(config: RunConfig, source: Source) -> str:
+def default_study(config: RunConfig, source: Origin) -> str:
     """Name of the study when none is given: model, device, batch size."""
     return f"{source.name}-{config.device.replace(':', '')}-b{config.batch_size}"

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.pareto import non_dominated
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.storage.opening import old_database, open_storage
 from prunesearch.study.storage.patience import reason_of

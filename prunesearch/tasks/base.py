@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import Handle
-from prunesearch.tasks.batches import Batch, EvalSet, Inputs
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Inputs
 from prunesearch.tasks.metrics.metric import Metric, find_metric
 
 Outputs = dict[str, Tensor]  # what a task keeps of a forward; rows first in every tensor

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import ATTENTIONS, DEVICE_KINDS, DTYPES
+from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES
 from prunesearch.pruning.families.find import find_encoder
-from prunesearch.tasks.batches import Inputs
+from prunesearch.tasks.batching.batches import Inputs
 from prunesearch.tasks.data.sources import one_line
-from prunesearch.tasks.hush import quiet_libraries
+from prunesearch.tasks.libraries import quiet_libraries
 
 # parts of weights' names that nothing here uses: a pooler is taken off, a mask is for training, positions are counted
 _UNUSED = ("pooler", "masked_spec_embed", "mask_token", "position_ids")

@@ -20,7 +20,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.tasks import load_task
 from prunesearch.tasks.base import Forward, Outputs, Task, named
-from prunesearch.tasks.batches import Batch, EvalSet, Held, Inputs, Labels, merge_batches
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Held, Inputs, Labels, merge_batches
 from prunesearch.tasks.data.split import CAPS, stratified_order
 from prunesearch.tasks.kinds.fidelity import Fidelity
 from prunesearch.tasks.kinds.image import repeat_rows

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import track
 from prunesearch.tasks.base import Forward, Task
-from prunesearch.tasks.batches import Batch, EvalSet, trimmed
+from prunesearch.tasks.batching.batches import Batch, EvalSet, trimmed
 
 
 @dataclass(frozen=True)

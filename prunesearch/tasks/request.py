@@ -11,7 +11,7 @@ from torch import nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.columns import content_kind, guess_label
-from prunesearch.tasks.data.sources import Source
+from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.split import Sizes
 from prunesearch.tasks.loading import load_model
 from prunesearch.tasks.table import AUDIO, FIDELITY, IMAGE, TASK_KINDS, TEXT, VIDEO, choose_metric
@@ -37,7 +37,7 @@ class TaskRequest:
 
     model_id: str
     config: Any
-    source: Source
+    source: DataSource
     columns: dict[str, str]
     batch_size: int
     dtype: torch.dtype

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.pruning.families.find import check_model_type, find_encoder
-from prunesearch.tasks.batches import Inputs
+from prunesearch.tasks.batching.batches import Inputs
 from prunesearch.tasks.data.sources import one_line
 from prunesearch.tasks.loading import load_config, to_device
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.names import Row
-from prunesearch.core.registry import make_table
+from prunesearch.core.tables.names import Row
+from prunesearch.core.tables.registry import make_table
 
 IMAGE, TEXT, FIDELITY = "image-classification", "text-classification", "fidelity"
 TAGS = "token-classification"

@@ -11,8 +11,8 @@ from prunesearch.cli.all_names import describe
 from prunesearch.cli.app import app
 from prunesearch.cli.option_help import explained, listed, modes, runtimes
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.names import Registry, Row
-from prunesearch.core.registry import ENGINES, SAMPLERS, SCORERS, TABLES, find_table
+from prunesearch.core.tables.names import Registry, Row
+from prunesearch.core.tables.registry import ENGINES, SAMPLERS, SCORERS, TABLES, find_table
 
 
 def run(*args: str) -> str:

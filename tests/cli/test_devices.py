@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from prunesearch.commands.verify import Verification
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.tables.device_profile import find_profile
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig

@@ -13,9 +13,9 @@ from transformers import ViTConfig, ViTForImageClassification
 from prunesearch.commands import profile as profiling
 from prunesearch.commands.profile import EFFORTS, ProfileConfig, describe, grid, open_profile, profile
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import kept_count, parse_method
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import kept_count, parse_method
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device, kind_called
 from prunesearch.cost.tables.device_profile import Profile, find_profile

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from prunesearch.commands.transfer import PricedTrial, show_transfer, transfer, trust_of
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.study.front import Front
 from tests.support.known_device import known_table, one_line, slower
 from tests.support.some import some

@@ -21,9 +21,9 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import ENGINES
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
+from prunesearch.core.tables.registry import ENGINES
 from prunesearch.search.engines.engine import Engine, EngineContext, Evaluate
 from prunesearch.search.run import load_evaluate
 from prunesearch.search.trials.ask_tell import Search

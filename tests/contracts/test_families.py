@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import prunesearch as ps
-from prunesearch.core.registry import MERGES
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.counting.flops_report import flops_report
 from prunesearch.cost.devices.device import clock_for
 from prunesearch.cost.shape import describe_shape

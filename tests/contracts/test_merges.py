@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import prunesearch as ps
-from prunesearch.core.registry import MERGES
-from prunesearch.pruning.assignment import Assignment
+from prunesearch.core.tables.registry import MERGES
+from prunesearch.pruning.forward.assignment import Assignment
 from tests.support.small_models import build, inputs_of
 from tests.support.some import some
 from tests.support.states import Shape, State, make_state

@@ -21,7 +21,7 @@ from transformers import (
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import MERGES, MODEL_FORMATS, RUNTIMES, SCORERS
+from prunesearch.core.tables.registry import MERGES, MODEL_FORMATS, RUNTIMES, SCORERS
 from prunesearch.export.models.huggingface import modelling_file
 from prunesearch.export.models.model_format import ModelOptions, ModelSource
 from prunesearch.export.models.write import check_batches, export_model, find_model_format

@@ -12,9 +12,9 @@ import optuna
 import pytest
 import torch
 
-from prunesearch.core.registry import SAMPLERS
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
+from prunesearch.core.tables.registry import SAMPLERS
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.samplers.evolution import EvolutionarySampler
 from prunesearch.search.solve.losses import Sensitivities

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import prunesearch
-from prunesearch.core.registry import TABLES, find_table
+from prunesearch.core.tables.registry import TABLES, find_table
 
 ROOT = Path(prunesearch.__file__).parent
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if "demo" not in path.parts]
@@ -15,7 +15,7 @@ TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in FI
 
 # -- one name for one thing ------------------------------------------------------------------------------------------
 
-# a command's file is called as what it calls; and what is still to be renamed
+# a command's file is called as what it calls
 SAME_FILE = {
     "app.py": "the command line, the dashboard",
     "export.py": "the command; its verb",
@@ -25,15 +25,9 @@ SAME_FILE = {
     "dashboard.py": "the command; its verb",
     "costs.py": "core: a row each; cost: what prices schedules",
     "base.py": "what the files of its folder build on",
-    "build.py": "to be renamed: cost/timing, search/samplers",
-    "sources.py": "to be renamed: tasks/data, report/dashboard",
-    "study.py": "to be renamed: api, report/views",
-    "rows.py": "to be renamed: pruning/families, report",
 }
 # records of a file that a study writes are called as what they record
-RECORDS = {"Energy", "Memory", "Load", "Fidelity", "CostTable", "Record"}
-SAME_CLASS = RECORDS | {"Amount", "Budget", "Part", "Progress", "Row", "Samples", "Shape", "Source", "Stage", "Trace"}
-SAME_CLASS |= {"Verification", "Study"}
+SAME_CLASS = {"Energy", "Memory", "Fidelity"}
 
 
 def test_a_file_name_stands_once() -> None:
@@ -54,14 +48,7 @@ def test_a_class_name_stands_once() -> None:
 
 MOST = 12
 # rows of a table may be more
-LONG = {
-    "core": 20,
-    "tasks": 20,
-    "tasks/kinds": 30,
-    "report": 16,
-    "pruning": 20,
-    "": 16,
-}
+LONG = {"tasks/kinds": 30, "pruning/families": 14, "": 16}
 
 
 def test_a_folder_has_one_screen_of_names() -> None:

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import BertConfig, BertModel, EuroBertConfig, EuroBertModel, ModernBertConfig, ModernBertModel
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.counting.flops import MacCosts, count_macs, encoder_macs
 from prunesearch.cost.counting.memory import peak_activation_mib
 from prunesearch.cost.counting.memory_costs import MemoryCosts

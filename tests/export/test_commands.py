@@ -10,7 +10,7 @@ import torch
 from prunesearch.cli.app import app
 from prunesearch.cli.border import answer
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.schedules.model_shape import model_shape
 from prunesearch.pruning.apply import apply_
 from tests.support.small_models import build, inputs_of

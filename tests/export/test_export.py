@@ -7,7 +7,7 @@ import json
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export import export
 from prunesearch.export.pick import pick
 from prunesearch.study.front import Front

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import prunesearch as ps
 from prunesearch.pruning.families.find import find_encoder
-from prunesearch.pruning.tokens import take_rows
+from prunesearch.pruning.forward.tokens import take_rows
 from tests.support.small_models import CASES, answer, build, inputs_of
 
 MERGED = ps.Schedule([ps.Stage(0, 0.8, merge="bipartite"), ps.Stage(2, 0.4, merge="bipartite")])

@@ -14,11 +14,11 @@ from prunesearch.cli.dashboard import register
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.report.dashboard import compare_page, devices_page, study_page
 from prunesearch.report.dashboard.app import make_app
+from prunesearch.report.dashboard.library import Library, progress
 from prunesearch.report.dashboard.overview import overview, study_address
 from prunesearch.report.dashboard.security import host_allowed
-from prunesearch.report.dashboard.sources import Library, progress
 from prunesearch.report.views.freeze import Frozen
-from prunesearch.report.views.study import StudyView
+from prunesearch.report.views.study_view import StudyView
 from prunesearch.study.storage.reader import Trial
 from tests.support.curve_tables import smooth
 from tests.support.curve_tables import table as curve_table

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from tests.support.some import some
 from tests.support.studies import add_trials, load_study, new_study, plain_trials, samples, write_folder
 
@@ -47,7 +47,7 @@ def page(browser, root):
     from werkzeug.serving import make_server
 
     from prunesearch.report.dashboard.app import make_app
-    from prunesearch.report.dashboard.sources import Library
+    from prunesearch.report.dashboard.library import Library
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server("127.0.0.1", 0, make_app(Library([str(root)])).server, threaded=True)

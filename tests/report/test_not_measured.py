@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from prunesearch.core.costs import digits
-from prunesearch.report.show import show_front
+from prunesearch.report.tables.show import show_front
 from prunesearch.search.finish.verdict import Judge
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_records import BudgetInfo

@@ -14,7 +14,7 @@ import pytest
 import prunesearch as ps
 from prunesearch.report.report import report_html, write_report
 from prunesearch.report.views.parts import python_lines
-from prunesearch.report.views.shown_samples import Samples
+from prunesearch.report.views.shown_samples import ShownSamples
 from tests.support.curve_tables import smooth
 from tests.support.curve_tables import table as curve_table
 from tests.support.some import some
@@ -84,7 +84,7 @@ def embedded(page):
 def test_whole_and_self_contained(make_front, tmp_path):
     found = samples()
     write_report(tmp_path / "report.html", make_front(), WHOLE, found.rows, found.traces)
-    assert Samples.load(tmp_path / "samples.json") == found
+    assert ShownSamples.load(tmp_path / "samples.json") == found
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert page.open == []

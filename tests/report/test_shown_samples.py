@@ -10,15 +10,15 @@ from pydantic import ValidationError
 from prunesearch.core.errors import CorruptFileError
 from prunesearch.report.views.freeze import Frozen
 from prunesearch.report.views.parts_samples import samples_view
-from prunesearch.report.views.shown_samples import Row, Samples
+from prunesearch.report.views.shown_samples import ShownRow, ShownSamples
 from tests.support.studies import PNG, samples
 
 
 def test_comes_back(tmp_path):
     found = samples()
     found.save(tmp_path / "samples.json")
-    assert Samples.load(tmp_path / "samples.json") == found
-    assert Samples.load(tmp_path / "none.json") is None
+    assert ShownSamples.load(tmp_path / "samples.json") == found
+    assert ShownSamples.load(tmp_path / "none.json") is None
 
 
 def test_agreements_come_first():
@@ -45,7 +45,7 @@ def test_what_is_wrong_is_said(tmp_path, change, said):
     path = tmp_path / "samples.json"
     path.write_text(json.dumps(data))
     with pytest.raises(CorruptFileError, match=said) as error:
-        Samples.load(path)
+        ShownSamples.load(path)
     assert "\n" not in str(error.value)
 
 
@@ -53,16 +53,16 @@ def test_no_json_and_too_large(tmp_path):
     path = tmp_path / "samples.json"
     path.write_text("{")
     with pytest.raises(CorruptFileError, match="not JSON"):
-        Samples.load(path)
+        ShownSamples.load(path)
     with pytest.raises(CorruptFileError, match="larger than"):
-        Samples.load(path, most_bytes=0)
+        ShownSamples.load(path, most_bytes=0)
 
 
 def test_a_row_is_of_one_kind():
     with pytest.raises(ValidationError, match="or words"):
-        Row(index=0, label="a")
+        ShownRow(index=0, label="a")
     with pytest.raises(ValidationError, match="or words"):
-        Row(index=0, label="a", picture=PNG)
+        ShownRow(index=0, label="a", picture=PNG)
 
 
 def test_how_they_look():

@@ -15,7 +15,7 @@ from dash import html
 
 from prunesearch.core.costs import COSTS
 from prunesearch.core.pareto import hypervolume_2d, non_dominated
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export import FORMATS, export
 from prunesearch.report.views import figures, figures_search, pages
 from prunesearch.report.views.conditions import conditions
@@ -31,7 +31,7 @@ from prunesearch.report.views.figures_search import (
 from prunesearch.report.views.freeze import Frozen
 from prunesearch.report.views.other_device import front_on
 from prunesearch.report.views.parts import exports, point_view, points_table
-from prunesearch.report.views.study import Shape, StudyView, spread_over, staircase
+from prunesearch.report.views.study_view import ShownShape, StudyView, spread_over, staircase
 from prunesearch.study.storage.reader import Trial
 from tests.support.curve_tables import smooth
 from tests.support.curve_tables import table as curve_table
@@ -45,7 +45,7 @@ def small_table():
 
 
 EVIL = "<script>alert(1)</script><b>x</b> %{x}"
-SHAPE = Shape(9, 65, 1)
+SHAPE = ShownShape(9, 65, 1)
 
 
 @pytest.fixture
@@ -429,7 +429,7 @@ def test_an_even_spread():
 
 
 def test_the_python_lines_of_a_point_say_its_parameters():
-    from prunesearch.core.stage import Stage
+    from prunesearch.core.plans.stage import Stage
     from prunesearch.report.views.parts import python_lines
 
     schedule = Schedule(

@@ -20,9 +20,9 @@ from prunesearch.cost.counting.flops import MacCosts
 from prunesearch.export import export
 from prunesearch.export.pick import pick
 from prunesearch.report.loggers import scalars
-from prunesearch.report.show import show_front
+from prunesearch.report.tables.show import show_front
 from prunesearch.report.views.figures import front_figure
-from prunesearch.report.views.study import StudyView
+from prunesearch.report.views.study_view import StudyView
 from prunesearch.search.costs.bench import Bench, Pricing
 from prunesearch.search.costs.latency import Scaled
 from prunesearch.search.run import run

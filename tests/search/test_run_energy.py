@@ -10,12 +10,12 @@ import pytest
 from rich.console import Console
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.energy import schedules as energy_schedules
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.energy_fit import EnergyFit
-from prunesearch.report.show import show_front
+from prunesearch.report.tables.show import show_front
 from prunesearch.search import run as run_module
 from prunesearch.search.costs import bench as bench_module
 from prunesearch.search.costs import costing as costing_module

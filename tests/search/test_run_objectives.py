@@ -9,11 +9,11 @@ import pytest
 
 from prunesearch.commands.verify import verify
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.counting.flops import closed_form_gmacs
 from prunesearch.cost.counting.memory import peak_activation_mib
 from prunesearch.pruning.apply import apply_
-from prunesearch.report.show import show_front
+from prunesearch.report.tables.show import show_front
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder

@@ -12,7 +12,7 @@ from transformers import ViTForImageClassification
 from prunesearch.commands.transfer_table import transfer_study
 from prunesearch.commands.verify import verify
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.models.from_study import export_study_model
 from prunesearch.export.models.model_format import ModelOptions
 from prunesearch.pruning.apply import apply_

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
-from prunesearch.core.schedule import Schedule
-from prunesearch.report.show import show_front
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.report.tables.show import show_front
 from prunesearch.study.front import Front
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.trials import failed_trials, finished_trials, front_records, open_study
 from tests.support.fakes import LinearCosts, fake_evaluation

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from prunesearch.core.flow import Flow, Geometry
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.costs import OfOneModel, sum_of_pieces
 from prunesearch.search.space.space import Space, SpaceFile
 from prunesearch.search.trials.evaluate import Evaluation

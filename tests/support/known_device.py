@@ -15,8 +15,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from prunesearch.cli.app import app
 from prunesearch.cli.border import answer
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import parse_method
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import parse_method
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Energy, Profile
 from prunesearch.cost.tables.energy_fit import EnergyFit

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Callable
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.timing.build import cells_of, noise_record

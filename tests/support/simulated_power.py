@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.devices.cpu import Cpu
 from prunesearch.pruning.driver import Driver
 from tests.support.energy_machine import Machine

@@ -10,14 +10,14 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prunesearch.core.names import Registry
-from prunesearch.core.registry import MERGES, SCORERS
+from prunesearch.core.tables.names import Registry
+from prunesearch.core.tables.registry import MERGES, SCORERS
 from prunesearch.pruning.attention import AttentionView
+from prunesearch.pruning.forward.tokens import Tokens
 from prunesearch.pruning.merges.base import MergeInput
 from prunesearch.pruning.scorers.base import ScorerInput
 from prunesearch.pruning.selections.base import SelectionInput
 from prunesearch.pruning.selections.top_k import top_k
-from prunesearch.pruning.tokens import Tokens
 from tests.support import reference as ref
 
 KEEPS = (1.0, 0.93, 0.8, 0.75, 0.6, 0.5, 0.34, 0.2, 0.07)

@@ -10,10 +10,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
-from prunesearch.report.views.shown_samples import Row, Samples, Trace
-from prunesearch.report.views.shown_samples import Stage as Reduced
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
+from prunesearch.report.views.shown_samples import ShownRow, ShownSamples, ShownTrace
+from prunesearch.report.views.shown_samples import ShownStage as Reduced
 from prunesearch.study.storage.reader import Trial
 
 PNG = (
@@ -79,15 +79,15 @@ def add_trials(study, trials):
 
 def samples(point="p2", label="frog", word="soil"):
     """A picture and a text; the text's answer changes."""
-    picture = Row(index=0, label=label, picture=PNG, grid=(2, 2), leading=1)
-    text = Row(index=3, label=label, words=["[CLS]", "so", "##il", word, "[SEP]"], leading=1, trailing=1)
+    picture = ShownRow(index=0, label=label, picture=PNG, grid=(2, 2), leading=1)
+    text = ShownRow(index=3, label=label, words=["[CLS]", "so", "##il", word, "[SEP]"], leading=1, trailing=1)
     kept = Reduced(layer=2, tokens=3, method="value_norm+fuse", owner=[0, 1, 2, -1, 2])
     said = Reduced(layer=4, tokens=3, method="bipartite", owner=[0, 1, 1, -1, 2])
-    return Samples(
+    return ShownSamples(
         rows=[picture, text],
         traces=[
-            Trace(point=point, row=0, unpruned=label, pruned=label, stages=[kept]),
-            Trace(point=point, row=3, unpruned=label, pruned="toad", stages=[said]),
+            ShownTrace(point=point, row=0, unpruned=label, pruned=label, stages=[kept]),
+            ShownTrace(point=point, row=3, unpruned=label, pruned="toad", stages=[said]),
         ],
     )
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.study.front import Front
 
 DEPTH, TOKENS, PROTECTED = 9, 65, 1

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.search.space.space import Space
 from prunesearch.tasks.base import Task
-from prunesearch.tasks.batches import Batch, EvalSet, Held
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Held
 from prunesearch.tasks.kinds.classification import Classification
 from tests.support.fakes import DEPTH, TOKENS, LinearCosts, make_space
 

@@ -4,7 +4,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.batches import Batch, EvalSet, Held, merge_batches, trimmed
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Held, merge_batches, trimmed
 from prunesearch.tasks.kinds.classification import Classification
 from tests.support.some import some
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification, BertConfig, BertForSequenceClassification
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.plans.schedule import Schedule, Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks.objects import task_of

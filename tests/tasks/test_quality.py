@@ -11,8 +11,8 @@ import torch
 import transformers as hf
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.export.models.model_format import ModelOptions, ModelSource
 from prunesearch.export.models.write import find_model_format, write_format
 from prunesearch.pruning.apply import apply_

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.flow import Flow, Geometry
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.costs import OfOneModel
 from prunesearch.cost.shape import BlockSizes, Shape, block_sizes, sizes_of
 

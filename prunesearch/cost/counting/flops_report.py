@@ -14,8 +14,8 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.flow import Geometry
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.flow import Geometry
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.counting.flops import closed_form_gmacs, count_macs
 from prunesearch.cost.counting.memory import Memory, peak_activation_mib
 from prunesearch.cost.devices.device import kind_of

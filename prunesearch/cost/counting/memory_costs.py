@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from prunesearch.core.flow import Flow, Geometry, Step
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage, read_method
+from prunesearch.core.plans.flow import Flow, Geometry, Step
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage, read_method
 from prunesearch.cost.costs import OfOneModel
 from prunesearch.cost.counting.memory import ByShape
 from prunesearch.cost.shape import block_variants

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import DEVICE_KINDS
+from prunesearch.core.tables.registry import DEVICE_KINDS
 from prunesearch.cost.devices.kind import Clock, DeviceKind
 from prunesearch.cost.devices.machine import cpu_name, machine_facts
 

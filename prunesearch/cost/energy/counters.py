@@ -12,8 +12,8 @@ from typing import Protocol, cast
 
 import torch
 
-from prunesearch.core.names import Registry, Row
-from prunesearch.core.registry import COUNTERS
+from prunesearch.core.tables.names import Registry, Row
+from prunesearch.core.tables.registry import COUNTERS
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import device_named
 

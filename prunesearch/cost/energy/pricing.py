@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunesearch.core.flow import Flow, Geometry
+from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.cost.costs import OfOneModel
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.energy_fit import EnergyFit

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.energy.counters import EnergyCounter, open_counter

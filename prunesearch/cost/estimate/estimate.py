@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import data_folder
-from prunesearch.core.registry import MERGES, RUNTIMES
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import parse_method
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import parse_method
+from prunesearch.core.tables.registry import MERGES, RUNTIMES
 from prunesearch.cost.estimate.ops import inputs_to_meta, record, to_meta
 from prunesearch.cost.estimate.roofline import Efficiency, Roofline, RooflineClock
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape

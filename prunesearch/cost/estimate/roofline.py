@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import RUNTIMES
+from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.cost.estimate.ops import Op
 from prunesearch.cost.tables.specs import DeviceSpec, Dtype
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError, model_validator
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
-from prunesearch.core.flow import Flow, Geometry
+from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.cost.costs import OfOneModel, breakdown
 from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.surface import Line, ReducePoint, ReduceSurface, fit_straight_line

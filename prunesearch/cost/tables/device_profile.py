@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder, write_text_atomic
-from prunesearch.core.registry import DEVICE_KINDS
+from prunesearch.core.tables.registry import DEVICE_KINDS
 from prunesearch.cost.devices.device import kind_called
 from prunesearch.cost.shape import Record, Shape
 from prunesearch.cost.tables.cost_table import CostTable

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.registry import RUNTIMES, RuntimeRow
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import RUNTIMES, RuntimeRow
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.timing.runtimes import (
     Forward,

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.params import all_params
-from prunesearch.core.registry import MERGES, SCORERS
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import parse_method
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import parse_method
+from prunesearch.core.tables.params import all_params
+from prunesearch.core.tables.registry import MERGES, SCORERS
 from prunesearch.cost.devices.device import describe_device, kind_of
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable
@@ -43,11 +43,11 @@ from prunesearch.cost.timing.wanted import TableWanted
 from prunesearch.pruning.apply import Handle
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.borders import borrowed
+from prunesearch.pruning.forward.tokens import Tokens
 from prunesearch.pruning.merges.base import MergeInput
 from prunesearch.pruning.scorers.base import ScorerInput
 from prunesearch.pruning.selections.base import SelectionInput
 from prunesearch.pruning.selections.top_k import top_k
-from prunesearch.pruning.tokens import Tokens
 
 UNSEEN = 12  # whole graphs for the error: each takes seconds to make
 CALIBRATION = 8  # whole graphs, the unpruned one among them, for the factor

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage, read_method
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage, read_method
 from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.table_records import Validation

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.devices.device import clock_for
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import device_of

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunesearch.core.events import passing
-from prunesearch.core.flow import Flow
-from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage, parse_method
+from prunesearch.core.plans.flow import Flow
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage, parse_method
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.devices.others import OthersWatch
 from prunesearch.cost.shape import Shape

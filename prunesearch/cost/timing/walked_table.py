@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from prunesearch.core.registry import RUNTIMES
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.shape import describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunesearch import __version__
 from prunesearch.core.costs import COSTS
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.models.model_format import ModelSource
 from prunesearch.export.models.record import ModelExport, save_facts
 from prunesearch.export.pick import pick

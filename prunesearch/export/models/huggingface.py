@@ -24,15 +24,15 @@ from transformers.models.auto import modeling_auto
 
 from prunesearch import __version__
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.names import Registry
-from prunesearch.core.registry import MERGES, SCORERS, SELECTIONS
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.names import Registry
+from prunesearch.core.tables.registry import MERGES, SCORERS, SELECTIONS
 from prunesearch.cost.timing.runtimes import Forward, answers_of
 from prunesearch.export.models.bundle import Bundle, Key
 from prunesearch.export.models.model_format import ModelFormat, ModelSource
 from prunesearch.pruning.families import rows as family_table
 from prunesearch.pruning.families.find import PRUNED, find_encoder
-from prunesearch.tasks.hush import quiet_libraries
+from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load
 
 FILE = "modeling_pruned"
@@ -111,9 +111,9 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule) -> str:
         ("prunesearch.pruning.apply", "handle_of"),
     ]
     replaced = {
-        ("prunesearch.core.registry", "SCORERS"): 'Registry("scorer", {}, ScorerRow)',
-        ("prunesearch.core.registry", "MERGES"): 'Registry("merge", {}, MergeRow)',
-        ("prunesearch.core.registry", "SELECTIONS"): 'Registry("selection", {}, SelectionRow)',
+        ("prunesearch.core.tables.registry", "SCORERS"): 'Registry("scorer", {}, ScorerRow)',
+        ("prunesearch.core.tables.registry", "MERGES"): 'Registry("merge", {}, MergeRow)',
+        ("prunesearch.core.tables.registry", "SELECTIONS"): 'Registry("selection", {}, SelectionRow)',
         (_TABLE, "ROWS"): f"(\n    {_row(find_encoder(model).family.model_type)},\n)",
         **{(_TABLE, name): "{}" for name in _EMPTIED},
     }

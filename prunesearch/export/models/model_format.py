@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunesearch.core.registry import RUNTIMES
+from prunesearch.core.tables.registry import RUNTIMES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from prunesearch.core.schedule import Schedule
+    from prunesearch.core.plans.schedule import Schedule
     from prunesearch.cost.timing.runtimes import Forward
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import MODEL_FORMATS
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import MODEL_FORMATS
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
 from prunesearch.export.models.record import ModelExport, Timing
 

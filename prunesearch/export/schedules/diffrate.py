@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.schedules.format import Format, ModelShape, Read, from_counts, leaving, needed, reducing
 from prunesearch.export.schedules.parsing import integers, parse_json, parse_literal, section
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from prunesearch.core.errors import CorruptFileError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.schedules.format import (
     Format,
     ModelShape,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.schedules.format import Format, ModelShape, Read, leaving, reducing
 from prunesearch.export.schedules.parsing import read_text
 

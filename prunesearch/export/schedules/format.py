@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 
 
 @dataclass(frozen=True)

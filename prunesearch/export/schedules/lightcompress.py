@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from prunesearch.core.errors import CorruptFileError, did_you_mean
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.schedules.dynamicvit import BEFORE_BLOCK, kept_before_blocks, kept_ratio
 from prunesearch.export.schedules.format import (
     Format,

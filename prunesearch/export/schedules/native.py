@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunesearch.core.errors import CorruptFileError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.schedules.format import Format, ModelShape, Read
 from prunesearch.export.schedules.parsing import parse_json
 
@@ -79,5 +79,5 @@ JSON = Format(
     read=_read,
     limits="it can say every schedule",
     lossless=True,
-    source="prunesearch/core/schedule.py",
+    source="prunesearch/core/plans/schedule.py",
 )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from prunesearch.core.errors import CorruptFileError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.schedules.format import Format, ModelShape, Read, from_counts, leaving, needed
 from prunesearch.export.schedules.parsing import integer, parse_json, show
 from prunesearch.export.schedules.tome import leaving_after

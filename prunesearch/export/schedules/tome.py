@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from prunesearch.core.errors import CorruptFileError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.schedules.format import Format, ModelShape, Read, commented, from_counts, leaving, needed
 from prunesearch.export.schedules.parsing import integer, integers, number, parse_assignments, show
 

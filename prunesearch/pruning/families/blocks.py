@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import apply_chunking_to_forward
 
 from prunesearch.pruning.families.positions import grid_bias
-from prunesearch.pruning.state import given_mask
+from prunesearch.pruning.forward.state import given_mask
 
 _NOT_FOR_ENCODERS = ("encoder_hidden_states", "encoder_attention_mask", "past_key_values")
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.pruning.forward.state import Host
+from prunesearch.pruning.forward.tokens import Tokens, take_rows
 from prunesearch.pruning.hooks import Hooks
-from prunesearch.pruning.state import Host
-from prunesearch.pruning.tokens import Tokens, take_rows
 
 if TYPE_CHECKING:
     from prunesearch.pruning.families.family import Attachment

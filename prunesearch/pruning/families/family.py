@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from prunesearch.pruning.families.blocks import Layout
 from prunesearch.pruning.families.positions import Positions
+from prunesearch.pruning.forward.state import Host
 from prunesearch.pruning.hooks import Hooks
-from prunesearch.pruning.state import Host
 
 # why a model cannot be reduced
 WINDOWS = "it attends within windows of a grid, which need every token in its place"

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.pruning.attention import AttentionView
+from prunesearch.pruning.forward.state import Host, looked_at
 from prunesearch.pruning.hooks import Hooks
-from prunesearch.pruning.state import Host, looked_at
 
 
 def observe_mpnet(host: Host, model: nn.Module, hooks: Hooks) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.pruning.families.restoring import restore_of
+from prunesearch.pruning.forward.state import Host, carrier_of
+from prunesearch.pruning.forward.tokens import Tokens
 from prunesearch.pruning.hooks import Hooks
-from prunesearch.pruning.state import Host, carrier_of
-from prunesearch.pruning.tokens import Tokens
 
 if TYPE_CHECKING:
     from prunesearch.pruning.families.family import Attachment

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.pruning.attention import causal_mask
-from prunesearch.pruning.state import Followed
-from prunesearch.pruning.tokens import take_rows
+from prunesearch.pruning.forward.state import Followed
+from prunesearch.pruning.forward.tokens import take_rows
 
 
 class Positions(Protocol):

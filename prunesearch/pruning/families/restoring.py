@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prunesearch.pruning.forward.state import Departure, Host
+from prunesearch.pruning.forward.tokens import take_rows
 from prunesearch.pruning.hooks import Hooks
-from prunesearch.pruning.state import Departure, Host
-from prunesearch.pruning.tokens import take_rows
 
 
 def restored_states(base: nn.Module, hidden: Tensor, stages: Sequence[Departure]) -> Tensor:

@@ -22,8 +22,8 @@ from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.families.family import GRID, WINDOWS
 from prunesearch.pruning.families.native_attention import Noted
 from prunesearch.pruning.families.positions import RotaryPrefixed
+from prunesearch.pruning.forward.state import Host, looked_at
 from prunesearch.pruning.hooks import Hooks
-from prunesearch.pruning.state import Host, looked_at
 
 _SUPPORTED = "timm's VisionTransformer (vit_*, deit_*) and Eva (eva02_*, vit_*_dinov3, vit_*_rope) can"
 _CONVOLUTIONS = "it is made of convolutions, which need every place of their grid"

@@ -1,1 +1,1 @@
-"""What becomes of the tokens that are not kept. One file a merge, one row in `core.registry.MERGES`."""
+"""What becomes of the tokens that are not kept. One file a merge, one row in `core.tables.registry.MERGES`."""

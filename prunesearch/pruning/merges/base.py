@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from prunesearch.pruning.attention import AttentionView, mean_key
+from prunesearch.pruning.forward.tokens import Tokens, take_rows
 from prunesearch.pruning.selections.base import Chosen
-from prunesearch.pruning.tokens import Tokens, take_rows
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class MergeInput:
 
     `attention` is the block's; `score` `[batch, n]` and `selection` are None for merges that ignore them (`uses_scores`
     in their row); `keep` and `keep_before` the fractions that leave this stage and left the one before; `n_out` the
-    static width after it; `params` every parameter of the merge, by name (`core.registry.MERGES`).
+    static width after it; `params` every parameter of the merge, by name (`core.tables.registry.MERGES`).
     """
 
     tokens: Tokens

@@ -7,12 +7,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from prunesearch.core.stage import kept_count
-from prunesearch.pruning.assignment import Assignment
+from prunesearch.core.plans.stage import kept_count
 from prunesearch.pruning.attention import mean_key
+from prunesearch.pruning.forward.assignment import Assignment
+from prunesearch.pruning.forward.tokens import Tokens, take_rows
 from prunesearch.pruning.merges.base import MergeInput
 from prunesearch.pruning.selections.base import own_slots, slots_in_order
-from prunesearch.pruning.tokens import Tokens, take_rows
 
 
 def bipartite(inputs: MergeInput) -> Assignment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunesearch.pruning.assignment import Assignment
+from prunesearch.pruning.forward.assignment import Assignment
 from prunesearch.pruning.merges.base import MergeInput
 
 

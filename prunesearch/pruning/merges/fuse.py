@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from prunesearch.pruning.assignment import Assignment
+from prunesearch.pruning.forward.assignment import Assignment
 from prunesearch.pruning.merges.base import MergeInput
 
 

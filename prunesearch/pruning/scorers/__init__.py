@@ -1,1 +1,1 @@
-"""Importance of tokens. One file a scorer or a few that are alike, one row each in `core.registry.SCORERS`."""
+"""Importance of tokens. One file a scorer or a few that are alike, one row each in `core.tables.registry.SCORERS`."""

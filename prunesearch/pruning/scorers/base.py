@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prunesearch.pruning.attention import AttentionView
-from prunesearch.pruning.tokens import Tokens
+from prunesearch.pruning.forward.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ScorerInput:
 
     `cls` is the place of the CLS token among a row's real tokens (-1: the last), or None if the model has none; `keep`
     is the number of reducible tokens that will be left, an int or `[batch]`; `depth` is the number of blocks of the
-    model; `params` every parameter of the scorer, by name (`core.registry.SCORERS`).
+    model; `params` every parameter of the scorer, by name (`core.tables.registry.SCORERS`).
     """
 
     attention: AttentionView

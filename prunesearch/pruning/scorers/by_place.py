@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
+from prunesearch.pruning.forward.tokens import Tokens
 from prunesearch.pruning.scorers.base import ScorerInput
-from prunesearch.pruning.tokens import Tokens
 
 _HASH_FACTOR, _HASH_MASK = 0x45D9F3B, 0xFFFFFFFF  # of a 32-bit integer hash without collisions
 

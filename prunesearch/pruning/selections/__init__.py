@@ -1,1 +1,1 @@
-"""Scores become kept tokens. One file a selection, one row in `core.registry.SELECTIONS`."""
+"""Scores become kept tokens. One file a selection, one row in `core.tables.registry.SELECTIONS`."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prunesearch.pruning.attention import AttentionView
-from prunesearch.pruning.tokens import Tokens
+from prunesearch.pruning.forward.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class SelectionInput:
 
     `score` is `[batch, n]`; `keep` the fraction of the initial reducible tokens that the stage asks for, `n_out` the
     width that comes of it, protected tokens included; `params` every parameter of the selection, by name
-    (`core.registry.SELECTIONS`).
+    (`core.tables.registry.SELECTIONS`).
     """
 
     tokens: Tokens

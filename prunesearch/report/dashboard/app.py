@@ -14,9 +14,9 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.report.dashboard import compare_page as compare
 from prunesearch.report.dashboard import devices_page as devices
 from prunesearch.report.dashboard import study_page as page
+from prunesearch.report.dashboard.library import Library
 from prunesearch.report.dashboard.overview import overview
 from prunesearch.report.dashboard.security import protect
-from prunesearch.report.dashboard.sources import Library
 from prunesearch.report.views import pages
 from prunesearch.report.views.figures_search import contributions
 from prunesearch.report.views.parts import named

@@ -13,7 +13,7 @@ from prunesearch.report.views.figures import MINUS, front_figure, signed
 from prunesearch.report.views.figures_point import time_figure, time_rows, tokens_figure
 from prunesearch.report.views.pages import FRONT_LABEL
 from prunesearch.report.views.parts import Children, plot, section, small, stages_table, table
-from prunesearch.report.views.study import Item, StudyView
+from prunesearch.report.views.study_view import Item, StudyView
 
 _SEPARATOR = "\x1f"  # no study's name has a control character in it
 Pair = tuple[StudyView, Item]

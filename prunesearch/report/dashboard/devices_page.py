@@ -13,7 +13,7 @@ from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Profile, find_profile, profile_folders
 from prunesearch.report.curves import block_curve_of, curve_figure
 from prunesearch.report.views.parts import Children, details, plot, small, table
-from prunesearch.report.views.study import StudyView
+from prunesearch.report.views.study_view import StudyView
 
 _PROFILE, _STUDY = "profile:", "study:"
 _MOST = 12  # tables drawn on one page

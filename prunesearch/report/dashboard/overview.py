@@ -10,9 +10,9 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from prunesearch.core.costs import find_cost
-from prunesearch.report.dashboard.sources import Progress, progress
+from prunesearch.report.dashboard.library import SearchProgress, progress
 from prunesearch.report.views.parts import facts, named
-from prunesearch.report.views.study import StudyView
+from prunesearch.report.views.study_view import StudyView
 
 
 def overview(studies: Sequence[StudyView]) -> Component:
@@ -32,7 +32,7 @@ def study_address(key: str) -> str:
     return f"/study/{quote(key, safe='')}"
 
 
-def _card(study: StudyView, how: Progress) -> Component:
+def _card(study: StudyView, how: SearchProgress) -> Component:
     title = html.H2(dcc.Link(study.name, href=study_address(study.key)))
     chips = [html.Span(how.state, className=f"chip {how.state}")]
     if study.estimated:
@@ -45,7 +45,7 @@ def _card(study: StudyView, how: Progress) -> Component:
     return html.Li([*body, *error, *problem], className="card")
 
 
-def _facts(study: StudyView, how: Progress) -> Component:
+def _facts(study: StudyView, how: SearchProgress) -> Component:
     front, config = study.front, study.config
     model = front.model.id if front else str(config.get("model") or "the bundled demo" if config else "unknown")
     task = front.task.name if front else str(config.get("task", "unknown"))
@@ -86,7 +86,7 @@ def _best(study: StudyView) -> tuple[str, str]:
     return f"{100 * item.quality.value:.1f} %", f"{item.id}, {cost}{why}"
 
 
-def _bar(how: Progress) -> Component | None:
+def _bar(how: SearchProgress) -> Component | None:
     if how.wanted is None or how.state == "finished":
         return None
     label = f"{how.done} of {how.wanted} trials"

@@ -16,7 +16,7 @@ from prunesearch.report.views.figures import Figure, colours, front_figure
 from prunesearch.report.views.figures_search import contributions
 from prunesearch.report.views.other_device import front_on, other_devices
 from prunesearch.report.views.parts import LIVE, Children, named, plot, points_table, small
-from prunesearch.report.views.study import Item, StudyView
+from prunesearch.report.views.study_view import Item, StudyView
 
 _ON = "on:"  # before the name of a device, among the studies that can be shown too
 

@@ -6,7 +6,7 @@ import html
 from dataclasses import dataclass
 
 from prunesearch.core.costs import Cost
-from prunesearch.study.front_items import Amount
+from prunesearch.study.front_items import CostAmount
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Drawn:
         return Drawn(self.value, self.value * (1 - error), self.value * (1 + error), self.predicted)
 
 
-def read(row: Cost, amount: Amount) -> Drawn:
+def read(row: Cost, amount: CostAmount) -> Drawn:
     """An amount of a front. What is exact was not predicted, and has no spread."""
     found = amount.measured
     if found is None:

@@ -9,7 +9,7 @@ from dash.development.base_component import Component
 
 from prunesearch.core.costs import digits
 from prunesearch.report.views.parts import details
-from prunesearch.report.views.study import StudyView
+from prunesearch.report.views.study_view import StudyView
 from prunesearch.study.front import Front
 
 Pairs = list[tuple[str, str]]

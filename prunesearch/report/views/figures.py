@@ -13,7 +13,7 @@ import numpy as np
 
 from prunesearch.core.costs import COSTS, Cost, digits, find_cost
 from prunesearch.report.views.axes import Drawn, plain
-from prunesearch.report.views.study import Item, StudyView, staircase
+from prunesearch.report.views.study_view import Item, StudyView, staircase
 
 Figure = dict[str, Any]
 SERIES = ("--accent", "--s2", "--s3", "--s4", "--s5", "--s6", "--s7", "--s8")

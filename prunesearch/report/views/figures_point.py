@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.report.views.axes import Drawn, plain
 from prunesearch.report.views.figures import Figure, bars, signed
-from prunesearch.report.views.study import Item, StudyView
+from prunesearch.report.views.study_view import Item, StudyView
 
 PIECES = {"attention": "--accent", "mlp": "--s3", "reduce": "--s2", "rest": "--faint"}
 _PIECE_NAMES = {"attention": "attention", "mlp": "MLP", "reduce": "scoring and merging", "rest": "embeddings and head"}

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.stage import Stage
 from prunesearch.report.views.axes import plain
 from prunesearch.report.views.figures import Figure
-from prunesearch.report.views.study import StudyView, spread_over, staircase
+from prunesearch.report.views.study_view import StudyView, spread_over, staircase
 from prunesearch.study.storage.reader import Trial
 
 _FAINT_LINES = 150  # schedules behind those of the front

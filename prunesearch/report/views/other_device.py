@@ -6,14 +6,14 @@ from typing import Any
 
 from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import find_profile, profile_folders
-from prunesearch.report.views.study import StudyView
+from prunesearch.report.views.study_view import StudyView
 from prunesearch.study.front import Front
-from prunesearch.study.front_items import Amount, FrontItem, Point, Unpruned
-from prunesearch.study.front_records import CostTable as Summary
+from prunesearch.study.front_items import CostAmount, FrontItem, Point, Unpruned
 from prunesearch.study.front_records import Device
+from prunesearch.study.front_records import TableInfo as Summary
 
 
 def other_devices(study: StudyView) -> dict[str, CostTable]:
@@ -47,7 +47,7 @@ def front_on(front: Front, table: CostTable, name: str) -> Front:
     def priced(item: FrontItem, schedule: Schedule) -> dict[str, Any]:
         """What changes of an item: other costs that belong to a device are not known of this one."""
         costs = {n: amount for n, amount in item.costs.items() if not find_cost(n).on_device}
-        return {"costs": {"latency": Amount(predicted=table.predict(schedule)), **costs}, "loads": []}
+        return {"costs": {"latency": CostAmount(predicted=table.predict(schedule)), **costs}, "loads": []}
 
     unpruned: Unpruned = front.unpruned.model_copy(update=priced(front.unpruned, Schedule()))
     points: list[Point] = []

@@ -19,7 +19,7 @@ from prunesearch.report.views.figures_search import (
 )
 from prunesearch.report.views.parts import breakable, details, plot, point_view, section, small, table
 from prunesearch.report.views.parts_samples import samples_view
-from prunesearch.report.views.study import Item, StudyView
+from prunesearch.report.views.study_view import Item, StudyView
 
 FRONT_LABEL = "Scatter plot of quality against cost; the same numbers stand in the table of all points"
 

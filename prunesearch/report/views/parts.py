@@ -16,15 +16,15 @@ from dash.development.base_component import Component
 
 from prunesearch.core.costs import Cost, digits, find_cost
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.export import FORMATS, MODEL_FORMATS, ModelShape, export_schedule
 from prunesearch.export.schedules.native import provenance_of
-from prunesearch.report.show import export_command
+from prunesearch.report.tables.show import export_command
 from prunesearch.report.views.axes import Drawn
 from prunesearch.report.views.figures import Figure, percent_text, signed
 from prunesearch.report.views.figures_point import piece_name, time_figure, time_rows, tokens_figure
-from prunesearch.report.views.study import Item, StudyView
+from prunesearch.report.views.study_view import Item, StudyView
 
 Children = list[Any]
 _GRAPH: Any = {"displayModeBar": False, "displaylogo": False, "responsive": True}

@@ -10,7 +10,7 @@ from dash.development.base_component import Component
 
 from prunesearch.report.pictures import overlay_svg, token_spans
 from prunesearch.report.views.parts import named, small
-from prunesearch.report.views.shown_samples import Row, Samples, Stage, Trace
+from prunesearch.report.views.shown_samples import ShownRow, ShownSamples, ShownStage, ShownTrace
 
 LEGEND = (
     "Dark or struck through: dropped. One colour: merged into one token. Plain: kept. Boxed words are never reduced. "
@@ -18,7 +18,7 @@ LEGEND = (
 )
 
 
-def samples_view(samples: Samples | None, point: str) -> list[Any]:
+def samples_view(samples: ShownSamples | None, point: str) -> list[Any]:
     """The rows that were traced under a point: first some ordinary ones, then where pruning changed the answer."""
     if samples is None or not samples.traces:
         return [small("No rows were traced: they are drawn when a run ends.")]
@@ -40,7 +40,7 @@ def samples_view(samples: Samples | None, point: str) -> list[Any]:
     return parts
 
 
-def _sample(row: Row, trace: Trace) -> Component:
+def _sample(row: ShownRow, trace: ShownTrace) -> Component:
     answer = f"both say {trace.pruned}"
     if trace.disagrees:
         answer = f"unpruned says {trace.unpruned}, pruned says {trace.pruned}"
@@ -54,16 +54,16 @@ def _sample(row: Row, trace: Trace) -> Component:
     return html.Div([*head, strip])
 
 
-def _caption(stage: Stage) -> str:
+def _caption(stage: ShownStage) -> str:
     return f"after block {stage.layer}: {stage.tokens} tokens, {stage.method}"
 
 
-def _plain_picture(row: Row, title: str) -> Component:
+def _plain_picture(row: ShownRow, title: str) -> Component:
     picture = html.Img(src=row.picture, alt=f"{title}, as the model sees it")
     return html.Figure([html.Div(picture, className="overlaid"), html.Figcaption("as the model sees it")])
 
 
-def _picture(row: Row, stage: Stage, title: str) -> Component:
+def _picture(row: ShownRow, stage: ShownStage, title: str) -> Component:
     rows, columns = row.grid or (1, 1)
     owner = stage.owner[row.leading : row.leading + rows * columns]
     svg = overlay_svg(owner, (rows, columns), stage.owner)
@@ -74,7 +74,7 @@ def _picture(row: Row, stage: Stage, title: str) -> Component:
     return html.Figure([html.Div(both, className="overlaid"), html.Figcaption(_caption(stage).replace("+", "+\u200b"))])
 
 
-def _words(row: Row, stage: Stage, title: str) -> Component:
+def _words(row: ShownRow, stage: ShownStage, title: str) -> Component:
     words = row.words or []
     places = range(len(words))
     special = [i < row.leading or i >= len(words) - row.trailing for i in places]

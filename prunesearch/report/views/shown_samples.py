@@ -20,7 +20,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Row(_Record):
+class ShownRow(_Record):
     """A row of the calibration split, as the model sees it.
 
     Either `picture` (a PNG or JPEG as a data URI: an image, or the spectrogram of a sound) with the `grid` of its
@@ -59,7 +59,7 @@ class Row(_Record):
         return self.leading + rows * columns + self.trailing
 
 
-class Stage(_Record):
+class ShownStage(_Record):
     """What a stage left: `owner` says for every token of the start which surviving token holds it (-1: dropped)."""
 
     layer: int
@@ -68,14 +68,14 @@ class Stage(_Record):
     owner: list[int]
 
 
-class Trace(_Record):
+class ShownTrace(_Record):
     """One row (by its `index`) under one point, with what the model answered unpruned and pruned."""
 
     point: str
     row: int
     unpruned: str
     pruned: str
-    stages: list[Stage]
+    stages: list[ShownStage]
 
     @property
     def disagrees(self) -> bool:
@@ -83,13 +83,13 @@ class Trace(_Record):
         return self.unpruned != self.pruned
 
 
-class Samples(_Record):
+class ShownSamples(_Record):
     """The rows, and what each point made of which."""
 
     format: Literal["prunesearch.samples"] = "prunesearch.samples"
     version: Literal[1] = 1
-    rows: list[Row] = []
-    traces: list[Trace] = []
+    rows: list[ShownRow] = []
+    traces: list[ShownTrace] = []
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -101,11 +101,11 @@ class Samples(_Record):
                 raise ValueError(f"`owner` has one number for each of {tokens[trace.row]} tokens of row {trace.row}")
         return self
 
-    def row(self, index: int) -> Row:
+    def row(self, index: int) -> ShownRow:
         """The row of that index."""
         return next(row for row in self.rows if row.index == index)
 
-    def of(self, point: str) -> list[Trace]:
+    def of(self, point: str) -> list[ShownTrace]:
         """The traces of one point: agreements first, then where pruning changed the answer."""
         return sorted((t for t in self.traces if t.point == point), key=lambda t: t.disagrees)
 
@@ -114,7 +114,7 @@ class Samples(_Record):
         write_text_atomic(path, self.model_dump_json(exclude_defaults=False) + "\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> Samples | None:
+    def load(cls, path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> ShownSamples | None:
         """Read the file; None if there is none (a study of before, or one that is not finished).
 
         Raises:

@@ -12,7 +12,7 @@ from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.costs import Costs
 from prunesearch.cost.counting.flops import MacCosts, count_macs
 from prunesearch.cost.counting.memory import peak_activation_mib

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prunesearch.core.costs import COSTS
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say, step
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.costs import Costs
 from prunesearch.cost.energy.schedules import FITTED, fit_table_energy
 from prunesearch.cost.energy.window import EnergyMeter

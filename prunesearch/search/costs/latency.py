@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prunesearch.core.flow import Flow, Geometry
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import kept_count
+from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import kept_count
 from prunesearch.cost.costs import Costs, OfOneModel
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.percentile import Tail

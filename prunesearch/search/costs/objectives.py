@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.core.costs import find_cost
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.costs import Costs
 
 

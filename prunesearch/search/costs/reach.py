@@ -8,9 +8,9 @@ from typing import NoReturn
 
 from prunesearch.core.costs import digits
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import parse_method
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import parse_method
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.costs import Costs
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.solve.losses import Sensitivities

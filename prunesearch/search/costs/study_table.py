@@ -8,8 +8,8 @@ from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
-from prunesearch.core.registry import MERGES
-from prunesearch.core.stage import parse_method
+from prunesearch.core.plans.stage import parse_method
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.estimate.estimate import estimate_table
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import conditions_of, describe_shape

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from prunesearch.core.schedule import Schedule
+    from prunesearch.core.plans.schedule import Schedule
     from prunesearch.search.trials.ask_tell import Search
     from prunesearch.search.trials.evaluate import Evaluation, Rival
     from prunesearch.study.trials import TrialRecord

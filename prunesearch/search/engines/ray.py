@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.engines.engine import EngineContext, Limits, Load, Stop
 from prunesearch.search.trials.ask_tell import Proposal, Search
 from prunesearch.search.trials.evaluate import Evaluation

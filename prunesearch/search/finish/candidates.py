@@ -17,7 +17,7 @@ from prunesearch.core.pareto import hypervolume_2d, non_dominated
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.front_items import Point, Unpruned
 from prunesearch.study.front_records import BudgetInfo, ConstraintInfo, Hypervolume, Selection
-from prunesearch.tasks.batches import Labels
+from prunesearch.tasks.batching.batches import Labels
 
 REFERENCE = (1.0, 0.5)  # share of the unpruned cost, nats: of the hypervolume
 _ROUNDING = 1e-9  # of a mean of qualities

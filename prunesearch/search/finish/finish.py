@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from prunesearch import __version__
 from prunesearch.core.costs import COSTS
 from prunesearch.core.events import moving, step
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import Handle
 from prunesearch.report.report import write_report
 from prunesearch.search.costs.bench import Bench
@@ -27,13 +27,13 @@ from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import Point, Unpruned
 from prunesearch.study.front_records import (
     Conditions,
-    CostTable,
     Device,
-    Load,
+    LoadInfo,
     ModelInfo,
     Percentile,
     SearchInfo,
     Selection,
+    TableInfo,
     TaskInfo,
 )
 from prunesearch.study.trials import TrialRecord, front_records
@@ -118,7 +118,7 @@ class Finish:
         first = config.objectives[0]
         bounds = Bounds(config.budget, config.constraints, unpruned, first)
         constraints = bounds.constraint_infos([p for p in candidates if len(p.to_schedule())])
-        table = CostTable(**costing.table.summary())
+        table = TableInfo(**costing.table.summary())
         judge = Judge(
             unpruned,
             self.task.metric,
@@ -191,11 +191,13 @@ class Finish:
             value=tail.percentile, factor=tail.factor, mape=tail.mape, coverage=tail.coverage, timings=tail.timings
         )
 
-    def _load_infos(self) -> list[Load]:
+    def _load_infos(self) -> list[LoadInfo]:
         if self.costing.across is None:
             return []
         return [
-            Load(batch_size=load.batch_size, tokens=load.tokens, weight=load.weight, mape=load.table.summary()["mape"])
+            LoadInfo(
+                batch_size=load.batch_size, tokens=load.tokens, weight=load.weight, mape=load.table.summary()["mape"]
+            )
             for load in self.costing.loads
         ]
 

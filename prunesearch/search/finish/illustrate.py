@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import Handle
 from prunesearch.report.pictures import owners, to_data_uri
 from prunesearch.report.spectrogram import picture, sound_view
-from prunesearch.report.views.shown_samples import Row, Stage, Trace
+from prunesearch.report.views.shown_samples import ShownRow, ShownStage, ShownTrace
 from prunesearch.study.front_items import Point
 from prunesearch.tasks.base import Outputs, Task
-from prunesearch.tasks.batches import Batch, EvalSet, Inputs, trimmed
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Inputs, trimmed
 from prunesearch.tasks.loading import count_tokens
 
 _SHOWN = 2  # rows that are traced under every point
@@ -26,7 +26,9 @@ _WIDEST = 224  # pixels of a picture
 _SOUNDS = ("input_values", "input_features")
 
 
-def illustrate(task: Task, handle: Handle, points: list[Point], model_id: str | None) -> tuple[list[Row], list[Trace]]:
+def illustrate(
+    task: Task, handle: Handle, points: list[Point], model_id: str | None
+) -> tuple[list[ShownRow], list[ShownTrace]]:
     """Trace a few calibration rows through every point, and those whose answer it changes most.
 
     The rows are numbered at random, so the first ones are an unbiased choice; the worst are the rows, of the first
@@ -89,12 +91,12 @@ def _answer(task: Task, batch: Batch) -> str:
 
 
 @torch.inference_mode()
-def _trace(task: Task, handle: Handle, point: str, row: int, batch: Batch, unpruned: str) -> Trace:
+def _trace(task: Task, handle: Handle, point: str, row: int, batch: Batch, unpruned: str) -> ShownTrace:
     """One row through the schedule that the handle carries."""
     with handle.traced() as traces:
         outputs = task.outputs(task.model, batch)
     stages = [
-        Stage(
+        ShownStage(
             layer=found.stage.layer,
             tokens=found.source.shape[1],
             method=found.stage.method,
@@ -102,7 +104,7 @@ def _trace(task: Task, handle: Handle, point: str, row: int, batch: Batch, unpru
         )
         for found in traces.stages
     ]
-    return Trace(point=point, row=row, unpruned=unpruned, pruned=task.shown(outputs, batch)[0], stages=stages)
+    return ShownTrace(point=point, row=row, unpruned=unpruned, pruned=task.shown(outputs, batch)[0], stages=stages)
 
 
 def _row(split: EvalSet, row: int) -> Batch:
@@ -138,14 +140,14 @@ def _pictures(handle: Handle, model_id: str) -> Any:
     processor = processor.from_pretrained(model_id, backend="pil")
     mean, std = _colours(processor)
 
-    def row(index: int, label: str, inputs: Inputs) -> Row:
+    def row(index: int, label: str, inputs: Inputs) -> ShownRow:
         pixels = inputs["pixel_values"][0].float().cpu().numpy().transpose(1, 2, 0)
         grid = _grid(inputs["pixel_values"], handle.encoder.sizes)
         scaled = (pixels * std + mean).clip(0, 1) * 255
         image = Image.fromarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3)).round().astype(np.uint8))
         image.thumbnail((_WIDEST, _WIDEST))
         ends = {"leading": handle.encoder.leading, "trailing": handle.encoder.family.trailing}
-        return Row(index=index, label=label, picture=to_data_uri(image), grid=grid, **ends)
+        return ShownRow(index=index, label=label, picture=to_data_uri(image), grid=grid, **ends)
 
     return row
 
@@ -167,11 +169,13 @@ def _texts(handle: Handle, model_id: str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(model_id)
     encoder = handle.encoder
 
-    def row(index: int, label: str, inputs: Inputs) -> Row:
+    def row(index: int, label: str, inputs: Inputs) -> ShownRow:
         ids = inputs["input_ids"]
         first = ids.reshape(-1, ids.shape[-1])[0]  # of several texts
         words = tokenizer.convert_ids_to_tokens(first.tolist())
-        return Row(index=index, label=label, words=words, leading=encoder.leading, trailing=encoder.family.trailing)
+        return ShownRow(
+            index=index, label=label, words=words, leading=encoder.leading, trailing=encoder.family.trailing
+        )
 
     return row
 
@@ -180,12 +184,14 @@ def _sounds(task: Task, handle: Handle, name: str, pairs: bool) -> Any:
     """A function that makes a row of a sound, or the first of a pair: its spectrogram with the tokens on it."""
     encoder = handle.encoder
 
-    def row(index: int, label: str, inputs: Inputs) -> Row:
+    def row(index: int, label: str, inputs: Inputs) -> ShownRow:
         first = {key: value[0] for key, value in inputs.items()} if pairs else inputs
         values = first[name][0].double().cpu().numpy()
         tokens = count_tokens(task.model, first) - encoder.protected
         drawn, grid = sound_view(name, values, encoder.base.config, tokens)
-        return Row(index=index, label=label, picture=to_data_uri(picture(drawn)), grid=grid, leading=encoder.leading)
+        return ShownRow(
+            index=index, label=label, picture=to_data_uri(picture(drawn)), grid=grid, leading=encoder.leading
+        )
 
     return row
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from prunesearch.core.costs import COSTS, find_cost
-from prunesearch.core.plan import Plan
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.costs import Costs
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Costing
 from prunesearch.search.costs.latency import together
 from prunesearch.search.finish.remeasure import Remeasured
 from prunesearch.search.trials.evaluate import Evaluation
-from prunesearch.study.front_items import Amount, Difference, Fidelity, Measured, MetricValue, Point, Unpruned
+from prunesearch.study.front_items import CostAmount, Difference, Fidelity, Measured, MetricValue, Point, Unpruned
 from prunesearch.study.trials import TrialRecord
 
 
@@ -96,15 +96,15 @@ class ItemMaker:
                 found[name] = costs
         return found
 
-    def _loads(self, schedule: Schedule, measured: Remeasured) -> list[dict[str, Amount]]:
+    def _loads(self, schedule: Schedule, measured: Remeasured) -> list[dict[str, CostAmount]]:
         """The costs that every load has its own of, under each."""
-        found: list[dict[str, Amount]] = []
+        found: list[dict[str, CostAmount]] = []
         for index, load in enumerate(self.costing.loads):
             known = measured.loads[index] if measured.loads else {}
-            found.append({"latency": Amount(predicted=load.costs.predict(schedule), measured=known.get("latency"))})
+            found.append({"latency": CostAmount(predicted=load.costs.predict(schedule), measured=known.get("latency"))})
         return found
 
-    def _several(self, loads: list[dict[str, Amount]]) -> list[dict[str, Amount]]:
+    def _several(self, loads: list[dict[str, CostAmount]]) -> list[dict[str, CostAmount]]:
         return loads if len(loads) > 1 else []
 
     def _costs(
@@ -112,23 +112,23 @@ class ItemMaker:
         schedule: Schedule,
         measured: Remeasured,
         evaluation: Evaluation,
-        loads: Sequence[Mapping[str, Amount]],
-        unpruned: Sequence[Mapping[str, Amount]],
-    ) -> dict[str, Amount]:
+        loads: Sequence[Mapping[str, CostAmount]],
+        unpruned: Sequence[Mapping[str, CostAmount]],
+    ) -> dict[str, CostAmount]:
         """Every cost of the study; of several loads what they come to together."""
         config = self.bench.config
         weights = [load.weight for load in self.costing.loads]
-        costs: dict[str, Amount] = {}
+        costs: dict[str, CostAmount] = {}
         for name in loads[0]:
             mine, whole = ([load[name] for load in one] for one in (loads, unpruned))
             costs[name] = mine[0] if len(mine) == 1 else combine(mine, whole, weights, config.across)
         for name, priced in self._told.items():
             if name not in costs:
-                costs[name] = Amount(predicted=priced.predict(schedule), measured=measured.costs.get(name))
+                costs[name] = CostAmount(predicted=priced.predict(schedule), measured=measured.costs.get(name))
         for name in sorted(config.costs - set(costs)):
             found = find_cost(name).make_pricing().found(evaluation) or measured.costs.get(name)
             if found is not None:
-                costs[name] = Amount(measured=found)
+                costs[name] = CostAmount(measured=found)
         return costs
 
     def _tokens(self, schedule: Schedule) -> list[int]:
@@ -136,7 +136,9 @@ class ItemMaker:
         return schedule.counts(encoder.depth, self.bench.task.tokens, encoder.protected)
 
 
-def combine(mine: Sequence[Amount], unpruned: Sequence[Amount], weights: Sequence[float], across: str) -> Amount:
+def combine(
+    mine: Sequence[CostAmount], unpruned: Sequence[CostAmount], weights: Sequence[float], across: str
+) -> CostAmount:
     """What a cost under several loads comes to, predicted and measured each; it has no quantiles."""
 
     def of(read: str) -> float | None:
@@ -146,10 +148,10 @@ def combine(mine: Sequence[Amount], unpruned: Sequence[Amount], weights: Sequenc
 
     value, median = of("value"), of("median")
     measured = None if value is None else Measured(value=value, median=median)
-    return Amount(predicted=of("predicted"), measured=measured)
+    return CostAmount(predicted=of("predicted"), measured=measured)
 
 
-def _part(amount: Amount, read: str) -> float | None:
+def _part(amount: CostAmount, read: str) -> float | None:
     if read == "predicted":
         return amount.predicted
     found = None if amount.measured is None else getattr(amount.measured, read)

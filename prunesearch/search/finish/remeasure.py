@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prunesearch.core.costs import find_cost
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.costs.bench import Bench
 from prunesearch.study.front_items import Measured
 

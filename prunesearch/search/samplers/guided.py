@@ -19,7 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.spatial import KDTree
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.samplers.context import SamplerContext
 from prunesearch.search.samplers.improvement import LOST, Staircase
 from prunesearch.search.samplers.surrogate import LossModel

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.solve.gaussian import Array, Posterior, fit_scales
 from prunesearch.search.solve.loss_surface import FLOOR, SurfaceScales, alike, method_kernel
 from prunesearch.search.solve.losses import Sensitivities

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.pareto import non_dominated
-from prunesearch.core.registry import MERGES
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import parse_method
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import parse_method
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.costs import Costs
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import Seed, spread

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from prunesearch.core.registry import MERGES
-from prunesearch.core.stage import parse_method
+from prunesearch.core.plans.stage import parse_method
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.costs import Costs, breakdown
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import Seed, spread

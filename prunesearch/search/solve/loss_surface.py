@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prunesearch.core.registry import MERGES
-from prunesearch.core.stage import parse_method
+from prunesearch.core.plans.stage import parse_method
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.search.solve.gaussian import Array, Posterior, fit_scales
 from prunesearch.search.space.space import Space
 

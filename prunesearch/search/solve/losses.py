@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.files import write_text_atomic
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.space.space import Space
 
 

@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import Handle
 from prunesearch.search.solve.loss_surface import Cell, LossSurface
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.moves import sites_of
 from prunesearch.search.space.space import Space
 from prunesearch.tasks.base import Outputs, Task
-from prunesearch.tasks.batches import Batch, EvalSet
+from prunesearch.tasks.batching.batches import Batch, EvalSet
 
 if TYPE_CHECKING:
     from prunesearch.cost.costs import Costs

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prunesearch.core.names import load_target
-from prunesearch.core.registry import SPACES
+from prunesearch.core.tables.names import load_target
+from prunesearch.core.tables.registry import SPACES
 from prunesearch.cost.costs import Costs
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import Seed, Solves

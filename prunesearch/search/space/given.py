@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.search.space.space import Space
 
 

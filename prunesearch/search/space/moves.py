@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from prunesearch.core.names import load_target
-from prunesearch.core.registry import SPACES
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.names import load_target
+from prunesearch.core.tables.registry import SPACES
 from prunesearch.search.space.space import Space
 
 Site = tuple[int, int, int]  # index into `space.layers`, keep level, index into `space.methods`

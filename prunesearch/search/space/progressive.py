@@ -9,7 +9,7 @@ from typing import Any, Literal
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from pydantic import Field, field_validator
 
-from prunesearch.core.registry import CURVES
+from prunesearch.core.tables.registry import CURVES
 from prunesearch.search.space.listed import ListedSpace, Shape, step
 from prunesearch.search.space.space import Space, SpaceFile
 

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder
-from prunesearch.core.registry import MERGES, SPACES
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage, kept_count, read_method
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage, kept_count, read_method
+from prunesearch.core.tables.registry import MERGES, SPACES
 from prunesearch.cost.tables.plateaus import Plateau
 
 

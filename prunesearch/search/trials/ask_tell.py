@@ -19,8 +19,8 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import SAMPLERS
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import SAMPLERS
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.samplers.context import SamplerContext
 from prunesearch.search.samplers.projection import ProjectedSampler

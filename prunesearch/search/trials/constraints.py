@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import TrialState
 
 from prunesearch.core.constraint import Constraint
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.trials import TrialRecord
 

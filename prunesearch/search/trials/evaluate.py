@@ -10,10 +10,10 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import Handle
 from prunesearch.tasks.base import Outputs, Task
-from prunesearch.tasks.batches import Batch, EvalSet
+from prunesearch.tasks.batching.batches import Batch, EvalSet
 from prunesearch.tasks.metrics.classes import Accuracy
 from prunesearch.tasks.metrics.metric import Metric, wilson
 

@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.study.storage.patience import reason_of
 from prunesearch.study.storage.places import backend_of, uncollected
 from prunesearch.study.storage.urls import hide_password

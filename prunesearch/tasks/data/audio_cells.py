@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.cells import file_bytes
 from prunesearch.tasks.data.sources import AUDIO_SUFFIXES, one_line
-from prunesearch.tasks.extras import package
+from prunesearch.tasks.libraries import package
 
 AUDIO_NAMES = ("audio", "speech", "sound", "recording", "clip", "wav")
 _FORMS = "bytes, a path or an array"

@@ -20,7 +20,7 @@ import numpy as np
 from datasets.arrow_dataset import Dataset
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.tasks.extras import package
+from prunesearch.tasks.libraries import package
 
 POOL = 32  # documents a query
 _ANSWERS = 10  # of them that answer it, at most: nDCG@10 sees no more in the best order

@@ -14,7 +14,7 @@ from datasets.features import ClassLabel, Value
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.tasks.data.audio_cells import AUDIO_NAMES, is_audio, raw_sounds, sound_bytes
 from prunesearch.tasks.data.image_cells import image_bytes, is_image, raw_images
-from prunesearch.tasks.data.sources import Source
+from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.video_cells import VIDEO_NAMES, is_video, raw_videos, video_bytes
 
 ROLES = ("image", "audio", "video", "text", "text_pair", "label")
@@ -73,7 +73,9 @@ def content_kind(rows: Dataset, given: dict[str, str]) -> str | None:
     return "text" if _text_columns(rows, label) else None
 
 
-def find_columns(source: Source, rows: Dataset, kind: str, given: dict[str, str], *, labelled: bool = True) -> Columns:
+def find_columns(
+    source: DataSource, rows: Dataset, kind: str, given: dict[str, str], *, labelled: bool = True
+) -> Columns:
     """Infer the columns for a task on "image", "audio", "video" or "text"; what is `given` (role -> column) wins.
 
     Not `labelled`: no label column is looked for.
@@ -100,7 +102,7 @@ def find_columns(source: Source, rows: Dataset, kind: str, given: dict[str, str]
     return Columns(label=label, text=text, text_pair=given.get("text_pair"))
 
 
-def check_given(source: Source, rows: Dataset, given: dict[str, str]) -> None:
+def check_given(source: DataSource, rows: Dataset, given: dict[str, str]) -> None:
     """Raise `PruneSearchError` for an unknown role, and for a column that is not there."""
     for role, name in given.items():
         if role not in ROLES:
@@ -109,7 +111,7 @@ def check_given(source: Source, rows: Dataset, given: dict[str, str]) -> None:
             raise PruneSearchError(f"no column '{name}' in '{source.name}': {did_you_mean(name, rows.column_names)}")
 
 
-def check_columns(source: Source, rows: Dataset, columns: Columns) -> None:
+def check_columns(source: DataSource, rows: Dataset, columns: Columns) -> None:
     """Raise `PruneSearchError` unless another split of the same source has these columns too."""
     for role in ROLES:
         name = getattr(columns, role)
@@ -120,14 +122,14 @@ def check_columns(source: Source, rows: Dataset, columns: Columns) -> None:
             )
 
 
-def _missing(role: str, source: Source, rows: Dataset) -> str:
+def _missing(role: str, source: DataSource, rows: Dataset) -> str:
     listed = ", ".join(rows.column_names)
     return (
         f"no {role} column was recognised in '{source.name}' (its columns: {listed}): name it with columns {role}=NAME"
     )
 
 
-def _choose(role: str, found: list[str], preferred: tuple[str, ...], source: Source, rows: Dataset) -> str:
+def _choose(role: str, found: list[str], preferred: tuple[str, ...], source: DataSource, rows: Dataset) -> str:
     """Take the only candidate, or the one with the most usual name."""
     if not found:
         raise PruneSearchError(_missing(role, source, rows))

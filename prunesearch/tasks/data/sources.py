@@ -25,7 +25,7 @@ from prunesearch.core.events import heard
 from prunesearch.tasks.data.beir import is_beir, read_beir
 from prunesearch.tasks.data.conll import read_conll
 from prunesearch.tasks.data.delimited import TextTable, read_delimited
-from prunesearch.tasks.hush import quiet_libraries
+from prunesearch.tasks.libraries import quiet_libraries
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
@@ -37,7 +37,7 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """Rows as read. `base` is the folder that relative image paths in a table start from."""
 
     name: str
@@ -46,7 +46,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def load_source(data: str, reading: TextTable | None = None) -> Source:
+def load_source(data: str, reading: TextTable | None = None) -> DataSource:
     """Read `data`: a file, a folder, two files joined by a comma, or a Hub id (`owner/name[:config]`).
 
     `reading` says how tables of text are read; None: as they look.
@@ -64,10 +64,10 @@ def load_source(data: str, reading: TextTable | None = None) -> Source:
     splits = {name: rows for name, rows in source.splits.items() if name not in empty}
     if not splits or (len(parts) == 2 and empty):
         raise PruneSearchError(f"data must have rows, but '{data}' is empty: give a filled data set")
-    return Source(source.name, splits, source.base, source.notes)
+    return DataSource(source.name, splits, source.base, source.notes)
 
 
-def as_source(data: str | Path | Dataset | DatasetDict, reading: TextTable | None = None) -> Source:
+def as_source(data: str | Path | Dataset | DatasetDict, reading: TextTable | None = None) -> DataSource:
     """Rows that a caller made, as they are, or those that `data` names (`load_source`)."""
     if isinstance(data, (str, Path)):
         return load_source(str(data), reading)
@@ -82,7 +82,7 @@ def as_source(data: str | Path | Dataset | DatasetDict, reading: TextTable | Non
     return source
 
 
-def _two_files(data: str, first: Source, second: Source) -> Source:
+def _two_files(data: str, first: DataSource, second: DataSource) -> DataSource:
     """Make the calibration file and the holdout file the two splits of one source."""
     for part in (first, second):
         if len(part.splits) != 1:
@@ -94,10 +94,10 @@ def _two_files(data: str, first: Source, second: Source) -> Source:
         raise PruneSearchError(f"two tables must lie in one folder, but got '{data}': move one of them")
     rows = [next(iter(part.splits.values())) for part in (first, second)]
     splits = {"calibration": rows[0], "holdout": rows[1]}
-    return Source(data, splits, first.base, [*first.notes, *second.notes])
+    return DataSource(data, splits, first.base, [*first.notes, *second.notes])
 
 
-def _load_one(name: str, reading: TextTable) -> Source:
+def _load_one(name: str, reading: TextTable) -> DataSource:
     """Read one file, folder or Hub data set."""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -110,7 +110,7 @@ def _load_one(name: str, reading: TextTable) -> Source:
     return _load_hub(name)
 
 
-def _load_file(path: Path, reading: TextTable) -> Source:
+def _load_file(path: Path, reading: TextTable) -> DataSource:
     """Read one table by its extension."""
     suffix = path.suffix.lower()
     if suffix not in READERS:
@@ -123,7 +123,7 @@ def _load_file(path: Path, reading: TextTable) -> Source:
         raise
     except (OSError, ValueError, TypeError, csv.Error, ArrowException) as error:
         raise PruneSearchError(f"'{path}' cannot be read as {suffix[1:]}: {one_line(error)}") from error
-    return Source(str(path), {"all": rows}, path.resolve().parent, notes)
+    return DataSource(str(path), {"all": rows}, path.resolve().parent, notes)
 
 
 def _read_parquet(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
@@ -163,7 +163,7 @@ READERS: dict[str, Callable[[Path, TextTable], tuple[Dataset, list[str]]]] = {
 }
 
 
-def _load_folder(path: Path) -> Source:
+def _load_folder(path: Path) -> DataSource:
     """Read a folder: saved by `datasets`, in BEIR's form, class folders of images, sounds or videos, or data files."""
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         try:
@@ -177,7 +177,7 @@ def _load_folder(path: Path) -> Source:
             raise
         except (OSError, ValueError) as error:
             raise PruneSearchError(f"'{path}' cannot be read: {one_line(error)}") from error
-        return Source(str(path), splits, notes=notes)
+        return DataSource(str(path), splits, notes=notes)
     folders = _folders(path)
     named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
     if named:
@@ -185,11 +185,11 @@ def _load_folder(path: Path) -> Source:
         if all(len(rows) for rows, _ in read.values()):
             _check_splits(path, folders, named)
             notes = [note for _, found in read.values() for note in found]
-            return Source(str(path), {name: rows for name, (rows, _) in read.items()}, notes=notes)
+            return DataSource(str(path), {name: rows for name, (rows, _) in read.items()}, notes=notes)
     rows, notes = _read_classes(path)
     if len(rows):
         _check_classes(path, folders)
-        return Source(str(path), {"all": rows}, notes=notes)
+        return DataSource(str(path), {"all": rows}, notes=notes)
     if any(file.suffix.lower() in READERS for file in path.rglob("*")):
         return _load_hub(str(path))  # a clone of a Hub repository: `datasets` finds its splits
     raise PruneSearchError(
@@ -245,7 +245,7 @@ def _check_classes(path: Path, folders: list[Path]) -> None:
         )
 
 
-def _load_hub(name: str) -> Source:
+def _load_hub(name: str) -> DataSource:
     """Load a Hub data set (`owner/name[:config]`) or a folder of data files through `datasets`."""
     local = Path(name).is_dir()
     repository, _, config = (name, "", "") if local else name.partition(":")
@@ -261,10 +261,10 @@ def _load_hub(name: str) -> Source:
         raise PruneSearchError(f"{what} '{name}' could not be loaded ({one_line(error)}): {way_out}") from error
 
 
-def _from_datasets(name: str, loaded: Dataset | DatasetDict) -> Source:
+def _from_datasets(name: str, loaded: Dataset | DatasetDict) -> DataSource:
     if isinstance(loaded, DatasetDict):
-        return Source(name, {str(split): rows for split, rows in loaded.items()})
-    return Source(name, {"all": loaded})
+        return DataSource(name, {str(split): rows for split, rows in loaded.items()})
+    return DataSource(name, {"all": loaded})
 
 
 def one_line(error: BaseException, limit: int = 220) -> str:

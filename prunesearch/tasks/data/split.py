@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.columns import Columns, check_columns, digests
 from prunesearch.tasks.data.labels import UNLABELLED, LabelMap, Raw, clean, is_unlabelled
-from prunesearch.tasks.data.sources import Source
+from prunesearch.tasks.data.sources import DataSource
 
 CAPS = {"calibration": 2000, "holdout": 4000, "train": 2000}  # rows, unless the user says otherwise
 ALIASES = {
@@ -41,7 +41,7 @@ def few(sizes: Sizes, calibration: int, holdout: int) -> Sizes:
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitPart:
     """The rows of one split, in a class-stratified random order, and their class ids `[n]`.
 
     `numbers` `[n]` are the rows' places in the data, from 0; `source` says which data.
@@ -52,7 +52,7 @@ class Part:
     numbers: NDArray[np.int64]
     source: str
 
-    def select(self, keep: NDArray[np.int64]) -> Part:
+    def select(self, keep: NDArray[np.int64]) -> SplitPart:
         """The rows at the places `keep`, int64 `[k]`."""
         return replace(self, rows=self.rows.select(keep), labels=self.labels[keep], numbers=self.numbers[keep])
 
@@ -65,13 +65,13 @@ class Part:
 class Splits:
     """The parts by role ("calibration", "holdout" and perhaps "train"), disjoint in content."""
 
-    parts: dict[str, Part]
+    parts: dict[str, SplitPart]
     label_names: list[str]
     notes: list[str] = field(default_factory=list)
 
 
 def make_splits(
-    source: Source,
+    source: DataSource,
     columns: Columns,
     labeller: Labeller,
     sizes: Sizes,
@@ -98,7 +98,7 @@ def make_splits(
         None if columns.label is None else _class_names(source, used, columns.label),
     )
     _check_minus_one(source, [raw[pool] for pool in used], label_map)
-    parts: dict[str, Part] = {}
+    parts: dict[str, SplitPart] = {}
     for pool in used:
         ids = label_map.ids([raw[pool][i] for i in labelled[pool]])
         order = stratified_order(ids, seed)
@@ -111,12 +111,12 @@ def make_splits(
             start += size
             numbers = labelled[pool][chosen]
             said = source.name if len(source.splits) == 1 else f"{source.name}:{pool}"
-            parts[role] = Part(source.splits[pool].select(numbers), ids[chosen], numbers, said)
+            parts[role] = SplitPart(source.splits[pool].select(numbers), ids[chosen], numbers, said)
     parts, duplicate_notes = _drop_duplicates(parts, columns, source)
     return Splits(parts, label_map.names, [*notes, *label_map.notes, *duplicate_notes])
 
 
-def split_rows(source: Source, columns: Columns, sizes: Sizes, *, seed: int) -> Splits:
+def split_rows(source: DataSource, columns: Columns, sizes: Sizes, *, seed: int) -> Splits:
     """Draw the splits where rows have no classes, at random; `columns` has no label. Otherwise as `make_splits`."""
     return make_splits(source, columns, lambda raw, names: LabelMap(["row"], {0: 0}), sizes, seed=seed)
 
@@ -136,7 +136,7 @@ def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     return np.argsort(place, kind="stable").astype(np.int64)
 
 
-def _raw_labels(source: Source, columns: Columns) -> dict[str, list[Any]]:
+def _raw_labels(source: DataSource, columns: Columns) -> dict[str, list[Any]]:
     """Labels as written, by split; a split without the column has none."""
     label = columns.label
     if label is None:
@@ -149,7 +149,7 @@ def _labelled(values: list[Any]) -> NDArray[np.int64]:
     return np.array(keep, dtype=np.int64)
 
 
-def _check_minus_one(source: Source, labels: list[list[Any]], found: LabelMap) -> None:
+def _check_minus_one(source: DataSource, labels: list[list[Any]], found: LabelMap) -> None:
     """Refuse -1 where it may as well be a class (-1, 0, 1 for three classes) as stand for "no label".
 
     Raises:
@@ -165,7 +165,7 @@ def _check_minus_one(source: Source, labels: list[list[Any]], found: LabelMap) -
         )
 
 
-def _class_names(source: Source, pools: list[str], label: str) -> list[str] | None:
+def _class_names(source: DataSource, pools: list[str], label: str) -> list[str] | None:
     """Return the names that the data itself gives its label numbers, the same in every pool."""
     features = [source.splits[pool].features[label] for pool in pools]
     names = [list(f.names) if isinstance(f, ClassLabel) else None for f in features]
@@ -178,7 +178,7 @@ def _class_names(source: Source, pools: list[str], label: str) -> list[str] | No
 
 
 def _choose_pools(
-    source: Source, labelled: dict[str, NDArray[np.int64]], train: bool
+    source: DataSource, labelled: dict[str, NDArray[np.int64]], train: bool
 ) -> tuple[dict[str, str], list[str]]:
     """Say which split of the source each role draws from, and tell the user where it is not plain."""
     usable = {name for name, rows in labelled.items() if len(rows)}
@@ -237,10 +237,12 @@ def _unused(n: int, granted: dict[str, int], sizes: Sizes, pool: str, several: b
     return [f"of the {n} rows{where} {used} are used{more}"]
 
 
-def _drop_duplicates(parts: dict[str, Part], columns: Columns, source: Source) -> tuple[dict[str, Part], list[str]]:
+def _drop_duplicates(
+    parts: dict[str, SplitPart], columns: Columns, source: DataSource
+) -> tuple[dict[str, SplitPart], list[str]]:
     """Drop rows from calibration (and train) whose content is also in a split that judges them."""
     seen: set[bytes] = set()
-    kept: dict[str, Part] = {}
+    kept: dict[str, SplitPart] = {}
     notes = []
     for role in ("holdout", "calibration", "train"):
         if role not in parts:

@@ -15,7 +15,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.cells import file_bytes
 from prunesearch.tasks.data.image_cells import open_picture
 from prunesearch.tasks.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, one_line
-from prunesearch.tasks.extras import package
+from prunesearch.tasks.libraries import package
 
 VIDEO_NAMES = ("video", "frames", "clip")
 

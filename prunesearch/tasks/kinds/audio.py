@@ -17,11 +17,11 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.core.events import track
 from prunesearch.tasks.base import Prepared, Task
-from prunesearch.tasks.batches import Batch, EvalSet, Held, Inputs, Labels, chunks, rows_of
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Held, Inputs, Labels, chunks, rows_of
 from prunesearch.tasks.data.audio_cells import Samples, decode_sound, raw_sounds
 from prunesearch.tasks.data.columns import Columns
 from prunesearch.tasks.data.sources import one_line
-from prunesearch.tasks.data.split import Part, Splits
+from prunesearch.tasks.data.split import SplitPart, Splits
 from prunesearch.tasks.kinds.classification import load_classifier
 from prunesearch.tasks.kinds.image import repeat_rows
 from prunesearch.tasks.kinds.text import MULTIPLE
@@ -128,7 +128,7 @@ def features(sounds: list[Samples], extractor: Any) -> Inputs:
         raise PruneSearchError(f"the model's feature extractor refuses the sounds: {one_line(error)}") from error
 
 
-def _sounds(role: str, part: Part, columns: Columns, rate: int, request: TaskRequest) -> Iterator[Samples]:
+def _sounds(role: str, part: SplitPart, columns: Columns, rate: int, request: TaskRequest) -> Iterator[Samples]:
     """Decode the sounds of a split, in order."""
     name = str(columns.audio)
     cells = (row[name] for row in raw_sounds(part.rows, name).select_columns([name]))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Forward, Outputs, Prepared, Task, named
-from prunesearch.tasks.batches import Batch
+from prunesearch.tasks.batching.batches import Batch
 from prunesearch.tasks.data.columns import Columns, find_columns
 from prunesearch.tasks.data.labels import head_labels
 from prunesearch.tasks.data.split import Sizes, Splits, make_splits

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCTC
 
 from prunesearch.tasks.base import Forward, Outputs, Task, output
-from prunesearch.tasks.batches import Batch
+from prunesearch.tasks.batching.batches import Batch
 from prunesearch.tasks.data.labels import LabelMap
 from prunesearch.tasks.data.split import make_splits
 from prunesearch.tasks.kinds.audio import frame_mask, load_sounds

@@ -13,7 +13,8 @@ from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
 from prunesearch.core.errors import UnsupportedModelError
 from prunesearch.tasks.base import Forward, Outputs, Prepared, Task, output
-from prunesearch.tasks.batches import Batch, Inputs
+from prunesearch.tasks.batching.batches import Batch, Inputs
+from prunesearch.tasks.batching.pixels import Pixels, Processor
 from prunesearch.tasks.data.image_cells import decode_image, image_size, raw_images
 from prunesearch.tasks.data.labels import LabelMap
 from prunesearch.tasks.data.split import Splits, few, make_splits
@@ -21,7 +22,6 @@ from prunesearch.tasks.kinds.detection_data import Annotations, find_annotations
 from prunesearch.tasks.kinds.image import on_demand, repeat_rows
 from prunesearch.tasks.loading import count_tokens, load, missing_note
 from prunesearch.tasks.metrics.metric import kl_divergence
-from prunesearch.tasks.pixels import Pixels, Processor
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import DETECTION
 

@@ -12,7 +12,7 @@ from datasets.features import ClassLabel, List
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.columns import Columns, find_columns
 from prunesearch.tasks.data.labels import Raw, clean, head_labels
-from prunesearch.tasks.data.sources import Source
+from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.metrics.boxes import Objects
 
 _NAMES = ("objects", "annotations", "faces", "boxes", "bbox")
@@ -74,7 +74,7 @@ class Annotations:
         )
 
 
-def find_annotations(source: Source, given: dict[str, str], id2label: dict[int, str]) -> Annotations:
+def find_annotations(source: DataSource, given: dict[str, str], id2label: dict[int, str]) -> Annotations:
     """Find the columns, those `given` as image and label first, and map the classes of the data onto the head's.
 
     Raises:

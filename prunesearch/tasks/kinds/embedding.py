@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.tasks.base import Forward, Outputs, Task
-from prunesearch.tasks.batches import Batch
+from prunesearch.tasks.batching.batches import Batch
 from prunesearch.tasks.kinds.pooled import Pooled, embeddings, lacking
 from prunesearch.tasks.kinds.text_rows import single_texts
 

@@ -13,13 +13,13 @@ from transformers.utils.hub import cached_file
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Task
-from prunesearch.tasks.batches import Labels
+from prunesearch.tasks.batching.batches import Labels
 from prunesearch.tasks.data.columns import Columns, check_given
-from prunesearch.tasks.data.split import Part, few, split_rows
-from prunesearch.tasks.hush import quiet_libraries
+from prunesearch.tasks.data.split import SplitPart, few, split_rows
 from prunesearch.tasks.kinds.embedding import Embedding, Retrieval, Similarity
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, max_tokens, time_texts
 from prunesearch.tasks.kinds.text_rows import bucket_rows
+from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load_tokenizer
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import RETRIEVAL, SIMILARITY
@@ -157,7 +157,7 @@ def _columns(request: TaskRequest, kind: str) -> dict[str, str]:
     return names
 
 
-def _read(part: Part, names: dict[str, str], kind: str) -> tuple[list[list[str]], Labels]:
+def _read(part: SplitPart, names: dict[str, str], kind: str) -> tuple[list[list[str]], Labels]:
     """The texts and the label of every row.
 
     Raises:

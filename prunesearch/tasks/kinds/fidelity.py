@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import track
 from prunesearch.tasks.base import Forward, Outputs, Prepared, Task, named
-from prunesearch.tasks.batches import Batch, EvalSet, Labels
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Labels
 from prunesearch.tasks.data.columns import content_kind, find_columns
 from prunesearch.tasks.data.split import split_rows
 from prunesearch.tasks.kinds.audio import load_sounds

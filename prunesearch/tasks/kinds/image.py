@@ -12,13 +12,13 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from prunesearch.core.errors import UnsupportedModelError
 from prunesearch.core.events import track
 from prunesearch.tasks.base import Prepared, Sample, Task
-from prunesearch.tasks.batches import EvalSet, Inputs, Labels, OnDemand, merge_batches
+from prunesearch.tasks.batching.batches import EvalSet, Inputs, Labels, OnDemand, merge_batches
+from prunesearch.tasks.batching.pixels import Pixels, Processor
 from prunesearch.tasks.data.columns import Columns
 from prunesearch.tasks.data.image_cells import decode_image, raw_images
-from prunesearch.tasks.data.split import Part, Splits
+from prunesearch.tasks.data.split import SplitPart, Splits
 from prunesearch.tasks.kinds.classification import load_classifier
 from prunesearch.tasks.loading import accepted, count_tokens, load
-from prunesearch.tasks.pixels import Pixels, Processor
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import IMAGE
 
@@ -56,7 +56,7 @@ def load_images(request: TaskRequest, splits: Splits, columns: Columns, model: n
 
 
 def on_demand(
-    role: str, part: Part, pixels: Pixels, request: TaskRequest, what: str = "images", labels: Labels | None = None
+    role: str, part: SplitPart, pixels: Pixels, request: TaskRequest, what: str = "images", labels: Labels | None = None
 ) -> EvalSet:
     """A split whose batches are made of `pixels` when they are used.
 
@@ -85,7 +85,7 @@ def repeat_rows(data: EvalSet) -> Callable[[int], Inputs]:
     return timing_inputs
 
 
-def _samples(part: Part, columns: Columns, request: TaskRequest) -> list[Sample]:
+def _samples(part: SplitPart, columns: Columns, request: TaskRequest) -> list[Sample]:
     rows = raw_images(part.rows, str(columns.image))
     count = min(SAMPLES, len(part.labels))
     return [

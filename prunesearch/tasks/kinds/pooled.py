@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunesearch.pruning.families.pooling import mean_pool
 from prunesearch.tasks.base import Forward, named, output
-from prunesearch.tasks.batches import Inputs
+from prunesearch.tasks.batching.batches import Inputs
 from prunesearch.tasks.kinds.audio import frame_mask
 
 NO_SIZES = (

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from prunesearch.core.events import track
 from prunesearch.pruning.families.pooling import mean_pool
-from prunesearch.tasks.batches import EvalSet
+from prunesearch.tasks.batching.batches import EvalSet
 from prunesearch.tasks.metrics.metric import correct
 
 L2 = 0.1  # penalty on standardised features, against the mean cross-entropy

@@ -13,10 +13,10 @@ from transformers import AutoModelForQuestionAnswering
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Forward, Outputs, Task, output
-from prunesearch.tasks.batches import Batch
+from prunesearch.tasks.batching.batches import Batch
 from prunesearch.tasks.data.columns import Columns, check_given
-from prunesearch.tasks.data.sources import Source
-from prunesearch.tasks.data.split import Part, split_rows
+from prunesearch.tasks.data.sources import DataSource
+from prunesearch.tasks.data.split import SplitPart, split_rows
 from prunesearch.tasks.kinds.qa_windows import encode_windows, overlap_of
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, max_tokens, time_texts
 from prunesearch.tasks.kinds.text_rows import bucket_rows, single_texts
@@ -138,7 +138,7 @@ def _windows_note(counts: list[int], maximum: int, overlap: int) -> list[str]:
     ]
 
 
-def _flat(source: Source) -> Source:
+def _flat(source: DataSource) -> DataSource:
     """A file in SQuAD's own form, articles of paragraphs of questions, becomes a row a question."""
     splits = {}
     for name, rows in source.splits.items():
@@ -156,7 +156,7 @@ def _flat(source: Source) -> Source:
     return replace(source, splits=splits)
 
 
-def _answered(source: Source, given: dict[str, str]) -> Source:
+def _answered(source: DataSource, given: dict[str, str]) -> DataSource:
     """Leave out questions without an answer.
 
     Raises:
@@ -192,7 +192,7 @@ def references(cell: Any) -> list[str]:
     return [item["text"] if isinstance(item, dict) else str(item) for item in cell or []]
 
 
-def _texts(part: Part, names: dict[str, str]) -> tuple[list[str], list[str], list[list[str]]]:
+def _texts(part: SplitPart, names: dict[str, str]) -> tuple[list[str], list[str], list[list[str]]]:
     """Questions, contexts and reference answers; blanks before a question would take room (run_qa cuts them too)."""
     asked, contexts = ([str(cell) for cell in part.rows[names[role]]] for role in ("text", "text_pair"))
     return [question.lstrip() for question in asked], contexts, [references(cell) for cell in part.rows[names["label"]]]

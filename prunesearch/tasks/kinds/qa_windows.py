@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.hush import quiet_libraries
+from prunesearch.tasks.libraries import quiet_libraries
 
 OVERLAP = 128  # tokens, run_qa's `doc_stride` (for its length of 384)
 Encoded = dict[str, list[int]]

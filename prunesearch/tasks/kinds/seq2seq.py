@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import Handle
 from prunesearch.tasks.base import Forward, Outputs, Task, output
-from prunesearch.tasks.batches import Batch
-from prunesearch.tasks.hush import quiet_libraries
+from prunesearch.tasks.batching.batches import Batch
+from prunesearch.tasks.libraries import quiet_libraries
 
 _TOP = 64  # log-probabilities that are kept of every position of the unpruned model
 _RUNS = 3  # of decoding, timed; their median is told

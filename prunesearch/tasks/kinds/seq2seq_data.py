@@ -13,13 +13,13 @@ from transformers import AutoModelForSeq2SeqLM
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Prepared, Task
-from prunesearch.tasks.batches import EvalSet, Inputs
+from prunesearch.tasks.batching.batches import EvalSet, Inputs
 from prunesearch.tasks.data.columns import Columns, check_given
-from prunesearch.tasks.data.sources import Source
+from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.split import Splits, few, split_rows
-from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.seq2seq import Writing
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, bucket, max_tokens, pack_texts, timing_length
+from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load_tokenizer, missing_note
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import SUMMARY, TRANSLATION
@@ -82,7 +82,7 @@ def _load(request: TaskRequest, kind: str) -> Task:
     )
 
 
-def pair_columns(source: Source, rows: Dataset, kind: str, given: dict[str, str]) -> tuple[str, str]:
+def pair_columns(source: DataSource, rows: Dataset, kind: str, given: dict[str, str]) -> tuple[str, str]:
     """The columns of sources and references: those `given` as text and label, else by their usual names.
 
     Raises:
@@ -100,7 +100,7 @@ def pair_columns(source: Source, rows: Dataset, kind: str, given: dict[str, str]
     return text, target
 
 
-def _flat(source: Source) -> Source:
+def _flat(source: DataSource) -> DataSource:
     """A column `translation` of {language: text}, as data sets of the Hub have it, becomes a column a language."""
     splits = {}
     for name, rows in source.splits.items():

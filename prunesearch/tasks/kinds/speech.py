@@ -10,13 +10,13 @@ import torch
 from transformers import AutoModelForSpeechSeq2Seq
 
 from prunesearch.tasks.base import Task
-from prunesearch.tasks.batches import Batch, EvalSet, Held, Inputs
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Held, Inputs
 from prunesearch.tasks.data.labels import LabelMap
 from prunesearch.tasks.data.split import few, make_splits
-from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.audio import load_sounds
 from prunesearch.tasks.kinds.seq2seq import Writing
 from prunesearch.tasks.kinds.speech_columns import find_transcripts
+from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load_tokenizer, missing_note
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import SPEECH

@@ -12,13 +12,13 @@ from transformers import AutoModelForTokenClassification
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Forward, Outputs, Task, output
-from prunesearch.tasks.batches import Batch
+from prunesearch.tasks.batching.batches import Batch
 from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.labels import LabelMap, Raw, clean, head_labels
-from prunesearch.tasks.data.sources import Source
-from prunesearch.tasks.data.split import Part, Splits, split_rows
-from prunesearch.tasks.hush import quiet_libraries
+from prunesearch.tasks.data.sources import DataSource
+from prunesearch.tasks.data.split import SplitPart, Splits, split_rows
 from prunesearch.tasks.kinds.text import bucket, max_tokens, time_texts
+from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load_tokenizer, missing_note
 from prunesearch.tasks.metrics.metric import kl_divergence
 from prunesearch.tasks.request import TaskRequest
@@ -110,7 +110,7 @@ def load_tagging_task(request: TaskRequest) -> Task:
     )
 
 
-def tag_columns(source: Source, rows: Dataset, given: dict[str, str]) -> tuple[str, str]:
+def tag_columns(source: DataSource, rows: Dataset, given: dict[str, str]) -> tuple[str, str]:
     """The columns of the words and of their tags: those `given` as text and label, else by their usual names.
 
     Raises:
@@ -137,7 +137,7 @@ def _tag_names(splits: Splits, tags: str, id2label: dict[int, str]) -> LabelMap:
 
 
 def _encode(
-    part: Part, words: str, tags: str, labels: LabelMap, tokenizer: Any, maximum: int
+    part: SplitPart, words: str, tags: str, labels: LabelMap, tokenizer: Any, maximum: int
 ) -> tuple[list[dict[str, list[int]]], list[Words], int]:
     """Tokenise sentences of words: the inputs and labels of every row, and how many had to be cut."""
     with quiet_libraries():

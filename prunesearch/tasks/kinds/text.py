@@ -14,14 +14,14 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Prepared, Sample, Task
-from prunesearch.tasks.batches import Batch, EvalSet, Held, Inputs, Labels, chunks, rows_of
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Held, Inputs, Labels, chunks, rows_of
 from prunesearch.tasks.data.columns import Columns, find_columns
 from prunesearch.tasks.data.labels import LabelMap, Raw, free_labels, head_labels
-from prunesearch.tasks.data.split import Part, Splits, make_splits
-from prunesearch.tasks.hush import quiet_libraries
+from prunesearch.tasks.data.split import SplitPart, Splits, make_splits
 from prunesearch.tasks.kinds.classification import Classification, check_classes
 from prunesearch.tasks.kinds.image import SAMPLES
 from prunesearch.tasks.kinds.probe import fit_classifier
+from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import accepted, check_known, load_tokenizer, missing_note, to_device
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import TEXT
@@ -156,7 +156,7 @@ def pack_texts(texts: list[str], tokenizer: Any, tokens: int, like: EvalSet) -> 
     return timing_inputs
 
 
-def _encode(part: Part, columns: Columns, tokenizer: Any, maximum: int) -> list[dict[str, list[int]]]:
+def _encode(part: SplitPart, columns: Columns, tokenizer: Any, maximum: int) -> list[dict[str, list[int]]]:
     """Tokenise every row without padding, cut to `maximum` tokens."""
     texts = _column(part, columns.text)
     pairs = None if columns.text_pair is None else _column(part, columns.text_pair)
@@ -165,7 +165,7 @@ def _encode(part: Part, columns: Columns, tokenizer: Any, maximum: int) -> list[
     return [{name: encoded[name][i] for name in encoded} for i in range(len(texts))]
 
 
-def _column(part: Part, name: str | None) -> list[str]:
+def _column(part: SplitPart, name: str | None) -> list[str]:
     return ["" if value is None else str(value) for value in part.rows[str(name)][:]]
 
 
@@ -216,7 +216,7 @@ def _texts(splits: Splits, columns: Columns) -> list[str]:
     return ["" if value is None else str(value) for value in part[str(columns.text)][:]]
 
 
-def _samples(part: Part, columns: Columns) -> list[Sample]:
+def _samples(part: SplitPart, columns: Columns) -> list[Sample]:
     names = [name for name in (columns.text, columns.text_pair) if name is not None]
     head = part.rows.select(range(min(SAMPLES, len(part.labels))))
     return [Sample(" | ".join(str(row[name]) for name in names), int(part.labels[i]), i) for i, row in enumerate(head)]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunesearch.tasks.batches import Batch, EvalSet, Held, Inputs, Labels, chunks, rows_of
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Held, Inputs, Labels, chunks, rows_of
 from prunesearch.tasks.kinds.text import padded, padding_values
 from prunesearch.tasks.loading import accepted, check_known, to_device
 from prunesearch.tasks.request import TaskRequest

@@ -16,10 +16,10 @@ from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.pruning.apply import handle_of
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.pruning.families.restoring import frame_owners
-from prunesearch.pruning.state import Departure
-from prunesearch.pruning.tokens import take_rows
+from prunesearch.pruning.forward.state import Departure
+from prunesearch.pruning.forward.tokens import take_rows
 from prunesearch.tasks.base import Forward, Outputs
-from prunesearch.tasks.batches import Batch, Inputs
+from prunesearch.tasks.batching.batches import Batch, Inputs
 from prunesearch.tasks.kinds.audio import frame_mask
 from prunesearch.tasks.kinds.embedding import Similarity
 from prunesearch.tasks.kinds.pooled import embeddings
@@ -127,7 +127,7 @@ def wrapped(whole: Any, inputs: Inputs) -> XVector:
 
 
 @dataclass
-class Verification(Similarity):
+class SpeakerVerification(Similarity):
     """Pairs of sounds: inputs are `[b, 2, n]`, labels 1 for one speaker and 0 for two, and answers cosines `[b]`.
 
     Embeddings are an x-vector head's, or the mean of an encoder's last states by their sizes.

@@ -13,12 +13,12 @@ from transformers import AutoModel, AutoModelForAudioXVector
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.tasks.base import Task
-from prunesearch.tasks.batches import Batch, EvalSet, Held, chunks, merge_batches, trimmed
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Held, chunks, merge_batches, trimmed
 from prunesearch.tasks.data.columns import find_columns
 from prunesearch.tasks.data.labels import free_labels
 from prunesearch.tasks.data.split import make_splits
 from prunesearch.tasks.kinds.audio import frames, load_sounds
-from prunesearch.tasks.kinds.verification import Verification, XVector, wrapped
+from prunesearch.tasks.kinds.verification import SpeakerVerification, XVector, wrapped
 from prunesearch.tasks.loading import check_weights, load, missing_note
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import SPEAKER
@@ -43,7 +43,7 @@ def load_verification_task(request: TaskRequest) -> Task:
     paired = replace(sounds, sets=sets)
     metric = request.metric_of(SPEAKER)
     head = "the x-vector head's" if isinstance(model, XVector) else "the mean of the last states, by the tokens' sizes"
-    return Verification(
+    return SpeakerVerification(
         name=SPEAKER,
         model=model,
         metric=metric,

@@ -11,13 +11,13 @@ from transformers import AutoImageProcessor, AutoModelForVideoClassification
 
 from prunesearch.core.errors import UnsupportedModelError
 from prunesearch.tasks.base import Prepared, Task
+from prunesearch.tasks.batching.pixels import Pixels, Processor
 from prunesearch.tasks.data.columns import Columns
 from prunesearch.tasks.data.split import Splits, few
 from prunesearch.tasks.data.video_cells import decode_video, raw_videos
 from prunesearch.tasks.kinds.classification import load_classifier
 from prunesearch.tasks.kinds.image import on_demand, repeat_rows
 from prunesearch.tasks.loading import accepted, count_tokens, load
-from prunesearch.tasks.pixels import Pixels, Processor
 from prunesearch.tasks.request import TaskRequest, head_of
 from prunesearch.tasks.table import VIDEO
 

@@ -14,9 +14,9 @@ from prunesearch.tasks.base import Task
 from prunesearch.tasks.data.columns import find_columns
 from prunesearch.tasks.data.labels import LabelMap, Raw, free_labels
 from prunesearch.tasks.data.split import make_splits
-from prunesearch.tasks.hush import quiet_libraries
 from prunesearch.tasks.kinds.classification import Classification, check_classes
 from prunesearch.tasks.kinds.image import load_images
+from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load_tokenizer, missing_note
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import ZERO_SHOT

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import handle_of
 from prunesearch.tasks.metrics.metric import Interval, RowMean
 

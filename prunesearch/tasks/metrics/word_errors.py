@@ -8,7 +8,7 @@ import re
 import torch
 from torch import Tensor
 
-from prunesearch.tasks.extras import package
+from prunesearch.tasks.libraries import package
 from prunesearch.tasks.metrics.metric import Floats, OfSums, ratio
 
 _NO_WORD = re.compile(r"[^\w\s']|_")

@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.flow import Geometry
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.flow import Geometry
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.counting import flops
 from prunesearch.cost.counting.flops import block_macs, closed_form_gmacs, count_macs, encoder_macs
 from prunesearch.cost.shape import BlockSizes

@@ -10,8 +10,8 @@ from rich.console import Console
 from transformers import ViTConfig, ViTForImageClassification
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.counting.flops import block_macs
 from prunesearch.cost.counting.flops_report import FlopsReport, flops_report, runs, show_flops
 from prunesearch.cost.counting.memory import peak_activation_mib

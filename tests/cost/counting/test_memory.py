@@ -6,8 +6,8 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.counting.memory import Memory, peak_activation_mib, recorded_peak
 from prunesearch.cost.devices.cuda import Cuda
 from prunesearch.pruning.apply import apply_

@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage, parse_method
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage, parse_method
 from prunesearch.cost.counting.flops import MacCosts, closed_form_gmacs
 from prunesearch.cost.counting.memory import peak_activation_mib
 from prunesearch.cost.counting.memory_costs import MemoryCosts

@@ -14,14 +14,14 @@ import torch
 
 from prunesearch.commands.profile import ProfileConfig, open_profile
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import COUNTERS, DEVICE_KINDS
-from prunesearch.core.schedule import Schedule, Stage
+from prunesearch.core.plans.schedule import Schedule, Stage
+from prunesearch.core.tables.registry import COUNTERS, DEVICE_KINDS
 from prunesearch.cost.devices.device import at_hand, kind_of
 from prunesearch.cost.devices.kind import DeviceKind, Ready
 from prunesearch.cost.energy.counters import open_counter
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.report.device_list import list_devices, show_devices
+from prunesearch.report.tables.device_list import list_devices, show_devices
 from prunesearch.study.target import is_here, resolve_target
 from prunesearch.tasks.shapes import load_shape, random_inputs
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.names import Registry, Row
-from prunesearch.core.registry import DEVICE_KINDS
+from prunesearch.core.tables.names import Registry, Row
+from prunesearch.core.tables.registry import DEVICE_KINDS
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.kind import DeviceKind
 from prunesearch.cost.energy.counters import COUNTERS, open_counter

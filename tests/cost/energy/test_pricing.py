@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.energy.pricing import EnergyCosts
 from tests.support.known_device import POWERS_W, ROWS, known_energy, known_table, one_line, true_mj
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.energy.schedules import FITTED, fit_table_energy, measure_schedule_energy, open_meter
 from prunesearch.cost.energy.window import EnergyMeter

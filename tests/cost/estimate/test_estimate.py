@@ -9,8 +9,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.estimate.estimate import (
     ESTIMATOR,
     Estimator,

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.surface import Line, fit_straight_line
 from prunesearch.cost.tables.table_records import Cells

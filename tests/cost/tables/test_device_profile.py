@@ -10,8 +10,8 @@ import pytest
 
 from prunesearch.commands import profile as profiling
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.tables.device_profile import (
     OutOfMemory,
     Profile,

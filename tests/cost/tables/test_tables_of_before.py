@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prunesearch.core.schedule_text import parse_schedule
+from prunesearch.core.plans.schedule_text import parse_schedule
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Profile
 from tests.support.paths import ROOT

@@ -11,8 +11,8 @@ import pytest
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.pareto import non_dominated
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.estimate.estimate import _covers
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Profile

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import RUNTIMES
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
+from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.timing.modes import Compiled, CudaGraph, Eager, check_measurable, mode_of, runner_for
 from prunesearch.cost.timing.validate import measure_schedules

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.registry import RUNTIMES
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
+from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.cost.timing.modes import OnnxRuntime, runner_for
 from prunesearch.cost.timing.runtimes import load_onnx, needed, onnx_session, trace, write_onnx, write_piece
 from prunesearch.pruning.apply import apply_

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.devices.machine import usable_cores
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import describe_shape

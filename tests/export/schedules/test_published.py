@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.export import FORMATS, ModelShape, export_schedule, import_schedule
 from prunesearch.export.schedules.tome import spread
 

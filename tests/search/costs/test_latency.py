@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.tables.percentile import tail_of
 from prunesearch.search.costs.latency import Across, LoadCosts, Scaled
 from tests.support.fakes import DEPTH, LinearCosts, make_space

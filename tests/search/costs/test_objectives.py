@@ -6,8 +6,8 @@ import pytest
 
 from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.energy.pricing import EnergyCosts
 from prunesearch.search.costs.latency import Scaled
 from prunesearch.search.costs.objectives import Objective, make_objectives

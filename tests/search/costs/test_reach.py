@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.costs.reach import cheapest_methods, check_reachable, seeds_within
 from prunesearch.search.solve.losses import Sensitivities

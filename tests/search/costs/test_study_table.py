@@ -8,8 +8,8 @@ import pytest
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import step
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import find_profile
 from prunesearch.pruning.apply import apply_

@@ -10,7 +10,7 @@ from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.search.finish.candidates import Bounds, blind_note, hypervolume, selection, selection_note, standing
 from prunesearch.search.trials.evaluate import Evaluation
-from prunesearch.study.front_items import Amount
+from prunesearch.study.front_items import CostAmount
 from tests.search.finish.test_verdict import UNPRUNED, point
 from tests.support.synthetic_front import latency
 
@@ -47,10 +47,10 @@ def test_what_broke_a_constraint_is_counted_with_what_it_came_to():
 
 
 def test_a_bound_in_ms_holds_under_every_load():
-    loads = [{"latency": Amount.model_validate(latency(ms))} for ms in (4.0, 11.0)]
+    loads = [{"latency": CostAmount.model_validate(latency(ms))} for ms in (4.0, 11.0)]
     both = POINTS[2].model_copy(update={"loads": loads})
     unpruned = UNPRUNED.model_copy(
-        update={"loads": [{"latency": Amount.model_validate(latency(ms))} for ms in (20.0, 40.0)]}
+        update={"loads": [{"latency": CostAmount.model_validate(latency(ms))} for ms in (20.0, 40.0)]}
     )
     found = Bounds(Budget.parse("10ms"), [], unpruned, "latency")
     assert found.budget_info().each
@@ -61,7 +61,7 @@ def test_a_bound_in_ms_holds_under_every_load():
 
 
 def with_memory(item, mib):
-    return item.model_copy(update={"costs": {**item.costs, "memory": Amount(predicted=mib)}})
+    return item.model_copy(update={"costs": {**item.costs, "memory": CostAmount(predicted=mib)}})
 
 
 def test_what_is_promised_stands_though_it_is_dominated():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.search.finish.verdict import Judge, in_order, promised, with_promises
 from prunesearch.study.front_items import Point, Unpruned
 from prunesearch.study.front_records import BudgetInfo, ConstraintInfo

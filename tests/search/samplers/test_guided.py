@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from prunesearch.core.pareto import hypervolume_2d
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.space import Space

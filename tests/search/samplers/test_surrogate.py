@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.samplers.surrogate import LossModel
 from prunesearch.search.solve.loss_surface import FLOOR
 from prunesearch.search.solve.losses import Sensitivities

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import spread
 from prunesearch.search.solve.solver import solve

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.samplers.surrogate import CorrectionScales, LossModel
 from prunesearch.search.solve.gaussian import Array, fit_scales
 from prunesearch.search.solve.loss_surface import FLOOR, Cell, LossSurface, SurfaceScales

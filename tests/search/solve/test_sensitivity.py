@@ -7,8 +7,8 @@ import pytest
 
 from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.pareto import hypervolume_2d
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import Handle
 from prunesearch.search.solve.dynamic import Solver
 from prunesearch.search.solve.loss_surface import LossSurface

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.export import FORMATS, ModelShape, import_schedule
 from prunesearch.search.space.given import given_seed
 from tests.support.fakes import DEPTH, TOKENS, make_space

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import itertools
 
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.search.space.moves import neighbours, schedule_of, sites_of
 from tests.support.fakes import make_space
 

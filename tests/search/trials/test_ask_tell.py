@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunesearch.core.errors import CorruptFileError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.search.engines.local import LocalEngine
 from prunesearch.search.trials.ask_tell import Proposal, Search
 from prunesearch.search.trials.evaluate import Evaluation, Rival

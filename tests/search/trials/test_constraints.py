@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from prunesearch.core.constraint import Constraint
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.engines.local import LocalEngine
 from prunesearch.search.trials.ask_tell import Search

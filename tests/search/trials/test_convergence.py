@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.trials import convergence
 from prunesearch.search.trials.convergence import Convergence

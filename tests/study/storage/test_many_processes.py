@@ -11,8 +11,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.study.storage.places import backend_of
 from prunesearch.study.storage.storage import GRACE_S, StudyStorage, storage_of
 from prunesearch.study.trials import fail_abandoned, is_withdrawn, open_study, read_trials
@@ -42,8 +42,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
 
 
 WORK = """
-    from prunesearch.core.schedule import Schedule
-    from prunesearch.core.stage import Stage
+    from prunesearch.core.plans.schedule import Schedule
+    from prunesearch.core.plans.stage import Stage
     url, name, trials, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     def slow(schedule):
         time.sleep(pause)

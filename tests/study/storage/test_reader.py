@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.study.storage.places import backend_of
 from prunesearch.study.storage.reader import Trial, TrialReader, study_names
 from tests.support.some import some

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.study.config import RunConfig
 from prunesearch.study.storage.storage import storage_of
 from prunesearch.study.storage.worker import is_gone, this_worker

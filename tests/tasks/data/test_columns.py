@@ -6,12 +6,12 @@ from datasets import ClassLabel, Dataset, Image
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.columns import Columns, content_kind, digests, find_columns
 from prunesearch.tasks.data.image_cells import decode_image, raw_images
-from prunesearch.tasks.data.sources import Source
+from prunesearch.tasks.data.sources import DataSource
 from tests.support.tiny import png
 
 
 def find(rows: Dataset, kind: str, **given: str) -> Columns:
-    return find_columns(Source("data", {"all": rows}), rows, kind, given)
+    return find_columns(DataSource("data", {"all": rows}), rows, kind, given)
 
 
 def images(**columns) -> Dataset:

@@ -5,7 +5,7 @@ from datasets import ClassLabel, Dataset
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.columns import Columns
 from prunesearch.tasks.data.labels import free_labels, head_labels
-from prunesearch.tasks.data.sources import Source
+from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.split import Sizes, few, make_splits, stratified_order
 from tests.support.some import some
 
@@ -18,7 +18,7 @@ def table(n: int, prefix: str = "row", labels: list | None = None) -> Dataset:
 
 
 def split(splits: dict[str, Dataset], sizes: Sizes | None = None, seed: int = 0, train: bool = False):
-    source = Source("data", splits)
+    source = DataSource("data", splits)
     return make_splits(source, COLUMNS, free_labels, sizes or Sizes(), seed=seed, train=train)
 
 
@@ -161,10 +161,10 @@ def test_minus_one_is_not_left_out_where_it_may_be_a_class():
 
     sentiment = table(30, labels=[-1, 0, 1] * 10)
     with pytest.raises(PruneSearchError, match="labels must be 0 to 2, but those of 'data' are -1, 0, 1: number"):
-        make_splits(Source("data", {"all": sentiment}), COLUMNS, labeller, Sizes(), seed=0)
+        make_splits(DataSource("data", {"all": sentiment}), COLUMNS, labeller, Sizes(), seed=0)
     hidden = table(40, labels=[-1, 0, 1, 2] * 10)  # as SNLI writes "nobody agreed"
-    result = make_splits(Source("data", {"all": hidden}), COLUMNS, labeller, Sizes(), seed=0)
+    result = make_splits(DataSource("data", {"all": hidden}), COLUMNS, labeller, Sizes(), seed=0)
     assert sum(len(part.labels) for part in result.parts.values()) == 30
     gaps = table(30, labels=["", "0.0", "1.0"] * 10)
-    result = make_splits(Source("data", {"all": gaps}), COLUMNS, labeller, Sizes(), seed=0)
+    result = make_splits(DataSource("data", {"all": gaps}), COLUMNS, labeller, Sizes(), seed=0)
     assert {*result.parts["holdout"].labels.tolist()} == {0, 1}

@@ -9,8 +9,8 @@ import torch
 import transformers as hf
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.trials.evaluate import Evaluator

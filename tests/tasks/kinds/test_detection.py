@@ -13,10 +13,10 @@ import transformers as hf
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
-from prunesearch.report.views.shown_samples import Samples
+from prunesearch.report.views.shown_samples import ShownSamples
 from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
@@ -204,6 +204,6 @@ def test_patches_are_drawn_over_a_picture_where_tokens_are_a_grid_of_them(name: 
     with apply_(task.model, Schedule()) as handle:
         rows, traces = illustrate(task, handle, [point], model)
     assert bool(rows) == (name == "yolos")
-    Samples(rows=rows, traces=traces)  # refuses owners that are not one a token
+    ShownSamples(rows=rows, traces=traces)  # refuses owners that are not one a token
     for row in rows:  # of yolos, as said above
         assert (row.grid, row.leading, row.trailing) == ((4, 4), 1, 7)

@@ -7,8 +7,8 @@ from torch import nn
 from transformers import ModernBertConfig, ModernBertModel
 
 import prunesearch as ps
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.tasks import load_task
 from prunesearch.tasks.kinds.probe import L2, MeanPoolClassifier, fit_linear

@@ -16,13 +16,13 @@ from scipy.stats import entropy
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
-from prunesearch.tasks.batches import Batch
+from prunesearch.tasks.batching.batches import Batch
 from prunesearch.tasks.kinds.qa import LONGEST_ANSWER, Answering, best_spans, references
 from prunesearch.tasks.kinds.qa_windows import Question, Window
 from prunesearch.tasks.metrics.metric import find_metric

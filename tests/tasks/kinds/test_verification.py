@@ -14,8 +14,8 @@ from scipy.spatial.distance import cosine
 from transformers.modeling_outputs import BaseModelOutput
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
-from prunesearch.core.schedule import Schedule
-from prunesearch.core.stage import Stage
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.run import run

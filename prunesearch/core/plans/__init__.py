@@ -1,0 +1,1 @@
+"""What is done to a model: stages, schedules, plans, and how tokens flow under them."""

@@ -1,0 +1,141 @@
+"""A schedule on a model: how many tokens enter and leave each block, which of them carry sizes, where stages take some.
+
+The walk over a forward is here, once; what a forward costs, how it is timed and how it is shown all read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.stage import ENCODER, Place, Stage
+from prunesearch.core.tables.registry import MERGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Part(NamedTuple):
+    """A run of blocks that tokens pass in order."""
+
+    name: str
+    depth: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What of a model decides how tokens flow.
+
+    Nothing is said of WHERE in a row the protected tokens are: they may lead, end it, or lie in its middle.
+
+    Args:
+        depth: number of blocks.
+        tokens: sequence length at the start, protected tokens included, padding left out.
+        protected: how many of them are never reduced.
+
+    Raises:
+        PruneSearchError: for numbers that no model can have.
+    """
+
+    depth: int
+    tokens: int
+    protected: int
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise PruneSearchError(f"`depth >= 1` must hold for a model, but got {self.depth}")
+        if not 0 <= self.protected <= self.tokens:
+            raise PruneSearchError(f"`0 <= protected <= tokens` must hold, but got {self.protected} of {self.tokens}")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts in the order in which tokens pass them; an encoder alone, today."""
+        return (Part(ENCODER, self.depth),)
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """Every place of a stage, in the order in which tokens pass them."""
+        return tuple(Place(part.name, block) for part in self.parts for block in range(part.depth))
+
+    @property
+    def reducible(self) -> int:
+        """Tokens that stages may take away."""
+        return self.tokens - self.protected
+
+
+class Step(NamedTuple):
+    """One block of a forward.
+
+    Attributes:
+        place: where it is.
+        n_in: tokens that its attention works on, protected ones included.
+        n_out: tokens that its MLP works on.
+        sized: whether its attention adds `log(size)`: some token before it may stand for several.
+        stage: what takes tokens away between the two; None where nothing is removed.
+    """
+
+    place: Place
+    n_in: int
+    n_out: int
+    sized: bool
+    stage: Stage | None
+
+    @property
+    def layer(self) -> int:
+        """Number of the block in its part."""
+        return self.place.block
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The blocks of one forward in order; made by `Schedule.flow`.
+
+    Attributes:
+        geometry: of the model.
+        stages: of the schedule, those that remove nothing at this length included.
+    """
+
+    geometry: Geometry
+    stages: tuple[Stage, ...]
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """One step a block."""
+        return tuple(_walk(self.geometry, self.stages))
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def counts(self) -> list[int]:
+        """Tokens leaving each block."""
+        return [step.n_out for step in self.steps]
+
+    @property
+    def n_out(self) -> int:
+        """Tokens that leave the last block."""
+        return self.steps[-1].n_out
+
+    def on(self, geometry: Geometry) -> Flow:
+        """The same stages on another model, or at another length."""
+        return self if geometry == self.geometry else Flow(geometry, self.stages)
+
+
+def _walk(geometry: Geometry, stages: Iterable[Stage]) -> Iterator[Step]:
+    by_place = {stage.place: stage for stage in stages}
+    n, sized, reducible = geometry.tokens, False, geometry.reducible
+    for place in geometry.places:
+        stage = by_place.get(place)
+        if stage is None:
+            yield Step(place, n, n, sized, None)
+            continue
+        n_out = min(n, geometry.protected + stage.amount.kept(reducible))
+        yield Step(place, n, n_out, sized, stage if n_out < n else None)
+        sized = sized or (n_out < n and MERGES.entry(stage.merge).makes_sizes)
+        n = n_out

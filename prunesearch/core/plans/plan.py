@@ -1,0 +1,176 @@
+"""Plans: what is done to a model. Token stages today; changes of precision, width, rank and depth, and weights, later.
+
+A file of a plan is version 2 of that of a schedule, and the reader takes both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.plans.schedule import PLAN_FORMAT, PLAN_VERSION, Schedule, read_stages
+from prunesearch.core.tables.registry import CHANGES
+
+Value = str | int | float | bool
+_KEYS = {"stages", "changes", "weights"}
+
+
+@dataclass(frozen=True, init=False)
+class Change:
+    """One change of the model itself, beside its tokens.
+
+    Args:
+        kind: a name in `CHANGES`.
+        block: number of the block that is changed; None for all of the model.
+        params: what the kind takes, by name.
+
+    Raises:
+        PruneSearchError: for a kind that is in no table, or a block that cannot be.
+    """
+
+    kind: str
+    block: int | None = None
+    params: tuple[tuple[str, Value], ...] = ()
+
+    def __init__(
+        self,
+        kind: str,
+        block: int | None = None,
+        params: Mapping[str, Value] | Iterable[tuple[str, Value]] = (),
+    ) -> None:
+        if not isinstance(kind, str) or kind not in CHANGES:
+            known = ", ".join(CHANGES) or "none yet"
+            raise PruneSearchError(f"unknown kind of change {kind!r}: this prunesearch has {known}; use a newer one")
+        if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 0):
+            raise PruneSearchError(f"`block` must be an integer >= 0 or None, but got {block!r}")
+        fields = {"kind": kind, "block": block, "params": tuple(sorted(dict(params).items()))}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def __str__(self) -> str:
+        said = ", ".join(f"{name}={value}" for name, value in self.params)
+        where = "" if self.block is None else f"{self.block}:"
+        return f"{where}{self.kind}" + (f"({said})" if said else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain JSON form."""
+        return {"kind": self.kind, "block": self.block, "params": dict(self.params)}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Change:
+        """Read the plain form.
+
+        Raises:
+            CorruptFileError: for a key that is missing, or not known.
+            PruneSearchError: as `Change` does.
+        """
+        if (
+            not isinstance(data, dict)
+            or set(data) != {"kind", "block", "params"}
+            or not isinstance(data["params"], dict)
+        ):
+            raise CorruptFileError(f"a change has exactly the keys kind, block and params, but got {data!r}")
+        return cls(**data)
+
+
+@dataclass(frozen=True, init=False)
+class Plan:
+    """What is done to a model; the empty plan is the unpruned model.
+
+    Args:
+        schedule: the token stages.
+        changes: of the model itself, in the order in which they are made.
+        weights: name of the weights that belong to it; None for the model's own.
+
+    Raises:
+        PruneSearchError: for anything else.
+    """
+
+    schedule: Schedule
+    changes: tuple[Change, ...]
+    weights: str | None
+
+    def __init__(
+        self, schedule: Schedule | None = None, changes: Iterable[Change] = (), weights: str | None = None
+    ) -> None:
+        stages = Schedule() if schedule is None else schedule
+        found = tuple(changes)
+        if not isinstance(stages, Schedule):
+            raise PruneSearchError(f"a plan begins with a Schedule, but got {stages!r}")
+        for change in found:
+            if not isinstance(change, Change):
+                raise PruneSearchError(f"the changes of a plan are a list of Change, but got {change!r}")
+        if weights is not None and not (isinstance(weights, str) and weights.strip()):
+            raise PruneSearchError(f"`weights` must be a name or None, but got {weights!r}")
+        for name, value in (("schedule", stages), ("changes", found), ("weights", weights)):
+            object.__setattr__(self, name, value)
+
+    def __str__(self) -> str:
+        """The schedule as it prints itself, then each change and the weights behind a bar."""
+        more = [*map(str, self.changes), *([] if self.weights is None else [f"weights {self.weights}"])]
+        return " | ".join([str(self.schedule), *more])
+
+    @property
+    def tokens_only(self) -> Schedule:
+        """The schedule of a plan that does nothing else.
+
+        Raises:
+            PruneSearchError: for a plan that does: nothing here could carry it out.
+        """
+        if self.changes or self.weights is not None:
+            what = str(self.changes[0]) if self.changes else f"weights {self.weights}"
+            raise PruneSearchError(
+                f"this prunesearch applies token stages alone, but the plan has more ({what}): use a newer one, or "
+                "plan.schedule for its stages"
+            )
+        return self.schedule
+
+    @classmethod
+    def of(cls, given: Plan | Schedule) -> Plan:
+        """A plan as it is, or that of a schedule."""
+        return given if isinstance(given, Plan) else cls(given)
+
+    # -- JSON -------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the versioned plain form that `from_dict` reads back without loss."""
+        return {
+            "format": PLAN_FORMAT,
+            "version": PLAN_VERSION,
+            "stages": [stage.to_dict() for stage in self.schedule],
+            "changes": [change.to_dict() for change in self.changes],
+            "weights": self.weights,
+        }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Return the versioned JSON text; floats round-trip exactly."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Plan:
+        """Read the plain form of a plan, or of a schedule of version 1.
+
+        Raises:
+            CorruptFileError: for a wrong format, another version or an unknown key.
+            PruneSearchError: for a rule that a part breaks.
+        """
+        schedule = Schedule(read_stages(data))
+        if data["format"] != PLAN_FORMAT:
+            return cls(schedule)
+        if missing := _KEYS - data.keys():
+            raise CorruptFileError(f"a plan has the keys {sorted(_KEYS)}, but lacks {sorted(missing)}")
+        if not isinstance(data["changes"], list):
+            raise CorruptFileError('"changes" must be a list of objects')
+        return cls(schedule, map(Change.from_dict, data["changes"]), data["weights"])
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read JSON text written by `to_json`, or by a schedule's."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CorruptFileError(f"not a JSON plan: {error}") from None
+        return cls.from_dict(data)

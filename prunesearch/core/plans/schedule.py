@@ -1,0 +1,255 @@
+"""Schedules: which blocks reduce tokens, to how many, scored by what, dropped or merged how.
+
+A plan (`core.plans.plan`) is a schedule and what else is done to a model; its files are read here where they hold no
+more.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.stage import ENCODER, Stage
+
+SCHEDULE_FORMAT, SCHEDULE_VERSION = "prunesearch.schedule", 1
+PLAN_FORMAT, PLAN_VERSION = "prunesearch.plan", 2
+_VERSION_1 = {"layer", "keep", "scorer", "merge"}  # all that a stage could say
+
+
+class Schedule:
+    """A sparse list of stages in the order of their places; within a part, `keep` falls strictly from stage to stage.
+
+    Immutable, hashable and comparable; an empty schedule is the unpruned model. A stage with
+    `keep == 1.0` is legal and does nothing.
+
+    Raises:
+        PruneSearchError: if layers do not rise or keeps do not fall strictly.
+    """
+
+    def __init__(self, stages: Iterable[Stage] = ()) -> None:
+        self.stages: tuple[Stage, ...] = tuple(stages)
+        for stage in self.stages:
+            if not isinstance(stage, Stage):
+                raise PruneSearchError(f"a schedule is a list of Stage, but got {stage!r}")
+        for before, after in itertools.pairwise(self.stages):
+            if after.place.part != before.place.part:
+                if after.place.order < before.place.order:
+                    raise PruneSearchError(
+                        f"stages must stand in the order in which tokens pass them, but {after.place} follows "
+                        f"{before.place}"
+                    )
+                continue
+            if after.layer <= before.layer:
+                raise PruneSearchError(
+                    f"layers must rise from stage to stage, but layer {after.layer} follows {before.layer}"
+                )
+            if after.keep >= before.keep:
+                raise PruneSearchError(
+                    "keep must fall strictly from stage to stage (it counts the initial tokens), but "
+                    f"{after.keep} at layer {after.layer} follows {before.keep} at layer {before.layer}"
+                )
+        self._hash = hash(self.stages)  # asked for over and over: schedules are the keys of what was measured
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.stages)
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and self.stages == other.stages
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"Schedule({list(self.stages)!r})"
+
+    def __str__(self) -> str:
+        """One short line: `3:0.70 cls_attention+fuse > 6:0.50 bipartite`; `unpruned` when empty."""
+        return " > ".join(f"{s.place}:{s.amount} {s.method}" for s in self.stages) or "unpruned"
+
+    def check_depth(self, depth: int) -> None:
+        """Raise if a stage names a block that an encoder of `depth` blocks does not have."""
+        for stage in self.stages:
+            if stage.place.part != ENCODER:
+                raise PruneSearchError(
+                    f"the model has no part '{stage.place.part}' but its encoder: leave the stage at {stage.place} out"
+                )
+            if stage.layer >= depth:
+                raise PruneSearchError(
+                    f"`layer < {depth}` must hold for a model of {depth} blocks, but got layer={stage.layer}"
+                )
+
+    def flow(self, geometry: Geometry) -> Flow:
+        """The forward of a model under this schedule, block by block; the same numbers that flow at run time.
+
+        Raises:
+            PruneSearchError: if a stage is where the model has no block.
+        """
+        self.check_depth(geometry.depth)
+        return Flow(geometry, self.stages)
+
+    def counts(self, depth: int, tokens: int, protected: int) -> list[int]:
+        """Tokens leaving each block (protected ones included) of a sequence of `tokens` without padding; see `flow`.
+
+        Args:
+            depth: number of blocks of the model.
+            tokens: sequence length at the start, protected tokens included.
+            protected: how many of them are never reduced.
+        """
+        return self.flow(Geometry(depth, tokens, protected)).counts
+
+    # -- conversions: per-layer lists that papers and other tools use ----------------------------------
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Sequence[int],
+        tokens: int,
+        protected: int = 1,
+        scorer: str = "cls_attention",
+        merge: str = "drop",
+    ) -> Schedule:
+        """Build a schedule from the tokens leaving each block (protected ones included).
+
+        Blocks that do not reduce get no stage. The fractions are exact: `counts()` gives the list back.
+
+        Raises:
+            PruneSearchError: if the counts rise, or fall to the protected tokens or below.
+        """
+        reducible, current, stages = tokens - protected, tokens, []
+        for layer, count in enumerate(counts):
+            if count > current:
+                raise PruneSearchError(f"kept counts must not rise, but block {layer} keeps {count} of {current}")
+            if count <= protected:
+                raise PruneSearchError(
+                    f"a stage must leave more than the {protected} protected tokens, but block {layer} keeps {count}"
+                )
+            if count < current:
+                keep = (count - protected) / reducible
+                stages.append(Stage(layer, keep, scorer, merge))
+            current = count
+        return cls(stages)
+
+    def to_counts(self, depth: int, tokens: int, protected: int = 1) -> list[int]:
+        """Alias of `counts`, the inverse of `from_counts`."""
+        return self.counts(depth, tokens, protected)
+
+    @classmethod
+    def from_removed(
+        cls,
+        removed: Sequence[int],
+        tokens: int,
+        protected: int = 1,
+        scorer: str = "cls_attention",
+        merge: str = "bipartite",
+    ) -> Schedule:
+        """Build a schedule from the tokens REMOVED in each block, the form of ToMe's `r` list."""
+        counts, current = [], tokens
+        for layer, r in enumerate(removed):
+            if r < 0:
+                raise PruneSearchError(f"tokens removed must be >= 0, but block {layer} has {r}")
+            current -= r
+            counts.append(current)
+        return cls.from_counts(counts, tokens, protected, scorer, merge)
+
+    def to_removed(self, depth: int, tokens: int, protected: int = 1) -> list[int]:
+        """Tokens removed in each block; the inverse of `from_removed`."""
+        counts = [tokens, *self.counts(depth, tokens, protected)]
+        return [before - after for before, after in itertools.pairwise(counts)]
+
+    @classmethod
+    def from_ratios(cls, ratios: Sequence[float], scorer: str = "cls_attention", merge: str = "drop") -> Schedule:
+        """Build a schedule from per-block MULTIPLICATIVE keep ratios (EViT's 0.7 at three blocks is 1,1,1,0.7,…)."""
+        keep, stages = 1.0, []
+        for layer, ratio in enumerate(ratios):
+            if not 0.0 < ratio <= 1.0:
+                raise PruneSearchError(f"`0 < ratio <= 1` must hold, but block {layer} has {ratio!r}")
+            if ratio < 1.0:
+                keep *= ratio
+                stages.append(Stage(layer, keep, scorer, merge))
+        return cls(stages)
+
+    def to_ratios(self, depth: int) -> list[float]:
+        """Per-block multiplicative keep ratios; the inverse of `from_ratios` up to rounding of the product."""
+        self.check_depth(depth)
+        ratios, keep = [1.0] * depth, 1.0
+        for stage in self.stages:
+            ratios[stage.layer] = stage.keep / keep
+            keep = stage.keep
+        return ratios
+
+    # -- JSON -------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the versioned plain form that `from_dict` reads back without loss.
+
+        It is version 1 as long as that can say it, so that files of today and of before are alike; else that of a plan
+        without changes.
+        """
+        stages = [s.to_dict() for s in self.stages]
+        if all(set(stage) == _VERSION_1 for stage in stages):
+            return {"format": SCHEDULE_FORMAT, "version": SCHEDULE_VERSION, "stages": stages}
+        return {"format": PLAN_FORMAT, "version": PLAN_VERSION, "stages": stages, "changes": [], "weights": None}
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Return the versioned JSON text; floats round-trip exactly."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Schedule:
+        """Read the plain form of a schedule, or of a plan that has no more than one.
+
+        Raises:
+            CorruptFileError: for a wrong format, another version or an unknown key.
+            PruneSearchError: for a plan with changes or weights, or a rule that a stage breaks.
+        """
+        if (
+            isinstance(data, dict)
+            and data.get("format") == PLAN_FORMAT
+            and (data.get("changes") or data.get("weights"))
+        ):
+            raise PruneSearchError(
+                "the plan changes more than tokens, but a schedule is asked for: read it with Plan.from_dict"
+            )
+        return cls(read_stages(data))
+
+    @classmethod
+    def from_json(cls, text: str) -> Schedule:
+        """Read JSON text written by `to_json`."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CorruptFileError(f"not a JSON schedule: {error}") from None
+        return cls.from_dict(data)
+
+
+def read_stages(data: Any) -> list[Stage]:
+    """The stages in the plain form of a schedule (version 1) or a plan (version 2).
+
+    Raises:
+        CorruptFileError: for a wrong format, another version or an unknown key.
+        PruneSearchError: for a rule that a stage breaks.
+    """
+    what = {SCHEDULE_FORMAT: ("schedule", SCHEDULE_VERSION), PLAN_FORMAT: ("plan", PLAN_VERSION)}
+    found = what.get(str(data.get("format"))) if isinstance(data, dict) else None
+    if found is None:
+        raise CorruptFileError(f'a schedule must have "format": "{SCHEDULE_FORMAT}" or "{PLAN_FORMAT}"')
+    name, version = found
+    if data.get("version") != version:
+        raise CorruptFileError(
+            f"{name} version must be {version}, but got {data.get('version')!r}: "
+            "use the prunesearch that wrote it, or a newer one"
+        )
+    stages = data.get("stages")
+    if not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
+        raise CorruptFileError('"stages" must be a list of objects')
+    for stage in stages:
+        if version == SCHEDULE_VERSION and set(stage) != _VERSION_1:
+            raise CorruptFileError(f"a stage has exactly the keys {sorted(_VERSION_1)}, but got {sorted(stage)}")
+    return [Stage.from_dict(stage) for stage in stages]

@@ -1,0 +1,308 @@
+"""One reduction site of a schedule: where it is, how much it keeps, scored by what, dropped or merged how.
+
+The one rounding rule of the project lives here (`kept_count`); runtime, cost model and FLOP counts all call it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
+from prunesearch.core.tables.params import Param, Params, all_params, checked_params, params_text, parse_params
+from prunesearch.core.tables.registry import MERGES, SCORERS, SELECTIONS
+
+ENCODER = "encoder"
+# where a stage may be, in the order in which tokens pass; models of today have an encoder alone
+PARTS = ("tower", "input", ENCODER, "decoder")
+TOP_K = "top_k"
+# Products such as 0.07 * 100 come out a hair above the integer they mean; they must not round up past it.
+ROUNDING_SLACK = 1e-9
+
+
+def kept_count(keep: float, reducible: int) -> int:
+    """Tokens that leave a stage, protected ones apart: `ceil(keep * reducible)`, so at least one if there is any.
+
+    Args:
+        keep: fraction in (0, 1] of the reducible tokens the sequence had at the start.
+        reducible: number of those tokens (without padding and protected tokens).
+    """
+    return max(math.ceil(keep * reducible - ROUNDING_SLACK), min(reducible, 1))
+
+
+class Place(NamedTuple):
+    """Where a stage is: between the attention and the MLP of block `block` (from 0) of a part, one of `PARTS`."""
+
+    part: str
+    block: int
+
+    def __str__(self) -> str:
+        return str(self.block) if self.part == ENCODER else f"{self.part}/{self.block}"
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts places as tokens pass them."""
+        return PARTS.index(self.part), self.block
+
+
+class Amount(ABC):
+    """How much a stage leaves: one class a kind, frozen, with its own plain form of one key.
+
+    `share` is the fraction of the initial reducible tokens that is left, where it is the same for every row.
+    """
+
+    share: float
+
+    @abstractmethod
+    def kept(self, reducible: int) -> int:
+        """Tokens left of `reducible` ones at the start, protected ones apart."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The plain form: the kind, and its number."""
+
+
+@dataclass(frozen=True)
+class Keep(Amount):
+    """A fraction in (0, 1] of the INITIAL reducible tokens.
+
+    Raises:
+        PruneSearchError: for anything else.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.share, bool) or not isinstance(self.share, (int, float)):
+            raise PruneSearchError(f"`keep` must be a number in (0, 1], but got {self.share!r}")
+        if not 0.0 < self.share <= 1.0:
+            raise PruneSearchError(f"`0 < keep <= 1` must hold, but got keep={self.share!r}")
+
+    def __str__(self) -> str:
+        return f"{self.share:.2f}"
+
+    def kept(self, reducible: int) -> int:
+        """See `Amount`."""
+        return kept_count(self.share, reducible)
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Amount`."""
+        return {"keep": self.share}
+
+
+# kinds of amounts, by the key of their plain form
+AMOUNTS: dict[str, type[Amount]] = {"keep": Keep}
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Stage:
+    """One reduction site, between the attention and the MLP of a block.
+
+    Args:
+        layer: index of the block, from 0; or a `Place` in another part than the encoder.
+        keep: fraction in (0, 1] of the INITIAL reducible tokens that leave the stage; or an `Amount`.
+        scorer: a name in `SCORERS`; ignored by merges that match by similarity alone (`bipartite`).
+        merge: a name in `MERGES`; what becomes of the tokens that are not kept.
+        selection: a name in `SELECTIONS`: how scores become kept tokens.
+        params: parameters of the scorer, the merge and the selection, by name; what is left out has its default.
+
+    Raises:
+        PruneSearchError: for a name that is in no table, or a number out of its range.
+    """
+
+    place: Place
+    amount: Amount
+    scorer: str = "cls_attention"
+    merge: str = "drop"
+    selection: str = TOP_K
+    params: Params = ()
+
+    def __init__(
+        self,
+        layer: int | Place,
+        keep: float | Amount,
+        scorer: str = "cls_attention",
+        merge: str = "drop",
+        selection: str = TOP_K,
+        params: Mapping[str, float] | Iterable[tuple[str, float]] = (),
+    ) -> None:
+        place = layer if isinstance(layer, Place) else Place(ENCODER, layer)
+        if isinstance(place.block, bool) or not isinstance(place.block, int) or place.block < 0:
+            raise PruneSearchError(f"`layer` must be an integer >= 0, but got {place.block!r}")
+        if place.part not in PARTS:
+            raise PruneSearchError(f"unknown part '{place.part}' of a model: {did_you_mean(str(place.part), PARTS)}")
+        for table, name in ((SCORERS, scorer), (MERGES, merge), (SELECTIONS, selection)):
+            table.entry(name)
+        self.__dict__.update(
+            place=place,
+            amount=keep if isinstance(keep, Amount) else Keep(keep),
+            scorer=scorer,
+            merge=merge,
+            selection=selection,
+            params=checked_params(params, known_params(scorer, merge, selection)) if params else (),
+        )
+
+    def __repr__(self) -> str:
+        said = [f"{name}={value!r}" for name, value in self.to_dict().items() if name not in ("layer", "part")]
+        where = self.layer if self.place.part == ENCODER else self.place
+        return f"Stage(layer={where!r}, {', '.join(said)})"
+
+    @property
+    def layer(self) -> int:
+        """Number of the block in its part."""
+        return self.place.block
+
+    @property
+    def keep(self) -> float:
+        """The fraction of the initial reducible tokens that leaves the stage."""
+        return self.amount.share
+
+    @property
+    def method(self) -> str:
+        """How it reduces, as `read_method` reads it: `scorer+merge`, or the merge alone where the scorer is ignored.
+
+        Parameters that are not the default are in it, and so is a selection other than top-k: equal methods reduce
+        alike.
+        """
+        merge = self.merge + params_text(MERGES.entry(self.merge).params, self.params)
+        if not MERGES.entry(self.merge).uses_scores:
+            return merge
+        rows = SCORERS.entry(self.scorer), SELECTIONS.entry(self.selection)
+        said, picked = (params_text(row.params, self.params) for row in rows)
+        by = f"@{self.selection}{picked}" if self.selection != TOP_K or picked else ""
+        return f"{self.scorer}{said}+{merge}{by}"
+
+    @property
+    def scorer_params(self) -> dict[str, float]:
+        """Every parameter of its scorer, defaults included."""
+        return all_params(SCORERS.entry(self.scorer).params, self.params)
+
+    @property
+    def merge_params(self) -> dict[str, float]:
+        """Every parameter of its merge, defaults included."""
+        return all_params(MERGES.entry(self.merge).params, self.params)
+
+    @property
+    def selection_params(self) -> dict[str, float]:
+        """Every parameter of its selection, defaults included."""
+        return all_params(SELECTIONS.entry(self.selection).params, self.params)
+
+    def replace(self, **changes: Any) -> Stage:
+        """The same stage with other arguments, by the names that `Stage(...)` takes them by."""
+        now = {"layer": self.place, "keep": self.amount, "scorer": self.scorer, "merge": self.merge}
+        return Stage(**{**now, "selection": self.selection, "params": self.params, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain JSON form; what has its default is left out, but for scorer and merge."""
+        said: dict[str, Any] = {"layer": self.layer, **self.amount.to_dict()}
+        said |= {"scorer": self.scorer, "merge": self.merge}
+        if self.place.part != ENCODER:
+            said["part"] = self.place.part
+        if self.selection != TOP_K:
+            said["selection"] = self.selection
+        if self.params:
+            said["params"] = dict(self.params)
+        return said
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Stage:
+        """Read the plain form.
+
+        Raises:
+            CorruptFileError: for a key that is missing, or not known.
+            PruneSearchError: as `Stage` does.
+        """
+        needed, optional = {"layer", "scorer", "merge"}, {"part", "selection", "params"}
+        amounts = [key for key in data if key in AMOUNTS]
+        if len(amounts) != 1 or not needed <= set(data) <= needed | optional | set(AMOUNTS):
+            raise CorruptFileError(
+                f"a stage has the keys {sorted(needed)}, one of {sorted(AMOUNTS)}, and perhaps {sorted(optional)}, "
+                f"but got {sorted(data)}"
+            )
+        given = data.get("params", {})
+        if not isinstance(given, Mapping):
+            raise CorruptFileError(f'"params" of a stage must be an object, but got {given!r}')
+        amount: Any = AMOUNTS[amounts[0]]
+        return cls(
+            Place(data.get("part", ENCODER), data["layer"]),
+            amount(data[amounts[0]]),
+            data["scorer"],
+            data["merge"],
+            data.get("selection", TOP_K),
+            given,
+        )
+
+
+def known_params(scorer: str, merge: str, selection: str = TOP_K) -> dict[str, Param]:
+    """The parameters of what is at work in a stage, by name.
+
+    Raises:
+        PruneSearchError: for a name that is in no table, or a parameter that two of the three have.
+    """
+    rows = [MERGES.entry(merge).params]
+    others = SCORERS.entry(scorer).params, SELECTIONS.entry(selection).params
+    if MERGES.entry(merge).uses_scores:
+        rows += others
+    known: dict[str, Param] = {}
+    for row in rows:
+        if twice := known.keys() & row.keys():
+            raise PruneSearchError(
+                f"parameter '{min(twice)}' belongs to two of scorer '{scorer}', merge '{merge}' and selection "
+                f"'{selection}': register one of them with another name for it"
+            )
+        known |= row
+    return known
+
+
+# -- methods as one types them -------------------------------------------------------------------------------------
+
+
+class Method(NamedTuple):
+    """How a stage reduces: the arguments of `Stage` after layer and keep."""
+
+    scorer: str
+    merge: str
+    selection: str = TOP_K
+    params: Params = ()
+
+
+_NAMED = r"([\w.-]+)(?:\(([^()]*)\))?"
+_METHOD = re.compile(rf"(?:{_NAMED}\+)?{_NAMED}(?:@{_NAMED})?")
+
+
+def read_method(text: str) -> Method:
+    """Read `SCORER(NAME=NUMBER, ...)+MERGE(...)@SELECTION(...)`, of which a merge that needs no scorer may be all.
+
+    >>> read_method("value_norm+fuse")[:2], read_method("key_redundancy(margin=0.5)+drop").params
+    (('value_norm', 'fuse'), (('margin', 0.5),))
+
+    Raises:
+        PruneSearchError: naming what cannot be read, or is in no table.
+    """
+    match = _METHOD.fullmatch("".join(text.split()))
+    if match is None:
+        raise PruneSearchError(f"a method is SCORER+MERGE, or a merge alone, but got '{text}'")
+    scorer, of_scorer, merge, of_merge, selection, of_selection = match.groups()
+    if scorer is None:
+        scorer = Stage.scorer
+        if MERGES.entry(merge).uses_scores:
+            raise PruneSearchError(
+                f"merge '{merge}' needs a scorer: write it as SCORER+{merge}, for example cls_attention+{merge}"
+            )
+    selection = selection or TOP_K
+    given = [parse_params(said) for said in (of_scorer, of_merge, of_selection) if said is not None]
+    params = checked_params({k: v for part in given for k, v in part.items()}, known_params(scorer, merge, selection))
+    return Method(scorer, merge, selection, params)
+
+
+def parse_method(method: str) -> tuple[str, str]:
+    """The scorer and the merge that a method names: what decides its cost.
+
+    >>> parse_method("value_norm+fuse"), parse_method("bipartite")
+    (('value_norm', 'fuse'), ('cls_attention', 'bipartite'))
+    """
+    return read_method(method)[:2]

@@ -1,0 +1,1 @@
+"""Tables of names: their form, their rows, the numbers that rows may be given, and plug-ins."""

@@ -1,0 +1,1 @@
+"""What is known as tables: on a terminal, and as data frames."""

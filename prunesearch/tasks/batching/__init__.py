@@ -1,0 +1,1 @@
+"""Rows in batches: held, or prepared when they are used."""

@@ -1,0 +1,164 @@
+"""Plans: values, text, and files of both versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prunesearch as ps
+from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.plans.plan import Change
+from prunesearch.core.plans.schedule_text import parse_schedule
+from prunesearch.core.plans.stage import PARTS, Place, Stage, known_params
+from prunesearch.core.tables.registry import CHANGES, MERGES, SCORERS
+from tests.support.paths import ROOT
+
+CLOSED = {"deadline": None, "derandomize": True, "database": None}
+EXAMPLE = ROOT / "tests" / "study" / "fixtures" / "front-v3.json"
+WARM = ps.Schedule([Stage(1, 0.5, "value_norm", "soft", params={"temperature": 0.5})])
+
+
+@pytest.fixture
+def changes() -> Iterator[None]:
+    """This prunesearch has no kind of change: two for the tests."""
+    with CHANGES.registered("int8", lambda: None, "for the tests"), CHANGES.registered("rank", lambda: None, "also"):
+        yield
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> ps.Schedule:
+    """Schedules with everything that a stage can say; keeps of two digits, as the printed form rounds them."""
+    stages = []
+    for part in PARTS:
+        layers = sorted(draw(st.sets(st.integers(0, 40), max_size=3)))
+        keeps = draw(st.lists(st.integers(1, 100), min_size=len(layers), max_size=len(layers), unique=True))
+        for layer, keep in zip(layers, sorted(keeps, reverse=True), strict=True):
+            merge = draw(st.sampled_from(list(MERGES)))
+            uses = MERGES.entry(merge).uses_scores
+            scorer = draw(st.sampled_from(list(SCORERS))) if uses else Stage.scorer
+            known = known_params(scorer, merge)
+            chosen = draw(st.sets(st.sampled_from(sorted(known)))) if known else set()
+            params = {name: draw(st.floats(known[name].low, known[name].high)) for name in sorted(chosen)}
+            stages.append(Stage(Place(part, layer), keep / 100, scorer, merge, params=params))
+    return ps.Schedule(stages)
+
+
+@settings(max_examples=200, **CLOSED)
+@given(schedule=schedules())
+def test_what_is_printed_and_what_is_written_is_read_back(schedule: ps.Schedule) -> None:
+    plan = ps.Plan(schedule)
+    assert parse_schedule(str(schedule)) == parse_schedule(str(plan)) == schedule
+    assert ps.Schedule.from_json(schedule.to_json()) == schedule
+    assert ps.Plan.from_json(plan.to_json()) == ps.Plan.from_json(schedule.to_json()) == plan
+    assert ps.Schedule.from_json(plan.to_json()) == schedule
+    assert plan.tokens_only == schedule
+
+
+def test_a_plan_is_a_value(changes: None) -> None:
+    int8 = Change("int8", params={"group": 32, "attention": True})
+    plan = ps.Plan(WARM, [int8, Change("rank", 3, {"share": 0.5})], "fine-tuned")
+    assert plan == ps.Plan(WARM, (int8, Change("rank", 3, {"share": 0.5})), "fine-tuned")
+    assert len({plan, ps.Plan(WARM), ps.Plan(), ps.Plan(ps.Schedule())}) == 3
+    assert ps.Plan.from_json(plan.to_json()) == plan
+    assert str(ps.Plan()) == "unpruned"
+    assert str(plan) == (
+        "1:0.50 value_norm+soft(temperature=0.5) | int8(attention=True, group=32) | 3:rank(share=0.5) | "
+        "weights fine-tuned"
+    )
+    with pytest.raises(AttributeError):
+        plan.weights = None  # type: ignore[misc]
+    assert ps.Plan.of(plan) is plan
+    assert ps.Plan.of(WARM) == ps.Plan(WARM)
+
+
+def test_only_token_stages_are_applied(changes: None) -> None:
+    from tests.support.small_models import build
+
+    model = build("vit")
+    for plan, what in (
+        (ps.Plan(WARM, [Change("int8")]), "int8"),
+        (ps.Plan(WARM, weights="tuned"), "weights tuned"),
+    ):
+        with pytest.raises(PruneSearchError, match=f"applies token stages alone, .*{what}") as caught:
+            ps.apply_(model, plan)
+        assert "\n" not in str(caught.value)
+        assert ps.handle_of(model) is None
+    with ps.apply_(model, ps.Plan(WARM)) as handle:
+        assert handle.schedule == WARM
+
+
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        (lambda: Change("int4"), "unknown kind of change 'int4': this prunesearch has none yet"),
+        (lambda: ps.Plan("1:0.5 bipartite"), "a plan begins with a Schedule, but got '1:0.5 bipartite'"),
+        (lambda: ps.Plan(WARM, ["int8"]), "a list of Change, but got 'int8'"),
+        (lambda: ps.Plan(WARM, weights=" "), "`weights` must be a name or None, but got ' '"),
+    ],
+)
+def test_a_plan_that_cannot_be(make: Any, rule: str) -> None:
+    with pytest.raises(PruneSearchError, match=rule):
+        make()
+
+
+def test_a_block_that_cannot_be(changes: None) -> None:
+    with pytest.raises(PruneSearchError, match="`block` must be an integer >= 0 or None, but got -1"):
+        Change("int8", -1)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"version": 1}, "plan version must be 2, but got 1"),
+        ({"version": 3}, "plan version must be 2, but got 3"),
+        ({"changes": None}, '"changes" must be a list'),
+        ({"changes": [{"kind": "int4", "block": None, "params": {}}]}, "unknown kind of change 'int4'"),
+        ({"changes": [{"kind": "int4"}]}, "exactly the keys kind, block and params"),
+        ({"stages": [{"layer": 1}]}, "a stage has the keys"),
+        ({"weights": 3}, "`weights` must be a name"),
+        ({"format": "prunesearch.front"}, "format"),
+    ],
+)
+def test_a_broken_file(change: dict[str, Any], rule: str) -> None:
+    with pytest.raises(PruneSearchError, match=rule):
+        ps.Plan.from_dict({**ps.Plan(WARM).to_dict(), **change})
+
+
+def test_a_file_without_a_key() -> None:
+    whole = ps.Plan(WARM).to_dict()
+    for key in ("changes", "weights"):
+        with pytest.raises(CorruptFileError, match=f"lacks \\['{key}'\\]"):
+            ps.Plan.from_dict({name: value for name, value in whole.items() if name != key})
+    with pytest.raises(CorruptFileError, match="not a JSON plan"):
+        ps.Plan.from_json("{")
+
+
+def test_a_schedule_is_not_asked_of_a_plan_with_more(changes: None) -> None:
+    for plan in (ps.Plan(WARM, [Change("int8")]), ps.Plan(WARM, weights="tuned")):
+        with pytest.raises(PruneSearchError, match=r"read it with Plan\.from_dict"):
+            ps.Schedule.from_dict(plan.to_dict())
+
+
+def test_files_of_before_are_read_and_written_as_before() -> None:
+    """A front of a study that an older prunesearch wrote: every schedule comes back, and is written the same."""
+    points = json.loads(EXAMPLE.read_text())["points"]
+    assert len(points) > 3
+    for point in points:
+        written = point["schedule"]
+        assert (written["format"], written["version"]) == ("prunesearch.schedule", 1)
+        schedule = ps.Schedule.from_dict(written)
+        assert str(schedule) == point["text"]
+        assert schedule.to_dict() == written
+        assert ps.Plan.from_dict(written) == ps.Plan(schedule)
+
+
+def test_what_version_1_cannot_say_is_written_as_a_plan() -> None:
+    data = WARM.to_dict()
+    assert (data["format"], data["version"], data["changes"], data["weights"]) == ("prunesearch.plan", 2, [], None)
+    assert ps.Schedule.from_dict(data) == WARM
+    assert ps.Schedule().to_dict() == {"format": "prunesearch.schedule", "version": 1, "stages": []}
