@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/prunesearch run
 
 test: $(INSTALLED)
-	HF_HUB_OFFLINE=1 $(BIN)/pytest
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

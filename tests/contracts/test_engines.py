@@ -25,7 +25,7 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.core.tables.registry import ENGINES
 from prunesearch.search.engines.engine import Engine, EngineContext, Evaluate
-from prunesearch.search.run import load_evaluate
+from prunesearch.search.steps import load_evaluate
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluation, Rival
 from prunesearch.study.config import RunConfig

@@ -91,8 +91,8 @@ def test_seeds_come_first_and_then_new_schedules_of_the_space(tmp_path: Path, sa
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
-def test_a_seed_reproduces_the_run_and_another_does_not(sampler: str) -> None:
-    studies = [optuna.create_study(directions=["minimize"] * 2) for _ in range(3)]
+def test_a_seed_reproduces_the_run_and_another_does_not(sampler: str, tmp_path: Path) -> None:
+    studies = [open_study(tmp_path / f"{i}.journal") for i in range(3)]
     runs = [go(make_search(sampler, study, seed=seed), 13) for study, seed in zip(studies, (5, 5, 6), strict=True)]
     assert runs[0] == runs[1]
     if sampler != "guided":  # it is guided by what was measured, and draws little
@@ -101,13 +101,13 @@ def test_a_seed_reproduces_the_run_and_another_does_not(sampler: str) -> None:
 
 @pytest.mark.parametrize("values", [1, 2, 3])
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
-def test_one_to_three_values(sampler: str, values: int) -> None:
+def test_one_to_three_values(sampler: str, values: int, tmp_path: Path) -> None:
     costs = LinearCosts()
     bound = costs.predict(Schedule())
     objectives = [Objective("latency", costs, bound, minimised=values > 1)]
     if values == 3:
         objectives.append(Objective("energy", LinearCosts(stem=0.2), bound))
-    study = optuna.create_study(directions=["minimize"] * values)
+    study = open_study(tmp_path / "s.journal", ["latency", "energy"][: values - 1])
     asked = go(make_search(sampler, study, objectives=objectives), 12)
     assert len(set(asked)) == 12
     assert all(len(trial.values) == values for trial in some(study.trials))
@@ -127,7 +127,7 @@ def bipartite_is_best(schedule: Schedule) -> Evaluation:
     return Evaluation(torch.ones(4, 1), torch.full((4,), loss), torch.ones(4, dtype=torch.bool))
 
 
-def wide_search(sampler: str, evaluate: Evaluate, **changes: Any) -> Search:
+def wide_search(sampler: str, folder: Path, evaluate: Evaluate, **changes: Any) -> Search:
     """On a space too wide for a hundred trials to exhaust what is good in it."""
     space = small_space_file(keep=[k / 10 for k in range(1, 10)]).fit(8, 65, 1)
     costs = LinearCosts(space.depth, space.tokens)
@@ -137,13 +137,14 @@ def wide_search(sampler: str, evaluate: Evaluate, **changes: Any) -> Search:
         "seed": 5,
         "race": False,
     }
-    return Search(optuna.create_study(directions=["minimize"] * 2), sampler, space, **{**settings, **changes})
+    folder.mkdir(exist_ok=True)
+    return Search(open_study(folder / "s.journal"), sampler, space, **{**settings, **changes})
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
-def test_seeds_teach_those_that_learn(sampler: str) -> None:
+def test_seeds_teach_those_that_learn(sampler: str, tmp_path: Path) -> None:
     """Half of the seeds show that one method of five is best; random draws take it for a fifth of the stages."""
-    search, rng = wide_search(sampler, bipartite_is_best), random.Random(0)
+    search, rng = wide_search(sampler, tmp_path, bipartite_is_best), random.Random(0)
     space = search.space
     others = [method for method in space.methods if method != "bipartite"]
     seeds = []
@@ -158,7 +159,7 @@ def test_seeds_teach_those_that_learn(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
-def test_constraints_are_minded(sampler: str) -> None:
+def test_constraints_are_minded(sampler: str, tmp_path: Path) -> None:
     """To keep at least half, or at most 0.4: who minds asks for more of what is allowed."""
 
     def least(schedule: Schedule) -> float:
@@ -168,6 +169,7 @@ def test_constraints_are_minded(sampler: str) -> None:
     for sign in (1, -1):
         search = wide_search(
             sampler,
+            tmp_path / str(sign),
             fake_evaluation,
             constraints=lambda schedule, _, sign=sign: {"keep": sign * (0.45 - least(schedule))},
         )

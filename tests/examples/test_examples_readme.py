@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import typer
-from PIL import Image
 
 from prunesearch.cli.app import app
 from prunesearch.study.config import RunConfig
@@ -98,7 +97,7 @@ def test_cocos_files_become_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     source = load_source("coco.parquet")
     found = find_annotations(source, {}, {0: "cat", 1: "dog"})
     cells = source.splits["all"][found.objects]
-    first, second = (found.of(cell, Image.new("RGB", (9, 9))) for cell in cells)
+    first, second = (found.of(cell, 9, 9) for cell in cells)
     assert first.boxes.tolist() == [[1, 2, 4, 6]]
     assert first.classes.tolist() == [1]
     assert len(second.boxes) == 0

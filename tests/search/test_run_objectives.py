@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,13 +48,14 @@ def several(folder: Path) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def front(folder) -> Iterator[Front]:
+def front(folder) -> Front:
     config = several(folder)
     task, patch = make_setting(config).task, pytest.MonkeyPatch()
     with hooked(task.model) as machine:  # whatever this machine does meanwhile
         tell_time(patch, machine, jitter=0.05)
-        yield run(config, "all", root=folder / "studies", task=task)
+        found = run(config, "all", root=folder / "studies", task=task)
     patch.undo()
+    return found
 
 
 def test_every_load_has_its_table_and_every_point_its_latencies(folder, front):

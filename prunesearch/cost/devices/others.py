@@ -7,13 +7,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+Times = tuple[float, float, float]
 OTHERS_LIMIT = 0.15  # share of the cores' time that went to others
 
 
 class OthersWatch:
-    """Measures how much of the machine's CPU time goes to other processes (and to the hypervisor's other guests)."""
+    """Measures how much of the machine's CPU time goes to other processes (and to the hypervisor's other guests).
 
-    def __init__(self) -> None:
+    Args:
+        now: seconds since boot over all cores (total; busy, stolen time included), and of this process; None: unknown.
+    """
+
+    def __init__(self, now: Callable[[], Times | None] | None = None) -> None:
+        self._now = now or cpu_times
         self._begin = self._now()
 
     def share(self) -> float | None:
@@ -24,17 +30,17 @@ class OthersWatch:
         wall, busy, own = (b - a for a, b in zip(self._begin, end, strict=True))
         return max(0.0, (busy - own) / wall) if wall > 0 else None
 
-    @staticmethod
-    def _now() -> tuple[float, float, float] | None:
-        """Seconds since boot over all cores: total, busy (stolen time included); and of this process."""
-        try:
-            line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
-        except (OSError, IndexError):
-            return None
-        ticks = [int(word) for word in line.split()[1:9]]  # user nice system idle iowait irq softirq steal
-        hertz = os.sysconf("SC_CLK_TCK")
-        total = sum(ticks)
-        return total / hertz, (total - ticks[3] - ticks[4]) / hertz, time.process_time()
+
+def cpu_times() -> Times | None:
+    """Seconds since boot over all cores: total, busy (stolen time included); and of this process; None if unknown."""
+    try:
+        line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    except (OSError, IndexError):
+        return None
+    ticks = [int(word) for word in line.split()[1:9]]  # user nice system idle iowait irq softirq steal
+    hertz = os.sysconf("SC_CLK_TCK")
+    total = sum(ticks)
+    return total / hertz, (total - ticks[3] - ticks[4]) / hertz, time.process_time()
 
 
 def wait_until_quiet(

@@ -8,6 +8,7 @@ the confidence of one test (fixed-sequence testing, Maurer, Hothorn and Lehmache
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -58,7 +59,8 @@ def with_promises(points: Sequence[Point], cost: str) -> list[Point]:
 
 def _promising(point: Point, least: float | None) -> Point:
     first, quality = next(iter(point.qualities.items()))
-    difference = point.difference.model_copy(update={"promised": least})
+    known = None if least is None or not math.isfinite(least) else least
+    difference = point.difference.model_copy(update={"promised": known})
     qualities = {**point.qualities, first: quality.model_copy(update={"difference": difference})}
     return point.model_copy(update={"qualities": qualities})
 

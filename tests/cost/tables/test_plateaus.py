@@ -133,7 +133,7 @@ def test_nothing_is_left_out_without_a_larger_count_that_costs_no_more(curve):
 def test_plateaus_hold_every_count_once_and_end_at_the_edges(curve):
     found = plateaus(curve)
     assert [p.last for p in found] == right_edges(curve)
-    assert all(a.last < b.first for a, b in some(itertools.pairwise(found)))
+    assert all(a.last < b.first for a, b in itertools.pairwise(found))  # there may be one alone
     for point in some(curve):
         assert sum(p.first <= point.tokens <= p.last for p in found) == 1
     assert {p.first for p in found} <= {p.tokens for p in curve}

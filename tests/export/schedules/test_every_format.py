@@ -186,6 +186,6 @@ def test_int8_composes_with_a_schedule_and_its_quality_is_measured(run, loaded, 
         found = answers("int8.onnx", "onnx", batch).argmax(-1)
         right, rows = right + int((found == torch.as_tensor(batch.labels)).sum()), rows + len(found)
     assert rows == 64
-    assert f"pruned in onnxruntime, int8 (64 rows) {np.round(right / rows, 4):g}" in err
+    assert f"pruned in ONNX Runtime, int8 (64 rows) {np.round(right / rows, 4):g}" in err
     assert "int8: dynamic quantisation" in err
-    assert "pruned in onnxruntime, int8 (64 rows)" in (tmp_path / "int8.onnx.md").read_text()
+    assert "pruned in ONNX Runtime, int8 (64 rows)" in (tmp_path / "int8.onnx.md").read_text()

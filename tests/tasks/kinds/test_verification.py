@@ -305,7 +305,6 @@ def test_a_run(tmp_path: Path):
     front = run(config, "s", root=tmp_path / "studies")
     assert front == Front.load(tmp_path / "studies" / "s" / "front.json")
     assert (front.task.name, front.task.metric) == ("speaker-verification", "eer_accuracy")
-    # whether anything is faster is this machine's to say; the samples are of the points
-    assert (tmp_path / "studies" / "s" / "samples.json").exists() == bool(front.points)
+    assert (tmp_path / "studies" / "s" / "samples.json").exists()  # whether anything is faster is the machine's to say
     for item in (front.unpruned, *front.points):
         assert item.quality.low <= item.quality.value <= item.quality.high
