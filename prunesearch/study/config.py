@@ -44,7 +44,17 @@ _TABLES: dict[str, Any] = {
 }
 
 # Settings that may differ when a study is resumed: they change how long it goes on, not what its trials mean.
-_FREE_TO_CHANGE = ("trials", "timeout_s", "race", "engine", "workers", "ray_address", "storage", "start_from")
+_FREE_TO_CHANGE = (
+    "trials",
+    "timeout_s",
+    "patience_s",
+    "race",
+    "engine",
+    "workers",
+    "ray_address",
+    "storage",
+    "start_from",
+)
 # and those that nothing depends on before the first trial, so that a budget that was refused can be raised
 _FREE_BEFORE_TRIALS = ("budget", "objectives", "constraints", "percentile", "across", "sampler", "seeds")
 # as durations are called where they are typed with their unit

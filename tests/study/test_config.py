@@ -212,7 +212,7 @@ def test_a_callers_own_model_is_no_other(before, now, words):
 
 def test_what_may_change_when_a_study_is_resumed():
     before = RunConfig(trials=10, budget="2x").to_dict()
-    RunConfig(trials=20, budget="2x", timeout="1m", race=False).check_resumes(before, "s", tried=True)
+    RunConfig(trials=20, budget="2x", timeout="1m", race=False, patience="0s").check_resumes(before, "s", tried=True)
     RunConfig(budget="3x").check_resumes(before, "s", tried=False)
     with pytest.raises(PruneSearchError, match="begun with budget='2x', but got '3x'"):
         RunConfig(budget="3x").check_resumes(before, "s", tried=True)
