@@ -147,7 +147,7 @@ def _line(row: dict[str, float]) -> str:
 
 def scaling(trials: int, rows: int) -> list[dict[str, float | str]]:
     """Evaluate the same `trials` schedules of the demo with each engine."""
-    config = RunConfig.build(search_samples=rows)
+    config = RunConfig(search_samples=rows)
     load = partial(load_evaluate, config.model_dump(mode="json"))
     evaluate = load()
     space = Space(SpaceFile.load(None), 9, 65, 1)

@@ -198,7 +198,7 @@ def main() -> None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 row = ROWS["kwt1"]
                 row.register()
-                config, about = RunConfig.build(**row.make(folder)), row.model
+                config, about = RunConfig(**row.make(folder)), row.model
             else:
                 config, about = config_of(name), NAMES[name]
             data = record(name, config, about)

@@ -61,7 +61,7 @@ def config_of(name: str, **settings: Any) -> RunConfig:
     """
     if name not in MODELS:
         raise PruneSearchError(f"unknown model '{name}': {did_you_mean(name, MODELS)}")
-    return RunConfig.build(**{**MODELS[name](), **settings})
+    return RunConfig(**{**MODELS[name](), **settings})
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from prunesearch.cli.live import Live
 from prunesearch.commands.profile import EFFORTS, ProfileConfig, profile
 from prunesearch.core.events import listening
-from prunesearch.tasks.shapes import SHAPES
+from prunesearch.tasks.table import SHAPES
 
 _SHAPES = ["deit-small", "vit-base", "bert-base", "deit-tiny", "minilm-l6"]
 # tables that runs ask for first: what is deployed, at the batch sizes between which the answer changes

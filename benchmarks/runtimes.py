@@ -52,7 +52,7 @@ def demo(batch: int) -> tuple[ModelSource, Any]:
     from prunesearch.study.config import RunConfig
     from prunesearch.study.setup import make_setting
 
-    task = make_setting(RunConfig.build()).task
+    task = make_setting(RunConfig()).task
     front = Front.load(ROOT / "studies" / "example" / "front.json")
     point = front.point(POINT)
     assert point is not None

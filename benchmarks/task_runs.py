@@ -110,7 +110,7 @@ def do(name: str, root: Path, quick: bool) -> dict[str, Any]:
             made = row.make(folder)
             made_file.write_text(json.dumps(made))
         settings = settings_of(row, made, quick)
-        front = run(RunConfig.build(**settings), study, root=root / "studies")
+        front = run(RunConfig(**settings), study, root=root / "studies")
     return record(name, row, front, settings, clock[0])
 
 

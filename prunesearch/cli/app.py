@@ -16,7 +16,8 @@ from prunesearch.cli.export import register as register_export
 from prunesearch.cli.models import register as register_models
 from prunesearch.cli.option_help import explained, listed, modes, runtimes
 from prunesearch.cli.values import SeveralValues
-from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, ENGINES, LOGGERS, SAMPLERS
+from prunesearch.core.tables.export_tables import LOGGERS
+from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, ENGINES, SAMPLERS
 from prunesearch.tasks.table import METRICS, TASKS
 
 app = typer.Typer(

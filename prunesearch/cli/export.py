@@ -9,7 +9,7 @@ import typer
 
 from prunesearch.cli.devices import StudyArgument
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.tables.registry import FORMATS, MODEL_FORMATS
+from prunesearch.core.tables.export_tables import FORMATS, MODEL_FORMATS
 
 _NAMES = ", ".join(FORMATS)
 _MODELS = ", ".join(MODEL_FORMATS)

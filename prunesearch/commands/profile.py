@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import kept_count
+from prunesearch.core.tables.registry import EFFORTS
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device, kind_called
 from prunesearch.cost.energy.schedules import fit_table_energy, open_meter
@@ -40,24 +41,10 @@ from prunesearch.pruning.borders import borrowed
 from prunesearch.search.space.space import SpaceFile
 from prunesearch.tasks.batching.batches import Inputs
 from prunesearch.tasks.loading import check_attention, check_device, check_dtype
-from prunesearch.tasks.shapes import SHAPES, load_shape, random_inputs, shape_config
+from prunesearch.tasks.shapes import load_shape, random_inputs, shape_config
+from prunesearch.tasks.table import SHAPES
 
 _LEAST_KEEP = 0.05  # of the reducible tokens: a margin below what spaces ask for
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long a table is measured, on how many token counts, how often at least each unseen schedule runs, and over
-    how many windows energy is.
-    """
-
-    seconds: float
-    counts: int
-    rounds: int
-    windows: int
-
-
-EFFORTS = {"quick": Effort(15.0, 9, 3, 2), "normal": Effort(45.0, 14, 5, 3), "full": Effort(150.0, 64, 8, 5)}
 
 
 @dataclass(frozen=True)
@@ -100,8 +87,7 @@ class ProfileConfig:
         check_device(self.device)
         for model in self.models:
             shape_config(model)
-        if self.effort not in EFFORTS:
-            raise PruneSearchError(f"unknown effort '{self.effort}': {did_you_mean(self.effort, EFFORTS)}")
+        EFFORTS.entry(self.effort)
         for dtype in self.dtypes:
             check_dtype(dtype)
         check_measurable(self.mode, self.device)
@@ -161,7 +147,7 @@ def _energy_meter(config: ProfileConfig, found: Profile, meter: EnergyMeter | Un
 
 
 def _bound(config: ProfileConfig, cells: int) -> str:
-    minutes = cells * EFFORTS[config.effort].seconds / 60
+    minutes = cells * EFFORTS[config.effort] / 60
     return f"about {minutes:.0f} min" if minutes >= 1 else f"about {60 * minutes:.0f} s"
 
 
@@ -249,7 +235,7 @@ def _measure(
     label: str,
     fit: Callable[..., EnergyFit],
 ) -> CostTable:
-    effort = EFFORTS[config.effort]
+    effort = EFFORTS.entry(config.effort)
     bar_label = label.partition("] ")[2]
     methods = runnable(SpaceFile.load(None).methods(), check_attention(config.attention))
     table = measure_table(
@@ -257,7 +243,7 @@ def _measure(
         inputs,
         counts=grid(shape, effort.counts),
         methods=methods,
-        time_budget_s=effort.seconds,
+        time_budget_s=effort.target,
         mode=config.mode,
         concurrency=config.concurrency,
         unseen=UNSEEN,

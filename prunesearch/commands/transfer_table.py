@@ -47,8 +47,8 @@ def transfer_study(
             f"study '{folder.name}' has no {folder.journal.name}, whose trials are priced anew: run the same "
             "`prunesearch run` again"
         )
-    config = RunConfig.build(**{**front.config, "device": "cpu"})
-    there = RunConfig.build(**{**front.config, "dtype": dtype or config.dtype, "mode": mode or config.mode})
+    config = RunConfig(**{**front.config, "device": "cpu"})
+    there = RunConfig(**{**front.config, "dtype": dtype or config.dtype, "mode": mode or config.mode})
     trials = read_trials(**place)
     task = make_setting(config, task=task, model=model).task
     with apply_(task.model, Schedule()) as handle:

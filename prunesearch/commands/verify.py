@@ -141,7 +141,7 @@ def verify(
         raise PruneSearchError(f"the front of study '{front.study}' has no point to verify: {front.verdict.text}")
     from prunesearch.study.setup import make_setting
 
-    config = RunConfig.build(**{**front.config, "device": device})
+    config = RunConfig(**{**front.config, "device": device})
     meter, notes = _meter(config, device)
     try:
         setting = make_setting(config, task=task, model=model)

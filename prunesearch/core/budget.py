@@ -79,5 +79,5 @@ class Budget:
 
 
 def _forms() -> str:
-    known = ", ".join(f"{row.a_noun} ({row.examples})" for row in COSTS.values() if row.searched)
+    known = ", ".join(f"{row.a_noun} ({row.examples})" for row in COSTS.entries().values() if row.searched)
     return f"write {known}, a share of the unpruned model's cost (60%) or a speed-up (2x)"

@@ -47,7 +47,7 @@ class Constraint:
         known = (*QUALITIES, *COSTS)
         if name not in known:
             raise PruneSearchError(f"constraint '{text}': unknown name '{match[1]}', {did_you_mean(name, known)}")
-        needed = "<=" if name in COSTS and COSTS[name].smaller_is_better else ">="
+        needed = "<=" if name in COSTS and COSTS.entry(name).smaller_is_better else ">="
         if sign != needed:
             raise PruneSearchError(
                 f"`{name} {needed} bound` is what can be asked for, but got '{text}': write '{name} {needed} {bound}'"

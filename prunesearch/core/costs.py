@@ -1,24 +1,25 @@
 """What can be minimised or bounded: one row a cost.
 
-A new cost is one row here, or one more `register_cost`, and the class that prices it (`search.costs.bench.Pricing`).
+A new cost is one row here, or one more `register_cost`, or an entry point of `prunesearch.costs`, and the class that
+prices it (`search.costs.bench.Pricing`).
 Whatever reads, bounds, draws or prints a cost asks its row.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.tables.names import Row, load_target, make_table
 
 _PRICING = "prunesearch.search.costs.bench"
 
 
 @dataclass(frozen=True)
-class Cost:
-    """A row.
+class Cost(Row):
+    """A row; `target` is the class that prices and measures it (`search.costs.bench.Pricing`).
 
     Attributes:
         name: in options, constraints and files.
@@ -27,7 +28,6 @@ class Cost:
         noun: what people call it, and `a_noun` one amount of it.
         typed: units that may be typed, in lower case, with their value in `unit`.
         examples: of what may be typed.
-        pricing: the class that prices and measures it, `module:attribute` or itself.
         least: of schedules, the one that costs least; `less`: how the cheaper of two is.
         decimals: digits after the point in a column, by the least value that has so many; empty: three significant.
         smaller_is_better: what is better when there is more of it can be told and bounded, not minimised.
@@ -37,6 +37,7 @@ class Cost:
         exact: whether its prediction is the thing itself.
         predicted_by: how an amount that was not measured came to be; empty: by the cost table, as that says of itself.
         around: what surrounds a measured amount.
+        metered: measured by the device's energy counter.
         always: told in every study, asked for or not.
         blocks: what prices blocks by their sizes alone, for trials that were not told: `module:function`, which takes
             the shape that a cost table is keyed by and the flow of a schedule.
@@ -49,7 +50,6 @@ class Cost:
     a_noun: str
     typed: Mapping[str, float]
     examples: str
-    pricing: str | Callable[[], Any]
     least: str = "Cheapest"
     less: str = "cheaper"
     decimals: Mapping[float, int] = field(default_factory=dict)
@@ -60,6 +60,7 @@ class Cost:
     exact: bool = False
     predicted_by: str = "predicted"
     around: str = "95 %"
+    metered: bool = False
     always: bool = False
     blocks: str | Callable[..., float] | None = None
 
@@ -92,59 +93,20 @@ class Cost:
 
     def make_pricing(self) -> Any:
         """The class that prices it, made."""
-        return _load(self.pricing)()
+        return load_target(self.target)()
 
     def load_blocks(self) -> Callable[..., float] | None:
         """The function behind `blocks`."""
-        return None if self.blocks is None else _load(self.blocks)
+        found: Callable[..., float] | None = load_target(self.blocks)
+        return found
 
 
-def _load(target: str | Callable[..., Any]) -> Callable[..., Any]:
-    if not isinstance(target, str):
-        return target
-    module, _, attribute = target.partition(":")
-    loaded: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    return loaded
+# -- the rows ---------------------------------------------------------------------------------------------------------
 
-
-COSTS: dict[str, Cost] = {}
-
-
-def register_cost(row: Cost) -> None:
-    """Add a row.
-
-    Raises:
-        PruneSearchError: if its name or one of its typed units is taken: a study must not change its meaning.
-    """
-    if row.name in COSTS:
-        raise PruneSearchError(f"cost '{row.name}' is already registered: choose another name")
-    for unit in row.typed:
-        other = next((known.name for known in COSTS.values() if unit in known.typed), None)
-        if other is not None or unit in ("x", "%") or unit != unit.lower():
-            reason = f"that of {other}" if other else "a share, a speed-up or not in lower case"
-            raise PruneSearchError(f"cost '{row.name}' has the unit '{unit}', which is {reason}: choose another one")
-    COSTS[row.name] = row
-
-
-def find_cost(name: str) -> Cost:
-    """The row called `name`; raise `PruneSearchError` naming the nearest one on a miss."""
-    if name not in COSTS:
-        raise PruneSearchError(f"unknown cost '{name}': {did_you_mean(name, COSTS)}")
-    return COSTS[name]
-
-
-def cost_of_unit(unit: str) -> tuple[Cost, float] | None:
-    """The cost that a typed unit is of, and one such unit in that of the cost; None for no unit of any."""
-    return next(((row, row.typed[unit.lower()]) for row in COSTS.values() if unit.lower() in row.typed), None)
-
-
-def digits(value: float) -> str:
-    """Three significant digits, thousands whole: `0.123`, `12.3`, `1,234`."""
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
-
-
-for _row in (
+_ROWS = (
     Cost(
+        target=f"{_PRICING}:LatencyPricing",
+        help="time of a forward, measured on the device",
         name="latency",
         unit="ms",
         per="batch",
@@ -152,7 +114,6 @@ for _row in (
         a_noun="a latency",
         typed={"us": 1e-3, "ms": 1.0, "s": 1e3},
         examples="10ms, 500us, 0.2s",
-        pricing=f"{_PRICING}:LatencyPricing",
         least="Fastest",
         less="faster",
         decimals={100: 0, 10: 1, 0: 2},
@@ -162,6 +123,8 @@ for _row in (
         always=True,
     ),
     Cost(
+        target=f"{_PRICING}:EnergyPricing",
+        help="energy of a forward by the device's own counter, idle power included",
         name="energy",
         unit="mJ",
         per="input",
@@ -169,11 +132,13 @@ for _row in (
         a_noun="an energy",
         typed={"uj": 1e-3, "mj": 1.0, "j": 1e3},
         examples="40mJ, 1.5J",
-        pricing=f"{_PRICING}:EnergyPricing",
         least="Most frugal",
         less="more frugal",
+        metered=True,
     ),
     Cost(
+        target=f"{_PRICING}:MacPricing",
+        help="multiply-adds of a forward, counted",
         name="macs",
         unit="GMACs",
         per="input",
@@ -181,7 +146,6 @@ for _row in (
         a_noun="multiply-adds",
         typed={"mmacs": 1e-3, "gmacs": 1.0, "tmacs": 1e3},
         examples="2GMACs, 900MMACs",
-        pricing=f"{_PRICING}:MacPricing",
         least="Lightest",
         less="lighter",
         decimals={0.095: 2, 0: 3},
@@ -192,6 +156,8 @@ for _row in (
         blocks="prunesearch.cost.counting.flops:blocks_gmacs",
     ),
     Cost(
+        target=f"{_PRICING}:MemoryPricing",
+        help="peak memory of activations in a forward, estimated from shapes",
         name="memory",
         unit="MiB",
         per="batch",
@@ -206,11 +172,48 @@ for _row in (
             "gb": 1e9 / 2**20,
         },
         examples="64MiB, 0.5GB",
-        pricing=f"{_PRICING}:MemoryPricing",
         least="Smallest",
         less="smaller",
         on_device=False,
         predicted_by="estimated from shapes",
     ),
-):
-    register_cost(_row)
+)
+
+
+def _check(name: str, row: Cost, others: Mapping[str, Cost]) -> None:
+    """Refuse a row whose name or one of whose typed units means something already."""
+    if row.name != name:
+        raise PruneSearchError(f"cost '{row.name}' is registered as '{name}': call it by one name")
+    for unit in row.typed:
+        other = next((known.name for known in others.values() if unit in known.typed), None)
+        if other is not None or unit in ("x", "%") or unit != unit.lower():
+            reason = f"that of {other}" if other else "a share, a speed-up or not in lower case"
+            raise PruneSearchError(f"cost '{row.name}' has the unit '{unit}', which is {reason}: choose another one")
+
+
+COSTS = make_table("cost", {row.name: row for row in _ROWS}, Cost, check=_check)
+
+
+def register_cost(row: Cost) -> None:
+    """Add a row.
+
+    Raises:
+        PruneSearchError: if its name or one of its typed units is taken: a study must not change its meaning.
+    """
+    COSTS.add(row.name, row)
+
+
+def find_cost(name: str) -> Cost:
+    """The row called `name`; raise `PruneSearchError` naming the nearest one on a miss."""
+    return COSTS.entry(name)
+
+
+def cost_of_unit(unit: str) -> tuple[Cost, float] | None:
+    """The cost that a typed unit is of, and one such unit in that of the cost; None for no unit of any."""
+    rows = COSTS.entries().values()
+    return next(((row, row.typed[unit.lower()]) for row in rows if unit.lower() in row.typed), None)
+
+
+def digits(value: float) -> str:
+    """Three significant digits, thousands whole: `0.123`, `12.3`, `1,234`."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.tables.registry import FORMATS, MODEL_FORMATS
+from prunesearch.core.tables.export_tables import FORMATS, MODEL_FORMATS
 from prunesearch.export.schedules.exchange import Exported, export_schedule, import_file, import_schedule
 from prunesearch.export.schedules.format import Format, ModelShape
 from prunesearch.export.schedules.native import provenance_of

@@ -13,10 +13,9 @@ from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import relative_bound
 from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.tables.export_tables import PICKS
 from prunesearch.study.front import Front
 from prunesearch.study.front_items import FrontItem, Point
-
-_FORMS = "best@10ms (or best@60%, best@2x), fastest@0.99, knee, a point such as p1, or a trial number"
 
 
 def pick(front: Front, spec: str) -> Point:
@@ -39,20 +38,22 @@ def pick(front: Front, spec: str) -> Point:
     chosen = front.point(text)
     if chosen is not None:
         return chosen
-    kind, at, value = text.partition("@")
-    if kind == "best" and at:
-        return _best(front, Budget.parse(value))
-    if kind == "fastest" and at:
-        return _fastest(front, value)
-    if text == "knee":
-        return _knee(front)
+    name, at, value = text.partition("@")
+    if name in PICKS and bool(at) == bool(PICKS.entry(name).takes):
+        found: Point = PICKS[name](front, value)
+        return found
     if text.isdecimal():
         return _trial(front, int(text))
-    known = [p.id for p in front.points] + ["knee", "best@10ms", "fastest@0.99"]
-    raise PruneSearchError(f"pick '{spec}' is not understood: {did_you_mean(text, known)}; write {_FORMS}")
+    forms = [f"{name}@{row.takes}" if row.takes else name for name, row in PICKS.entries().items()]
+    hint = did_you_mean(text, [*(p.id for p in front.points), *forms])
+    raise PruneSearchError(
+        f"pick '{spec}' is not understood: {hint}; write {', '.join(forms)}, a point such as p1, or a trial number"
+    )
 
 
-def _best(front: Front, budget: Budget) -> Point:
+def best(front: Front, value: str) -> Point:
+    """The point of the highest quality within a budget such as `10ms`, `60%` or `2x`."""
+    budget = Budget.parse(value)
     row = find_cost(budget.cost(front.objectives[0]))
     costs = {p.id: p.cost(row.name).value if budget.relative else p.dearest(row.name) for p in front.points}
     limit = budget.limit(front.unpruned.cost(row.name).value)
@@ -68,7 +69,8 @@ def _best(front: Front, budget: Budget) -> Point:
     return min(within, key=lambda p: (-qualities[p.id], p.latency.value))
 
 
-def _fastest(front: Front, value: str) -> Point:
+def fastest(front: Front, value: str) -> Point:
+    """The point of the lowest latency that keeps a share of the unpruned quality, at 95 % confidence."""
     share = _share(value)
     base, least = front.unpruned.quality.value, _promised(front)
     floor = relative_bound(share, base) - base
@@ -78,9 +80,9 @@ def _fastest(front: Front, value: str) -> Point:
     guess = [p for p in front.points if p.difference.value >= floor]
     said = ""
     if guess:
-        fastest = min(guess, key=lambda p: p.latency.value)
-        said = f" (by point estimate {fastest.id} does, which flatters)"
-    way_out = f"pick {fastest.id}" if guess else f"pick {front.points[0].id}"
+        quickest = min(guess, key=lambda p: p.latency.value)
+        said = f" (by point estimate {quickest.id} does, which flatters)"
+    way_out = f"pick {quickest.id}" if guess else f"pick {front.points[0].id}"
     if least:
         nearest = max(least, key=lambda name: least[name])
         # the share of which `relative_bound` makes what the nearest is sure to have
@@ -122,15 +124,18 @@ def _share(value: str) -> float:
     return share
 
 
-def _knee(front: Front) -> Point:
-    """Distances are taken with both axes scaled to the length 1, and count towards better and faster only."""
+def knee(front: Front, value: str) -> Point:
+    """The point farthest from the line between the unpruned model and the fastest point.
+
+    Distances are taken with both axes scaled to the length 1, and count towards better and faster only.
+    """
     qualities, reference = _qualities(front), _reference(front)
     start = front.unpruned.latency.value
-    fastest = min(front.points, key=lambda p: p.latency.value)
-    run = start - fastest.latency.value
+    quickest = min(front.points, key=lambda p: p.latency.value)
+    run = start - quickest.latency.value
     rise = max([reference, *qualities.values()]) - min([reference, *qualities.values()])
     run, rise = (run if abs(run) > 0 else 1.0), (rise or 1.0)
-    slope = (qualities[fastest.id] - reference) / rise
+    slope = (qualities[quickest.id] - reference) / rise
 
     def above_chord(point: Point) -> float:
         """Height over the chord; the same factor turns every height into a distance."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say, warn
 from prunesearch.core.files import write_text_atomic
-from prunesearch.core.tables.registry import MODEL_FORMATS
+from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.export import export, find_format, import_file
 from prunesearch.export.schedules.model_shape import model_shape
 from prunesearch.export.schedules.native import imported_json

@@ -14,7 +14,7 @@ from typing import Any
 
 from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.tables.registry import LOGGERS
+from prunesearch.core.tables.export_tables import LOGGERS
 from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder, load_front
 from prunesearch.study.front import Front
 from prunesearch.study.storage.reader import Trial, TrialReader

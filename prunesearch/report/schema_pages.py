@@ -107,7 +107,7 @@ class Page:
 
 def _costs() -> str:
     rows = ["| name | unit | of | what it is |", "|---|---|---|---|"]
-    for row in COSTS.values():
+    for row in COSTS.entries().values():
         known = "" if row.known == "before" else "; known only after an evaluation"
         rows.append(f"| `{row.name}` | {row.unit} | one {row.per} | {row.noun}{known} |")
     return "\n".join(rows)

@@ -22,10 +22,10 @@ from pydantic import (
 
 from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
-from prunesearch.core.costs import COSTS
+from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.core.duration import seconds_of
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.tables.registry import ATTENTIONS, DTYPES, ENGINES, SAMPLERS
+from prunesearch.core.tables.registry import ACROSS, ATTENTIONS, DTYPES, ENGINES, SAMPLERS
 from prunesearch.cost.timing.modes import check_measurable, mode_of
 from prunesearch.study.loads import Load, in_order, read_loads, spread_loads
 from prunesearch.study.storage.urls import hide_password
@@ -33,7 +33,6 @@ from prunesearch.tasks.table import METRICS, TASKS
 
 _SEEDS = 24
 _MOST_OBJECTIVES = 3  # fronts of more (beside quality) hold nearly everything
-ACROSS = ("mean", "worst")
 _TABLES: dict[str, Any] = {
     "task": TASKS,
     "metric": METRICS,
@@ -41,6 +40,7 @@ _TABLES: dict[str, Any] = {
     "attention": ATTENTIONS,
     "sampler": SAMPLERS,
     "engine": ENGINES,
+    "across": ACROSS,
 }
 
 # Settings that may differ when a study is resumed: they change how long it goes on, not what its trials mean.
@@ -113,8 +113,7 @@ class RunConfig(BaseModel):
         loads: several batch sizes and lengths whose latency counts, as numbers, mappings or `Load`s; empty:
             `batch_size` and `length` alone. The first has the greatest length, and its are `batch_size` and `length`:
             those of energy, MACs and memory. On the command line: several values of --batch-size and --length.
-        across: the one latency of several loads: the weighted mean of their shares of the unpruned latency, or the
-            worst.
+        across: a name in `ACROSS`: how the shares of the unpruned latency that several loads have become one.
         eval_batch_size: rows in a batch whose quality is measured.
         dtype: of the model's weights and activations.
         attention: a name in `ATTENTIONS`.
@@ -205,11 +204,6 @@ class RunConfig(BaseModel):
         except ValidationError as error:
             raise PruneSearchError(_one_line(error)) from None
 
-    @classmethod
-    def build(cls, **settings: Any) -> RunConfig:
-        """`RunConfig(**settings)`."""
-        return cls(**settings)
-
     @model_validator(mode="before")
     @classmethod
     def _as_typed(cls, settings: Any) -> Any:
@@ -250,8 +244,9 @@ class RunConfig(BaseModel):
                 raise PruneSearchError(
                     f"unknown objective '{name}': {did_you_mean(str(name), COSTS)}; quality is always one"
                 )
-            if not COSTS[name].searched:
-                after = COSTS[name].known == "after"
+            row = find_cost(name)
+            if not row.searched:
+                after = row.known == "after"
                 why = "is known only after an evaluation" if after else "is better when it is more"
                 raise PruneSearchError(f"objective '{name}' cannot be minimised, since it {why}: use --constraint")
         if len(set(names)) < len(names) or not names:
@@ -271,8 +266,6 @@ class RunConfig(BaseModel):
     @classmethod
     def _known(cls, value: str | None, info: Any) -> str | None:
         """Names are those of the tables."""
-        if info.field_name == "across" and value not in ACROSS:
-            raise PruneSearchError(f"unknown across '{value}': {did_you_mean(str(value), ACROSS)}")
         if info.field_name == "mode":
             check_measurable(str(value))
         elif info.field_name in _TABLES and value not in (None, "auto"):
@@ -288,10 +281,13 @@ class RunConfig(BaseModel):
     def _fits_together(self) -> RunConfig:
         """What one setting asks of another, and defaults that come from another."""
         for option, value in (("workers", self.workers), ("ray-address", self.ray_address)):
-            if value is not None and self.engine != "ray":
-                raise PruneSearchError(f"--{option} {value} needs --engine ray, but got --engine {self.engine}")
-        if self.across == "worst" and len({load.weight for load in self.loads}) > 1:
-            raise PruneSearchError("weights are those of a mean, but got --across worst: leave one of them out")
+            if value is not None and not ENGINES.entry(self.engine).workers:
+                able = " or ".join(f"--engine {name}" for name, row in ENGINES.entries().items() if row.workers)
+                raise PruneSearchError(f"--{option} {value} needs {able}, but got --engine {self.engine}")
+        if not ACROSS.entry(self.across).weighted and len({load.weight for load in self.loads}) > 1:
+            raise PruneSearchError(
+                f"weights are those of a mean, but got --across {self.across}: leave one of them out"
+            )
         if (self.model is None) != (self.data is None):
             missing, given_one = ("--data", "--model") if self.data is None else ("--model", "--data")
             raise PruneSearchError(f"{given_one} needs {missing} beside it; neither of them: the bundled demo")
@@ -316,13 +312,13 @@ class RunConfig(BaseModel):
 
     @property
     def needs_energy(self) -> bool:
-        """Whether the run has to know energies."""
-        return "energy" in self.costs
+        """Whether the run has to know energies, or others that the device's meter measures."""
+        return any(find_cost(name).metered for name in self.costs)
 
     @property
     def first_seeds(self) -> int:
         """How many solved schedules are tried first."""
-        return self.seeds if self.seeds is not None else 0 if self.sampler == "guided" else _SEEDS
+        return self.seeds if self.seeds is not None else 0 if SAMPLERS.entry(self.sampler).solves else _SEEDS
 
     @property
     def asked(self) -> str:

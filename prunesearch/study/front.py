@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_text_atomic
+from prunesearch.core.tables.registry import ACROSS
 from prunesearch.study.front_items import CostName, FrontItem, FrontRecord, Point, Unpruned
 from prunesearch.study.front_records import (
     BudgetInfo,
@@ -32,6 +33,14 @@ from prunesearch.study.front_versions import UPGRADES
 FRONT_FORMAT = "prunesearch.front"
 FRONT_VERSION = 4
 _REWRITE = "run the study again to rewrite it (finished trials are kept in study.journal)"
+
+
+def _combining(name: str) -> str:
+    ACROSS.entry(name)
+    return name
+
+
+AcrossName = Annotated[str, AfterValidator(_combining)]  # a row of `ACROSS`
 
 
 class Front(FrontRecord):
@@ -58,10 +67,10 @@ class Front(FrontRecord):
         default=None, description="the percentile of latency that was minimised; null for the median"
     )
     loads: list[LoadInfo] = Field(default_factory=list, description="the loads; empty for a single one")
-    across: Literal["mean", "worst"] | None = Field(
+    across: AcrossName | None = Field(
         default=None, description="how several loads become one latency: `mean` or `worst`; null for a single one"
     )
-    combined: Literal["mean", "worst"] | None = Field(
+    combined: AcrossName | None = Field(
         default=None,
         description="how several qualities become the one that counts, which is the first of `qualities`: `mean` or "
         "`worst`; null for a single one",

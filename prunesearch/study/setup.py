@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.flow import Geometry
+from prunesearch.core.tables.registry import ENGINES
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.study.config import RunConfig
 from prunesearch.study.loads import Load, bucket_loads
@@ -129,8 +130,9 @@ def make_setting(
     source = source_of(config, model if task is None else task.model)
     config = config.located()
     if source.kind == "object":
-        if config.engine != "local":
-            raise PruneSearchError(f"a caller's own model is evaluated by engine 'local', but got '{config.engine}'")
+        if not ENGINES.entry(config.engine).in_process:
+            able = " or ".join(f"'{name}'" for name, row in ENGINES.entries().items() if row.in_process)
+            raise PruneSearchError(f"a caller's own model is evaluated by engine {able}, but got '{config.engine}'")
         config = config.model_copy(update={"given": source.name})
     target = target or resolve_target(config.device)
     if task is None:

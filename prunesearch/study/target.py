@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from prunesearch.core.tables.registry import ATTENTIONS
 from prunesearch.cost.devices.device import at_hand, is_device, kind_of
 from prunesearch.cost.tables.device_profile import Profile, find_profile
 from prunesearch.study.config import RunConfig
@@ -27,8 +28,8 @@ class Target:
 
     def attention(self, name: str) -> str:
         """The attention implementation to load the model with: the one asked for where the device can be at hand."""
-        asked = check_attention(name)
-        return asked if self.here or asked in ("sdpa", "eager") else "sdpa"
+        anywhere = [known for known, row in ATTENTIONS.entries().items() if row.anywhere]
+        return check_attention(name if self.here or name in anywhere else anywhere[0])
 
     def dtype(self, name: str) -> str:
         """The dtype to evaluate quality in: the one asked for, but a CPU stands in for another device in float32."""

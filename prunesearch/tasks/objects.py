@@ -26,7 +26,7 @@ from prunesearch.tasks.kinds.fidelity import Fidelity
 from prunesearch.tasks.kinds.image import repeat_rows
 from prunesearch.tasks.loading import count_tokens, to_device
 from prunesearch.tasks.metrics.own import RowFunction, Scorer, Whole, WholeModel
-from prunesearch.tasks.table import FIDELITY
+from prunesearch.tasks.table import FIDELITY, fidelity_metric
 
 _LABELS = ("labels", "label")
 _ROLES = ("calibration", "holdout")
@@ -283,7 +283,7 @@ def _labelled(model: nn.Module, split: EvalSet) -> EvalSet:
 
 def _fidelity_metric(split: EvalSet) -> str:
     labels = split.labels
-    return "cosine" if isinstance(labels, Tensor) and labels.ndim > 1 else "agreement"
+    return fidelity_metric(isinstance(labels, Tensor) and labels.ndim > 1)
 
 
 def _timed(model: nn.Module, split: EvalSet, padding: Mapping[str, int]) -> tuple[int, Callable[[int], Inputs]]:

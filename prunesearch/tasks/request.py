@@ -14,9 +14,8 @@ from prunesearch.tasks.data.columns import content_kind, guess_label
 from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.split import Sizes
 from prunesearch.tasks.loading import load_model
-from prunesearch.tasks.table import AUDIO, FIDELITY, IMAGE, TASK_KINDS, TEXT, VIDEO, choose_metric
+from prunesearch.tasks.table import AUDIO, FIDELITY, IMAGE, TASKS, TEXT, VIDEO, choose_metric
 
-_CLASS_HEADS = tuple(head for kind in TASK_KINDS.values() if kind.unlabelled for head in kind.heads)
 BODIES = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling")
 # what a config has that reads a kind of input; the first that fits says it
 _READS = (
@@ -81,14 +80,14 @@ def _kinds_of(config: Any) -> list[str]:
     reads, heads = reads_of(config), config.architectures or []
     return [
         name
-        for name, kind in TASK_KINDS.items()
+        for name, kind in TASKS.entries().items()
         if kind.reads in (None, reads) and any(head.endswith(kind.heads) for head in heads)
     ]
 
 
 def _has_columns(task: str, rows: Dataset) -> bool:
     """Whether a table has columns that only data for this kind of task have."""
-    return any(set(names) <= set(rows.column_names) for names in TASK_KINDS[task].columns)
+    return any(set(names) <= set(rows.column_names) for names in TASKS.entry(task).columns)
 
 
 def check_head(config: Any, model_id: str) -> None:
@@ -100,7 +99,8 @@ def check_head(config: Any, model_id: str) -> None:
     Raises:
         PruneSearchError: for a regression, a ranking, or a multi-label head.
     """
-    if not any(name.endswith(_CLASS_HEADS) for name in config.architectures or []):
+    heads = tuple(head for kind in TASKS.entries().values() if kind.unlabelled for head in kind.heads)
+    if not any(name.endswith(heads) for name in config.architectures or []):
         return
     problem = getattr(config, "problem_type", None)
     if problem == "multi_label_classification":
@@ -126,14 +126,15 @@ def infer_task(request: TaskRequest) -> str:
     labelled = "label" in request.columns or guess_label(rows) is not None
     if head is not None:
         kind = content_kind(rows, request.columns)
-        return FIDELITY if TASK_KINDS[head].unlabelled and not labelled and kind == TASK_KINDS[head].reads else head
+        row = TASKS.entry(head)
+        return FIDELITY if row.unlabelled and not labelled and kind == row.reads else head
     names = ", ".join(request.config.architectures or ["no architecture"])
-    supported = f"supported are {', '.join(TASK_KINDS)}"
+    supported = f"supported are {', '.join(TASKS)}"
     if not names.endswith((*BODIES, "no architecture")):
         raise PruneSearchError(
             f"no task is known for '{request.model_id}' ({names}): {supported}; choose one with task"
         )
-    without_head = [name for name, kind in TASK_KINDS.items() if not kind.heads and _has_columns(name, rows)]
+    without_head = [name for name, kind in TASKS.entries().items() if not kind.heads and _has_columns(name, rows)]
     if without_head:
         return without_head[0]
     kind = content_kind(rows, request.columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,39 @@ from prunesearch.pruning.families.find import check_model_type, find_encoder
 from prunesearch.tasks.batching.batches import Inputs
 from prunesearch.tasks.data.sources import one_line
 from prunesearch.tasks.loading import load_config, to_device
+from prunesearch.tasks.table import SHAPES
 
 DEFAULT_LENGTH = 128  # tokens of a text where nobody says
 
 
-def _vit(width: int, heads: int) -> Callable[[], Any]:
+def _vit(width: int, heads: int) -> Any:
     sizes: dict[str, Any] = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
-    return lambda: transformers.ViTConfig(**{**sizes, "num_labels": 1000})
+    return transformers.ViTConfig(**{**sizes, "num_labels": 1000})
 
 
-def _bert(**sizes: Any) -> Callable[[], Any]:
-    return lambda: transformers.BertConfig(**sizes)
+def deit_tiny() -> Any:
+    """DeiT-Ti without distillation, which is a ViT (Touvron 2021)."""
+    return _vit(192, 3)
 
 
-# What people run most, by name, so that a profile needs no network. DeiT without distillation is a ViT (Touvron 2021).
-SHAPES: dict[str, Callable[[], Any]] = {
-    "deit-tiny": _vit(192, 3),
-    "deit-small": _vit(384, 6),
-    "vit-base": _vit(768, 12),
-    "bert-base": _bert(),
-    "minilm-l6": _bert(hidden_size=384, num_hidden_layers=6, intermediate_size=1536),
-}
+def deit_small() -> Any:
+    """DeiT-S without distillation."""
+    return _vit(384, 6)
+
+
+def vit_base() -> Any:
+    """ViT-B/16 (Dosovitskiy 2021)."""
+    return _vit(768, 12)
+
+
+def bert_base() -> Any:
+    """BERT-Base (Devlin 2019)."""
+    return transformers.BertConfig()
+
+
+def minilm_l6() -> Any:
+    """MiniLM of six layers, 384 wide (Wang 2020)."""
+    return transformers.BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
 
 
 def shape_config(model: str) -> Any:

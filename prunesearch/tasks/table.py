@@ -1,4 +1,4 @@
-"""The tables of task kinds and of metrics: names that a person can read, without importing torch.
+"""The tables of task kinds, metrics, built-in shapes and data files: names to read, without importing torch.
 
 A new kind of task is one row in `TASKS` and one file with a loader `(TaskRequest) -> Task`; a new metric is one row in
 `METRICS` and one class (`metrics.Metric`).
@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.tables.names import Row
-from prunesearch.core.tables.registry import make_table
+from prunesearch.core.tables.names import Row, make_table
 
 IMAGE, TEXT, FIDELITY = "image-classification", "text-classification", "fidelity"
 TAGS = "token-classification"
@@ -42,126 +41,145 @@ class TaskKind(Row):
     unlabelled: bool = False
 
 
+@dataclass(frozen=True)
+class MetricRow(Row):
+    """One row of `METRICS`; `target` is its class.
+
+    Attributes:
+        classes: how many classes it is of, and `otherwise` a metric for more; None: any number.
+        guessed: a model that says the most frequent class of every row has that class's share of it.
+        of_states: of fidelity: what it compares is the model's pooled states, and not its classes.
+    """
+
+    classes: int | None = None
+    otherwise: str = ""
+    guessed: bool = False
+    of_states: bool = False
+
+
 _CLASSES = ("accuracy", "top5", "f1", "macro_f1", "mcc")
 
-TASK_KINDS: dict[str, TaskKind] = {
-    IMAGE: TaskKind(
-        "prunesearch.tasks.kinds.image:load_image_task",
-        "images in classes",
-        heads=("ForImageClassification", "ForImageClassificationWithTeacher"),
-        reads="image",
-        metrics=_CLASSES,
-        unlabelled=True,
-    ),
-    TEXT: TaskKind(
-        "prunesearch.tasks.kinds.text:load_text_task",
-        "texts or pairs in classes",
-        heads=("ForSequenceClassification",),
-        reads="text",
-        metrics=_CLASSES,
-        unlabelled=True,
-    ),
-    TAGS: TaskKind(
-        "prunesearch.tasks.kinds.tags:load_tagging_task",
-        "words with tags: named entities, parts of speech",
-        heads=("ForTokenClassification",),
-        reads="text",
-        metrics=("seqeval_f1", "token_accuracy"),
-    ),
-    TRANSLATION: TaskKind(
-        "prunesearch.tasks.kinds.seq2seq_data:load_translation_task",
-        "texts into another language; the encoder is reduced",
-        heads=("MTModel", "ForConditionalGeneration"),
-        reads="text",
-        metrics=("bleu", "rouge_l"),
-        columns=(("translation",), ("source", "target"), ("src", "tgt")),
-    ),
-    SUMMARY: TaskKind(
-        "prunesearch.tasks.kinds.seq2seq_data:load_summary_task",
-        "documents into summaries; the encoder is reduced",
-        heads=("MTModel", "ForConditionalGeneration"),
-        reads="text",
-        metrics=("rouge_l", "bleu"),
-        columns=(("summary",), ("highlights",)),
-    ),
-    QA: TaskKind(
-        "prunesearch.tasks.kinds.qa:load_qa_task",
-        "questions answered by a span of a text",
-        heads=("ForQuestionAnswering",),
-        reads="text",
-        metrics=("answer_f1", "exact_match"),
-    ),
-    SIMILARITY: TaskKind(
-        "prunesearch.tasks.kinds.embedding_data:load_similarity_task",
-        "pairs of texts with scores; no head",
-        reads="text",
-        metrics=("spearman",),
-        columns=(("sentence1", "sentence2", "score"),),
-    ),
-    RETRIEVAL: TaskKind(
-        "prunesearch.tasks.kinds.embedding_data:load_retrieval_task",
-        "queries, each with documents and their relevance; no head",
-        reads="text",
-        metrics=("ndcg10",),
-        columns=(("query", "documents", "relevance"),),
-    ),
-    AUDIO: TaskKind(
-        "prunesearch.tasks.kinds.audio:load_audio_task",
-        "sounds in classes: keywords, speakers, languages",
-        heads=("ForAudioClassification", "ForSequenceClassification"),
-        reads="audio",
-        metrics=(*_CLASSES, "eer_accuracy"),
-        unlabelled=True,
-    ),
-    SPEAKER: TaskKind(
-        "prunesearch.tasks.kinds.verification_data:load_verification_task",
-        "sounds of speakers, in pairs of one or of two; every frame gets its state back",
-        heads=("ForXVector",),
-        reads="audio",
-        metrics=("eer_accuracy",),
-    ),
-    CTC: TaskKind(
-        "prunesearch.tasks.kinds.ctc:load_ctc_task",
-        "speech into text, by CTC; every frame gets its symbol back",
-        heads=("ForCTC",),
-        metrics=("word_accuracy",),
-    ),
-    SPEECH: TaskKind(
-        "prunesearch.tasks.kinds.speech:load_speech_task",
-        "speech into text, by an encoder-decoder (Whisper); the encoder is reduced",
-        heads=("ForConditionalGeneration",),
-        reads="audio",
-        metrics=("word_accuracy",),
-    ),
-    VIDEO: TaskKind(
-        "prunesearch.tasks.kinds.video:load_video_task",
-        "videos in classes",
-        heads=("ForVideoClassification",),
-        reads="video",
-        metrics=_CLASSES,
-        unlabelled=True,
-    ),
-    ZERO_SHOT: TaskKind(
-        "prunesearch.tasks.kinds.zero_shot:load_zero_shot_task",
-        "images in classes that are named by prompts (CLIP, SigLIP)",
-        heads=("CLIPModel", "SiglipModel"),
-        reads="image",
-        metrics=_CLASSES,
-    ),
-    DETECTION: TaskKind(
-        "prunesearch.tasks.kinds.detection:load_detection_task",
-        "objects in images, with boxes",
-        heads=("ForObjectDetection",),
-        reads="image",
-        metrics=("map", "map50"),
-    ),
-    FIDELITY: TaskKind(
-        "prunesearch.tasks.kinds.fidelity:load_fidelity_task",
-        "rows without labels: how close to the unpruned model",
-        metrics=("agreement", "cosine"),
-    ),
-}
-TASKS = make_table("task", TASK_KINDS, TaskKind)
+TASKS = make_table(
+    "task",
+    {
+        IMAGE: TaskKind(
+            "prunesearch.tasks.kinds.image:load_image_task",
+            "images in classes",
+            heads=("ForImageClassification", "ForImageClassificationWithTeacher"),
+            reads="image",
+            metrics=_CLASSES,
+            unlabelled=True,
+        ),
+        TEXT: TaskKind(
+            "prunesearch.tasks.kinds.text:load_text_task",
+            "texts or pairs in classes",
+            heads=("ForSequenceClassification",),
+            reads="text",
+            metrics=_CLASSES,
+            unlabelled=True,
+        ),
+        TAGS: TaskKind(
+            "prunesearch.tasks.kinds.tags:load_tagging_task",
+            "words with tags: named entities, parts of speech",
+            heads=("ForTokenClassification",),
+            reads="text",
+            metrics=("seqeval_f1", "token_accuracy"),
+        ),
+        TRANSLATION: TaskKind(
+            "prunesearch.tasks.kinds.seq2seq_data:load_translation_task",
+            "texts into another language; the encoder is reduced",
+            heads=("MTModel", "ForConditionalGeneration"),
+            reads="text",
+            metrics=("bleu", "rouge_l"),
+            columns=(("translation",), ("source", "target"), ("src", "tgt")),
+        ),
+        SUMMARY: TaskKind(
+            "prunesearch.tasks.kinds.seq2seq_data:load_summary_task",
+            "documents into summaries; the encoder is reduced",
+            heads=("MTModel", "ForConditionalGeneration"),
+            reads="text",
+            metrics=("rouge_l", "bleu"),
+            columns=(("summary",), ("highlights",)),
+        ),
+        QA: TaskKind(
+            "prunesearch.tasks.kinds.qa:load_qa_task",
+            "questions answered by a span of a text",
+            heads=("ForQuestionAnswering",),
+            reads="text",
+            metrics=("answer_f1", "exact_match"),
+        ),
+        SIMILARITY: TaskKind(
+            "prunesearch.tasks.kinds.embedding_data:load_similarity_task",
+            "pairs of texts with scores; no head",
+            reads="text",
+            metrics=("spearman",),
+            columns=(("sentence1", "sentence2", "score"),),
+        ),
+        RETRIEVAL: TaskKind(
+            "prunesearch.tasks.kinds.embedding_data:load_retrieval_task",
+            "queries, each with documents and their relevance; no head",
+            reads="text",
+            metrics=("ndcg10",),
+            columns=(("query", "documents", "relevance"),),
+        ),
+        AUDIO: TaskKind(
+            "prunesearch.tasks.kinds.audio:load_audio_task",
+            "sounds in classes: keywords, speakers, languages",
+            heads=("ForAudioClassification", "ForSequenceClassification"),
+            reads="audio",
+            metrics=(*_CLASSES, "eer_accuracy"),
+            unlabelled=True,
+        ),
+        SPEAKER: TaskKind(
+            "prunesearch.tasks.kinds.verification_data:load_verification_task",
+            "sounds of speakers, in pairs of one or of two; every frame gets its state back",
+            heads=("ForXVector",),
+            reads="audio",
+            metrics=("eer_accuracy",),
+        ),
+        CTC: TaskKind(
+            "prunesearch.tasks.kinds.ctc:load_ctc_task",
+            "speech into text, by CTC; every frame gets its symbol back",
+            heads=("ForCTC",),
+            metrics=("word_accuracy",),
+        ),
+        SPEECH: TaskKind(
+            "prunesearch.tasks.kinds.speech:load_speech_task",
+            "speech into text, by an encoder-decoder (Whisper); the encoder is reduced",
+            heads=("ForConditionalGeneration",),
+            reads="audio",
+            metrics=("word_accuracy",),
+        ),
+        VIDEO: TaskKind(
+            "prunesearch.tasks.kinds.video:load_video_task",
+            "videos in classes",
+            heads=("ForVideoClassification",),
+            reads="video",
+            metrics=_CLASSES,
+            unlabelled=True,
+        ),
+        ZERO_SHOT: TaskKind(
+            "prunesearch.tasks.kinds.zero_shot:load_zero_shot_task",
+            "images in classes that are named by prompts (CLIP, SigLIP)",
+            heads=("CLIPModel", "SiglipModel"),
+            reads="image",
+            metrics=_CLASSES,
+        ),
+        DETECTION: TaskKind(
+            "prunesearch.tasks.kinds.detection:load_detection_task",
+            "objects in images, with boxes",
+            heads=("ForObjectDetection",),
+            reads="image",
+            metrics=("map", "map50"),
+        ),
+        FIDELITY: TaskKind(
+            "prunesearch.tasks.kinds.fidelity:load_fidelity_task",
+            "rows without labels: how close to the unpruned model",
+            metrics=("agreement", "cosine"),
+        ),
+    },
+    TaskKind,
+)
 
 _TAG_METRICS = "prunesearch.tasks.metrics.tag_spans"
 _TEXT_METRICS = "prunesearch.tasks.metrics.written_text"
@@ -174,29 +192,68 @@ _CLASS_METRICS = "prunesearch.tasks.metrics.classes"
 METRICS = make_table(
     "metric",
     {
-        "accuracy": Row(f"{_CLASS_METRICS}:Accuracy", "share of rows whose class is right"),
-        "top5": Row(f"{_CLASS_METRICS}:TopFive", "share of rows whose class is among the five most probable"),
-        "f1": Row(f"{_CLASS_METRICS}:BinaryF1", "F1 of class 1, for two classes"),
-        "macro_f1": Row(f"{_CLASS_METRICS}:MacroF1", "mean of the classes' F1"),
-        "mcc": Row(f"{_CLASS_METRICS}:Matthews", "Matthews correlation coefficient"),
-        "seqeval_f1": Row(f"{_TAG_METRICS}:SeqevalF1", "F1 of entities, right in type and both ends"),
-        "token_accuracy": Row(f"{_TAG_METRICS}:TokenAccuracy", "share of words whose tag is right"),
-        "bleu": Row(f"{_TEXT_METRICS}:Bleu", "corpus BLEU, as sacrebleu's"),
-        "rouge_l": Row(f"{_TEXT_METRICS}:RougeL", "F of the longest common subsequence, as rouge-score's"),
-        "answer_f1": Row(f"{_TEXT_METRICS}:AnswerF1", "F1 of the answer's words, as SQuAD v1.1's"),
-        "exact_match": Row(f"{_TEXT_METRICS}:ExactMatch", "share of answers that are a reference, as SQuAD v1.1's"),
-        "spearman": Row(f"{_RANKINGS}:Spearman", "rank correlation of cosines with scores"),
-        "ndcg10": Row(f"{_RANKINGS}:Ndcg", "gain of the first ten documents, against the best order's"),
-        "word_accuracy": Row("prunesearch.tasks.metrics.word_errors:WordAccuracy", "1 - word error rate, as jiwer's"),
-        "eer_accuracy": Row(
+        "accuracy": MetricRow(f"{_CLASS_METRICS}:Accuracy", "share of rows whose class is right", guessed=True),
+        "top5": MetricRow(f"{_CLASS_METRICS}:TopFive", "share of rows whose class is among the five most probable"),
+        "f1": MetricRow(
+            f"{_CLASS_METRICS}:BinaryF1", "F1 of class 1, for two classes", classes=2, otherwise="macro_f1"
+        ),
+        "macro_f1": MetricRow(f"{_CLASS_METRICS}:MacroF1", "mean of the classes' F1"),
+        "mcc": MetricRow(f"{_CLASS_METRICS}:Matthews", "Matthews correlation coefficient"),
+        "seqeval_f1": MetricRow(f"{_TAG_METRICS}:SeqevalF1", "F1 of entities, right in type and both ends"),
+        "token_accuracy": MetricRow(f"{_TAG_METRICS}:TokenAccuracy", "share of words whose tag is right"),
+        "bleu": MetricRow(f"{_TEXT_METRICS}:Bleu", "corpus BLEU, as sacrebleu's"),
+        "rouge_l": MetricRow(f"{_TEXT_METRICS}:RougeL", "F of the longest common subsequence, as rouge-score's"),
+        "answer_f1": MetricRow(f"{_TEXT_METRICS}:AnswerF1", "F1 of the answer's words, as SQuAD v1.1's"),
+        "exact_match": MetricRow(
+            f"{_TEXT_METRICS}:ExactMatch", "share of answers that are a reference, as SQuAD v1.1's"
+        ),
+        "spearman": MetricRow(f"{_RANKINGS}:Spearman", "rank correlation of cosines with scores"),
+        "ndcg10": MetricRow(f"{_RANKINGS}:Ndcg", "gain of the first ten documents, against the best order's"),
+        "word_accuracy": MetricRow(
+            "prunesearch.tasks.metrics.word_errors:WordAccuracy", "1 - word error rate, as jiwer's"
+        ),
+        "eer_accuracy": MetricRow(
             "prunesearch.tasks.metrics.equal_error:EqualErrorAccuracy", "1 - equal error rate of misses and alarms"
         ),
-        "map": Row(f"{_BOX_METRICS}:MeanAveragePrecision", "COCO's AP, mean over IoU 0.5 to 0.95 and classes"),
-        "map50": Row(f"{_BOX_METRICS}:AveragePrecision50", "COCO's AP at IoU 0.5, mean over classes"),
-        "agreement": Row(f"{_FIDELITY}:Agreement", "share of rows with the unpruned model's class"),
-        "cosine": Row(f"{_FIDELITY}:Cosine", "mean cosine to the unpruned model's pooled state"),
+        "map": MetricRow(f"{_BOX_METRICS}:MeanAveragePrecision", "COCO's AP, mean over IoU 0.5 to 0.95 and classes"),
+        "map50": MetricRow(f"{_BOX_METRICS}:AveragePrecision50", "COCO's AP at IoU 0.5, mean over classes"),
+        "agreement": MetricRow(f"{_FIDELITY}:Agreement", "share of rows with the unpruned model's class"),
+        "cosine": MetricRow(f"{_FIDELITY}:Cosine", "mean cosine to the unpruned model's pooled state", of_states=True),
+    },
+    MetricRow,
+)
+
+_SHAPES = "prunesearch.tasks.shapes"
+
+# models that people run most, to be measured with random weights, so that it needs no network
+SHAPES = make_table(
+    "shape",
+    {
+        "deit-tiny": Row(f"{_SHAPES}:deit_tiny", "ViT of 12 blocks, 192 wide, images of 224 px (DeiT-Ti)"),
+        "deit-small": Row(f"{_SHAPES}:deit_small", "ViT of 12 blocks, 384 wide, images of 224 px (DeiT-S)"),
+        "vit-base": Row(f"{_SHAPES}:vit_base", "ViT of 12 blocks, 768 wide, images of 224 px (ViT-B/16)"),
+        "bert-base": Row(f"{_SHAPES}:bert_base", "BERT of 12 blocks, 768 wide"),
+        "minilm-l6": Row(f"{_SHAPES}:minilm_l6", "BERT of 6 blocks, 384 wide (MiniLM)"),
     },
     Row,
+)
+
+_DATA = "prunesearch.tasks.data"
+
+# files of rows by how their names end: `(path, TextTable) -> (rows, notes)`
+READERS = make_table(
+    "ending of a data file",
+    {
+        ".parquet": Row(f"{_DATA}.sources:read_parquet", "Apache Parquet"),
+        ".csv": Row(f"{_DATA}.delimited:read_delimited", "values set apart by commas, or as --delimiter says"),
+        ".tsv": Row(f"{_DATA}.delimited:read_delimited", "values set apart by tabs"),
+        ".jsonl": Row(f"{_DATA}.sources:read_json", "a JSON object a line"),
+        ".ndjson": Row(f"{_DATA}.sources:read_json", "a JSON object a line"),
+        ".json": Row(f"{_DATA}.sources:read_json", "one list of JSON objects, or one a line"),
+        ".conll": Row(f"{_DATA}.conll:read_conll", "a word and its tag a line, sentences set apart by an empty one"),
+    },
+    Row,
+    "readers",
 )
 
 
@@ -206,10 +263,20 @@ def choose_metric(task: str, asked: str | None) -> str:
     Raises:
         PruneSearchError: if it is unknown, or is no metric of this kind of task.
     """
-    known = TASK_KINDS[task].metrics
+    known = TASKS.entry(task).metrics
     if asked is None:
         return known[0]
     METRICS.entry(asked)
     if asked not in known:
         raise PruneSearchError(f"metric '{asked}' is not one of task {task}: {did_you_mean(asked, known)}")
     return asked
+
+
+def metric_facts(name: str) -> MetricRow:
+    """The row of a metric; for a caller's own function, which has none, one of a metric without particulars."""
+    return METRICS.entry(name) if name in METRICS else MetricRow(name, name)
+
+
+def fidelity_metric(states: bool) -> str:
+    """The metric of fidelity that compares pooled states, or classes."""
+    return next(name for name in TASKS.entry(FIDELITY).metrics if METRICS.entry(name).of_states == states)

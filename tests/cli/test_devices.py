@@ -13,6 +13,8 @@ import pytest
 
 from prunesearch.commands.verify import Verification
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import EFFORTS
+from prunesearch.core.tables.row_kinds import EffortRow
 from prunesearch.cost.tables.device_profile import find_profile
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
@@ -30,6 +32,7 @@ from tests.support.known_device import (
 )
 from tests.support.some import some
 from tests.support.studies import load_study
+from tests.support.tables import in_place
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,7 @@ def _in_the_folder(folder, monkeypatch):
 
 
 def make(folder: Path, **changes) -> RunConfig:
-    return RunConfig.build(**settings(folder, **changes))
+    return RunConfig(**settings(folder, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -320,12 +323,9 @@ def test_transfer_refuses_in_one_line(front, folder, monkeypatch, capsys):
 
 def test_what_profile_measures_here_serves_run_by_name(folder, monkeypatch, capsys):
     """No step in between: the name goes from one command into the other, and the front is re-measured, being here."""
-    from prunesearch.commands import profile as profiling
-
-    short = profiling.EFFORTS["quick"]
-    monkeypatch.setitem(profiling.EFFORTS, "quick", type(short)(seconds=0.5, counts=3, rounds=1, windows=2))
     args = ["--model", "model", "--name", "here", "--batch-size", "8", "--quick", "--quiet"]
-    code, out, err = command(monkeypatch, capsys, "profile", *args)
+    with in_place(EFFORTS, "quick", EffortRow(0.5, "for a test", counts=3, rounds=1, windows=2)):
+        code, out, err = command(monkeypatch, capsys, "profile", *args)
     assert code == 0, err
     assert out.strip() == str(folder / "profiles" / "here")
     rows = pd.read_json(next((folder / "profiles" / "here" / "tables").glob("*.json")))

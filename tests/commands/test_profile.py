@@ -11,11 +11,11 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from prunesearch.commands import profile as profiling
-from prunesearch.commands.profile import EFFORTS, ProfileConfig, describe, grid, open_profile, profile
+from prunesearch.commands.profile import ProfileConfig, describe, grid, open_profile, profile
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import kept_count, parse_method
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.registry import EFFORTS, MERGES
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device, kind_called
 from prunesearch.cost.tables.device_profile import Profile, find_profile
@@ -181,13 +181,8 @@ def test_two_folders_of_one_name_keep_a_table_each(folder, tmp_path, measured):
 
 def test_a_real_measurement_is_right_about_itself(folder, tmp_path):
     """The one test that measures: all pieces are there, and the error inside is that of 30 unseen schedules."""
-    quick = config(folder, tmp_path, batch_sizes=[1], effort="quick")
-    short = EFFORTS["quick"]
-    EFFORTS["quick"] = type(short)(seconds=1.0, counts=3, rounds=1, windows=2)
-    try:
-        found = profile(quick)
-    finally:
-        EFFORTS["quick"] = short
+    with EFFORTS.registered("short", 1.0, "for a test", counts=3, rounds=1, windows=2):
+        found = profile(config(folder, tmp_path, batch_sizes=[1], effort="short"))
     (entry,) = found.tables
     assert entry.validation.unseen == 30
     assert len(entry.validation.schedules) == 31
@@ -255,7 +250,7 @@ def test_energy_goes_into_the_table_and_its_source_into_the_profile(folder, tmp_
     found = profile(config(folder, tmp_path, energy=True, effort="full"), Meter(), fits)
     assert all(t.energy == known_energy() for t in some(Profile.load(tmp_path / "box").tables))
     assert (found.energy.status, found.energy.source) == ("measured", "simulated (everything)")
-    assert fits[0]["repeats"] == EFFORTS["full"].windows == 5
+    assert fits[0]["repeats"] == EFFORTS.entry("full").windows == 5
 
 
 def test_tables_without_energy_are_measured_again_when_it_is_asked_for(folder, tmp_path, measured, fits):

@@ -68,9 +68,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         rows.append({"image": {"bytes": buffer.getvalue(), "path": None}, "label": i % 3})
     pd.DataFrame(rows).to_parquet(root / "data.parquet")
     # a metric that is no mean of rows, so that workers send its statistics
-    config = RunConfig.build(
-        model=str(root / "model"), data=str(root / "data.parquet"), search_samples=24, metric="mcc"
-    )
+    config = RunConfig(model=str(root / "model"), data=str(root / "data.parquet"), search_samples=24, metric="mcc")
     return config.model_dump(mode="json")
 
 

@@ -21,7 +21,8 @@ from transformers import (
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.tables.registry import MERGES, MODEL_FORMATS, RUNTIMES, SCORERS
+from prunesearch.core.tables.export_tables import MODEL_FORMATS
+from prunesearch.core.tables.registry import MERGES, RUNTIMES, SCORERS
 from prunesearch.export.models.huggingface import modelling_file
 from prunesearch.export.models.model_format import ModelOptions, ModelSource
 from prunesearch.export.models.write import check_batches, export_model, find_model_format

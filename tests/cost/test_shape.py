@@ -20,8 +20,9 @@ from prunesearch.cost.shape import PLAIN, Shape, Variant, describe_shape, sizes_
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.families.blocks import PreNorm
 from prunesearch.pruning.families.family import Family
-from prunesearch.pruning.families.find import FAMILIES
+from prunesearch.pruning.families.find import FAMILIES, register_family
 from prunesearch.pruning.families.positions import RotaryWindows
+from tests.support.tables import in_place
 
 TOKENS = 24
 SCHEDULE = Schedule([Stage(0, 0.6, "value_norm", "drop"), Stage(2, 0.3, "value_norm", "drop")])
@@ -32,9 +33,9 @@ _LAYERS = PreNorm("eurobert", "input_layernorm", "post_attention_layernorm", (),
 @pytest.fixture(scope="module")
 def eurobert() -> Iterator[None]:
     """A family with grouped queries and gated MLPs, of which prunesearch has no row."""
-    FAMILIES["eurobert"] = Family("eurobert", "layers", _LAYERS, "CLS", positions=RotaryWindows())
-    yield
-    del FAMILIES["eurobert"]
+    with in_place(FAMILIES, "eurobert"):
+        register_family(Family("eurobert", "layers", _LAYERS, "CLS", positions=RotaryWindows()))
+        yield
 
 
 def modernbert() -> nn.Module:

@@ -15,8 +15,8 @@ import typer
 from prunesearch.cli.app import app
 from prunesearch.study.config import RunConfig
 from prunesearch.tasks.data.columns import ROLES
-from prunesearch.tasks.data.sources import HUB_ID, READERS, load_source
-from prunesearch.tasks.table import METRICS, TASK_KINDS, TASKS, choose_metric
+from prunesearch.tasks.data.sources import HUB_ID, load_source
+from prunesearch.tasks.table import METRICS, READERS, TASKS, choose_metric
 from tests.support.paths import ROOT
 from tests.support.some import some
 
@@ -56,7 +56,7 @@ def test_a_command_parses_and_names_what_there_is(line: str) -> None:
     else:
         inferred = re.search(r"Inferred: ([a-z-]+)", following(line))
         assert inferred is not None
-        assert choose_metric(inferred[1], given["metric"]) in TASK_KINDS[inferred[1]].metrics
+        assert choose_metric(inferred[1], given["metric"]) in TASKS.entry(inferred[1]).metrics
 
 
 def test_the_models_that_were_promised_are_there() -> None:
@@ -123,8 +123,8 @@ def table(text: str, title: str) -> list[list[str]]:
 
 def test_the_table_of_tasks_is_that_of_the_code() -> None:
     found = {row[0].strip("`"): row for row in table(DOCS, "task")}
-    assert list(found) == list(TASK_KINDS)
-    for name, kind in TASK_KINDS.items():
+    assert list(found) == list(TASKS)
+    for name, kind in TASKS.entries().items():
         _, heads, columns, metrics, _ = found[name]
         assert re.findall(r"`(\w+)`", heads) == list(kind.heads), name
         assert tuple(re.findall(r"`(\w+)`", metrics)) == kind.metrics, name

@@ -14,6 +14,7 @@ import prunesearch as ps
 from prunesearch.core.errors import UnsupportedModelError
 from prunesearch.pruning.families import find as families
 from tests.support.paths import ASSETS, EXAMPLES, needs_assets
+from tests.support.tables import in_place
 
 EXAMPLE = EXAMPLES / "kwt1.py"
 spec = importlib.util.spec_from_file_location("kwt1_example", EXAMPLE)
@@ -31,8 +32,8 @@ assets = needs_assets("kwt1")
 @pytest.fixture
 def table() -> Iterator[None]:
     """Families registered in a test are gone after it."""
-    yield
-    families.FAMILIES.pop("kwt1", None)
+    with in_place(families.FAMILIES, "kwt1"):
+        yield
 
 
 def test_without_its_row_the_error_says_what_is_missing() -> None:

@@ -1,6 +1,7 @@
 """A registered family runs as a task, from a folder, by its own front end."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,20 @@ from prunesearch.pruning.families import find as families
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
 from tests.support.paths import ASSETS, EXAMPLES, needs_assets
+from tests.support.tables import in_place
 
 WEIGHTS = ASSETS / "kwt1"
+
+
+@pytest.fixture(autouse=True)
+def _gone_after_the_test() -> Iterator[None]:
+    with in_place(families.FAMILIES, "kwt1"):
+        yield
 
 
 @needs_assets("kwt1")
 def test_the_trained_keyword_transformer_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.setitem(families.FAMILIES, "kwt1", None)  # gone again after the test
-    monkeypatch.delitem(families.FAMILIES, "kwt1")
     sys.modules.pop("kwt1", None)
     import kwt1_task
 

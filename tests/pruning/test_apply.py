@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.core.tables.names import Row
 from prunesearch.core.tables.registry import MERGES, SCORERS
 from prunesearch.pruning.families import find as families
 from prunesearch.pruning.scorers.base import ScorerInput
 from tests.support.small_models import build, inputs_of, last_hidden
+from tests.support.tables import in_place
 
 HALF = ps.Schedule([ps.Stage(1, 0.5, "cls_attention", "nearest")])
 
@@ -270,19 +273,16 @@ def test_mean_pool_of_merged_tokens_before_any_mlp_is_exact() -> None:
 @pytest.mark.parametrize(
     ("scorer", "stand_in"), [("cls_attention", "attention_received"), ("cls_attention_value", None)]
 )
-def test_a_model_without_cls_falls_back_as_documented(
-    monkeypatch: pytest.MonkeyPatch, scorer: str, stand_in: str | None
-) -> None:
-    row = families.FAMILIES["vit"]
-    fields = {k: getattr(row, k) for k in row.__dataclass_fields__} | {"cls": None, "leading": 0, "protects": "nothing"}
-    monkeypatch.setitem(families.FAMILIES, "vit", families.Family(**fields))
+def test_a_model_without_cls_falls_back_as_documented(scorer: str, stand_in: str | None) -> None:
+    row = replace(families.FAMILIES["vit"], cls=None, leading=0, protects="nothing")
     model, inputs = build("vit"), inputs_of("vit")
     hidden = []
-    for name in (scorer, stand_in or scorer):
-        with ps.apply_(model, ps.Schedule([ps.Stage(1, 0.5, name, "drop")])) as handle:
-            hidden.append(last_hidden(model, inputs).detach())
-            assert handle.tokens is not None
-            assert not handle.tokens.protected.any()
+    with in_place(families.FAMILIES, "vit", Row(row, "without a CLS token")):
+        for name in (scorer, stand_in or scorer):
+            with ps.apply_(model, ps.Schedule([ps.Stage(1, 0.5, name, "drop")])) as handle:
+                hidden.append(last_hidden(model, inputs).detach())
+                assert handle.tokens is not None
+                assert not handle.tokens.protected.any()
     assert torch.equal(hidden[0], hidden[1])
     assert hidden[0].shape[1] == 9  # ceil(0.5 x 17): nothing is protected
 

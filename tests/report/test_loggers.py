@@ -8,7 +8,7 @@ import types
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.tables.registry import LOGGERS
+from prunesearch.core.tables.export_tables import LOGGERS
 from prunesearch.report.loggers import check_logger, log_study, scalars
 from prunesearch.study.folder import StudyFolder
 from tests.support.studies import plain_trials

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from prunesearch.study.front import Front
 from prunesearch.study.front_items import Measured
 from tests.support.known_device import known_table, settings, write_model, write_profile
 from tests.support.some import some
+from tests.support.tables import in_place
 
 CENTS = 1000.0  # for a billion multiply-adds
 
@@ -54,25 +56,26 @@ class Complaints(Pricing):
 
 MONEY = Cost(
     name="money", unit="ct", per="input", noun="price", a_noun="a price", typed={"ct": 1.0, "eur": 100.0},
-    examples="2ct", pricing=Price, least="Least dear", less="less dear", on_device=False, predicted_by="by the list",
+    target=Price, help="what a cloud asks for", examples="2ct",
+    least="Least dear", less="less dear", on_device=False, predicted_by="by the list",
 )  # fmt: skip
 CHANGED = Cost(
     name="complaints", unit="calls", per="input", noun="complaints", a_noun="complaints", typed={"calls": 1.0},
-    examples="0.1calls", pricing=Complaints, known="after", predicted_by="asked",
+    examples="0.1calls", target=Complaints, help="what people say", known="after", predicted_by="asked",
 )  # fmt: skip
 RATE = Cost(
     name="rate", unit="fps", per="batch", noun="rate", a_noun="a rate", typed={"fps": 1.0}, examples="30fps",
-    pricing=Pricing, smaller_is_better=False,
+    target=Pricing, help="how many", smaller_is_better=False,
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _registered() -> Iterator[None]:
-    for row in (MONEY, CHANGED, RATE):
-        register_cost(row)
-    yield
-    for row in (MONEY, CHANGED, RATE):
-        del COSTS[row.name]
+    with ExitStack() as stack:
+        for row in (MONEY, CHANGED, RATE):
+            stack.enter_context(in_place(COSTS, row.name))
+            register_cost(row)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,7 @@ def front(root) -> Front:
         "budget": "95%",
         "constraints": ["money <= 0.02eur", "complaints <= 1calls"],
     }
-    found = run(RunConfig.build(**settings(root, **changes)), "dear", root=root / "studies")
+    found = run(RunConfig(**settings(root, **changes)), "dear", root=root / "studies")
     patch.undo()
     return found
 
@@ -107,8 +110,8 @@ def test_it_may_be_typed():
     assert Constraint.parse("money <= 2ct").limit(9.0) == 2.0
     with pytest.raises(PruneSearchError, match="money is bounded in ct or as a share"):
         Constraint.parse("money <= 10ms")
-    assert RunConfig.build(budget="2ct").objectives == ["money"]
-    assert RunConfig.build(objectives=["latency", "money"]).costs == {"latency", "money"}
+    assert RunConfig(budget="2ct").objectives == ["money"]
+    assert RunConfig(objectives=["latency", "money"]).costs == {"latency", "money"}
 
 
 def test_it_is_in_the_file_in_the_shape_of_all_others(front, root):
@@ -147,12 +150,8 @@ def test_it_can_be_picked_by_and_exported(front):
 
 def test_a_front_of_a_package_that_is_not_there_says_so(front, tmp_path):
     front.save(tmp_path / "front.json")
-    row = COSTS.pop("money")
-    try:
-        with pytest.raises(PruneSearchError, match="unknown cost 'money'"):
-            Front.load(tmp_path / "front.json")
-    finally:
-        register_cost(row)
+    with in_place(COSTS, "money"), pytest.raises(PruneSearchError, match="unknown cost 'money'"):
+        Front.load(tmp_path / "front.json")
 
 
 # -- known only after an evaluation, and better when it is more -------------------------------------------------
@@ -170,8 +169,8 @@ def test_what_is_known_after_an_evaluation_is_bounded_in_the_end(front):
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda: RunConfig.build(objectives=["complaints"]), "known only after an evaluation"),
-        (lambda: RunConfig.build(objectives=["rate"]), "better when it is more"),
+        (lambda: RunConfig(objectives=["complaints"]), "known only after an evaluation"),
+        (lambda: RunConfig(objectives=["rate"]), "better when it is more"),
         (lambda: Budget.parse("30fps"), "--constraint 'rate >= 30fps'"),
         (lambda: Budget.parse("1calls"), "--constraint 'complaints <= 1calls'"),
         (lambda: Constraint.parse("rate <= 30fps"), "rate >= bound"),

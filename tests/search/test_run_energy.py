@@ -69,7 +69,7 @@ def machine(folder):
 
 
 def make(folder: Path, **changes) -> RunConfig:
-    return RunConfig.build(**settings(folder, **{"trials": 10, **changes}))
+    return RunConfig(**settings(folder, **{"trials": 10, **changes}))
 
 
 def go(machine, folder, study, **changes) -> Front:

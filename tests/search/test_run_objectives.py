@@ -32,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def make(folder: Path, **changes) -> RunConfig:
-    return RunConfig.build(**settings(folder, **{"trials": 8, **changes}))
+    return RunConfig(**settings(folder, **{"trials": 8, **changes}))
 
 
 def several(folder: Path) -> RunConfig:

@@ -111,7 +111,7 @@ def test_what_a_study_keeps_says_the_same_again(settings):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("make", [RunConfig, RunConfig.build])
+@pytest.mark.parametrize("make", [RunConfig])
 def test_settings_that_cannot_be_are_one_line(make, settings, words):
     with pytest.raises(PruneSearchError) as error:
         make(**settings)

@@ -64,9 +64,9 @@ def test_this_cpu_is_known_by_name_and_cores(root, monkeypatch, no_gpu):
     assert not is_here(write_profile(root, "other", device={**mine, "name": "Another CPU"}))
     found = resolve_target("mine")
     assert (found.device, found.here) == ("cpu", True)
-    asked = found.conditions(RunConfig.build())
+    asked = found.conditions(RunConfig())
     assert (asked["threads"], asked["cores"]) == (torch.get_num_threads(), usable_cores())
-    assert not {"threads", "cores"} & resolve_target("less").conditions(RunConfig.build()).keys()
+    assert not {"threads", "cores"} & resolve_target("less").conditions(RunConfig()).keys()
 
 
 def test_a_gpu_is_known_by_what_cuda_calls_it(root, monkeypatch):
@@ -94,7 +94,7 @@ def test_measuring_is_offered_where_an_estimated_device_is_at_hand(root, monkeyp
 
 
 def test_quality_is_evaluated_by_what_is_at_hand_and_costs_are_of_what_was_asked_for(root):
-    config = RunConfig.build(device="a100", dtype="float16", attention="flash", mode="cuda-graph", batch_size=32)
+    config = RunConfig(device="a100", dtype="float16", attention="flash", mode="cuda-graph", batch_size=32)
     away = Target("cpu", find_profile("a100"), False)
     assert (away.dtype("float16"), away.attention("flash"), away.attention("eager")) == ("float32", "sdpa", "eager")
     assert away.conditions(config) == {

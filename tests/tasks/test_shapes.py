@@ -4,7 +4,8 @@ from transformers import ViTConfig
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.tasks.loading import count_tokens
-from prunesearch.tasks.shapes import SHAPES, load_shape, random_inputs, shape_config
+from prunesearch.tasks.shapes import load_shape, random_inputs, shape_config
+from prunesearch.tasks.table import SHAPES
 
 # parameters in millions, from the papers' and the models' own cards (heads of 1000 and 2 labels)
 PUBLISHED = {"deit-tiny": 5.7, "deit-small": 22.1, "vit-base": 86.6, "bert-base": 109.5, "minilm-l6": 22.7}

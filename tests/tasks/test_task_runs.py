@@ -54,7 +54,7 @@ RUNS = [(tagger, "seqeval_f1", "macs"), (translator, "bleu", "latency")]
 @pytest.mark.parametrize(("make", "metric", "objective"), RUNS)
 def test_a_run(make, metric: str, objective: str, tmp_path: Path):
     model, data = make(tmp_path)
-    config = RunConfig.build(model=model, data=str(data), **SMALL, objectives=[objective])
+    config = RunConfig(model=model, data=str(data), **SMALL, objectives=[objective])
     front = run(config, "s", root=tmp_path / "studies")
     assert front == Front.load(tmp_path / "studies" / "s" / "front.json")
     assert front.task.metric == metric
@@ -73,7 +73,7 @@ def test_a_run_at_the_lengths_of_the_data(tmp_path: Path):
     shape = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4}
     model = make_bert(tmp_path / "model", BertForSequenceClassification, initializer_range=0.3, **shape)
     settings = {**SMALL, "length": None, "length_buckets": True, "model": model}
-    config = RunConfig.build(**settings, data=str(write_texts(tmp_path / "texts.jsonl", 80)))
+    config = RunConfig(**settings, data=str(write_texts(tmp_path / "texts.jsonl", 80)))
     front = run(config, "s", root=tmp_path / "studies")
     loads = [(load.tokens, load.weight) for load in front.loads]
     assert len(loads) > 1
@@ -86,13 +86,13 @@ def test_a_run_at_the_lengths_of_the_data(tmp_path: Path):
     assert sorted((table.shape.tokens for table in tables), reverse=True) == [tokens for tokens, _ in loads]
     assert len(front.unpruned.loads) == len(loads)
     assert run(config, "s", root=tmp_path / "studies") == front
-    more = RunConfig.build(**{**settings, "trials": 5}, data=str(tmp_path / "texts.jsonl"))
+    more = RunConfig(**{**settings, "trials": 5}, data=str(tmp_path / "texts.jsonl"))
     assert run(more, "s", root=tmp_path / "studies").search.trials == 5
 
 
 def test_a_model_of_one_length_has_no_buckets(tmp_path: Path):
     model = make_vit(tmp_path / "vit")
     images = write_images(tmp_path / "i.parquet", range(40))
-    config = RunConfig.build(**{**SMALL, "length": None, "length_buckets": True}, model=model, data=str(images))
+    config = RunConfig(**{**SMALL, "length": None, "length_buckets": True}, model=model, data=str(images))
     with pytest.raises(PruneSearchError, match="reads 17 tokens whatever the row, but got --length buckets"):
         run(config, "s", root=tmp_path / "studies")

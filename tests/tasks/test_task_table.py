@@ -6,7 +6,7 @@ import pytest
 from transformers.models.auto import modeling_auto
 
 from prunesearch.pruning.families.rows import ROWS
-from prunesearch.tasks.table import TASK_KINDS
+from prunesearch.tasks.table import TASKS
 
 # transformers' table of the classes with the head of a kind of task, and what else may have one
 HEADS = {
@@ -29,7 +29,7 @@ TOWERS = {"clip_vision_model": "clip", "siglip_vision_model": "siglip"}
 @pytest.mark.parametrize("family", ROWS, ids=lambda family: family.model_type)
 def test_a_family_names_tasks_that_there_are_and_that_transformers_has_a_head_for(family):
     assert family.tasks
-    assert set(family.tasks) <= set(TASK_KINDS)
+    assert set(family.tasks) <= set(TASKS)
     name = TOWERS.get(family.model_type, family.model_type)
     for task in family.tasks:
         assert task not in HEADS or name in HEADS[task], f"transformers has no {name} for {task}"
@@ -38,4 +38,4 @@ def test_a_family_names_tasks_that_there_are_and_that_transformers_has_a_head_fo
 def test_the_heads_of_a_kind_are_transformers_names():
     for task, classes in HEADS.items():
         known = {cls for names in classes.values() for cls in ([names] if isinstance(names, str) else names)}
-        assert any(cls.endswith(TASK_KINDS[task].heads) for cls in known), task
+        assert any(cls.endswith(TASKS.entry(task).heads) for cls in known), task

@@ -10,9 +10,11 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.tables import plugins
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,10 @@ class Registry(Generic[R]):
         kind: what a name of it is called, as in "scorer".
         rows: by name.
         row: the class of its rows, for `register`.
-        plugins: the rows that installed packages bring, by name, each behind a call (see `plugins.find`); asked on the
+        outside: the rows that installed packages bring, by name, each behind a call (see `plugins.find`); asked on the
             first miss, and when names are listed.
+        check: called with name and row before a row from outside is taken in, and the rows that are there; raises
+            `PruneSearchError` where it must not be.
     """
 
     def __init__(
@@ -47,13 +51,15 @@ class Registry(Generic[R]):
         kind: str,
         rows: Mapping[str, R],
         row: Callable[..., R] | None = None,
-        plugins: Callable[[], Mapping[str, Callable[[], Any]]] | None = None,
+        outside: Callable[[], Mapping[str, Callable[[], Any]]] | None = None,
+        check: Callable[[str, R, Mapping[str, R]], None] | None = None,
     ) -> None:
         self.kind = kind
         self._rows: dict[str, R] = dict(rows)
         self._make: Callable[..., Any] = row or Row
-        self._find_plugins = plugins
-        self._plugins: Mapping[str, Callable[[], Any]] | None = None if plugins else {}
+        self._check = check
+        self._find_plugins = outside
+        self._plugins: Mapping[str, Callable[[], Any]] | None = None if outside else {}
 
     def __iter__(self) -> Iterator[str]:
         yield from self._rows
@@ -78,9 +84,21 @@ class Registry(Generic[R]):
             if name not in outside:
                 raise PruneSearchError(f"unknown {self.kind} '{name}': {did_you_mean(name, self)}")
             found = outside[name]()
-            row: Any = found if isinstance(found, Row) else self._make(found, _first_line(found))
+            row = self._row_of(name, found)
+            if self._check is not None:
+                self._check(name, row, self._rows)
             self._rows[name] = row
         return self._rows[name]
+
+    def entries(self) -> dict[str, R]:
+        """Every row by name; a plug-in that cannot be loaded is left out (it is refused where it is asked for)."""
+        found = {}
+        for name in self:
+            try:
+                found[name] = self.entry(name)
+            except PruneSearchError:
+                continue
+        return found
 
     def load(self, name: str) -> Any:
         """Import (once) and return the thing behind `name`."""
@@ -98,23 +116,58 @@ class Registry(Generic[R]):
             help: one line for people; none: the first line of the thing's docstring.
             facts: the other fields of the table's rows, as `makes_sizes` of a merge.
         """
+        self.add(name, self._make(target, help or _first_line(target), **facts))
+
+    def add(self, name: str, row: R) -> None:
+        """Add a row that is made already; see `register`."""
         if name in self:
             raise PruneSearchError(f"{self.kind} '{name}' is already registered: choose another name")
-        self._rows[name] = self._make(target, help or _first_line(target), **facts)
+        if self._check is not None:
+            self._check(name, row, self._rows)
+        self._rows[name] = row
 
     @contextmanager
     def registered(self, name: str, target: Any, help: str = "", **facts: Any) -> Iterator[None]:
         """Within the block there is such a row; see `register`."""
-        self.register(name, target, help, **facts)
+        with self.added(name, self._make(target, help or _first_line(target), **facts)):
+            yield
+
+    @contextmanager
+    def added(self, name: str, row: R) -> Iterator[None]:
+        """Within the block there is this row; see `add`."""
+        self.add(name, row)
         try:
             yield
         finally:
             del self._rows[name]
 
+    def _row_of(self, name: str, found: Any) -> R:
+        """What a plug-in names, as a row."""
+        if isinstance(found, Row):
+            return found  # type: ignore[return-value]
+        try:
+            row: R = self._make(found, _first_line(found))
+        except TypeError as error:  # rows with facts that nobody can guess
+            raise PruneSearchError(
+                f"plug-in '{name}' must name a row of the table of a {self.kind} ({error})"
+            ) from error
+        return row
+
     def _outside(self) -> Mapping[str, Callable[[], Any]]:
         if self._plugins is None:
             self._plugins = self._find_plugins() if self._find_plugins is not None else {}
         return self._plugins
+
+
+def make_table(
+    kind: str,
+    rows: Mapping[str, R],
+    row: Callable[..., R],
+    group: str = "",
+    check: Callable[[str, R, Mapping[str, R]], None] | None = None,
+) -> Registry[R]:
+    """A table that packages may add to by entry points of `prunesearch.GROUP` (none: the kind's plural)."""
+    return Registry(kind, rows, row, partial(plugins.find, group or f"{kind.replace(' ', '_')}s"), check)
 
 
 def load_target(target: Any) -> Any:

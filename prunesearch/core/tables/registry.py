@@ -6,49 +6,26 @@ other rooms too; `prunesearch names` prints them. Packages add rows by entry poi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.tables import plugins
-from prunesearch.core.tables.names import R, Registry, Row, load_target
+from prunesearch.core.tables.export_tables import FORMATS, LOGGERS, MODEL_FORMATS, PICKS
+from prunesearch.core.tables.names import Registry, Row, load_target, make_table
 from prunesearch.core.tables.params import Param
-
-
-def make_table(kind: str, rows: Mapping[str, R], row: type[R], group: str = "") -> Registry[R]:
-    """A table that packages may add to by entry points of `prunesearch.GROUP` (none: the kind's plural)."""
-    return Registry(kind, rows, row, partial(plugins.find, group or f"{kind.replace(' ', '_')}s"))
-
+from prunesearch.core.tables.row_kinds import (
+    AcrossRow,
+    AttentionRow,
+    EffortRow,
+    EngineRow,
+    MergeRow,
+    RuntimeRow,
+    SamplerRow,
+    ScorerRow,
+    SelectionRow,
+    SpaceRow,
+)
 
 # -- what is done to tokens ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ScorerRow(Row):
-    """A scorer. `params`: the numbers that a stage may set, by name."""
-
-    params: Mapping[str, Param] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class MergeRow(Row):
-    """A merge. `uses_scores`: False if the scorer is ignored (matching by similarity alone); `makes_sizes`: True if
-    kept tokens may come to stand for several inputs; `params`: as of a scorer."""
-
-    uses_scores: bool = True
-    makes_sizes: bool = False
-    params: Mapping[str, Param] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SelectionRow(Row):
-    """How scores become kept tokens. `static`: as many for every row of the same length; `params`: as of a scorer."""
-
-    static: bool = True
-    params: Mapping[str, Param] = field(default_factory=dict)
-
 
 _SCORERS = "prunesearch.pruning.scorers"
 _MERGES = "prunesearch.pruning.merges"
@@ -133,41 +110,35 @@ CURVES = make_table(
 SAMPLERS = make_table(
     "sampler",
     {
-        "guided": Row(f"{_SAMPLERS}:guided", "expected front growth by the cost table and the one-stage losses"),
-        "tpe": Row(f"{_SAMPLERS}:tpe", "multi-objective tree-structured Parzen estimator"),
-        "nsga2": Row(f"{_SAMPLERS}:nsga2", "NSGA-II"),
-        "nsga3": Row(f"{_SAMPLERS}:nsga3", "NSGA-III, for three objectives and more"),
-        "gp": Row(f"{_SAMPLERS}:gp", "Gaussian processes and expected hypervolume; takes seconds a trial"),
-        "evolution": Row(f"{_SAMPLERS}:evolution", "evolutionary search of the Length-Adaptive Transformer"),
-        "qmc": Row(f"{_SAMPLERS}:qmc", "quasi-random draws (Sobol); learns nothing"),
-        "random": Row(f"{_SAMPLERS}:random", "independent uniform draws; learns nothing"),
+        "guided": SamplerRow(
+            f"{_SAMPLERS}:guided", "expected front growth by the cost table and the one-stage losses", solves=True
+        ),
+        "tpe": SamplerRow(f"{_SAMPLERS}:tpe", "multi-objective tree-structured Parzen estimator"),
+        "nsga2": SamplerRow(f"{_SAMPLERS}:nsga2", "NSGA-II"),
+        "nsga3": SamplerRow(f"{_SAMPLERS}:nsga3", "NSGA-III, for three objectives and more"),
+        "gp": SamplerRow(f"{_SAMPLERS}:gp", "Gaussian processes and expected hypervolume; takes seconds a trial"),
+        "evolution": SamplerRow(f"{_SAMPLERS}:evolution", "evolutionary search of the Length-Adaptive Transformer"),
+        "qmc": SamplerRow(f"{_SAMPLERS}:qmc", "quasi-random draws (Sobol); learns nothing"),
+        "random": SamplerRow(f"{_SAMPLERS}:random", "independent uniform draws; learns nothing"),
     },
-    Row,
+    SamplerRow,
 )
 
 ENGINES = make_table(
     "engine",
     {
-        "local": Row("prunesearch.search.engines.local:make_local_engine", "in this process, one after another"),
-        "ray": Row("prunesearch.search.engines.ray:make_ray_engine", "Ray Tune, on this machine or a cluster"),
+        "local": EngineRow("prunesearch.search.engines.local:make_local_engine", "in this process, one after another"),
+        "ray": EngineRow(
+            "prunesearch.search.engines.ray:make_ray_engine",
+            "Ray Tune, on this machine or a cluster",
+            in_process=False,
+            workers=True,
+        ),
     },
-    Row,
+    EngineRow,
 )
 
 _SPACES = "prunesearch.search.space"
-
-
-@dataclass(frozen=True)
-class SpaceRow(Row):
-    """A kind of search space, as its file is read.
-
-    Attributes:
-        solver: what solves it: `(space, costs, limit) -> search.solve.seed.Solves`.
-        moves: all that one move makes of a member: `(space, schedule, swaps) -> schedules`.
-    """
-
-    solver: str = "prunesearch.search.solve.dynamic:Solver"
-    moves: str = "prunesearch.search.space.moves:stage_moves"
 
 
 _LISTED = {"solver": "prunesearch.search.solve.listing:ListedSolver", "moves": f"{_SPACES}.listed:listed_moves"}
@@ -182,6 +153,19 @@ SPACES = make_table(
     },
     SpaceRow,
     "spaces",
+)
+
+_LOADS = "prunesearch.search.costs.latency"
+
+# how the latencies of several loads, as shares of the unpruned model's, become one
+ACROSS = make_table(
+    "across",
+    {
+        "mean": AcrossRow(f"{_LOADS}:weighted_mean", "the mean, by the loads' weights"),
+        "worst": AcrossRow(f"{_LOADS}:worst", "the greatest", weighted=False),
+    },
+    AcrossRow,
+    "across",
 )
 
 # -- costs ---------------------------------------------------------------------------------------------------------
@@ -201,28 +185,6 @@ DEVICE_KINDS = make_table(
 
 _TIMING = "prunesearch.cost.timing"
 _WALKED = f"{_TIMING}.walked_table:measure_walked_table"
-
-
-@dataclass(frozen=True)
-class RuntimeRow(Row):
-    """What runs a model; `target` is the runner that times schedules in it (`modes.Eager` is the pattern).
-
-    Attributes:
-        shown: its name for people.
-        table: function that measures a cost table in it (`timing.wanted.TableWanted` says what of); none: it runs
-            exported models, and no costs are measured in it yet.
-        by_torch: it is a mode of torch (`--mode`); else another runtime (`--runtime`).
-        devices: kinds of device that it runs on; none: all.
-        compiles: it compiles for every new number of tokens, so that only a grid of them is measured.
-        launches: the host launches every kernel.
-    """
-
-    shown: str = ""
-    table: str = ""
-    by_torch: bool = True
-    devices: tuple[str, ...] = ()
-    compiles: bool = False
-    launches: bool = True
 
 
 RUNTIMES = make_table(
@@ -285,11 +247,22 @@ DTYPES = make_table(
 ATTENTIONS = make_table(
     "attention",
     {
-        "sdpa": Row("sdpa", "torch's fused attention"),
-        "eager": Row("eager", "products and a softmax, one after the other"),
-        "flash": Row("flash_attention_2", "the package flash-attn; no token sizes"),
+        "sdpa": AttentionRow("sdpa", "torch's fused attention", anywhere=True),
+        "eager": AttentionRow("eager", "products and a softmax, one after the other", anywhere=True),
+        "flash": AttentionRow("flash_attention_2", "the package flash-attn; no token sizes"),
     },
-    Row,
+    AttentionRow,
+)
+
+# `load` gives the seconds that a table is measured for
+EFFORTS = make_table(
+    "effort",
+    {
+        "quick": EffortRow(15.0, "15 s a table, on 9 token counts", counts=9, rounds=3, windows=2),
+        "normal": EffortRow(45.0, "45 s a table, on 14 token counts", counts=14, rounds=5, windows=3),
+        "full": EffortRow(150.0, "150 s a table, on 64 token counts: for plateaus", counts=64, rounds=8, windows=5),
+    },
+    EffortRow,
 )
 
 _ENERGY = "prunesearch.cost.energy"
@@ -310,77 +283,6 @@ COUNTERS = make_table(
     Row,
 )
 
-# -- taking it elsewhere -------------------------------------------------------------------------------------------
-
-_EXCHANGE = "prunesearch.export.schedules"
-_LISTS = f"{_EXCHANGE}.length_lists"
-
-# how a schedule goes to another tool and comes back
-FORMATS = make_table(
-    "exchange format",
-    {
-        "json": Row(f"{_EXCHANGE}.native:JSON", "prunesearch schedule, for Schedule.from_json"),
-        "tome": Row(f"{_EXCHANGE}.tome:TOME", "ToMe's model.r: tokens removed in each block"),
-        "diffrate": Row(f"{_EXCHANGE}.diffrate:DIFFRATE", "DiffRate's compression_rate.json: tokens left"),
-        "evit": Row(f"{_EXCHANGE}.evit:EVIT", "EViT's flags: blocks that shrink, one keep rate, fuse or drop"),
-        "dynamicvit": Row(f"{_EXCHANGE}.dynamicvit:DYNAMIC_VIT", "DynamicViT's pruning_loc and token_ratio"),
-        "power-bert": Row(f"{_LISTS}:POWER_BERT", "PoWER-BERT's retention: tokens kept by each block"),
-        "length-adaptive": Row(
-            f"{_LISTS}:LENGTH_ADAPTIVE",
-            "Length-Adaptive Transformer: tokens kept by each block",
-        ),
-        "pruna": Row(f"{_EXCHANGE}.pruna:PRUNA", "Pruna's SmashConfig (token_merging): one r for all blocks"),
-        "lightcompress": Row(
-            f"{_EXCHANGE}.lightcompress:LIGHTCOMPRESS", "LightCompress YAML: ToMe, FastV or PyramidDrop"
-        ),
-    },
-    Row,
-    "formats",
-)
-
-_MODELS = "prunesearch.export.models"
-
-# how a model is written with its schedule inside
-MODEL_FORMATS = make_table(
-    "model format",
-    {
-        "hf": Row(f"{_MODELS}.huggingface:HUGGING_FACE", "Hugging Face folder that needs no prunesearch"),
-        "onnx": Row(f"{_MODELS}.graphs:ONNX", "ONNX file, any batch size"),
-        "torch-export": Row(f"{_MODELS}.graphs:TORCH_EXPORT", ".pt2 file for torch.export.load"),
-        "openvino": Row(f"{_MODELS}.graphs:OPENVINO", "OpenVINO IR (.xml and .bin)"),
-        "tensorrt": Row(f"{_MODELS}.graphs:TENSORRT", "ONNX file and the trtexec line that builds an engine of it"),
-    },
-    Row,
-)
-
-# -- watching ------------------------------------------------------------------------------------------------------
-
-_LOGGERS = "prunesearch.report.loggers"
-
-
-@dataclass(frozen=True)
-class LoggerRow(Row):
-    """An experiment tracker. `modules`: what serves it, the first that is there; `package`: what to install."""
-
-    modules: tuple[str, ...] = ()
-    package: str = ""
-
-
-LOGGERS = make_table(
-    "logger",
-    {
-        "tensorboard": LoggerRow(
-            f"{_LOGGERS}:to_tensorboard",
-            "TensorBoard, into the study's folder",
-            ("torch.utils.tensorboard", "tensorboardX"),
-            "tensorboard",
-        ),
-        "mlflow": LoggerRow(f"{_LOGGERS}:to_mlflow", "MLflow", ("mlflow",), "mlflow"),
-        "wandb": LoggerRow(f"{_LOGGERS}:to_wandb", "Weights & Biases", ("wandb",), "wandb"),
-    },
-    LoggerRow,
-)
-
 # -- all of them ---------------------------------------------------------------------------------------------------
 
 # what a newcomer may ask for by name; a text says where a table of another room is
@@ -393,16 +295,23 @@ TABLES: dict[str, Registry[Any] | str] = {
     "engines": ENGINES,
     "spaces": SPACES,
     "curves": CURVES,
+    "across": ACROSS,
+    "costs": "prunesearch.core.costs:COSTS",
     "devices": DEVICE_KINDS,
     "runtimes": RUNTIMES,
     "energy_counters": COUNTERS,
     "dtypes": DTYPES,
     "attentions": ATTENTIONS,
+    "efforts": EFFORTS,
+    "picks": PICKS,
     "formats": FORMATS,
     "model_formats": MODEL_FORMATS,
     "loggers": LOGGERS,
     "tasks": "prunesearch.tasks.table:TASKS",
     "metrics": "prunesearch.tasks.table:METRICS",
+    "shapes": "prunesearch.tasks.table:SHAPES",
+    "readers": "prunesearch.tasks.table:READERS",
+    "families": "prunesearch.pruning.families.find:FAMILIES",
 }
 
 

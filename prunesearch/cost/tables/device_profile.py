@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder, write_text_atomic
-from prunesearch.core.tables.registry import DEVICE_KINDS
+from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS
 from prunesearch.cost.devices.device import kind_called
 from prunesearch.cost.shape import Record, Shape
 from prunesearch.cost.tables.cost_table import CostTable
@@ -40,7 +40,6 @@ _OPTIONS = {
     "mode": "--mode",
     "length": "--length",
 }
-_TYPED = {"flash_attention_2": "flash"}  # transformers' name: what a user types
 
 
 class TableEntry(TableFacts):
@@ -157,10 +156,11 @@ class Profile(Record):
     def command(self, model: str, conditions: Mapping[str, Any]) -> str:
         """The line that measures what is missing."""
         device = kind_called(self.device.get("kind", "cpu")).first
+        typed = {row.target: name for name, row in ATTENTIONS.entries().items()}  # of transformers' names
         asked = {flag: conditions[name] for name, flag in _OPTIONS.items() if name in conditions}
         if conditions.get("concurrency", 1) > 1:
             asked["--concurrency"] = conditions["concurrency"]
-        options = " ".join(f"{flag} {_TYPED.get(value, value)}" for flag, value in asked.items())
+        options = " ".join(f"{flag} {typed.get(value, value)}" for flag, value in asked.items())
         return f"prunesearch profile --model {shlex.quote(model)} --device {device} --name {self.name} {options}"
 
     def read(self, entry: TableEntry) -> CostTable:

@@ -13,7 +13,8 @@ from torch.export import ExportedProgram
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.tables.registry import RUNTIMES, RuntimeRow
+from prunesearch.core.tables.registry import RUNTIMES
+from prunesearch.core.tables.row_kinds import RuntimeRow
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.timing.runtimes import (
     Forward,

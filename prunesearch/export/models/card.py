@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prunesearch import __version__
 from prunesearch.core.costs import COSTS
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.export.models.model_format import ModelSource
 from prunesearch.export.models.record import ModelExport, save_facts
 from prunesearch.export.pick import pick
@@ -17,14 +18,6 @@ from prunesearch.export.schedules.native import provenance_of, schedule_json
 if TYPE_CHECKING:
     from prunesearch.export.schedules.exchange import Exported
     from prunesearch.study.front import Front
-
-_LOAD = {
-    "hf": "model = AutoModel….from_pretrained(FOLDER, trust_remote_code=True)  # without prunesearch",
-    "onnx": 'NAMES = onnxruntime.InferenceSession("FILE").run([LIST], inputs)',
-    "torch-export": 'outputs = torch.export.load("FILE").module()(**inputs)  # LIST',
-    "openvino": 'outputs = openvino.Core().compile_model("FILE", "CPU")(inputs)  # LIST',
-    "tensorrt": "sh FILE.trtexec.sh  # builds the engine",
-}
 
 
 def write_card(done: ModelExport, source: ModelSource) -> None:
@@ -90,7 +83,7 @@ def _study_lines(p: Mapping[str, Any]) -> list[str]:
 
 
 def _cost_line(name: str, amount: Mapping[str, Any]) -> str:
-    row, measured = COSTS[name], amount["measured"]
+    row, measured = COSTS.entry(name), amount["measured"]
     value = amount["predicted"] if measured is None else measured["value"]
     return f"{value:.4g} {row.unit} {'a batch' if row.per == 'batch' else 'an input'}"
 
@@ -108,7 +101,7 @@ def _load_line(done: ModelExport) -> str:
         "NAMES": names,
         "LIST": ", ".join(f'"{name}"' for name in done.outputs),
     }
-    line = _LOAD[done.format]
+    line = MODEL_FORMATS.entry(done.format).loading
     for word, value in words.items():
         line = line.replace(word, value)
     return line

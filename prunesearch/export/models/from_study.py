@@ -51,7 +51,7 @@ def export_study_model(
     point = pick(front, spec)
     check_output(path, target, options)  # before anything is loaded
     check_methods(point.to_schedule(), target)
-    config = RunConfig.build(**{**front.config, **_TRACED})
+    config = RunConfig(**{**front.config, **_TRACED})
     setting = make_setting(config, task=task, model=model)
     task = setting.task
     graph = target.applied  # a graph is all that is left of the model, and has to hold the answers

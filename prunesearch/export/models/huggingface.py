@@ -30,14 +30,14 @@ from prunesearch.core.tables.registry import MERGES, SCORERS, SELECTIONS
 from prunesearch.cost.timing.runtimes import Forward, answers_of
 from prunesearch.export.models.bundle import Bundle, Key
 from prunesearch.export.models.model_format import ModelFormat, ModelSource
-from prunesearch.pruning.families import rows as family_table
+from prunesearch.pruning.families import rows_of_audio, rows_of_text, rows_of_vision
 from prunesearch.pruning.families.find import PRUNED, find_encoder
 from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load
 
 FILE = "modeling_pruned"
 _VARIANT = "pruned"  # of the file of weights: `model.pruned.safetensors`
-_TABLE = "prunesearch.pruning.families.rows"
+_TABLE, _TABLES = "prunesearch.pruning.families.rows", "prunesearch.pruning.families.find"
 _EMPTIED = ("AROUND", "REFUSED", "NEAREST")  # what is said of models that the file is not for
 
 _HEAD = '''"""{name}: tokens leave on the way through the blocks.
@@ -114,7 +114,8 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule) -> str:
         ("prunesearch.core.tables.registry", "SCORERS"): 'Registry("scorer", {}, ScorerRow)',
         ("prunesearch.core.tables.registry", "MERGES"): 'Registry("merge", {}, MergeRow)',
         ("prunesearch.core.tables.registry", "SELECTIONS"): 'Registry("selection", {}, SelectionRow)',
-        (_TABLE, "ROWS"): f"(\n    {_row(find_encoder(model).family.model_type)},\n)",
+        (_TABLES, "FAMILIES"): 'Registry("model family", {row.model_type: Row(row, "") for row in ROWS}, Row)',
+        **_rows(find_encoder(model).family.model_type),
         **{(_TABLE, name): "{}" for name in _EMPTIED},
     }
     bundle = Bundle(roots, replaced, methods=("register", "remove", "from_dict"))
@@ -166,16 +167,22 @@ def _registration(table: str, registry: Registry[Any], name: str) -> str:
     return f'{table}.register("{name}", {", ".join(words)})'
 
 
-def _row(model_type: str) -> str:
-    """The row of the table of families as it stands in the source."""
-    source = inspect.getsource(family_table)
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Call) or getattr(node.func, "id", None) != "Family" or not node.args:
+def _rows(model_type: str) -> dict[Key, str]:
+    """What stands in place of the rows of the table of families: the one that is needed, as it is in the source."""
+    for module in (rows_of_vision, rows_of_text, rows_of_audio):
+        name = next(n for n in ("VISION", "TEXTS", "AUDIOS") if hasattr(module, n))
+        if model_type not in {row.model_type for row in getattr(module, name)}:
             continue
-        if getattr(node.args[0], "value", None) == model_type:
-            return ast.get_source_segment(source, node) or ""
-    if model_type in {row.model_type for row in family_table.ROWS}:  # made by a function of several rows
-        return f"*(row for rows in (_VISION, _TEXTS, _AUDIOS) for row in rows if row.model_type == {model_type!r})"
+        found: dict[Key, str] = {(_TABLE, "ROWS"): name}
+        source = inspect.getsource(module)
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.Call) or getattr(node.func, "id", None) != "Family" or not node.args:
+                continue
+            if getattr(node.args[0], "value", None) == model_type:
+                found[module.__name__, name] = f"(\n    {ast.get_source_segment(source, node)},\n)"
+        if len(found) == 1:  # made by a function of several rows
+            found[_TABLE, "ROWS"] = f"tuple(row for row in {name} if row.model_type == {model_type!r})"
+        return found
     raise PruneSearchError(
         f"family '{model_type}' was registered from outside prunesearch, which cannot write it into a file: "
         "choose --to onnx or torch-export"

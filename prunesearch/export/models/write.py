@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.tables.registry import MODEL_FORMATS
+from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
 from prunesearch.export.models.record import ModelExport, Timing
 

@@ -1,8 +1,9 @@
-"""Which models can be reduced, and finding the encoder inside one. The rows are in `family_table`."""
+"""Which models can be reduced, and finding the encoder inside one. The rows are in `rows`."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.core.tables.names import Registry, Row, make_table
 from prunesearch.pruning.families.family import Family
 from prunesearch.pruning.families.rows import AROUND, NEAREST, REFUSED, ROWS
 from prunesearch.pruning.interface import own_config
@@ -18,7 +20,23 @@ __all__ = ["FAMILIES", "Encoder", "Family", "check_model_type", "find_encoder", 
 
 # before the `model_type` of a model that was exported with its schedule, which is a type of its own
 PRUNED = "pruned_"
-FAMILIES: dict[str, Family] = {row.model_type: row for row in ROWS}
+
+
+def _described(family: Family, help: str = "") -> Row:
+    """A family as a row of its table: its line of help is what it protects."""
+    return Row(family, f"protects {family.protects}")
+
+
+def _check(name: str, row: Row, others: Mapping[str, Row]) -> None:
+    """Refuse a family under another name than the one that models are known by."""
+    if row.target.model_type != name:
+        raise PruneSearchError(f"model family '{row.target.model_type}' is registered as '{name}': call it by one name")
+
+
+# by `config.model_type`; `load` gives the `Family`
+FAMILIES: Registry[Row] = make_table(
+    "model family", {row.model_type: _described(row) for row in ROWS}, _described, "families", _check
+)
 
 # heads whose forward needs the full grid of tokens back
 _NEEDS_GRID = (
@@ -79,11 +97,7 @@ def register_family(family: Family) -> None:
     Raises:
         PruneSearchError: if the table has a row for that model type.
     """
-    if family.model_type in FAMILIES:
-        raise PruneSearchError(
-            f"model family '{family.model_type}' is already registered: choose another config.model_type"
-        )
-    FAMILIES[family.model_type] = family
+    FAMILIES.add(family.model_type, _described(family))
 
 
 def check_model_type(model_type: str, config: Any = None) -> None:

@@ -31,7 +31,10 @@ class FamilyRow:
 
 def list_families() -> list[FamilyRow]:
     """All families by name, those that were registered included."""
-    return [FamilyRow(f.model_type, f.tasks, f.protects, f.limits, f.blocks) for _, f in sorted(FAMILIES.items())]
+    return [
+        FamilyRow(f.model_type, f.tasks, f.protects, f.limits, f.blocks)
+        for f in (row.target for _, row in sorted(FAMILIES.entries().items()))
+    ]
 
 
 def list_refused() -> dict[str, str]:

@@ -102,7 +102,7 @@ def _points_table(front: Front, left_out: int = 0) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("speed", justify="right", no_wrap=True)
-    known = [row for name, row in COSTS.items() if name in front.unpruned.costs]
+    known = [row for name, row in COSTS.entries().items() if name in front.unpruned.costs]
     first = [row for row in known if not row.exact]
     last = [row for row in known if row.exact and (counted or row.name in front.objectives)]
     for row in first:

@@ -29,7 +29,7 @@ def _cost(name: str) -> Callable[[Item], float | None]:
 def colours() -> dict[str, tuple[str, Callable[[Item], float | None]]]:
     """What points can be coloured by: what it is called, and how it is read off an item."""
     return {
-        **{name: (f"{row.title}, {row.unit}", _cost(name)) for name, row in COSTS.items()},
+        **{name: (f"{row.title}, {row.unit}", _cost(name)) for name, row in COSTS.entries().items()},
         "stages": ("number of stages", lambda item: float(len(item.schedule))),
         "agreement": (
             "same answer as unpruned, %",

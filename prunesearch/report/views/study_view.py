@@ -256,7 +256,7 @@ class StudyView:
         return self.item(min(within, key=lambda p: (-(p.quality.calibration or 0.0), p.cost(cost).value)).id)
 
     def _of_point(self, name: str, found: Point | Unpruned) -> Item:
-        costs = {name: read(row, found.costs[name]) for name, row in COSTS.items() if name in found.costs}
+        costs = {name: read(row, found.costs[name]) for name, row in COSTS.entries().items() if name in found.costs}
         point = found if isinstance(found, Point) else None
         q = found.quality
         return Item(

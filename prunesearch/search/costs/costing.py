@@ -125,7 +125,7 @@ class Coster:
     def _costs(self, loads: list[LoadCosts]) -> dict[str, Costs]:
         """Every cost that the run has to know before it evaluates, by name."""
         bench, wanted = Bench(self.setting, self.handle, loads, self.meter), self.setting.config.costs
-        known = {name: row.make_pricing().costs(bench) for name, row in COSTS.items() if name in wanted}
+        known = {name: row.make_pricing().costs(bench) for name, row in COSTS.entries().items() if name in wanted}
         return {name: costs for name, costs in known.items() if costs is not None}
 
     def _energy_known(self, table: CostTable) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import kept_count
+from prunesearch.core.tables.registry import ACROSS
 from prunesearch.cost.costs import Costs, OfOneModel
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.percentile import Tail
@@ -80,29 +81,37 @@ class LoadCosts:
         return self.table if self.tail is None else Scaled(self.table, self.tail.factor)
 
 
-def together(values: Sequence[float], unpruned: Sequence[float], weights: Sequence[float], across: str | None) -> float:
-    """What a cost under every load comes to, in the unit of the first: the mean or the worst of shares of `unpruned`.
+def together(values: Sequence[float], unpruned: Sequence[float], weights: Sequence[float], across: str) -> float:
+    """What a cost under every load comes to, in the unit of the first: of shares of `unpruned`, by a row of `ACROSS`.
 
     One load's is its own.
     """
     if len(values) == 1:
         return values[0]
     shares = [mine / whole for mine, whole in zip(values, unpruned, strict=True)]
-    if across == "worst":
-        return unpruned[0] * max(shares)
-    return unpruned[0] * sum(w * share for w, share in zip(weights, shares, strict=True)) / sum(weights)
+    return unpruned[0] * float(ACROSS[across](shares, weights))
+
+
+def weighted_mean(shares: Sequence[float], weights: Sequence[float]) -> float:
+    """The mean of the loads' shares of the unpruned latency."""
+    return sum(w * share for w, share in zip(weights, shares, strict=True)) / sum(weights)
+
+
+def worst(shares: Sequence[float], weights: Sequence[float]) -> float:
+    """The greatest of the loads' shares."""
+    return max(shares)
 
 
 class Across(OfOneModel):
     """One latency for several loads: the mean or the worst of their shares of the unpruned latency.
 
-    It is given in ms of the first load: the share times what the unpruned model takes there. The worst does not add up
-    over blocks; its pieces are those of the mean, which is never more, so that what is solved for the mean and priced
-    by `price` misses nothing below a limit.
+    It is given in ms of the first load: the share times what the unpruned model takes there. What is no mean does not
+    add up over blocks; its pieces are those of the mean, which is never more, so that what is solved for the mean and
+    priced by `price` misses nothing below a limit.
 
     Args:
         loads: the first is the one with the most tokens; counts of tokens are its own.
-        across: `mean`, or `worst` in place of the weighted mean.
+        across: a name in `ACROSS`.
     """
 
     def __init__(self, loads: Sequence[LoadCosts], across: str = "mean") -> None:

@@ -74,7 +74,7 @@ def make_objectives(
     if budget is not None:
         bounds.insert(0, (budget.cost(names[0]), budget.relative, budget.limit))
     for name, relative, limit_of in bounds:
-        for one in each if name == "latency" and each and not relative else [name]:
+        for one in each if each and find_cost(name).by_load and not relative else [name]:
             bound(one, limit_of(every[one].predict(Schedule())))
     if names[0] not in limits:
         limits[names[0]] = costs[names[0]].predict(Schedule())

@@ -18,6 +18,7 @@ from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.front_items import Point, Unpruned
 from prunesearch.study.front_records import BudgetInfo, ConstraintInfo, Hypervolume, Selection
 from prunesearch.tasks.batching.batches import Labels
+from prunesearch.tasks.table import metric_facts
 
 REFERENCE = (1.0, 0.5)  # share of the unpruned cost, nats: of the hypervolume
 _ROUNDING = 1e-9  # of a mean of qualities
@@ -169,7 +170,7 @@ def blind_note(metric: str, unpruned: Evaluation, labels: Labels) -> str | None:
         labels: of the same rows.
     """
     value, said = unpruned.quality, ""
-    if metric == "accuracy" and isinstance(labels, Tensor):
+    if metric_facts(metric).guessed and isinstance(labels, Tensor):
         constant = float(torch.bincount(labels.long()).max()) / len(labels)
         said = f", no more than the most frequent class has ({100 * constant:.1f} %)" if value <= constant else ""
     if value > 0 and not said:

@@ -88,7 +88,7 @@ class ItemMaker:
     def _told(self) -> dict[str, Costs]:
         """What prices the costs of the run, and those that every study is told, by name."""
         found = {}
-        for name, row in COSTS.items():
+        for name, row in COSTS.entries().items():
             costs = self.costing.costs_of(name)
             if costs is None and row.always:
                 costs = row.make_pricing().told(self.bench)

@@ -8,12 +8,13 @@ from pathlib import Path
 from datasets.arrow_dataset import Dataset
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.tasks.data.delimited import TextTable
 
 _PREFIX = re.compile(r"[a-z]{2,3}(-[a-z]+)?:")
 _START = "-DOCSTART-"
 
 
-def read_conll(path: Path) -> tuple[Dataset, list[str]]:
+def read_conll(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
     """Read sentences as rows of `tokens` and `tags`: the first and the last column of every line.
 
     Columns are set apart by tabs or blanks. The language that WikiANN writes before every token ("en:") is cut off.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from pyarrow.lib import ArrowException
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.events import heard
 from prunesearch.tasks.data.beir import is_beir, read_beir
-from prunesearch.tasks.data.conll import read_conll
-from prunesearch.tasks.data.delimited import TextTable, read_delimited
+from prunesearch.tasks.data.delimited import TextTable
 from prunesearch.tasks.libraries import quiet_libraries
+from prunesearch.tasks.table import READERS
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
@@ -126,13 +125,13 @@ def _load_file(path: Path, reading: TextTable) -> DataSource:
     return DataSource(str(path), {"all": rows}, path.resolve().parent, notes)
 
 
-def _read_parquet(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
+def read_parquet(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
     """Read a parquet file into memory (through pyarrow, so that no copy lands in a cache folder)."""
     parquet: Any = pyarrow.parquet  # untyped
     return Dataset(parquet.read_table(path)), []
 
 
-def _read_json(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
+def read_json(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
     """Read JSON lines, or one JSON array of objects."""
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):
@@ -150,17 +149,6 @@ def _json_line(line: str, number: int, path: Path) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise PruneSearchError(f"line {number} of '{path}' is not JSON: {one_line(error)}") from error
-
-
-READERS: dict[str, Callable[[Path, TextTable], tuple[Dataset, list[str]]]] = {
-    ".parquet": _read_parquet,
-    ".csv": read_delimited,
-    ".tsv": read_delimited,
-    ".jsonl": _read_json,
-    ".ndjson": _read_json,
-    ".json": _read_json,
-    ".conll": lambda path, reading: read_conll(path),
-}
 
 
 def _load_folder(path: Path) -> DataSource:

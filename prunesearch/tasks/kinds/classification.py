@@ -17,6 +17,7 @@ from prunesearch.tasks.data.split import Sizes, Splits, make_splits
 from prunesearch.tasks.loading import missing_note
 from prunesearch.tasks.metrics.metric import agreement, kl_divergence
 from prunesearch.tasks.request import TaskRequest
+from prunesearch.tasks.table import metric_facts
 
 Prepare = Callable[[TaskRequest, Splits, Columns, nn.Module], Prepared]
 
@@ -72,9 +73,12 @@ def logits_of(outputs: Any) -> Tensor:
 
 
 def check_classes(metric: str, names: list[str]) -> None:
-    """Raise `PruneSearchError` for a metric of two classes where there are more."""
-    if metric == "f1" and len(names) != 2:
-        raise PruneSearchError(f"metric f1 is of two classes, but there are {len(names)}: use macro_f1")
+    """Raise `PruneSearchError` for a metric of so many classes where there are others."""
+    row = metric_facts(metric)
+    if row.classes is not None and len(names) != row.classes:
+        raise PruneSearchError(
+            f"metric {metric} is of {row.classes} classes, but there are {len(names)}: use {row.otherwise}"
+        )
 
 
 def load_classifier(

@@ -25,7 +25,7 @@ from prunesearch.tasks.loading import missing_note
 from prunesearch.tasks.metrics.classes import Accuracy
 from prunesearch.tasks.metrics.metric import RowMean, agreement, kl_divergence
 from prunesearch.tasks.request import TaskRequest
-from prunesearch.tasks.table import FIDELITY, choose_metric
+from prunesearch.tasks.table import FIDELITY, choose_metric, fidelity_metric, metric_facts
 
 _LOADERS: dict[str, Callable[..., Prepared]] = {
     "image": load_images,
@@ -67,7 +67,7 @@ class Fidelity(Task):
     @property
     def answering(self) -> nn.Module:
         """The model; without a head, with its pooling."""
-        return Pooled(self.model).eval() if self.metric == "cosine" else self.model
+        return Pooled(self.model).eval() if metric_facts(self.metric).of_states else self.model
 
     def unable(self, given: Collection[str]) -> str:
         """Pooling needs to know what the tokens that are left stand for."""
@@ -125,7 +125,7 @@ def load_fidelity_task(request: TaskRequest) -> Task:
     rows = _LOADERS[kind](request, splits, columns, model)
     rows = replace(rows, sets={role: _label(data, model) for role, data in rows.sets.items()})
     states = torch.as_tensor(rows.sets["calibration"].labels).ndim > 1
-    has = "cosine" if states else "agreement"
+    has = fidelity_metric(states)
     metric = choose_metric(FIDELITY, request.metric) if request.metric else has
     if metric != has:
         raise PruneSearchError(

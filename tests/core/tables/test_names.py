@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint
@@ -117,6 +118,38 @@ def test_a_broken_plugin_is_one_line_and_stops_nobody_else() -> None:
     assert "\n" not in str(caught.value)
     assert table.entry("row") is WIDE
     assert table.load("one")(4) == 2
+
+
+def test_all_rows_at_once_are_those_that_can_be_loaded() -> None:
+    table = outside(gone="no_such_module_at_all:x", row=f"{__name__}:WIDE")
+    assert list(table.entries()) == ["one", "two", "row"]
+    assert table.entries()["row"] is WIDE
+
+
+def no_wide_ones(name: str, row: WideRow, others: Mapping[str, WideRow]) -> None:
+    """Refuse wide rows where there are two at least."""
+    if row.wide and len(others) > 1:
+        raise PruneSearchError(f"'{name}' is wide")
+
+
+def test_a_table_may_refuse_a_row() -> None:
+    table = Registry("scorer", ONE, WideRow, lambda: {"row": lambda: WIDE, "mine": lambda: a_scorer}, no_wide_ones)
+    with pytest.raises(PruneSearchError, match="'row' is wide"):
+        table.entry("row")
+    with pytest.raises(PruneSearchError, match="'wide' is wide"):
+        table.register("wide", a_scorer, wide=True)
+    assert list(table.entries()) == ["one", "two", "mine"]
+
+
+@dataclass(frozen=True)
+class NeedyRow(Row):
+    needed: int
+
+
+def test_a_plugin_that_lacks_facts_is_one_line() -> None:
+    table = Registry("scorer", {}, NeedyRow, lambda: {"mine": lambda: a_scorer})
+    with pytest.raises(PruneSearchError, match=r"plug-in 'mine' must name a row .*needed"):
+        table.entry("mine")
 
 
 def test_listing_imports_no_plugin() -> None:

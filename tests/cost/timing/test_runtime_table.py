@@ -10,6 +10,7 @@ import torch
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.names import Row
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import describe_shape
 from prunesearch.cost.timing import runtime_table
@@ -21,6 +22,7 @@ from prunesearch.pruning.borders import borrowed
 from prunesearch.pruning.families.find import FAMILIES
 from prunesearch.pruning.families.positions import Places
 from tests.support.some import some
+from tests.support.tables import in_place
 
 METHODS = ["cls_attention+drop", "value_norm+nearest", "bipartite"]
 GRID = [5, 9, 13]
@@ -154,9 +156,10 @@ def test_a_graph_of_a_half_takes_any_number_of_tokens(tiny, batch, tmp_path):
             torch.testing.assert_close(torch.from_numpy(out), want, rtol=1e-4, atol=1e-4)
 
 
-def test_positions_are_refused_in_one_line(tiny, batch, monkeypatch):
-    monkeypatch.setitem(FAMILIES, "vit", replace(FAMILIES["vit"], positions=Places()))
-    with pytest.raises(PruneSearchError, match="take positions too: use the runtime torch"):
+def test_positions_are_refused_in_one_line(tiny, batch):
+    placed = Row(replace(FAMILIES["vit"], positions=Places()), "with positions")
+    refused = pytest.raises(PruneSearchError, match="take positions too: use the runtime torch")
+    with in_place(FAMILIES, "vit", placed), refused:
         measure_table(tiny, batch, counts=GRID, methods=METHODS, mode="onnxruntime")
 
 

@@ -16,7 +16,7 @@ from prunesearch.cli.app import app
 from prunesearch.cli.border import answer
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
-from prunesearch.core.tables.registry import FORMATS, MODEL_FORMATS
+from prunesearch.core.tables.export_tables import FORMATS, MODEL_FORMATS
 
 SHAPE = (9, 65, 1)
 _IMPORT = ["--depth", "9", "--tokens", "65", "--protected", "1"]

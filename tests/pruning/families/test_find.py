@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,11 @@ import transformers as hf
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.pruning.families.family import Family
 from prunesearch.pruning.families.find import FAMILIES, check_model_type, find_encoder, register_family
 from prunesearch.pruning.families.rows import AROUND, REFUSED
 from tests.support.small_models import CASES, answer, build, inputs_of, last_hidden
+from tests.support.tables import in_place
 
 HALF = ps.Schedule([ps.Stage(1, 0.5)])
 
@@ -130,19 +133,24 @@ def test_a_model_without_the_blocks_of_its_family_is_refused() -> None:
         ps.apply_(stack, HALF)
 
 
-def test_a_registered_family_works_and_a_name_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_bert() -> Iterator[Family]:
     bert = FAMILIES["bert"]
-    monkeypatch.delitem(FAMILIES, "bert")
+    with in_place(FAMILIES, "bert"):
+        yield bert
+
+
+def test_a_registered_family_works_and_a_name_is_taken_once(no_bert: Family) -> None:
     model, inputs = build("bert"), inputs_of("bert")
     with pytest.raises(UnsupportedModelError, match=r"'bert' is not supported: no row says .*; nearest: .*albert"):
         ps.apply_(model, HALF)
-    register_family(replace(bert, leading=2, protects="two at the start, last separator"))
+    register_family(replace(no_bert, leading=2, protects="two at the start, last separator"))
     with ps.apply_(model, HALF) as handle:
         answer(model(**inputs))
         assert handle.tokens is not None
         assert handle.tokens.n == 3 + 6  # ceil(0.5 x 11)
     with pytest.raises(PruneSearchError, match=r"'bert' is already registered"):
-        register_family(bert)
+        register_family(no_bert)
 
 
 # -- blocks that are skipped, or run more than once ---------------------------------------------------

@@ -40,7 +40,7 @@ def parts(tmp_path_factory):
     """Setting, handle and space of the known machine's model."""
     root = tmp_path_factory.mktemp("measure")
     write_model(root)
-    config = RunConfig.build(**settings(root))
+    config = RunConfig(**settings(root))
     setting = make_setting(config)
     with apply_(setting.task.model, Schedule()) as handle:
         space = Space(SpaceFile.load(config.space_path), 6, setting.task.tokens, 1)

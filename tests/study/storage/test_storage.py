@@ -111,7 +111,7 @@ def test_what_cannot_be_opened_is_one_line_without_the_password(tmp_path: Path) 
 
 
 def test_the_password_is_not_written_down() -> None:
-    config = RunConfig.build(storage="postgresql+psycopg://me:hunter2@host/db")
+    config = RunConfig(storage="postgresql+psycopg://me:hunter2@host/db")
     assert config.storage == "postgresql+psycopg://me:hunter2@host/db"
     assert config.model_dump(mode="json")["storage"] == "postgresql+psycopg://me:***@host/db"
 

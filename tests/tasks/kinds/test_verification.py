@@ -301,7 +301,7 @@ def test_a_run(tmp_path: Path):
     model = make_waves(tmp_path / "m", "Wav2Vec2ForXVector", use_weighted_layer_sum=True, **HEAD, **shape)
     speakers = [i % 4 for i in range(48)]
     data = write(tmp_path / "s.parquet", speakers, speaker=speakers)
-    config = RunConfig.build(model=model, data=str(data), **SMALL)
+    config = RunConfig(model=model, data=str(data), **SMALL)
     front = run(config, "s", root=tmp_path / "studies")
     assert front == Front.load(tmp_path / "studies" / "s" / "front.json")
     assert (front.task.name, front.task.metric) == ("speaker-verification", "eer_accuracy")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.metrics.metric import Metric, OfRows, OfSums, RowMean, find_metric
-from prunesearch.tasks.table import METRICS, TASK_KINDS, choose_metric
+from prunesearch.tasks.table import METRICS, TASKS, choose_metric
 
 
 def data(classes: int, n: int = 300, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -114,7 +114,7 @@ def test_every_metric_of_the_table_is_there_under_its_name_and_every_task_has_on
         metric = find_metric(name)
         assert metric.name == name
         assert isinstance(metric, RowMean | OfSums | OfRows)
-    for kind in TASK_KINDS.values():
+    for kind in TASKS.entries().values():
         assert kind.metrics
         assert all(name in METRICS for name in kind.metrics)
 

@@ -1,0 +1,150 @@
+"""The kinds of rows: the plain facts that others need of a thing without importing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from prunesearch.core.tables.names import Row
+from prunesearch.core.tables.params import Param
+
+
+@dataclass(frozen=True)
+class ScorerRow(Row):
+    """A scorer. `params`: the numbers that a stage may set, by name."""
+
+    params: Mapping[str, Param] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MergeRow(Row):
+    """A merge. `uses_scores`: False if the scorer is ignored (matching by similarity alone); `makes_sizes`: True if
+    kept tokens may come to stand for several inputs; `params`: as of a scorer."""
+
+    uses_scores: bool = True
+    makes_sizes: bool = False
+    params: Mapping[str, Param] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SelectionRow(Row):
+    """How scores become kept tokens. `static`: as many for every row of the same length; `params`: as of a scorer."""
+
+    static: bool = True
+    params: Mapping[str, Param] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SamplerRow(Row):
+    """A sampler. `solves`: it solves for good schedules itself, so that no seeds are tried before it is asked."""
+
+    solves: bool = False
+
+
+@dataclass(frozen=True)
+class EngineRow(Row):
+    """What evaluates schedules.
+
+    Attributes:
+        in_process: it evaluates in this process, so that it takes models and data that are objects of the caller's;
+            others load them from where they lie.
+        workers: it has workers, here or in a cluster (`--workers`, `--ray-address`).
+    """
+
+    in_process: bool = True
+    workers: bool = False
+
+
+@dataclass(frozen=True)
+class SpaceRow(Row):
+    """A kind of search space, as its file is read.
+
+    Attributes:
+        solver: what solves it: `(space, costs, limit) -> search.solve.seed.Solves`.
+        moves: all that one move makes of a member: `(space, schedule, swaps) -> schedules`.
+    """
+
+    solver: str = "prunesearch.search.solve.dynamic:Solver"
+    moves: str = "prunesearch.search.space.moves:stage_moves"
+
+
+@dataclass(frozen=True)
+class AcrossRow(Row):
+    """How several numbers become the one that counts; `target`: `(numbers, weights) -> number`, never below their
+    weighted mean. `weighted`: whether the weights count."""
+
+    weighted: bool = True
+
+
+@dataclass(frozen=True)
+class RuntimeRow(Row):
+    """What runs a model; `target` is the runner that times schedules in it (`modes.Eager` is the pattern).
+
+    Attributes:
+        shown: its name for people.
+        table: function that measures a cost table in it (`timing.wanted.TableWanted` says what of); none: it runs
+            exported models, and no costs are measured in it yet.
+        by_torch: it is a mode of torch (`--mode`); else another runtime (`--runtime`).
+        devices: kinds of device that it runs on; none: all.
+        compiles: it compiles for every new number of tokens, so that only a grid of them is measured.
+        launches: the host launches every kernel.
+    """
+
+    shown: str = ""
+    table: str = ""
+    by_torch: bool = True
+    devices: tuple[str, ...] = ()
+    compiles: bool = False
+    launches: bool = True
+
+
+@dataclass(frozen=True)
+class AttentionRow(Row):
+    """An implementation of attention; `target` is transformers' name of it. `anywhere`: every device has it."""
+
+    anywhere: bool = False
+
+
+@dataclass(frozen=True)
+class EffortRow(Row):
+    """How much work goes into a cost table; `target` is how long it is measured, seconds.
+
+    Attributes:
+        counts: on how many token counts.
+        rounds: how often at least each unseen schedule runs.
+        windows: over how many windows energy is measured.
+    """
+
+    counts: int = 14
+    rounds: int = 5
+    windows: int = 3
+
+
+@dataclass(frozen=True)
+class PickRow(Row):
+    """A way of choosing one point of a front; `target`: `(front, what stands after the @) -> point`.
+
+    Attributes:
+        takes: an example of what stands after the @; empty: nothing may.
+    """
+
+    takes: str = ""
+
+
+@dataclass(frozen=True)
+class ModelFormatRow(Row):
+    """How a model is written with its schedule inside.
+
+    Attributes:
+        loading: a line of code that loads it; FILE, FOLDER, NAMES and LIST stand for what an export fills in.
+    """
+
+    loading: str = ""
+
+
+@dataclass(frozen=True)
+class LoggerRow(Row):
+    """An experiment tracker. `modules`: what serves it, the first that is there; `package`: what to install."""
+
+    modules: tuple[str, ...] = ()
+    package: str = ""
