@@ -7,16 +7,30 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.pruning.families.find import check_model_type, find_encoder
 from prunesearch.tasks.batching.batches import Inputs
 from prunesearch.tasks.data.sources import one_line
-from prunesearch.tasks.loading import load_config, to_device
+from prunesearch.tasks.kinds.audio import samples_for
+from prunesearch.tasks.loading import accepted, load_config, to_device
 from prunesearch.tasks.table import SHAPES
 
 DEFAULT_LENGTH = 128  # tokens of a text where nobody says
+_FRAMES_A_TOKEN = 2  # of a spectrogram, as Whisper's convolutions stride
+# what a shape is built with, the first that fits: what takes most models of its kind
+_HEADS: tuple[Any, ...] = (
+    transformers.AutoModelForImageClassification,
+    transformers.AutoModelForVideoClassification,
+    transformers.AutoModelForObjectDetection,
+    transformers.AutoModelForSpeechSeq2Seq,
+    transformers.AutoModelForSeq2SeqLM,
+    transformers.AutoModelForSequenceClassification,
+    transformers.AutoModelForAudioClassification,
+    transformers.AutoModelForCTC,
+    transformers.AutoModelForAudioXVector,
+)
 
 
 def _vit(width: int, heads: int) -> Any:
@@ -77,7 +91,9 @@ def load_shape(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """Build the classifier of a shape (see `shape_config`) with random weights, in eval mode.
+    """Build the model of a shape (see `shape_config`) with random weights, in eval mode.
+
+    Its head is the checkpoint's own where `_HEADS` has it, else the first of them that this kind of model has.
 
     Args:
         model: a name in `SHAPES`, a folder or a Hub id.
@@ -89,51 +105,84 @@ def load_shape(
         PruneSearchError: if it cannot be built that way.
     """
     config = shape_config(model)
-    auto = (
-        transformers.AutoModelForImageClassification
-        if hasattr(config, "image_size") or type(config) in transformers.AutoModelForImageClassification._model_mapping
-        else transformers.AutoModelForSequenceClassification
-    )
+    # a backbone of convolutions has no attention to choose
+    chosen: Any = {"": attention} if hasattr(config, "backbone_config") else attention
     try:
         with torch.device(device):
-            built: nn.Module = auto.from_config(  # type: ignore[no-untyped-call]
-                config, attn_implementation=attention, dtype=dtype
-            )
+            built: nn.Module = _head_of(config).from_config(config, attn_implementation=chosen, dtype=dtype)
     except (ValueError, ImportError) as error:
+        other = "eager" if attention == "sdpa" else "sdpa"
         raise PruneSearchError(
-            f"'{model}' cannot be built with attention {attention} ({one_line(error)}): use --attn sdpa"
+            f"'{model}' cannot be built with attention {attention} ({one_line(error)}): use --attn {other}"
         ) from error
     find_encoder(built)
     return built.eval().requires_grad_(False)
 
 
+def _head_of(config: Any) -> Any:
+    """transformers' class that builds a model of this configuration with a head."""
+    able = {auto: auto._model_mapping[type(config)] for auto in _HEADS if type(config) in auto._model_mapping}
+    own = [auto for auto, made in able.items() if set(_names(made)) & set(config.architectures or ())]
+    return next(iter([*own, *able, transformers.AutoModel]))
+
+
+def _names(made: Any) -> list[str]:
+    """Names of the classes that a row of transformers' has: one, or several."""
+    return [one.__name__ for one in (made if isinstance(made, tuple) else (made,))]
+
+
 def random_inputs(model: nn.Module, rows: int, length: int | None = None, seed: int = 0) -> Inputs:
-    """A batch of `rows` random images, or of texts of `length` tokens without padding, on the model's device.
+    """A batch of `rows` random inputs of the kind that the model reads, without padding, on its device.
+
+    Texts, and sounds that are read as waves, have `length` tokens; a decoder is given the token it starts from.
 
     Raises:
-        PruneSearchError: for a text longer than the model's positions, or a length for an image model.
+        PruneSearchError: for a text longer than the model's positions, a length for a model that has its own, or a
+            model of images of any size.
     """
     encoder = find_encoder(model)
     config, weight = encoder.sizes, next(encoder.base.parameters())
     generator = torch.Generator().manual_seed(seed)
-    if hasattr(config, "image_size"):
-        if length is not None:
-            raise PruneSearchError(
-                f"an image model has its own number of tokens, but got length {length}: leave it out"
-            )
-        height, width = _pair(config.image_size)
-        inputs: dict[str, Tensor] = {
-            "pixel_values": torch.randn(rows, config.num_channels, height, width, generator=generator)
-        }
+    name = str(getattr(model, "main_input_name", "input_ids"))
+    if name == "input_ids":
+        inputs = _texts(config, rows, DEFAULT_LENGTH if length is None else length, generator)
     else:
-        tokens = DEFAULT_LENGTH if length is None else length
-        if not 8 <= tokens <= config.max_position_embeddings:
-            raise PruneSearchError(
-                f"`8 <= length <= {config.max_position_embeddings}` must hold for this model, but got {tokens}"
-            )
-        ids = torch.randint(1, config.vocab_size, (rows, tokens), generator=generator)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return to_device(inputs, weight.device, weight.dtype)
+        inputs = {name: torch.randn(rows, *_extent(config, name, length), generator=generator)}
+    start = getattr(config, "decoder_start_token_id", None)
+    if start is not None:
+        first = torch.full((rows, 1), int(start))
+        inputs |= {"decoder_input_ids": first, "decoder_attention_mask": torch.ones_like(first)}
+    return to_device(accepted(model, inputs), weight.device, weight.dtype)
+
+
+def _texts(config: Any, rows: int, tokens: int, generator: torch.Generator) -> Inputs:
+    most = getattr(config, "max_position_embeddings", None)  # T5 has no end
+    if tokens < 8 or (most is not None and tokens > most):
+        limit = "" if most is None else f" <= {most}"
+        raise PruneSearchError(f"`8 <= length{limit}` must hold for this model, but got {tokens}")
+    ids = torch.randint(1, config.vocab_size, (rows, tokens), generator=generator)
+    if config.is_encoder_decoder and isinstance(config.eos_token_id, int):  # classifiers look for the one at the end
+        ids = ids.masked_fill(ids == config.eos_token_id, (config.eos_token_id + 1) % config.vocab_size)
+        ids[:, -1] = config.eos_token_id
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _extent(config: Any, name: str, length: int | None) -> tuple[int, ...]:
+    """The extent of one row of images, videos, spectrograms `[mel, frames]` or waves."""
+    if hasattr(config, "conv_stride"):
+        return (samples_for(config, DEFAULT_LENGTH if length is None else length),)
+    if length is not None:
+        raise PruneSearchError(f"this model has its own number of tokens, but got length {length}: leave it out")
+    if name == "input_features":
+        return config.num_mel_bins, _FRAMES_A_TOKEN * config.max_source_positions
+    if name == "input_values":
+        return config.max_length, config.num_mel_bins
+    if not hasattr(config, "image_size"):
+        raise PruneSearchError(
+            f"images of {type(config).__name__} have no size of their own: measure it with its data, in a run"
+        )
+    frames = (config.num_frames,) if hasattr(config, "num_frames") else ()
+    return *frames, config.num_channels, *_pair(config.image_size)
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.pruning.families.restoring import frame_owners
 from prunesearch.pruning.forward.state import Host
 from prunesearch.pruning.forward.tokens import Tokens, take_rows
 from prunesearch.pruning.hooks import Hooks
@@ -73,6 +74,57 @@ class _CrossAttention:
         if kwargs.get(_WHERE) is not None and tokens.place is not None:
             changed[_WHERE] = take_rows(kwargs[_WHERE], tokens.place)
         return args, changed
+
+
+def cross_attentions_in_places(decoder: str) -> Attachment:
+    """Give a decoder's cross-attentions, where they are asked for, the length of the encoder's input.
+
+    Whoever reads times from them (Whisper's token timestamps) counts on a column a frame. A frame has an equal share of
+    what its owner is given: the token it was merged into, or of a dropped one the nearest in time (`frame_owners`).
+
+    Args:
+        decoder: its path from the base model; nothing happens if there is none.
+    """
+    return partial(_attach_places, decoder=decoder)
+
+
+def _attach_places(host: Host, model: nn.Module, hooks: Hooks, *, decoder: str) -> None:
+    found = getattr(host.base, decoder, None)
+    if found is None:
+        return
+    places = _AttendedPlaces(host)
+    hooks.before(host.base.get_submodule("encoder"), places.begin)
+    hooks.after(found, places.spread)
+
+
+@dataclass
+class _AttendedPlaces:
+    """The hooks of `cross_attentions_in_places`."""
+
+    host: Host
+
+    def begin(self, _: nn.Module, __: Any) -> None:
+        if self.host.state.departures is None:
+            self.host.state.departures = []
+
+    def spread(self, _: nn.Module, __: Any, output: Any) -> Any:
+        found, stages = getattr(output, "cross_attentions", None), self.host.state.departures
+        tokens = self.host.state.tokens
+        if not found or not stages or tokens is None or found[0].shape[-1] != tokens.n:
+            return None
+        owners = frame_owners(stages, tokens.n)
+        owned = torch.zeros(len(owners), tokens.n, device=owners.device).scatter_add_(
+            1, owners, torch.ones_like(owners, dtype=torch.float32)
+        )
+        return replace(output, cross_attentions=tuple(_shared_out(x, owners, owned) for x in found))
+
+
+def _shared_out(attention: Tensor, owners: Tensor, owned: Tensor) -> Tensor:
+    """Attention `[rows, heads, queries, left]` to owners -> `[rows, heads, queries, n_start]` to what they own."""
+    beams = len(attention) // len(owners)
+    index = owners.repeat_interleave(beams, 0)[:, None, None, :].expand(-1, *attention.shape[1:3], -1)
+    share = attention / owned.repeat_interleave(beams, 0)[:, None, None, :].clamp(min=1).to(attention.dtype)
+    return share.gather(-1, index)
 
 
 def _mask_for(states: Tensor, tokens: Tokens, additive: bool) -> Tensor | None:

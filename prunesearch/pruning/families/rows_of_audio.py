@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prunesearch.pruning.families.blocks import Layout, PostNorm, PreNorm
 from prunesearch.pruning.families.decoder_blocks import Seq2Seq
-from prunesearch.pruning.families.decoders import cross_attention
+from prunesearch.pruning.families.decoders import cross_attention, cross_attentions_in_places
 from prunesearch.pruning.families.family import Attachment, Family
 from prunesearch.pruning.families.native_attention import observe_wavlm
 from prunesearch.pruning.families.pooling import frame_mask, mean_head
@@ -91,11 +91,11 @@ AUDIOS = (
         leading=0,
         cls=None,
         tasks=_SPEECH,
-        limits="token timestamps read from cross-attention are those of the frames left",
         refuses=_why_not_frames,
         start="encoder",
         attachments=(
             cross_attention("decoder", each_layer=True),
+            cross_attentions_in_places("decoder"),
             mean_head("classifier", source="projector", skips=False),
         ),
     ),

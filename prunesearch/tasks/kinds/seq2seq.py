@@ -30,12 +30,12 @@ class Writing(Task):
 
     Attributes:
         tokenizer: of the model.
-        most: tokens that are written at most.
+        most: tokens that are written at most; None: as the model's own generation settings have it.
         usual: tokens of a reference on average, the number that decoding is timed at.
     """
 
     tokenizer: Any = None
-    most: int = 64
+    most: int | None = 64
     usual: int = 32
 
     def outputs(self, forward: Forward, batch: Batch) -> Outputs:
@@ -72,9 +72,9 @@ class Writing(Task):
         return _mean((reference["token"][..., 0] == outputs["logits"].argmax(dim=-1)).float(), batch)
 
     def answers(self, outputs: Outputs, batch: Batch) -> list[str]:
-        """What the model writes for every source, greedily, at most `most` tokens."""
+        """What the model writes for every source, greedily, as far as it goes when it is served."""
         source = {name: value for name, value in batch.inputs.items() if not name.startswith("decoder_")}
-        written = self._generate(source, max_new_tokens=self.most)
+        written = self._generate(source, **({} if self.most is None else {"max_new_tokens": self.most}))
         texts: list[str] = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
@@ -104,6 +104,22 @@ class Writing(Task):
         with quiet_libraries():  # it warns of every setting of the checkpoint that is overridden
             found: Tensor = model.generate(**source, num_beams=1, do_sample=False, **options)
         return found
+
+
+def writes_at_most(model: Any, room: int) -> tuple[int | None, str]:
+    """How far a model may write: what `Writing.most` is to be, and that in words.
+
+    The lengths of references say nothing of it: a model that is cut in the middle of a word is judged for that.
+
+    Args:
+        model: with its generation settings.
+        room: tokens for a model whose settings name no limit.
+    """
+    own = model.generation_config
+    if own.max_new_tokens is None and own.max_length is None:
+        return room, f"{room} tokens at most"
+    limit = own.max_length if own.max_new_tokens is None else own.max_new_tokens
+    return None, f"{limit} tokens at most, as its generation settings say"
 
 
 def _mean(values: Tensor, batch: Batch) -> Tensor:

@@ -17,7 +17,7 @@ from prunesearch.tasks.batching.batches import EvalSet, Inputs
 from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.split import Splits, few, split_rows
-from prunesearch.tasks.kinds.seq2seq import Writing
+from prunesearch.tasks.kinds.seq2seq import Writing, writes_at_most
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, bucket, max_tokens, pack_texts, timing_length
 from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load_tokenizer, missing_note
@@ -30,8 +30,7 @@ _PAIRS = {
 }
 _ROWS = 16  # of a batch at most: logits have a column for every word of the vocabulary
 _CALIBRATION, _HOLDOUT = 200, 500  # rows, unless the user says otherwise: every schedule writes a text for each
-_LONGEST = 256  # tokens of a reference; what is beyond is not compared
-_ROOM = 1.25  # tokens that may be written, as a multiple of the longest reference
+_LONGEST = 256  # tokens of a reference; what is beyond is not compared, nor written unless the model says so
 
 
 def load_translation_task(request: TaskRequest) -> Task:
@@ -59,14 +58,14 @@ def _load(request: TaskRequest, kind: str) -> Task:
     lengths = [
         int(n) for data in texts.sets.values() for b in data.batches for n in b.inputs["decoder_attention_mask"].sum(1)
     ]
-    most = round(_ROOM * max(lengths))
+    most, limit = writes_at_most(model, _LONGEST)
     return Writing(
         name=kind,
         model=model,
         metric=request.metric_of(kind),
         notes=[
             f"columns: source={text}, target={target}",
-            f"metric: {request.metric_of(kind)} of greedy decoding, {most} tokens at most",
+            f"metric: {request.metric_of(kind)} of greedy decoding, {limit}",
             "divergence: of the next token along the references, over the unpruned model's 64 most probable",
             *([f"'{prefix.strip()}' is put before every source, as the model's configuration says"] if prefix else []),
             *source.notes,

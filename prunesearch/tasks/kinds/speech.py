@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import AutoModelForSpeechSeq2Seq
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Held, Inputs
 from prunesearch.tasks.data.labels import LabelMap
 from prunesearch.tasks.data.split import few, make_splits
 from prunesearch.tasks.kinds.audio import load_sounds
-from prunesearch.tasks.kinds.seq2seq import Writing
+from prunesearch.tasks.kinds.seq2seq import Writing, writes_at_most
 from prunesearch.tasks.kinds.speech_columns import find_transcripts
 from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load_tokenizer, missing_note
+from prunesearch.tasks.metrics.word_errors import WordAccuracy, normaliser
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import SPEECH
 
 _ROWS = 8  # of a batch at most: every row is 30 s of sound, and has a logit for every word of the vocabulary
 _CALIBRATION, _HOLDOUT = 200, 500  # rows, unless the user says otherwise: every schedule writes a text for each
-_ROOM = 1.25  # tokens that may be written, as a multiple of the longest reference
+_PROMPT = 8  # positions of the decoder that its language, its task and the like may take
+_HEARD = 16  # sounds whose language is asked for, where the model writes several
 Encoded = list[list[int]]
 
 
@@ -45,7 +49,8 @@ def load_speech_task(request: TaskRequest) -> Task:
         encoded = encode(labels[role], tokenizer, longest)
         lengths += [len(row) for row in encoded]
         sets[role] = _with_decoder(data, encoded, int(request.config.decoder_start_token_id), request.device)
-    most, metric = min(round(_ROOM * max(lengths)), longest - 8), request.metric_of(SPEECH)
+    most, limit = writes_at_most(model, longest - _PROMPT)
+    metric, language = request.metric_of(SPEECH), spoken(model, tokenizer, sounds.sets["calibration"])
     return Writing(
         name=SPEECH,
         model=model,
@@ -53,10 +58,13 @@ def load_speech_task(request: TaskRequest) -> Task:
         tokens=sounds.tokens,
         timing_inputs=_first_step(sounds.timing_inputs, int(request.config.decoder_start_token_id)),
         metric=metric,
+        own=WordAccuracy(normaliser(language, tokenizer)),
         notes=[
             f"columns: {columns}, transcript={texts}",
-            f"metric: {metric} of greedy decoding, {most} tokens at most (case and punctuation aside); divergence: of "
-            "the next token along the transcripts, over the unpruned model's 64 most probable",
+            f"metric: {metric} (1 - WER) of greedy decoding, {limit}; divergence: of the next token along the "
+            "transcripts, over the unpruned model's 64 most probable",
+            f"words are compared as transformers' {'English' if language == 'en' else 'Basic'}TextNormalizer leaves "
+            f"them (language: {language or 'unknown'})",
             *request.source.notes,
             *splits.notes,
             *missing_note(missing),
@@ -67,6 +75,27 @@ def load_speech_task(request: TaskRequest) -> Task:
         most=most,
         usual=max(2, round(sum(lengths) / len(lengths))),
     )
+
+
+@torch.inference_mode()
+def spoken(model: Any, tokenizer: Any, data: EvalSet) -> str:
+    """The code of the language that a model writes, "en"; "" where nobody can tell.
+
+    That of its generation settings; a model of several is asked which it hears in most of the first sounds, as its
+    `generate` does for each; one of a single language is English, as Whisper's are.
+    """
+    own = model.generation_config
+    language = getattr(own, "language", None)
+    if language is not None:
+        name = str(language).strip("<|>").lower()
+        return TO_LANGUAGE_CODE.get(name, name)
+    if not getattr(own, "is_multilingual", False):
+        return "en"
+    if not getattr(own, "lang_to_id", None):
+        return ""
+    features = data.batches[0].inputs["input_features"][:_HEARD]
+    heard = Counter(model.detect_language(input_features=features).flatten().tolist())
+    return str(tokenizer.convert_ids_to_tokens(heard.most_common(1)[0][0])).strip("<|>")
 
 
 def encode(texts: list[str], tokenizer: Any, longest: int) -> Encoded:

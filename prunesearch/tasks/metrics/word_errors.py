@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,34 +14,61 @@ from prunesearch.tasks.libraries import package
 from prunesearch.tasks.metrics.metric import Floats, OfSums, ratio
 
 _NO_WORD = re.compile(r"[^\w\s']|_")
+_UNSPACED = ("zh", "yue", "ja", "th", "lo", "my")  # languages written without spaces: characters count as words
+Normalise = Callable[[str], str]
+
+
+def plain(text: str) -> str:
+    """A transcript in lower case and without punctuation, apostrophes apart: the rule where no language is known."""
+    return _NO_WORD.sub(" ", text.lower())
+
+
+def normaliser(language: str, tokenizer: Any) -> Normalise:
+    """How the field makes transcripts comparable (Radford et al. 2022, appendix C); the code is transformers' own.
+
+    English loses fillers, contractions, British spelling, and numbers written as words; other languages case, symbols
+    and punctuation.
+
+    Args:
+        language: its code, "en".
+        tokenizer: brings the map of British spellings, where it has one.
+    """
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+    english: Any = EnglishTextNormalizer  # untyped
+    basic: Any = BasicTextNormalizer
+    if language == "en":
+        made: Normalise = english(getattr(tokenizer, "english_spelling_normalizer", None) or {})
+        return made
+    made = basic(split_letters=language in _UNSPACED)
+    return made
 
 
 class WordAccuracy(OfSums):
     """1 - WER: words less edits (substitutions, deletions, insertions) over words; below 0 where edits are more.
 
-    Case and punctuation (but for apostrophes) do not count.
+    Args:
+        normalise: what is done to both texts before their words are compared.
     """
 
     name, lowest = "word_accuracy", -math.inf
 
+    def __init__(self, normalise: Normalise = plain) -> None:
+        self.normalise = normalise
+
     def statistics(self, answers: list[str], wanted: list[str]) -> Tensor:
         """Edits and words of the reference: `[b, 2]`."""
-        return torch.tensor([_edits(said, true) for said, true in zip(answers, wanted, strict=True)]).float()
+        pairs = zip(map(self.normalise, answers), map(self.normalise, wanted), strict=True)
+        return torch.tensor([_edits(said.split(), true.split()) for said, true in pairs]).float()
 
     def of_sums(self, sums: Floats) -> Floats:
         """1 - WER of counts `[..., 2]`."""
         return 1 - ratio(sums[..., 0], sums[..., 1])
 
 
-def words(text: str) -> list[str]:
-    """The words of a transcript as they are compared."""
-    return _NO_WORD.sub(" ", text.lower()).split()
-
-
-def _edits(said: str, true: str) -> tuple[int, int]:
-    """Edits that turn the reference into what was said, and words of the reference."""
+def _edits(found: list[str], reference: list[str]) -> tuple[int, int]:
+    """Edits that turn the words of the reference into those that were said, and how many the reference has."""
     jiwer = package("jiwer", "word errors are counted by the package jiwer: pip install 'prunesearch[audio]'")
-    reference, found = words(true), words(said)
     if not reference:  # jiwer refuses it: every word is one too many
         return len(found), 0
     counts = jiwer.process_words(" ".join(reference), " ".join(found))

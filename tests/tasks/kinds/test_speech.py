@@ -8,13 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers as hf
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
-from prunesearch.tasks.metrics.word_errors import words
+from prunesearch.tasks.kinds.speech import spoken
+from prunesearch.tasks.metrics.word_errors import WordAccuracy, normaliser, plain
 from tests.support.some import some
 from tests.support.tiny_media import RATE, encoded, make_whisper, sound, tone, write_sounds
 
@@ -77,15 +79,67 @@ def test_generation_is_the_models_own_and_differs_under_a_schedule(model: str, d
         said = [text for b in task.holdout.batches for text in task.answers({}, b)]
         remarks = task.remarks(handle, {"p1": HALF}, 1)
     true = [text for b in task.holdout.batches for text in b.labels]
-    rate = jiwer.wer([" ".join(words(t)) for t in true], [" ".join(words(s)) for s in said])
-    assert unpruned.quality == pytest.approx(1 - rate)
+    english = EnglishTextNormalizer({})
+    assert unpruned.quality == pytest.approx(1 - jiwer.wer([english(t) for t in true], [english(s) for s in said]))
     assert not unpruned.statistics.equal(pruned.statistics) or pruned.agreement < 1
     assert "p1" in remarks[0]
     heard = extractor([sound(i) for i in range(18)], sampling_rate=RATE, return_tensors="pt")["input_features"]
     tokenizer = hf.AutoTokenizer.from_pretrained(model)
-    mine = original.generate(heard, max_new_tokens=task.most, num_beams=1, do_sample=False)
+    mine = original.generate(heard, max_new_tokens=32, num_beams=1, do_sample=False)
     texts = {text.strip() for text in tokenizer.batch_decode(mine, skip_special_tokens=True)}
     assert set(said) <= texts
+
+
+@pytest.mark.parametrize(("settings", "limit"), [({"max_length": 30}, 30), ({"max_new_tokens": 20}, 22), ({}, 34)])
+def test_what_may_be_written_is_the_models_own_and_not_the_references_length(
+    settings: dict[str, int], limit: int, tmp_path: Path
+):
+    folder = make_whisper(tmp_path / "w", "WhisperForConditionalGeneration", eos_token_id=14)
+    own = hf.GenerationConfig.from_pretrained(folder)
+    own.update(**settings, suppress_tokens=[14], eos_token_id=14)  # it never ends by itself
+    own.save_pretrained(folder)
+    task = load_task(folder, write_sounds(tmp_path / "s.parquet", 6, sentence=["a b"] * 6))
+    batch = task.holdout.batches[0]
+    served = hf.WhisperForConditionalGeneration.from_pretrained(folder).eval()
+    free = {} if settings else {"max_new_tokens": 32}
+    wanted = served.generate(batch.inputs["input_features"], num_beams=1, do_sample=False, **free)
+    assert wanted.shape[1] in (limit, limit - 1, limit - 2)  # what the prompt takes is not written
+    tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+    assert task.answers({}, batch) == [t.strip() for t in tokenizer.batch_decode(wanted, skip_special_tokens=True)]
+
+
+def test_numbers_and_contractions_count_as_the_field_counts_them():
+    said, true = ["It's 36 apples.", "It isn't Dr. Who"], ["it is thirty six apples", "it is not doctor who"]
+    metric = WordAccuracy(normaliser("en", object()))
+    english = EnglishTextNormalizer({})
+    rate = jiwer.wer([english(t) for t in true], [english(s) for s in said])
+    assert metric.value(metric.statistics(said, true)) == pytest.approx(1 - rate)
+    assert rate == 0 < jiwer.wer(true, [plain(s) for s in said])
+
+
+def test_british_spelling_is_the_tokenizers_and_other_languages_have_the_basic_rule():
+    class Spelling:
+        english_spelling_normalizer = {"colour": "color"}
+
+    assert normaliser("en", Spelling())("The Colour") == "the color"
+    assert normaliser("de", Spelling())("Das Haus, «colour»!") == BasicTextNormalizer()("Das Haus, «colour»!")
+    assert normaliser("ja", Spelling())("日本").split() == ["日", "本"]
+
+
+def test_the_language_is_the_settings_or_what_the_model_hears(model: str, data: Path):
+    task = load_task(model, data)
+    whisper, tokenizer = task.model, task.tokenizer
+    assert spoken(whisper, tokenizer, task.calibration) == "en"
+    said = whisper.generation_config
+    said.is_multilingual, said.lang_to_id = True, {"<|en|>": 2, "<|transcribe|>": 3}
+    heard = whisper.detect_language(input_features=task.calibration.batches[0].inputs["input_features"]).tolist()
+    names = {2: "en", 3: "transcribe"}
+    most = {names[i] for i in heard if heard.count(i) >= len(heard) / 2}
+    assert spoken(whisper, tokenizer, task.calibration) in most
+    said.language = "german"
+    assert spoken(whisper, tokenizer, task.calibration) == "de"
+    said.language, said.lang_to_id = None, None
+    assert spoken(whisper, tokenizer, task.calibration) == ""
 
 
 def test_what_is_cut_is_told(model: str, tmp_path: Path):
