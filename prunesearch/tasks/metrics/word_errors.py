@@ -39,8 +39,8 @@ def normaliser(language: str, tokenizer: Any) -> Normalise:
     basic: Any = BasicTextNormalizer
     if language == "en":
         made: Normalise = english(getattr(tokenizer, "english_spelling_normalizer", None) or {})
-        return made
-    made = basic(split_letters=language in _UNSPACED)
+    else:
+        made = basic(split_letters=language in _UNSPACED)
     return made
 
 
