@@ -10,6 +10,7 @@ import transformers
 from torch import nn
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.tables.registry import ATTENTIONS
 from prunesearch.pruning.families.find import check_model_type, find_encoder
 from prunesearch.tasks.batching.batches import Inputs
 from prunesearch.tasks.data.sources import one_line
@@ -111,9 +112,8 @@ def load_shape(
         with torch.device(device):
             built: nn.Module = _head_of(config).from_config(config, attn_implementation=chosen, dtype=dtype)
     except (ValueError, ImportError) as error:
-        other = "eager" if attention == "sdpa" else "sdpa"
         raise PruneSearchError(
-            f"'{model}' cannot be built with attention {attention} ({one_line(error)}): use --attn {other}"
+            f"'{model}' cannot be built with attention {attention} ({one_line(error)}): use another --attn ({', '.join(ATTENTIONS)})"
         ) from error
     find_encoder(built)
     return built.eval().requires_grad_(False)
