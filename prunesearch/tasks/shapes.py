@@ -113,7 +113,8 @@ def load_shape(
             built: nn.Module = _head_of(config).from_config(config, attn_implementation=chosen, dtype=dtype)
     except (ValueError, ImportError) as error:
         raise PruneSearchError(
-            f"'{model}' cannot be built with attention {attention} ({one_line(error)}): use another --attn ({', '.join(ATTENTIONS)})"
+            f"'{model}' cannot be built with attention {attention} ({one_line(error)}): use another --attn "
+            f"({', '.join(ATTENTIONS)})"
         ) from error
     find_encoder(built)
     return built.eval().requires_grad_(False)
