@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 from prunesearch.cli.live import Live
-from prunesearch.commands.profile import EFFORTS, ProfileConfig, profile
+from prunesearch.commands.profile import ProfileConfig, profile
 from prunesearch.core.events import listening
+from prunesearch.core.tables.registry import EFFORTS
 from prunesearch.tasks.table import SHAPES
 
 _SHAPES = ["deit-small", "vit-base", "bert-base", "deit-tiny", "minilm-l6"]
@@ -44,7 +45,7 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown shape {', '.join(sorted(unknown))}: known are {', '.join(SHAPES)}")
     deadline = time.monotonic() + 60 * args.minutes
-    cell_s = EFFORTS["quick"].seconds * 1.3 + 10 + (0 if args.no_energy else ENERGY_S)
+    cell_s = EFFORTS["quick"] * 1.3 + 10 + (0 if args.no_energy else ENERGY_S)
     cells = list(itertools.product(args.modes, args.shapes, args.batch_sizes, args.dtypes))
     for done, (mode, shape, rows, dtype) in enumerate(cells):
         if time.monotonic() + cell_s > deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from prunesearch.commands.inspect import Inspection
 from prunesearch.commands.inspect import inspect as inspect_setting
 from prunesearch.commands.profile import ProfileConfig
 from prunesearch.commands.profile import profile as measure_profile
-from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.tables.device_profile import Profile
@@ -27,6 +28,8 @@ from prunesearch.study.setup import make_setting
 from prunesearch.study.target import resolve_target
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.objects import digest_of, task_of
+
+_PROFILE = tuple(field.name for field in fields(ProfileConfig))
 
 
 def run(
@@ -138,16 +141,26 @@ def load_study(study: str | Path, *, root: str | Path = DEFAULT_ROOT, task: Task
     return Study(resolve_study(str(study), root), task)
 
 
-def profile(model: str | Sequence[str], *, batch_sizes: Sequence[int] = (1, 8, 32), **settings: Any) -> Profile:
+def profile(model: str | Sequence[str] | None = None, **settings: Any) -> Profile:
     """Measure cost tables of a model's shape on this device, and keep them in a profile.
 
     Args:
-        model: a shape (`deit-small`), folder or Hub id, or several; weights are not needed.
-        batch_sizes: rows of a batch.
-        settings: further fields of `ProfileConfig`.
+        model: a shape (`deit-small`), folder or Hub id, or several; weights are not needed. None: the built-in shapes.
+        settings: further fields of `ProfileConfig`: `batch_sizes=[1, 8]`, `effort="quick"`, `plot="curves.html"`, ...;
+            None stands for the default.
+
+    Raises:
+        PruneSearchError: for bad input, in one line.
     """
-    models = [model] if isinstance(model, str) else list(model)
-    return measure_profile(ProfileConfig(models=models, batch_sizes=list(batch_sizes), **settings))
+    given = {name: value for name, value in settings.items() if value is not None}
+    unknown = next((name for name in given if name not in _PROFILE), None)
+    if unknown is not None:
+        raise PruneSearchError(f"unknown setting '{unknown}' of a profile: {did_you_mean(unknown, _PROFILE)}")
+    if model is not None:
+        given["models"] = [model] if isinstance(model, str) else list(model)
+    for name in {"plot", "root"} & given.keys():
+        given[name] = Path(given[name])
+    return measure_profile(ProfileConfig(**given))
 
 
 def measure(

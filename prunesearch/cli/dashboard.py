@@ -24,7 +24,12 @@ def dashboard(
 ) -> None:
     """Show studies in a browser, live while they run."""
     if optuna_copy is not None:
-        _copy(studies or [], optuna_copy)
+        from prunesearch.commands.optuna_copy import optuna_copy as copy
+
+        count = copy(studies or [], optuna_copy)
+        typer.echo(
+            f"written: {optuna_copy} ({count} trials have constraints); optuna-dashboard {optuna_copy}", err=True
+        )
         return
     from prunesearch.report.dashboard.app import serve
     from prunesearch.report.dashboard.library import Library
@@ -39,21 +44,6 @@ def dashboard(
         serve(library, host, port)
     except KeyboardInterrupt:
         typer.echo("", err=True)
-
-
-def _copy(studies: list[str], target: Path) -> None:
-    """Write the copy and say how to look at it."""
-    from prunesearch.core.errors import PruneSearchError
-    from prunesearch.study.folder import resolve_study
-    from prunesearch.study.storage.copy import copy_for_optuna_dashboard
-
-    if len(studies) != 1:
-        raise PruneSearchError(f"`--optuna-copy FILE` takes one study, but got {len(studies)}: name one")
-    folder = resolve_study(studies[0])
-    if folder.trials is None:
-        raise PruneSearchError(f"{folder.path} has no trials: they are in the storage that the run was given")
-    count = copy_for_optuna_dashboard(folder.trials, target)
-    typer.echo(f"written: {target} ({count} trials have constraints); optuna-dashboard {target}", err=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from prunesearch.cli.border import interruptible, quietly
-from prunesearch.cli.option_help import listed, modes, runtimes
+from prunesearch.cli.option_help import explained, listed, modes, runtimes
 from prunesearch.cli.values import SeveralValues
-from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES
+from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, EFFORTS
+from prunesearch.tasks.table import SHAPES
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study under studies/, or its folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
@@ -21,7 +21,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="Print the result alo
 def profile(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Shapes (deit-tiny deit-small …), folders or Hub ids; none: the built-in shapes."),
+        typer.Option(help=f"{listed(SHAPES)}; folders or Hub ids; none: the shapes."),
     ] = None,
     device: Annotated[str, typer.Option(help=f"{listed(DEVICE_KINDS)}, cuda:N.")] = "cpu",
     name: Annotated[str | None, typer.Option(help="Name of the profile; none: made from the device's.")] = None,
@@ -33,40 +33,37 @@ def profile(
     concurrency: Annotated[int, typer.Option(help="Forwards under way at once: measure one among others.", min=1)] = 1,
     length: Annotated[int | None, typer.Option(help="Tokens of a text (128).")] = None,
     energy: Annotated[bool, typer.Option("--energy", help="Measure energy too (minutes a table).")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="15 s a table in place of 45 s.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="150 s a table, on 64 token counts: for plateaus.")] = False,
+    effort: Annotated[str | None, typer.Option(help=f"{explained(EFFORTS, 'normal')}.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="As --effort quick.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="As --effort full.")] = False,
     redo: Annotated[bool, typer.Option("--redo", help="Measure again what the profile has.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write the latency-token curves: FILE.html or FILE.png.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of profiles; none: your own.")] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Measure this device, for `run --device NAME` anywhere."""
-    from prunesearch.commands.profile import ProfileConfig, plot_profile
-    from prunesearch.commands.profile import profile as measure
-    from prunesearch.cost.timing.modes import mode_of
+    from prunesearch.api.verbs import profile as measure
 
-    if quick and full:
-        raise PruneSearchError("--quick and --full exclude each other: choose one")
-    config = ProfileConfig(
-        models=model or ProfileConfig.models,
-        device=device,
-        name=name,
-        batch_sizes=batch_size or ProfileConfig.batch_sizes,
-        dtypes=dtype or ProfileConfig.dtypes,
-        attention=attention,
-        mode=mode_of(mode, runtime) or ProfileConfig.mode,
-        concurrency=concurrency,
-        length=length,
-        effort="quick" if quick else "full" if full else "normal",
-        energy=energy,
-        redo=redo,
-        root=folder,
-    )
     with quietly(quiet), interruptible("finished tables are kept"):
-        found = measure(config)
-    if plot is not None:
-        plot_profile(found, plot)
-        typer.echo(f"written: {plot}", err=True)
+        found = measure(
+            model,
+            device=device,
+            name=name,
+            batch_sizes=batch_size,
+            dtypes=dtype,
+            attention=attention,
+            mode=mode,
+            runtime=runtime,
+            concurrency=concurrency,
+            length=length,
+            effort=effort,
+            quick=quick,
+            full=full,
+            energy=energy,
+            redo=redo,
+            root=folder,
+            plot=plot,
+        )
     typer.echo(found.folder)
 
 

@@ -18,6 +18,7 @@ from prunesearch.core.events import say
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import kept_count
 from prunesearch.core.tables.registry import EFFORTS
+from prunesearch.core.tables.row_kinds import EffortRow
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device, kind_called
 from prunesearch.cost.energy.schedules import fit_table_energy, open_meter
@@ -34,10 +35,11 @@ from prunesearch.cost.tables.device_profile import (
     user_root,
 )
 from prunesearch.cost.tables.energy_fit import EnergyFit
-from prunesearch.cost.timing.modes import check_measurable
+from prunesearch.cost.timing.modes import check_measurable, mode_of
 from prunesearch.cost.timing.unseen import UNSEEN
 from prunesearch.pruning.apply import runnable
 from prunesearch.pruning.borders import borrowed
+from prunesearch.report.curves import check_plot, write_curves
 from prunesearch.search.space.space import SpaceFile
 from prunesearch.tasks.batching.batches import Inputs
 from prunesearch.tasks.loading import check_attention, check_device, check_dtype
@@ -57,14 +59,17 @@ class ProfileConfig:
         name: of the profile; None for one made from the device's name.
         batch_sizes, dtypes: every combination is measured.
         attention: sdpa, eager or flash.
-        mode: a name in `RUNTIMES`.
+        mode: a name in `RUNTIMES`, by torch; None: eager.
+        runtime: torch, or another name in `RUNTIMES`, in place of a mode.
         concurrency: forwards under way at once, the measured one among them.
         length: tokens of a text; None for 128.
-        effort: a name in `EFFORTS`.
+        effort: a name in `EFFORTS`; None: normal.
+        quick, full: those efforts.
         energy: measure energy too, where a counter is readable.
         redo: measure again what the profile has.
         root: folder of profiles; None for the user's.
         patience_s: how long to wait for a busy machine before each table.
+        plot: file for the latency-token curves of all tables, `.html` or `.png`.
     """
 
     models: Sequence[str] = tuple(SHAPES)
@@ -73,24 +78,45 @@ class ProfileConfig:
     batch_sizes: Sequence[int] = (1, 8, 32)
     dtypes: Sequence[str] = ("float32",)
     attention: str = "sdpa"
-    mode: str = "eager"
+    mode: str | None = None
+    runtime: str | None = None
     concurrency: int = 1
     length: int | None = None
-    effort: str = "normal"
+    effort: str | None = None
+    quick: bool = False
+    full: bool = False
     energy: bool = False
     redo: bool = False
     root: Path | None = None
     patience_s: float = 60.0
+    plot: Path | None = None
+
+    @property
+    def executed(self) -> str:
+        """What runs the models: a name in `RUNTIMES`."""
+        return mode_of(self.mode, self.runtime) or "eager"
+
+    @property
+    def work(self) -> EffortRow:
+        """How much goes into a table.
+
+        Raises:
+            PruneSearchError: if several efforts are asked for, or one that is none.
+        """
+        asked = [name for name, on in ((self.effort, self.effort), ("quick", self.quick), ("full", self.full)) if on]
+        if len(set(asked)) > 1:
+            raise PruneSearchError(f"efforts exclude each other, but got {' and '.join(map(str, asked))}: choose one")
+        return EFFORTS.entry(asked[0] or "normal" if asked else "normal")
 
     def check(self) -> None:
         """Raise `PruneSearchError` for what cannot be measured, before anything is."""
         check_device(self.device)
         for model in self.models:
             shape_config(model)
-        EFFORTS.entry(self.effort)
+        _ = self.work
         for dtype in self.dtypes:
             check_dtype(dtype)
-        check_measurable(self.mode, self.device)
+        check_measurable(self.executed, self.device)
         check_attention(self.attention)
         for rows in self.batch_sizes:
             if rows < 1:
@@ -99,6 +125,8 @@ class ProfileConfig:
             raise PruneSearchError(f"`concurrency >= 1` must hold, but got {self.concurrency}")
         if self.name is not None:
             check_profile_name(self.name)
+        if self.plot is not None:
+            check_plot(self.plot)
 
 
 def profile(
@@ -130,6 +158,9 @@ def profile(
     finally:
         if opened is not None and opened is not meter:
             opened.counter.close()
+    if config.plot is not None:
+        write_curves(config.plot, [found.read(entry) for entry in found.tables], found.name)
+        say(f"written: {config.plot}")
     return found
 
 
@@ -147,7 +178,7 @@ def _energy_meter(config: ProfileConfig, found: Profile, meter: EnergyMeter | Un
 
 
 def _bound(config: ProfileConfig, cells: int) -> str:
-    minutes = cells * EFFORTS[config.effort] / 60
+    minutes = cells * config.work.target / 60
     return f"about {minutes:.0f} min" if minutes >= 1 else f"about {60 * minutes:.0f} s"
 
 
@@ -222,7 +253,7 @@ def _facts(built: nn.Module, one: Inputs, rows: int, config: ProfileConfig) -> t
     """Shape and conditions of a model at a batch size, read off a single row."""
     with borrowed(built) as handle:
         shape = describe_shape(built, handle, one)
-        found = conditions_of(handle, one, shape.tokens, config.mode, config.concurrency)
+        found = conditions_of(handle, one, shape.tokens, config.executed, config.concurrency)
         return shape, {**found, "batch_size": rows}
 
 
@@ -235,7 +266,7 @@ def _measure(
     label: str,
     fit: Callable[..., EnergyFit],
 ) -> CostTable:
-    effort = EFFORTS.entry(config.effort)
+    effort = config.work
     bar_label = label.partition("] ")[2]
     methods = runnable(SpaceFile.load(None).methods(), check_attention(config.attention))
     table = measure_table(
@@ -244,7 +275,7 @@ def _measure(
         counts=grid(shape, effort.counts),
         methods=methods,
         time_budget_s=effort.target,
-        mode=config.mode,
+        mode=config.executed,
         concurrency=config.concurrency,
         unseen=UNSEEN,
         min_rounds=effort.rounds,
@@ -255,13 +286,6 @@ def _measure(
         return table
     fitted = fit(table, meter, built, inputs, methods=methods, repeats=effort.windows)
     return CostTable(**{**dict(table), "energy": fitted})
-
-
-def plot_profile(found: Profile, path: Path) -> None:
-    """Write the latency-token curves of all tables of a profile: `.html` or `.png`."""
-    from prunesearch.report.curves import write_curves
-
-    write_curves(path, [found.read(entry) for entry in found.tables], found.name)
 
 
 def describe(table: CostTable) -> str:

@@ -23,7 +23,7 @@ from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.shape import conditions_of
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.costs.bench import Bench
-from prunesearch.search.finish.items import combine
+from prunesearch.search.finish.items import combine_measured
 from prunesearch.search.finish.remeasure import Remeasured, remeasure
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
@@ -219,10 +219,9 @@ def _checks(
     ]
     weights = [load.weight for load in front.loads]
     for name in mine.loads[0]:
-        each, whole = ([CostAmount(measured=load[name]) for load in one.loads] for one in (mine, unpruned))
-        together = combine(each, whole, weights, front.across or "mean")
-        assert together.measured is not None
-        costs[name] = _check(item.costs[name], together.measured)
+        each, whole = ([load[name] for load in one.loads] for one in (mine, unpruned))
+        together = combine_measured(each, whole, weights, front.across or "mean")
+        costs[name] = _check(item.costs[name], together)
     return costs, loads
 
 

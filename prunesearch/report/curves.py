@@ -71,14 +71,18 @@ def write_curves(
         PruneSearchError: for another suffix, no table, or a PNG that cannot be drawn on this machine.
     """
     target = Path(path)
-    kind = target.suffix.lower()
-    if kind == ".html":
+    check_plot(target)
+    if target.suffix.lower() == ".html":
         write_text_atomic(target, curves_html(tables, title))
-    elif kind == ".png":
-        image = _png(_curves(tables), title, target, draw)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(image)
-    else:
+        return
+    image = _png(_curves(tables), title, target, draw)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(image)
+
+
+def check_plot(target: Path) -> None:
+    """Raise `PruneSearchError` for a file that `write_curves` cannot write."""
+    if target.suffix.lower() not in (".html", ".png"):
         raise PruneSearchError(f"a plot must be called FILE.html or FILE.png, but got '{target.name}'")
 
 

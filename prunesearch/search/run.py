@@ -14,8 +14,9 @@ from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.energy.schedules import open_meter
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.pruning.apply import apply_
+from prunesearch.search.handed_on import Run
 from prunesearch.search.space.space import SpaceFile
-from prunesearch.search.steps import STEPS, Run, Step
+from prunesearch.search.steps import STEPS, Step
 from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,35 +15,28 @@ from prunesearch.core.events import Moving, moving, say, step
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.registry import ENGINES
 from prunesearch.cost.devices.device import is_device, kind_of
-from prunesearch.cost.energy.window import EnergyMeter
-from prunesearch.pruning.apply import Handle, apply_
-from prunesearch.search.costs.bench import Bench
+from prunesearch.pruning.apply import apply_
 from prunesearch.search.costs.costing import Coster, Costing
 from prunesearch.search.costs.reach import check_reachable, seeds_within
 from prunesearch.search.engines.engine import Engine, EngineContext, Evaluate
 from prunesearch.search.finish.candidates import blind_note
 from prunesearch.search.finish.finish import Finish
+from prunesearch.search.handed_on import Priced, Probed, Run, Searched
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.sensitivity import measure_sensitivities
 from prunesearch.search.space.given import given_seed
 from prunesearch.search.space.space import Space
 from prunesearch.search.trials.ask_tell import Search
-from prunesearch.search.trials.constraints import QualityConstraints, feasible_records
+from prunesearch.search.trials.constraints import QualityConstraints
 from prunesearch.search.trials.convergence import Convergence
 from prunesearch.search.trials.evaluate import Evaluation, Evaluator
-from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
-from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
-from prunesearch.study.front_records import SearchInfo
 from prunesearch.study.setup import Setting, make_setting
 from prunesearch.study.trials import (
     TrialRecord,
     check_same_costs,
-    evaluation_units,
-    failed_trials,
     finished_trials,
-    open_study,
     study_exists,
     study_place,
 )
@@ -52,77 +44,6 @@ from prunesearch.tasks.batching.batches import EvalSet
 
 _FALLBACKS = 24  # schedules inside the budget, at hand for proposals that cannot be brought inside
 _WITHIN = 0.99  # of the unpruned quality: what the best so far must have
-
-
-@dataclass(frozen=True)
-class Run:
-    """What every step of a run stands on.
-
-    Attributes:
-        setting: what the run is of.
-        folder: of the study, where a step finds what was done before, and leaves what it does.
-        lock: of the folder; it is free while schedules are searched.
-        handle: of the setting's model, without a schedule between two steps.
-        space: of the run, as its file has it.
-        meter: of the device's energy, where that is asked for and the device is at hand.
-    """
-
-    setting: Setting
-    folder: StudyFolder
-    lock: Alone
-    handle: Handle
-    space: Space
-    meter: EnergyMeter | None = None
-
-    def open_study(self) -> Study:
-        """The Optuna study of the folder, made or resumed."""
-        config = self.setting.config
-        return open_study(objectives=config.objectives, **study_place(self.folder, config.storage))
-
-
-@dataclass(frozen=True)
-class Priced:
-    """After the first step: every schedule of the space has a price, and some are within the bounds.
-
-    Attributes:
-        resumed: the study, where there is one.
-    """
-
-    run: Run
-    costing: Costing
-    resumed: Study | None
-
-
-@dataclass(frozen=True)
-class Probed:
-    """After the second: what single stages lose, and the schedules that this says are worth a try.
-
-    Attributes:
-        space: the methods that are worth proposing.
-        split: calibration rows that trials are evaluated on.
-        seeds: schedules inside every bound, solved for.
-    """
-
-    priced: Priced
-    space: Space
-    split: EvalSet
-    sensitivities: Sensitivities
-    seeds: list[Schedule]
-
-
-@dataclass(frozen=True)
-class Searched:
-    """After the third: a study with finished trials.
-
-    Attributes:
-        unpruned: the unpruned model on the rows of the search.
-        stopped: why the search ended.
-    """
-
-    probed: Probed
-    study: Study
-    unpruned: Evaluation
-    stopped: str | None
 
 
 def price(run: Run) -> Priced:
@@ -276,49 +197,14 @@ class _Best:
 
 def conclude(searched: Searched) -> Front:
     """Evaluate the candidates on the holdout split, re-measure them, and write the front and the report."""
-    probed, study = searched.probed, searched.study
-    run, costing, setting = probed.priced.run, probed.priced.costing, probed.priced.run.setting
+    run = searched.probed.priced.run
     waited = run.lock.take()
-    records = finished_trials(study)
+    records = finished_trials(searched.study)
     if waited and run.folder.front.exists():
         front = Front.load(run.folder.front)
         if front.search.trials >= len(records):  # another process has concluded, with all of ours
             return front
-    bench = Bench(setting, run.handle, costing.loads, run.meter, setting.config.table_seconds / 2)
-    return Finish(
-        config=setting.config,
-        folder=run.folder,
-        model_id=setting.source.id,
-        model_shown=setting.source.shown,
-        task=setting.task,
-        handle=run.handle,
-        costing=costing,
-        bench=bench,
-        here=setting.target.here,
-        records=records,
-        candidates=feasible_records(study, records),
-        unpruned_calibration=searched.unpruned.quality,
-        calibration_rows=probed.split.n,
-        search=_spent(searched, records),
-    ).go()
-
-
-def _spent(searched: Searched, records: Sequence[TrialRecord]) -> SearchInfo:
-    """What the search spent, over all sessions; a unit is one evaluation of the unpruned model on the same rows."""
-    probed = searched.probed
-    spent, saved = evaluation_units(records, probed.priced.costing.unpruned_ms)
-    return SearchInfo.model_validate(
-        {
-            "sampler": probed.priced.run.setting.config.sampler,
-            "trials": len(records),
-            "seeds": sum(r.source == "seed" for r in records),
-            "failed": failed_trials(searched.study),
-            "evaluations": spent + probed.sensitivities.passes / probed.split.n,
-            "saved": saved,
-            "seconds": sum(r.seconds for r in records) + probed.sensitivities.seconds,
-            "stopped": searched.stopped,
-        }
-    )
+    return Finish(searched, records).go()
 
 
 Step = Callable[[Any], Any]  # of what the step before it returned; the first of a `Run`, the last to a `Front`

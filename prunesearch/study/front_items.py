@@ -127,10 +127,8 @@ class CostAmount(FrontRecord):
     @property
     def value(self) -> float:
         """What counts: as measured, or the prediction where nothing was."""
-        if self.measured is not None:
-            return self.measured.value
-        assert self.predicted is not None
-        return self.predicted
+        found = self.predicted if self.measured is None else self.measured.value
+        return math.nan if found is None else found  # one of them is there, or the record was refused
 
 
 Amounts = dict[CostName, CostAmount]

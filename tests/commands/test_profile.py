@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -376,13 +377,15 @@ def test_several_sizes_may_be_written_with_blanks(folder, tmp_path, measured, mo
     assert [c["rows"] for c in measured.calls] == [1, 4]
 
 
-def test_several_models_and_dtypes_may_be_written_with_blanks(monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr(profiling, "profile", lambda config: seen.append(config) or Profile.load(Path()))
-    args = ["--model", "deit-tiny", "vit-base", "--batch-size", "1", "8", "32", "--dtype", "float32", "bfloat16"]
-    command(monkeypatch, capsys, "profile", *args)
-    assert sorted(seen[0].models) == ["deit-tiny", "vit-base"]
-    assert (seen[0].batch_sizes, seen[0].dtypes) == ([1, 8, 32], ["float32", "bfloat16"])
+def test_several_models_and_dtypes_may_be_written_with_blanks(folder, tmp_path, measured, monkeypatch, capsys):
+    models = [str(folder / "model"), str(folder / "wide" / "model")]
+    args = ["--model", *models, "--batch-size", "1", "2", "--dtype", "float32", "bfloat16", "--folder", str(tmp_path)]
+    code, _, err = command(monkeypatch, capsys, "profile", *args, "--name", "box", "--quiet")
+    assert code == 0, err
+    tables = Profile.load(tmp_path / "box").tables
+    found = {(t.shape.width, t.conditions["batch_size"], t.conditions["dtype"]) for t in tables}
+    assert found == set(itertools.product((16, 32), (1, 2), ("float32", "bfloat16")))
+    assert len(measured.calls) == len(tables) == 8
 
 
 def test_ctrl_c_says_what_is_kept(folder, tmp_path, measured, monkeypatch, capsys):
@@ -397,7 +400,10 @@ def test_ctrl_c_says_what_is_kept(folder, tmp_path, measured, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--quick", "--full"], ["exclude each other"]),
+        (["--quick", "--full"], ["exclude each other", "quick and full"]),
+        (["--effort", "ful"], ["did you mean 'full'"]),
+        (["--effort", "full", "--quick"], ["full and quick"]),
+        (["--plot", "curves.jpg"], ["FILE.html or FILE.png"]),
         (["--batch-size", "8", "0"], ["0", ">= 1"]),
         (["--dtype", "float8"], ["float8"]),
         (["--model", "nosuchmodel"], ["nosuchmodel"]),

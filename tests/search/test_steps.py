@@ -8,8 +8,9 @@ import pytest
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import Planned, StepBegun
+from prunesearch.search.handed_on import Priced, Probed, Run, Searched
 from prunesearch.search.run import run
-from prunesearch.search.steps import STEPS, Priced, Probed, Run, Searched, conclude, price, probe, search
+from prunesearch.search.steps import STEPS, conclude, price, probe, search
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
 from tests.support.heard import Heard

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from prunesearch import __version__
 from prunesearch.core.costs import COSTS
 from prunesearch.core.events import moving, step
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.pruning.apply import Handle
 from prunesearch.report.report import write_report
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Costing
@@ -19,10 +19,11 @@ from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.finish.items import ItemMaker, Reference
 from prunesearch.search.finish.remeasure import Remeasured, remeasure
 from prunesearch.search.finish.verdict import Judge, with_promises
+from prunesearch.search.handed_on import Run, Searched
 from prunesearch.search.solve.seed import spread
+from prunesearch.search.trials.constraints import feasible_records
 from prunesearch.search.trials.evaluate import Evaluation, Evaluator
 from prunesearch.study.config import RunConfig
-from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import Point, Unpruned
 from prunesearch.study.front_records import (
@@ -36,46 +37,65 @@ from prunesearch.study.front_records import (
     TableInfo,
     TaskInfo,
 )
-from prunesearch.study.trials import TrialRecord, front_records
+from prunesearch.study.setup import Setting
+from prunesearch.study.trials import TrialRecord, evaluation_units, failed_trials, front_records
 from prunesearch.tasks.base import Task
 
 
-@dataclass
+@dataclass(frozen=True)
 class Finish:
-    """Everything the last two steps of a run need.
+    """The last two steps of a run: it holds the candidates out, measures them, and writes what came of it.
 
     Attributes:
-        model_id: folder or Hub id that the model's tokenizer or processor comes from; None if nobody knows it.
-        model_shown: what results call the model.
-        bench: what measures costs where the device is `here`.
-        here: whether the device whose costs count is at hand.
+        searched: what was searched, and all that this stands on.
         records: finished trials, all of them.
-        candidates: of them, those that keep the constraints on the rows of the search.
-        unpruned_calibration: quality of the unpruned model on these rows, `calibration_rows` of them.
-        search: what the search spent.
     """
 
-    config: RunConfig
-    folder: StudyFolder
-    model_id: str | None
-    model_shown: str
-    task: Task
-    handle: Handle
-    costing: Costing
-    bench: Bench
-    here: bool
+    searched: Searched
     records: Sequence[TrialRecord]
-    candidates: Sequence[TrialRecord]
-    unpruned_calibration: float
-    calibration_rows: int
-    search: SearchInfo
+
+    @property
+    def run(self) -> Run:
+        """What the run stands on."""
+        return self.searched.probed.priced.run
+
+    @property
+    def setting(self) -> Setting:
+        """What the run is of."""
+        return self.run.setting
+
+    @property
+    def config(self) -> RunConfig:
+        """What was asked for."""
+        return self.setting.config
+
+    @property
+    def task(self) -> Task:
+        """The model with its data."""
+        return self.setting.task
+
+    @property
+    def costing(self) -> Costing:
+        """What schedules cost by prediction."""
+        return self.searched.probed.priced.costing
+
+    @cached_property
+    def bench(self) -> Bench:
+        """What measures costs, where the device is at hand."""
+        return Bench(self.setting, self.run.handle, self.costing.loads, self.run.meter, self.config.table_seconds / 2)
+
+    @property
+    def here(self) -> bool:
+        """Whether the device whose costs count is at hand."""
+        return self.setting.target.here
 
     def go(self) -> Front:
         """Evaluate and re-measure the candidates, drop the dominated ones, and write front and report."""
-        candidates = spread(front_records(self.candidates), self.config.front_points, lambda r: r.predicted_ms)
+        feasible = feasible_records(self.searched.study, self.records)
+        candidates = spread(front_records(feasible), self.config.front_points, lambda r: r.predicted_ms)
         evaluations, reference = self._hold_out(candidates)
         base, *measured = self._measure([Schedule(), *(r.schedule for r in candidates)])
-        known = Reference(reference, self.unpruned_calibration)
+        known = Reference(reference, self.searched.unpruned.quality)
         maker = ItemMaker(self.costing, self.bench, self.task.metric, known)
         unpruned = maker.unpruned(base)
         points = [
@@ -83,18 +103,18 @@ class Finish:
             for record, evaluation, costs in zip(candidates, evaluations, measured, strict=True)
         ]
         chosen = selection(
-            [r.quality for r in candidates], self.unpruned_calibration, self.calibration_rows, evaluations, reference
+            [r.quality for r in candidates], known.calibration, self.searched.probed.split.n, evaluations, reference
         )
         blind = blind_note(self.task.metric, reference, self.task.holdout.labels)
         front = self._front(unpruned, points, chosen, blind)
         self._report(front)
-        front.save(self.folder.front)  # last: where it lies, the study is finished
+        front.save(self.run.folder.front)  # last: where it lies, the study is finished
         return front
 
     def _hold_out(self, candidates: list[TrialRecord]) -> tuple[list[Evaluation], Evaluation]:
         split = self.task.holdout
         step(f"holdout: {len(candidates)} candidates on {split.n} rows that the search has not seen")
-        evaluator = Evaluator(self.task, self.handle, split)
+        evaluator = Evaluator(self.task, self.run.handle, split)
         with moving("holdout", max(1, len(candidates) * split.n)) as bar:
             found = [evaluator.evaluate(r.schedule, bar.advance) for r in candidates]
         return found, evaluator.unpruned()
@@ -135,7 +155,7 @@ class Finish:
         )
         notes = [blind, selection_note(chosen, self.task.metric), *self._remarks(points)]
         return Front(
-            study=self.folder.name,
+            study=self.run.folder.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             prunesearch=__version__,
             config=config.to_dict(),
@@ -163,19 +183,19 @@ class Finish:
             selection=chosen,
             notes=[note for note in notes if note],
             verdict=judge.verdict(points, tested),
-            search=self.search,
+            search=_spent(self.searched, self.records),
         )
 
     def _remarks(self, points: list[Point]) -> list[str]:
         """What this kind of task has to say of the points beside its columns, measured where the device is at hand."""
         if not self.here:
             return []
-        return self.task.remarks(self.handle, {p.id: p.to_schedule() for p in points}, self.config.batch_size)
+        return self.task.remarks(self.run.handle, {p.id: p.to_schedule() for p in points}, self.config.batch_size)
 
     def _model(self) -> ModelInfo:
-        encoder = self.handle.encoder
+        encoder = self.run.handle.encoder
         return ModelInfo(
-            id=self.model_shown,
+            id=self.setting.source.shown,
             class_name=type(self.task.model).__name__,
             family=encoder.family.model_type,
             depth=encoder.depth,
@@ -202,7 +222,7 @@ class Finish:
         ]
 
     def _report(self, front: Front) -> None:
-        rows, traces = illustrate(self.task, self.handle, front.points, self.model_id)
+        rows, traces = illustrate(self.task, self.run.handle, front.points, self.setting.source.id)
         trials = [
             {
                 "number": r.number,
@@ -213,4 +233,22 @@ class Finish:
             }
             for r in self.records
         ]
-        write_report(self.folder.report, front, trials, rows, traces)
+        write_report(self.run.folder.report, front, trials, rows, traces)
+
+
+def _spent(searched: Searched, records: Sequence[TrialRecord]) -> SearchInfo:
+    """What the search spent, over all sessions; a unit is one evaluation of the unpruned model on the same rows."""
+    probed = searched.probed
+    spent, saved = evaluation_units(records, probed.priced.costing.unpruned_ms)
+    return SearchInfo.model_validate(
+        {
+            "sampler": probed.priced.run.setting.config.sampler,
+            "trials": len(records),
+            "seeds": sum(r.source == "seed" for r in records),
+            "failed": failed_trials(searched.study),
+            "evaluations": spent + probed.sensitivities.passes / probed.split.n,
+            "saved": saved,
+            "seconds": sum(r.seconds for r in records) + probed.sensitivities.seconds,
+            "stopped": searched.stopped,
+        }
+    )

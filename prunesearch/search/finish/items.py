@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.core.plans.plan import Plan
@@ -18,6 +19,8 @@ from prunesearch.search.finish.remeasure import Remeasured
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.front_items import CostAmount, Difference, Fidelity, Measured, MetricValue, Point, Unpruned
 from prunesearch.study.trials import TrialRecord
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -139,23 +142,29 @@ class ItemMaker:
 def combine(
     mine: Sequence[CostAmount], unpruned: Sequence[CostAmount], weights: Sequence[float], across: str
 ) -> CostAmount:
-    """What a cost under several loads comes to, predicted and measured each; it has no quantiles."""
-
-    def of(read: str) -> float | None:
-        parts = ([_part(amount, read) for amount in amounts] for amounts in (mine, unpruned))
-        values, whole = ([value for value in part if value is not None] for part in parts)
-        return together(values, whole, weights, across) if len(values) == len(whole) == len(mine) else None
-
-    value, median = of("value"), of("median")
-    measured = None if value is None else Measured(value=value, median=median)
-    return CostAmount(predicted=of("predicted"), measured=measured)
+    """What a cost under several loads comes to, predicted and measured each, as far as all loads have it."""
+    predicted, base = _each(a.predicted for a in mine), _each(a.predicted for a in unpruned)
+    found, whole = _each(a.measured for a in mine), _each(a.measured for a in unpruned)
+    return CostAmount(
+        predicted=together(predicted, base, weights, across) if predicted and base else None,
+        measured=combine_measured(found, whole, weights, across) if found and whole else None,
+    )
 
 
-def _part(amount: CostAmount, read: str) -> float | None:
-    if read == "predicted":
-        return amount.predicted
-    found = None if amount.measured is None else getattr(amount.measured, read)
-    return None if found is None else float(found)
+def combine_measured(
+    mine: Sequence[Measured], unpruned: Sequence[Measured], weights: Sequence[float], across: str
+) -> Measured:
+    """What was measured under several loads comes to; it has no quantiles."""
+    value = together([m.value for m in mine], [m.value for m in unpruned], weights, across)
+    medians, base = _each(m.median for m in mine), _each(m.median for m in unpruned)
+    return Measured(value=value, median=together(medians, base, weights, across) if medians and base else None)
+
+
+def _each(values: Iterable[T | None]) -> list[T] | None:
+    """The values, if none is missing."""
+    listed = list(values)
+    found = [value for value in listed if value is not None]
+    return found if len(found) == len(listed) else None
 
 
 def _quality(evaluation: Evaluation, calibration: float) -> MetricValue:

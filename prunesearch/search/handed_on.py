@@ -1,0 +1,91 @@
+"""What the steps of a run hand on, each to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optuna import Study
+
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.cost.energy.window import EnergyMeter
+from prunesearch.pruning.apply import Handle
+from prunesearch.search.costs.costing import Costing
+from prunesearch.search.solve.losses import Sensitivities
+from prunesearch.search.space.space import Space
+from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study.alone import Alone
+from prunesearch.study.folder import StudyFolder
+from prunesearch.study.setup import Setting
+from prunesearch.study.trials import open_study, study_place
+from prunesearch.tasks.batching.batches import EvalSet
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step of a run stands on.
+
+    Attributes:
+        setting: what the run is of.
+        folder: of the study, where a step finds what was done before, and leaves what it does.
+        lock: of the folder; it is free while schedules are searched.
+        handle: of the setting's model, without a schedule between two steps.
+        space: of the run, as its file has it.
+        meter: of the device's energy, where that is asked for and the device is at hand.
+    """
+
+    setting: Setting
+    folder: StudyFolder
+    lock: Alone
+    handle: Handle
+    space: Space
+    meter: EnergyMeter | None = None
+
+    def open_study(self) -> Study:
+        """The Optuna study of the folder, made or resumed."""
+        config = self.setting.config
+        return open_study(objectives=config.objectives, **study_place(self.folder, config.storage))
+
+
+@dataclass(frozen=True)
+class Priced:
+    """After the first step: every schedule of the space has a price, and some are within the bounds.
+
+    Attributes:
+        resumed: the study, where there is one.
+    """
+
+    run: Run
+    costing: Costing
+    resumed: Study | None
+
+
+@dataclass(frozen=True)
+class Probed:
+    """After the second: what single stages lose, and the schedules that this says are worth a try.
+
+    Attributes:
+        space: the methods that are worth proposing.
+        split: calibration rows that trials are evaluated on.
+        seeds: schedules inside every bound, solved for.
+    """
+
+    priced: Priced
+    space: Space
+    split: EvalSet
+    sensitivities: Sensitivities
+    seeds: list[Schedule]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """After the third: a study with finished trials.
+
+    Attributes:
+        unpruned: the unpruned model on the rows of the search.
+        stopped: why the search ended.
+    """
+
+    probed: Probed
+    study: Study
+    unpruned: Evaluation
+    stopped: str | None
