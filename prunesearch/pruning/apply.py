@@ -1,16 +1,15 @@
-"""`apply_`: put a schedule into a model, in place, and take it out again exactly."""
+"""`apply_`: put a plan into a model, in place, and take it out again exactly."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, parse_method
 from prunesearch.core.tables.registry import MERGES
@@ -20,17 +19,25 @@ from prunesearch.pruning.families.compiled import CompiledLayout
 from prunesearch.pruning.families.find import Encoder, find_encoder
 from prunesearch.pruning.families.restoring import restore_places
 from prunesearch.pruning.families.surroundings import check_surroundings, holders
+from prunesearch.pruning.forward.leaves import Leaves
 from prunesearch.pruning.forward.state import Departure, Reductions, carrier_of, hide_state, mark_carrier, show_state
 from prunesearch.pruning.forward.tokens import Tokens
 from prunesearch.pruning.forward.trace import Trace
 from prunesearch.pruning.hooks import Hooks
 from prunesearch.pruning.interface import ObservedConfig
 
+if TYPE_CHECKING:
+    from prunesearch.core.plans.plan import Plan
+
 
 def apply_(
     model: nn.Module, schedule: Schedule | Plan | Iterable[Stage], *, trace: bool = False, seed: int = 0
 ) -> Handle:
     """Reduce tokens inside `model` from now on, as `schedule` says. In place; undone by `handle.remove()`.
+
+    A plan may change the model too (`Plan.changes`): its weights are converted once, into twins of its modules that run
+    in their place, and stay as they are, so that everything is undone to the last bit. Twins follow weights that are
+    changed or moved.
 
     A head that answers for every token (`restoring.RESTORED`: tags, spans, CTC) is given all of them, put back in their
     places; any other reads the tokens that are left.
@@ -43,8 +50,8 @@ def apply_(
 
     Args:
         model: a supported transformers model (`prunesearch.pruning.families.find`), or a module that contains one.
-        schedule: the stages, as a `Schedule`, a list of them, or a plan that has nothing else; an empty one leaves the
-            computation as it was.
+        schedule: a `Plan`, or its stages alone, as a `Schedule` or a list of them; an empty one leaves the computation
+            as it was.
         trace: keep, for the latest forward, which inputs every surviving token holds (`handle.trace`).
         seed: of the `random` scorer.
 
@@ -53,8 +60,8 @@ def apply_(
 
     Raises:
         UnsupportedModelError: if the model's family is unknown.
-        PruneSearchError: if the model already carries a schedule, the schedule does not fit it, or the plan changes
-            more than tokens.
+        PruneSearchError: if the model already carries a schedule, the schedule does not fit it, or the plan has weights
+            of its own.
     """
     return Handle(model, schedule, trace=trace, seed=seed)
 
@@ -73,29 +80,32 @@ def runnable(methods: Iterable[str], attention: str) -> list[str]:
 
 
 class Handle:
-    """A schedule at work in a model: puts it in and takes it out; the model's own `Driver` runs the blocks.
+    """A plan at work in a model: puts it in and takes it out; the model's own `Driver` runs the blocks.
 
     What forwards leave (`tokens`, `trace`) and what `under`, `traced`, `observing` and `resuming` change is of the
     calling thread: others go on as they were.
     """
 
     def __init__(self, model: nn.Module, schedule: Any, *, trace: bool = False, seed: int = 0) -> None:
-        encoder, schedule = find_encoder(model), as_schedule(schedule)
+        encoder, schedule = find_encoder(model), as_planned(schedule)
         if carrier_of(model) is not None:  # of this package, or of an exported file
             raise PruneSearchError(
                 "the model already carries a schedule: use handle.set(schedule), or handle.remove() first"
             )
         check_surroundings(model, encoder.base)
         self._driver = Driver(encoder, traced=trace, seed=seed)
-        self._driver.check(schedule)
-        self._driver.around = holders(model, encoder.base)
         self._hooks = Hooks()
+        self._leaves = Leaves(
+            model, encoder.blocks, [*encoder.blocks, *encoder.cores], self._driver.threads, self._hooks
+        )
+        self._driver.check(Reductions.of(schedule).schedule)
+        self._driver.around = holders(model, encoder.base)
         try:
             self._install(model)
+            self.set(schedule)
         except BaseException:
             self.remove()
             raise
-        self.set(schedule)
 
     def _install(self, model: nn.Module) -> None:
         driver, encoder, hooks = self._driver, self._driver.encoder, self._hooks
@@ -109,6 +119,8 @@ class Handle:
             if "config" in core.__dict__:
                 hooks.put(core, "config", ObservedConfig(core.__dict__["config"]))
         hooks.before(encoder.base, self._enter)
+        if model is not encoder.base:
+            hooks.before(model, self._choose)
         for attach in (*encoder.family.attachments, restore_places):
             attach(driver, model, hooks)
         if encoder.family.start is not None:
@@ -120,44 +132,65 @@ class Handle:
                 "a schedule cannot run in a shallow copy of its model (nn.DataParallel makes them): "
                 "use DistributedDataParallel, or one process a device"
             )
+        self._choose()
+
+    def _choose(self, *_: Any) -> None:
+        """A forward begins: the twins of the calling thread's plan run until the next one does."""
+        variant = self._driver.state.variant = self._driver.reductions.variant
+        if variant:
+            self._leaves.refresh(variant)
 
     @property
     def encoder(self) -> Encoder:
         """The encoder that is reduced."""
         return self._driver.encoder
 
-    # -- the schedule ----------------------------------------------------------------------------------
+    # -- the plan --------------------------------------------------------------------------------------
 
     @property
     def schedule(self) -> Schedule:
-        """What the calling thread's next forward does."""
+        """The stages of the calling thread's next forward."""
         return self._driver.reductions.schedule
 
+    @property
+    def plan(self) -> Plan:
+        """What the calling thread's next forward does."""
+        from prunesearch.core.plans.plan import Plan
+
+        return Plan.of(self._driver.reductions.given)
+
     def set(self, schedule: Any) -> None:
-        """Put another schedule in place of the present one; the model itself is not touched.
+        """Put another plan in place of the present one.
 
         It is given as to `apply_`. Forwards under way end as they began. Within `under`, what that put in place is
         replaced.
         """
-        schedule = as_schedule(schedule)
-        self._driver.check(schedule)
+        reductions = self._reductions(schedule)
         if self._driver.state.reductions is not None:
-            self._driver.state.reductions = Reductions.of(schedule)
+            self._driver.state.reductions = reductions
         else:
-            self._driver.standing = Reductions.of(schedule)
+            self._driver.standing = reductions
+        self._driver.state.variant = reductions.variant
+
+    def _reductions(self, given: Any) -> Reductions:
+        """A plan as blocks look it up, checked, its twins made."""
+        given = as_planned(given)
+        reductions = Reductions.of(given)
+        self._driver.check(reductions.schedule)
+        self._leaves.prepare(reductions.variant, getattr(given, "changes", ()))
+        return reductions
 
     @contextmanager
     def under(self, schedule: Any, *, traced: bool | None = None) -> Iterator[Handle]:
-        """Within the block, the calling thread's forwards run another schedule; afterwards the one from before.
+        """Within the block, the calling thread's forwards run another plan; afterwards the one from before.
 
         Args:
             schedule: any that fits the model, given as to `apply_`.
             traced: whether they are traced; None: as before.
         """
-        schedule = as_schedule(schedule)
-        self._driver.check(schedule)
+        reductions = self._reductions(schedule)
         tracing: dict[str, Any] = {} if traced is None else {"trace": Trace() if traced else None}
-        with self._driver.state.changed(reductions=Reductions.of(schedule), **tracing):
+        with self._driver.state.changed(reductions=reductions, variant=reductions.variant, **tracing):
             yield self
 
     def remove(self) -> None:
@@ -166,6 +199,7 @@ class Handle:
         if carrier_of(base) is not self:
             return
         self._driver.installed = False
+        self._driver.state.variant = ""
         self._hooks.remove()
         for core in self.encoder.cores:
             hide_state(core)
@@ -265,11 +299,14 @@ class BlockForward:
         return type(self.block).forward(self.block, hidden_states, *args, **kwargs)
 
 
-def as_schedule(given: Any) -> Schedule:
-    """The schedule that a `Schedule`, a `Plan` of nothing else or a list of stages is.
+def as_planned(given: Any) -> Any:
+    """A `Plan` or `Schedule` as it is, a list of stages as a schedule.
 
     Plans are asked, not imported: this goes into files that know of none.
     """
-    if not isinstance(given, Schedule):
-        given = getattr(given, "tokens_only", given)
-    return given if isinstance(given, Schedule) else Schedule(given)
+    weights = getattr(given, "weights", None)
+    if weights is not None:
+        raise PruneSearchError(
+            f"the plan has weights of its own ({weights}), which are not in the model: load them first"
+        )
+    return given if isinstance(given, Schedule) or hasattr(given, "changes") else Schedule(given)

@@ -1,4 +1,6 @@
-"""Plans: what is done to a model. Token stages today; changes of precision, width, rank and depth, and weights, later.
+"""Plans: what is done to a model: token stages, changes of the model itself (precision), and weights.
+
+A plan is read where a schedule is, and one of stages alone is equal to its schedule.
 
 A file of a plan is version 2 of that of a schedule, and the reader takes both.
 """
@@ -6,13 +8,16 @@ A file of a plan is version 2 of that of a schedule, and the reader takes both.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
+from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.core.plans.schedule import PLAN_FORMAT, PLAN_VERSION, Schedule, read_stages
-from prunesearch.core.tables.registry import CHANGES
+from prunesearch.core.plans.schedule_text import parse_schedule
+from prunesearch.core.plans.stage import Stage
+from prunesearch.core.tables.registry import CHANGES, find_table
 
 Value = str | int | float | bool
 _KEYS = {"stages", "changes", "weights"}
@@ -46,14 +51,44 @@ class Change:
             raise PruneSearchError(f"unknown kind of change {kind!r}: this prunesearch has {known}; use a newer one")
         if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 0):
             raise PruneSearchError(f"`block` must be an integer >= 0 or None, but got {block!r}")
-        fields = {"kind": kind, "block": block, "params": tuple(sorted(dict(params).items()))}
+        row, given = CHANGES.entry(kind), dict(params)
+        if row.names:
+            if set(given) != {row.param}:
+                raise PruneSearchError(f"a change of {kind} has the parameter `{row.param}`, but got {sorted(given)}")
+            find_table(row.names).entry(str(given[row.param]))
+        fields = {"kind": kind, "block": block, "params": tuple(sorted(given.items()))}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
     def __str__(self) -> str:
-        said = ", ".join(f"{name}={value}" for name, value in self.params)
+        """`int8`, `3:int8` of one block; of a kind whose values have no names, `rank(share=0.5)`."""
         where = "" if self.block is None else f"{self.block}:"
+        if CHANGES.entry(self.kind).names:
+            return f"{where}{self.params[0][1]}"
+        said = ", ".join(f"{name}={value}" for name, value in self.params)
         return f"{where}{self.kind}" + (f"({said})" if said else "")
+
+    @property
+    def help(self) -> str:
+        """What it does, in one line."""
+        row = CHANGES.entry(self.kind)
+        return find_table(row.names).entry(str(self.params[0][1])).help if row.names else row.help
+
+    @classmethod
+    def parse(cls, text: str) -> Change:
+        """Read what a change prints, of kinds whose values have names: `int8`, `3:int8`.
+
+        Raises:
+            PruneSearchError: for a name that is in no table of theirs.
+        """
+        block, _, name = text.strip().rpartition(":")
+        rows = {kind: CHANGES.entry(kind) for kind in CHANGES}
+        tables = {kind: find_table(row.names) for kind, row in rows.items() if row.names}
+        found = next((kind for kind, table in tables.items() if name in table), None)
+        if found is None or not (block.isdecimal() or not block):
+            known = [name for table in tables.values() for name in table]
+            raise PruneSearchError(f"unknown change '{text.strip()}' of a model: {did_you_mean(name, known)}")
+        return cls(found, int(block) if block else None, {rows[found].param: name})
 
     def to_dict(self) -> dict[str, Any]:
         """The plain JSON form."""
@@ -76,7 +111,7 @@ class Change:
         return cls(**data)
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, eq=False)
 class Plan:
     """What is done to a model; the empty plan is the unpruned model.
 
@@ -113,6 +148,37 @@ class Plan:
         more = [*map(str, self.changes), *([] if self.weights is None else [f"weights {self.weights}"])]
         return " | ".join([str(self.schedule), *more])
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Schedule):
+            return not self.changes and self.weights is None and self.schedule == other
+        return isinstance(other, Plan) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self.schedule) if not self.changes and self.weights is None else hash(self._parts)
+
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        return self.schedule, self.changes, self.weights
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.schedule)
+
+    def __len__(self) -> int:
+        return len(self.schedule)
+
+    @property
+    def variant(self) -> str:
+        """What is done to the model beside its tokens, in a word or two: `int8`; empty where nothing is."""
+        return variant_of(self.changes)
+
+    def flow(self, geometry: Geometry) -> Flow:
+        """How tokens flow; see `Schedule.flow`."""
+        return self.schedule.flow(geometry)
+
+    def counts(self, depth: int, tokens: int, protected: int) -> list[int]:
+        """Tokens leaving each block; see `Schedule.counts`."""
+        return self.schedule.counts(depth, tokens, protected)
+
     @property
     def tokens_only(self) -> Schedule:
         """The schedule of a plan that does nothing else.
@@ -121,10 +187,9 @@ class Plan:
             PruneSearchError: for a plan that does: nothing here could carry it out.
         """
         if self.changes or self.weights is not None:
-            what = str(self.changes[0]) if self.changes else f"weights {self.weights}"
+            what = self.variant or f"weights {self.weights}"
             raise PruneSearchError(
-                f"this prunesearch applies token stages alone, but the plan has more ({what}): use a newer one, or "
-                "plan.schedule for its stages"
+                f"token stages alone are asked for, but the plan has more ({what}): plan.schedule has its stages"
             )
         return self.schedule
 
@@ -132,6 +197,16 @@ class Plan:
     def of(cls, given: Plan | Schedule) -> Plan:
         """A plan as it is, or that of a schedule."""
         return given if isinstance(given, Plan) else cls(given)
+
+    @classmethod
+    def parse(cls, text: str) -> Plan:
+        """Read what a plan prints: `3:0.70 cls_attention+fuse | int8`; weights are in no text.
+
+        Raises:
+            PruneSearchError: naming what cannot be read.
+        """
+        stages, *changes = text.split("|")
+        return cls(parse_schedule(stages), map(Change.parse, changes))
 
     # -- JSON -------------------------------------------------------------------------------------------
 
@@ -174,3 +249,8 @@ class Plan:
         except json.JSONDecodeError as error:
             raise CorruptFileError(f"not a JSON plan: {error}") from None
         return cls.from_dict(data)
+
+
+def variant_of(changes: Iterable[Change]) -> str:
+    """The key of some changes in cost tables, and how people read them: `int8`; empty for none."""
+    return " | ".join(map(str, changes))

@@ -61,7 +61,7 @@ class Schedule:
         return len(self.stages)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Schedule) and self.stages == other.stages
+        return self.stages == other.stages if isinstance(other, Schedule) else NotImplemented  # a plan may be equal
 
     def __hash__(self) -> int:
         return self._hash

@@ -87,8 +87,78 @@ SELECTIONS = make_table(
     SelectionRow,
 )
 
+# -- what is done to the model beside its tokens -------------------------------------------------------------------
+
+_COMPRESS = "prunesearch.compress"
+
+
+@dataclass(frozen=True)
+class ChangeRow(Row):
+    """A kind of change; `target` takes a change's parameters and gives what makes the twins of a model's modules
+    (`pruning.forward.leaves.MakesTwins`).
+
+    Attributes:
+        param: the parameter that says it all, whose value stands for the change where people read it.
+        names: table of the values that this parameter takes.
+    """
+
+    param: str = ""
+    names: str = ""
+
+
 # rows are added in one release, not in a file: a plan that names another kind is refused
-CHANGES: Registry[Row] = make_table("kind of change", {}, Row, "changes")
+CHANGES = make_table(
+    "kind of change",
+    {
+        "precision": ChangeRow(
+            f"{_COMPRESS}.precision:make_precision",
+            "what weights and matrix products are computed in",
+            param="to",
+            names="precisions",
+        )
+    },
+    ChangeRow,
+    "changes",
+)
+
+
+@dataclass(frozen=True)
+class PrecisionRow(Row):
+    """A precision; `target` is a `compress.precision.Precision`.
+
+    Attributes:
+        dtype: of activations, a name in `DTYPES`; empty: the model's own.
+        bits: of a weight that is computed in it.
+        linear: whether the weights of linear layers alone are; the others stay as they are.
+    """
+
+    dtype: str = ""
+    bits: int = 32
+    linear: bool = False
+
+
+PRECISIONS = make_table(
+    "precision",
+    {
+        "float32": PrecisionRow(f"{_COMPRESS}.precision:FLOAT32", "as most checkpoints are", "float32"),
+        "bfloat16": PrecisionRow(
+            f"{_COMPRESS}.precision:BFLOAT16", "half the bits, the range of float32", "bfloat16", 16
+        ),
+        "float16": PrecisionRow(
+            f"{_COMPRESS}.precision:FLOAT16", "half the bits, three finer than bfloat16", "float16", 16
+        ),
+        "int8": PrecisionRow(
+            f"{_COMPRESS}.precision:INT8",
+            "matrix products in 8 bits, activations scaled as they come (dynamic)",
+            bits=8,
+            linear=True,
+        ),
+        "int8-weights": PrecisionRow(
+            f"{_COMPRESS}.precision:INT8_WEIGHTS", "weights alone in 8 bits (torchao)", bits=8, linear=True
+        ),
+    },
+    PrecisionRow,
+)
 
 # -- searching -----------------------------------------------------------------------------------------------------
 
@@ -291,6 +361,7 @@ TABLES: dict[str, Registry[Any] | str] = {
     "merges": MERGES,
     "selections": SELECTIONS,
     "changes": CHANGES,
+    "precisions": PRECISIONS,
     "samplers": SAMPLERS,
     "engines": ENGINES,
     "spaces": SPACES,

@@ -116,6 +116,7 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule) -> str:
         ("prunesearch.core.tables.registry", "SELECTIONS"): 'Registry("selection", {}, SelectionRow)',
         (_TABLES, "FAMILIES"): 'Registry("model family", {row.model_type: Row(row, "") for row in ROWS}, Row)',
         **_rows(find_encoder(model).family.model_type),
+        ("prunesearch.core.tables.registry", "CHANGES"): 'Registry("kind of change", {}, ChangeRow)',
         **{(_TABLE, name): "{}" for name in _EMPTIED},
     }
     bundle = Bundle(roots, replaced, methods=("register", "remove", "from_dict"))

@@ -30,19 +30,26 @@ _STATE, _CARRIER = "_prunesearch_state", "_prunesearch_handle"
 
 @dataclass(frozen=True)
 class Reductions:
-    """A schedule as blocks look it up: the rule of each layer that has one."""
+    """A plan as blocks look it up: the rule of each layer that has one, and which twins of modules run.
 
+    Plans are asked, not imported: this goes into files that know of schedules alone.
+    """
+
+    given: Any
     schedule: Schedule
     rules: Mapping[int, Rule]
+    variant: str = ""
 
     @classmethod
-    def of(cls, schedule: Schedule) -> Reductions:
-        """Those of a schedule."""
+    def of(cls, given: Any) -> Reductions:
+        """Those of a plan or a schedule."""
+        schedule: Schedule = getattr(given, "schedule", given)
         before = [1.0, *(s.keep for s in schedule)]
-        return cls(schedule, {s.layer: Rule.of(s, k) for s, k in zip(schedule, before, strict=False)})
+        rules = {s.layer: Rule.of(s, k) for s, k in zip(schedule, before, strict=False)}
+        return cls(given, schedule, rules, getattr(given, "variant", ""))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Reductions.of, (self.schedule,)  # a copy looks its rules up
+        return Reductions.of, (self.given,)  # a copy looks its rules up
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ class ThreadState:
 
     Attributes:
         forward: the latest; None before the first, and after one that failed.
-        reductions: another schedule than the handle's (`Handle.under`).
+        reductions: another plan than the handle's (`Handle.under`).
+        variant: which twins of modules run (`leaves`); empty: the modules themselves.
         trace: what forwards are traced in.
         recorded: the inputs of the blocks of the latest forward, where they are observed.
         resume: the block at which forwards begin, and its input `[batch, tokens, width]`.
@@ -129,6 +137,7 @@ class ThreadState:
     def __init__(self, traced: bool) -> None:
         self.forward: ForwardState | None = None
         self.reductions: Reductions | None = None
+        self.variant = ""
         self.trace: Trace | None = Trace() if traced else None
         self.recorded: list[Tensor] | None = None
         self.resume: tuple[int, Tensor] | None = None

@@ -25,8 +25,8 @@ WARM = ps.Schedule([Stage(1, 0.5, "value_norm", "soft", params={"temperature": 0
 
 @pytest.fixture
 def changes() -> Iterator[None]:
-    """This prunesearch has no kind of change: two for the tests."""
-    with CHANGES.registered("int8", lambda: None, "for the tests"), CHANGES.registered("rank", lambda: None, "also"):
+    """Two kinds of change that this prunesearch has not, for the tests."""
+    with CHANGES.registered("int4", lambda: None, "for the tests"), CHANGES.registered("rank", lambda: None, "also"):
         yield
 
 
@@ -60,14 +60,14 @@ def test_what_is_printed_and_what_is_written_is_read_back(schedule: ps.Schedule)
 
 
 def test_a_plan_is_a_value(changes: None) -> None:
-    int8 = Change("int8", params={"group": 32, "attention": True})
-    plan = ps.Plan(WARM, [int8, Change("rank", 3, {"share": 0.5})], "fine-tuned")
-    assert plan == ps.Plan(WARM, (int8, Change("rank", 3, {"share": 0.5})), "fine-tuned")
+    int4 = Change("int4", params={"group": 32, "attention": True})
+    plan = ps.Plan(WARM, [int4, Change("rank", 3, {"share": 0.5})], "fine-tuned")
+    assert plan == ps.Plan(WARM, (int4, Change("rank", 3, {"share": 0.5})), "fine-tuned")
     assert len({plan, ps.Plan(WARM), ps.Plan(), ps.Plan(ps.Schedule())}) == 3
     assert ps.Plan.from_json(plan.to_json()) == plan
     assert str(ps.Plan()) == "unpruned"
     assert str(plan) == (
-        "1:0.50 value_norm+soft(temperature=0.5) | int8(attention=True, group=32) | 3:rank(share=0.5) | "
+        "1:0.50 value_norm+soft(temperature=0.5) | int4(attention=True, group=32) | 3:rank(share=0.5) | "
         "weights fine-tuned"
     )
     with pytest.raises(AttributeError):
@@ -76,26 +76,46 @@ def test_a_plan_is_a_value(changes: None) -> None:
     assert ps.Plan.of(WARM) == ps.Plan(WARM)
 
 
-def test_only_token_stages_are_applied(changes: None) -> None:
+def test_a_plan_of_stages_alone_is_its_schedule() -> None:
+    plan = ps.Plan(WARM)
+    assert plan == WARM
+    assert {WARM: 1}[plan] == 1  # type: ignore[index]
+    assert {plan: 1}[WARM] == 1  # type: ignore[index]
+    assert list(plan) == list(WARM)
+    assert len(plan) == 1
+    for other in (ps.Plan(WARM, [Change.parse("int8")]), ps.Plan(WARM, weights="tuned")):
+        assert other != WARM
+        with pytest.raises(PruneSearchError, match=r"token stages alone are asked for, .*(int8|weights tuned)"):
+            _ = other.tokens_only
+
+
+def test_a_plan_is_typed_as_it_prints_itself() -> None:
+    plan = ps.Plan(WARM, [Change.parse("int8"), Change.parse("3:bfloat16")])
+    assert str(plan) == "1:0.50 value_norm+soft(temperature=0.5) | int8 | 3:bfloat16"
+    assert ps.Plan.parse(str(plan)) == plan
+    assert plan.variant == "int8 | 3:bfloat16"
+    assert ps.Plan.parse("unpruned|int8") == ps.Plan(changes=[Change("precision", params={"to": "int8"})])
+    assert ps.Plan.parse("unpruned") == ps.Plan()
+    assert Change.parse("int8").help.startswith("matrix products in 8 bits")
+    with pytest.raises(PruneSearchError, match="unknown change 'int9' of a model: did you mean 'int8'"):
+        ps.Plan.parse("unpruned | int9")
+
+
+def test_weights_that_are_not_in_the_model_are_not_applied() -> None:
     from tests.support.small_models import build
 
     model = build("vit")
-    for plan, what in (
-        (ps.Plan(WARM, [Change("int8")]), "int8"),
-        (ps.Plan(WARM, weights="tuned"), "weights tuned"),
-    ):
-        with pytest.raises(PruneSearchError, match=f"applies token stages alone, .*{what}") as caught:
-            ps.apply_(model, plan)
-        assert "\n" not in str(caught.value)
-        assert ps.handle_of(model) is None
-    with ps.apply_(model, ps.Plan(WARM)) as handle:
-        assert handle.schedule == WARM
+    with pytest.raises(PruneSearchError, match=r"the plan has weights of its own \(tuned\)"):
+        ps.apply_(model, ps.Plan(WARM, weights="tuned"))
+    assert ps.handle_of(model) is None
 
 
 @pytest.mark.parametrize(
     ("make", "rule"),
     [
-        (lambda: Change("int4"), "unknown kind of change 'int4': this prunesearch has none yet"),
+        (lambda: Change("int4"), "unknown kind of change 'int4': this prunesearch has precision; use a newer one"),
+        (lambda: Change("precision"), r"a change of precision has the parameter `to`, but got \[\]"),
+        (lambda: Change("precision", params={"to": "int9"}), "unknown precision 'int9': did you mean 'int8'"),
         (lambda: ps.Plan("1:0.5 bipartite"), "a plan begins with a Schedule, but got '1:0.5 bipartite'"),
         (lambda: ps.Plan(WARM, ["int8"]), "a list of Change, but got 'int8'"),
         (lambda: ps.Plan(WARM, weights=" "), "`weights` must be a name or None, but got ' '"),
@@ -108,7 +128,7 @@ def test_a_plan_that_cannot_be(make: Any, rule: str) -> None:
 
 def test_a_block_that_cannot_be(changes: None) -> None:
     with pytest.raises(PruneSearchError, match="`block` must be an integer >= 0 or None, but got -1"):
-        Change("int8", -1)
+        Change("int4", -1)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +159,7 @@ def test_a_file_without_a_key() -> None:
 
 
 def test_a_schedule_is_not_asked_of_a_plan_with_more(changes: None) -> None:
-    for plan in (ps.Plan(WARM, [Change("int8")]), ps.Plan(WARM, weights="tuned")):
+    for plan in (ps.Plan(WARM, [Change("int4")]), ps.Plan(WARM, weights="tuned")):
         with pytest.raises(PruneSearchError, match=r"read it with Plan\.from_dict"):
             ps.Schedule.from_dict(plan.to_dict())
 
