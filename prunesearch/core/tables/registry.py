@@ -15,9 +15,11 @@ from prunesearch.core.tables.params import Param
 from prunesearch.core.tables.row_kinds import (
     AcrossRow,
     AttentionRow,
+    ChangeRow,
     EffortRow,
     EngineRow,
     MergeRow,
+    PrecisionRow,
     RuntimeRow,
     SamplerRow,
     ScorerRow,
@@ -92,20 +94,6 @@ SELECTIONS = make_table(
 _COMPRESS = "prunesearch.compress"
 
 
-@dataclass(frozen=True)
-class ChangeRow(Row):
-    """A kind of change; `target` takes a change's parameters and gives what makes the twins of a model's modules
-    (`pruning.forward.leaves.MakesTwins`).
-
-    Attributes:
-        param: the parameter that says it all, whose value stands for the change where people read it.
-        names: table of the values that this parameter takes.
-    """
-
-    param: str = ""
-    names: str = ""
-
-
 # rows are added in one release, not in a file: a plan that names another kind is refused
 CHANGES = make_table(
     "kind of change",
@@ -120,21 +108,6 @@ CHANGES = make_table(
     ChangeRow,
     "changes",
 )
-
-
-@dataclass(frozen=True)
-class PrecisionRow(Row):
-    """A precision; `target` is a `compress.precision.Precision`.
-
-    Attributes:
-        dtype: of activations, a name in `DTYPES`; empty: the model's own.
-        bits: of a weight that is computed in it.
-        linear: whether the weights of linear layers alone are; the others stay as they are.
-    """
-
-    dtype: str = ""
-    bits: int = 32
-    linear: bool = False
 
 
 PRECISIONS = make_table(

@@ -35,6 +35,35 @@ class SelectionRow(Row):
 
 
 @dataclass(frozen=True)
+class ChangeRow(Row):
+    """A kind of change; `target` takes a change's parameters and gives what makes the twins of a model's modules
+    (`pruning.forward.leaves.MakesTwins`).
+
+    Attributes:
+        param: the parameter that says it all, whose value stands for the change where people read it.
+        names: table of the values that this parameter takes.
+    """
+
+    param: str = ""
+    names: str = ""
+
+
+@dataclass(frozen=True)
+class PrecisionRow(Row):
+    """A precision; `target` is a `compress.precision.Precision`.
+
+    Attributes:
+        dtype: of activations, a name in `DTYPES`; empty: the model's own.
+        bits: of a weight that is computed in it.
+        linear: whether the weights of linear layers alone are; the others stay as they are.
+    """
+
+    dtype: str = ""
+    bits: int = 32
+    linear: bool = False
+
+
+@dataclass(frozen=True)
 class SamplerRow(Row):
     """A sampler. `solves`: it solves for good schedules itself, so that no seeds are tried before it is asked."""
 
