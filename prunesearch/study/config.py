@@ -272,6 +272,12 @@ class RunConfig(BaseModel):
             _TABLES[info.field_name].entry(str(value))
         return value
 
+    @field_validator("device")
+    @classmethod
+    def _without_capitals(cls, device: str) -> str:
+        """Devices and profiles have no capitals: `A100` is the same device, and the same study."""
+        return device.lower()
+
     @field_validator("loads")
     @classmethod
     def _in_order(cls, loads: list[Load]) -> list[Load]:
@@ -344,6 +350,7 @@ class RunConfig(BaseModel):
     def check_resumes(self, before: dict[str, Any], study: str, *, tried: bool) -> None:
         """Raise if a study that was begun with the settings `before`, and has `tried` schedules, cannot go on so."""
         before, now = before | _located(before), self.located().to_dict()
+        before |= {"device": str(before.get("device", now["device"])).lower()}  # some were written with capitals
         if before.get("given") != now["given"]:
             raise PruneSearchError(
                 f"study '{study}' is of {_model_of(before)}, but got {_model_of(now)}: give the same one to resume it, "

@@ -20,9 +20,12 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.counting.flops import MacCosts
 from prunesearch.export import export
 from prunesearch.export.pick import pick
+from prunesearch.report.dashboard import study_page
+from prunesearch.report.dashboard.library import Library
 from prunesearch.report.loggers import scalars
 from prunesearch.report.tables.show import show_front
 from prunesearch.report.views.figures import front_figure
+from prunesearch.report.views.freeze import Frozen
 from prunesearch.report.views.study_view import StudyView
 from prunesearch.search.costs.bench import Bench, Pricing
 from prunesearch.search.costs.latency import Scaled
@@ -139,6 +142,20 @@ def test_it_is_on_the_terminal_in_the_report_and_in_the_loggers(front, root):
     assert "ct by the list" in figure["data"][-1]["hovertext"][0]
     assert '"front money"' in (root / "studies" / "dear" / "report.html").read_text()
     assert "front/money_ct" in scalars(front, [])[0][1]
+
+
+def test_it_is_in_the_dashboard(front, root):
+    """Read from the study's folder: an axis, the figure, the table of points, and the chosen point's panel."""
+    (view,) = Library([str(root / "studies" / "dear")]).views()
+    assert {"label": "price", "value": "money"} in study_page.axis_options(view)
+    assert {"label": "price of an input, ct", "value": "money"} in study_page.colour_options(view)
+    assert study_page.front(view, "money", "money", [], None)["layout"]["xaxis"]["title"]["text"].startswith("price")
+    point = some(front.points)[-1]
+    shown = find_cost("money").cell(point.cost("money").value)
+    table = Frozen().html(study_page.points(view, view.item(point.id)))
+    assert ">ct<" in table
+    assert shown in table
+    assert "ct" in Frozen().html(study_page.panel(view, view.item(point.id)))
 
 
 def test_it_can_be_picked_by_and_exported(front):

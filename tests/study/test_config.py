@@ -42,6 +42,8 @@ from tests.support.known_device import one_line
         ({"model": Path("m"), "data": Path("d.csv")}, {"model": "m", "data": "d.csv"}),
         ({"start_from": Path("a.json")}, {"start_from": ["a.json"]}),
         ({"seed": None, "trials": None}, {"seed": 0, "trials": None}),
+        ({"device": "A100"}, {"device": "a100"}),
+        ({"device": "CUDA:1"}, {"device": "cuda:1"}),
     ],
     ids=str,
 )
@@ -223,3 +225,10 @@ def test_what_may_change_when_a_study_is_resumed():
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         RunConfig().seed = 1
+
+
+def test_a_study_goes_on_whatever_the_capitals_of_its_device():
+    before = RunConfig(device="A100").to_dict()
+    RunConfig(device="a100").check_resumes({**before, "device": "A100"}, "s", tried=True)  # as it was once written
+    with pytest.raises(PruneSearchError, match="device='a100', but got 'h100'"):
+        RunConfig(device="h100").check_resumes(before, "s", tried=True)

@@ -232,15 +232,24 @@ def write(source: ModelSource, path: Path) -> tuple[str, ...]:
 
 
 def _save_processor(source: ModelSource, path: Path) -> tuple[str, ...]:
-    """Put the tokenizer or image processor beside the model."""
+    """Put what prepares the model's inputs, and reads its answers, beside it."""
     if source.model_id is None:
-        return ("no tokenizer or image processor was written: only the model was at hand",)
-    image = "pixel_values" in source.inputs
-    auto, what = (
-        (transformers.AutoImageProcessor, "image processor") if image else (transformers.AutoTokenizer, "tokenizer")
-    )
-    load(auto, source.model_id, what).save_pretrained(path)
+        return ("no tokenizer or processor was written: only the model was at hand",)
+    for auto, what in _processors(source):
+        load(auto, source.model_id, what).save_pretrained(path)
     return ()
+
+
+def _processors(source: ModelSource) -> list[tuple[Any, str]]:
+    """What a model of such inputs has: sounds a feature extractor, and a tokenizer where it writes text."""
+    if "pixel_values" in source.inputs:
+        return [(transformers.AutoImageProcessor, "image processor")]
+    tokenizer = (transformers.AutoTokenizer, "tokenizer")
+    if not {"input_values", "input_features"} & source.inputs.keys():
+        return [tokenizer]
+    writing = (modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES, modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES)
+    writes = any(type(source.model).__name__ in names.values() for names in writing)
+    return [(transformers.AutoFeatureExtractor, "feature extractor"), *([tokenizer] if writes else [])]
 
 
 def load_folder(path: Path) -> Forward:

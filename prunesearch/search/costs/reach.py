@@ -63,7 +63,8 @@ def seeds_within(
         asked: the budget and bounds as typed, for the message.
 
     Raises:
-        PruneSearchError: if no schedule of the space keeps a bound, with the least that can be reached.
+        PruneSearchError: if no schedule of the space keeps a bound, with the least that can be reached; or if each
+            bound can be kept, and no schedule that was solved for keeps all, with the one that comes nearest.
     """
     minimised = [o for o in objectives if o.minimised]
     bounding = [o for o in objectives if not o.minimised and math.isfinite(o.limit)]
@@ -76,14 +77,37 @@ def seeds_within(
             fitting = [seed for seed in solved if all(o.fits(seed.schedule) for o in objectives)]
             found += spread(fitting, -(-max(wanted, 1) // len(group)), lambda seed: seed.cost)
     if not found:
-        tight = next((o for o in objectives if o.limit < o.costs.predict(Schedule())), objectives[0])
-        _refuse(space, sensitivities, tight, asked)
+        _refuse_all(space, sensitivities, objectives, asked)
     return list({seed.schedule: seed for seed in found}.values())
 
 
+def _refuse_all(space: Space, sensitivities: Sensitivities, objectives: Sequence[Objective], asked: str) -> NoReturn:
+    """Say which bound nothing keeps; where each alone can be kept, what comes nearest to keeping all of them."""
+    bounding = [o for o in objectives if math.isfinite(o.limit)]
+    tried: list[Schedule] = []
+    for objective in bounding:
+        reached = _reached(space, sensitivities, objective)
+        if reached[-1].cost > objective.limit:
+            _refuse(space, sensitivities, objective, asked)
+        tried += [seed.schedule for seed in reached]
+    nearest = min(tried, key=lambda schedule: max(o.costs.predict(schedule) / o.limit for o in bounding))
+    said = ", ".join(
+        f"{digits(o.costs.predict(nearest))} {o.unit} of {o.name} where {digits(o.limit)} is the most" for o in bounding
+    )
+    raise PruneSearchError(
+        f"{asked}: each bound can be kept alone, but no schedule was found that keeps all of them at once; the nearest "
+        f"({nearest}) is predicted at {said}: loosen one of the bounds, or widen the space"
+    )
+
+
+def _reached(space: Space, sensitivities: Sensitivities, objective: Objective) -> list[Seed]:
+    """Schedules that are no dearer than the unpruned model, which is the first, down to the least."""
+    whole = Seed(Schedule(), 0.0, objective.costs.predict(Schedule()))
+    return [whole, *solve(space, sensitivities, objective.costs, whole.cost, _ALL_POINTS)]
+
+
 def _refuse(space: Space, sensitivities: Sensitivities, tight: Objective, asked: str) -> NoReturn:
-    whole = Seed(Schedule(), 0.0, tight.costs.predict(Schedule()))
-    least = [whole, *solve(space, sensitivities, tight.costs, whole.cost, _ALL_POINTS)][-1]
+    least = _reached(space, sensitivities, tight)[-1]
     way_out = "raise the budget" if asked.startswith("budget") else "loosen the bound"
     raise PruneSearchError(
         f"{asked} ({digits(tight.limit)} {tight.unit}) is below anything reachable: the least that the space has is "

@@ -14,10 +14,11 @@ import transformers
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.registry import SCORERS
-from prunesearch.export.models.huggingface import HUGGING_FACE, modelling_file
+from prunesearch.export.models.huggingface import HUGGING_FACE, modelling_file, write
 from prunesearch.export.models.model_format import ModelSource
 from prunesearch.export.models.write import export_model
 from tests.support.small_models import build, inputs_of
+from tests.support.tiny_media import make_waves, make_whisper
 
 SCHEDULE = ps.Schedule([ps.Stage(0, 0.7, "cls_attention", "fuse"), ps.Stage(2, 0.3, "random", "nearest")])
 ELSEWHERE = """
@@ -138,6 +139,32 @@ def test_the_file_has_no_undefined_name(elsewhere, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "inputs", "tokens"),
+    [
+        (make_waves, "Wav2Vec2ForSequenceClassification", {"input_values": (1, 400)}, False),
+        (make_waves, "Wav2Vec2ForCTC", {"input_values": (1, 400)}, True),
+        (make_whisper, "WhisperForAudioClassification", {"input_features": (1, 8, 100)}, False),
+        (
+            make_whisper,
+            "WhisperForConditionalGeneration",
+            {"input_features": (1, 8, 100)},
+            True,
+        ),
+    ],
+)
+def test_a_folder_of_sounds_has_what_prepares_them(tmp_path, make, kind, inputs, tokens):
+    """The feature extractor, and the tokenizer of models that write text."""
+    made = make(tmp_path / "model", kind)
+    model = getattr(transformers, kind).from_pretrained(made).eval()
+    given = {name: torch.zeros(size) for name, size in inputs.items()}
+    schedule = ps.Schedule([ps.Stage(1, 0.5, "attention_received", "drop")])
+    assert write(ModelSource(model, schedule, given, model_id=made), tmp_path / "folder") == ()
+    found, wanted = (transformers.AutoFeatureExtractor.from_pretrained(place) for place in (tmp_path / "folder", made))
+    assert found.to_dict() == wanted.to_dict()
+    assert (tmp_path / "folder" / "tokenizer_config.json").exists() == tokens
 
 
 def test_what_has_no_source_here_is_refused():

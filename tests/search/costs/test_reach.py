@@ -93,3 +93,20 @@ def test_seeds_come_from_a_bound_where_the_front_of_the_objective_has_none(costs
     seeds = seeds_within(space, losses(space), [Objective("latency", Dear()), bound], 8, "budget 1MiB")
     assert seeds
     assert all(bound.fits(seed.schedule) for seed in seeds)
+
+
+def test_bounds_that_can_be_kept_one_by_one_only_are_not_called_unreachable(costs):
+    """What a stage saves in latency it costs in energy: the least of each is within its bound."""
+    space, energy = make_space(), Dear()
+    whole = costs.predict(Schedule()), energy.predict(Schedule())
+    objectives = [
+        Objective("latency", costs, 0.7 * whole[0]),
+        Objective("energy", energy, whole[1], minimised=False),
+    ]
+    assert least_of(space, costs) < objectives[0].limit
+    with pytest.raises(PruneSearchError, match="each bound can be kept alone, but no schedule was found") as error:
+        seeds_within(space, losses(space), objectives, 8, "budget 70% and energy <= 100%")
+    message = str(error.value)
+    assert "below anything reachable" not in message
+    assert f"ms of latency where {objectives[0].limit:.3g} is the most" in message
+    assert "\n" not in message
