@@ -15,10 +15,10 @@ from prunesearch.commands.transfer import Transfer
 from prunesearch.commands.transfer_table import transfer_study
 from prunesearch.commands.verify import Verification
 from prunesearch.commands.verify import verify as verify_study
-from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.cost.devices.device import at_hand
 from prunesearch.export.models.record import ModelExport
 from prunesearch.export.pick import pick
 from prunesearch.export.point import TIMED_S, export_point
@@ -26,9 +26,11 @@ from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.report.loggers import log_finished
 from prunesearch.report.tables.frames import front_rows, trial_rows
 from prunesearch.report.tables.show import show_front
+from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder, load_front
 from prunesearch.study.front import Front
 from prunesearch.study.front_items import Point
+from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import TrialRecord, read_trials, study_place
 
 if TYPE_CHECKING:
@@ -74,7 +76,8 @@ class StudyPoint:
         """Within the block, `model` runs with this plan, in place; afterwards it is as before, to the last bit.
 
         Args:
-            model: the one that was searched, or another of its class; None: the object that `ps.run` was given.
+            model: the one that was searched, or another of its class; None: the object that `ps.run` was given, or
+                the model that the study is of, loaded anew.
         """
         chosen = self.study.model_or(model)
         with apply_(chosen, self.schedule):
@@ -247,16 +250,16 @@ class Study:
         return log_finished(to, self.name, storage=storage, root=self.folder.root)
 
     def model_or(self, model: nn.Module | None) -> nn.Module:
-        """`model`, or the caller's own that was searched.
+        """`model`, or the caller's own that was searched, or the one that the study names, loaded anew.
 
         Raises:
-            PruneSearchError: if there is neither.
+            PruneSearchError: if the study is of objects, and they are not at hand.
         """
         if model is not None:
             return model
-        if self.task is None:
-            raise PruneSearchError(f"study '{self.name}' holds no model object: give the model that it is for")
-        return self.task.model
+        if self.task is not None:
+            return self.task.model
+        return make_setting(RunConfig(**{**self.front.config, "device": at_hand().first})).task.model
 
     def _repr_html_(self) -> str:
         table = self.to_pandas().to_html(float_format=_digits)

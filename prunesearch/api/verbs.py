@@ -28,6 +28,7 @@ from prunesearch.study.setup import make_setting
 from prunesearch.study.target import resolve_target
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.objects import digest_of, task_of
+from prunesearch.tasks.shapes import load_shape, random_inputs
 
 _PROFILE = tuple(field.name for field in fields(ProfileConfig))
 
@@ -164,8 +165,8 @@ def profile(model: str | Sequence[str] | None = None, **settings: Any) -> Profil
 
 
 def measure(
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
+    model: nn.Module | str | Path,
+    inputs: Mapping[str, Tensor] | int,
     schedules: Sequence[Schedule | Sequence[Stage]],
     *,
     seconds: float = 5.0,
@@ -174,8 +175,9 @@ def measure(
     """Latencies of whole forwards under several schedules, interleaved in random order; the model is left as it was.
 
     Args:
-        model: a supported model.
-        inputs: a batch without padding, on its device.
+        model: a supported model; or a shape (`deit-small`), folder or Hub id, with random weights, as time does not
+            depend on them.
+        inputs: a batch without padding, on its device; or so many random rows.
         schedules: an empty one is the unpruned model.
         seconds: of wall time.
         mode: how forwards are executed.
@@ -184,7 +186,9 @@ def measure(
         One row a schedule: `median_ms`, `p10_ms`, `p90_ms` of a batch, `speedup` over the first, `samples`.
     """
     chosen = [s if isinstance(s, Schedule) else Schedule(s) for s in schedules]
-    found = measure_schedules(model, inputs, chosen, time_budget_s=seconds, min_rounds=10, mode=mode)
+    built = model if isinstance(model, nn.Module) else load_shape(str(model))
+    batch = random_inputs(built, inputs) if isinstance(inputs, int) else inputs
+    found = measure_schedules(built, batch, chosen, time_budget_s=seconds, min_rounds=10, mode=mode)
     rows = [
         {
             "schedule": str(schedule),

@@ -15,6 +15,7 @@ from transformers import ViTConfig, ViTForImageClassification
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
 from tests.support.paths import ROOT
+from tests.support.tiny import make_vit
 
 EXAMPLE = ROOT / "studies" / "example"
 
@@ -67,9 +68,11 @@ def test_a_schedule_is_exported_with_its_card(example: ps.Study, tmp_path: Path)
         example.export("p1", to="onnx")
 
 
-def test_without_a_model_object_one_must_be_given(example: ps.Study) -> None:
-    with pytest.raises(PruneSearchError, match="give the model"), example["p1"].applied():
-        pass
+def test_a_study_of_files_loads_its_model(example: ps.Study) -> None:
+    """The bundled demo, of which the example is."""
+    with example["p1"].applied() as model:
+        assert ps.handle_of(model).schedule == example["p1"].schedule
+    assert type(model).__name__ == "ViTForImageClassification"
 
 
 def test_an_unknown_study_names_the_nearest(tmp_path: Path) -> None:
@@ -185,6 +188,13 @@ def test_latencies_are_measured_side_by_side(mine: Any) -> None:
     assert frame.speedup.iloc[0] == 1
     assert (frame.p10_ms <= frame.median_ms).all()
     assert (frame.samples >= 10).all()
+
+
+def test_latencies_of_a_model_by_name(tmp_path: Path) -> None:
+    """By a folder: its shape counts, and so many random rows."""
+    frame = ps.measure(make_vit(tmp_path), 2, [[], [ps.Stage(0, 0.1)]], seconds=0.1)
+    assert len(frame) == 2
+    assert (frame.median_ms > 0).all()
 
 
 def test_devices_are_a_frame() -> None:

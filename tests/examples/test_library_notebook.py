@@ -37,35 +37,42 @@ def smaller(source: str) -> str:
     return source
 
 
-def test_it_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str], str]:
+    """The notebook's names, what its cells showed as tables, and what they printed, of a run in an empty folder."""
+    folder = tmp_path_factory.mktemp("notebook")
     names: dict[str, Any] = {"__name__": "notebook"}
     shown, out = [], io.StringIO()
-    for number, source in enumerate(code()):
-        tree = ast.parse(smaller(source))
-        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) and not source.endswith(";") else None
-        with contextlib.redirect_stdout(out):
-            exec(compile(tree, f"cell {number}", "exec"), names)
-            if isinstance(last, ast.Expr):
-                value = eval(compile(ast.Expression(last.value), f"cell {number}", "eval"), names)
-                if value is not None:
-                    shown.append(value._repr_html_())
+    with contextlib.chdir(folder):
+        for number, source in enumerate(code()):
+            tree = ast.parse(smaller(source))
+            last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+            with contextlib.redirect_stdout(out):
+                exec(compile(tree, f"cell {number}", "exec"), names)
+                if isinstance(last, ast.Expr):
+                    value = eval(compile(ast.Expression(last.value), f"cell {number}", "eval"), names)
+                    if value is not None:
+                        shown.append(value._repr_html_())
+    return names, shown, out.getvalue()
+
+
+def test_it_runs_from_top_to_bottom(ran: tuple[dict[str, Any], list[str], str]) -> None:
+    names, shown, out = ran
     assert len(shown) == 6  # inspection, measurement, study, trials, study, point
     assert all("<table" in page for page in shown)
     assert "image-classification" in shown[0]
-    assert names["study"].verdict in out.getvalue()
+    assert names["study"].verdict in out
     front = names["front"]
     assert front.index[0] == "unpruned"
     assert {"speedup", "accuracy", "accuracy_low", "latency_ms", "latency_ms_predicted", "schedule"} <= set(front)
     assert 0.7 < front.accuracy.iloc[0] <= 1  # the demo's is 0.83 on all of its rows
     assert len(names["trials"]) == 5
     assert "confidence" in names["mine"].to_pandas()
+    assert "ViTForImageClassification runs with" in out
     assert names["done"].error < 1e-5
-    assert "the same answers: True" in out.getvalue()
 
 
-def test_it_imports_prunesearch_and_the_models_library_alone() -> None:
+def test_it_imports_prunesearch_alone() -> None:
     imported = {
         (node.module or "") if isinstance(node, ast.ImportFrom) else alias.name
         for source in code()
@@ -73,11 +80,16 @@ def test_it_imports_prunesearch_and_the_models_library_alone() -> None:
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for alias in node.names
     }
-    assert imported == {"tempfile", "pathlib", "torch", "transformers", "prunesearch"}
+    assert imported == {"prunesearch"}
 
 
-def test_it_is_committed_without_outputs() -> None:
-    for cell in cells():
-        if cell["cell_type"] == "code":
-            assert cell["outputs"] == []
-            assert cell["execution_count"] is None
+def test_it_is_committed_with_what_it_showed_when_it_was_run() -> None:
+    """Once, from top to bottom, without an error or a path of the machine; six cells end in a table."""
+    found = [cell for cell in cells() if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in found] == list(range(1, len(found) + 1))
+    kinds = [{output["output_type"] for output in cell["outputs"]} for cell in found]
+    assert not any("error" in kind for kind in kinds)
+    assert sum("execute_result" in kind for kind in kinds) == 6
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    assert "/home/" not in text
+    assert "/root" not in text

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.files import write_text_atomic
+from prunesearch.core.files import load_json, write_text_atomic
 from prunesearch.cost.energy.counters import EnergyCounter, Reading
 
 Sample = tuple[float, float, float | None]  # seconds, cumulative mJ, degrees Celsius
@@ -47,15 +45,11 @@ class EnergyRecording(BaseModel):
             CorruptFileError: if it is no recording.
         """
         try:
-            return cls.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
-        except OSError as error:
-            raise PruneSearchError(f"energy recording {path} cannot be read: {error.strerror}") from None
+            return cls.model_validate(load_json(path, "energy recording", "record it again"))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
             raise CorruptFileError(f"energy recording {path}, '{where}': {first['msg']}: record it again") from None
-        except ValueError as error:
-            raise CorruptFileError(f"energy recording {path} is not JSON ({error}): record it again") from None
 
 
 def record(

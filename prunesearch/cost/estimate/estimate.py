@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.files import data_folder
+from prunesearch.core.files import data_folder, load_json
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.registry import MERGES, RUNTIMES
@@ -26,7 +26,7 @@ from prunesearch.cost.estimate.ops import inputs_to_meta, record, to_meta
 from prunesearch.cost.estimate.roofline import Efficiency, Roofline, RooflineClock
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.tables.specs import DTYPES, DeviceSpec, Dtype, read_json, validate
+from prunesearch.cost.tables.specs import DTYPES, DeviceSpec, Dtype, validate
 from prunesearch.cost.tables.table_records import Cell, Cells, NoiseRecord, Validation
 from prunesearch.cost.timing.build import cells_of, check_counts
 from prunesearch.cost.timing.modes import Eager
@@ -89,7 +89,7 @@ def shipped_estimator() -> Estimator:
     Raises:
         PruneSearchError, CorruptFileError: if its file is missing or broken.
     """
-    return validate(Estimator, read_json(ESTIMATOR, "estimator"), f"estimator {ESTIMATOR}")
+    return validate(Estimator, load_json(ESTIMATOR, "estimator"), f"estimator {ESTIMATOR}")
 
 
 def estimate_table(

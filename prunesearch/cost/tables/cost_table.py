@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import ValidationError, model_validator
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.files import write_text_atomic
+from prunesearch.core.files import load_json, write_text_atomic
 from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.cost.costs import OfOneModel, breakdown
 from prunesearch.cost.shape import Shape
@@ -243,13 +241,8 @@ class CostTable(TableFacts, OfOneModel):
             CorruptFileError: if it is no cost table of this version; names the first thing wrong.
         """
         way_out = "delete it to measure again"
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise PruneSearchError(f"cost table {path} cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise CorruptFileError(f"cost table {path} is not JSON ({error}): {way_out}") from None
-        if not isinstance(data, dict) or data.get("format") != "prunesearch.cost_table":
+        data = load_json(path, "cost table", way_out)
+        if data.get("format") != "prunesearch.cost_table":
             raise CorruptFileError(f'cost table {path} must have "format": "prunesearch.cost_table": {way_out}')
         if data.get("version") not in _READ:
             known = " or ".join(map(str, _READ))

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
-from prunesearch.core.files import data_folder, write_text_atomic
+from prunesearch.core.files import data_folder, load_json, write_text_atomic
 from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS
 from prunesearch.cost.devices.device import kind_called
 from prunesearch.cost.shape import Record, Shape
@@ -244,13 +244,8 @@ class Profile(Record):
         """
         path = folder / _FILE
         way_out = "correct it, or delete the folder and measure again (prunesearch profile)"
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise PruneSearchError(f"profile {path} cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise CorruptFileError(f"profile {path} is not JSON ({error}): {way_out}") from None
-        if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        data = load_json(path, "profile", way_out)
+        if data.get("format") != _FORMAT:
             raise CorruptFileError(f'profile {path} must have "format": "{_FORMAT}": {way_out}')
         version = data.get("version")
         if isinstance(version, int) and version > PROFILE_VERSION:

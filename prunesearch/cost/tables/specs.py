@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.errors import CorruptFileError
 
 DTYPES = ("float32", "tf32", "float16", "bfloat16")
 Dtype = Literal["float32", "tf32", "float16", "bfloat16"]
@@ -75,24 +73,6 @@ class DeviceSpec(BaseModel):
     def is_called(self, cuda_name: str, sm_count: int | None = None) -> bool:
         """True if CUDA calls this device `cuda_name`; `sm_count` tells siblings apart (all Jetson Orins are "Orin")."""
         return re.fullmatch(self.matches, cuda_name) is not None and sm_count in (None, self.sm_count)
-
-
-def read_json(path: str | Path, what: str) -> dict[str, Any]:
-    """Read a JSON object; `what` names the file in errors.
-
-    Raises:
-        PruneSearchError: if the file cannot be read.
-        CorruptFileError: if it is not a JSON object.
-    """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PruneSearchError(f"{what} {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise CorruptFileError(f"{what} {path} is not JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise CorruptFileError(f"{what} {path} must be a JSON object")
-    return data
 
 
 def validate(model: type[T], data: Any, where: str) -> T:

@@ -103,6 +103,20 @@ def diagonal(mask: Tensor | None) -> Tensor | None:
 
 
 @dataclass(frozen=True)
+class _InMask(_Plain):
+    """Places are in the mask too, whose diagonal says what is padding."""
+
+    @property
+    def in_mask(self) -> bool:
+        """See `Positions`."""
+        return True
+
+    def padding(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """See `Positions`."""
+        return diagonal(mask)
+
+
+@dataclass(frozen=True)
 class Places(_Plain):
     """Blocks are given no position data, but something around them needs the tokens' places."""
 
@@ -129,17 +143,8 @@ class Rows(_Plain):
 
 
 @dataclass(frozen=True)
-class RotaryWindows(_Plain):
+class RotaryWindows(_InMask):
     """Cosines and sines `[1 | batch, n_start, width]`, and in some blocks a window between places (ModernBERT)."""
-
-    @property
-    def in_mask(self) -> bool:
-        """See `Positions`."""
-        return True
-
-    def padding(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
-        """See `Positions`."""
-        return diagonal(mask)
 
     def follow(
         self, block: nn.Module, left: Followed, key_mask: Tensor | None, mask: Tensor | None, kwargs: dict[str, Any]
@@ -311,17 +316,8 @@ class GridBias(_Plain):
 
 
 @dataclass(frozen=True)
-class Causal(_Plain):
+class Causal(_InMask):
     """A token attends to itself and what was before it (CLIP's text encoder)."""
-
-    @property
-    def in_mask(self) -> bool:
-        """See `Positions`."""
-        return True
-
-    def padding(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
-        """See `Positions`."""
-        return diagonal(mask)
 
     def follow(
         self, block: nn.Module, left: Followed, key_mask: Tensor | None, mask: Tensor | None, kwargs: dict[str, Any]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.search.solve.gaussian import Array, Posterior, fit_scales
+from prunesearch.search.solve.gaussian import Array, Posterior, Refits, fit_scales
 from prunesearch.search.solve.loss_surface import FLOOR, SurfaceScales, alike, method_kernel
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.moves import sites_of
@@ -102,7 +102,7 @@ class LossModel:
 
     def __init__(self, space: Space, sensitivities: Sensitivities, scales: CorrectionScales | None = None) -> None:
         self.space, self.sensitivities = space, sensitivities
-        self._fit_at: float = _LEAST_FITTED if scales is None else np.inf
+        self._refits = Refits(_LEAST_FITTED if scales is None else None, _MOST_FITTED)
         self._train: _Encoded | None = None
         self._posterior: Posterior | None = None
         self._unexplained = 0.0  # variance
@@ -120,15 +120,14 @@ class LossModel:
         """Learn from verified schedules and their losses in nats."""
         self._train = train = self._encode(schedules)
         residual = np.log(losses + FLOOR) - np.log(train.estimate + FLOOR)
-        if len(residual) >= self._fit_at:
+        if self._refits.due(len(residual)):
             self._fit_scales(train, residual)
-            self._fit_at = 2 * len(residual)
         noise = np.full(len(residual), self.scales.noise**2)
         self._posterior = Posterior(self._kernel(train, train), noise, residual)
 
     def _fit_scales(self, train: _Encoded, residual: Array) -> None:
         """The standard deviations that make the residuals likeliest, at the lengths that do so best."""
-        some = np.unique(np.linspace(0, len(residual) - 1, min(len(residual), _MOST_FITTED)).astype(int))
+        some = self._refits.chosen(len(residual))
         train, residual = train.rows(some), residual[some]
         found = []
         for length in _LENGTHS:

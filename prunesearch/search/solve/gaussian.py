@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -39,6 +40,30 @@ class Posterior:
         half = scipy.linalg.solve_triangular(self._factor[0], cross.T, lower=True)
         left: Array = np.maximum(prior - (half**2).sum(0), 0.0)
         return left
+
+
+class Refits:
+    """When scales are fitted: once there are values enough, and again whenever these have doubled.
+
+    Args:
+        least: values from which on they are; None: never, as they are given.
+        most: values that they are fitted to, evenly chosen of more.
+    """
+
+    def __init__(self, least: int | None, most: int) -> None:
+        self._at: float = math.inf if least is None else least
+        self._most = most
+
+    def due(self, n: int) -> bool:
+        """Whether to fit now that there are `n` values; it is not, then, until there are twice as many."""
+        if n < self._at:
+            return False
+        self._at = 2 * n
+        return True
+
+    def chosen(self, n: int) -> NDArray[np.int64]:
+        """Indices of the values to fit to."""
+        return np.unique(np.linspace(0, n - 1, min(n, self._most)).astype(int))
 
 
 def fit_scales(evidence: Callable[[Array], float], spreads: Sequence[float]) -> Array:

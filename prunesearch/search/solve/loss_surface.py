@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.registry import MERGES
-from prunesearch.search.solve.gaussian import Array, Posterior, fit_scales
+from prunesearch.search.solve.gaussian import Array, Posterior, Refits, fit_scales
 from prunesearch.search.space.space import Space
 
 Cell = tuple[int, int, int]  # index into `space.layers`, keep level (1 or more), index into `space.methods`
@@ -67,7 +67,7 @@ class LossSurface:
     def __init__(self, space: Space, scales: SurfaceScales | None = None) -> None:
         self.space, self.scales = space, scales or SurfaceScales()
         self.rows: dict[Cell, list[Array]] = {}
-        self._fit_at: float = _LEAST_FITTED if scales is None else np.inf
+        self._refits = Refits(_LEAST_FITTED if scales is None else None, _MOST_FITTED)
 
     def add(self, cell: Cell, losses: Array) -> None:
         """Note the divergences `[rows]`, in nats, of one block of rows."""
@@ -83,9 +83,8 @@ class LossSurface:
         # of a mean's logarithm, to first order; two rows can agree by chance
         noise = np.array([np.clip((x.std() / (x.mean() + FLOOR)) ** 2 / len(x), _LEAST_NOISE, 1.0) for x in losses])
         centre = float(np.median(values))
-        if len(measured) >= self._fit_at:
+        if self._refits.due(len(measured)):
             self.scales = self._fitted(measured, noise, values - centre)
-            self._fit_at = 2 * len(measured)
         prior = _Prior(space, self.scales)
         found = Posterior(prior.kernel(measured, measured), noise, values - centre)
         cross = prior.kernel(every, measured)
@@ -96,7 +95,7 @@ class LossSurface:
         return mean, sd
 
     def _fitted(self, measured: NDArray[np.int64], noise: Array, values: Array) -> SurfaceScales:
-        some = np.unique(np.linspace(0, len(measured) - 1, min(len(measured), _MOST_FITTED)).astype(int))
+        some = self._refits.chosen(len(measured))
         measured, noise, values = measured[some], noise[some], values[some]
 
         def evidence(factors: Array) -> float:

@@ -78,7 +78,7 @@ def test_a_counter_that_stands_still_cannot_be_recorded():
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "'the file'"),
+        ("[]", "must be a JSON object"),
         ('{"name": "x", "covers": "y", "date": "z", "samples": [[0, 1, null]]}', "'samples'"),
         ('{"name": "x", "covers": "y", "date": "z", "samples": [[0, "a", null], [1, 2, null]]}', "'samples.0.1'"),
     ],

@@ -264,7 +264,8 @@ def test_every_sample_is_kept(table):
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", '"format": "prunesearch.cost_table"'),
+        ("[]", "must be a JSON object"),
+        ("{}", '"format": "prunesearch.cost_table"'),
         ('{"format": "prunesearch.cost_table", "version": 9}', "version 2 or 3, but has 9"),
         ('{"format": "prunesearch.cost_table", "version": 2}', "field `status`: Field required"),
     ],
