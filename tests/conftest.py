@@ -15,6 +15,15 @@ from tests.support.heard import Heard, hearing
 pytest_plugins = ["tests.support.synthetic_front", "tests.support.tiny_search"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without a GPU, tests of one say what would run them."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU: `pytest -m gpu` where there is one"))
+
+
 @pytest.fixture
 def heard() -> Iterator[Heard]:
     """What the test's own calls tell."""

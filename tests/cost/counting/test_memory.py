@@ -267,7 +267,7 @@ def test_a_measurement_is_the_peak_of_the_second_forward_less_what_was_there(mon
     assert state["forwards"] == 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_cuda_is_measured_and_close_to_the_account():
     model = Named(nn.Sequential(nn.Linear(1024, 4096), nn.GELU(), nn.Linear(4096, 1024)))
     x = torch.randn(4096, 1024)
