@@ -36,7 +36,6 @@ from prunesearch.cost.tables.device_profile import (
 )
 from prunesearch.cost.tables.energy_fit import EnergyFit
 from prunesearch.cost.timing.modes import check_measurable, mode_of
-from prunesearch.cost.timing.unseen import UNSEEN
 from prunesearch.pruning.apply import runnable
 from prunesearch.pruning.borders import borrowed
 from prunesearch.report.curves import check_plot, write_curves
@@ -277,7 +276,6 @@ def _measure(
         time_budget_s=effort.target,
         mode=config.executed,
         concurrency=config.concurrency,
-        unseen=UNSEEN,
         min_rounds=effort.rounds,
         patience_s=config.patience_s,
         label=f"measuring {bar_label}",
@@ -294,6 +292,8 @@ def describe(table: CostTable) -> str:
     if table.validation is not None:
         v = table.validation
         text += f", mean error {v.mape:.1%}, worst {v.worst:.1%}, rank {v.rank_correlation:.3f} on {v.unseen} unseen"
+    if table.broken_promise:
+        text += f"; NOT to be ranked by: {table.broken_promise}"
     if table.noise.noisy:
         text += f"; noisy: {table.noise.why}"
     return text

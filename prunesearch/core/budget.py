@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 
 from prunesearch.core.costs import COSTS, cost_of_unit
+from prunesearch.core.duration import plain_unit
 from prunesearch.core.errors import PruneSearchError
 
-_PATTERN = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z%]*)\s*$")
+_PATTERN = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z\u00b5\u03bc\u00d7%]*)\s*$")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Budget:
         match = _PATTERN.match(text)
         if match is None:
             raise PruneSearchError(f"budget '{text}' is not understood: {_forms()}")
-        value, unit = float(match[1]), match[2].lower()
+        value, unit = float(match[1]), plain_unit(match[2])
         if not math.isfinite(value) or value <= 0:
             raise PruneSearchError(f"a budget must be > 0, but got '{text}': {_forms()}")
         found = cost_of_unit(unit)

@@ -19,6 +19,7 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.search.costs.costing import Coster, Costing
 from prunesearch.search.costs.reach import check_reachable, seeds_within
 from prunesearch.search.engines.engine import Engine, EngineContext, Evaluate
+from prunesearch.search.engines.time_limit import trial_limit
 from prunesearch.search.finish.candidates import blind_note
 from prunesearch.search.finish.finish import Finish
 from prunesearch.search.handed_on import Priced, Probed, Run, Searched
@@ -110,10 +111,12 @@ def search(probed: Probed) -> Searched:
     if config.storage is not None:
         check_same_costs(study, run.folder)
     run.lock.release()
+    started = time.monotonic()
     evaluator = Evaluator(run.setting.task, run.handle, split)
     unpruned = evaluator.unpruned()
+    limit_s = trial_limit(time.monotonic() - started)
     asking = _asking(probed, study, unpruned)
-    engine: Engine = ENGINES.load(config.engine)(_context(run.setting, evaluator))
+    engine: Engine = ENGINES.load(config.engine)(_context(run.setting, evaluator, limit_s))
     asking.enqueue([*_given(config, probed.space, asking), *probed.seeds[: config.first_seeds]])
     known = f", {len(asking.known)} kept from before" if asking.known else ""
     many = "schedules until the front has converged" if config.trials is None else f"{config.trials} schedules"
@@ -148,7 +151,7 @@ def _asking(probed: Probed, study: Study, unpruned: Evaluation) -> Search:
     )
 
 
-def _context(setting: Setting, evaluator: Evaluator) -> EngineContext:
+def _context(setting: Setting, evaluator: Evaluator, limit_s: float) -> EngineContext:
     config = setting.config
     return EngineContext(
         evaluate=lambda schedule, rival: evaluator.evaluate(schedule, rival=rival),
@@ -156,6 +159,7 @@ def _context(setting: Setting, evaluator: Evaluator) -> EngineContext:
         workers=config.workers,
         address=config.ray_address,
         on_gpu=kind_of(setting.target.device).accelerator,
+        limit_s=limit_s,
     )
 
 

@@ -19,6 +19,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.tasks.batching.batches import Inputs
+from prunesearch.tasks.data.hub import model_cached, only_cached
 from prunesearch.tasks.data.sources import one_line
 from prunesearch.tasks.libraries import quiet_libraries
 
@@ -71,6 +72,8 @@ def load(auto: Any, model_id: str, what: str, **options: Any) -> Any:
     """Call `auto.from_pretrained(model_id, ...)` quietly; any failure becomes one line naming `what`."""
     folder = Path(model_id).expanduser()
     local = folder.is_dir()
+    if not local and only_cached(model_id, what, model_cached):
+        options = {**options, "local_files_only": True}  # else its client tries for most of a minute
     try:
         with quiet_libraries():
             return auto.from_pretrained(str(folder) if local else model_id, trust_remote_code=False, **options)

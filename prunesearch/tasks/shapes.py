@@ -112,9 +112,9 @@ def load_shape(
         with torch.device(device):
             built: nn.Module = _head_of(config).from_config(config, attn_implementation=chosen, dtype=dtype)
     except (ValueError, ImportError) as error:
+        others = " or ".join(name for name, row in ATTENTIONS.entries().items() if row.target != attention)
         raise PruneSearchError(
-            f"'{model}' cannot be built with attention {attention} ({one_line(error)}): use another --attn "
-            f"({', '.join(ATTENTIONS)})"
+            f"'{model}' cannot be built with attention {attention} ({one_line(error)}): use --attn {others}"
         ) from error
     find_encoder(built)
     return built.eval().requires_grad_(False)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import math
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +46,11 @@ def _workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def make_engine(name: str, load: functools.partial[Evaluate]) -> Engine:
+def make_engine(name: str, load: functools.partial[Evaluate], limit_s: float | None = None) -> Engine:
     if name == "ray":
         pytest.importorskip("ray")
-    engine: Engine = ENGINES.load(name)(EngineContext(load(), load, workers=2 if name == "ray" else None))
+    workers = 2 if name == "ray" else None
+    engine: Engine = ENGINES.load(name)(EngineContext(load(), load, workers, limit_s=limit_s))
     return engine
 
 
@@ -128,6 +132,39 @@ def test_failures_are_recorded_and_the_search_goes_on(name: str, tmp_path: Path)
     else:
         assert not errors
     assert Counter(t.state for t in trials) == {TrialState.COMPLETE: 10, TrialState.FAIL: 2 if name == "ray" else 1}
+
+
+def troubled() -> Evaluate:
+    """One schedule has no memory, one no number, one no end."""
+
+    def evaluate(schedule: Schedule, rival: Rival | None) -> Evaluation:
+        if schedule == SEEDS[0]:
+            raise MemoryError
+        if schedule == SEEDS[1]:
+            found = fake_evaluation(schedule)
+            return replace(found, kl=torch.full_like(found.kl, math.nan))
+        if schedule == SEEDS[2]:
+            threading.Event().wait()  # for what never comes
+        return fake_evaluation(schedule)
+
+    return evaluate
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_no_memory_no_number_and_no_end_are_failed_trials_with_their_reason_and_the_run_goes_on(
+    name: str, tmp_path: Path
+) -> None:
+    search = make_search(tmp_path / "s.journal", race=False)
+    search.enqueue(SEEDS)
+    records = list(make_engine(name, functools.partial(troubled), limit_s=1.0).run(search, 8))
+    assert len(records) >= 8
+    failed = [t for t in search.study.trials if t.state == TrialState.FAIL]
+    reasons = {Schedule.from_dict(t.user_attrs["schedule"]): t.user_attrs["error"] for t in failed}
+    assert reasons == {
+        SEEDS[0]: "MemoryError",
+        SEEDS[1]: "outputs are not finite",
+        SEEDS[2]: "no result within 1 s",
+    }
 
 
 def short(folder: str) -> Evaluate:

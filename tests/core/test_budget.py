@@ -35,6 +35,10 @@ from prunesearch.core.errors import PruneSearchError
         ("2x", "speedup", 2, 20),
         ("1.6X", "speedup", 1.6, 25),
         ("1x", "speedup", 1, 40),
+        ("1.6×", "speedup", 1.6, 25),
+        ("500\u00b5s", "latency", 0.5, 0.5),
+        ("500 \u03bcs", "latency", 0.5, 0.5),
+        ("700µJ", "energy", 0.7, 0.7),
     ],
 )
 def test_good(text: str, kind: str, value: float, limit: float) -> None:

@@ -46,7 +46,7 @@ def test_bad_names_and_lengths_are_one_line(tmp_path):
         random_inputs(text, 1, length=600)
     with pytest.raises(PruneSearchError, match="this model has its own number of tokens"):
         random_inputs(image, 1, length=64)
-    with pytest.raises(PruneSearchError, match="use another --attn"):
+    with pytest.raises(PruneSearchError, match="use --attn sdpa or eager"):
         load_shape("deit-tiny", attention="flash_attention_2", device="meta")
 
 
@@ -76,7 +76,7 @@ def test_what_reads_sound_or_writes_keeps_the_head_of_its_checkpoint(name, tmp_p
 
 def test_a_refused_attention_names_the_others(tmp_path):
     build("wavlm").config.save_pretrained(tmp_path)
-    with pytest.raises(PruneSearchError, match=r"use another --attn \(sdpa, eager, flash\)"):
+    with pytest.raises(PruneSearchError, match="use --attn eager or flash"):
         load_shape(str(tmp_path), attention="sdpa")
 
 

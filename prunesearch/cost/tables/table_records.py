@@ -127,6 +127,9 @@ class Validation(Record):
     )
 
 
+PROMISED = 0.05  # mean relative error of a measured table on schedules that it has not seen
+
+
 class TableFacts(Record):
     """Everything about a cost table but its cells.
 
@@ -151,6 +154,16 @@ class TableFacts(Record):
     validation: Validation | None = Field(default=None, description="its error on schedules that it has not seen")
     energy: EnergyFit | None = Field(default=None, description="power by kind of piece, fitted to measured schedules")
     notes: list[str] = Field(default_factory=list, description="how it was fitted to another model; empty in files")
+
+    @property
+    def broken_promise(self) -> str:
+        """Why schedules must not be ranked by this table, in a clause; empty where its error is as promised.
+
+        An estimate promises nothing but the error that it states.
+        """
+        if self.status == "estimated" or self.validation is None or self.validation.mape <= PROMISED:
+            return ""
+        return f"its mean error is {self.validation.mape:.1%} where {PROMISED:.0%} is promised"
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, ReduceCell
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.samples import Noise, Samples
+from prunesearch.cost.timing.smooth import smooth
 from prunesearch.cost.timing.walk import Piece, Walker, Walks, plan_walks, take_walks
 from prunesearch.pruning.borders import borrowed
 
 _OUTLIERS = 0.05  # of the walks, at either end, are left out of the means
 _PASSES = 3
-_NEIGHBOURS = 9  # walks that tell the pace of the one in their middle
+_REACHES = (4, 16)  # walks to either side that may tell the pace of the one in their middle
 _MEDIAN_ERROR = 0.005  # a cell is known well enough when its median is
 _STAGES_EACH = 100  # stages that every scorer and merge needs before walking may stop early
 
@@ -45,6 +47,7 @@ def build_table(
     concurrency: int = 1,
     label: str = "measuring cost table",
     taken: Callable[[Walks], None] = lambda walks: None,
+    go_on: Callable[[Cells], bool] = lambda cells: False,
 ) -> CostTable:
     """Measure what every piece of `model` costs on a batch, at every token count and with every method given.
 
@@ -67,6 +70,7 @@ def build_table(
         concurrency: stated in the conditions; the caller sees to the load (`concurrency.background_load`).
         label: of the progress bar.
         taken: is given the walks when all are taken.
+        go_on: asked with the cells so far when the time is up, and at times after that; at most `LONGEST` budgets.
 
     Raises:
         PruneSearchError: for a count or a method that cannot be, or an unsupported device.
@@ -90,6 +94,7 @@ def build_table(
             spoiled=spoiled,
             alone=concurrency == 1,
             label=label,
+            go_on=lambda walks: go_on(cells_of(walks)),
         )
         conditions = conditions_of(handle, inputs, shape.tokens, mode, concurrency)
     taken(walks)
@@ -141,8 +146,20 @@ def _enough(walks: Walks) -> bool:
     return all(seen >= _STAGES_EACH for seen in stages.values())
 
 
-def typical_ms(walks: Walks) -> tuple[dict[Piece, float], NDArray[np.float64]]:
-    """What each piece contributes to the MEDIAN forward, in ms, and the machine's pace at each walk (1: as usual).
+@dataclass(frozen=True)
+class Typical:
+    """What each piece contributes to the median forward, its standard error, and the machine's pace at each walk.
+
+    Both are milliseconds; a pace of 1 is as usual.
+    """
+
+    ms: dict[Piece, float]
+    error_ms: dict[Piece, float]
+    pace: NDArray[np.float64]
+
+
+def typical_ms(walks: Walks) -> Typical:
+    """What each piece contributes to the MEDIAN forward.
 
     Medians of pieces do not add up to the median of the whole: a piece is disturbed rarely and then badly, a forward of
     dozens of pieces nearly always a little, so that the sum of medians comes out low (by 30 % under a background load,
@@ -152,37 +169,64 @@ def typical_ms(walks: Walks) -> tuple[dict[Piece, float], NDArray[np.float64]]:
     """
     guess = {piece: s.median_ms for piece, s in walks.pieces.items()}
     totals = np.array([sum(ms for _, ms in steps) for steps in walks.steps])
-    pace = np.ones(len(totals))
+    pace, heap = np.ones(len(totals)), dict[Piece, list[float]]()
     for _ in range(_PASSES):
         ratio = totals / [sum(guess[piece] for piece, _ in steps) for steps in walks.steps]
-        pace = _rolling_median(ratio)
+        pace = pace_of(ratio)
         rest = ratio / pace
         low, high = np.quantile(rest, [_OUTLIERS, 1 - _OUTLIERS])
-        heap: dict[Piece, list[float]] = {}
+        heap = {}
         for steps, r, speed in zip(walks.steps, rest, pace, strict=True):
             if low <= r <= high:
                 for piece, ms in steps:
                     heap.setdefault(piece, []).append(ms / speed)
         guess.update({piece: float(np.mean(ms)) for piece, ms in heap.items()})
     factor = float(np.median(totals / [sum(guess[piece] for piece, _ in steps) for steps in walks.steps]))
-    return {piece: ms * factor for piece, ms in guess.items()}, pace
+    error = _standard_errors(guess, {piece: heap.get(piece) or walks.pieces[piece].ms for piece in guess})
+    return Typical({p: ms * factor for p, ms in guess.items()}, {p: ms * factor for p, ms in error.items()}, pace)
 
 
-def _rolling_median(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The median of the `_NEIGHBOURS` values around each one, relative to the median of all."""
-    reach = _NEIGHBOURS // 2
-    around = [float(np.median(ratio[max(i - reach, 0) : i + reach + 1])) for i in range(len(ratio))]
-    return np.array(around) / float(np.median(ratio))
+def _standard_errors(means: Mapping[Piece, float], heap: Mapping[Piece, Sequence[float]]) -> dict[Piece, float]:
+    """Standard error of each mean; what a single timing is off by is taken from all others of its kind."""
+    spread: dict[str, list[float]] = {}
+    for piece, ms in heap.items():
+        if len(ms) > 1 and means[piece] > 0:
+            spread.setdefault(piece[0], []).append(float(np.std(ms, ddof=1)) / means[piece])
+    usual = {kind: float(np.median(found)) for kind, found in spread.items()}
+    return {piece: usual.get(piece[0], 0.0) * means[piece] / math.sqrt(len(ms)) for piece, ms in heap.items()}
+
+
+def pace_of(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The machine's pace at each walk, from how long each took for its schedule.
+
+    The median of the walks around it, as many of them as best foretell the one in their middle: few where the machine's
+    speed wanders, all where each walk is disturbed by itself, since a median of few would add its own noise.
+    """
+    tried = [_rolling_median(ratio, reach) for reach in _REACHES if 2 * reach < len(ratio)]
+    tried.append((np.ones(len(ratio)), np.full(len(ratio), float(np.median(ratio)))))
+    return min(tried, key=lambda one: float(np.mean(np.abs(np.log(ratio / one[1])))))[0]
+
+
+def _rolling_median(ratio: NDArray[np.float64], reach: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Medians of `reach` values to either side, relative to that of all: with the one in the middle, and without it."""
+    with_it, without = np.empty(len(ratio)), np.empty(len(ratio))
+    for i in range(len(ratio)):
+        around = ratio[max(i - reach, 0) : i + reach + 1]
+        with_it[i] = np.median(around)
+        without[i] = np.median(np.delete(around, min(i, reach)))
+    return with_it / float(np.median(ratio)), without
 
 
 def cells_of(walks: Walks) -> Cells:
     """All cells of a table, from the walks."""
-    typical, _ = typical_ms(walks)
+    found = typical_ms(walks)
+    typical = dict(found.ms)
     # a block without a stage passes through the gap in which a stage would be: part of its MLP half
     gap = typical.pop(("reduce",), 0.0)
     kinds: dict[str, list[Piece]] = {}
     for piece in sorted(typical, key=str):
         kinds.setdefault(piece[0], []).append(piece)
+    typical |= _leaning(kinds.get("attention", []), found) | _leaning(kinds.get("mlp", []), found)
 
     def cell(piece: Piece, extra: float = 0.0) -> dict[str, Any]:
         return {**_statistics(walks.pieces[piece]), "ms": typical[piece] + extra}
@@ -194,6 +238,14 @@ def cells_of(walks: Walks) -> Cells:
         mlp=[CountCell(n=p[1], variant=p[2], **cell(p, gap)) for p in kinds["mlp"]],
         reduce=[ReduceCell(scorer=p[1], merge=p[2], n_in=p[3], n_out=p[4], **cell(p)) for p in kinds.get("reduce", [])],
     )
+
+
+def _leaning(pieces: Sequence[Piece], found: Typical) -> dict[Piece, float]:
+    """Pieces that differ in their tokens alone, smoothed together."""
+    alike: dict[Piece, dict[int, tuple[float, float]]] = {}
+    for piece in pieces:
+        alike.setdefault((piece[0], *piece[2:]), {})[piece[1]] = (found.ms[piece], found.error_ms[piece])
+    return {(kind, n, *rest): ms for (kind, *rest), points in alike.items() for n, ms in smooth(points).items()}
 
 
 def _statistics(samples: Samples) -> dict[str, Any]:

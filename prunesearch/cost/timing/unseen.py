@@ -13,7 +13,7 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, read_method
 from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.tables.table_records import Validation
+from prunesearch.cost.tables.table_records import Cells, NoiseRecord, Validation
 from prunesearch.cost.timing.samples import Samples
 
 UNSEEN = 30  # schedules for a validation
@@ -63,6 +63,24 @@ def draw_unseen(
         if schedule not in found:
             found.append(schedule)
     return found
+
+
+def mean_error(shape: Shape, cells: Cells, schedules: Sequence[Schedule], samples: Sequence[Samples]) -> float:
+    """The mean relative error of what `cells` say of schedules that were timed, while timing goes on.
+
+    Args:
+        shape: of the model.
+        cells: so far.
+        schedules: the first is the unpruned model, which does not count.
+        samples: timings of each, in ms.
+    """
+    conditions = dict.fromkeys(("batch_size", "dtype", "attention", "mode", "tokens", "device"))
+    noise = NoiseRecord(spread=None, drift=None, others=None, noisy=False, why="")
+    table = CostTable(
+        status="measured", shape=shape, conditions=conditions, device={}, cells=cells, noise=noise, seconds=0, walks=0
+    )
+    timed = [(schedule, s.median_ms) for schedule, s in zip(schedules, samples, strict=True) if len(s)][1:]
+    return float(np.mean([abs(table.predict(schedule) / ms - 1) for schedule, ms in timed])) if timed else 0.0
 
 
 def compare(

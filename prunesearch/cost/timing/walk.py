@@ -36,6 +36,8 @@ Piece = tuple[Any, ...]
 
 _MOST_STAGES = 6  # a walk with more has too few blocks left for each width
 _PATIENCE = 3.0  # times the budget, with a device that throttles
+LONGEST = 4.0  # times the budget, for a table whose error is not yet what was promised
+_AGAIN = 1.25  # times the time so far, until it is looked at again
 _COLLECT_EVERY = 100  # walks between two garbage collections, which are off while timing
 
 
@@ -171,14 +173,18 @@ def take_walks(
     spoiled: Callable[[], bool] = lambda: False,
     alone: bool = True,
     label: str = "measuring cost table",
+    go_on: Callable[[Walks], bool] = lambda walks: False,
+    now: Callable[[], float] = time.monotonic,
 ) -> Walks:
     """Walk until the budget (seconds, warm-up included) is spent or `enough` says so; at least `min_walks` times.
 
     `between` is called with the number of each walk that counted, outside the marking. A walk after which `spoiled`
     says so does not count, unless three times the budget have gone by. If not meant to be `alone`, the share of others
-    in the cores is no noise.
+    in the cores is no noise. When the budget is spent, `go_on` may ask for more, up to `LONGEST` budgets. `now` tells
+    seconds.
     """
-    walks, start, watch = Walks(), time.monotonic(), OthersWatch()
+    walks, start, watch = Walks(), now(), OthersWatch()
+    look_at = time_budget_s
     number = -max(3, min_walks // 5)  # warm-up
     sentinel: list[float] = []
     with undisturbed(), passing(label, time_budget_s) as tick:
@@ -186,7 +192,7 @@ def take_walks(
             with walker.marking():
                 steps = walker.walk(schedule)
             tick()
-            if number >= 0 and spoiled() and time.monotonic() - start < _PATIENCE * time_budget_s:
+            if number >= 0 and spoiled() and now() - start < _PATIENCE * time_budget_s:
                 walks.thrown_away += 1
                 continue
             number += 1
@@ -198,8 +204,16 @@ def take_walks(
                 between(number)
             if number % _COLLECT_EVERY == 0:
                 gc.collect()
-            over = time.monotonic() - start > time_budget_s
-            if number >= min_walks and (over or (number % 20 == 0 and enough(walks))):
+            if number < min_walks:
+                continue
+            spent = now() - start
+            if spent > time_budget_s:
+                if spent < look_at:
+                    continue
+                if spent > LONGEST * time_budget_s or not go_on(walks):
+                    break
+                look_at = _AGAIN * spent
+            elif number % 20 == 0 and enough(walks) and not go_on(walks):
                 break
-    walks.noise, walks.seconds = judge_noise(sentinel, watch.share() if alone else None), time.monotonic() - start
+    walks.noise, walks.seconds = judge_noise(sentinel, watch.share() if alone else None), now() - start
     return walks

@@ -10,16 +10,21 @@ from torch import Tensor, nn
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.cost.devices.device import kind_of
+from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.tables.table_records import PROMISED, Cells
 from prunesearch.cost.timing.build import build_table, typical_ms
 from prunesearch.cost.timing.concurrency import background_load
-from prunesearch.cost.timing.modes import runner_for
+from prunesearch.cost.timing.modes import Eager, runner_for
 from prunesearch.cost.timing.samples import Samples
-from prunesearch.cost.timing.unseen import UNSEEN, compare, draw_unseen
+from prunesearch.cost.timing.unseen import UNSEEN, compare, draw_unseen, mean_error
 from prunesearch.cost.timing.walk import Walks
 from prunesearch.cost.timing.wanted import TableWanted
 from prunesearch.pruning.borders import borrowed
+
+_LEAST_UNSEEN = 12  # schedules whose mean error says something of others
+_TRIED = 2  # forwards that tell how long one takes
 
 
 def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted: TableWanted) -> CostTable:
@@ -33,11 +38,13 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
     ready = kind.make_ready(lambda: model(**inputs), device, wanted.patience_s)
     with background_load(model, inputs, wanted.concurrency - 1, wanted.mode), borrowed(model) as handle:
         shape = describe_shape(model, handle, inputs)
+        timer = wanted.clock or kind.clock()
+        runner = runner_for(wanted.mode, model, handle, inputs)
         random_ones = draw_unseen(
             shape,
             wanted.counts,
             wanted.methods,
-            count=UNSEEN if wanted.unseen is None else wanted.unseen,
+            count=_affordable(runner, timer, wanted) if wanted.unseen is None else wanted.unseen,
             seed=wanted.seed + 1,
             between=not RUNTIMES.entry(wanted.mode).compiles,
         )
@@ -45,8 +52,7 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
         samples = [Samples() for _ in schedules]
         when: list[list[int]] = [[] for _ in schedules]  # the walk before each timing
         order: list[int] = []
-        rng, timer = random.Random(wanted.seed), wanted.clock or kind.clock()
-        runner = runner_for(wanted.mode, model, handle, inputs)
+        rng = random.Random(wanted.seed)
         all_walks: list[Walks] = []
 
         def time_one(walk: int) -> None:
@@ -58,6 +64,9 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
             runner.run()
             samples[place].ms.extend(timer.between_ms([begin, timer.mark()]))
             when[place].append(walk - 1)
+
+        def breaks_its_promise(cells: Cells) -> bool:
+            return mean_error(shape, cells, schedules, samples) > PROMISED
 
         table = build_table(
             model,
@@ -74,9 +83,25 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
             concurrency=wanted.concurrency,
             label=wanted.label,
             taken=all_walks.append,
+            go_on=breaks_its_promise,
         )
     table.noise.waited_s = round(ready.waited_s, 1)
     if ready.doubt:
         table.noise.noisy, table.noise.why = True, "; ".join(filter(None, (table.noise.why, ready.doubt)))
-    _, pace = typical_ms(all_walks[0])
+    pace = typical_ms(all_walks[0]).pace
     return compare(table, schedules, samples, [[float(pace[i]) for i in walks] for walks in when])
+
+
+def _affordable(runner: Eager, timer: Clock, wanted: TableWanted) -> int:
+    """How many unseen schedules there is time for: fewer where a forward takes seconds.
+
+    Each is timed `min_rounds` times, and has as many walks beside it.
+    """
+    runner.prepare(Schedule())
+    marks = [timer.mark()]
+    for _ in range(_TRIED):
+        runner.run()
+        marks.append(timer.mark())
+    took = min(timer.between_ms(marks))
+    rounds = wanted.time_budget_s * 1e3 / max(took, 1e-3) / (2 * wanted.min_rounds)
+    return max(_LEAST_UNSEEN, min(UNSEEN, int(rounds) - 1))

@@ -9,6 +9,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say, step
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.costs import Costs
+from prunesearch.cost.counting.flops import MacCosts
 from prunesearch.cost.energy.schedules import FITTED, fit_table_energy
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.tables.cost_table import CostTable
@@ -23,6 +24,10 @@ from prunesearch.search.space.space import Space
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.loads import Load
 from prunesearch.study.setup import Setting
+
+_BY_MACS = (
+    "nothing is ranked by the cost table: schedules are sought by multiply-adds, and timed end to end for the front"
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,12 @@ class Costing:
     def costs_of(self, name: str) -> Costs | None:
         """The costs of that name; None if the run has no use for them."""
         return next((o.costs for o in self.objectives if o.name == name), None)
+
+    @property
+    def ranking_note(self) -> str:
+        """What the schedules were sought by, where a table was not fit for it; empty otherwise."""
+        broken = next((load.table.broken_promise for load in self.loads if load.macs is not None), "")
+        return f"{_BY_MACS}; {broken}" if broken else ""
 
     @property
     def across(self) -> Across | None:
@@ -110,11 +121,15 @@ class Coster:
                 f"percentile {tail.percentile:g}: {tail.factor:.3f} x the median (mean error {tail.mape:.1%}, "
                 f"{tail.coverage:.1%} of {tail.timings} unseen forwards took no longer)"
             )
-        return LoadCosts(load.batch_size, task.tokens, load.weight, table, tail)
+        macs = None
+        if table.broken_promise:
+            macs = MacCosts.of(self.handle.encoder, task.tokens)
+            say(f"{_BY_MACS}; {table.broken_promise} (close what else runs here, or give --table-time)")
+        return LoadCosts(load.batch_size, task.tokens, load.weight, table, tail, macs)
 
     def _at_edges(self, space: Space, table: CostTable) -> Space:
         """Move counts to the edges of the table's plateaus, where more tokens cost the same."""
-        if table.noise.noisy:  # noise makes plateaus of its own
+        if table.noise.noisy or table.broken_promise:  # noise makes plateaus of its own
             return space
         found = space.at_edges(plateaus(block_curve(table, biased=False)))
         gone = len(space.counts) - len(found.counts)

@@ -62,6 +62,7 @@ class LoadCosts:
         weight: in a mean over loads.
         table: medians.
         tail: from the median to the percentile that counts; None where the median does.
+        macs: multiply-adds, where the table's error is not what was promised.
     """
 
     batch_size: int
@@ -69,6 +70,7 @@ class LoadCosts:
     weight: float
     table: CostTable
     tail: Tail | None = None
+    macs: Costs | None = None
 
     @property
     def name(self) -> str:
@@ -77,8 +79,21 @@ class LoadCosts:
 
     @property
     def costs(self) -> Costs:
-        """What forwards take, at the percentile that counts."""
-        return self.table if self.tail is None else Scaled(self.table, self.tail.factor)
+        """What forwards take, at the percentile that counts.
+
+        By a table that breaks its promise nothing is ranked: then it is the unpruned model's latency times the share of
+        multiply-adds, which are known exactly.
+        """
+        median: Costs = self.table
+        if self.macs is not None:
+            median = Scaled(self.macs, self._unpruned_ms / self.macs.predict(Schedule()))
+        return median if self.tail is None else Scaled(median, self.tail.factor)
+
+    @property
+    def _unpruned_ms(self) -> float:
+        """Of the whole model, as it was timed."""
+        checked = self.table.validation
+        return checked.measured_ms[0] if checked is not None and checked.measured_ms else self.table.predict(Schedule())
 
 
 def together(values: Sequence[float], unpruned: Sequence[float], weights: Sequence[float], across: str) -> float:

@@ -94,6 +94,11 @@ def profile_table(
     table = profile.find(shape, conditions, model)
     if table is not None:
         _check_methods(table, methods, profile, model, conditions)
+        if table.broken_promise:
+            raise PruneSearchError(
+                f"schedules cannot be ranked by the table of profile '{profile.name}': {table.broken_promise}; measure "
+                f"it there while nothing else runs: {profile.command(model, conditions)} --redo"
+            )
         between = [n for n in space.counts[1:] if n not in {cell.n for cell in table.cells.mlp}]
         notes = list(table.notes)
         if between:

@@ -30,6 +30,7 @@ class EngineContext:
         workers: evaluations at a time; None: as the engine finds fit.
         address: of a cluster; None: this machine.
         on_gpu: whether an evaluation needs a GPU.
+        limit_s: seconds that an evaluation may take (`time_limit`); None: any.
     """
 
     evaluate: Evaluate
@@ -37,6 +38,7 @@ class EngineContext:
     workers: int | None = None
     address: str | None = None
     on_gpu: bool = False
+    limit_s: float | None = None
 
 
 class Engine(Protocol):

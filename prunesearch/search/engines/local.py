@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 
 from prunesearch.search.engines.engine import EngineContext, Evaluate, Limits, Stop
+from prunesearch.search.engines.time_limit import time_limit
 from prunesearch.search.trials.ask_tell import Proposal, Search
 from prunesearch.study.trials import TrialRecord
 
 
 def make_local_engine(context: EngineContext) -> LocalEngine:
     """The engine of a run."""
-    return LocalEngine(context.evaluate)
+    return LocalEngine(context.evaluate, context.limit_s)
 
 
 class LocalEngine:
@@ -20,10 +21,11 @@ class LocalEngine:
 
     Args:
         evaluate: a schedule's quality on the calibration split; with a rival, it may stop where the race is lost.
+        limit_s: seconds that it may take; None: any.
     """
 
-    def __init__(self, evaluate: Evaluate) -> None:
-        self.evaluate = evaluate
+    def __init__(self, evaluate: Evaluate, limit_s: float | None = None) -> None:
+        self.evaluate, self.limit_s = evaluate, limit_s
 
     def run(
         self, search: Search, trials: int | None = None, deadline: float | None = None, stop: Stop | None = None
@@ -46,8 +48,9 @@ class LocalEngine:
     def _try(self, search: Search, proposal: Proposal) -> TrialRecord | None:
         started = time.monotonic()
         try:
-            evaluation = self.evaluate(proposal.schedule, proposal.rival)
-        except (RuntimeError, MemoryError) as error:  # out of memory, or a kernel that refuses a shape
+            with time_limit(self.limit_s):
+                evaluation = self.evaluate(proposal.schedule, proposal.rival)
+        except (RuntimeError, MemoryError) as error:  # out of memory or time, or a kernel that refuses a shape
             search.fail(proposal, str(error) or type(error).__name__)
             return None
         except KeyboardInterrupt:

@@ -24,6 +24,7 @@ import torch
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.engines.engine import EngineContext, Limits, Load, Stop
+from prunesearch.search.engines.time_limit import time_limit
 from prunesearch.search.trials.ask_tell import Proposal, Search
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.search.trials.incumbents import unpack_rows
@@ -54,7 +55,7 @@ _DONE = object()
 
 def make_ray_engine(context: EngineContext) -> RayEngine:
     """The engine of a run."""
-    return RayEngine(context.load, context.workers, context.address, on_gpu=context.on_gpu)
+    return RayEngine(context.load, context.workers, context.address, on_gpu=context.on_gpu, limit_s=context.limit_s)
 
 
 class RayEngine:
@@ -66,6 +67,7 @@ class RayEngine:
         address: of a running cluster, as `ray.init` takes it; None: workers on this machine, for this run.
         on_gpu: whether a worker needs a GPU; with more workers than GPUs they share.
         threads: of PyTorch in a worker.
+        limit_s: seconds that an evaluation may take; None: any.
     """
 
     def __init__(
@@ -76,9 +78,10 @@ class RayEngine:
         *,
         on_gpu: bool = False,
         threads: int = 1,
+        limit_s: float | None = None,
     ) -> None:
         self.load, self.workers, self.address = load, workers, address
-        self.on_gpu, self.threads = on_gpu, threads
+        self.on_gpu, self.threads, self.limit_s = on_gpu, threads, limit_s
 
     def run(
         self, search: Search, trials: int | None = None, deadline: float | None = None, stop: Stop | None = None
@@ -135,7 +138,8 @@ class RayEngine:
     def _fit(self, asking: _Asking, workers: int, folder: str) -> None:
         """Run Tune to its end, in a thread of its own: its `fit` gives nothing back before."""
         trainable = tune.with_resources(
-            tune.with_parameters(_Worker, load=self.load, threads=self.threads), {"cpu": 1, "gpu": self._gpu_share}
+            tune.with_parameters(_Worker, load=self.load, threads=self.threads, limit_s=self.limit_s),
+            {"cpu": 1, "gpu": self._gpu_share},
         )
         try:
             tune.Tuner(
@@ -285,8 +289,11 @@ class _Found:
 class _Worker(tune.Trainable):
     """An actor with a model, which Tune uses for one trial after another."""
 
-    def setup(self, config: dict[str, Any], load: Load, threads: int) -> None:  # type: ignore[override]
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], load: Load, threads: int, limit_s: float | None
+    ) -> None:
         """Load the model."""
+        self._limit_s = limit_s
         self._broken: str | None = None
         torch.set_num_threads(threads)
         self._take = config
@@ -310,8 +317,9 @@ class _Worker(tune.Trainable):
         rows, started = self._take["rows_to_beat"], time.monotonic()
         rival = unpack_rows(rows) if rows else None
         try:
-            evaluation = self._evaluate(Schedule.from_json(self._take["schedule"]), rival)
-        except (RuntimeError, MemoryError) as error:  # out of memory, or a kernel that refuses a shape
+            with time_limit(self._limit_s):
+                evaluation = self._evaluate(Schedule.from_json(self._take["schedule"]), rival)
+        except (RuntimeError, MemoryError) as error:  # out of memory or time, or a kernel that refuses a shape
             return _Found(error=str(error) or type(error).__name__)
         tensors = (evaluation.statistics, evaluation.kl, evaluation.agrees)
         rows = [tensor.numpy() for tensor in tensors]

@@ -153,7 +153,7 @@ class Finish:
         points = standing(
             bounds.inside(tested), unpruned, config.objectives, blind=blind is not None, keep=judge.promise(tested)
         )
-        notes = [blind, selection_note(chosen, self.task.metric), *self._remarks(points)]
+        notes = [blind, selection_note(chosen, self.task.metric), costing.ranking_note, *self._remarks(points)]
         return Front(
             study=self.run.folder.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

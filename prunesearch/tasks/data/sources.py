@@ -23,6 +23,7 @@ from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.events import heard
 from prunesearch.tasks.data.beir import is_beir, read_beir
 from prunesearch.tasks.data.delimited import TextTable
+from prunesearch.tasks.data.hub import data_cached, only_cached
 from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.table import READERS
 
@@ -237,6 +238,8 @@ def _load_hub(name: str) -> DataSource:
     """Load a Hub data set (`owner/name[:config]`) or a folder of data files through `datasets`."""
     local = Path(name).is_dir()
     repository, _, config = (name, "", "") if local else name.partition(":")
+    if not local:
+        only_cached(repository, "data set", data_cached)
     try:
         with quiet_libraries(progress=heard()):
             return _from_datasets(name, load_dataset(repository, config or None))

@@ -79,7 +79,7 @@ def test_disturbed_walks_predict_the_median_of_disturbed_forwards(disturb, worst
 
 def test_sums_of_medians_would_be_low_under_disturbance():
     walks = synthetic_walks(1000, lambda rng: 2.0 if rng.random() < 0.1 else 0.0)
-    typical, _ = typical_ms(walks)
+    typical = typical_ms(walks).ms
     medians = {piece: s.median_ms for piece, s in walks.pieces.items()}
     for estimate, low, high in ((medians, 0.5, 0.9), (typical, 0.97, 1.03)):
         ratios = [sum(estimate[p] for p, _ in w) / sum(ms for _, ms in w) for w in walks.steps]
@@ -93,7 +93,8 @@ def test_a_machine_that_wanders_is_followed():
     wandering = type(walks)()
     for steps, slow in zip(walks.steps, pace, strict=True):
         wandering.add([(piece, ms * slow * rng.gauss(1, 0.01)) for piece, ms in steps])
-    typical, found = typical_ms(wandering)
+    whole = typical_ms(wandering)
+    typical, found = whole.ms, whole.pace
     usual = float(np.median(pace))
     assert found == pytest.approx(np.array(pace) / usual, rel=0.02)
     for piece in (("mlp", 33, ""), ("attention", 65, False, "")):

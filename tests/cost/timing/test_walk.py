@@ -127,6 +127,44 @@ def test_walking_stops_when_there_is_enough(tiny, batch):
     assert walks.noise is not None
 
 
+def test_walking_goes_on_past_its_time_while_the_error_is_not_what_was_promised_and_ends_all_the_same(tiny, batch):
+    """Each walk takes a second of a made-up time; it is looked at again after a quarter more, up to four budgets."""
+
+    def walked(go_on):
+        seconds, looked = itertools.count(), []
+        with borrowed(tiny) as handle:
+            walker = Walker(Eager(tiny, handle, batch), describe_shape(tiny, handle, batch), CountingClock())
+
+            def look(walks):
+                looked.append(len(walks.steps))
+                return go_on(len(walks.steps))
+
+            walks = take_walks(
+                walker, plan_walks(3, 17, 1, WIDTHS, METHODS, 0), time_budget_s=40, min_walks=1,
+                enough=lambda walks: False, go_on=look, now=lambda: next(seconds),
+            )  # fmt: skip
+        return len(walks.steps), looked
+
+    assert walked(lambda walks: False) == (41, [41])
+    assert walked(lambda walks: walks < 90) == (103, [41, 52, 65, 82, 103])
+    assert walked(lambda walks: True) == (162, [41, 52, 65, 82, 103, 129])
+
+
+def test_a_table_of_slow_forwards_is_checked_on_fewer_schedules(tiny, batch):
+    class Slow(CountingClock):
+        """Whatever takes place between two marks takes two seconds."""
+
+        def between_ms(self, marks):
+            return [2000.0 for _ in itertools.pairwise(marks)]
+
+    slow = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.5, clock=Slow(), min_rounds=1)
+    assert slow.validation.unseen == 12
+    longer = measure_table(
+        tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.5, clock=CountingClock(), unseen=5
+    )
+    assert longer.validation.unseen == 5
+
+
 @pytest.fixture(scope="module")
 def built(tiny, batch):
     return build_table(tiny, batch, counts=[17, *WIDTHS], methods=METHODS, time_budget_s=0.5, min_walks=60)
@@ -155,7 +193,7 @@ def test_the_pieces_of_the_unpruned_model_add_up_to_its_prediction(built):
 
 
 def test_a_measured_table_holds_its_error_on_unseen_schedules(tiny, batch):
-    checked = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.5)
+    checked = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.5, unseen=30)
     result = checked.validation
     assert result.schedules[0] == "unpruned"
     assert len(set(result.schedules)) == len(result.schedules) == 31

@@ -64,6 +64,13 @@ def test_a_measured_table_is_taken_with_its_error_and_its_source(root, parts):
     assert found.predict(Schedule([Stage(1, 0.5)])) == pytest.approx(true_total(Schedule([Stage(1, 0.5)])), rel=1e-4)
 
 
+def test_a_table_that_breaks_its_promise_is_refused_with_what_would_mend_it(root, parts):
+    broken = known_table(validation=known_table().validation.model_copy(update={"mape": 0.268}))
+    with pytest.raises(PruneSearchError) as error:
+        ask(write_profile(root, "box", broken), parts)
+    one_line(error.value, "26.8% where 5% is promised", "prunesearch profile --model my/model", "--redo")
+
+
 def test_counts_between_measured_ones_are_said(root, parts):
     """The space asks for 17, 33 and 49 tokens; the machine was measured at 8, 20, 33 and 50."""
     found = ask(write_profile(root, "box", known_table()), parts)

@@ -144,6 +144,7 @@ def test_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch):
         raise ConnectionError("offline\nand a second line")
 
     monkeypatch.setattr("prunesearch.tasks.data.sources.load_dataset", refuse)
+    monkeypatch.setattr("prunesearch.tasks.data.sources.only_cached", lambda *args: False)  # the Hub answers
     with pytest.raises(PruneSearchError, match=r"could not be loaded \(offline\): check the name"):
         load_source("nyu-mll/glue:sst2")
     assert seen == [("nyu-mll/glue", "sst2")]
