@@ -155,7 +155,7 @@ def test_a_table_of_slow_forwards_is_checked_on_fewer_schedules(tiny, batch):
         """Whatever takes place between two marks takes two seconds."""
 
         def between_ms(self, marks):
-            return [2000.0 for _ in itertools.pairwise(marks)]
+            return [2000.0 + k for k, _ in enumerate(itertools.pairwise(marks))]
 
     slow = measure_table(tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.5, clock=Slow(), min_rounds=1)
     assert slow.validation.unseen == 12

@@ -20,7 +20,7 @@ def test_where_it_does_not_what_is_cached_is_taken_and_all_else_is_one_line() ->
     assert only_cached("owner/there", "model", cached=lambda name: name == "owner/there", answers=lambda: False)
     with pytest.raises(
         PruneSearchError, match=r"the data set of 'owner/nope' could not be loaded .*check the name"
-    ) as error:
+    ) as e:
         only_cached("owner/nope", "data set", cached=lambda name: False, answers=lambda: False)
     assert "\n" not in str(e.value)
 
