@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.stage import parse_method
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.devices.device import clock_for, describe_device
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape, device_of
@@ -95,6 +96,7 @@ def build_table(
             alone=concurrency == 1,
             label=label,
             go_on=lambda walks: go_on(cells_of(walks)),
+            lacking=lambda walks: not covers(walks, shape, grid, methods),
         )
         conditions = conditions_of(handle, inputs, shape.tokens, mode, concurrency)
     taken(walks)
@@ -132,6 +134,17 @@ def check_counts(counts: Iterable[int], shape: Shape) -> list[int]:
                 f"`{shape.protected} < tokens < {shape.tokens}` must hold for a width after a stage, but got {n}"
             )
     return grid
+
+
+def covers(walks: Walks, shape: Shape, grid: Sequence[int], methods: Sequence[str]) -> bool:
+    """Whether the least width of the grid was met by every kind of attention and MLP: a table does not extrapolate."""
+    if not grid or shape.depth < 3:
+        return True
+    sized = {MERGES.entry(parse_method(method)[1]).makes_sizes for method in methods}
+    behind = set(shape.blocks[2:])  # a stage in one of the first two blocks comes before all of them
+    wanted = [("attention", grid[0], s, variant.attention) for s in sized for variant in behind]
+    wanted += [("mlp", grid[0], variant.mlp) for variant in behind]
+    return all(piece in walks.pieces for piece in wanted)
 
 
 def _enough(walks: Walks) -> bool:

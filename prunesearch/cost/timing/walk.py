@@ -37,6 +37,7 @@ Piece = tuple[Any, ...]
 _MOST_STAGES = 6  # a walk with more has too few blocks left for each width
 _PATIENCE = 3.0  # times the budget, with a device that throttles
 LONGEST = 4.0  # times the budget, for a table whose error is not yet what was promised
+_FARTHEST = 20  # times the least number of walks, for a piece that no walk met
 _AGAIN = 1.25  # times the time so far, until it is looked at again
 _COLLECT_EVERY = 100  # walks between two garbage collections, which are off while timing
 
@@ -174,14 +175,15 @@ def take_walks(
     alone: bool = True,
     label: str = "measuring cost table",
     go_on: Callable[[Walks], bool] = lambda walks: False,
+    lacking: Callable[[Walks], bool] = lambda walks: False,
     now: Callable[[], float] = time.monotonic,
 ) -> Walks:
     """Walk until the budget (seconds, warm-up included) is spent or `enough` says so; at least `min_walks` times.
 
     `between` is called with the number of each walk that counted, outside the marking. A walk after which `spoiled`
     says so does not count, unless three times the budget have gone by. If not meant to be `alone`, the share of others
-    in the cores is no noise. When the budget is spent, `go_on` may ask for more, up to `LONGEST` budgets. `now` tells
-    seconds.
+    in the cores is no noise. When the budget is spent, `go_on` may ask for more, up to `LONGEST` budgets. It goes on
+    in any case while something is `lacking`, up to `_FARTHEST` times as many walks. `now` tells seconds.
     """
     walks, start, watch = Walks(), now(), OthersWatch()
     look_at = time_budget_s
@@ -204,7 +206,7 @@ def take_walks(
                 between(number)
             if number % _COLLECT_EVERY == 0:
                 gc.collect()
-            if number < min_walks:
+            if number < min_walks or (number < _FARTHEST * min_walks and lacking(walks)):
                 continue
             spent = now() - start
             if spent > time_budget_s:

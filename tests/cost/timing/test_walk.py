@@ -12,7 +12,7 @@ from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.devices.machine import usable_cores
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import describe_shape
-from prunesearch.cost.timing.build import build_table
+from prunesearch.cost.timing.build import build_table, covers
 from prunesearch.cost.timing.modes import Eager
 from prunesearch.cost.timing.unseen import compare, unseen_schedules
 from prunesearch.cost.timing.validate import measure_schedules
@@ -148,6 +148,22 @@ def test_walking_goes_on_past_its_time_while_the_error_is_not_what_was_promised_
     assert walked(lambda walks: False) == (41, [41])
     assert walked(lambda walks: walks < 90) == (103, [41, 52, 65, 82, 103])
     assert walked(lambda walks: True) == (162, [41, 52, 65, 82, 103, 129])
+
+
+def test_walking_goes_on_until_the_least_width_was_met_by_every_kind_of_piece(tiny, batch):
+    """A table does not extrapolate: what no walk met could not be priced."""
+    with borrowed(tiny) as handle:
+        shape = describe_shape(tiny, handle, batch)
+        walker = Walker(Eager(tiny, handle, batch), shape, CountingClock())
+        plan = plan_walks(3, 17, 1, WIDTHS, METHODS, 0)
+        walks = take_walks(
+            walker, plan, time_budget_s=0.0, min_walks=1, enough=lambda walks: True,
+            lacking=lambda walks: not covers(walks, shape, WIDTHS, METHODS),
+        )  # fmt: skip
+    assert ("attention", WIDTHS[0], True, "") in walks.pieces
+    assert ("attention", WIDTHS[0], False, "") in walks.pieces
+    assert ("mlp", WIDTHS[0], "") in walks.pieces
+    assert len(walks.steps) <= 20
 
 
 def test_a_table_of_slow_forwards_is_checked_on_fewer_schedules(tiny, batch):
