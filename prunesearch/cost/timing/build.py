@@ -142,7 +142,7 @@ def covers(walks: Walks, shape: Shape, grid: Sequence[int], methods: Sequence[st
         return True
     sized = {MERGES.entry(parse_method(method)[1]).makes_sizes for method in methods}
     behind = set(shape.blocks[2:])  # a stage in one of the first two blocks comes before all of them
-    wanted = [("attention", grid[0], s, variant.attention) for s in sized for variant in behind]
+    wanted: list[Piece] = [("attention", grid[0], s, variant.attention) for s in sized for variant in behind]
     wanted += [("mlp", grid[0], variant.mlp) for variant in behind]
     return all(piece in walks.pieces for piece in wanted)
 
