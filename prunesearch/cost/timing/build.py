@@ -18,10 +18,10 @@ from prunesearch.cost.devices.device import clock_for, describe_device
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.cost.tables.smooth import smooth
 from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, ReduceCell
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.samples import Noise, Samples
-from prunesearch.cost.timing.smooth import smooth
 from prunesearch.cost.timing.walk import Piece, Walker, Walks, plan_walks, take_walks
 from prunesearch.pruning.borders import borrowed
 

@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 
+from prunesearch.cost.tables.smooth import smooth
 from prunesearch.cost.tables.table_records import PROMISED
 from prunesearch.cost.timing.build import pace_of
-from prunesearch.cost.timing.smooth import smooth
 from prunesearch.cost.timing.unseen import unseen_schedules
 from tests.support.known_machine import METHODS, synthetic_walks, table_of, true_total
 from tests.support.some import some
