@@ -9,6 +9,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.files import load_json
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.estimate.estimate import (
@@ -20,7 +21,7 @@ from prunesearch.cost.estimate.estimate import (
 )
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import find_profile, specs
-from prunesearch.cost.tables.specs import read_json, validate
+from prunesearch.cost.tables.specs import validate
 from prunesearch.cost.tables.table_records import Cells
 from prunesearch.cost.timing.unseen import draw_unseen
 from prunesearch.pruning.apply import apply_, handle_of
@@ -244,4 +245,4 @@ def test_a_broken_estimator_gets_one_line(tmp_path):
     path = tmp_path / "estimator.json"
     path.write_text(json.dumps(data))
     with pytest.raises(CorruptFileError, match=r"field `efficiency\.memory`"):
-        validate(Estimator, read_json(path, "estimator"), f"estimator {path}")
+        validate(Estimator, load_json(path, "estimator"), f"estimator {path}")
