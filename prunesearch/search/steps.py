@@ -121,7 +121,7 @@ def search(probed: Probed) -> Searched:
     known = f", {len(asking.known)} kept from before" if asking.known else ""
     many = "schedules until the front has converged" if config.trials is None else f"{config.trials} schedules"
     step(f"search: {many} on {split.n} calibration rows ({config.sampler}{known})")
-    blind = blind_note(run.setting.task.metric, unpruned, split.labels)
+    blind = blind_note(run.setting.task, unpruned, split.labels)
     if blind is not None:
         say(blind)
     deadline = None if config.timeout_s is None else time.monotonic() + config.timeout_s

@@ -63,7 +63,7 @@ def load_task(
     caller: `objects.task_of`.
     """
     from prunesearch.pruning.families.find import check_model_type
-    from prunesearch.tasks.data.delimited import TextTable
+    from prunesearch.tasks.data.readers.delimited import TextTable
     from prunesearch.tasks.data.sources import as_source
     from prunesearch.tasks.data.split import Sizes
     from prunesearch.tasks.loading import check_device, check_dtype, given_model, load_config
@@ -89,7 +89,7 @@ def load_task(
         config.architectures = [type(given).__name__]  # one that was never saved names none
         weights = {"dtype": first.dtype, "device": first.device, "attention": config._attn_implementation}
     check_model_type(config.model_type)
-    check_head(config, model_id)
+    check_head(config, model_id, task)
     request = TaskRequest(
         model_id=model_id,
         config=config,
@@ -104,6 +104,7 @@ def load_task(
         **weights,
     )
     loaded: Task = TASKS.load(infer_task(request) if task == "auto" else task)(request)
+    loaded.check_measure()
     inferred = " (from the model's head and the data)" if task == "auto" else ""
     loaded.notes.append(f"task: {loaded.name}{inferred}; metric: {loaded.metric}")
     return loaded

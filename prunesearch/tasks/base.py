@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import Handle
-from prunesearch.tasks.batching.batches import Batch, EvalSet, Inputs
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Inputs, Labels
 from prunesearch.tasks.metrics.metric import Metric, find_metric
+from prunesearch.tasks.table import TASKS
+
+_LITTLE = 0.5  # of what a constant answer has on a metric that is blind to it
 
 Outputs = dict[str, Tensor]  # what a task keeps of a forward; rows first in every tensor
 # takes the model's inputs by name, and returns outputs that have names: the model itself, or a graph made of it
@@ -109,7 +112,7 @@ class Task(ABC):
 
     @abstractmethod
     def answers(self, outputs: Outputs, batch: Batch) -> Any:
-        """What the metric compares with `batch.labels`. It may run the model again (to decode a text)."""
+        """What the metric compares with the labels (`wanted`). It may run the model again (to decode a text)."""
 
     def condensed(self, outputs: Outputs) -> Outputs:
         """What is kept of the unpruned model's outputs for every later comparison; `statistics` must do with it too."""
@@ -117,7 +120,38 @@ class Task(ABC):
 
     def statistics(self, outputs: Outputs, batch: Batch) -> Tensor:
         """The metric's numbers of every row, `[b, k]`, while the schedule that made `outputs` is still in place."""
-        return self.scoring.statistics(self.answers(outputs, batch), batch.labels)
+        return self.scoring.statistics(self.answers(outputs, batch), self.wanted(batch.labels))
+
+    def wanted(self, labels: Labels) -> Any:
+        """Labels of rows as the metric takes them."""
+        return labels
+
+    def telling(self, labels: Labels) -> list[str]:
+        """Other metrics of this kind of task on which an answer that is the same for every row has little."""
+        wanted = self.wanted(labels)
+        mine, found = self.scoring.constant(wanted) or 0.0, []
+        for name in TASKS.entry(self.name).metrics if self.name in TASKS else ():
+            metric = find_metric(name)
+            constant = metric.constant(wanted)
+            if constant is not None and constant <= _LITTLE * mine and not metric.fixed(wanted):
+                found.append(name)
+        return found
+
+    def check_measure(self) -> None:
+        """Refuse a metric that is the same whatever the model answers.
+
+        Raises:
+            PruneSearchError: with the reason, and other metrics of this kind of task.
+        """
+        for split in (self.calibration, self.holdout):
+            why = self.scoring.fixed(self.wanted(split.labels))
+            if why:
+                others = self.telling(split.labels)
+                way_out = f"use --metric {' or '.join(others)}" if others else "give other rows, or check the columns"
+                raise PruneSearchError(
+                    f"{self.metric} must depend on what the model answers, but on the {split.n} {split.name} rows it "
+                    f"is the same for every model ({why}): {way_out}"
+                )
 
     def shown(self, outputs: Outputs, batch: Batch) -> list[str]:
         """The answers as a reader sees them, one line a row."""

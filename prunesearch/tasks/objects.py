@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from prunesearch.tasks import load_task
 from prunesearch.tasks.base import Forward, Outputs, Task, named
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Held, Inputs, Labels, merge_batches
 from prunesearch.tasks.data.split import CAPS, stratified_order
-from prunesearch.tasks.kinds.fidelity import Fidelity
+from prunesearch.tasks.kinds.fidelity import Fidelity, label_by_itself
+from prunesearch.tasks.kinds.head_outputs import HeadOutputs, head_of_problem, spread_of
 from prunesearch.tasks.kinds.image import repeat_rows
 from prunesearch.tasks.loading import count_tokens, to_device
 from prunesearch.tasks.metrics.own import RowFunction, Scorer, Whole, WholeModel
-from prunesearch.tasks.table import FIDELITY, fidelity_metric
+from prunesearch.tasks.request import output_names
+from prunesearch.tasks.table import CLASSES, FIDELITY, NUMBERS, fidelity_metric
 
 _LABELS = ("labels", "label")
 _ROLES = ("calibration", "holdout")
@@ -106,12 +108,12 @@ class OwnBatches(Fidelity):
     """A model object on batches of the caller's: classes where there are, else what a function makes of raw outputs."""
 
     def outputs(self, forward: Forward, batch: Batch) -> Outputs:
-        """Logits `[b, classes]`, or any other output as `[b, width]` "state"; what a model returned as it is, "raw"."""
+        """Logits `[b, k]`, or any other output as `[b, width]` "state"; what a model returned as it is, "raw"."""
         raw = forward(**batch.inputs)
         found = raw if isinstance(raw, Tensor) else named(raw, "logits")
         if found is None and isinstance(raw, (tuple, list)):
             found = raw[0]
-        if found is not None and found.ndim == 2 and found.shape[1] > 1:
+        if found is not None and found.ndim == 2:
             return {"logits": found, "raw": raw}
         if found is not None:
             return {"state": found.flatten(1), "raw": raw}
@@ -138,23 +140,46 @@ def _own_batches(
         chosen = _split(part, sizes, seed)
         parts = dict.fromkeys(_ROLES, part)
     padding = _padding(encoder.base.config, parts["calibration"].inputs)
-    classes = all(_are_classes(part.labels) for part in parts.values())
     model.eval()
     sets = {}
     for role, part in parts.items():
         limit = sizes[role]
         rows = part.rows(chosen[role] if limit is None else chosen[role][:limit])
-        if labelled or classes:
-            sets[role] = _batched(role, rows, batch_size, padding)
-        else:
-            sets[role] = _labelled(model, _batched(role, rows, batch_size, padding))
+        sets[role] = _batched(role, rows, batch_size, padding)
     tokens, timing_inputs = _timed(model, sets["calibration"], padding)
-    notes = [f"batches given: {sets['calibration'].n} calibration and {sets['holdout'].n} holdout rows"]
-    if not (labelled or classes):
-        notes.append("no class labels: fidelity to the unpruned model's own outputs")
-    name = "own batches" if labelled or classes else FIDELITY
-    metric = "accuracy" if classes else _fidelity_metric(sets["calibration"])
-    return OwnBatches(name, model, sets, tokens, timing_inputs, metric=metric, notes=notes)
+    task = OwnBatches("own batches", model, sets, tokens, timing_inputs)
+    task.notes = [f"batches given: {task.calibration.n} calibration and {task.holdout.n} holdout rows"]
+    first = _first_outputs(task)
+    head = _head(task, model, first) if "logits" in first else None
+    task.head, task.metric = head or task.head, fidelity_metric(True) if head is None else head.metrics[0]
+    fits = head is not None and all(head.fits(part.labels) for part in parts.values())
+    if fits and head is not None:
+        task.metric = head.labelled
+        if not labelled:
+            task.check_measure()
+    elif not labelled:
+        task.name = FIDELITY
+        task.splits = {role: label_by_itself(task, data, task.head) for role, data in sets.items()}
+        task.notes.append("no labels that fit the outputs: fidelity to the unpruned model's own outputs")
+    return task
+
+
+@torch.inference_mode()
+def _first_outputs(task: OwnBatches) -> Outputs:
+    return task.outputs(task.model, task.calibration.batches[0])
+
+
+def _head(task: OwnBatches, model: nn.Module, first: Outputs) -> HeadOutputs:
+    """What the outputs say: numbers, if there is one a row; else as the model's own configuration has it."""
+    count, config = first["logits"].shape[1], getattr(model, "config", None)
+    said = getattr(config, "problem_type", None)
+    if said is None and count == 1:
+        said = NUMBERS
+    return head_of_problem(
+        said or CLASSES,
+        output_names(config) if len(output_names(config)) == count else (),
+        lambda: spread_of(lambda batch: task.outputs(model, batch)["logits"], task.calibration),
+    )
 
 
 def _whole(model: nn.Module, data: Any) -> Batch:
@@ -268,22 +293,6 @@ def _batched(role: str, part: Batch, size: int, padding: Mapping[str, int]) -> E
             batch = Batch(cut, batch.labels, batch.index)
         batches.append(batch)
     return EvalSet(role, Held(batches), padding)
-
-
-@torch.inference_mode()
-def _labelled(model: nn.Module, split: EvalSet) -> EvalSet:
-    """The split with the unpruned model's classes or states for labels."""
-    task = OwnBatches(FIDELITY, model, {}, 0, lambda rows: {})
-    labels: list[Labels] = []
-    for batch in split.batches:
-        outputs = task.outputs(model, batch)
-        labels.append(outputs["logits"].argmax(dim=-1) if "logits" in outputs else outputs["state"])
-    return replace(split, batches=split.batches.relabelled(labels))
-
-
-def _fidelity_metric(split: EvalSet) -> str:
-    labels = split.labels
-    return fidelity_metric(isinstance(labels, Tensor) and labels.ndim > 1)
 
 
 def _timed(model: nn.Module, split: EvalSet, padding: Mapping[str, int]) -> tuple[int, Callable[[int], Inputs]]:

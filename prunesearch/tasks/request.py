@@ -10,11 +10,23 @@ from datasets.arrow_dataset import Dataset
 from torch import nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.tasks.data.answers import flag_columns, number_columns
 from prunesearch.tasks.data.columns import content_kind, guess_label
 from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.split import Sizes
 from prunesearch.tasks.loading import load_model
-from prunesearch.tasks.table import AUDIO, FIDELITY, IMAGE, TASKS, TEXT, VIDEO, choose_metric
+from prunesearch.tasks.table import (
+    AUDIO,
+    CLASSES,
+    FIDELITY,
+    FLAGS,
+    IMAGE,
+    NUMBERS,
+    TASKS,
+    TEXT,
+    VIDEO,
+    choose_metric,
+)
 
 BODIES = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling")
 # what a config has that reads a kind of input; the first that fits says it
@@ -77,11 +89,13 @@ def head_of(config: Any) -> str | None:
 
 def _kinds_of(config: Any) -> list[str]:
     """The kinds of task that the checkpoint's head serves."""
-    reads, heads = reads_of(config), config.architectures or []
+    reads, heads, problem = reads_of(config), config.architectures or [], problem_of(config)
     return [
         name
         for name, kind in TASKS.entries().items()
-        if kind.reads in (None, reads) and any(head.endswith(kind.heads) for head in heads)
+        if kind.reads in (None, reads)
+        and kind.problem in (None, problem)
+        and any(head.endswith(kind.heads) for head in heads)
     ]
 
 
@@ -90,29 +104,43 @@ def _has_columns(task: str, rows: Dataset) -> bool:
     return any(set(names) <= set(rows.column_names) for names in TASKS.entry(task).columns)
 
 
-def check_head(config: Any, model_id: str) -> None:
-    """Refuse a head whose outputs are no classes, one of them right: softmax and argmax say nothing of it.
-
-    Of one logit the divergence is 0 and the agreement 1 under every schedule; where several classes may be right, their
-    decisions flip while the largest logit stays.
+def check_head(config: Any, model_id: str, task: str) -> None:
+    """Refuse a kind of task that was asked for, where the checkpoint's head says something else.
 
     Raises:
-        PruneSearchError: for a regression, a ranking, or a multi-label head.
+        PruneSearchError: naming the kinds that fit.
     """
-    heads = tuple(head for kind in TASKS.entries().values() if kind.unlabelled for head in kind.heads)
-    if not any(name.endswith(heads) for name in config.architectures or []):
+    wanted = TASKS.entry(task).problem if task in TASKS else None
+    ends = tuple(head for kind in TASKS.entries().values() if kind.unlabelled for head in kind.heads)
+    heads = [name for name in config.architectures or [] if name.endswith(ends)]
+    if wanted is None or not heads or problem_of(config) == wanted:
         return
-    problem = getattr(config, "problem_type", None)
-    if problem == "multi_label_classification":
-        raise PruneSearchError(
-            f"classes must exclude each other, but the head of '{model_id}' is multi-label (problem_type): give "
-            "batches and a metric of your own (ps.run(model, batches, metric=...))"
-        )
-    if problem == "regression" or len(config.id2label or {}) == 1:
-        raise PruneSearchError(
-            f"the head must have two classes or more, but that of '{model_id}' gives one number (regression, ranking): "
-            "give batches and a metric of your own (ps.run(model, batches, metric=...))"
-        )
+    fitting = [name for name in _kinds_of(config) if TASKS.entry(name).problem is not None]
+    raise PruneSearchError(
+        f"task {task} is of heads for {wanted}, but '{model_id}' ({heads[0]}) is for {problem_of(config)}: use "
+        f"{' or '.join(fitting)}"
+    )
+
+
+def problem_of(config: Any) -> str:
+    """What the outputs of a classification head with this config say, in transformers' words."""
+    said = getattr(config, "problem_type", None)
+    return NUMBERS if said != FLAGS and len(output_names(config)) == 1 else str(said or CLASSES)
+
+
+def _is_labelled(request: TaskRequest, problem: str | None, rows: Dataset) -> bool:
+    """Whether data have a column of labels for a head that says what `problem` names."""
+    if "label" in request.columns:
+        return True
+    names = output_names(request.config)
+    if problem == NUMBERS:
+        return bool(number_columns(rows, names))
+    return bool(flag_columns(rows, names)) if problem == FLAGS else guess_label(rows) is not None
+
+
+def output_names(config: Any) -> list[str]:
+    """The names of a classification head's outputs, in their order."""
+    return [str(name) for _, name in sorted((getattr(config, "id2label", None) or {}).items())]
 
 
 def infer_task(request: TaskRequest) -> str:
@@ -123,11 +151,10 @@ def infer_task(request: TaskRequest) -> str:
     rows = next(iter(request.source.splits.values()))
     kinds = _kinds_of(request.config)
     head = next((k for k in kinds if _has_columns(k, rows)), next(iter(kinds), None))
-    labelled = "label" in request.columns or guess_label(rows) is not None
+    labelled = _is_labelled(request, None if head is None else TASKS.entry(head).problem, rows)
     if head is not None:
-        kind = content_kind(rows, request.columns)
-        row = TASKS.entry(head)
-        return FIDELITY if row.unlabelled and not labelled and kind == row.reads else head
+        kind, row = content_kind(rows, request.columns), TASKS.entry(head)
+        return FIDELITY if row.unlabelled and not labelled and kind == (row.reads or kind) else head
     names = ", ".join(request.config.architectures or ["no architecture"])
     supported = f"supported are {', '.join(TASKS)}"
     if not names.endswith((*BODIES, "no architecture")):

@@ -12,6 +12,7 @@ from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.tables.names import Row, make_table
 
 IMAGE, TEXT, FIDELITY = "image-classification", "text-classification", "fidelity"
+REGRESSION, RANKING, MULTI_LABEL = "regression", "text-ranking", "multi-label-classification"
 TAGS = "token-classification"
 QA = "question-answering"
 TRANSLATION, SUMMARY = "translation", "summarization"
@@ -32,6 +33,8 @@ class TaskKind(Row):
         columns: sets of columns, one of which only data for it have: they tell kinds of one head apart, and find those
             that need no head.
         unlabelled: whether a model with this head and data without a label column is taken for `fidelity`.
+        problem: what the outputs of such a head say, in transformers' words (`problem_type`); None: its heads say one
+            thing alone.
     """
 
     heads: tuple[str, ...] = ()
@@ -39,6 +42,7 @@ class TaskKind(Row):
     metrics: tuple[str, ...] = ()
     columns: tuple[tuple[str, ...], ...] = ()
     unlabelled: bool = False
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,19 @@ class MetricRow(Row):
 
     Attributes:
         classes: how many classes it is of, and `otherwise` a metric for more; None: any number.
-        guessed: a model that says the most frequent class of every row has that class's share of it.
+        beyond: it is the same for every model unless there are more classes than this; `otherwise` is one that is not.
         of_states: of fidelity: what it compares is the model's pooled states, and not its classes.
     """
 
     classes: int | None = None
     otherwise: str = ""
-    guessed: bool = False
+    beyond: int | None = None
     of_states: bool = False
 
 
+# what the outputs of a classification head say, in the words of a config's `problem_type`
+CLASSES, NUMBERS, FLAGS = "single_label_classification", "regression", "multi_label_classification"
+_HEADS = ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification", "ForVideoClassification")
 _CLASSES = ("accuracy", "top5", "f1", "macro_f1", "mcc")
 
 TASKS = make_table(
@@ -69,6 +76,7 @@ TASKS = make_table(
             reads="image",
             metrics=_CLASSES,
             unlabelled=True,
+            problem=CLASSES,
         ),
         TEXT: TaskKind(
             "prunesearch.tasks.kinds.text:load_text_task",
@@ -77,6 +85,32 @@ TASKS = make_table(
             reads="text",
             metrics=_CLASSES,
             unlabelled=True,
+            problem=CLASSES,
+        ),
+        REGRESSION: TaskKind(
+            "prunesearch.tasks.kinds.vectors:load_regression_task",
+            "texts, pairs, images, sounds or videos with a number: scores, ratings, cross-encoders",
+            heads=_HEADS,
+            metrics=("pearson", "spearman", "r2"),
+            unlabelled=True,
+            problem=NUMBERS,
+        ),
+        RANKING: TaskKind(
+            "prunesearch.tasks.kinds.ranking_pairs:load_ranking_task",
+            "queries, each with documents and their relevance, scored in pairs by a cross-encoder",
+            heads=("ForSequenceClassification",),
+            reads="text",
+            metrics=("ndcg10",),
+            columns=(("query", "documents", "relevance"),),
+            problem=NUMBERS,
+        ),
+        MULTI_LABEL: TaskKind(
+            "prunesearch.tasks.kinds.vectors:load_multi_label_task",
+            "texts, images, sounds or videos in any number of classes at once",
+            heads=_HEADS,
+            metrics=("micro_f1", "macro_f1", "mean_ap", "label_accuracy"),
+            unlabelled=True,
+            problem=FLAGS,
         ),
         TAGS: TaskKind(
             "prunesearch.tasks.kinds.tags:load_tagging_task",
@@ -129,6 +163,7 @@ TASKS = make_table(
             reads="audio",
             metrics=(*_CLASSES, "eer_accuracy"),
             unlabelled=True,
+            problem=CLASSES,
         ),
         SPEAKER: TaskKind(
             "prunesearch.tasks.kinds.verification_data:load_verification_task",
@@ -157,6 +192,7 @@ TASKS = make_table(
             reads="video",
             metrics=_CLASSES,
             unlabelled=True,
+            problem=CLASSES,
         ),
         ZERO_SHOT: TaskKind(
             "prunesearch.tasks.kinds.zero_shot:load_zero_shot_task",
@@ -175,7 +211,7 @@ TASKS = make_table(
         FIDELITY: TaskKind(
             "prunesearch.tasks.kinds.fidelity:load_fidelity_task",
             "rows without labels: how close to the unpruned model",
-            metrics=("agreement", "cosine"),
+            metrics=("agreement", "cosine", "pearson", "spearman", "r2"),
         ),
     },
     TaskKind,
@@ -184,6 +220,7 @@ TASKS = make_table(
 _TAG_METRICS = "prunesearch.tasks.metrics.tag_spans"
 _TEXT_METRICS = "prunesearch.tasks.metrics.written_text"
 _RANKINGS = "prunesearch.tasks.metrics.ranking"
+_NUMBERS, _FLAGS = "prunesearch.tasks.metrics.numbers", "prunesearch.tasks.metrics.flags"
 _BOX_METRICS = "prunesearch.tasks.metrics.boxes"
 _FIDELITY = "prunesearch.tasks.kinds.fidelity"
 _CLASS_METRICS = "prunesearch.tasks.metrics.classes"
@@ -192,8 +229,13 @@ _CLASS_METRICS = "prunesearch.tasks.metrics.classes"
 METRICS = make_table(
     "metric",
     {
-        "accuracy": MetricRow(f"{_CLASS_METRICS}:Accuracy", "share of rows whose class is right", guessed=True),
-        "top5": MetricRow(f"{_CLASS_METRICS}:TopFive", "share of rows whose class is among the five most probable"),
+        "accuracy": MetricRow(f"{_CLASS_METRICS}:Accuracy", "share of rows whose class is right"),
+        "top5": MetricRow(
+            f"{_CLASS_METRICS}:TopFive",
+            "share of rows whose class is among the five most probable",
+            beyond=5,
+            otherwise="accuracy",
+        ),
         "f1": MetricRow(
             f"{_CLASS_METRICS}:BinaryF1", "F1 of class 1, for two classes", classes=2, otherwise="macro_f1"
         ),
@@ -207,7 +249,12 @@ METRICS = make_table(
         "exact_match": MetricRow(
             f"{_TEXT_METRICS}:ExactMatch", "share of answers that are a reference, as SQuAD v1.1's"
         ),
-        "spearman": MetricRow(f"{_RANKINGS}:Spearman", "rank correlation of cosines with scores"),
+        "pearson": MetricRow(f"{_NUMBERS}:Pearson", "correlation of answers with labels"),
+        "spearman": MetricRow(f"{_NUMBERS}:Spearman", "rank correlation of answers, or of cosines, with labels"),
+        "r2": MetricRow(f"{_NUMBERS}:RSquared", "1 - mean squared error over the labels' variance"),
+        "micro_f1": MetricRow(f"{_FLAGS}:MicroF1", "F1 of all decisions of several labels together"),
+        "mean_ap": MetricRow(f"{_FLAGS}:MeanPrecision", "mean over several labels of their average precision"),
+        "label_accuracy": MetricRow(f"{_FLAGS}:LabelAccuracy", "share of decisions that are right, of several labels"),
         "ndcg10": MetricRow(f"{_RANKINGS}:Ndcg", "gain of the first ten documents, against the best order's"),
         "word_accuracy": MetricRow(
             "prunesearch.tasks.metrics.word_errors:WordAccuracy", "1 - word error rate, as jiwer's"
@@ -245,12 +292,12 @@ READERS = make_table(
     "ending of a data file",
     {
         ".parquet": Row(f"{_DATA}.sources:read_parquet", "Apache Parquet"),
-        ".csv": Row(f"{_DATA}.delimited:read_delimited", "values set apart by commas, or as --delimiter says"),
-        ".tsv": Row(f"{_DATA}.delimited:read_delimited", "values set apart by tabs"),
+        ".csv": Row(f"{_DATA}.readers.delimited:read_delimited", "values set apart by commas, or as --delimiter says"),
+        ".tsv": Row(f"{_DATA}.readers.delimited:read_delimited", "values set apart by tabs"),
         ".jsonl": Row(f"{_DATA}.sources:read_json", "a JSON object a line"),
         ".ndjson": Row(f"{_DATA}.sources:read_json", "a JSON object a line"),
         ".json": Row(f"{_DATA}.sources:read_json", "one list of JSON objects, or one a line"),
-        ".conll": Row(f"{_DATA}.conll:read_conll", "a word and its tag a line, sentences set apart by an empty one"),
+        ".conll": Row(f"{_DATA}.readers.conll:read_conll", "a word and its tag a line, empty lines between sentences"),
     },
     Row,
     "readers",

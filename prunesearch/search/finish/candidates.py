@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import torch
-from torch import Tensor
-
 from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.core.costs import find_cost
@@ -17,11 +14,12 @@ from prunesearch.core.pareto import hypervolume_2d, non_dominated
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.front_items import Point, Unpruned
 from prunesearch.study.front_records import BudgetInfo, ConstraintInfo, Hypervolume, Selection
+from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import Labels
-from prunesearch.tasks.table import metric_facts
 
 REFERENCE = (1.0, 0.5)  # share of the unpruned cost, nats: of the hypervolume
 _ROUNDING = 1e-9  # of a mean of qualities
+_NEAR = 0.95  # of the unpruned quality, from which on a constant answer is as good
 _SURE = 0.05  # p-value below which an excess is not taken for chance
 
 
@@ -161,21 +159,26 @@ def selection_note(found: Selection | None, metric: str) -> str | None:
     )
 
 
-def blind_note(metric: str, unpruned: Evaluation, labels: Labels) -> str | None:
+def blind_note(task: Task, unpruned: Evaluation, labels: Labels) -> str | None:
     """A line for the reader where the unpruned model's quality is too low to tell schedules apart; else None.
 
+    A model that has lost all it knew gives one answer for every row. Where such an answer has nearly the unpruned
+    model's quality, nothing that a schedule breaks shows in it.
+
     Args:
-        metric: name of the metric.
+        task: with its metric.
         unpruned: the unpruned model on some rows.
         labels: of the same rows.
     """
     value, said = unpruned.quality, ""
-    if metric_facts(metric).guessed and isinstance(labels, Tensor):
-        constant = float(torch.bincount(labels.long()).max()) / len(labels)
-        said = f", no more than the most frequent class has ({100 * constant:.1f} %)" if value <= constant else ""
+    constant = task.scoring.constant(task.wanted(labels))
+    if constant is not None and constant >= _NEAR * value:
+        said = f", and the same answer for every row has {100 * constant:.1f} %"
     if value > 0 and not said:
         return None
+    others = task.telling(labels) if said else []
+    way_out = f"take --metric {' or '.join(others)}" if others else "look at model, data and columns"
     return (
-        f"the unpruned model has {100 * value:.1f} % of {metric} here{said}: that cannot tell schedules apart, and the "
-        "front is of their divergence from it; look at model, data and columns, or take another --metric"
+        f"the unpruned model has {100 * value:.1f} % of {task.metric} here{said}: that cannot tell schedules apart, "
+        f"and the front is of their divergence from it; {way_out}"
     )

@@ -105,7 +105,7 @@ class Finish:
         chosen = selection(
             [r.quality for r in candidates], known.calibration, self.searched.probed.split.n, evaluations, reference
         )
-        blind = blind_note(self.task.metric, reference, self.task.holdout.labels)
+        blind = blind_note(self.task, reference, self.task.holdout.labels)
         front = self._front(unpruned, points, chosen, blind)
         self._report(front)
         front.save(self.run.folder.front)  # last: where it lies, the study is finished

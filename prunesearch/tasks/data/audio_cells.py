@@ -52,13 +52,13 @@ def sound_bytes(cell: Any, base: Path | None) -> bytes:
     return file_bytes(cell, base, "audio", _FORMS)
 
 
-def decode_sound(cell: Any, base: Path | None, rate: int) -> Samples:
+def decode_sound(cell: Any, base: Path | None, rate: int | None) -> Samples:
     """Decode a cell: encoded bytes, `{"bytes", "path"}`, a path from `base`, or `{"array", "sampling_rate"}`.
 
     Args:
         cell: as `raw_sounds` gives it.
         base: folder that relative paths start from.
-        rate: samples a second that are wanted.
+        rate: samples a second that are wanted; None: those that it has.
 
     Returns:
         Samples `[n]` in about [-1, 1]: the mean of the channels, resampled by soxr (band-limited, as librosa does).
@@ -76,7 +76,7 @@ def decode_sound(cell: Any, base: Path | None, rate: int) -> Samples:
         raise PruneSearchError(f"a sound must say its sampling rate, but got {given!r:.40}: give a whole number of Hz")
     if samples.ndim != 1 or len(samples) == 0:
         raise PruneSearchError(f"a sound must have samples, but got shape {samples.shape}: leave that row out")
-    return samples if given == rate else _resample(samples, given, rate)
+    return samples if rate in (None, given) else _resample(samples, given, rate)
 
 
 def _decode(encoded: bytes) -> tuple[Samples, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,23 +171,39 @@ def _text_columns(rows: Dataset, label: str | None) -> list[str]:
     return [name for name, feature in rows.features.items() if _is_string(feature) and name != label]
 
 
-def digests(rows: Dataset, columns: Columns, base: Path | None) -> Iterator[bytes]:
-    """Yield a hash of each row's content (encoded image, sound or video, or text and its pair; not the label)."""
-    if columns.audio is not None:
-        for cell in raw_sounds(rows, columns.audio).select_columns([columns.audio]):
-            yield _hash(sound_bytes(cell[columns.audio], base))
-        return
-    if columns.video is not None:
-        for cell in raw_videos(rows, columns.video).select_columns([columns.video]):
-            yield _hash(video_bytes(cell[columns.video], base))
-        return
-    if columns.image is not None:
-        for cell in raw_images(rows, columns.image).select_columns([columns.image]):
-            yield _hash(image_bytes(cell[columns.image], base))
-        return
+def digests(
+    rows: Dataset, columns: Columns, base: Path | None, name_of: Callable[[int], str] | None = None
+) -> Iterator[bytes]:
+    """Yield a hash of each row's content (encoded image, sound or video, or text and its pair; not the label).
+
+    Args:
+        rows: of a table.
+        columns: in use.
+        base: folder that relative paths start from.
+        name_of: what a user finds a row by, of its place, for the message if it cannot be read.
+    """
+    for name, stored, encoded in (
+        (columns.audio, raw_sounds, sound_bytes),
+        (columns.video, raw_videos, video_bytes),
+        (columns.image, raw_images, image_bytes),
+    ):
+        if name is not None:
+            for place, row in enumerate(stored(rows, name).select_columns([name])):
+                with naming(name_of, place):
+                    yield _hash(encoded(row[name], base))
+            return
     names = [name for name in (columns.text, columns.text_pair) if name is not None]
     for row in rows.select_columns(names):
         yield _hash("\0".join(str(row[name]) for name in names).encode())
+
+
+@contextmanager
+def naming(name_of: Callable[[int], str] | None, place: int) -> Iterator[None]:
+    """Put a row's name before what is wrong with it."""
+    try:
+        yield
+    except PruneSearchError as error:
+        raise error if name_of is None else PruneSearchError(f"{name_of(place)}: {error}") from error
 
 
 def _hash(content: bytes) -> bytes:

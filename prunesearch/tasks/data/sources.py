@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from pyarrow.lib import ArrowException
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.events import heard
-from prunesearch.tasks.data.beir import is_beir, read_beir
-from prunesearch.tasks.data.delimited import TextTable
 from prunesearch.tasks.data.hub import data_cached, only_cached
+from prunesearch.tasks.data.readers.beir import is_beir, read_beir
+from prunesearch.tasks.data.readers.delimited import TextTable
 from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.table import READERS
 
@@ -38,12 +38,16 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 @dataclass(frozen=True)
 class DataSource:
-    """Rows as read. `base` is the folder that relative image paths in a table start from."""
+    """Rows as read. `base` is the folder that relative image paths in a table start from.
+
+    `skip_bad` says whether rows that cannot be decoded are left out, and counted, in place of an error.
+    """
 
     name: str
     splits: dict[str, Dataset]
     base: Path | None = None
     notes: list[str] = field(default_factory=list)
+    skip_bad: bool = False
 
 
 def load_source(data: str, reading: TextTable | None = None) -> DataSource:
@@ -64,7 +68,7 @@ def load_source(data: str, reading: TextTable | None = None) -> DataSource:
     splits = {name: rows for name, rows in source.splits.items() if name not in empty}
     if not splits or (len(parts) == 2 and empty):
         raise PruneSearchError(f"data must have rows, but '{data}' is empty: give a filled data set")
-    return DataSource(source.name, splits, source.base, source.notes)
+    return replace(source, splits=splits, skip_bad=reading is not None and reading.skip_bad)
 
 
 def as_source(data: str | Path | Dataset | DatasetDict, reading: TextTable | None = None) -> DataSource:
@@ -79,7 +83,7 @@ def as_source(data: str | Path | Dataset | DatasetDict, reading: TextTable | Non
     source = _from_datasets("the data given", data)
     if not sum(map(len, source.splits.values())):
         raise PruneSearchError("data must have rows, but the data set given is empty: give a filled one")
-    return source
+    return replace(source, skip_bad=reading is not None and reading.skip_bad)
 
 
 def _two_files(data: str, first: DataSource, second: DataSource) -> DataSource:
@@ -133,22 +137,33 @@ def read_parquet(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
 
 
 def read_json(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
-    """Read JSON lines, or one JSON array of objects."""
+    """Read JSON lines, or one JSON array of objects; a row may lack any column."""
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):
-        rows = json.loads(text)
+        numbered = list(enumerate(json.loads(text), start=1))
+        what = "row"
     else:
-        lines = [line for line in text.split("\n") if line.strip()]
-        rows = [_json_line(line, number, path) for number, line in enumerate(lines, start=1)]
-    if not all(isinstance(row, dict) for row in rows):
-        raise PruneSearchError(f"every row of '{path}' must be a JSON object {{column: value}}")
-    return Dataset.from_list(rows), []
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        numbered = [(number, _json_line(line, number, path, reading)) for number, line in lines]
+        what = "line"
+    wrong = [(number, row) for number, row in numbered if not isinstance(row, dict)]
+    if wrong and not reading.skip_bad:
+        raise PruneSearchError(
+            f"every row of '{path}' must be a JSON object {{column: value}}, but {what} {wrong[0][0]} is "
+            f"{json.dumps(wrong[0][1]):.40}"
+        )
+    rows = [row for _, row in numbered if isinstance(row, dict)]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    notes = [f"{path.name}: {len(wrong)} rows were skipped, the first is {what} {wrong[0][0]}"] if wrong else []
+    return Dataset.from_list([{name: row.get(name) for name in names} for row in rows]), notes
 
 
-def _json_line(line: str, number: int, path: Path) -> Any:
+def _json_line(line: str, number: int, path: Path, reading: TextTable) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
+        if reading.skip_bad:
+            return None
         raise PruneSearchError(f"line {number} of '{path}' is not JSON: {one_line(error)}") from error
 
 

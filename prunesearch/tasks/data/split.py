@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.columns import Columns, check_columns, digests
 from prunesearch.tasks.data.labels import UNLABELLED, LabelMap, Raw, clean, is_unlabelled
 from prunesearch.tasks.data.sources import DataSource
+from prunesearch.tasks.data.usable import damaged, without_gaps
 
 CAPS = {"calibration": 2000, "holdout": 4000, "train": 2000}  # rows, unless the user says otherwise
 ALIASES = {
@@ -78,11 +79,13 @@ def make_splits(
     *,
     seed: int,
     train: bool = False,
+    needed: Sequence[str] = (),
 ) -> Splits:
     """Draw the splits from `source`; a row in two of them stays in holdout only (then calibration).
 
     `labeller` maps raw labels to class ids; `train` asks for a third split to fit a head on. Where `columns` has no
-    label, all rows are one class.
+    label, all rows are one class. Rows without a cell in a column of `columns`, or in one that is `needed` besides
+    (references), are left out, and counted in a note; so are those that cannot be read, if the source says so.
     Raises `PruneSearchError` when there are too few rows or a label does not fit.
     """
     raw = _raw_labels(source, columns)
@@ -93,6 +96,8 @@ def make_splits(
         check_columns(source, source.splits[pool], columns)
         gone = len(raw[pool]) - len(labelled[pool])
         notes += [f"{gone} rows of '{pool}' without a label were left out"] if gone else []
+        labelled[pool], more = _whole_rows(source, pool, labelled[pool], columns, needed)
+        notes += more
     label_map = labeller(
         {clean(raw[pool][i]) for pool in used for i in labelled[pool]},
         None if columns.label is None else _class_names(source, used, columns.label),
@@ -112,13 +117,14 @@ def make_splits(
             numbers = labelled[pool][chosen]
             said = source.name if len(source.splits) == 1 else f"{source.name}:{pool}"
             parts[role] = SplitPart(source.splits[pool].select(numbers), ids[chosen], numbers, said)
+    parts, bad_notes = _drop_bad(parts, columns, source) if source.skip_bad else (parts, [])
     parts, duplicate_notes = _drop_duplicates(parts, columns, source)
-    return Splits(parts, label_map.names, [*notes, *label_map.notes, *duplicate_notes])
+    return Splits(parts, label_map.names, [*notes, *label_map.notes, *bad_notes, *duplicate_notes])
 
 
-def split_rows(source: DataSource, columns: Columns, sizes: Sizes, *, seed: int) -> Splits:
+def split_rows(source: DataSource, columns: Columns, sizes: Sizes, *, seed: int, needed: Sequence[str] = ()) -> Splits:
     """Draw the splits where rows have no classes, at random; `columns` has no label. Otherwise as `make_splits`."""
-    return make_splits(source, columns, lambda raw, names: LabelMap(["row"], {0: 0}), sizes, seed=seed)
+    return make_splits(source, columns, lambda raw, names: LabelMap(["row"], {0: 0}), sizes, seed=seed, needed=needed)
 
 
 def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -147,6 +153,41 @@ def _raw_labels(source: DataSource, columns: Columns) -> dict[str, list[Any]]:
 def _labelled(values: list[Any]) -> NDArray[np.int64]:
     keep = [i for i, value in enumerate(values) if not is_unlabelled(value)]
     return np.array(keep, dtype=np.int64)
+
+
+def _whole_rows(
+    source: DataSource, pool: str, places: NDArray[np.int64], columns: Columns, needed: Sequence[str]
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Of the rows at `places`, those with a cell in every column, and a note where some have none.
+
+    Raises:
+        PruneSearchError: if no row is left.
+    """
+    there, _ = without_gaps(source.splits[pool], columns, needed)
+    kept = places[there[places]]
+    if len(kept) == len(places):
+        return places, []
+    _, gone = without_gaps(source.splits[pool].select(places), columns, needed)
+    said = ", ".join(f"{count} of '{name}'" for name, count in gone.items())
+    if len(kept) == 0:
+        raise PruneSearchError(f"rows must have cells, but all of '{pool}' in '{source.name}' are empty ({said})")
+    lost = len(places) - len(kept)
+    return kept, [f"{lost} rows of '{pool}' with an empty cell were left out ({said})"]
+
+
+def _drop_bad(
+    parts: dict[str, SplitPart], columns: Columns, source: DataSource
+) -> tuple[dict[str, SplitPart], list[str]]:
+    """Leave out rows whose image, sound or video cannot be decoded, and say how many they are."""
+    kept, bad = {}, []
+    for role, part in parts.items():
+        why = list(damaged(part.rows, columns, source.base))
+        bad += [f"{part.name_of(place)} ({reason})" for place, reason in enumerate(why) if reason]
+        good = np.array([place for place, reason in enumerate(why) if not reason], dtype=np.int64)
+        if len(good) == 0:
+            raise PruneSearchError(f"rows must be readable, but no {role} row is: {bad[-1]}")
+        kept[role] = part.select(good)
+    return kept, [f"{len(bad)} damaged rows were skipped; the first is {bad[0]}"] if bad else []
 
 
 def _check_minus_one(source: DataSource, labels: list[list[Any]], found: LabelMap) -> None:
@@ -248,7 +289,7 @@ def _drop_duplicates(
         if role not in parts:
             continue
         part = parts[role]
-        hashes = list(digests(part.rows, columns, source.base))
+        hashes = list(digests(part.rows, columns, source.base, part.name_of))
         fresh = np.array([i for i, h in enumerate(hashes) if h not in seen], dtype=np.int64)
         if len(fresh) == 0:
             raise PruneSearchError(f"the splits must differ, but every {role} row is also in another: give other data")

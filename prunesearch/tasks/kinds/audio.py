@@ -19,7 +19,7 @@ from prunesearch.core.events import track
 from prunesearch.tasks.base import Prepared, Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Held, Inputs, Labels, chunks, rows_of
 from prunesearch.tasks.data.audio_cells import Samples, decode_sound, raw_sounds
-from prunesearch.tasks.data.columns import Columns
+from prunesearch.tasks.data.columns import Columns, naming
 from prunesearch.tasks.data.sources import one_line
 from prunesearch.tasks.data.split import SplitPart, Splits
 from prunesearch.tasks.kinds.classification import load_classifier
@@ -132,8 +132,9 @@ def _sounds(role: str, part: SplitPart, columns: Columns, rate: int, request: Ta
     """Decode the sounds of a split, in order."""
     name = str(columns.audio)
     cells = (row[name] for row in raw_sounds(part.rows, name).select_columns([name]))
-    for cell in track(cells, len(part.labels), f"Preparing {role} sounds"):
-        yield decode_sound(cell, request.source.base, rate)
+    for place, cell in enumerate(track(cells, len(part.labels), f"Preparing {role} sounds")):
+        with naming(part.name_of, place):
+            yield decode_sound(cell, request.source.base, rate)
 
 
 def _batches(

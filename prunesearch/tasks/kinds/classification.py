@@ -79,6 +79,11 @@ def check_classes(metric: str, names: list[str]) -> None:
         raise PruneSearchError(
             f"metric {metric} is of {row.classes} classes, but there are {len(names)}: use {row.otherwise}"
         )
+    if row.beyond is not None and len(names) <= row.beyond:
+        raise PruneSearchError(
+            f"metric {metric} is 1 for every model of {row.beyond} classes or fewer, and there are {len(names)}: use "
+            f"{row.otherwise}"
+        )
 
 
 def load_classifier(

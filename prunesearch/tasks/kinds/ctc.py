@@ -11,8 +11,8 @@ from transformers import AutoModelForCTC
 
 from prunesearch.tasks.base import Forward, Outputs, Task, output
 from prunesearch.tasks.batching.batches import Batch
-from prunesearch.tasks.data.labels import LabelMap
-from prunesearch.tasks.data.split import make_splits
+from prunesearch.tasks.data.split import split_rows
+from prunesearch.tasks.data.usable import texts_of
 from prunesearch.tasks.kinds.audio import frame_mask, load_sounds
 from prunesearch.tasks.kinds.speech_columns import find_transcripts
 from prunesearch.tasks.loading import load_tokenizer, missing_note
@@ -59,12 +59,10 @@ class Recognition(Task):
 def load_ctc_task(request: TaskRequest) -> Task:
     """Load model, sounds and transcripts, and return the task."""
     columns, texts = find_transcripts(request)
-    splits = make_splits(
-        request.source, columns, lambda raw, names: LabelMap(["row"], {0: 0}), request.sizes, seed=request.seed
-    )
+    splits = split_rows(request.source, columns, request.sizes, seed=request.seed, needed=[texts])
     tokenizer = load_tokenizer(request.model_id)
     model, missing = request.load_model(AutoModelForCTC)
-    labels = {role: list(map(str, part.rows[texts][:])) for role, part in splits.parts.items()}
+    labels = {role: texts_of(part.rows[texts][:], part.name_of, texts) for role, part in splits.parts.items()}
     sounds = load_sounds(request, splits, columns, model, labels)
     metric = request.metric_of(CTC)
     return Recognition(

@@ -78,7 +78,7 @@ class Retrieval(Embedding):
     def agrees(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """Whether the same document is ranked first, `[b]`."""
         pairs = zip(self.answers(reference, batch), self.answers(outputs, batch), strict=True)
-        return torch.tensor([_first(a) == _first(b) for a, b in pairs])
+        return torch.tensor([first_ranked(a) == first_ranked(b) for a, b in pairs])
 
     def answers(self, outputs: Outputs, batch: Batch) -> list[list[float]]:
         """The scores of every query's documents."""
@@ -87,14 +87,15 @@ class Retrieval(Embedding):
 
     def shown(self, outputs: Outputs, batch: Batch) -> list[str]:
         """The number of the document that is ranked first."""
-        return [f"document {1 + _first(scores)}" for scores in self.answers(outputs, batch)]
+        return [f"document {1 + first_ranked(scores)}" for scores in self.answers(outputs, batch)]
 
     def shown_labels(self, batch: Batch) -> list[str]:
         """The numbers of the relevant documents."""
         return [", ".join(f"document {1 + i}" for i, gain in enumerate(gains) if gain > 0) for gains in batch.labels]
 
 
-def _first(scores: list[float]) -> int:
+def first_ranked(scores: list[float]) -> int:
+    """The place of the highest score."""
     return max(range(len(scores)), key=scores.__getitem__)
 
 

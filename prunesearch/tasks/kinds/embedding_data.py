@@ -14,24 +14,27 @@ from transformers.utils.hub import cached_file
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import Labels
+from prunesearch.tasks.data.answers import number_lists, numbers_of
 from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.split import SplitPart, few, split_rows
+from prunesearch.tasks.data.usable import lists_of_texts, texts_of
 from prunesearch.tasks.kinds.embedding import Embedding, Retrieval, Similarity
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, max_tokens, time_texts
 from prunesearch.tasks.kinds.text_rows import bucket_rows
 from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load_tokenizer
 from prunesearch.tasks.request import TaskRequest
-from prunesearch.tasks.table import RETRIEVAL, SIMILARITY
+from prunesearch.tasks.table import RANKING, RETRIEVAL, SIMILARITY
 
 _NAMES = {
     SIMILARITY: {"text": "sentence1", "text_pair": "sentence2", "label": "score"},
     RETRIEVAL: {"text": "query", "text_pair": "documents", "label": "relevance"},
+    RANKING: {"text": "query", "text_pair": "documents", "label": "relevance"},
 }
 _LENGTHS = "sentence_bert_config.json"
 _MODULES = ("Transformer", "Pooling", "Normalize")
 _POOLINGS = {"mean_tokens": "mean", "cls_token": "cls"}
-_CALIBRATION, _HOLDOUT = 200, 500  # queries, unless the user says otherwise: each has many documents to embed
+QUERIES = (200, 500)  # calibration and holdout, unless the user says otherwise: each has many documents to embed
 
 
 def load_similarity_task(request: TaskRequest) -> Task:
@@ -45,10 +48,10 @@ def load_retrieval_task(request: TaskRequest) -> Task:
 
 
 def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
-    names = _columns(request, kind)
+    names = text_columns(request, kind)
     columns = Columns(None, text=names["text"], text_pair=names["text_pair"])
-    sizes = few(request.sizes, _CALIBRATION, _HOLDOUT) if kind == RETRIEVAL else request.sizes
-    splits = split_rows(request.source, columns, sizes, seed=request.seed)
+    sizes = few(request.sizes, *QUERIES) if kind == RETRIEVAL else request.sizes
+    splits = split_rows(request.source, columns, sizes, seed=request.seed, needed=[names["label"]])
     tokenizer = load_tokenizer(request.model_id)
     model, _ = request.load_model(AutoModel)
     check_modules(request.model_id)
@@ -143,7 +146,7 @@ def _settings(model_id: str, name: str) -> dict[str, Any]:
     return {} if path is None else json.loads(Path(path).read_text())
 
 
-def _columns(request: TaskRequest, kind: str) -> dict[str, str]:
+def text_columns(request: TaskRequest, kind: str) -> dict[str, str]:
     """Columns by role: those given, else by their usual names."""
     rows = next(iter(request.source.splits.values()))
     check_given(request.source, rows, request.columns)
@@ -163,20 +166,37 @@ def _read(part: SplitPart, names: dict[str, str], kind: str) -> tuple[list[list[
     Raises:
         PruneSearchError: for a score that is no number, and for documents and gains of unlike number.
     """
-    rows = part.rows.select_columns(list(names.values()))
-    try:
-        if kind == SIMILARITY:
-            texts = [[str(row[names["text"]]), str(row[names["text_pair"]])] for row in rows]
-            return texts, torch.tensor([float(row[names["label"]]) for row in rows])
-        texts = [[str(row[names["text"]]), *map(str, row[names["text_pair"]])] for row in rows]
-        gains = [[float(gain) for gain in row[names["label"]]] for row in rows]
-    except (TypeError, ValueError) as error:
-        raise PruneSearchError(f"column '{names['label']}' must hold numbers ({error}): check the columns") from None
+    texts, pairs, labels = (names[role] for role in ("text", "text_pair", "label"))
+    first = texts_of(part.rows[texts][:], part.name_of, texts)
+    if kind == SIMILARITY:
+        second = texts_of(part.rows[pairs][:], part.name_of, pairs)
+        return [[*pair] for pair in zip(first, second, strict=True)], numbers_of(part, [labels], 1)
+    return read_documents(part, first, pairs, labels)
+
+
+def read_documents(
+    part: SplitPart, queries: list[str], documents: str, relevance: str
+) -> tuple[list[list[str]], Labels]:
+    """Each query with its documents, and their gains.
+
+    Args:
+        part: the rows.
+        queries: of the rows.
+        documents: column of lists of texts.
+        relevance: column of lists of numbers.
+
+    Raises:
+        PruneSearchError: naming the row with what is no text or number, or with documents and gains of unlike number.
+    """
+    listed = lists_of_texts(part.rows[documents][:], part.name_of, documents)
+    texts = [[query, *found] for query, found in zip(queries, listed, strict=True)]
+    gains = number_lists(part, relevance)
     wrong = next((i for i, row in enumerate(texts) if len(row) != 1 + len(gains[i]) or not any(gains[i])), None)
     if wrong is not None:
         raise PruneSearchError(
             f"every query has one gain a document, and one above 0, but '{texts[wrong][0]:.40}' has "
-            f"{len(texts[wrong]) - 1} documents and the gains {gains[wrong]}: mend or leave out that row"
+            f"{len(texts[wrong]) - 1} documents and the gains {gains[wrong]} ({part.name_of(wrong)}): mend or leave "
+            "out that row"
         )
     return texts, gains
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,17 +17,18 @@ from prunesearch.tasks.batching.batches import Batch, EvalSet, Labels
 from prunesearch.tasks.data.columns import content_kind, find_columns
 from prunesearch.tasks.data.split import split_rows
 from prunesearch.tasks.kinds.audio import load_sounds
+from prunesearch.tasks.kinds.head_outputs import HeadOutputs, OneClass, head_outputs, spread_of
 from prunesearch.tasks.kinds.image import load_images
 from prunesearch.tasks.kinds.pooled import Pooled, embeddings, lacking
 from prunesearch.tasks.kinds.text import load_texts
 from prunesearch.tasks.kinds.video import load_videos
 from prunesearch.tasks.loading import missing_note
 from prunesearch.tasks.metrics.classes import Accuracy
-from prunesearch.tasks.metrics.metric import RowMean, agreement, kl_divergence
+from prunesearch.tasks.metrics.metric import RowMean
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import FIDELITY, choose_metric, fidelity_metric, metric_facts
 
-_LOADERS: dict[str, Callable[..., Prepared]] = {
+LOADERS: dict[str, Callable[..., Prepared]] = {
     "image": load_images,
     "audio": load_sounds,
     "video": load_videos,
@@ -37,9 +38,20 @@ _SAME = 0.999  # a cosine from which on two states count as the same answer
 
 
 class Agreement(Accuracy):
-    """Share of rows whose largest logit is the unpruned model's, which is the label."""
+    """Share of rows that have the unpruned model's class, which is the label; of several, all as it has them."""
 
     name = "agreement"
+
+    def statistics(self, answers: Tensor, wanted: Tensor) -> Tensor:
+        """1 where both say the same, else 0: `[b, 1]`."""
+        if wanted.ndim == 1:
+            return super().statistics(answers, wanted)
+        return ((answers > 0) == (wanted.to(answers.device) > 0)).all(dim=1, keepdim=True).float()
+
+    def constant(self, wanted: Any) -> float | None:
+        """The share of the most frequent class, or set of classes."""
+        labels = torch.as_tensor(wanted)
+        return super().constant(labels if labels.ndim == 1 else torch.unique(labels, dim=0, return_inverse=True)[1])
 
 
 class Cosine(RowMean):
@@ -51,13 +63,23 @@ class Cosine(RowMean):
         """The cosines, `[b, 1]`."""
         return cosine(answers, wanted.to(answers.device))[:, None]
 
+    def constant(self, wanted: Any) -> float | None:
+        """The mean direction for every row."""
+        return float(nn.functional.normalize(torch.as_tensor(wanted).double(), dim=-1).mean(dim=0).norm())
+
 
 @dataclass
 class Fidelity(Task):
-    """A model held against itself: labels are the unpruned model's classes `[b]`, or its pooled states `[b, width]`."""
+    """A model held against itself: labels are what the unpruned one says, or its pooled states `[b, width]`.
+
+    Attributes:
+        head: what the model's outputs say, where it has a head.
+    """
+
+    head: HeadOutputs = field(default_factory=OneClass)
 
     def outputs(self, forward: Forward, batch: Batch) -> Outputs:
-        """Logits `[b, classes]` of a head, else the mean over the tokens' last states `[b, width]`, by their sizes."""
+        """Logits `[b, k]` of a head, else the mean over the tokens' last states `[b, width]`, by their sizes."""
         found = forward(**batch.inputs)
         logits = named(found, "logits")
         if logits is not None:
@@ -74,15 +96,15 @@ class Fidelity(Task):
         return lacking(given)
 
     def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
-        """KL divergence of the classes in nats, or `1 - cosine` of the states: `[b]`."""
+        """What fits the head, or `1 - cosine` of the states: `[b]`."""
         if "logits" in outputs:
-            return kl_divergence(reference["logits"], outputs["logits"])
+            return self.head.divergence(reference["logits"], outputs["logits"])
         return 1 - cosine(reference["state"], outputs["state"])
 
     def agrees(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
-        """Whether both choose the same class; of states, whether their cosine is 0.999 at least: `[b]`."""
+        """Whether both say the same; of states, whether their cosine is 0.999 at least: `[b]`."""
         if "logits" in outputs:
-            return agreement(reference["logits"], outputs["logits"])
+            return self.head.agrees(reference["logits"], outputs["logits"])
         return cosine(reference["state"], outputs["state"]) >= _SAME
 
     def answers(self, outputs: Outputs, batch: Batch) -> Tensor:
@@ -90,18 +112,15 @@ class Fidelity(Task):
         return outputs["logits"] if "logits" in outputs else outputs["state"]
 
     def shown(self, outputs: Outputs, batch: Batch) -> list[str]:
-        """The classes, or the cosines to the unpruned states."""
+        """What the head says, or the cosines to the unpruned states."""
         if "logits" in outputs:
-            return [self._name(int(label)) for label in outputs["logits"].argmax(dim=-1)]
+            return [self.head.shown(answer) for answer in self.head.answers(outputs["logits"])]
         return [f"cosine {float(c):.4f}" for c in cosine(outputs["state"], torch.as_tensor(batch.labels))]
 
     def shown_labels(self, batch: Batch) -> list[str]:
-        """The unpruned model's classes, or nothing that could be written in a line."""
-        labels = torch.as_tensor(batch.labels)
-        return [self._name(int(label)) if labels.ndim == 1 else "unlabelled" for label in labels]
-
-    def _name(self, label: int) -> str:
-        return self.label_names[label] if label < len(self.label_names) else str(label)
+        """What the unpruned model says, or nothing that could be written in a line."""
+        states = self.metric == "cosine"
+        return ["unlabelled" if states else self.head.shown(label) for label in torch.as_tensor(batch.labels)]
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -121,17 +140,17 @@ def load_fidelity_task(request: TaskRequest) -> Task:
     given = {role: name for role, name in request.columns.items() if role != "label"}
     columns = find_columns(request.source, first, kind, given, labelled=False)
     splits = split_rows(request.source, columns, request.sizes, seed=request.seed)
-    model, missing = request.load_model(_class_of(request.config))
-    rows = _LOADERS[kind](request, splits, columns, model)
-    rows = replace(rows, sets={role: _label(data, model) for role, data in rows.sets.items()})
-    states = torch.as_tensor(rows.sets["calibration"].labels).ndim > 1
-    has = fidelity_metric(states)
-    metric = choose_metric(FIDELITY, request.metric) if request.metric else has
-    if metric != has:
-        raise PruneSearchError(
-            f"metric {metric} needs a model {'with' if states else 'without'} a classification head: use {has}"
-        )
-    says = "1 - cosine of the mean last states" if states else "KL divergence of the classes"
+    model, missing = request.load_model(class_of(request.config))
+    rows = LOADERS[kind](request, splits, columns, model)
+    bare = Fidelity(FIDELITY, model, rows.sets, 0, lambda rows: {})
+    states = "state" in _first_outputs(bare)
+    head = head_outputs(request.config, lambda: spread_of(lambda b: bare.outputs(model, b)["logits"], bare.calibration))
+    rows = replace(rows, sets={role: label_by_itself(bare, data, head) for role, data in rows.sets.items()})
+    has = (fidelity_metric(states),) if states else head.metrics
+    metric = choose_metric(FIDELITY, request.metric) if request.metric else has[0]
+    if metric not in has:
+        raise PruneSearchError(f"metric {metric} does not fit the outputs of this model: use {' or '.join(has)}")
+    says = "1 - cosine of the mean last states" if states else head.said
     notes = [
         f"columns: {columns}",
         f"no labels: fidelity to the unpruned model ({says}; {metric}); if there are some, columns label=NAME",
@@ -139,25 +158,36 @@ def load_fidelity_task(request: TaskRequest) -> Task:
     return Fidelity(
         name=FIDELITY,
         model=model,
-        label_names=[] if states else list(dict(sorted(request.config.id2label.items())).values()),
+        label_names=[] if states else list(head.names),
+        head=head,
         metric=metric,
         notes=[*notes, *request.source.notes, *splits.notes, *missing_note(missing), *rows.notes],
         **rows.for_task,
     )
 
 
-def _class_of(config: Any) -> Any:
+def class_of(config: Any) -> Any:
     """The transformers class that the checkpoint was saved from; the bare encoder where it names none."""
     names = config.architectures or []
     return getattr(transformers, names[0], transformers.AutoModel) if names else transformers.AutoModel
 
 
 @torch.inference_mode()
-def _label(data: EvalSet, model: nn.Module) -> EvalSet:
-    """The split with the unpruned model's classes or states for labels."""
-    task = Fidelity(FIDELITY, model, {}, 0, lambda rows: {})
+def _first_outputs(task: Fidelity) -> Outputs:
+    return task.outputs(task.model, task.calibration.batches[0])
+
+
+@torch.inference_mode()
+def label_by_itself(task: Fidelity, data: EvalSet, head: HeadOutputs) -> EvalSet:
+    """The split with what the unpruned model says, or its states, for labels.
+
+    Args:
+        task: gives the model's outputs.
+        data: the split.
+        head: reads them.
+    """
     labels: list[Labels] = []
     for batch in track(data.batches, len(data.batches), "Running the unpruned model"):
-        outputs = task.outputs(model, batch)
-        labels.append(outputs["logits"].argmax(dim=-1) if "logits" in outputs else outputs["state"])
+        outputs = task.outputs(task.model, batch)
+        labels.append(head.answers(outputs["logits"]) if "logits" in outputs else outputs["state"])
     return replace(data, batches=data.batches.relabelled(labels))

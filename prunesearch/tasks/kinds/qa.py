@@ -13,10 +13,11 @@ from transformers import AutoModelForQuestionAnswering
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Forward, Outputs, Task, output
-from prunesearch.tasks.batching.batches import Batch
+from prunesearch.tasks.batching.batches import Batch, Labels
 from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.split import SplitPart, split_rows
+from prunesearch.tasks.data.usable import texts_of
 from prunesearch.tasks.kinds.qa_windows import encode_windows, overlap_of
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, max_tokens, time_texts
 from prunesearch.tasks.kinds.text_rows import bucket_rows, single_texts
@@ -62,9 +63,9 @@ class Answering(Task):
         spans = _characters(outputs, batch)
         return [question.context[start:end] for question, (start, end) in zip(batch.labels, spans, strict=True)]
 
-    def statistics(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """The metric's numbers, `[b, 1]`."""
-        return self.scoring.statistics(self.answers(outputs, batch), [q.references for q in batch.labels])
+    def wanted(self, labels: Labels) -> list[list[str]]:
+        """The references."""
+        return [question.references for question in labels]
 
     def shown_labels(self, batch: Batch) -> list[str]:
         """The first reference of every row."""
@@ -189,10 +190,11 @@ def references(cell: Any) -> list[str]:
         cell = cell.get("text")
     if isinstance(cell, str):
         return [cell] if cell else []
-    return [item["text"] if isinstance(item, dict) else str(item) for item in cell or []]
+    found = [item.get("text") if isinstance(item, dict) else item for item in cell or []]
+    return [text for text in found if isinstance(text, str) and text]
 
 
 def _texts(part: SplitPart, names: dict[str, str]) -> tuple[list[str], list[str], list[list[str]]]:
     """Questions, contexts and reference answers; blanks before a question would take room (run_qa cuts them too)."""
-    asked, contexts = ([str(cell) for cell in part.rows[names[role]]] for role in ("text", "text_pair"))
+    asked, contexts = (texts_of(part.rows[names[role]][:], part.name_of, names[role]) for role in ("text", "text_pair"))
     return [question.lstrip() for question in asked], contexts, [references(cell) for cell in part.rows[names["label"]]]

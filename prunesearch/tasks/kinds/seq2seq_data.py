@@ -17,6 +17,7 @@ from prunesearch.tasks.batching.batches import EvalSet, Inputs
 from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.split import Splits, few, split_rows
+from prunesearch.tasks.data.usable import texts_of
 from prunesearch.tasks.kinds.seq2seq import Writing, writes_at_most
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, bucket, max_tokens, pack_texts, timing_length
 from prunesearch.tasks.libraries import quiet_libraries
@@ -126,8 +127,10 @@ def _prepare(
     sources: dict[str, list[str]] = {}
     lengths: dict[str, list[int]] = {}
     for role, part in splits.parts.items():
-        sources[role] = [prefix + str(text) for text in part.rows[str(columns.text)]]
-        targets = [str(text) for text in part.rows[str(columns.text_pair)]]
+        texts, targets = (
+            texts_of(part.rows[str(name)][:], part.name_of, str(name)) for name in (columns.text, columns.text_pair)
+        )
+        sources[role] = [prefix + text for text in texts]
         with quiet_libraries():
             given = tokenizer(sources[role], truncation=True, max_length=maximum)
             wanted = tokenizer(text_target=targets, truncation=True, max_length=min(maximum, _LONGEST))["input_ids"]

@@ -13,8 +13,8 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Held, Inputs
-from prunesearch.tasks.data.labels import LabelMap
-from prunesearch.tasks.data.split import few, make_splits
+from prunesearch.tasks.data.split import few, split_rows
+from prunesearch.tasks.data.usable import texts_of
 from prunesearch.tasks.kinds.audio import load_sounds
 from prunesearch.tasks.kinds.seq2seq import Writing, writes_at_most
 from prunesearch.tasks.kinds.speech_columns import find_transcripts
@@ -35,12 +35,10 @@ def load_speech_task(request: TaskRequest) -> Task:
     """Load model, sounds and transcripts, and return the task."""
     columns, texts = find_transcripts(request)
     sizes = few(request.sizes, _CALIBRATION, _HOLDOUT)
-    splits = make_splits(
-        request.source, columns, lambda raw, names: LabelMap(["row"], {0: 0}), sizes, seed=request.seed
-    )
+    splits = split_rows(request.source, columns, sizes, seed=request.seed, needed=[texts])
     tokenizer = load_tokenizer(request.model_id)
     model, missing = request.load_model(AutoModelForSpeechSeq2Seq)
-    labels = {role: [str(text) for text in part.rows[texts][:]] for role, part in splits.parts.items()}
+    labels = {role: texts_of(part.rows[texts][:], part.name_of, texts) for role, part in splits.parts.items()}
     smaller = replace(request, batch_size=min(request.batch_size, _ROWS))
     sounds = load_sounds(smaller, splits, columns, model, labels)
     longest = int(request.config.max_target_positions)

@@ -12,11 +12,12 @@ from transformers import AutoModelForTokenClassification
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Forward, Outputs, Task, output
-from prunesearch.tasks.batching.batches import Batch
+from prunesearch.tasks.batching.batches import Batch, Labels
 from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.labels import LabelMap, Raw, clean, head_labels
 from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.split import SplitPart, Splits, split_rows
+from prunesearch.tasks.data.usable import lists_of_texts
 from prunesearch.tasks.kinds.text import bucket, max_tokens, time_texts
 from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load_tokenizer, missing_note
@@ -63,9 +64,9 @@ class Tagging(Task):
         said = outputs["logits"].argmax(dim=-1).tolist()
         return [[self.label_names[i] for i in row[: len(w.places)]] for row, w in zip(said, batch.labels, strict=True)]
 
-    def statistics(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """The metric's numbers, `[b, k]`."""
-        return self.scoring.statistics(self.answers(outputs, batch), [words.tags for words in batch.labels])
+    def wanted(self, labels: Labels) -> list[list[str]]:
+        """The true tags."""
+        return [words.tags for words in labels]
 
     def shown(self, outputs: Outputs, batch: Batch) -> list[str]:
         """The predicted tags."""
@@ -80,7 +81,7 @@ def load_tagging_task(request: TaskRequest) -> Task:
     """Load model and sentences of tagged words, and return the task."""
     first = next(iter(request.source.splits.values()))
     words, tags = tag_columns(request.source, first, request.columns)
-    splits = split_rows(request.source, Columns(None, text=words), request.sizes, seed=request.seed)
+    splits = split_rows(request.source, Columns(None, text=words), request.sizes, seed=request.seed, needed=[tags])
     tokenizer = load_tokenizer(request.model_id, add_prefix_space=True)
     model, missing = request.load_model(AutoModelForTokenClassification)
     labels = _tag_names(splits, tags, request.config.id2label)
@@ -140,12 +141,15 @@ def _encode(
     part: SplitPart, words: str, tags: str, labels: LabelMap, tokenizer: Any, maximum: int
 ) -> tuple[list[dict[str, list[int]]], list[Words], int]:
     """Tokenise sentences of words: the inputs and labels of every row, and how many had to be cut."""
+    sentences = lists_of_texts(part.rows[words][:], part.name_of, words)
     with quiet_libraries():
-        found = tokenizer(
-            [list(row) for row in part.rows[words]], is_split_into_words=True, truncation=True, max_length=maximum
-        )
+        found = tokenizer(sentences, is_split_into_words=True, truncation=True, max_length=maximum)
     encoded, wanted, cut = [], [], 0
-    for i, row in enumerate(part.rows[tags]):
+    for i, (row, said) in enumerate(zip(part.rows[tags], sentences, strict=True)):
+        if len(row) != len(said):
+            raise PruneSearchError(
+                f"a row has one tag a word, but {part.name_of(i)} has {len(said)} words and {len(row)} tags: mend it"
+            )
         places: dict[int, int] = {}
         for place, word in enumerate(found.word_ids(i)):
             if word is not None:

@@ -18,6 +18,7 @@ from prunesearch.tasks.batching.batches import Batch, EvalSet, Held, Inputs, Lab
 from prunesearch.tasks.data.columns import Columns, find_columns
 from prunesearch.tasks.data.labels import LabelMap, Raw, free_labels, head_labels
 from prunesearch.tasks.data.split import SplitPart, Splits, make_splits
+from prunesearch.tasks.data.usable import texts_of
 from prunesearch.tasks.kinds.classification import Classification, check_classes
 from prunesearch.tasks.kinds.image import SAMPLES
 from prunesearch.tasks.kinds.probe import fit_classifier
@@ -166,7 +167,7 @@ def _encode(part: SplitPart, columns: Columns, tokenizer: Any, maximum: int) -> 
 
 
 def _column(part: SplitPart, name: str | None) -> list[str]:
-    return ["" if value is None else str(value) for value in part.rows[str(name)][:]]
+    return texts_of(part.rows[str(name)][:], part.name_of, str(name))
 
 
 def bucket(
@@ -211,9 +212,8 @@ def padded(rows: list[list[int]], fill: int) -> Tensor:
 
 
 def _texts(splits: Splits, columns: Columns) -> list[str]:
-    rows = splits.parts["calibration"].rows
-    part = rows.select(range(min(PACKED_TEXTS, len(rows))))
-    return ["" if value is None else str(value) for value in part[str(columns.text)][:]]
+    part = splits.parts["calibration"]
+    return _column(part.select(np.arange(min(PACKED_TEXTS, len(part.labels)))), columns.text)
 
 
 def _samples(part: SplitPart, columns: Columns) -> list[Sample]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,10 @@ class EqualErrorAccuracy(OfRows):
     def of_rows(self, rows: Floats) -> float:
         """1 - EER of `[n, 1 + trials]`."""
         return 1 - float(equal_error_rates(rows, np.ones((1, len(rows))))[0])
+
+    def constant(self, wanted: Any) -> float | None:
+        """Equal scores are guesses."""
+        return 1 - _UNDEFINED
 
     def resampled(self, *sets: Tensor) -> Floats:
         """Values on resampled rows: trials are ranked once, and weighted by how often their row was drawn."""

@@ -56,6 +56,14 @@ class Metric(ABC):
     def resampled(self, *sets: Tensor) -> Floats:
         """Values `[len(sets), RESAMPLES]` on rows drawn with replacement, the same rows for every set `[n, k]`."""
 
+    def constant(self, wanted: Any) -> float | None:
+        """The most that one answer, the same for every row, can have with the labels `wanted`; None: nobody knows."""
+        return None
+
+    def fixed(self, wanted: Any) -> str:
+        """Why the value is the same whatever a model answers, with the labels `wanted`; empty where it is not."""
+        return ""
+
     def contrast(self, before: Tensor, after: Tensor) -> float:
         """How much more `after` has than `before`, both `[n, k]`, on the same rows."""
         return self.value(after) - self.value(before)
@@ -193,6 +201,13 @@ def resampling_weights(n: int) -> Iterator[Floats]:
         count = min(left, max(1, _CHUNK // n))
         yield random.multinomial(n, np.full(n, 1 / n), size=count).astype(np.float64)
         left -= count
+
+
+def shares(labels: Any) -> Floats:
+    """Shares of the rows that each class has, the greatest first, of class ids `[n]`; classes without rows left out."""
+    counts = np.unique(np.asarray(torch.as_tensor(labels).cpu()), return_counts=True)[1]
+    found: Floats = np.sort(counts)[::-1] / counts.sum()
+    return found
 
 
 def ratio(above: Floats, below: Floats) -> Floats:

@@ -1,36 +1,24 @@
-"""Metrics of embeddings: correlation of similarities with scores, and the ranking of documents."""
+"""The metric of ranked documents."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
-from prunesearch.tasks.metrics.metric import Floats, OfRows, RowMean
+from prunesearch.tasks.metrics.metric import Floats, RowMean
 
 _TOP = 10
 
 
-class Spearman(OfRows):
-    """Spearman's rank correlation of similarities with the scores of people; 0 where either is constant."""
-
-    name, lowest = "spearman", -1.0
-
-    def statistics(self, answers: Tensor, wanted: Tensor) -> Tensor:
-        """Similarity and score, `[b, 2]`."""
-        return torch.stack([answers.float(), wanted.to(answers.device).float()], dim=1)
-
-    def of_rows(self, rows: Floats) -> float:
-        """The correlation of the columns of `[n, 2]`, ties at their mean rank."""
-        ranks = rankdata(rows, axis=0)
-        centred = ranks - ranks.mean(axis=0)
-        spread = np.sqrt((centred**2).sum(axis=0).prod())
-        return float(centred.prod(axis=1).sum() / spread) if spread > 0 else 0.0
-
-
 class Ndcg(RowMean):
-    """Mean normalised discounted cumulative gain of the first ten documents (Järvelin and Kekäläinen 2002)."""
+    """Mean normalised discounted cumulative gain of the first ten documents (Järvelin and Kekäläinen 2002).
+
+    Documents of equal score share what their places are worth, as scikit-learn's `ndcg_score` has it: the order in
+    which the data lists them, often the relevant ones first, counts for nothing.
+    """
 
     name, binary = "ndcg10", False
 
@@ -39,9 +27,20 @@ class Ndcg(RowMean):
         rows = [_ndcg(np.array(said), np.array(true)) for said, true in zip(answers, wanted, strict=True)]
         return torch.tensor(rows, dtype=torch.float32)[:, None]
 
+    def constant(self, wanted: Any) -> float | None:
+        """Every document of the same score."""
+        return float(np.mean([_ndcg(np.zeros(len(gains)), np.array(gains)) for gains in wanted]))
+
+    def fixed(self, wanted: Any) -> str:
+        """Where all documents of every query gain as much, every order is the best."""
+        return "" if any(len({*gains}) > 1 for gains in wanted) else "all documents of a query have the same gain"
+
 
 def _ndcg(scores: Floats, gains: Floats) -> float:
-    discounts = 1 / np.log2(np.arange(2, 2 + min(_TOP, len(gains))))
-    order = np.argsort(-scores, kind="stable")
-    best = np.sort(gains)[::-1][:_TOP] @ discounts
-    return float(gains[order][:_TOP] @ discounts / best) if best > 0 else 0.0
+    discounts = np.zeros(len(gains))
+    discounts[:_TOP] = 1 / np.log2(np.arange(2, 2 + min(_TOP, len(gains))))
+    _, place = np.unique(-scores, return_inverse=True)  # equal scores have one place
+    counts = np.bincount(place)
+    worth = np.bincount(place[np.argsort(-scores, kind="stable")], weights=discounts) / counts
+    best = np.sort(gains)[::-1] @ discounts
+    return float(gains @ worth[place] / best) if best > 0 else 0.0

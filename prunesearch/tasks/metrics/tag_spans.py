@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,6 +30,10 @@ class SeqevalF1(OfSums):
         """F1 of counts `[..., 3]`; 0 where there is nothing."""
         return ratio(2 * sums[..., 0], sums[..., 1] + sums[..., 2])
 
+    def fixed(self, wanted: Any) -> str:
+        """Nothing can be found where nothing is."""
+        return "" if any(entities(tags) for tags in wanted) else "no row has an entity"
+
 
 class TokenAccuracy(OfSums):
     """Share of words whose tag is right."""
@@ -42,6 +49,11 @@ class TokenAccuracy(OfSums):
     def of_sums(self, sums: Floats) -> Floats:
         """Share of counts `[..., 2]`."""
         return ratio(sums[..., 0], sums[..., 1])
+
+    def constant(self, wanted: Any) -> float | None:
+        """The share of the most frequent tag."""
+        counts = Counter(tag for tags in wanted for tag in tags)
+        return max(counts.values()) / counts.total()
 
 
 def entities(tags: list[str]) -> set[Entity]:

@@ -11,10 +11,15 @@ from prunesearch.core.constraint import Constraint
 from prunesearch.search.finish.candidates import Bounds, blind_note, hypervolume, selection, selection_note, standing
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.front_items import CostAmount
+from prunesearch.tasks.kinds.classification import Classification
 from tests.search.finish.test_verdict import UNPRUNED, point
 from tests.support.synthetic_front import latency
 
 POINTS = [point("p1", 16.0, 0.8), point("p2", 10.0, 0.79), point("p3", 5.0, 0.7)]
+
+
+def judged(metric: str, kind: str = "text-classification") -> Classification:
+    return Classification(kind, torch.nn.Identity(), {}, 1, lambda rows: {}, metric=metric)
 
 
 def bounds(budget=None, *constraints):
@@ -137,19 +142,31 @@ def test_candidates_that_change_nothing_are_no_curse():
 @pytest.mark.parametrize(
     ("right", "labels", "said"),
     [
-        ([0, 0, 0, 0], [0, 1, 2, 3], "has 0.0 % of accuracy here, no more than the most frequent class has (25.0 %)"),
-        ([1, 1, 0, 0], [0, 0, 1, 2], "has 50.0 % of accuracy here, no more than the most frequent class has (50.0 %)"),
+        ([0, 0, 0, 0], [0, 1, 2, 3], "has 0.0 % of accuracy here, and the same answer for every row has 25.0 %"),
+        ([1, 1, 0, 0], [0, 0, 1, 2], "has 50.0 % of accuracy here, and the same answer for every row has 50.0 %"),
+        # a constant answer within 5 % of the model's, as on the keyword transformer's test set
+        (
+            [1] * 40,
+            [0] * 39 + [1],
+            "has 97.5 %: that cannot tell schedules apart, and the front is of",
+        ),
         ([1, 1, 1, 0], [0, 0, 1, 2], None),
     ],
 )
 def test_a_model_that_is_no_better_than_one_class_is_told(right: list[int], labels: list[int], said: str | None):
-    found = Evaluation(torch.tensor(right)[:, None].float(), torch.zeros(4), torch.ones(4, dtype=torch.bool))
-    note = blind_note("accuracy", found, torch.tensor(labels))
-    assert (note is None) if said is None else (said in note and "another --metric" in note)
+    n = len(right)
+    found = Evaluation(torch.tensor(right)[:, None].float(), torch.zeros(n), torch.ones(n, dtype=torch.bool))
+    note = blind_note(judged("accuracy"), found, torch.tensor(labels))
+    assert (note is None) if said is None else (said in note)
+    if n == 40:
+        assert note.endswith("take --metric f1 or mcc")
+        assert judged("accuracy").telling(torch.tensor([0] * 90 + [1] * 5 + [2] * 5)) == ["macro_f1", "mcc"]
 
 
 def test_any_metric_of_nothing_is_told():
     none = Evaluation(torch.zeros(3, 1), torch.zeros(3), torch.ones(3, dtype=torch.bool))
-    assert "has 0.0 % of exact_match here: that cannot" in blind_note("exact_match", none, [["a"]] * 3)
+    assert "has 0.0 % of exact_match here: that cannot" in blind_note(
+        judged("exact_match", "question-answering"), none, [["a"]] * 3
+    )
     # sums of qualities that round are no difference
     assert selection([0.1 + 0.2], 0.3, 3, [none], none).p_value == 1.0

@@ -70,7 +70,7 @@ def test_a_bare_encoder_is_held_against_its_own_states(bare_bert: str, texts: Pa
 
 def test_what_does_not_fit_is_one_line(bert: str, bare_bert: str, texts: Path, tmp_path: Path):
     for model, metric in ((bert, "cosine"), (bare_bert, "agreement")):
-        with pytest.raises(PruneSearchError, match=f"metric {metric} needs a model"):
+        with pytest.raises(PruneSearchError, match=f"metric {metric} does not fit the outputs"):
             load_task(model, texts, metric=metric)
     numbers = tmp_path / "n.csv"
     numbers.write_text("a,b\n1,2\n3,4\n")

@@ -104,7 +104,7 @@ def test_columns_of_class_labels_and_unlabelled_words(tagger: str, tmp_path: Pat
 def test_long_sentences_are_cut_and_other_tags_refused(tagger: str, tmp_path: Path):
     long = tmp_path / "long.conll"
     blocks = ["\n".join(f"{w}{i % 7}\tO" for w in (WORDS * 4)[i : i + 48]) for i in range(12)]
-    long.write_text("\n\n".join(blocks))
+    long.write_text("\n\n".join(block.replace("\tO", "\tB-PER", 1) for block in blocks))
     task = load_task(tagger, long)
     assert any("12 sentences are longer than the 40 tokens" in note for note in task.notes)
     odd = tmp_path / "odd.conll"

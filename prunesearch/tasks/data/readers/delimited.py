@@ -37,11 +37,13 @@ class TextTable:
         delimiter: one character; None: found out.
         header: whether the first row names the columns; None: unless it cannot.
         columns: names that the user gave; a first row with one of them is a header.
+        skip_bad: whether rows that cannot be read are left out, and counted, in place of an error.
     """
 
     delimiter: str | None = None
     header: bool | None = None
     columns: Collection[str] = ()
+    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         if self.delimiter is not None and len(self.delimiter) != 1:
@@ -65,12 +67,15 @@ def read_delimited(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
     if not table:
         return Dataset.from_dict({}), []
     width = len(table[0])
-    for number, row in enumerate(table, start=1):
-        if len(row) != width:
+    bad = [number for number, row in enumerate(table, start=1) if len(row) != width]
+    for number in bad[:1]:
+        if not reading.skip_bad:
+            row = table[number - 1]
             raise PruneSearchError(
                 f"every row must have {width} columns, but row {number} of '{path}' has {len(row)}: fix that row, "
                 f"or say what sets columns apart (taken: {delimiter!r})"
             )
+    table = [row for row in table if len(row) == width]
     header = _has_header(table, reading.columns) if reading.header is None else reading.header
     if header:
         names, body = _unlike(table[0]), table[1:]
@@ -79,6 +84,8 @@ def read_delimited(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
     else:
         names, body = _name_columns(table), table
         notes = [f"{path.name} has no header: its columns are taken as {', '.join(names)}"]
+    if bad:
+        notes.append(f"{path.name}: {len(bad)} rows of another width were skipped, the first is row {bad[0]}")
     return Dataset.from_dict({name: [row[i] for row in body] for i, name in enumerate(names)}), notes
 
 

@@ -17,7 +17,7 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
 from prunesearch.tasks.data import beir
-from prunesearch.tasks.data.beir import POOL, is_beir, read_beir
+from prunesearch.tasks.data.readers.beir import POOL, is_beir, read_beir
 from tests.support.some import some
 from tests.support.tiny import make_bert, sentence
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.data.delimited import TextTable
+from prunesearch.tasks.data.readers.delimited import TextTable
 from prunesearch.tasks.data.sources import load_source
 
 TEXTS = ["a fine film", "dull, very dull", "what a bore"]
