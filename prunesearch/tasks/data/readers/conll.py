@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets.arrow_dataset import Dataset
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.data.delimited import TextTable
+from prunesearch.tasks.data.readers.delimited import TextTable
 
 _PREFIX = re.compile(r"[a-z]{2,3}(-[a-z]+)?:")
 _START = "-DOCSTART-"
