@@ -29,16 +29,23 @@ def mean_pool(model: nn.Module, hidden: Tensor, attention_mask: Tensor | None = 
     Returns:
         `[batch, width]`. Without a schedule: the usual masked mean.
     """
-    handle = carrier_of(model)
-    tokens: Tokens | None = None if handle is None else handle.tokens
-    if tokens is not None:
-        weight = alive_mass(tokens)
-    elif attention_mask is not None:
-        weight = attention_mask
-    else:
+    weight = token_weights(model, attention_mask)
+    if weight is None:
         return hidden.mean(1)
     weight = weight.to(hidden.dtype)[..., None]
     return (hidden * weight).sum(1) / weight.sum(1).clamp(min=torch.finfo(hidden.dtype).tiny)
+
+
+def token_weights(model: nn.Module, attention_mask: Tensor | None = None) -> Tensor | None:
+    """How many tokens each of the states that are left stands for, `[batch, n]`, 0 on padding; None: one each.
+
+    Args:
+        model: that has just run, with or without a schedule, or a module around it.
+        attention_mask: `[batch, n_start]` the mask it was given; None if nothing was padded.
+    """
+    handle = carrier_of(model)
+    tokens: Tokens | None = None if handle is None else handle.tokens
+    return attention_mask if tokens is None else alive_mass(tokens)
 
 
 def alive_mass(tokens: Tokens) -> Tensor:

@@ -22,18 +22,20 @@ SAME = 0.999  # a cosine from which on two embeddings count as the same
 
 @dataclass
 class Embedding(Task):
-    """Texts as vectors: the mean of the last states, by the tokens' sizes, or the first one.
+    """Texts as vectors: the last states pooled, and what a sentence-transformers checkpoint puts after that.
 
     Attributes:
-        pooling: mean or cls.
+        pooling: names in `pooled.POOLINGS`, whose vectors are joined.
+        after: what the joined vector goes through; None: nothing.
     """
 
-    pooling: str = "mean"
+    pooling: tuple[str, ...] = ("mean",)
+    after: nn.Module | None = None
 
     @property
     def answering(self) -> nn.Module:
         """The encoder with its pooling."""
-        return Pooled(self.model, self.pooling).eval()
+        return Pooled(self.model, self.pooling, self.after).eval()
 
     def unable(self, given: Collection[str]) -> str:
         """Pooling needs to know what the tokens that are left stand for."""
@@ -43,7 +45,8 @@ class Embedding(Task):
         """Embeddings `[b, texts, width]`."""
         rows, texts = batch.inputs["input_ids"].shape[:2]
         flat = single_texts(batch.inputs)
-        return {"state": torch.unflatten(embeddings(forward, self.model, flat, self.pooling), 0, (rows, texts))}
+        found = embeddings(forward, self.model, flat, self.pooling, self.after)
+        return {"state": torch.unflatten(found, 0, (rows, texts))}
 
     def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """`1 - cosine` to the unpruned embedding, its mean over the texts of a row, `[b]`."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModel
-from transformers.utils.hub import cached_file
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Task
@@ -19,6 +16,7 @@ from prunesearch.tasks.data.columns import Columns, check_given
 from prunesearch.tasks.data.split import SplitPart, few, split_rows
 from prunesearch.tasks.data.usable import lists_of_texts, texts_of
 from prunesearch.tasks.kinds.embedding import Embedding, Retrieval, Similarity
+from prunesearch.tasks.kinds.sentence_modules import SentenceModules, read_modules
 from prunesearch.tasks.kinds.text import PACKED_TEXTS, max_tokens, time_texts
 from prunesearch.tasks.kinds.text_rows import bucket_rows
 from prunesearch.tasks.libraries import quiet_libraries
@@ -31,9 +29,6 @@ _NAMES = {
     RETRIEVAL: {"text": "query", "text_pair": "documents", "label": "relevance"},
     RANKING: {"text": "query", "text_pair": "documents", "label": "relevance"},
 }
-_LENGTHS = "sentence_bert_config.json"
-_MODULES = ("Transformer", "Pooling", "Normalize")
-_POOLINGS = {"mean_tokens": "mean", "cls_token": "cls"}
 QUERIES = (200, 500)  # calibration and holdout, unless the user says otherwise: each has many documents to embed
 
 
@@ -54,12 +49,11 @@ def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
     splits = split_rows(request.source, columns, sizes, seed=request.seed, needed=[names["label"]])
     tokenizer = load_tokenizer(request.model_id)
     model, _ = request.load_model(AutoModel)
-    check_modules(request.model_id)
-    pooling = pooling_of(request.model_id)
+    modules = read_modules(request.model_id)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # type: ignore[assignment]  # not used here: it must not be timed either
-    maximum = min(max_tokens(tokenizer, model), _settings(request.model_id, _LENGTHS).get("max_seq_length") or 10**6)
-    read = {role: _read(part, names, kind) for role, part in splits.parts.items()}
+    maximum = min(max_tokens(tokenizer, model), modules.longest or 10**6)
+    read = {role: _prepared(*_read(part, names, kind), modules, kind) for role, part in splits.parts.items()}
     sets, lengths = {}, []
     for role, (texts, labels) in read.items():
         encoded = _encode(texts, tokenizer, maximum)
@@ -76,74 +70,26 @@ def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
         metric=metric,
         notes=[
             "columns: " + ", ".join(f"{_NAMES[kind][role]}={name}" for role, name in names.items()),
-            f"metric: {metric} of cosines; embeddings: {_SAID[pooling]}; latency is that of a batch of single texts",
+            f"metric: {metric} of cosines; embeddings: {modules.said}; latency is that of a batch of single texts",
             *request.source.notes,
             *splits.notes,
+            *(f"'{text}' is put before every {name or 'text'}" for name, text in modules.prompts.items() if text),
             *timed.notes,
         ],
-        pooling=pooling,
+        pooling=modules.pooling,
+        after=modules.after.to(request.device, request.dtype) if len(modules.after) else None,
         **timed.for_task,
     )
 
 
-_SAID = {"mean": "the mean of the last states, by the tokens' sizes", "cls": "the first token's last state"}
-
-
-def pooling_of(model_id: str) -> str:
-    """How a sentence-transformers checkpoint says that it pools, `mean` or `cls`; `mean` if it says nothing.
-
-    Raises:
-        PruneSearchError: if it pools in another way.
-    """
-    settings = _settings(model_id, "1_Pooling/config.json")
-    if not settings:
-        return "mean"
-    said = settings.get("pooling_mode")  # a name, or a list of them, from release 5.4 on
-    used = [said] if isinstance(said, str) else list(said or ())
-    used += [k.removeprefix("pooling_mode_") for k, on in settings.items() if k != "pooling_mode" and on is True]
-    used = [_POOLINGS.get(name, name) for name in used if name != "include_prompt"]
-    if used not in (["mean"], ["cls"]):
-        raise PruneSearchError(
-            f"embeddings are the mean or the first token of the last states, but '{model_id}' pools by "
-            f"{', '.join(used) or 'nothing'}: use another model"
-        )
-    return str(used[0])
-
-
-def check_modules(model_id: str) -> None:
-    """Refuse a sentence-transformers checkpoint that does more than encode, pool and normalise (cosines do not see it).
-
-    Raises:
-        PruneSearchError: naming the module, or the prompt that it puts before every text.
-    """
-    modules: Any = _settings(model_id, "modules.json") or []
-    for module in modules:
-        kind = str(module.get("type", "")).rpartition(".")[2]
-        if kind not in _MODULES:
-            raise PruneSearchError(
-                f"a sentence-transformers model may have {', '.join(_MODULES)}, but '{model_id}' has {kind}, which "
-                "would be left out: use another model"
-            )
-    prompt = _settings(model_id, "config_sentence_transformers.json").get("default_prompt_name")
-    if prompt is not None:
-        raise PruneSearchError(
-            f"'{model_id}' puts its prompt '{prompt}' before every text, which would be left out: put it into the "
-            "data, and set default_prompt_name to null"
-        )
-
-
-def _settings(model_id: str, name: str) -> dict[str, Any]:
-    """A file of settings of a checkpoint; empty if it has none."""
-    try:
-        path = cached_file(
-            model_id,
-            name,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except OSError:
-        path = None
-    return {} if path is None else json.loads(Path(path).read_text())
+def _prepared(
+    texts: list[list[str]], labels: Labels, modules: SentenceModules, kind: str
+) -> tuple[list[list[str]], Labels]:
+    """The texts of every row as the tokenizer is given them: of a query and its documents each kind its own way."""
+    kinds = ("query", "document") if kind == RETRIEVAL else ("", "")
+    return [
+        [modules.prepared(row[0], kinds[0]), *(modules.prepared(t, kinds[1]) for t in row[1:])] for row in texts
+    ], labels
 
 
 def text_columns(request: TaskRequest, kind: str) -> dict[str, str]:

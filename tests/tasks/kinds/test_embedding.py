@@ -17,7 +17,6 @@ from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
-from prunesearch.tasks.kinds.embedding_data import pooling_of
 from prunesearch.tasks.metrics.metric import find_metric
 from tests.support.some import some
 from tests.support.tiny import make_bert, sentence
@@ -123,7 +122,7 @@ def test_retrieval_ranks_as_single_texts_do(encoder: str, tmp_path: Path):
 
 def test_pooling_is_what_the_checkpoint_says(encoder: str, tmp_path: Path):
     folder = make_bert(tmp_path / "m", BertModel)
-    assert pooling_of(folder) == "mean"
+    assert load_task(folder, write(tmp_path / "a.jsonl", pairs())).pooling == ("mean",)
     settings = Path(folder) / "1_Pooling"
     settings.mkdir()
     (settings / "config.json").write_text(
@@ -135,9 +134,6 @@ def test_pooling_is_what_the_checkpoint_says(encoder: str, tmp_path: Path):
     with torch.no_grad():
         hidden = task.model(**flat).last_hidden_state
         assert torch.equal(task.outputs(task.model, batch)["state"].flatten(0, 1), hidden[:, 0])
-    (settings / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
-    with pytest.raises(PruneSearchError, match="pools by max_tokens"):
-        pooling_of(folder)
 
 
 def test_what_does_not_fit_is_one_line(encoder: str, tmp_path: Path):
@@ -149,24 +145,3 @@ def test_what_does_not_fit_is_one_line(encoder: str, tmp_path: Path):
         load_task(encoder, words)
     with pytest.raises(PruneSearchError, match="needs the columns sentence1, sentence2, score"):
         load_task(encoder, odd, task="sentence-similarity")
-
-
-def test_what_a_sentence_transformer_does_beside_is_not_left_out(tmp_path: Path):
-    folder = Path(make_bert(tmp_path / "m", BertModel, initializer_range=0.4))
-    data = write(tmp_path / "a.jsonl", pairs(20))
-    modules = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Normalize")]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 9}')
-    task = load_task(folder, data)
-    assert max(batch.inputs["input_ids"].shape[-1] for batch in task.holdout.batches) == 9
-    (folder / "modules.json").write_text(json.dumps([*modules, {"type": "sentence_transformers.models.Dense"}]))
-    with pytest.raises(PruneSearchError, match="has Dense, which would be left out"):
-        load_task(folder, data)
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "config_sentence_transformers.json").write_text('{"default_prompt_name": "query"}')
-    with pytest.raises(PruneSearchError, match="puts its prompt 'query' before every text"):
-        load_task(folder, data)
-    (folder / "1_Pooling").mkdir()
-    for said, want in (({"pooling_mode": "mean"}, "mean"), ({"pooling_mode": ["cls"], "include_prompt": True}, "cls")):
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps(said))
-        assert pooling_of(str(folder)) == want
