@@ -78,9 +78,9 @@ ABOUT = {
     "pruning/driver.py": {"eager"},  # transformers' implementations
     "pruning/interface.py": {"eager"},
     "tasks/kinds/seq2seq_data.py": {"translation"},  # a column
-    "tasks/data/beir.py": {".jsonl", ".tsv"},  # the files of BEIR
-    "tasks/data/delimited.py": {".tsv"},
-    "tasks/kinds/embedding_data.py": {"mean"},  # a pooling of sentence-transformers
+    "tasks/data/readers/beir.py": {".jsonl", ".tsv"},  # the files of BEIR
+    "tasks/data/readers/delimited.py": {".tsv"},
+    "tasks/kinds/sentence_modules.py": {"mean", "cosine"},  # words of sentence-transformers
     "pruning/families/pooling.py": {"mean"},  # and of ModernBERT
     "tasks/kinds/video.py": {"vivit"},  # whose automatic class asks for a package that it does not need
     "tasks/loading.py": {"timm_wrapper"},  # another library's models

@@ -119,7 +119,7 @@ class Fidelity(Task):
 
     def shown_labels(self, batch: Batch) -> list[str]:
         """What the unpruned model says, or nothing that could be written in a line."""
-        states = self.metric == "cosine"
+        states = metric_facts(self.metric).of_states
         return ["unlabelled" if states else self.head.shown(label) for label in torch.as_tensor(batch.labels)]
 
 
