@@ -16,7 +16,7 @@ from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
-from prunesearch.tasks.data import beir
+from prunesearch.tasks.data.readers import beir
 from prunesearch.tasks.data.readers.beir import POOL, is_beir, read_beir
 from tests.support.some import some
 from tests.support.tiny import make_bert, sentence
