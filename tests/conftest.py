@@ -1,11 +1,15 @@
-"""What all tests share: one thread (two cores run other things too) and no network."""
+"""What all tests share: one thread (two cores run other things too), no network, and a cache of their own."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_DATASETS_CACHE"] = f"{tempfile.gettempdir()}/prunesearch-tests-{os.getpid()}/datasets"
+os.environ["HF_MODULES_CACHE"] = f"{tempfile.gettempdir()}/prunesearch-tests-{os.getpid()}/modules"
 
 import pytest
 import torch
@@ -32,5 +36,7 @@ def heard() -> Iterator[Heard]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
+def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
+    yield
+    shutil.rmtree(f"{tempfile.gettempdir()}/prunesearch-tests-{os.getpid()}", ignore_errors=True)

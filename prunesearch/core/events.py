@@ -201,17 +201,17 @@ def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
 
 
 @contextmanager
-def passing(label: str, budget_s: float) -> Iterator[Callable[[], None]]:
+def passing(label: str, budget_s: float, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[], None]]:
     """Yield a function to call now and then: it tells how much of `budget_s` seconds has passed.
 
     It tells at most twice a second, and nothing runs beside the block: what is timed between two calls is left alone.
     """
-    start = told = time.monotonic()
+    start = told = clock()
     with moving(label, budget_s, timed=True) as progress:
 
         def tick() -> None:
             nonlocal told
-            now = time.monotonic()
+            now = clock()
             if now - told >= EVERY_S:
                 told = now
                 progress.reach(min(now - start, budget_s))

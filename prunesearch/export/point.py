@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def export_point(
     seconds: float | None = None,
     task: Task | None = None,
     model: nn.Module | None = None,
+    write: Callable[..., ModelExport] | None = None,
 ) -> str | ModelExport:
     """Write the point that `spec` picks; what was found, changed or lost on the way is told as events.
 
@@ -47,6 +49,7 @@ def export_point(
         opset, int8: of a model, see `ModelOptions`.
         seconds: of a model: how long it is timed; None: not at all.
         task, model: of a study of a caller's own model, see `from_study.export_study_model`.
+        write: as that function, in its place.
 
     Returns:
         The schedule as text; of a model, what was found of it.
@@ -61,7 +64,7 @@ def export_point(
             raise PruneSearchError(
                 f"a model holds every schedule as it is, but got --lossy with --to {to}: leave it out"
             )
-        return _export_model(front, spec, to, path, opset, int8, seconds, task, model)
+        return _export_model(front, spec, to, path, opset, int8, seconds, task, model, write)
     if opset is not None or int8:
         names = ", ".join(MODEL_FORMATS)
         raise PruneSearchError(f"--opset, --int8 and --no-timing are for models ({names}), but got --to {to}")
@@ -88,6 +91,7 @@ def _export_model(
     seconds: float | None,
     task: Task | None,
     model: nn.Module | None,
+    write: Callable[..., ModelExport] | None,
 ) -> ModelExport:
     """Write, then say what was found."""
     from prunesearch.export.models import from_study
@@ -96,9 +100,8 @@ def _export_model(
     from prunesearch.export.models.record import SURVIVES
 
     options = ModelOptions(opset, int8)
-    done = from_study.export_study_model(
-        front, spec, to, path, options=options, seconds=seconds, task=task, model=model
-    )
+    write = write or from_study.export_study_model
+    done = write(front, spec, to, path, options=options, seconds=seconds, task=task, model=model)
     for line in done.summary():
         say(line)
     if done.timing is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
-import sys
+from contextlib import redirect_stdout
 
 import pytest
 import torch
@@ -80,12 +80,12 @@ def test_a_command_that_ends_itself_has_its_own_code(capsys):
     assert run(capsys, lambda: None)[0] == 0
 
 
-def test_a_console_without_a_character_shows_another_in_its_place(monkeypatch):
+def test_a_console_without_a_character_shows_another_in_its_place():
     out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
-    monkeypatch.setattr(sys, "stdout", out)
     app = typer.Typer()
     app.command()(lambda: typer.echo("quality ≥ 0.9"))
-    assert answer(app, []) == 0
+    with redirect_stdout(out):
+        assert answer(app, []) == 0
     out.flush()
     assert out.buffer.getvalue().split() == [b"quality", b"?", b"0.9"]
 

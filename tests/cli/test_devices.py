@@ -13,8 +13,9 @@ import pytest
 
 from prunesearch.commands.verify import Verification
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.tables.registry import EFFORTS
-from prunesearch.core.tables.row_kinds import EffortRow
+from prunesearch.core.tables.registry import DEVICE_KINDS, EFFORTS
+from prunesearch.cost.devices.cpu import Cpu
+from prunesearch.cost.devices.kind import Ready
 from prunesearch.cost.tables.device_profile import find_profile
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
@@ -32,7 +33,6 @@ from tests.support.known_device import (
 )
 from tests.support.some import some
 from tests.support.studies import load_study
-from tests.support.tables import in_place
 
 
 @pytest.fixture(scope="module")
@@ -321,10 +321,18 @@ def test_transfer_refuses_in_one_line(front, folder, monkeypatch, capsys):
 # -- profile -> run ----------------------------------------------------------------------------------------
 
 
+class Calm(Cpu):
+    """This CPU, which waits for nobody to leave it alone."""
+
+    def make_ready(self, run, device, patience_s):
+        return Ready()
+
+
 def test_what_profile_measures_here_serves_run_by_name(folder, monkeypatch, capsys):
     """No step in between: the name goes from one command into the other, and the front is re-measured, being here."""
     args = ["--model", "model", "--name", "here", "--batch-size", "8", "--quick", "--quiet"]
-    with in_place(EFFORTS, "quick", EffortRow(0.5, "for a test", counts=3, rounds=1, windows=2)):
+    short = EFFORTS.replaced("quick", 0.5, counts=3, rounds=1, windows=2)
+    with short, DEVICE_KINDS.replaced("cpu", Calm):
         code, out, err = command(monkeypatch, capsys, "profile", *args)
     assert code == 0, err
     assert out.strip() == str(folder / "profiles" / "here")
@@ -386,11 +394,9 @@ def test_after_a_refusal_the_corrected_command_works_in_the_same_study(folder, m
 
 
 def test_a_broken_database_is_said_before_anything_is_measured(folder, monkeypatch, capsys):
-    from prunesearch.search.costs import costing as module
-
     (folder / "studies" / "broken").mkdir(parents=True)
     (folder / "studies" / "broken" / "study.journal").write_text("no database")
-    monkeypatch.setattr(module, "cost_table", None)
     code, _, err = command(monkeypatch, capsys, "run", *MODEL, "--device", "box", "--study", "broken")
     assert code == 2
     one_line(err, "study.journal", "not a readable study")
+    assert {file.name for file in (folder / "studies" / "broken").iterdir()} <= {"study.journal", ".lock"}

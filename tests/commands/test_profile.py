@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -11,12 +13,11 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from prunesearch.commands import profile as profiling
 from prunesearch.commands.profile import ProfileConfig, describe, grid, open_profile, profile
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import kept_count, parse_method
-from prunesearch.core.tables.registry import EFFORTS, MERGES
+from prunesearch.core.tables.registry import EFFORTS, MERGES, RUNTIMES
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device, kind_called
 from prunesearch.cost.tables.device_profile import Profile, find_profile
@@ -36,15 +37,15 @@ def folder(tmp_path_factory) -> Path:
 
 
 class Measurements:
-    """Stands in for `measure_table`: the known machine's table, for the model and inputs at hand."""
+    """Stands in for what measures a table in torch: the known machine's, for the model and inputs at hand."""
 
     def __init__(self) -> None:
         self.calls: list[dict] = []
         self.fails_at: dict[int, BaseException] = {}
 
-    def __call__(self, model, inputs, **options):
+    def __call__(self, model, inputs, wanted):
         rows = len(inputs["pixel_values"])
-        self.calls.append({"rows": rows, **options})
+        self.calls.append({"rows": rows, **vars(wanted)})
         error = self.fails_at.get(len(self.calls))
         if error is not None:
             raise error
@@ -54,16 +55,19 @@ class Measurements:
             update={"width": model.config.hidden_size, "mlp_width": model.config.intermediate_size}
         )
         return known_table(
-            shape=shape, batch_size=rows, threads=threads, cores=facts["affinity"], device="cpu", mode=options["mode"],
-            concurrency=options["concurrency"], dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+            shape=shape, batch_size=rows, threads=threads, cores=facts["affinity"], device="cpu", mode=wanted.mode,
+            concurrency=wanted.concurrency, dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         ).model_copy(update={"device": facts, "model": ""})  # fmt: skip
 
 
 @pytest.fixture
-def measured(monkeypatch) -> Measurements:
+def measured() -> Iterator[Measurements]:
     found = Measurements()
-    monkeypatch.setattr(profiling, "measure_table", found)
-    return found
+    with ExitStack() as stack:
+        for name in RUNTIMES:
+            if RUNTIMES.entry(name).by_torch:
+                stack.enter_context(RUNTIMES.replaced(name, table=found))
+        yield found
 
 
 def config(folder: Path, root: Path, **changes) -> ProfileConfig:

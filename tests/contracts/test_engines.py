@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import itertools
 import math
 import os
 import signal
@@ -33,8 +32,8 @@ from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluation, Rival
 from prunesearch.study.config import RunConfig
 from prunesearch.study.trials import front_records, open_study
-from tests.support.fakes import fake_evaluation
-from tests.support.paths import ROOT
+from tests.support.fakes import fake_evaluation, make_space
+from tests.support.paths import DEV, ROOT
 from tests.support.searches import make_search, start
 
 SEEDS = [Schedule([Stage(layer, keep, "value_norm")]) for layer in (0, 2) for keep in (0.75, 0.5, 0.25)]
@@ -48,7 +47,7 @@ def _workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_engine(name: str, load: functools.partial[Evaluate], limit_s: float | None = None) -> Engine:
     if name == "ray":
-        pytest.importorskip("ray")
+        pytest.importorskip("ray", reason=DEV)
     workers = 2 if name == "ray" else None
     engine: Engine = ENGINES.load(name)(EngineContext(load(), load, workers, limit_s=limit_s))
     return engine
@@ -167,32 +166,52 @@ def test_no_memory_no_number_and_no_end_are_failed_trials_with_their_reason_and_
     }
 
 
-def short(folder: str) -> Evaluate:
-    """Takes less time than a worker does to start, and leaves a sign of the worker.
+def slow_to_start(folder: str) -> Evaluate:
+    """Evaluates at once; a worker but the first is there only after 20 trials that others did meanwhile.
 
-    On a machine that is slow to start a worker, it is slow too from the hundredth trial on: there are trials enough.
+    Files in `folder` say which workers began, and one byte each what they did. After 20 trials the first waits until
+    another one has begun: however long a process takes to start here, the trials last.
     """
-    trials = itertools.count()
+    workers, done = Path(folder), Path(folder) / "done"
+    try:
+        done.touch(exist_ok=False)
+        first = True
+    except FileExistsError:
+        first = False
+    (workers / f"began-{os.getpid()}").touch()
+
+    def trials() -> int:
+        return done.stat().st_size
+
+    before = trials()
+    while not first and trials() < before + 20:
+        time.sleep(0.01)
 
     def evaluate(schedule: Schedule, rival: Rival | None) -> Evaluation:
-        time.sleep(0.3 if next(trials) < 100 else 3.0)
-        (Path(folder) / str(os.getpid())).touch()
+        while first and trials() >= 20 and len(list(workers.glob("began-*"))) < 2:
+            time.sleep(0.01)
+        with done.open("ab") as file:
+            file.write(b"1")
+        (workers / f"worked-{os.getpid()}").touch()
         return fake_evaluation(schedule)
 
     return evaluate
 
 
-def test_a_second_worker_comes_though_the_first_is_never_long_busy(tmp_path: Path) -> None:
-    """Tune may hand each waiting trial to the worker that is free already, so that no other one ever starts."""
-    pytest.importorskip("ray")
+def test_a_second_worker_comes_though_trials_are_shorter_than_its_start(tmp_path: Path) -> None:
+    """Tune's own choice gives up the worker that is being started whenever the first one becomes free."""
+    pytest.importorskip("ray", reason=DEV)
     from prunesearch.search.engines.ray import RayEngine
 
-    met = tmp_path / "workers"
-    met.mkdir()
-    search = make_search(tmp_path / "s.journal")
-    engine = RayEngine(functools.partial(short, str(met)), 2)
-    list(engine.run(search, 600, stop=lambda search: len(list(met.iterdir())) == 2))
-    assert len(list(met.iterdir())) == 2
+    search = make_search(tmp_path / "s.journal", space=make_space(keep=[n / 20 for n in range(1, 20)]), limit=math.inf)
+    workers = tmp_path / "workers"
+    workers.mkdir()
+
+    def both(search: Search) -> bool:
+        return len(list(workers.glob("worked-*"))) == 2
+
+    list(RayEngine(functools.partial(slow_to_start, str(workers)), 2).run(search, 400, stop=both))
+    assert both(search)
     assert search.stopped == "converged"
 
 
@@ -201,7 +220,7 @@ def broken() -> Evaluate:
 
 
 def test_a_worker_that_cannot_load_the_model_ends_the_run_in_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason=DEV)
     from prunesearch.search.engines.ray import RayEngine
 
     search = make_search(tmp_path / "s.journal")
@@ -232,7 +251,7 @@ def lines_of(stream: Iterator[str] | None, n: int) -> list[str]:
 def test_a_run_whose_driver_was_killed_goes_on_with_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason=DEV)
     # what a killed driver leaves; the path of a socket must be short
     with tempfile.TemporaryDirectory(prefix="ps-", ignore_cleanup_errors=True) as folder:
         monkeypatch.setenv("TMPDIR", folder)

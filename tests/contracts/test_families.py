@@ -24,6 +24,8 @@ from tests.support.some import some
 
 EVERY = pytest.mark.parametrize("name", list(CASES))
 EVERY_WAY = pytest.mark.parametrize(("name", "attention"), BACKENDS)
+SIDES = [(name, side) for name, case in CASES.items() for side in ("right", "left") if side in ("right", *case.padding)]
+TELLING = [name for name, case in CASES.items() if case.tells]  # hidden states and attentions, block by block
 MIXED = ps.Schedule([ps.Stage(0, 0.8, "attention_received", "fuse"), ps.Stage(2, 0.45, "cls_attention", "bipartite")])
 NOTHING = [ps.Schedule(), ps.Schedule([ps.Stage(1, 1.0, merge="soft")])]
 
@@ -109,13 +111,10 @@ def test_tokens_are_really_removed(name: str, attention: str, merge: str) -> Non
     assert out.shape[1] == (tokens if CASES[name].at_full_length else counts[-1])
 
 
-@EVERY
+@pytest.mark.parametrize(("name", "side"), SIDES)
 @pytest.mark.parametrize("merge", list(MERGES))
-@pytest.mark.parametrize("side", ["right", "left"])
 def test_a_row_alone_equals_the_row_in_a_batch(name: str, merge: str, side: str) -> None:
     case = CASES[name]
-    if side == "left" and side not in case.padding:
-        pytest.skip("no padding on the left")
     model, inputs = build(name, dtype=torch.float64), inputs_of(name, (14, 9, 5, 3), dtype=torch.float64)
     if case.first_place is not None:
         mask = inputs["attention_mask"]
@@ -179,10 +178,8 @@ def test_protected_stay_order_stays_and_sizes_add_up(name: str, attention: str, 
         assert (survivors < real).all()
 
 
-@EVERY_WAY
+@pytest.mark.parametrize(("name", "attention"), [(name, way) for name, way in BACKENDS if name in TELLING])
 def test_outputs_of_every_kind_still_come(name: str, attention: str) -> None:
-    if not CASES[name].tells:
-        pytest.skip("it gives no hidden states block by block")
     model, inputs = build(name, attention), inputs_of(name)
     with ps.apply_(model, MIXED) as handle, torch.no_grad():
         plain = model(**inputs)
@@ -197,10 +194,8 @@ def test_outputs_of_every_kind_still_come(name: str, attention: str) -> None:
     assert tokens == (start if CASES[name].at_full_length else want[-1])
 
 
-@EVERY
+@pytest.mark.parametrize("name", TELLING)
 def test_attentions_come_as_before(name: str) -> None:
-    if not CASES[name].tells:
-        pytest.skip("it gives no attentions")
     model, inputs = build(name, "eager"), inputs_of(name)
     with torch.no_grad():
         before = of_encoder(model(**inputs, output_attentions=True), "attentions")
@@ -231,11 +226,9 @@ def test_fine_tuning_gives_finite_gradients(name: str, attention: str, merge: st
     assert all(p.grad is not None for p in block.parameters())
 
 
-@EVERY
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if len(case.backends) > 1])
 def test_eager_and_sdpa_reduce_alike(name: str) -> None:
     inputs, hidden = inputs_of(name), []
-    if len(CASES[name].backends) < 2:
-        pytest.skip("one attention only")
     for attention in ("eager", "sdpa"):
         model = build(name, attention)
         with ps.apply_(model, MIXED), torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.core.tables.registry import SAMPLERS
 from prunesearch.search.costs.objectives import Objective
+from prunesearch.search.samplers.context import SamplerContext
 from prunesearch.search.samplers.evolution import EvolutionarySampler
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.space import Space
@@ -31,15 +32,17 @@ Evaluate = Callable[[Schedule], Evaluation]
 
 
 @pytest.fixture(autouse=True)
-def _quick_gp(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick_gp() -> Iterator[None]:
     """A Gaussian process sampler that searches its acquisition function less thoroughly, and faster."""
-    thorough = optuna.samplers.GPSampler.__init__
+    thorough = SAMPLERS.load("gp")
 
-    def quick(self: Any, **settings: Any) -> None:
-        thorough(self, **settings)
-        self._n_preliminary_samples, self._n_local_search = 128, 2
+    def quick(context: SamplerContext) -> Any:
+        sampler = thorough(context)
+        sampler._n_preliminary_samples, sampler._n_local_search = 128, 2
+        return sampler
 
-    monkeypatch.setattr(optuna.samplers.GPSampler, "__init__", quick)
+    with SAMPLERS.replaced("gp", quick):
+        yield
 
 
 def sensitivities_of(space: Space, evaluate: Evaluate) -> Sensitivities:

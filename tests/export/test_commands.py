@@ -146,18 +146,17 @@ def test_an_imported_schedule_runs_with_its_counts(run, tmp_path, name, text):
         (["--to", "onxx", "-o", "m.onnx"], "unknown export format 'onxx': did you mean 'onnx'"),
     ],
 )
-def test_bad_model_exports_are_one_line_before_anything_is_loaded(run, monkeypatch, words, expected):
-    loading = "prunesearch.export.models.from_study.make_setting"
-    monkeypatch.setattr(loading, lambda *_, **__: pytest.fail("loaded"))
+def test_bad_model_exports_are_one_line_before_anything_is_loaded(run, words, expected):
+    """The model is not there: loading it would be another line."""
     code, out, err = run("export", "demo", "--pick", "p1", *words)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert expected in err
 
 
-def test_a_model_export_says_what_it_found(run, monkeypatch, tmp_path):
-    import prunesearch.export.models.from_study as study_models
+def test_a_model_export_says_what_it_found(make_front, tmp_path, heard):
     from prunesearch.export.models.record import ModelExport, Timing
+    from prunesearch.export.point import export_point
 
     asked = []
 
@@ -166,10 +165,11 @@ def test_a_model_export_says_what_it_found(run, monkeypatch, tmp_path):
         timing = Timing("ONNX Runtime", "this CPU", 2, 8, 10.0, 5.0, 4.0, 3.9, 20, "")
         return ModelExport(path, to, "ONNX", "ONNX Runtime", True, ("opset 20",), 1e-6, 3.0, (1, 3, 8), timing)
 
-    monkeypatch.setattr(study_models, "export_study_model", export)
-    code, out, err = run("export", "demo", "--pick", "p1", "--to", "onnx", "-o", "m.onnx", "--opset", "20")
-    assert (code, out) == (0, "")
+    path = tmp_path / "m.onnx"
+    done = export_point(make_front(), "p1", "onnx", path, opset=20, seconds=20.0, write=export)
+    assert done.path == path
     assert asked == [("p1", "onnx", 20, 20.0)]
+    err = str(heard)
     assert "greatest error of an output 1e-06 (batches of 1, 3, 8)" in err
     assert "unpruned 4 ms, pruned 3.9 ms, 1.03x; eager torch: 10 ms, 5 ms, 2.00x (batch 8, 2 threads" in err
     assert "does not survive in ONNX Runtime: 1.03x, less than 0.9 of 2.00x" in err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,10 +14,10 @@ import pytest
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.report.curves import block_curve_of, curves_html, write_curves
 from tests.support.curve_tables import COUNTS, EDGES, smooth, stairs, table
+from tests.support.paths import CHROMIUM, needs_browser
 from tests.support.some import some
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 
 
 class Scripts(HTMLParser):
@@ -208,7 +207,7 @@ def test_without_a_browser_the_way_out_is_said(tmp_path):
 # -- in a browser --------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine to render the page with")
+@needs_browser
 def test_a_browser_draws_every_panel_and_no_name_runs(tmp_path):
     tables = [table(stairs, model=EVIL, device=EVIL), ESTIMATE]
     script = """

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import threading
 from itertools import pairwise
 
 import pytest
 
 from prunesearch.core.plans.schedule import Schedule
+from tests.support.paths import CHROMIUM, DEV, needs_browser
 from tests.support.studies import add_trials, load_study, new_study, plain_trials, samples, write_folder
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine to show the dashboard in")
+sync_api = pytest.importorskip("playwright.sync_api", reason=DEV)
+pytestmark = needs_browser
 EVIL = "<script>window.hit=1</script><img src=x onerror='window.hit=1'>"
 
 

@@ -11,6 +11,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.export_tables import LOGGERS
 from prunesearch.report.loggers import check_logger, log_study, scalars
 from prunesearch.study.folder import StudyFolder
+from tests.support.paths import DEV
 from tests.support.studies import plain_trials
 
 
@@ -81,7 +82,7 @@ def test_wandb(folder, make_front, monkeypatch):
 
 
 def test_tensorboard_files_hold_the_numbers(folder, make_front):
-    pytest.importorskip("tensorboardX", reason="needs tensorboard or tensorboardX")
+    pytest.importorskip("tensorboardX", reason=DEV)
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import RecordWriter  # noqa: F401  # its format is what is read below
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
-
-import pytest
 
 import prunesearch as ps
 from prunesearch.report.report import report_html, write_report
@@ -17,12 +14,12 @@ from prunesearch.report.views.parts import python_lines
 from prunesearch.report.views.shown_samples import ShownSamples
 from tests.support.curve_tables import smooth
 from tests.support.curve_tables import table as curve_table
+from tests.support.paths import CHROMIUM, needs_browser
 from tests.support.some import some
 from tests.support.studies import PNG, plain_trials, samples
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 VOID = {"meta", "img", "br", "link", "input", "hr", "wbr"}
-CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 
 
 class Page(HTMLParser):
@@ -208,7 +205,7 @@ def dom(text, script, tmp_path):
     return done.stdout, console
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine to render the report with")
+@needs_browser
 def test_choosing_points_in_a_browser(make_front, tmp_path):
     script = """
       const seen = [];
@@ -241,7 +238,7 @@ def test_choosing_points_in_a_browser(make_front, tmp_path):
     assert not re.search("Error|Refused", console), console
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine to render the report with")
+@needs_browser
 def test_names_are_inert_in_a_browser(make_front, tmp_path):
     script = """
       const pre = document.createElement("pre"); pre.id = "seen";

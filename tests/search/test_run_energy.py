@@ -10,15 +10,14 @@ import pytest
 from rich.console import Console
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import Event, StepBegun, listening
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import COUNTERS
 from prunesearch.cost.devices.counter import Unavailable
-from prunesearch.cost.energy import schedules as energy_schedules
+from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.energy_fit import EnergyFit
 from prunesearch.report.tables.show import show_front
-from prunesearch.search import run as run_module
-from prunesearch.search.costs import bench as bench_module
-from prunesearch.search.costs import costing as costing_module
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
@@ -34,7 +33,7 @@ from tests.support.known_device import (
     write_model,
     write_profile,
 )
-from tests.support.simulated_power import hooked, tell_time, true_costs
+from tests.support.simulated_power import hooked, telling_time, true_costs
 from tests.support.some import some
 
 DEPTH, TOKENS, ROWS = 6, 65, 8
@@ -60,21 +59,35 @@ def folder(tmp_path_factory) -> Path:
 def machine(folder):
     """The machine, and the task whose model runs on it; latencies are told by its clock too."""
     task = make_setting(make(folder)).task
-    patch = pytest.MonkeyPatch()
-    with hooked(task.model, period_s=0.05) as found:
-        tell_time(patch, found)
+    with hooked(task.model, period_s=0.05) as found, telling_time(found):
         found.task = task
         yield found
-    patch.undo()
 
 
 def make(folder: Path, **changes) -> RunConfig:
     return RunConfig(**settings(folder, **{"trials": 10, **changes}))
 
 
-def go(machine, folder, study, **changes) -> Front:
+def go(machine, folder, study, meter=None, **changes) -> Front:
     config = make(folder, **changes)
-    return run(config, study, root=folder / "studies", task=machine.task, meter=machine.meter())
+    return run(config, study, root=folder / "studies", task=machine.task, meter=meter or machine.meter())
+
+
+class Warming:
+    """The machine's counter, on a device that gets warmer with every window once `warms` is set."""
+
+    def __init__(self, machine, warms: bool) -> None:
+        self.machine, self.warms, self.degrees = machine, warms, 40.0
+
+    def __getattr__(self, name: str):
+        return getattr(self.machine, name)
+
+    def temperature_c(self) -> float:
+        self.degrees += 10.0 * self.warms
+        return self.degrees
+
+    def meter(self) -> EnergyMeter:
+        return EnergyMeter(self, clock=self.machine.clock, sleep=self.machine.sleep)
 
 
 def truth(item) -> tuple[float, float]:
@@ -227,12 +240,11 @@ def test_a_budget_that_nothing_reaches_is_one_line_in_mj(machine, folder):
 # -- resuming ----------------------------------------------------------------------------------------------
 
 
-def test_the_same_call_gives_the_same_front_and_more_trials_do_not_measure_the_fit_again(
-    machine, folder, front, monkeypatch
-):
+def test_the_same_call_gives_the_same_front_and_more_trials_do_not_measure_the_fit_again(machine, folder, front, heard):
     assert go(machine, folder, "energy", objectives=["energy"]) == front
-    monkeypatch.setattr(costing_module, "fit_table_energy", None)
     more = go(machine, folder, "energy", objectives=["energy"], trials=12)
+    assert len(heard.progress("measuring energy")) > 0
+    assert "schedules over windows" not in str(heard)  # what a fit says
     assert more.search.trials == 12
     assert more.unpruned.cost("energy").measured is not None
 
@@ -246,30 +258,28 @@ def test_an_energy_study_does_not_become_one_of_latency(machine, folder, front):
 # -- validity ----------------------------------------------------------------------------------------------
 
 
-def test_an_invalid_fit_is_refused_and_the_next_call_measures_again(machine, folder, monkeypatch):
-    doubtful = known_energy(valid=False, why="the fit is off by 9.1% on schedules it has not seen, more than 5%")
-    monkeypatch.setattr(costing_module, "fit_table_energy", lambda *a, **k: doubtful)
+def test_an_invalid_fit_is_refused_and_the_next_call_measures_again(machine, folder, heard):
     with pytest.raises(PruneSearchError) as error:
-        go(machine, folder, "doubt", objectives=["energy"])
-    one_line(error.value, "measured validly", "off by 9.1%", "measure again on a quiet device, or use latency")
-    monkeypatch.undo()
-    tell_time(monkeypatch, machine)
+        go(machine, folder, "doubt", Warming(machine, True).meter(), objectives=["energy"])
+    said = "only 0 of 9 schedules were measured validly (temperature went from"
+    one_line(error.value, "to be searched for", said, "measure again on a quiet device, or use latency")
+    assert "energy: 9 schedules over windows" in heard.take()
     found = go(machine, folder, "doubt", objectives=["energy"])
+    assert "energy: 9 schedules over windows" in str(heard)
     assert found.points
     assert CostTable.load(folder / "studies" / "doubt" / "cost_table.json").energy.valid
 
 
-def test_energies_that_were_not_measured_validly_are_not_called_measured(machine, folder, monkeypatch):
-    real = bench_module.measure_schedule_energy
+def test_energies_that_were_not_measured_validly_are_not_called_measured(machine, folder):
+    counter = Warming(machine, False)
 
-    def spoiled(*args, **options):
-        found = real(*args, **options)
-        first = next(iter(found.results))
-        found.results[first] = found.results[first].model_copy(update={"valid": False, "why": "idle power drifted"})
-        return found
+    def hear(event: Event) -> None:
+        if isinstance(event, StepBegun):
+            counter.warms = event.text.startswith("re-measuring")
 
-    monkeypatch.setattr(bench_module, "measure_schedule_energy", spoiled)
-    found = go(machine, folder, "drift", objectives=["energy"])
+    with listening(hear):
+        found = go(machine, folder, "drift", counter.meter(), objectives=["energy"])
+    assert counter.warms
     for item in (found.unpruned, *found.points):
         assert item.cost("energy").measured is None
         assert item.latency.measured is not None
@@ -282,16 +292,19 @@ def test_energies_that_were_not_measured_validly_are_not_called_measured(machine
 
 
 @pytest.fixture
-def no_counter(monkeypatch):
-    monkeypatch.setattr(energy_schedules, "open_counter", lambda device: Unavailable("the counter cannot be read"))
+def _no_counter():
+    with COUNTERS.replaced("rapl", lambda device: Unavailable("the counter cannot be read")):
+        yield
 
 
+@pytest.mark.usefixtures("_no_counter")
 @pytest.mark.parametrize("args", [["--objective", "energy"], ["--budget", "40mJ"], ["--objective", "latency,energy"]])
-def test_a_machine_without_a_counter_is_one_line_before_anything_is_loaded(
-    no_counter, monkeypatch, capsys, tmp_path, args
-):
+def test_a_machine_without_a_counter_is_one_line_before_anything_is_loaded(monkeypatch, capsys, tmp_path, args):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_module, "make_setting", None)
+    unloadable = tmp_path / "model"
+    unloadable.mkdir()
+    (unloadable / "config.json").write_text("no JSON")
+    args = [*args, "--device", "cpu", "--model", str(unloadable), "--data", "rows.csv"]
     code, out, err = command(monkeypatch, capsys, "run", *args)
     assert (code, out) == (2, "")
     one_line(err, "energy is unavailable on 'cpu': the counter cannot be read", "--objective latency")

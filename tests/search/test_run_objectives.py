@@ -20,7 +20,7 @@ from prunesearch.study.front import Front
 from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import finished_trials, open_study
 from tests.support.known_device import known_table, one_line, settings, slower, write_model, write_profile
-from tests.support.simulated_power import hooked, tell_time
+from tests.support.simulated_power import hooked, telling_time
 from tests.support.some import some
 
 
@@ -50,12 +50,9 @@ def several(folder: Path) -> RunConfig:
 @pytest.fixture(scope="module")
 def front(folder) -> Front:
     config = several(folder)
-    task, patch = make_setting(config).task, pytest.MonkeyPatch()
-    with hooked(task.model) as machine:  # whatever this machine does meanwhile
-        tell_time(patch, machine, jitter=0.05)
-        found = run(config, "all", root=folder / "studies", task=task)
-    patch.undo()
-    return found
+    task = make_setting(config).task
+    with hooked(task.model) as machine, telling_time(machine, jitter=0.05):  # whatever this machine does meanwhile
+        return run(config, "all", root=folder / "studies", task=task)
 
 
 def test_every_load_has_its_table_and_every_point_its_latencies(folder, front):
@@ -74,14 +71,13 @@ def test_every_load_has_its_table_and_every_point_its_latencies(folder, front):
             assert latency.measured.median <= latency.value <= latency.measured.p90
 
 
-def test_verify_compares_like_with_like_under_every_load(folder, front, monkeypatch):
+def test_verify_compares_like_with_like_under_every_load(folder, front):
     """The percentile with that percentile, each load with itself, and what they come to with the prediction of that.
 
     What was once an error: "this study knows no energies".
     """
     task = make_setting(several(folder)).task
-    with hooked(task.model) as machine:
-        tell_time(monkeypatch, machine, jitter=0.05)
+    with hooked(task.model) as machine, telling_time(machine, jitter=0.05):
         found = verify(StudyFolder(folder / "studies", "all"), front, device="cpu", seconds=1.0, task=task)
     base = found.points[0]
     for point, item in zip(found.points, [front.unpruned, *front.points], strict=True):

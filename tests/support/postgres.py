@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import DEV
+
 
 def _programs() -> Path | None:
     found = shutil.which("initdb")
@@ -43,7 +45,7 @@ def server() -> Iterator[Server]:
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (apt install postgresql)")
-    pytest.importorskip("psycopg")
+    pytest.importorskip("psycopg", reason=DEV)
     folder = Path(tempfile.mkdtemp(prefix="prunesearch-pg-"))
     user = "postgres" if os.geteuid() == 0 else getpass.getuser()
     if os.geteuid() == 0:

@@ -8,15 +8,14 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import pytest
 from torch import nn
 
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import DEVICE_KINDS, MERGES
 from prunesearch.cost.devices.cpu import Cpu
-from prunesearch.pruning.driver import Driver
 from tests.support.energy_machine import Machine
 
 ATTENTION_MS, MLP_MS, STEM_MS, STAGE_MS = 2.0, 4.0, 20.0, 6.0
@@ -74,22 +73,35 @@ def hook(machine: Machine, model: nn.Module) -> list[Any]:
 def hooked(model: nn.Module, **options: Any) -> Iterator[Machine]:
     """The machine that `model` runs on within the block; its counter ticks every 20 ms."""
     machine = Machine(**{"period_s": 0.02, **options})
-    hooks, reduce = hook(machine, model), Driver._reduce
+    hooks = hook(machine, model)
 
-    def and_spend(self: Driver, *args: Any) -> Any:
-        machine.spend(STAGE_MS * 1e-3, STAGE_W)
-        return reduce(self, *args)
+    def spending(merge: Any) -> Any:
+        def and_spend(given: Any) -> Any:
+            machine.spend(STAGE_MS * 1e-3, STAGE_W)
+            return merge(given)
 
-    Driver._reduce = and_spend  # type: ignore[method-assign]
-    try:
-        yield machine
-    finally:
-        Driver._reduce = reduce  # type: ignore[method-assign]
-        for one in hooks:
-            one.remove()
+        return and_spend
+
+    with ExitStack() as stack:
+        for name in MERGES:
+            stack.enter_context(MERGES.replaced(name, spending(MERGES.load(name))))
+        try:
+            yield machine
+        finally:
+            for one in hooks:
+                one.remove()
 
 
-def tell_time(patch: pytest.MonkeyPatch, machine: Machine, jitter: float = 0.0) -> None:
-    """Let tables and whole forwards be timed by the machine's clock."""
+@contextmanager
+def telling_time(machine: Machine, jitter: float = 0.0) -> Iterator[None]:
+    """Within the block tables and whole forwards are timed by the machine's clock."""
     clock = HookedClock(machine, jitter)
-    patch.setattr(Cpu, "clock", lambda kind: clock)
+
+    class Told(Cpu):
+        """This CPU, with that clock."""
+
+        def clock(self) -> Any:
+            return clock
+
+    with DEVICE_KINDS.replaced("cpu", Told):
+        yield

@@ -16,6 +16,7 @@ from tests.support import small_settings as s
 
 PAD, IMAGES, TEXT, VIDEO, WAVES, MEL, PAIRS = 1, "images", "text", "video", "waves", "mel", "text for a decoder"
 SAMPLES_A_FRAME = 4
+TIMM = "needs an extra that brings a torch of its own: pip install 'prunesearch[timm]'"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _detr_config() -> Any:
 
 def _timm(name: str, cls: str, architecture: str, *, fused: bool = True, **settings: Any) -> Case:
     def make() -> Any:
-        pytest.importorskip("timm")  # an optional extra
+        pytest.importorskip("timm", reason=TIMM)
         config = hf.TimmWrapperConfig(architecture=architecture, num_labels=3, model_args={**s.TIMM, **settings})
         model = getattr(hf, cls)(config)
         for block in model.timm_model.blocks:

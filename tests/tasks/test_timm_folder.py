@@ -15,8 +15,9 @@ from PIL import Image
 
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.tasks import load_task
+from tests.support.small_cases import TIMM
 
-pytest.importorskip("timm", reason="timm is an optional extra")
+pytest.importorskip("timm", reason=TIMM)
 MODEL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 SCALED = {"input_size": [3, 32, 32], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "crop_pct": 1.0}
 

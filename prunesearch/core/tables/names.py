@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -152,6 +152,16 @@ class Registry(Generic[R]):
                 f"plug-in '{name}' must name a row of the table of a {self.kind} ({error})"
             ) from error
         return row
+
+    @contextmanager
+    def replaced(self, name: str, target: Any = None, **facts: Any) -> Iterator[None]:
+        """Within the block the row called `name` has another thing behind it, or other facts; the rest stays."""
+        row: Any = self.entry(name)
+        self._rows[name] = replace(row, target=target or row.target, **facts)
+        try:
+            yield
+        finally:
+            self._rows[name] = row
 
     def _outside(self) -> Mapping[str, Callable[[], Any]]:
         if self._plugins is None:

@@ -34,8 +34,8 @@ from prunesearch.cost.shape import Shape, conditions_of, describe_shape, device_
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, ReduceCell
 from prunesearch.cost.timing.build import check_counts, noise_record
-from prunesearch.cost.timing.loop import Job, measure
-from prunesearch.cost.timing.modes import OnnxRuntime
+from prunesearch.cost.timing.loop import Job, Measurement, measure
+from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.runtimes import onnx_session, write_piece
 from prunesearch.cost.timing.samples import Samples
 from prunesearch.cost.timing.unseen import compare, draw_unseen
@@ -54,9 +54,18 @@ CALIBRATION = 8  # whole graphs, the unpruned one among them, for the factor
 _PAIRS = ((1.0, 0.75), (1.0, 0.5), (1.0, 0.2), (0.6, 0.4), (0.6, 0.2), (0.3, 0.15))  # of the reducible tokens
 _ROUNDS = 15
 Key = tuple[Any, ...]
+Bind = Callable[..., Callable[[], object]]
+Session = Callable[[nn.Module, Sequence[Tensor], Sequence[int]], Bind]
 
 
-def measure_runtime_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted: TableWanted) -> CostTable:
+def measure_runtime_table(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    wanted: TableWanted,
+    *,
+    session: Session | None = None,
+    time_jobs: Callable[..., Measurement[Key]] = measure,
+) -> CostTable:
     """Measure a cost table of a model in ONNX Runtime on this CPU, and its error on whole graphs it has not seen.
 
     Making the graphs takes several times as long as the timing.
@@ -65,6 +74,8 @@ def measure_runtime_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted
         model: a supported classifier on the CPU in float32; left as it was.
         inputs: a batch without padding.
         wanted: of what; one forward at a time, and 3 to 12 unseen schedules.
+        session: makes what runs a piece; None: `OnnxSession`.
+        time_jobs: as `loop.measure`.
 
     Raises:
         PruneSearchError: for a count or method that cannot be, a model that no ONNX file can hold, or blocks that take
@@ -82,13 +93,14 @@ def measure_runtime_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted
         shape = describe_shape(model, handle, inputs)
         grid = [*check_counts(wanted.counts, shape), shape.tokens]
         schedules = _whole_schedules(shape, grid, wanted.methods, unseen, wanted.seed)
-        runner = OnnxRuntime(model, handle, inputs)
-        jobs = _Pieces(handle, shape, inputs, Path(scratch), wanted.seed).jobs(grid, wanted.methods)
+        runner = runner_for(wanted.mode, model, handle, inputs)
+        pieces = GraphPieces(handle, shape, inputs, session or OnnxSession(Path(scratch)), wanted.seed)
+        jobs = pieces.jobs(grid, wanted.methods)
         for place, schedule in enumerate(schedules):
             runner.prepare(schedule)  # written now, so that the budget is for timing alone
             jobs["whole", place] = Job(runner.run, partial(runner.prepare, schedule))
         ready = kind.make_ready(runner.run, device, wanted.patience_s)
-        found = measure(
+        found = time_jobs(
             jobs, clock=kind.clock(), sentinel=("whole", 0), time_budget_s=wanted.time_budget_s, min_rounds=_ROUNDS,
             tolerance=0.005, seed=wanted.seed, label=wanted.label,
         )  # fmt: skip
@@ -103,9 +115,9 @@ def measure_runtime_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted
         "seconds": time.monotonic() - started,
         "walks": len(whole[0]),
     }
-    alone = CostTable(**facts, cells=_cells(found.samples, shape, wanted.methods, _Scale(1.0, 0.0)))
-    scale = _calibrate(alone, schedules[:CALIBRATION], whole[:CALIBRATION])
-    table = CostTable(**facts, cells=_cells(found.samples, shape, wanted.methods, scale))
+    alone = CostTable(**facts, cells=price_cells(found.samples, shape, wanted.methods, Scale(1.0, 0.0)))
+    scale = calibrate(alone, schedules[:CALIBRATION], whole[:CALIBRATION])
+    table = CostTable(**facts, cells=price_cells(found.samples, shape, wanted.methods, scale))
     held = [0, *range(CALIBRATION, len(schedules))]
     pace = [[1.0] * len(whole[i]) for i in held]
     return compare(table, [schedules[i] for i in held], [whole[i] for i in held], pace)
@@ -129,22 +141,22 @@ def _whole_schedules(
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """A piece in one graph costs `factor` times what it does by itself; a forward costs `rest_ms` besides."""
 
     factor: float
     rest_ms: float
 
 
-def _calibrate(table: CostTable, schedules: Sequence[Schedule], whole: Sequence[Samples]) -> _Scale:
+def calibrate(table: CostTable, schedules: Sequence[Schedule], whole: Sequence[Samples]) -> Scale:
     """Fit `whole = rest + factor x pieces`, errors being relative."""
     real = np.array([s.median_ms for s in whole])
     rows = np.array([[table.predict(s), 1.0] for s in schedules])
     found, _ = nnls(rows / real[:, None], np.ones(len(real)))
-    return _Scale(float(found[0]), float(found[1]))
+    return Scale(float(found[0]), float(found[1]))
 
 
-def _cells(samples: Mapping[Key, Samples], shape: Shape, methods: Sequence[str], scale: _Scale) -> Cells:
+def price_cells(samples: Mapping[Key, Samples], shape: Shape, methods: Sequence[str], scale: Scale) -> Cells:
     """The cells of a table from the timings of the pieces; a stage is its scorer and its merge."""
     call = samples["call",].median_ms
 
@@ -157,7 +169,7 @@ def _cells(samples: Mapping[Key, Samples], shape: Shape, methods: Sequence[str],
     reduce = []
     for method in methods:
         scorer, merge = parse_method(method)
-        for n_in, n_out in _pairs(shape):
+        for n_in, n_out in pairs_timed(shape):
             keys: list[Key] = [("merge", merge, n_in, n_out)]
             if MERGES.entry(merge).uses_scores:
                 keys.append(("scorer", scorer, n_in))
@@ -178,34 +190,33 @@ def _cells(samples: Mapping[Key, Samples], shape: Shape, methods: Sequence[str],
     )
 
 
-def _pairs(shape: Shape) -> list[tuple[int, int]]:
+def pairs_timed(shape: Shape) -> list[tuple[int, int]]:
     """Tokens before and after the stages that are timed."""
     reducible = shape.tokens - shape.protected
     counts = [tuple(shape.protected + max(1, round(share * reducible)) for share in pair) for pair in _PAIRS]
     return [(before, after) for before, after in dict.fromkeys(counts) if after < before]
 
 
-class _Pieces:
+class GraphPieces:
     """Makes the graphs of the pieces, and jobs that run them on random features."""
 
-    def __init__(self, handle: Handle, shape: Shape, inputs: Mapping[str, Tensor], scratch: Path, seed: int) -> None:
-        self.handle, self.shape, self.scratch = handle, shape, scratch
+    def __init__(self, handle: Handle, shape: Shape, inputs: Mapping[str, Tensor], session: Session, seed: int) -> None:
+        self.handle, self.shape, self.session = handle, shape, session
         self.rows = len(next(iter(inputs.values())))
         self.padded = "attention_mask" in inputs
         self.generator = torch.Generator().manual_seed(seed)
-        self.numbers = itertools.count()
 
     def jobs(self, grid: Sequence[int], methods: Sequence[str]) -> dict[Key, Job]:
         """A job for every piece; `("call",)` is a session that does nothing."""
-        jobs: dict[Key, Job] = {("call",): Job(self._session(_Nothing(), [torch.zeros(1)])())}
+        jobs: dict[Key, Job] = {("call",): Job(self.session(_Nothing(), [torch.zeros(1)], ())())}
         merges = list(dict.fromkeys(parse_method(method)[1] for method in methods))
         sized = any(MERGES.entry(merge).makes_sizes for merge in merges)
         for kind, biased in (("attention", False), *([("attention", True)] if sized else []), ("mlp", False)):
             jobs.update(self._half(kind, biased, grid))
         scorers = dict.fromkeys(parse_method(m)[0] for m in methods if MERGES.entry(parse_method(m)[1]).uses_scores)
-        for scorer, n in itertools.product(scorers, sorted({before for before, _ in _pairs(self.shape)})):
+        for scorer, n in itertools.product(scorers, sorted({before for before, _ in pairs_timed(self.shape)})):
             jobs["scorer", scorer, n] = self._scorer(scorer, n)
-        for merge, (before, after) in itertools.product(merges, _pairs(self.shape)):
+        for merge, (before, after) in itertools.product(merges, pairs_timed(self.shape)):
             jobs["merge", merge, before, after] = self._merge(merge, before, after)
         return jobs
 
@@ -214,10 +225,10 @@ class _Pieces:
         encoder = self.handle.encoder
         widest = self._half_inputs(kind, biased, self.shape.tokens)
         axes = [1, 3][: len(widest)]
-        runs: dict[str, list[Callable[..., Callable[[], object]]]] = {}
+        runs: dict[str, list[Bind]] = {}
         for block, variant in zip(encoder.blocks, self.shape.blocks, strict=True):
             half = variant.attention if kind == "attention" else variant.mlp
-            runs.setdefault(half, []).append(self._session(_Half(encoder.family.layout, block, kind), widest, axes))
+            runs.setdefault(half, []).append(self.session(_Half(encoder.family.layout, block, kind), widest, axes))
         for n, (half, alike) in itertools.product(grid, runs.items()):
             if biased and n == self.shape.tokens:
                 continue  # sizes never meet the whole sequence
@@ -227,7 +238,7 @@ class _Pieces:
             yield key, Job(partial(_next, turns))
 
     def _half_inputs(self, kind: str, biased: bool, n: int) -> list[Tensor]:
-        given = [self._features(n)]
+        given = [self.features(n)]
         if kind == "attention" and biased:
             given.append(torch.rand(self.rows, 1, 1, n, generator=self.generator))
         elif kind == "attention" and self.padded:
@@ -236,14 +247,14 @@ class _Pieces:
 
     def _scorer(self, scorer: str, n: int) -> Job:
         stage = _Scorer(scorer, self, n)
-        return Job(self._session(stage, [*self._heads(3, n), *self._mask(n)])())
+        return Job(self.session(stage, [*self._heads(3, n), *self._mask(n)], ())())
 
     def _merge(self, merge: str, before: int, after: int) -> Job:
         entry = MERGES.entry(merge)
         score = torch.rand(self.rows, before, generator=self.generator)
         sizes = [torch.ones(self.rows, before)] if before < self.shape.tokens and entry.makes_sizes else []
-        given = [self._features(before), *self._heads(1, before), score, *sizes, *self._mask(before)]
-        return Job(self._session(_Merge(merge, self, before, after, bool(sizes)), given)())
+        given = [self.features(before), *self._heads(1, before), score, *sizes, *self._mask(before)]
+        return Job(self.session(_Merge(merge, self, before, after, bool(sizes)), given, ())())
 
     def tokens(self, n: int, protected_like: Tensor, size: Tensor | None, mask: Tensor | None) -> Tokens:
         """Tokens in the middle of a forward, `n` in each row."""
@@ -258,7 +269,8 @@ class _Pieces:
         """`keep` of a stage that leaves `n` tokens."""
         return (n - self.shape.protected) / (self.shape.tokens - self.shape.protected)
 
-    def _features(self, n: int) -> Tensor:
+    def features(self, n: int) -> Tensor:
+        """Random hidden states of `n` tokens."""
         return torch.randn(self.rows, n, self.shape.width, generator=self.generator)
 
     def _heads(self, count: int, n: int) -> list[Tensor]:
@@ -268,9 +280,15 @@ class _Pieces:
     def _mask(self, n: int) -> list[Tensor]:
         return [torch.ones(self.rows, 1, 1, n, dtype=torch.bool)] if self.padded else []
 
-    def _session(
-        self, module: nn.Module, example: Sequence[Tensor], axes: Sequence[int] = ()
-    ) -> Callable[..., Callable[[], object]]:
+
+class OnnxSession:
+    """Makes runs of modules in ONNX Runtime; their files go to `scratch`."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.numbers = itertools.count()
+
+    def __call__(self, module: nn.Module, example: Sequence[Tensor], axes: Sequence[int]) -> Bind:
         """Export `module`; returns what makes a run out of inputs (of none: out of `example`).
 
         Args:
@@ -319,7 +337,7 @@ class _Half(nn.Module):
 
 
 class _Scorer(nn.Module):
-    def __init__(self, name: str, pieces: _Pieces, n: int) -> None:
+    def __init__(self, name: str, pieces: GraphPieces, n: int) -> None:
         super().__init__()
         self.score, self.pieces, self.n = SCORERS.load(name), pieces, n
         self.params = all_params(SCORERS.entry(name).params)
@@ -337,7 +355,7 @@ class _Scorer(nn.Module):
 
 
 class _Merge(nn.Module):
-    def __init__(self, name: str, pieces: _Pieces, before: int, after: int, sized: bool) -> None:
+    def __init__(self, name: str, pieces: GraphPieces, before: int, after: int, sized: bool) -> None:
         super().__init__()
         self.merge, self.pieces, self.before, self.after, self.sized = MERGES.load(name), pieces, before, after, sized
         self.params = all_params(MERGES.entry(name).params)

@@ -1,4 +1,4 @@
-"""One readable file out of prunesearch's own source: the definitions that are needed, as they stand, and no others.
+"""One readable file out of a package's own source: the definitions that are needed, as they stand, and no others.
 
 The mathematics keeps its one home. A definition is taken when a taken one names it; a method when its name is used
 anywhere in what is taken.
@@ -18,7 +18,6 @@ from functools import lru_cache
 
 from prunesearch.core.errors import PruneSearchError
 
-_PACKAGE = "prunesearch"
 Key = tuple[str, str]  # module, name
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -33,6 +32,11 @@ class _Module:
     ours: dict[str, Key] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def package(self) -> str:
+        """Whose source it is."""
+        return self.name.partition(".")[0]
+
     def add_imports(self, tree: ast.AST) -> None:
         """Note every import, wherever it stands."""
         for node in ast.walk(tree):
@@ -43,7 +47,7 @@ class _Module:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 for alias in node.names:
                     name = alias.asname or alias.name
-                    if node.module.split(".")[0] == _PACKAGE:
+                    if node.module.split(".")[0] == self.package:
                         self.ours[name] = (node.module, alias.name)
                     else:
                         shown = f" as {alias.asname}" if alias.asname else ""
@@ -208,7 +212,7 @@ class Bundle:
         gone |= {
             line
             for item in ast.walk(node)
-            if isinstance(item, ast.ImportFrom) and (item.module or "").startswith(_PACKAGE)
+            if isinstance(item, ast.ImportFrom) and (item.module or "").startswith(module.package)
             for line in range(item.lineno, (item.end_lineno or item.lineno) + 1)
         }
         return "\n".join(module.lines[i - 1] for i in range(first, last + 1) if i not in gone).rstrip()

@@ -34,6 +34,8 @@ from prunesearch.tasks.metrics.metric import find_metric
 try:
     import ray
     from ray import tune
+    from ray.tune.experiment import Trial
+    from ray.tune.schedulers import FIFOScheduler
     from ray.tune.search import Searcher
 except ImportError:
     raise PruneSearchError("the ray engine needs Ray Tune: pip install 'prunesearch[ray]', or use local") from None
@@ -146,6 +148,7 @@ class RayEngine:
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=asking,
+                    scheduler=_NewestFirst(),  # type: ignore[no-untyped-call]
                     num_samples=-1,
                     # without it Tune lets one trial wait at a time, which the one actor takes again and again
                     max_concurrent_trials=workers,
@@ -256,6 +259,18 @@ class _Asking(Searcher):
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the study is the state."""
+
+
+class _NewestFirst(FIFOScheduler):
+    """Gives a worker that has become free the trial that was asked for last.
+
+    Tune's own choice is the one that has waited longest: a worker is being started for that one, and is given up then.
+    If trials are shorter than a start (a process, a model), no second worker would ever come.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any, **_: Any) -> Trial | None:
+        """The newest trial that waits."""
+        return next((t for t in reversed(tune_controller.get_trials()) if t.status == Trial.PENDING), None)
 
 
 class _Losses(tune.Callback):

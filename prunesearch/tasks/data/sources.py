@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ SPLIT_NAMES = frozenset(("train", "training", "validation", "valid", "val", "dev
 _LEFTOVERS = ("__MACOSX", "__pycache__")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
+Fetch = Callable[[str, str | None], Any]
+
 
 @dataclass(frozen=True)
 class DataSource:
@@ -50,10 +53,11 @@ class DataSource:
     skip_bad: bool = False
 
 
-def load_source(data: str, reading: TextTable | None = None) -> DataSource:
+def load_source(data: str, reading: TextTable | None = None, fetch: Fetch | None = None) -> DataSource:
     """Read `data`: a file, a folder, two files joined by a comma, or a Hub id (`owner/name[:config]`).
 
     `reading` says how tables of text are read; None: as they look.
+    `fetch(repository, config)` asks the Hub; None: `datasets` does.
 
     Raises `PruneSearchError` in one line when it is missing, unreadable, empty or of an unknown kind.
     """
@@ -62,7 +66,7 @@ def load_source(data: str, reading: TextTable | None = None) -> DataSource:
         raise PruneSearchError(
             f"data must be one source or 'calibration,holdout', but got '{data}': give at most two files"
         )
-    parts = [_load_one(name, reading or TextTable()) for name in names]
+    parts = [_load_one(name, reading or TextTable(), fetch) for name in names]
     source = parts[0] if len(parts) == 1 else _two_files(data, *parts)
     empty = [name for name, rows in source.splits.items() if len(rows) == 0]
     splits = {name: rows for name, rows in source.splits.items() if name not in empty}
@@ -101,7 +105,7 @@ def _two_files(data: str, first: DataSource, second: DataSource) -> DataSource:
     return DataSource(data, splits, first.base, [*first.notes, *second.notes])
 
 
-def _load_one(name: str, reading: TextTable) -> DataSource:
+def _load_one(name: str, reading: TextTable, fetch: Fetch | None) -> DataSource:
     """Read one file, folder or Hub data set."""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -111,7 +115,7 @@ def _load_one(name: str, reading: TextTable) -> DataSource:
     looks_local = path.suffix.lower() in (*READERS, ".txt", ".arrow", ".zip", ".gz")
     if looks_local or not HUB_ID.fullmatch(name):
         raise PruneSearchError(f"no file or folder '{name}': check the path (from {Path.cwd()})")
-    return _load_hub(name)
+    return _load_hub(name, fetch)
 
 
 def _load_file(path: Path, reading: TextTable) -> DataSource:
@@ -249,15 +253,15 @@ def _check_classes(path: Path, folders: list[Path]) -> None:
         )
 
 
-def _load_hub(name: str) -> DataSource:
+def _load_hub(name: str, fetch: Fetch | None = None) -> DataSource:
     """Load a Hub data set (`owner/name[:config]`) or a folder of data files through `datasets`."""
     local = Path(name).is_dir()
     repository, _, config = (name, "", "") if local else name.partition(":")
-    if not local:
+    if not local and fetch is None:
         only_cached(repository, "data set", data_cached)
     try:
         with quiet_libraries(progress=heard()):
-            return _from_datasets(name, load_dataset(repository, config or None))
+            return _from_datasets(name, (fetch or load_dataset)(repository, config or None))
     except Exception as error:  # network, missing repository, gated, no config named: one line each
         what, way_out = (
             ("the files of the folder", "give one of its files")

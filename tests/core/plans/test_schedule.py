@@ -64,7 +64,8 @@ def test_a_stage_never_leaves_nothing_and_never_more_than_there_is(keep: float, 
 
 
 def test_the_device_rounds_alike() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     from prunesearch.pruning.forward.tokens import kept_counts
 
     places = torch.arange(0, 3000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import EntryPoint
 
@@ -58,6 +58,19 @@ def test_a_miss_names_the_nearest(table: Registry[WideRow]) -> None:
 def test_a_name_that_is_no_name(table: Registry[WideRow], name: object) -> None:
     with pytest.raises(PruneSearchError, match="scorer"):
         table.entry(name)  # type: ignore[arg-type]
+
+
+def test_another_thing_stands_in_for_a_while(table: Registry[WideRow]) -> None:
+    before = table.entry("one")
+    with table.replaced("one", a_scorer):
+        assert table.entry("one") == replace(before, target=a_scorer)
+        assert table.load("one") is a_scorer
+    assert table.entry("one") is before
+    with table.replaced("one", wide=True):
+        assert table.entry("one") == replace(before, wide=True)
+    with pytest.raises(KeyError), table.replaced("one", a_scorer):  # whatever happens in it
+        raise KeyError
+    assert table.entry("one") is before
 
 
 def test_a_name_that_is_taken_is_refused(table: Registry[WideRow]) -> None:

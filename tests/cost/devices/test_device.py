@@ -48,7 +48,7 @@ def test_names_of_devices():
     assert device_named(torch.device("cpu")) == torch.device("cpu")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU says: run it on one")
 def test_an_absent_gpu_is_refused_in_words():
     with pytest.raises(PruneSearchError, match="not available: torch sees no CUDA GPU; use --device cpu"):
         describe_device("cuda")

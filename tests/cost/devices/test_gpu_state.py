@@ -130,7 +130,7 @@ def test_without_a_driver_or_a_gpu_there_is_a_reason():
     assert describe_gpu("cpu", FakeNvml()) == {"unavailable": "device 'cpu' is not an NVIDIA GPU"}
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU says: run it on one")
 def test_torch_without_a_gpu_is_said(monkeypatch):
     monkeypatch.undo()
     assert open_gpu("cuda", FakeNvml()) == Unavailable("torch sees no GPU 'cuda'")

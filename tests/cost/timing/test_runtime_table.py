@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,12 +12,20 @@ import torch
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.names import Row
+from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import describe_shape
-from prunesearch.cost.timing import runtime_table
 from prunesearch.cost.timing.loop import Job, Measurement
 from prunesearch.cost.timing.modes import Eager
-from prunesearch.cost.timing.runtime_table import _calibrate, _cells, _pairs, _Pieces, _Scale
+from prunesearch.cost.timing.runtime_table import (
+    GraphPieces,
+    OnnxSession,
+    Scale,
+    calibrate,
+    measure_runtime_table,
+    pairs_timed,
+    price_cells,
+)
 from prunesearch.cost.timing.samples import Noise, Samples
 from prunesearch.pruning.borders import borrowed
 from prunesearch.pruning.families.find import FAMILIES
@@ -67,7 +76,7 @@ class KnownRuntime(Eager):
         return self.current
 
 
-def known_session(self, module, example, axes=()):
+def known_session(module, example, axes):
     return lambda given=example: lambda: None
 
 
@@ -83,11 +92,10 @@ def known_measure(jobs, **_) -> Measurement:
     return Measurement(samples, Noise(0.0, 0.0, 0.0, False, ""), 1.0)
 
 
-def test_a_known_machine_is_priced_right(tiny, batch, monkeypatch):
-    monkeypatch.setattr(runtime_table, "OnnxRuntime", KnownRuntime)
-    monkeypatch.setattr(_Pieces, "_session", known_session)
-    monkeypatch.setattr(runtime_table, "measure", known_measure)
-    table = measure_table(tiny, batch, counts=GRID, methods=METHODS, unseen=10, mode="onnxruntime")
+def test_a_known_machine_is_priced_right(tiny, batch):
+    build = partial(measure_runtime_table, session=known_session, time_jobs=known_measure)
+    with RUNTIMES.replaced("onnxruntime", KnownRuntime, table=build):
+        table = measure_table(tiny, batch, counts=GRID, methods=METHODS, unseen=10, mode="onnxruntime")
     assert table.conditions["mode"] == "onnxruntime"
     assert table.status == "measured"
     assert table.validation.unseen == 10
@@ -104,7 +112,7 @@ def test_calibration_finds_factor_and_rest():
             return schedule
 
     pieces = [10.0, 20.0, 35.0]
-    scale = _calibrate(Table(), pieces, [Samples([0.7 * p + 2.0] * 6) for p in pieces])
+    scale = calibrate(Table(), pieces, [Samples([0.7 * p + 2.0] * 6) for p in pieces])
     assert scale.factor == pytest.approx(0.7)
     assert scale.rest_ms == pytest.approx(2.0)
 
@@ -117,13 +125,13 @@ def test_the_call_of_a_session_is_taken_off(tiny, batch):
         ("attention", 17, False, ""): Samples([2.5] * 6),
         ("mlp", 17, ""): Samples([1.5] * 6),
     }
-    cells = _cells(samples, shape, [], _Scale(2.0, 7.0))
+    cells = price_cells(samples, shape, [], Scale(2.0, 7.0))
     assert (cells.attention[0].ms, cells.mlp[0].ms, cells.stem.ms) == (4.0, 2.0, 7.0)
 
 
 def test_pairs_lie_inside_the_sequence(tiny, batch):
     with borrowed(tiny) as handle:
-        pairs = _pairs(describe_shape(tiny, handle, batch))
+        pairs = pairs_timed(describe_shape(tiny, handle, batch))
     assert all(1 < after < before <= 17 for before, after in some(pairs))
     assert pairs[0] == (17, 13)
 
@@ -132,26 +140,23 @@ def test_a_graph_of_a_half_takes_any_number_of_tokens(tiny, batch, tmp_path):
     """With ONNX Runtime itself: the halves of block 1 one after the other are the block."""
     with borrowed(tiny) as handle, torch.no_grad():
         shape = describe_shape(tiny, handle, batch)
-        pieces = _Pieces(handle, shape.model_copy(update={"depth": 1}), batch, tmp_path, 0)
-        runs = {}
-        original = pieces._session
+        runs, original = {}, OnnxSession(tmp_path)
 
-        def note(module, example, axes=()):
-            runs[module.kind] = original(module, example, axes)
-            return runs[module.kind]
+        def note(module, example, axes):
+            runs[type(module).__name__, getattr(module, "kind", "")] = found = original(module, example, axes)
+            return found
 
-        pieces._session = note
+        pieces = GraphPieces(handle, shape.model_copy(update={"depth": 1}), batch, note, 0)
         block = handle.encoder.blocks[1]
         handle.encoder.blocks[:], kept = [block], list(handle.encoder.blocks)
         try:
-            dict(pieces._half("attention", False, [17]))
-            dict(pieces._half("mlp", False, [17]))
+            pieces.jobs([17], ["value_norm+drop"])
         finally:
             handle.encoder.blocks[:] = kept
         for n in (17, 6):
-            x = pieces._features(n)
-            (middle,) = runs["attention"]([x])()
-            (out,) = runs["mlp"]([torch.from_numpy(middle)])()
+            x = pieces.features(n)
+            (middle,) = runs["_Half", "attention"]([x])()
+            (out,) = runs["_Half", "mlp"]([torch.from_numpy(middle)])()
             want = handle.run_block(1, x, None, {})
             torch.testing.assert_close(torch.from_numpy(out), want, rtol=1e-4, atol=1e-4)
 
@@ -168,11 +173,10 @@ def test_other_requests_are_refused_in_one_line(tiny, batch):
         measure_table(tiny, batch, counts=GRID, methods=METHODS, concurrency=4, mode="onnxruntime")
 
 
-def test_jobs_cover_every_piece(tiny, batch, tmp_path, monkeypatch):
-    monkeypatch.setattr(_Pieces, "_session", known_session)
+def test_jobs_cover_every_piece(tiny, batch):
     with borrowed(tiny) as handle:
         shape = describe_shape(tiny, handle, batch)
-        jobs = _Pieces(handle, shape, batch, tmp_path, 0).jobs([*GRID, 17], METHODS)
+        jobs = GraphPieces(handle, shape, batch, known_session, 0).jobs([*GRID, 17], METHODS)
     assert all(isinstance(job, Job) for job in jobs.values())
     assert ("attention", 17, True, "") not in jobs
     assert {k for k in jobs if k[0] == "attention"} == {
@@ -183,7 +187,7 @@ def test_jobs_cover_every_piece(tiny, batch, tmp_path, monkeypatch):
     assert {k[1] for k in jobs if k[0] == "merge"} == {"drop", "nearest", "bipartite"}
 
 
-def test_the_pieces_of_a_text_model_take_masks(tmp_path, monkeypatch):
+def test_the_pieces_of_a_text_model_take_masks():
     """Run in torch in place of ONNX Runtime: every piece takes what its job gives it."""
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -195,21 +199,20 @@ def test_the_pieces_of_a_text_model_take_masks(tmp_path, monkeypatch):
     ids = torch.randint(1, 50, (2, 20))
     inputs, ran = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, []
 
-    def session(self, module, example, axes=()):
+    def session(module, example, axes):
         def run(given):
             out = module(list(given))
             ran.append((type(module).__name__, len(given), (out[0] if isinstance(out, list) else out).shape))
 
         return lambda given=example: lambda: run(given)
 
-    monkeypatch.setattr(_Pieces, "_session", session)
     with borrowed(model) as handle, torch.no_grad():
         shape = describe_shape(model, handle, inputs)
-        jobs = _Pieces(handle, shape, inputs, tmp_path, 0).jobs([6, 12, 20], METHODS)
+        jobs = GraphPieces(handle, shape, inputs, session, 0).jobs([6, 12, 20], METHODS)
         for job in jobs.values():
             job.run()
     assert shape.protected == 2
     assert ("_Half", 2, (2, 20, 16)) in ran  # with its mask
     assert ("_Scorer", 4, (2, 20)) in ran
     merged = [shape[1] for name, _, shape in ran if name == "_Merge"]
-    assert sorted(set(merged)) == sorted({after for _, after in _pairs(shape)})
+    assert sorted(set(merged)) == sorted({after for _, after in pairs_timed(shape)})

@@ -13,6 +13,7 @@ from prunesearch.cost.timing.modes import OnnxRuntime, runner_for
 from prunesearch.cost.timing.runtimes import load_onnx, needed, onnx_session, trace, write_onnx, write_piece
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.borders import borrowed
+from tests.support.paths import DEV
 
 SCHEDULE = Schedule([Stage(0, 0.5, "cls_attention", "drop")])
 
@@ -105,7 +106,7 @@ def test_the_mode_runs_the_schedule_prepared_last(tiny, batch):
 @pytest.mark.parametrize("mode", [name for name in RUNTIMES if not RUNTIMES.entry(name).by_torch])
 def test_whole_schedules_run_in_every_runtime_that_takes_graphs(tiny, batch, mode):
     if mode == "openvino":
-        pytest.importorskip("openvino")
+        pytest.importorskip("openvino", reason=DEV)
     with borrowed(tiny) as handle, torch.inference_mode():
         runner = runner_for(mode, tiny, handle, batch)
         for schedule in (Schedule(), SCHEDULE):

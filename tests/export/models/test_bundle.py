@@ -38,14 +38,14 @@ class Thing:
         return unused()
 '''
 TWO = '''"""Two."""
-from prunesearch.one_for_test import TABLE, Thing
+from made_up_package.one import TABLE, Thing
 
 _LIMIT = 10
 
 
 def work(x: float) -> float:
     """Work."""
-    from prunesearch.one_for_test import _LIMIT as other
+    from made_up_package.one import _LIMIT as other
 
     return Thing(x).used() + _LIMIT + TABLE["a"] + other * 0
 '''
@@ -53,14 +53,15 @@ def work(x: float) -> float:
 
 @pytest.fixture
 def modules(tmp_path, monkeypatch):
-    import prunesearch
-
-    for name, text in (("one_for_test", ONE), ("two_for_test", TWO.replace(" as other", "").replace("other", "0"))):
-        (tmp_path / f"{name}.py").write_text(text.replace("    from prunesearch.one_for_test import _LIMIT\n\n", ""))
-    monkeypatch.setattr(prunesearch, "__path__", [*prunesearch.__path__, str(tmp_path)])
-    yield "prunesearch.one_for_test", "prunesearch.two_for_test"
-    for name in ("one_for_test", "two_for_test"):
-        sys.modules.pop(f"prunesearch.{name}", None)
+    folder = tmp_path / "made_up_package"
+    folder.mkdir()
+    for name, text in (("__init__", ""), ("one", ONE), ("two", TWO.replace(" as other", "").replace("other", "0"))):
+        text = text.replace("    from made_up_package.one import _LIMIT\n\n", "")
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "made_up_package.one", "made_up_package.two"
+    for name in ("", ".one", ".two"):
+        sys.modules.pop(f"made_up_package{name}", None)
 
 
 def run(text: str) -> dict:
@@ -73,7 +74,7 @@ def run(text: str) -> dict:
 def test_only_what_is_needed_is_taken_and_it_computes_the_same(modules):
     _, two = modules
     text = Bundle([(two, "work")]).source()
-    for gone in ("unused", "idle", "why it is here", "import os", "prunesearch.one_for_test import"):
+    for gone in ("unused", "idle", "why it is here", "import os", "made_up_package.one import"):
         assert gone not in text
     assert "# said of both\nTABLE" in text
     assert run(text)["work"](16.0) == 4 + 3 + 10 + 1
@@ -98,5 +99,5 @@ def test_values_can_be_replaced(modules):
 
 
 def test_what_is_not_there_is_said(modules):
-    with pytest.raises(PruneSearchError, match="one_for_test has no definition 'nothing'"):
+    with pytest.raises(PruneSearchError, match=r"made_up_package\.one has no definition 'nothing'"):
         Bundle([(modules[0], "nothing")])

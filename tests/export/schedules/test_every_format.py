@@ -17,6 +17,7 @@ from prunesearch.cli.border import answer
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.core.tables.export_tables import FORMATS, MODEL_FORMATS
+from tests.support.paths import DEV
 
 SHAPE = (9, 65, 1)
 _IMPORT = ["--depth", "9", "--tokens", "65", "--protected", "1"]
@@ -139,11 +140,11 @@ def answers(path, name, batch):
         ("tensorrt", "31", "model.onnx"),
     ],
 )
-def test_a_model_of_a_point_picked_by_name(run, loaded, monkeypatch, tmp_path, name, spec, file):
+def test_a_model_of_a_point_picked_by_name(run, loaded, tmp_path, name, spec, file):
     if name == "openvino":
-        pytest.importorskip("openvino")
+        pytest.importorskip("openvino", reason=DEV)
     if name == "tensorrt":
-        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxruntime", reason=DEV)
     code, out, err = run("export", "demo", "--pick", spec, "--to", name, "-o", file, "--no-timing")
     assert (code, out) == (0, ""), err
     assert f"written: {file}" in err
@@ -158,7 +159,6 @@ def test_a_model_of_a_point_picked_by_name(run, loaded, monkeypatch, tmp_path, n
     if name == "hf":
         from transformers import AutoModelForImageClassification
 
-        monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
         model = AutoModelForImageClassification.from_pretrained(tmp_path / file, trust_remote_code=True)
         with torch.inference_mode():
             found = model.eval()(**batch.inputs).logits
@@ -171,9 +171,9 @@ def test_every_model_format_is_tried_here():
     assert set(MODEL_FORMATS) == {"hf", "onnx", "torch-export", "openvino", "tensorrt"}
 
 
-def test_int8_composes_with_a_schedule_and_its_quality_is_measured(run, loaded, monkeypatch, tmp_path):
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
+def test_int8_composes_with_a_schedule_and_its_quality_is_measured(run, loaded, tmp_path):
+    onnx = pytest.importorskip("onnx", reason=DEV)
+    pytest.importorskip("onnxruntime", reason=DEV)
     words = ["export", "demo", "--pick", "best@12ms", "--to", "onnx", "--int8", "--no-timing", "-o", "int8.onnx"]
     code, out, err = run(*words)
     assert (code, out) == (0, ""), err

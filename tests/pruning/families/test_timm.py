@@ -13,10 +13,11 @@ import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.pruning.families.find import find_encoder
 from tests.support import small_settings as s
+from tests.support.small_cases import TIMM
 from tests.support.small_models import build, inputs_of
 from tests.support.some import some
 
-pytest.importorskip("timm", reason="timm is an optional extra")
+pytest.importorskip("timm", reason=TIMM)
 
 MERGED = ps.Schedule([ps.Stage(0, 0.7, "value_norm", "fuse"), ps.Stage(2, 0.4, "value_norm", "nearest")])
 DROPPED = ps.Schedule([ps.Stage(1, 0.6, "attention_received", "drop")])

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from prunesearch.cli.app import app
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.study.storage.copy import copy_for_optuna_dashboard
+from tests.support.paths import DEV
 from tests.support.studies import add_trials, load_study, new_study, optuna_storage, plain_trials, write_folder
 
 BOUNDS = {"quality >= 0.99*unpruned": -0.25, "macs <= 60%": 1.5}
@@ -44,7 +45,7 @@ def test_the_copy_has_all_of_the_study_and_the_old_attribute(file, tmp_path):
 
 
 def test_optuna_dashboard_shows_them(file, tmp_path):
-    shown = pytest.importorskip("optuna_dashboard", reason="needs the package optuna-dashboard")
+    shown = pytest.importorskip("optuna_dashboard", reason=DEV)
     from werkzeug.test import Client
 
     copy_for_optuna_dashboard(file, tmp_path / "copy.journal")

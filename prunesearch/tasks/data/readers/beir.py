@@ -36,11 +36,13 @@ def is_beir(folder: Path) -> bool:
     return (folder / "corpus.jsonl").is_file() and (folder / "queries.jsonl").is_file() and bool(_qrels(folder))
 
 
-def read_beir(folder: Path) -> tuple[dict[str, Dataset], list[str]]:
+def read_beir(
+    folder: Path, *, most_queries: int = _QUERIES, most_documents: int = _DOCUMENTS
+) -> tuple[dict[str, Dataset], list[str]]:
     """Read the queries of every split, each with its pool of documents, and notes on what was chosen.
 
     A row has `query`, and lists `documents` (title and text) and `relevance` (a gain each, 0 where nobody judged). What
-    is too much is drawn at random, always the same: 5,000 queries of a split, 200,000 documents of a corpus.
+    is too much is drawn at random, always the same: of a split so many queries, of a corpus so many documents.
 
     Raises:
         CorruptFileError: for a line that is not of the form above.
@@ -50,12 +52,12 @@ def read_beir(folder: Path) -> tuple[dict[str, Dataset], list[str]]:
     random, notes = np.random.default_rng(0), []
     wanted = {path.stem: _read_qrels(path) for path in _qrels(folder)}
     for split, gains in wanted.items():
-        if len(gains) > _QUERIES:
-            notes.append(f"{_QUERIES} of the {len(gains)} queries of '{split}' were drawn")
-            chosen = random.choice(sorted(gains), _QUERIES, replace=False).tolist()
+        if len(gains) > most_queries:
+            notes.append(f"{most_queries} of the {len(gains)} queries of '{split}' were drawn")
+            chosen = random.choice(sorted(gains), most_queries, replace=False).tolist()
             wanted[split] = {query: gains[query] for query in chosen}
     needed = {document for gains in wanted.values() for found in gains.values() for document in found}
-    corpus, total = _read_corpus(folder / "corpus.jsonl", needed, random)
+    corpus, total = _read_corpus(folder / "corpus.jsonl", needed, random, most_documents)
     judged = {
         split: {query: found for query, found in gains.items() if query in queries and _answers(found, corpus)}
         for split, gains in wanted.items()
@@ -165,11 +167,11 @@ def _read_qrels(path: Path) -> dict[str, dict[str, float]]:
     return gains
 
 
-def _read_corpus(path: Path, needed: set[str], random: np.random.Generator) -> tuple[dict[str, str], int]:
-    """Texts by id, `needed` ones and others up to the limit, and how many there are in all."""
+def _read_corpus(path: Path, needed: set[str], random: np.random.Generator, most: int) -> tuple[dict[str, str], int]:
+    """Texts by id, `needed` ones and others up to `most`, and how many there are in all."""
     with path.open("rb") as file:
         total = sum(1 for line in file if line.strip())
-    chosen = set(random.choice(total, _DOCUMENTS, replace=False).tolist()) if total > _DOCUMENTS else None
+    chosen = set(random.choice(total, most, replace=False).tolist()) if total > most else None
     texts = {}
     for i, line in enumerate(_lines(path, ("_id", "text"))):
         name = str(line["_id"])

@@ -16,7 +16,6 @@ from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
-from prunesearch.tasks.data.readers import beir
 from prunesearch.tasks.data.readers.beir import POOL, is_beir, read_beir
 from tests.support.some import some
 from tests.support.tiny import make_bert, sentence
@@ -118,19 +117,17 @@ def test_a_folder_is_a_retrieval_task_and_ndcg_is_that_of_single_texts(encoder: 
     assert pruned.loss > 1e-3
 
 
-def test_what_is_too_much_is_drawn_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(beir, "_DOCUMENTS", 20)
-    monkeypatch.setattr(beir, "_QUERIES", 5)
+def test_what_is_too_much_is_drawn_and_said(tmp_path: Path):
+    few = {"most_queries": 5, "most_documents": 20}
     qrels = {"test": [*QRELS["dev"], ("q1", "gone", 1), ("q23", "gone", 1), ("nobody", "d1", 1)]}
     folder = write(tmp_path / "b", qrels={"test": QRELS["dev"]})
-    splits, notes = read_beir(folder)
+    splits, notes = read_beir(folder, **few)
     assert len(splits["test"]) == 5
     assert any("5 of the 12 queries of 'test' were drawn" in note for note in notes)
     assert any("out of 60, " in note and "of them drawn" in note for note in notes)
     for row in splits["test"]:
         assert sorted(row["relevance"])[-2:] == [1, 2]  # what is judged is never left out
-    assert read_beir(folder)[0]["test"].to_list() == splits["test"].to_list()
-    monkeypatch.undo()
+    assert read_beir(folder, **few)[0]["test"].to_list() == splits["test"].to_list()
     splits, notes = read_beir(write(tmp_path / "c", qrels=qrels))
     assert len(splits["test"]) == 12
     assert any("2 queries that no document answers were left out" in note for note in notes)
