@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prunesearch.pruning.forward.constants import zero
+from prunesearch.pruning.forward.tokens import wide
+
 
 @dataclass
 class AttentionView:
@@ -36,8 +39,8 @@ class AttentionView:
         Returns:
             `[batch, heads, q, tokens]`.
         """
-        wide = torch.promote_types(query.dtype, torch.float32)
-        scores = (query @ self.key.transpose(-1, -2)).to(wide) * self.scaling
+        dtype = wide(query.dtype)
+        scores = self._products(query).to(dtype)
         if self.bias is not None:
             scores = scores + _rows_of(self.bias, rows)
         if self.mask is None:
@@ -46,8 +49,15 @@ class AttentionView:
         if mask.shape[-2] != 1:
             mask = _rows_of(mask, rows)
         if mask.dtype == torch.bool:
-            return scores.masked_fill(~mask, torch.finfo(wide).min)
+            return scores.masked_fill(~mask, torch.finfo(dtype).min)
         return scores + mask
+
+    def _products(self, query: Tensor) -> Tensor:
+        """`query @ key^T x scaling`, in one operation."""
+        heads = query.shape[1]
+        left, right = query.flatten(0, 1), self.key.flatten(0, 1).transpose(1, 2)
+        products = torch.baddbmm(zero(query, query.dtype), left, right, beta=0, alpha=self.scaling)
+        return products.view(-1, heads, *products.shape[1:])
 
 
 def _rows_of(pairs: Tensor, rows: slice | Tensor | None) -> Tensor:
@@ -61,8 +71,12 @@ def _rows_of(pairs: Tensor, rows: slice | Tensor | None) -> Tensor:
 
 def mean_key(attention: AttentionView) -> Tensor:
     """Keys averaged over heads, `[batch, n, head_dim]`, in float32 or better: ToMe's similarity metric."""
-    wide = torch.promote_types(attention.key.dtype, torch.float32)
-    return attention.key.mean(1, dtype=wide)
+    return attention.key.mean(1, dtype=wide(attention.key.dtype))
+
+
+def unit_keys(attention: AttentionView) -> Tensor:
+    """`mean_key`, each of length one."""
+    return torch.nn.functional.normalize(mean_key(attention), dim=-1)
 
 
 def causal_mask(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,23 +19,31 @@ from prunesearch.pruning.selections.base import Chosen, SelectionInput
 
 @dataclass(frozen=True)
 class Rule:
-    """A stage and what carries it out, looked up once; `keep_before` is the fraction that left the stage before it."""
+    """A stage and what carries it out, looked up once.
+
+    `keep_before` is the fraction that left the stage before it; `order_read` says whether a stage behind it asks in
+    which order tokens stand.
+    """
 
     stage: Stage
     keep_before: float
+    order_read: bool
     score: Callable[[ScorerInput], Tensor] | None
     select: Callable[[SelectionInput], Chosen] | None
     merge: Callable[[MergeInput], Assignment]
 
     @classmethod
-    def of(cls, stage: Stage, keep_before: float) -> Rule:
-        """That of a stage."""
+    def of(cls, stage: Stage, keep_before: float, later: Sequence[Stage]) -> Rule:
+        """That of a stage, with the stages behind it."""
+        read = any(reads_order(other) for other in later)
         merge, scored = MERGES.load(stage.merge), MERGES.entry(stage.merge).uses_scores
         if not scored:
-            return cls(stage, keep_before, None, None, merge)
-        return cls(stage, keep_before, SCORERS.load(stage.scorer), SELECTIONS.load(stage.selection), merge)
+            return cls(stage, keep_before, read, None, None, merge)
+        return cls(stage, keep_before, read, SCORERS.load(stage.scorer), SELECTIONS.load(stage.selection), merge)
 
-    def decide(self, tokens: Tokens, view: AttentionView, depth: int, seed: int, cls: int | None) -> Assignment:
+    def decide(
+        self, tokens: Tokens, view: AttentionView, depth: int, seed: int, cls: int | None, *, in_order: bool
+    ) -> Assignment:
         """Decide what becomes of `tokens`, by the attention of the block they are in.
 
         Args:
@@ -44,17 +52,24 @@ class Rule:
             depth: number of blocks of the model.
             seed: of the `random` scorer.
             cls: see `ScorerInput`.
+            in_order: whether the order of tokens means something to the model.
         """
         stage, keep = self.stage, self.stage.keep
         n_out = tokens.width_after(keep)
         score = selection = None
         if self.score is not None and self.select is not None:
-            counts = tokens.row_counts(keep)
             left: int | Tensor = n_out - tokens.n_protected
-            if counts is not None:
-                left = counts - tokens.protected.sum(1)
+            if tokens.valid is not None:
+                left = tokens.row_left(keep)
             place = stage.layer, depth, seed, cls
             score = self.score(ScorerInput(view, tokens, left, *place, stage.scorer_params))
-            selection = self.select(SelectionInput(tokens, view, score, keep, n_out, stage.selection_params))
+            asked = tokens, view, score, keep, n_out, stage.selection_params, in_order or self.order_read
+            selection = self.select(SelectionInput(*asked))
         merging = tokens, view, score, selection, keep, self.keep_before, n_out
-        return self.merge(MergeInput(*merging, stage.merge_params))
+        return self.merge(MergeInput(*merging, stage.merge_params, in_order))
+
+
+def reads_order(stage: Stage) -> bool:
+    """Whether a stage asks in which order tokens stand."""
+    merge = MERGES.entry(stage.merge)
+    return not merge.order_free or (merge.uses_scores and not SCORERS.entry(stage.scorer).order_free)

@@ -224,13 +224,15 @@ class Driver:
             tokens = self._start(x, mask)
         if not tokens.gives(rule.keep_before, rule.stage.keep):
             return x
-        assignment = rule.decide(tokens, view, self.encoder.depth, self.seed, self.encoder.family.cls)
+        family = self.encoder.family
+        place = self.encoder.depth, self.seed, family.cls
+        assignment = rule.decide(tokens, view, *place, in_order=family.keeps_order)
         if state.trace is not None:
             state.trace.add(rule.stage, assignment, tokens, x)
         if state.departures is not None:
             state.departures.append(Departure(assignment, x, tokens.valid))
-        forward.tokens = assignment.advance(tokens)
-        return assignment.features(x)
+        x, forward.tokens = assignment.apply(x, tokens)
+        return x
 
     def _start(self, x: Tensor, mask: Tensor | None) -> Tokens:
         encoder, positions, real = self.encoder, self.encoder.family.positions, self.state.real
@@ -238,4 +240,4 @@ class Driver:
             mask = positions.padding(x, mask)
         if real is not None:
             mask = real if mask is None else real & key_validity(mask, *x.shape[:2])
-        return Tokens.start(x, mask, encoder.leading, encoder.family.trailing, places=positions is not None)
+        return Tokens.start(x, mask, encoder.leading, encoder.family.trailing, with_places=positions is not None)

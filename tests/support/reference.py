@@ -49,6 +49,7 @@ class Site:
     depth: int = 1
     seed: int = 0
     cls: int | None = 0
+    in_order: bool = True  # else in the order that ToMe leaves them in
 
 
 def count(keep: float, start: int) -> int:
@@ -270,28 +271,53 @@ def soft(row: list[Token], keys: list[Vector], score: list[float], site: Site) -
 
 
 def bipartite(row: list[Token], keys: list[Vector], score: list[float], site: Site) -> list[Token]:
-    """ToMe: alternate the reducible tokens; the second of each pair of turns may go to its best match."""
+    """ToMe: tokens alternate, those at even places may go to their best match at an odd one.
+
+    Out of order, what is left at even places comes before the odd ones; in order of their similarity, the highest
+    first, if no protected token starts the row.
+    """
     goal = count(site.keep, site.start)
     row, keys = list(row), list(keys)
     while sum(not t.protected for t in row) > goal:
         reducible = [i for i, t in enumerate(row) if not t.protected]
-        takers, givers = reducible[0::2], reducible[1::2]
+        givers, takers = [i for i in reducible if i % 2 == 0], [i for i in reducible if i % 2 == 1]
         match = {}
         for i in givers:
             best = max(takers, key=lambda j: cosine(keys[i], keys[j]))
             match[i] = (cosine(keys[i], keys[best]), best)
-        spare = min(len(reducible) - goal, len(givers))
-        gone = sorted(givers, key=lambda i: -match[i][0])[:spare]
+        spare = min(len(reducible) - goal, len(reducible) // 2)
+        ranked = sorted(givers, key=lambda i: -match[i][0])
+        gone, left = ranked[:spare], ranked[spare:]
+        order = [j for j in range(len(row)) if j not in gone]
+        if not site.in_order:
+            start = [j for j in order if row[j].protected and j < min(reducible)]
+            end = [j for j in order if row[j].protected and j > max(reducible)]
+            order = [*start, *(sorted(left) if start else left), *takers, *end]
         new_row, new_keys = [], []
-        for j, token in enumerate(row):
-            if j in gone:
-                continue
+        for j in order:
             group = [j] + [i for i in gone if match[i][1] == j]
-            new_row.append(_blend(row, [(i, 1.0, row[i].size) for i in group], token))
+            new_row.append(_blend(row, [(i, 1.0, row[i].size) for i in group], row[j]))
             total = sum(row[i].size for i in group)
             new_keys.append(sum(keys[i] * (row[i].size / total) for i in group))
         row, keys = new_row, new_keys
     return row
+
+
+def same_tokens(source: Vector, row: list[Token]) -> list[int]:
+    """For each of the reference's tokens the place of the one that holds the same inputs.
+
+    Args:
+        source: `[tokens, inputs]` what each of the others holds.
+        row: as many tokens, in any order.
+    """
+    want = np.zeros((len(row), source.shape[1]))
+    for i, token in enumerate(row):
+        for origin, part in token.source.items():
+            want[i, origin] = part
+    apart = np.abs(want[:, None] - source[None]).sum(-1)
+    found = [int(j) for j in apart.argmin(1)]
+    assert sorted(found) == list(range(len(row))), "two tokens hold the same"
+    return found
 
 
 MERGES: dict[str, Callable[[list[Token], list[Vector], list[float], Site], list[Token]]] = {

@@ -175,6 +175,7 @@ def run(model: Model, features: list[Vector], stages: list[Stage], seed: int = 0
     maths, depth = model.maths, len(model.blocks)
     row, before = ref.start_row(features, maths.leading, maths.trailing), 1.0
     start, by_layer = sum(not t.protected for t in row), {s[0]: s for s in stages}
+    places_told = any((maths.bias, maths.turn, maths.beside, maths.between)) or maths.trailing > 0
     for layer, weights in enumerate(model.blocks):
         heads = heads_of(model, layer, row)
         moved = []
@@ -185,7 +186,7 @@ def run(model: Model, features: list[Vector], stages: list[Stage], seed: int = 0
         row = moved
         if layer in by_layer:
             _, keep, scorer, merge = by_layer[layer]
-            site = ref.Site(keep, before, start, layer, depth, seed, maths.cls)
+            site = ref.Site(keep, before, start, layer, depth, seed, maths.cls, places_told)
             row, before = ref.reduce_row(row, heads, scorer, merge, site), keep
         row = [replace(t, x=_feed(model, weights, t.x)) for t in row]
         if maths.between is not None and layer < depth - 1:

@@ -42,10 +42,10 @@ class Shape:
 
 @st.composite
 def shapes(draw: st.DrawFn) -> Shape:
-    leading, trailing = draw(st.integers(1, 2)), draw(st.integers(0, 1))
+    leading, trailing = draw(st.integers(0, 2)), draw(st.integers(0, 1))
     width = draw(st.integers(max(3, leading + trailing + 1), 24))
     batch = draw(st.integers(1, 3))
-    lengths = tuple(draw(st.integers(leading + trailing, width)) for _ in range(batch))
+    lengths = tuple(draw(st.integers(max(1, leading + trailing), width)) for _ in range(batch))
     if draw(st.booleans()):  # no padding
         lengths = (width,) * batch
     place = draw(st.integers(0, len(KEEPS) - 2))
@@ -92,13 +92,16 @@ class State:
             keep = torch.tensor([ref.count(shape.keep, s.start) for s in self.sites])
         return ScorerInput(self.view, self.tokens, keep, layer, depth, seed, cls, defaults(SCORERS))
 
-    def merge_input(self, score: Tensor | None) -> MergeInput:
+    def merge_input(self, score: Tensor | None, *, in_order: bool = True) -> MergeInput:
         shape = self.shape
+        for site in self.sites:
+            site.in_order = in_order
         n_out = self.tokens.width_after(shape.keep)
         chosen = None
         if score is not None:
-            chosen = top_k(SelectionInput(self.tokens, self.view, score, shape.keep, n_out, {}))
-        return MergeInput(self.tokens, self.view, score, chosen, shape.keep, shape.before, n_out, defaults(MERGES))
+            chosen = top_k(SelectionInput(self.tokens, self.view, score, shape.keep, n_out, {}, in_order))
+        keeps = shape.keep, shape.before, n_out
+        return MergeInput(self.tokens, self.view, score, chosen, *keeps, defaults(MERGES), in_order)
 
     @property
     def reduces(self) -> bool:
@@ -133,7 +136,8 @@ def make_state(shape: Shape) -> State:
     tokens = Tokens(
         n=n,
         n_start=shape.width,
-        n_protected=protected_count,
+        leading=shape.leading,
+        trailing=shape.trailing,
         protected=torch.tensor(protected),
         size=None if shape.sizes == "one" else torch.tensor(size),
         valid=torch.tensor(valid) if padded else None,

@@ -36,18 +36,23 @@ _SELECTIONS = "prunesearch.pruning.selections"
 SCORERS = make_table(
     "scorer",
     {
-        "cls_attention": ScorerRow(f"{_SCORERS}.by_attention:cls_attention", "attention of the CLS query (EViT)"),
+        "cls_attention": ScorerRow(
+            f"{_SCORERS}.by_attention:cls_attention", "attention of the CLS query (EViT)", order_free=True
+        ),
         "attention_received": ScorerRow(
-            f"{_SCORERS}.by_attention:attention_received", "mean attention received (PoWER-BERT)"
+            f"{_SCORERS}.by_attention:attention_received", "mean attention received (PoWER-BERT)", order_free=True
         ),
         "attention_entropy": ScorerRow(
-            f"{_SCORERS}.by_attention:attention_entropy", "how focused a token's own attention is"
+            f"{_SCORERS}.by_attention:attention_entropy", "how focused a token's own attention is", order_free=True
         ),
-        "value_norm": ScorerRow(f"{_SCORERS}.by_values:value_norm", "length of the value vector"),
-        "cls_attention_value": ScorerRow(f"{_SCORERS}.by_values:cls_attention_value", "CLS attention x value (ATS)"),
+        "value_norm": ScorerRow(f"{_SCORERS}.by_values:value_norm", "length of the value vector", order_free=True),
+        "cls_attention_value": ScorerRow(
+            f"{_SCORERS}.by_values:cls_attention_value", "CLS attention x value (ATS)", order_free=True
+        ),
         "key_redundancy": ScorerRow(
             f"{_SCORERS}.by_keys:key_redundancy",
             "1 - energy of similarity to all keys (PiToMe)",
+            order_free=True,
             params={"margin": Param(0.9, 0.0, 1.0, "cosine of keys that counts as alike, at the first block")},
         ),
         "position": ScorerRow(f"{_SCORERS}.by_place:position", "fixed length: keep the first n"),
@@ -60,17 +65,21 @@ SCORERS = make_table(
 MERGES = make_table(
     "merge",
     {
-        "drop": MergeRow(f"{_MERGES}.drop:drop", "tokens that are not kept disappear"),
-        "fuse": MergeRow(f"{_MERGES}.fuse:fuse", "they become one weighted token (EViT)", makes_sizes=True),
+        "drop": MergeRow(f"{_MERGES}.drop:drop", "tokens that are not kept disappear", order_free=True),
+        "fuse": MergeRow(
+            f"{_MERGES}.fuse:fuse", "they become one weighted token (EViT)", makes_sizes=True, order_free=True
+        ),
         "nearest": MergeRow(
             f"{_MERGES}.nearest:nearest",
             "each is averaged into the most similar kept token",
             makes_sizes=True,
+            order_free=True,
         ),
         "soft": MergeRow(
             f"{_MERGES}.soft:soft",
             "each is spread over the kept tokens by similarity",
             makes_sizes=True,
+            order_free=True,
             params={"temperature": Param(0.1, 1e-3, 10.0, "of the softmax over cosines of keys", log=True)},
         ),
         "bipartite": MergeRow(

@@ -11,18 +11,21 @@ from prunesearch.core.tables.params import Param
 
 @dataclass(frozen=True)
 class ScorerRow(Row):
-    """A scorer. `params`: the numbers that a stage may set, by name."""
+    """A scorer. `order_free`: True if it says the same of tokens in whatever order they stand; `params`: the numbers
+    that a stage may set, by name."""
 
+    order_free: bool = False
     params: Mapping[str, Param] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class MergeRow(Row):
     """A merge. `uses_scores`: False if the scorer is ignored (matching by similarity alone); `makes_sizes`: True if
-    kept tokens may come to stand for several inputs; `params`: as of a scorer."""
+    kept tokens may come to stand for several inputs; `order_free`, `params`: as of a scorer."""
 
     uses_scores: bool = True
     makes_sizes: bool = False
+    order_free: bool = False
     params: Mapping[str, Param] = field(default_factory=dict)
 
 

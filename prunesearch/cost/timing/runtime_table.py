@@ -263,7 +263,7 @@ class GraphPieces:
         full = None
         if start.valid is not None:
             full = start.valid.sum(1) * 0 + (shape.tokens - shape.protected)
-        return Tokens(n, shape.tokens, shape.protected, start.protected, size, start.valid, full)
+        return Tokens(n, shape.tokens, family.leading, family.family.trailing, start.protected, size, start.valid, full)
 
     def share(self, n: int) -> float:
         """`keep` of a stage that leaves `n` tokens."""

@@ -79,6 +79,11 @@ class Family:
     sizes: Any = None
     secondary: bool = False
 
+    @property
+    def keeps_order(self) -> bool:
+        """Whether tokens stay in order: blocks are told positions, or tokens at the end of a row are protected."""
+        return self.positions is not None or self.trailing > 0
+
     def n_leading(self, config: Any) -> int:
         """Protected tokens at the start of a row of a model with this config."""
         return self.leading(config) if callable(self.leading) else self.leading

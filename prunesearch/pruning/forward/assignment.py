@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from prunesearch.pruning.forward.tokens import Tokens, add_rows, take_rows
+from prunesearch.pruning.forward.constants import at_the_ends, ones, places
+from prunesearch.pruning.forward.tokens import Tokens, add_rows, flat_slots, split_rows, take_rows, wide
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Assignment:
     """Which token sits in each slot after a stage, and where the others went.
 
     Args:
-        kept: `[batch, n_out]` token that each slot continues, in rising order; junk where not `occupied`.
+        kept: `[batch, n_out]` token that each slot continues; junk where not `occupied`.
         occupied: `[batch, n_out]` False on slots without a token (shorter rows); None if all are taken.
         slot: `[batch, n_in]` slot that each token went into; None where the others were dropped or spread.
         share: `[batch, n_in, n_out]` fraction of each token that went to each slot (`soft`), else None.
@@ -39,38 +41,44 @@ class Assignment:
         if self.weight is None:
             return take_rows(x, self.kept)
         # half precision would lose small weights, and stall where hundreds of tokens are summed
-        wide = torch.promote_types(x.dtype, torch.float32)
-        weight = self.weight.to(wide)
+        dtype = wide(x.dtype)
+        weight = self.weight.to(dtype)
         # a slot without a token sums to zero; it is masked from then on, but must not become NaN
-        total = self._sum(weight).clamp(min=torch.finfo(wide).tiny)
+        total = self._sum(weight).clamp(min=torch.finfo(dtype).tiny)
         return (self._sum(x * weight[..., None]) / total[..., None]).to(x.dtype)
 
-    def sizes(self, mass: Tensor) -> Tensor:
-        """Reduce `[batch, n_in]` sizes: the sum of what each slot holds."""
-        return take_rows(mass, self.kept) if self.weight is None else self._sum(mass)
-
-    def _sum(self, x: Tensor) -> Tensor:
-        if self.share is not None:
-            wide = torch.promote_types(x.dtype, self.share.dtype)
-            flat = (x if x.dim() == 3 else x[..., None]).to(wide)
-            out = self.share.to(wide).transpose(1, 2) @ flat
-            return out if x.dim() == 3 else out[..., 0]
-        assert self.slot is not None  # a merge either assigns or spreads
-        return add_rows(x, self.slot, self.n_out)
+    def apply(self, x: Tensor, tokens: Tokens) -> tuple[Tensor, Tokens]:
+        """The features `x` `[batch, n_in, width]` and the description of the tokens that leave the stage."""
+        return self.features(x), self.advance(tokens)
 
     def advance(self, tokens: Tokens) -> Tokens:
         """Describe the tokens that leave the stage."""
-        merged = self.weight is not None
-        size = self.sizes(tokens.mass) if merged or tokens.size is not None else None
-        valid = None
-        if tokens.valid is not None:
-            valid = take_rows(tokens.valid, self.kept)
-            valid = valid if self.occupied is None else valid & self.occupied
-            size = None if size is None else size * valid  # an empty slot may hold a copy of a dropped token
-        protected = take_rows(tokens.protected, self.kept)
-        protected = protected if valid is None else protected & valid
+        size = None
+        if self.weight is not None:
+            size = self._sum(tokens.mass)
+        elif tokens.size is not None:
+            size = take_rows(tokens.size, self.kept)
+        return self._left(tokens, size)
+
+    def _left(self, tokens: Tokens, size: Tensor | None) -> Tokens:
         place = None if tokens.place is None else take_rows(tokens.place, self.kept)
+        if tokens.valid is None:
+            ends = at_the_ends(self.kept, self.n_out, tokens.leading, tokens.trailing)
+            return replace(tokens, n=self.n_out, size=size, protected=ends.expand_as(self.kept), place=place)
+        valid = take_rows(tokens.valid, self.kept)
+        valid = valid if self.occupied is None else valid & self.occupied
+        size = None if size is None else size * valid  # an empty slot may hold a copy of a dropped token
+        protected = take_rows(tokens.protected, self.kept) & valid
         return replace(tokens, n=self.n_out, size=size, valid=valid, protected=protected, place=place)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        if self.share is not None:
+            dtype = torch.promote_types(x.dtype, self.share.dtype)
+            flat = (x if x.dim() == 3 else x[..., None]).to(dtype)
+            out = self.share.to(dtype).transpose(1, 2) @ flat
+            return out if x.dim() == 3 else out[..., 0]
+        assert self.slot is not None  # a merge either assigns or spreads
+        return add_rows(x, self.slot, self.n_out)
 
     def matrix(self, mass: Tensor) -> Tensor:
         """`[batch, n_out, n_in]` share of each token (with `mass` > 0) held by each slot; dropped columns are zero."""
@@ -103,3 +111,116 @@ class Assignment:
             slots = slots.where(self.occupied, self.n_out)
         gone = self.kept.new_full((self.kept.shape[0], n_in), self.n_out)
         return gone.scatter_(1, self.kept, slots)
+
+
+@dataclass(frozen=True, init=False, kw_only=True)
+class Regrouping(Assignment):
+    """An assignment where nothing is padded, in as few passes as it takes: features and sizes move together.
+
+    Args:
+        order: `[batch, n_in]` all tokens: those that are kept, in the order of their slots, then the others.
+        into: `[batch, n_in - n_out]` slot that each of the others goes into; None where they are spread.
+        spread: `[batch, n_in - n_out, n_out]` fraction of each of the others that goes to each slot, else None.
+        size: `[batch, n_in]` sizes, in `order`; None: all one.
+        importance: `[batch, n_in]` what a token's size is multiplied by in the mean of its slot, in `order`; None: one.
+    """
+
+    order: Tensor
+    into: Tensor | None = None
+    spread: Tensor | None = None
+    size: Tensor | None = None
+    importance: Tensor | None = None
+
+    def __init__(
+        self,
+        order: Tensor,
+        n_out: int,
+        *,
+        into: Tensor | None = None,
+        spread: Tensor | None = None,
+        size: Tensor | None = None,
+        importance: Tensor | None = None,
+    ) -> None:
+        super().__init__(order[:, :n_out])
+        parts = {"order": order, "into": into, "spread": spread, "size": size, "importance": importance}
+        self.__dict__.update(parts)  # frozen for all others
+
+    def features(self, x: Tensor) -> Tensor:
+        """See `Assignment`."""
+        return self._merged(x)[0]
+
+    def apply(self, x: Tensor, tokens: Tokens) -> tuple[Tensor, Tokens]:
+        """See `Assignment`."""
+        features, weight = self._merged(x)
+        size = weight if self.importance is None else self._totals(x, self.size)
+        return features, self._left(tokens, size)
+
+    def advance(self, tokens: Tokens) -> Tokens:
+        """See `Assignment`."""
+        return self._left(tokens, self._totals(self.order, self.size))
+
+    def matrix(self, mass: Tensor) -> Tensor:
+        """See `Assignment`."""
+        return self.spelled_out.matrix(mass)
+
+    def inverse(self, y: Tensor, x: Tensor) -> Tensor:
+        """See `Assignment`."""
+        return self.spelled_out.inverse(y, x)
+
+    @cached_property
+    def spelled_out(self) -> Assignment:
+        """The same, said token by token."""
+        own = places(self.order, self.n_out).expand_as(self.kept)
+        weight = torch.ones_like(self.order, dtype=torch.float32) if self.size is None else self.size
+        weight = weight if self.importance is None else weight * self.importance
+        weight = torch.empty_like(weight).scatter_(1, self.order, weight)
+        if self.into is not None:
+            slot = torch.empty_like(self.order).scatter_(1, self.order, torch.cat([own, self.into], 1))
+            return Assignment(self.kept, slot=slot, weight=weight)
+        assert self.spread is not None  # a merge either assigns or spreads
+        stays = torch.eye(self.n_out, dtype=self.spread.dtype, device=own.device).expand(len(own), -1, -1)
+        share = torch.cat([stays, self.spread], 1)
+        index = self.order[..., None].expand_as(share)
+        return Assignment(self.kept, share=torch.empty_like(share).scatter_(1, index, share), weight=weight)
+
+    def _merged(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features, and the weight of each slot `[batch, n_out]`."""
+        stays, goes = split_rows(x, self.order, self.n_out)
+        stays, goes = stays.to(wide(x.dtype)), goes.to(wide(x.dtype))
+        weight = self._weight()
+        if weight is not None:
+            weight = weight.to(stays.dtype)
+            stays *= weight[:, : self.n_out, None]
+            goes = goes * weight[:, self.n_out :, None]
+        total = self._totals(stays, weight)
+        stays = self._add(stays, goes)
+        stays /= total[..., None]
+        return stays.to(x.dtype), total
+
+    def _weight(self) -> Tensor | None:
+        if self.size is None or self.importance is None:
+            return self.importance if self.size is None else self.size
+        return self.size * self.importance
+
+    def _totals(self, like: Tensor, weight: Tensor | None) -> Tensor:
+        """Sum of the weights of what each slot holds, `[batch, n_out]`; of ones in the dtype of `like`."""
+        if self.spread is not None:
+            if weight is None:
+                return self.spread.sum(1) + 1
+            stays, goes = weight[:, : self.n_out, None], weight[:, self.n_out :, None]
+            return torch.baddbmm(stays, self.spread.transpose(1, 2).to(weight.dtype), goes)[..., 0]
+        assert self.into is not None  # a merge either assigns or spreads
+        if weight is None:
+            dtype = wide(like.dtype) if like.is_floating_point() else torch.float32
+            stays, goes = (ones(self.order, n, dtype) for n in (self.kept.numel(), self.into.numel()))
+        else:
+            stays, goes = weight[:, : self.n_out].reshape(-1), weight[:, self.n_out :].reshape(-1)
+        return stays.index_add(0, flat_slots(like, self.into, self.n_out), goes).view_as(self.kept)
+
+    def _add(self, stays: Tensor, goes: Tensor) -> Tensor:
+        """`stays` `[batch, n_out, width]` with the others `[batch, m, width]` added to their slots, in place."""
+        if self.spread is not None:
+            return stays.baddbmm_(self.spread.to(stays.dtype).transpose(1, 2), goes)
+        assert self.into is not None  # as above
+        stays.flatten(0, 1).index_add_(0, flat_slots(stays, self.into, self.n_out), goes.flatten(0, 1))
+        return stays

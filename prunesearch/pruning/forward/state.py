@@ -45,7 +45,8 @@ class Reductions:
         """Those of a plan or a schedule."""
         schedule: Schedule = getattr(given, "schedule", given)
         before = [1.0, *(s.keep for s in schedule)]
-        rules = {s.layer: Rule.of(s, k) for s, k in zip(schedule, before, strict=False)}
+        stages = list(schedule)
+        rules = {s.layer: Rule.of(s, before[i], stages[i + 1 :]) for i, s in enumerate(stages)}
         return cls(given, schedule, rules, getattr(given, "variant", ""))
 
     def __reduce__(self) -> tuple[Any, ...]:

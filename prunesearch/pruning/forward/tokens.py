@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prunesearch.core.plans.stage import ROUNDING_SLACK, kept_count
+from prunesearch.pruning.forward.constants import at_the_ends, in_between, ones, places, row_starts
 
 
 def take_rows(x: Tensor, index: Tensor) -> Tensor:
@@ -20,11 +21,41 @@ def take_rows(x: Tensor, index: Tensor) -> Tensor:
         x: `[batch, n, ...]`.
         index: `[batch, m]` integers in `[0, n)`.
     """
+    if _single(x):
+        return x[0].index_select(0, index[0])[None]
     batch, n = x.shape[:2]
-    flat = index + torch.arange(batch, device=x.device)[:, None] * n
+    flat = index + row_starts(x, batch, n)
     # index_select over flattened rows is several times faster on CPUs than gather with an expanded index
     rows = x.reshape(batch * n, *x.shape[2:]).index_select(0, flat.reshape(-1))
     return rows.view(batch, index.shape[1], *x.shape[2:])
+
+
+def split_rows(x: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Gather the tokens of `order` `[batch, m]`: its first `count`, and the others; each is contiguous, and new.
+
+    Args:
+        x: `[batch, n, ...]`.
+        order: integers in `[0, n)`.
+        count: how many come first.
+    """
+    if _single(x) and not x.requires_grad:  # two views of one tensor, which is written into, have no gradients
+        rows = x[0].index_select(0, order[0])
+        return rows[:count][None], rows[count:][None]
+    batch, n = x.shape[:2]
+    flat, rows = order + row_starts(x, batch, n), x.reshape(batch * n, *x.shape[2:])
+    parts = (flat[:, :count], flat[:, count:])
+    first, rest = (rows.index_select(0, p.reshape(-1)).view(batch, p.shape[1], *x.shape[2:]) for p in parts)
+    return first, rest
+
+
+def _single(x: Tensor) -> bool:
+    """Whether there is one row, which needs no place among others; whoever traces is given a graph for any number."""
+    return not torch.compiler.is_compiling() and x.shape[0] == 1
+
+
+def flat_slots(like: Tensor, slot: Tensor, n_out: int) -> Tensor:
+    """`[batch x m]` places among the slots of all rows, one row after another; `slot` is `[batch, m]`."""
+    return slot[0] if _single(like) else (slot + row_starts(like, slot.shape[0], n_out)).reshape(-1)
 
 
 def add_rows(x: Tensor, slot: Tensor, n_out: int) -> Tensor:
@@ -38,10 +69,14 @@ def add_rows(x: Tensor, slot: Tensor, n_out: int) -> Tensor:
         `[batch, n_out, ...]`.
     """
     batch, n = slot.shape
-    flat = slot + torch.arange(batch, device=x.device)[:, None] * n_out
     out = x.new_zeros(batch * n_out, *x.shape[2:])
-    out.index_add_(0, flat.reshape(-1), x.reshape(batch * n, *x.shape[2:]))
+    out.index_add_(0, flat_slots(x, slot, n_out), x.reshape(batch * n, *x.shape[2:]))
     return out.view(batch, n_out, *x.shape[2:])
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to sum and score in: `dtype`, or float32 if that is wider."""
+    return dtype if dtype.itemsize >= 4 else torch.float32
 
 
 @dataclass(frozen=True)
@@ -49,23 +84,27 @@ class Tokens:
     """The tokens that flow, without their features.
 
     `size` `[batch, n]` counts the inputs a token stands for (None: all one); `valid` `[batch, n]` is False on padding
-    (None: no padding); `protected` `[batch, n]` tokens are never reduced. `n_protected` is their number in a row
-    without padding, `n_start` the width at the start, `row_start` `[batch]` each row's reducible tokens at the start
+    (None: no padding); `protected` `[batch, n]` tokens are never reduced: the first `leading` and the last `trailing`
+    of a row. `n_start` is the width at the start, `row_start` `[batch]` each row's reducible tokens at the start
     (None without padding: then it is `n_start - n_protected` for all). `place` `[batch, n]` is the input that each
     token continues (None where nothing asks for it; junk on padding).
     """
 
     n: int
     n_start: int
-    n_protected: int
+    leading: int
+    trailing: int
     protected: Tensor
     size: Tensor | None = None
     valid: Tensor | None = None
     row_start: Tensor | None = None
     place: Tensor | None = None
+    _masks: dict[tuple[torch.dtype, bool], Tensor | None] = field(default_factory=dict, init=False, compare=False)
 
     @classmethod
-    def start(cls, hidden: Tensor, mask: Tensor | None, leading: int, trailing: int, *, places: bool = False) -> Tokens:
+    def start(
+        cls, hidden: Tensor, mask: Tensor | None, leading: int, trailing: int, *, with_places: bool = False
+    ) -> Tokens:
         """Describe a sequence as it enters the first stage.
 
         Args:
@@ -73,32 +112,42 @@ class Tokens:
             mask: the block's attention mask (any form transformers makes for a bidirectional encoder) or None.
             leading: protected tokens at the start of every row (CLS, distillation, registers).
             trailing: protected tokens at the end of every row (the last separator).
-            places: whether to keep account of the tokens' places.
+            with_places: whether to keep account of the tokens' places.
         """
         batch, n = hidden.shape[:2]
-        inputs = torch.arange(n, device=hidden.device).expand(batch, n) if places else None
+        inputs = places(hidden, n).expand(batch, n) if with_places else None
         valid = None if mask is None else key_validity(mask, batch, n)
         if valid is None:
-            place = torch.arange(n, device=hidden.device).expand(batch, n)
-            protected = (place < leading) | (place >= n - trailing)
-            return cls(n, n, leading + trailing, protected, place=inputs)
-        place, length = valid.cumsum(1) - 1, valid.sum(1, keepdim=True)
-        protected = valid & ((place < leading) | (place >= length - trailing))
-        row_start = (valid & ~protected).sum(1)
-        return cls(n, n, leading + trailing, protected, None, valid, row_start, inputs)
+            protected = at_the_ends(hidden, n, leading, trailing).expand(batch, n)
+            return cls(n, n, leading, trailing, protected, place=inputs)
+        ordinal = valid.cumsum(1)  # from 1
+        protected = ordinal <= leading
+        if trailing:
+            protected = protected | (ordinal > ordinal[:, -1:] - trailing)
+        protected = protected & valid
+        row_start = (valid ^ protected).sum(1)
+        return cls(n, n, leading, trailing, protected, None, valid, row_start, inputs)
+
+    @property
+    def n_protected(self) -> int:
+        """Protected tokens of a row without padding."""
+        return self.leading + self.trailing
 
     @property
     def reducible(self) -> Tensor:
         """`[batch, n]`: tokens that a stage may reduce."""
-        return ~self.protected if self.valid is None else self.valid & ~self.protected
+        if self.valid is None:
+            return in_between(self.protected, self.n, self.leading, self.trailing).expand_as(self.protected)
+        return self.valid ^ self.protected  # none is protected that is not valid
 
     @property
     def mass(self) -> Tensor:
-        """`[batch, n]` float32: how many inputs each token stands for; 0 on padding."""
+        """`[batch, n]` float32 or better: how many inputs each token stands for; 0 on padding."""
         if self.size is not None:
             return self.size
-        alive = torch.ones_like(self.protected) if self.valid is None else self.valid
-        return alive.float()
+        if self.valid is None:
+            return ones(self.protected, self.n, torch.float32).expand_as(self.protected)
+        return self.valid.float()
 
     def width_after(self, keep: float) -> int:
         """Static width after a stage: what the longest possible row keeps, protected tokens included."""
@@ -106,9 +155,15 @@ class Tokens:
 
     def row_counts(self, keep: float) -> Tensor | None:
         """`[batch]` tokens each row keeps, protected ones included; None without padding (then all `width_after`)."""
-        if self.valid is None or self.row_start is None:
+        if self.valid is None:
             return None
-        return kept_counts(keep, self.row_start, self.n_start - self.n_protected) + (self.protected & self.valid).sum(1)
+        return self.row_left(keep) + self.protected.sum(1)
+
+    def row_left(self, keep: float) -> Tensor:
+        """`[batch]` reducible tokens each row keeps, where there is padding."""
+        if self.row_start is None:
+            raise RuntimeError("what each row started with was not counted")
+        return kept_counts(keep, self.row_start, self.n_start - self.n_protected)
 
     def gives(self, before: float, keep: float) -> bool:
         """True if a stage after one of `before` takes tokens from some row; known without a look at the data.
@@ -130,15 +185,20 @@ class Tokens:
         Returns:
             `[batch, 1, 1, n]`, or None where nothing needs masking.
         """
-        wide = torch.promote_types(dtype, torch.float32)
+        known = (dtype, additive)
+        if known not in self._masks:  # the same for all blocks up to the next stage
+            self._masks[known] = self._attention_mask(dtype, additive)
+        return self._masks[known]
+
+    def _attention_mask(self, dtype: torch.dtype, additive: bool) -> Tensor | None:
         if self.size is None:
             if self.valid is None or not additive:
                 return None if self.valid is None else self.valid[:, None, None, :]
             bias = torch.zeros_like(self.valid, dtype=dtype)
         elif self.valid is None:
-            return self.size.to(wide).log().to(dtype)[:, None, None, :]
+            return self.size.to(wide(dtype)).log().to(dtype)[:, None, None, :]
         else:
-            bias = self.size.to(wide).where(self.valid, 1.0).log().to(dtype)
+            bias = self.size.to(wide(dtype)).where(self.valid, 1.0).log().to(dtype)
         return bias.masked_fill(~self.valid, torch.finfo(dtype).min)[:, None, None, :]
 
 

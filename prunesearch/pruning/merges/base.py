@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prunesearch.pruning.attention import AttentionView, mean_key
-from prunesearch.pruning.forward.tokens import Tokens, take_rows
+from prunesearch.pruning.attention import AttentionView, unit_keys
+from prunesearch.pruning.forward.constants import closed_ends
+from prunesearch.pruning.forward.tokens import Tokens, split_rows, take_rows
 from prunesearch.pruning.selections.base import Chosen
 
 
@@ -19,7 +20,8 @@ class MergeInput:
 
     `attention` is the block's; `score` `[batch, n]` and `selection` are None for merges that ignore them (`uses_scores`
     in their row); `keep` and `keep_before` the fractions that leave this stage and left the one before; `n_out` the
-    static width after it; `params` every parameter of the merge, by name (`core.tables.registry.MERGES`).
+    static width after it; `params` every parameter of the merge, by name (`core.tables.registry.MERGES`). `in_order` is
+    False where the order of tokens means nothing to the model, those at the start apart.
     """
 
     tokens: Tokens
@@ -30,6 +32,11 @@ class MergeInput:
     keep_before: float
     n_out: int
     params: Mapping[str, float]
+    in_order: bool = True
+
+    def sizes(self, order: Tensor) -> Tensor | None:
+        """Sizes in another order of the tokens, None if all are one."""
+        return None if self.tokens.size is None else take_rows(self.tokens.size, order)
 
     @property
     def chosen(self) -> tuple[Chosen, Tensor]:
@@ -39,13 +46,21 @@ class MergeInput:
         return self.selection, self.score
 
 
-def similarity_to_kept(inputs: MergeInput, chosen: Chosen) -> Tensor:
-    """Cosine of every key to the key in every slot, `[batch, n, n_out]`; -inf for slots that take nothing in."""
-    unit = torch.nn.functional.normalize(mean_key(inputs.attention), dim=-1)
-    similarity = unit @ take_rows(unit, chosen.kept).transpose(1, 2)
-    closed = take_rows(inputs.tokens.protected, chosen.kept)
+def similarity_to_kept(inputs: MergeInput, chosen: Chosen, scale: float = 1.0) -> Tensor:
+    """`scale` x cosine of keys to the key in every slot; -inf for slots that take nothing in.
+
+    Returns:
+        `[batch, m, n_out]`: of the tokens that are not kept, in `chosen.order`; with padding of all, in their own.
+    """
+    unit, tokens = unit_keys(inputs.attention), inputs.tokens
+    if tokens.valid is None:
+        kept, others = split_rows(unit, chosen.order, chosen.n_out)
+        closed = closed_ends(unit, chosen.n_out, tokens.leading, tokens.trailing, unit.dtype)
+        return torch.baddbmm(closed, others, kept.transpose(1, 2), alpha=scale)
+    closed = take_rows(tokens.protected, chosen.kept)
     if chosen.occupied is not None:
         closed = closed | ~chosen.occupied
         # a row with nothing to give has no open slot: any finite value will do, its weights are zero
         closed = closed & ~closed.all(1, keepdim=True)
-    return similarity.masked_fill(closed[:, None, :], -torch.inf)
+    similarity = unit @ take_rows(unit, chosen.kept).transpose(1, 2)
+    return (similarity * scale).masked_fill(closed[:, None, :], -torch.inf)

@@ -9,27 +9,43 @@ from torch import Tensor
 
 from prunesearch.core.plans.stage import kept_count
 from prunesearch.pruning.attention import mean_key
-from prunesearch.pruning.forward.assignment import Assignment
+from prunesearch.pruning.forward.assignment import Assignment, Regrouping
+from prunesearch.pruning.forward.constants import places
 from prunesearch.pruning.forward.tokens import Tokens, take_rows
 from prunesearch.pruning.merges.base import MergeInput
-from prunesearch.pruning.selections.base import own_slots, slots_in_order
+from prunesearch.pruning.selections.base import own_slots
 
 
 def bipartite(inputs: MergeInput) -> Assignment:
     """Bipartite soft matching (ToMe, Bolya et al. 2023), written from the paper.
 
-    Reducible tokens alternate between two sets; each of the second finds its most similar key in the first, and the
-    most similar pairs merge, averaged by size. One round removes at most half of the tokens; more takes more rounds,
-    on keys averaged in the same way. The scorer is ignored.
+    Tokens alternate between two sets, protected ones counted; each reducible one of the first finds its most similar
+    key in the second, and the most similar pairs merge, averaged by size. One round removes at most half of the
+    reducible tokens; more takes more rounds, on keys averaged in the same way. The scorer is ignored.
+
+    Where order means nothing they are left in ToMe's: what is left of the first set, then the second. The sets of the
+    next stage alternate in that order. (Of the first set, those stay in order behind a protected token at the start;
+    without one the least similar come last to first, as there.)
     """
-    tokens, key, total = inputs.tokens, mean_key(inputs.attention), None
-    goal = inputs.tokens.row_counts(inputs.keep)
-    for _ in range(_rounds(inputs.keep_before, inputs.keep, tokens, inputs.n_out)):
-        step = _match_once(tokens, key, inputs.n_out, goal)
-        key, tokens = step.features(key), step.advance(tokens)
-        total = step if total is None else _compose(total, step)
-    assert total is not None  # a stage that removes nothing is skipped before it gets here
-    return Assignment(total.kept, total.occupied, total.slot, weight=inputs.tokens.mass)
+    tokens, key = inputs.tokens, mean_key(inputs.attention)
+    goal = tokens.row_counts(inputs.keep)
+    step = _match_once(inputs, tokens, key, goal)
+    rounds = _rounds(inputs.keep_before, inputs.keep, tokens, inputs.n_out)
+    if rounds == 1:
+        return step
+    kept, occupied, slot = step.kept, step.occupied, _slots(step)
+    for _ in range(rounds - 1):
+        key, tokens = step.apply(key, tokens)
+        step = _match_once(inputs, tokens, key, goal)
+        kept, occupied, slot = kept.gather(1, step.kept), step.occupied, _slots(step).gather(1, slot)
+    return Assignment(kept, occupied, slot, weight=inputs.tokens.mass)
+
+
+def _slots(step: Assignment) -> Tensor:
+    """`[batch, n_in]` slot that each token went into."""
+    slot = step.spelled_out.slot if isinstance(step, Regrouping) else step.slot
+    assert slot is not None
+    return slot
 
 
 def _rounds(before: float, after: float, tokens: Tokens, n_out: int) -> int:
@@ -53,50 +69,85 @@ def _halvings(count: int, goal: int) -> int:
     return rounds
 
 
-def _match_once(tokens: Tokens, key: Tensor, n_out: int, goal: Tensor | None) -> Assignment:
+def _match_once(inputs: MergeInput, tokens: Tokens, key: Tensor, goal: Tensor | None) -> Assignment:
     """One round: merge as many pairs as are still too many, at most half of the reducible tokens."""
-    reducible = tokens.reducible
-    first, second, offered = _split_alternately(tokens, reducible)
     unit = torch.nn.functional.normalize(key, dim=-1)
-    similarity = take_rows(unit, second) @ take_rows(unit, first).transpose(1, 2)
-    if offered is not None:
-        taking, giving = offered
-        similarity = similarity.masked_fill(~taking[:, None, :], -torch.inf)
-        similarity = similarity.masked_fill(~giving[:, :, None], -torch.inf)
-    best, partner = similarity.max(-1)
-    rank = best.sort(stable=True, dim=1, descending=True).indices.argsort(1)
     half = (tokens.n - tokens.n_protected) // 2
-    width = tokens.n - min(tokens.n - n_out, half)
+    width = tokens.n - min(tokens.n - inputs.n_out, half)
     if tokens.valid is None or goal is None:
-        merged: Tensor = rank < tokens.n - width
+        return _match_plain(inputs, tokens, unit, width)
+    return _match_padded(inputs, tokens, unit, width, goal)
+
+
+# -- nothing is padded: the sets are slices --------------------------------------------------------------------------
+
+
+def _match_plain(inputs: MergeInput, tokens: Tokens, unit: Tensor, width: int) -> Assignment:
+    leading, end, gone = tokens.leading, tokens.n - tokens.trailing, tokens.n - width
+    gives, takes = leading + leading % 2, leading + 1 - leading % 2  # where each set starts
+    pairs = unit[:, gives:end:2] @ unit[:, takes:end:2].transpose(1, 2)
+    best, partner = pairs.max(-1)
+    ranking = best.sort(stable=True, dim=1, descending=True).indices
+    giver = torch.add(places(unit, gives + 1, gives), ranking, alpha=2)  # as tokens
+    merged, left = giver[:, :gone], giver[:, gone:]
+    target = partner.gather(1, ranking[:, :gone])
+    fixed = [places(unit, leading), places(unit, end, takes, 2), places(unit, tokens.n, end)]
+    first, takers, last = (x.expand(ranking.shape[0], -1) for x in fixed)
+    if inputs.in_order:
+        kept = torch.cat([first, left, takers, last], 1).sort(1).values
+        order = torch.cat([kept, merged], 1)
+        slots = places(unit, tokens.n).expand_as(order)
+        into = torch.empty_like(order).scatter_(1, order, slots).gather(1, takes + 2 * target)
     else:
-        spare = tokens.valid.sum(1) - goal
-        merged = rank < torch.minimum(spare, reducible.sum(1) // 2)[:, None]
-    gone = torch.zeros_like(reducible).scatter_(1, second, merged)
-    stays = ~gone if tokens.valid is None else tokens.valid & ~gone
-    kept, occupied = slots_in_order(stays, width)
-    own = own_slots(stays)
-    target = own.gather(1, first.gather(1, partner))
-    slot = own.scatter(1, second, torch.where(merged, target, own.gather(1, second)))
-    return Assignment(kept, None if tokens.valid is None else occupied, slot=slot, weight=tokens.mass)
+        left = left.sort(1).values if leading else left
+        order = torch.cat([first, left, takers, last, merged], 1)
+        into = target + (leading + left.shape[1])
+    sizes = None if tokens.size is None else take_rows(tokens.size, order)
+    return Regrouping(order, width, into=into, size=sizes)
 
 
-def _split_alternately(tokens: Tokens, reducible: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-    """Split the reducible tokens by turns into those that take in (`first`) and those that may go (`second`).
-
-    Returns:
-        `[batch, a]` and `[batch, b]` token indices, and with padding which of them are real (else None).
-    """
-    order = (~reducible).byte().sort(stable=True, dim=1).indices
-    if tokens.valid is None:
-        order = order[:, : tokens.n - tokens.n_protected]
-        return order[:, 0::2], order[:, 1::2], None
-    real = reducible.gather(1, order)
-    return order[:, 0::2], order[:, 1::2], (real[:, 0::2], real[:, 1::2])
+# -- rows of different lengths: the sets are lists -------------------------------------------------------------------
 
 
-def _compose(one: Assignment, two: Assignment) -> Assignment:
-    """The assignment that does `one`, then `two` (slots only; weights are the caller's)."""
-    assert one.slot is not None
-    assert two.slot is not None
-    return Assignment(one.kept.gather(1, two.kept), two.occupied, slot=two.slot.gather(1, one.slot))
+def _match_padded(inputs: MergeInput, tokens: Tokens, unit: Tensor, width: int, goal: Tensor) -> Assignment:
+    assert tokens.valid is not None  # what there is a goal for is padded
+    reducible, gives = tokens.reducible, tokens.leading % 2
+    listed = (~reducible).byte().sort(stable=True, dim=1).indices
+    real = reducible.gather(1, listed)
+    givers, takers = listed[:, gives::2], listed[:, 1 - gives :: 2]
+    open_pairs = real[:, gives::2, None] & real[:, None, 1 - gives :: 2]
+    pairs = take_rows(unit, givers) @ take_rows(unit, takers).transpose(1, 2)
+    best, partner = pairs.masked_fill(~open_pairs, -torch.inf).max(-1)
+    ranking = best.sort(stable=True, dim=1, descending=True).indices
+    most = torch.minimum(tokens.valid.sum(1) - goal, reducible.sum(1) // 2)[:, None]
+    merged = places(ranking, ranking.shape[1]) < most  # in the order of the ranking
+    ranked = givers.gather(1, ranking)
+    gone = torch.zeros_like(reducible).scatter_(1, ranked, merged)
+    stays = tokens.valid & ~gone
+    # a row that has come to its goal rests
+    moves = reducible if inputs.in_order else reducible & (most > 0)
+    kept = _slots_of(inputs, tokens, ranked, takers, stays, moves)[:, :width]
+    occupied = places(kept, width) < stays.sum(1, keepdim=True)
+    if inputs.in_order:
+        own = own_slots(stays)
+    else:
+        own = torch.zeros_like(listed).scatter_(1, kept, places(kept, width).expand_as(kept) * occupied)
+    target = own.gather(1, takers.gather(1, partner.gather(1, ranking)))
+    slot = own.scatter(1, ranked, torch.where(merged, target, own.gather(1, ranked)))
+    return Assignment(kept, occupied, slot=slot, weight=tokens.mass)
+
+
+def _slots_of(
+    inputs: MergeInput, tokens: Tokens, ranked: Tensor, takers: Tensor, stays: Tensor, moves: Tensor
+) -> Tensor:
+    """Tokens `[batch, n]` in the order of their slots, those that are gone at the end."""
+    assert tokens.valid is not None  # as above
+    n = tokens.n
+    place = places(stays, n).expand_as(stays)
+    if not inputs.in_order:
+        # behind the leading tokens the first set, then the second, then the trailing ones; each by place, or by rank
+        among = ranked if tokens.leading else places(stays, ranked.shape[1]).expand_as(ranked)
+        start = torch.where(tokens.valid.cumsum(1) <= tokens.leading, place - n, place + 2 * n)
+        sets = start.scatter(1, takers, takers + n).scatter(1, ranked, among)
+        place = sets.where(moves, start)
+    return place.masked_fill(~stays, 4 * n).sort(stable=True, dim=1).indices

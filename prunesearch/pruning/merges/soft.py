@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from prunesearch.pruning.forward.assignment import Assignment
+from prunesearch.pruning.forward.assignment import Assignment, Regrouping
+from prunesearch.pruning.forward.constants import places
 from prunesearch.pruning.merges.base import MergeInput, similarity_to_kept
 
 
@@ -14,8 +15,9 @@ def soft(inputs: MergeInput) -> Assignment:
     Protected tokens take nothing in. Sizes become fractional; their sum is preserved.
     """
     chosen, _ = inputs.chosen
-    spread = (similarity_to_kept(inputs, chosen) / inputs.params["temperature"]).softmax(-1)
-    slots = torch.arange(chosen.n_out, device=spread.device)
-    own = (chosen.own_slot[..., None] == slots).to(spread.dtype)
+    spread = similarity_to_kept(inputs, chosen, 1 / inputs.params["temperature"]).softmax(-1)
+    if inputs.tokens.valid is None:
+        return Regrouping(chosen.order, chosen.n_out, spread=spread, size=inputs.sizes(chosen.order))
+    own = (chosen.own_slot[..., None] == places(chosen.kept, chosen.n_out)).to(spread.dtype)
     share = torch.where(chosen.is_kept[..., None], own, spread)
     return Assignment(chosen.kept, chosen.occupied, share=share, weight=inputs.tokens.mass)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prunesearch.pruning.attention import AttentionView
-from prunesearch.pruning.forward.tokens import Tokens
+from prunesearch.pruning.forward.tokens import Tokens, wide
 
 
 @dataclass(frozen=True)
@@ -36,4 +36,4 @@ class ScorerInput:
     @property
     def wide(self) -> torch.dtype:
         """The dtype to score in: the model's, or float32 if that is wider."""
-        return torch.promote_types(self.attention.query.dtype, torch.float32)
+        return wide(self.attention.query.dtype)

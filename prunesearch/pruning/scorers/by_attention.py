@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunesearch.pruning.attention import AttentionView
+from prunesearch.pruning.forward.tokens import wide
 from prunesearch.pruning.scorers.base import ScorerInput
 
 _CHUNK = 64  # queries per slab where all rows of the attention are needed: memory O(CHUNK x N), never N x N
@@ -72,7 +73,7 @@ def attention_slabs(view: AttentionView) -> Iterator[tuple[slice, Tensor]]:
     """Probabilities in slabs of `_CHUNK` queries, one alive at a time: pairs (rows, `[batch, heads, rows, n]`)."""
     n = view.query.shape[2]
     if view.weights is not None:
-        yield slice(0, n), view.weights.to(torch.promote_types(view.weights.dtype, torch.float32))
+        yield slice(0, n), view.weights.to(wide(view.weights.dtype))
         return
     for begin in range(0, n, _CHUNK):
         rows = slice(begin, min(begin + _CHUNK, n))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunesearch.pruning.attention import mean_key
+from prunesearch.pruning.attention import unit_keys
 from prunesearch.pruning.scorers.base import ScorerInput
 
 
@@ -15,8 +15,7 @@ def key_redundancy(inputs: ScorerInput) -> Tensor:
     Keys are means over heads; the parameter `margin` is that of the first block, and falls linearly to 0 at the last.
     The mean of a non-linear function of all pairs needs one `[batch, n, n]` similarity, without heads.
     """
-    key = mean_key(inputs.attention)
-    unit = torch.nn.functional.normalize(key, dim=-1)
+    unit = unit_keys(inputs.attention)
     margin = inputs.params["margin"] * (1 - inputs.layer / max(inputs.depth - 1, 1))
     energy = torch.nn.functional.elu(unit @ unit.transpose(1, 2) - margin)
     others = inputs.tokens.reducible[:, None, :].to(energy.dtype)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from prunesearch.pruning.forward.tokens import Tokens
+from prunesearch.pruning.forward.constants import constant
 from prunesearch.pruning.scorers.base import ScorerInput
 
 _HASH_FACTOR, _HASH_MASK = 0x45D9F3B, 0xFFFFFFFF  # of a 32-bit integer hash without collisions
@@ -15,35 +18,57 @@ _HASH_FACTOR, _HASH_MASK = 0x45D9F3B, 0xFFFFFFFF  # of a 32-bit integer hash wit
 
 def position(inputs: ScorerInput) -> Tensor:
     """Fixed length: the first n reducible tokens are kept; scores fall linearly with position."""
-    return 1 - _ordinal(inputs.tokens).to(inputs.wide) / _row_count(inputs.tokens)
+    return _scored(inputs, _first, inputs.wide)
 
 
 def position_stride(inputs: ScorerInput) -> Tensor:
     """Fixed length: every k-th reducible token is kept, `keep` of them spread evenly from the first on."""
-    tokens, place = inputs.tokens, _ordinal(inputs.tokens)
-    count = _row_count(tokens)
     keep = inputs.keep if isinstance(inputs.keep, int) else inputs.keep[:, None]
-    chosen = (place * keep) % count < keep
-    return chosen + (1 - place.to(inputs.wide) / count) / 2
+    return _scored(inputs, _spread, keep, inputs.wide)
 
 
 def random(inputs: ScorerInput) -> Tensor:
     """A seeded random order: the same for every row and every run, different from block to block."""
-    x = _ordinal(inputs.tokens).clamp(min=0) + _random_start(inputs.seed, inputs.layer)
+    return _scored(inputs, _hashed, _random_start(inputs.seed, inputs.layer))
+
+
+def _scored(inputs: ScorerInput, score: Callable[..., Tensor], *args: Any) -> Tensor:
+    """`score(ordinal, count, *args)`; without padding all rows have the same, made once."""
+    tokens = inputs.tokens
+    if tokens.valid is None:
+        row = _of_one_row(tokens.protected, score, tokens.n, tokens.leading, tokens.trailing, *args)
+        return row.expand_as(tokens.protected)
+    # scores must not depend on a batch's padding
+    ordinal = tokens.reducible.cumsum(1)
+    return score(ordinal - 1, ordinal[:, -1:].clamp(min=1), *args)
+
+
+@constant
+def _of_one_row(
+    device: torch.device, score: Callable[..., Tensor], n: int, leading: int, trailing: int, *args: Any
+) -> Tensor:
+    ordinal = torch.arange(n, device=device)[None] - leading
+    return score(ordinal, max(n - leading - trailing, 1), *args)
+
+
+# `ordinal` `[batch, n]` is the place of each token among the reducible ones of its row, meaningless elsewhere; `count`
+# is how many those are, at least 1, an int or `[batch, 1]`
+
+
+def _first(ordinal: Tensor, count: int | Tensor, dtype: torch.dtype) -> Tensor:
+    return 1 - ordinal.to(dtype) / count
+
+
+def _spread(ordinal: Tensor, count: int | Tensor, keep: int | Tensor, dtype: torch.dtype) -> Tensor:
+    return ((ordinal * keep) % count < keep) + (1 - ordinal.to(dtype) / count) / 2
+
+
+def _hashed(ordinal: Tensor, count: int | Tensor, start: int) -> Tensor:
+    x = ordinal.clamp(min=0) + start
     # a hash of the place, worked out on the device: a table drawn here would have to be copied there, which stalls it
     for _ in range(2):
         x = (((x >> 16) ^ x) * _HASH_FACTOR) & _HASH_MASK
     return ((x >> 16) ^ x).double() / (_HASH_MASK + 1)
-
-
-def _ordinal(tokens: Tokens) -> Tensor:
-    """Place of each token among the reducible tokens of its row, `[batch, n]`; meaningless elsewhere."""
-    return tokens.reducible.cumsum(1) - 1
-
-
-def _row_count(tokens: Tokens) -> Tensor:
-    """Reducible tokens of each row, `[batch, 1]`, at least 1: scores must not depend on a batch's padding."""
-    return tokens.reducible.sum(1, keepdim=True).clamp(min=1)
 
 
 @lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from prunesearch.pruning.forward.tokens import wide
 from prunesearch.pruning.scorers.base import ScorerInput
 from prunesearch.pruning.scorers.by_attention import cls_attention
 
@@ -12,8 +13,7 @@ from prunesearch.pruning.scorers.by_attention import cls_attention
 def value_norm(inputs: ScorerInput) -> Tensor:
     """Euclidean norm of the value vector, all heads together."""
     value = inputs.attention.value
-    wide = torch.promote_types(value.dtype, torch.float32)
-    norm: Tensor = torch.linalg.vector_norm(value, dim=(1, 3), dtype=wide)
+    norm: Tensor = torch.linalg.vector_norm(value, dim=(1, 3), dtype=wide(value.dtype))
     return norm
 
 

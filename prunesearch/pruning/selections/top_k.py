@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from prunesearch.pruning.selections.base import Chosen, SelectionInput, own_slots, slots_in_order
+from prunesearch.pruning.forward.constants import places
+from prunesearch.pruning.selections.base import Chosen, SelectionInput
 
 
 def top_k(inputs: SelectionInput) -> Chosen:
-    """Keep the protected tokens and the best-scored others, in their order."""
+    """Keep the protected tokens and the best-scored others; of equal ones the earlier."""
     tokens, n_out = inputs.tokens, inputs.n_out
     score = inputs.score.masked_fill(tokens.protected, torch.inf)
     if tokens.valid is not None:
-        score = score.masked_fill(~tokens.valid, -torch.inf)
-    order = score.sort(stable=True, dim=1, descending=True).indices
-    places = torch.arange(tokens.n, device=order.device).expand_as(order)
-    rank = torch.empty_like(order).scatter_(1, order, places)
+        score = score.where(tokens.valid, -torch.inf)
+    # all of them, not only the first: `topk` leaves equal ones in any order, the protected ones too
+    best, ranking = score.sort(stable=True, dim=1, descending=True)
+    kept = ranking[:, :n_out]
     counts = tokens.row_counts(inputs.keep)
     if tokens.valid is None or counts is None:
-        is_kept = rank < n_out
-        kept, occupied = order[:, :n_out].sort(1).values, None
-        count: int | Tensor = n_out
-    else:
-        count = counts[:, None]
-        is_kept = (rank < count) & tokens.valid
-        kept, occupied = slots_in_order(is_kept, n_out)
-    return Chosen(kept, occupied, rank, is_kept, own_slots(is_kept), count)
+        kept = kept.sort(1).values if inputs.in_order else kept
+        return Chosen(ranking, best, kept, n_out, in_order=inputs.in_order)
+    count = counts[:, None]
+    occupied = places(kept, n_out) < count
+    if inputs.in_order:  # slots of shorter rows that hold nothing come last
+        kept = kept.where(occupied, kept + tokens.n).sort(1).values % tokens.n
+    return Chosen(ranking, best, kept, count, occupied, inputs.in_order, tokens.valid)

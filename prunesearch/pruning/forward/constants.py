@@ -1,0 +1,90 @@
+"""Small tensors that hang on counts alone: made once, and kept for all forwards, models and threads.
+
+On a GPU each would be a launch in every stage. Nothing may write into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, Concatenate, ParamSpec, cast
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
+_KEPT = 1024  # of each kind; the largest is as long as a row of tokens
+
+
+def constant(asked: Callable[Concatenate[torch.device, P], Tensor]) -> Callable[Concatenate[Tensor, P], Tensor]:
+    """Keep what a function `(device, *counts)` gives: what is returned takes a tensor of that device in its place.
+
+    Whoever traces is given a tensor of its own, and so is a CUDA graph, which outlives what is kept here. On CUDA each
+    stream has its own, so that none reads what another has not written yet.
+    """
+
+    make: Callable[..., Tensor] = asked
+
+    @lru_cache(maxsize=_KEPT)
+    def kept(device: torch.device, stream: int, *args: Any) -> Tensor:
+        with torch.inference_mode(False):  # one that was made in inference mode could not be trained with
+            return make(device, *args)
+
+    def get(like: Tensor, /, *args: Any) -> Tensor:
+        device, stream = like.device, 0
+        if torch.compiler.is_compiling() or _tracing() or type(like) is not Tensor:
+            return make(device, *args)
+        if device.type == "cuda":
+            if torch.cuda.is_current_stream_capturing():
+                return make(device, *args)
+            stream = torch.cuda.current_stream(device).cuda_stream
+        return kept(device, stream, *args)
+
+    return cast(Callable[Concatenate[Tensor, P], Tensor], wraps(asked)(get))
+
+
+@constant
+def places(device: torch.device, n: int, first: int = 0, step: int = 1) -> Tensor:
+    """`[1, m]` int64: `first`, `first + step`, and so on below `n`."""
+    return torch.arange(first, n, step, device=device)[None]
+
+
+@constant
+def row_starts(device: torch.device, batch: int, n: int) -> Tensor:
+    """`[batch, 1]` int64: where each row of `n` starts among all rows, one after another."""
+    return (torch.arange(batch, device=device) * n)[:, None]
+
+
+@constant
+def ones(device: torch.device, count: int, dtype: torch.dtype) -> Tensor:
+    """`[count]` of 1."""
+    return torch.ones(count, device=device, dtype=dtype)
+
+
+@constant
+def zero(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`[1, 1, 1]` of 0."""
+    return torch.zeros(1, 1, 1, device=device, dtype=dtype)
+
+
+@constant
+def at_the_ends(device: torch.device, n: int, leading: int, trailing: int) -> Tensor:
+    """Bool `[1, n]`: the first `leading` and the last `trailing` of `n`."""
+    place = torch.arange(n, device=device)
+    return ((place < leading) | (place >= n - trailing))[None]
+
+
+@constant
+def in_between(device: torch.device, n: int, leading: int, trailing: int) -> Tensor:
+    """Bool `[1, n]`: all but the first `leading` and the last `trailing` of `n`."""
+    place = torch.arange(n, device=device)
+    return ((place >= leading) & (place < n - trailing))[None]
+
+
+@constant
+def closed_ends(device: torch.device, n: int, leading: int, trailing: int, dtype: torch.dtype) -> Tensor:
+    """`[1, 1, n]`: -inf where `at_the_ends`, else 0."""
+    place = torch.arange(n, device=device)
+    ends = (place < leading) | (place >= n - trailing)
+    return torch.zeros(n, device=device, dtype=dtype).masked_fill(ends, -torch.inf)[None, None]
