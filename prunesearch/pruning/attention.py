@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prunesearch.pruning.forward.constants import zero
+from prunesearch.pruning.forward.constants import single, zero
 from prunesearch.pruning.forward.tokens import wide
 
 
@@ -45,11 +45,11 @@ class AttentionView:
             scores = scores + _rows_of(self.bias, rows)
         if self.mask is None:
             return scores
-        mask = self.mask
+        mask = self.mask[..., :1, :] if self.mask.stride(-2) == 0 else self.mask  # expanded: the same for all
         if mask.shape[-2] != 1:
             mask = _rows_of(mask, rows)
         if mask.dtype == torch.bool:
-            return scores.masked_fill(~mask, torch.finfo(dtype).min)
+            return scores.where(mask, single(scores, torch.finfo(dtype).min, dtype))
         return scores + mask
 
     def _products(self, query: Tensor) -> Tensor:

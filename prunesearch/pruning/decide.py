@@ -58,11 +58,8 @@ class Rule:
         n_out = tokens.width_after(keep)
         score = selection = None
         if self.score is not None and self.select is not None:
-            left: int | Tensor = n_out - tokens.n_protected
-            if tokens.valid is not None:
-                left = tokens.row_left(keep)
             place = stage.layer, depth, seed, cls
-            score = self.score(ScorerInput(view, tokens, left, *place, stage.scorer_params))
+            score = self.score(ScorerInput(view, tokens, keep, *place, stage.scorer_params))
             asked = tokens, view, score, keep, n_out, stage.selection_params, in_order or self.order_read
             selection = self.select(SelectionInput(*asked))
         merging = tokens, view, score, selection, keep, self.keep_before, n_out

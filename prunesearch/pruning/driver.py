@@ -225,6 +225,8 @@ class Driver:
         if not tokens.gives(rule.keep_before, rule.stage.keep):
             return x
         family = self.encoder.family
+        if family.positions is None and view.mask is not None:
+            view.mask = view.mask[..., :1, :]  # the same for all queries, as `key_validity` takes it to be
         place = self.encoder.depth, self.seed, family.cls
         assignment = rule.decide(tokens, view, *place, in_order=family.keeps_order)
         if state.trace is not None:

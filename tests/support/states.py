@@ -87,10 +87,7 @@ class State:
         shape = self.shape
         for site in self.sites:
             site.layer, site.depth, site.seed, site.cls = layer, depth, seed, cls
-        keep: int | Tensor = ref.count(shape.keep, shape.width - shape.leading - shape.trailing)
-        if self.tokens.valid is not None:
-            keep = torch.tensor([ref.count(shape.keep, s.start) for s in self.sites])
-        return ScorerInput(self.view, self.tokens, keep, layer, depth, seed, cls, defaults(SCORERS))
+        return ScorerInput(self.view, self.tokens, shape.keep, layer, depth, seed, cls, defaults(SCORERS))
 
     def merge_input(self, score: Tensor | None, *, in_order: bool = True) -> MergeInput:
         shape = self.shape
@@ -138,10 +135,10 @@ def make_state(shape: Shape) -> State:
         n_start=shape.width,
         leading=shape.leading,
         trailing=shape.trailing,
-        protected=torch.tensor(protected),
+        ends=torch.tensor(protected),
         size=None if shape.sizes == "one" else torch.tensor(size),
         valid=torch.tensor(valid) if padded else None,
-        row_start=torch.tensor(starts) if padded else None,
+        row_start=torch.tensor(shape.lengths) if padded else None,
     )
     q, k, v = (torch.tensor(t).transpose(1, 2) for t in (q, k, v))
     mask = tokens.attention_mask(torch.float64, additive=bool(shape.seed % 2))

@@ -53,6 +53,7 @@ UNSEEN = 12  # whole graphs for the error: each takes seconds to make
 CALIBRATION = 8  # whole graphs, the unpruned one among them, for the factor
 _PAIRS = ((1.0, 0.75), (1.0, 0.5), (1.0, 0.2), (0.6, 0.4), (0.6, 0.2), (0.3, 0.15))  # of the reducible tokens
 _ROUNDS = 15
+_SCORED = 0.5  # what the stage of a timed scorer would leave
 Key = tuple[Any, ...]
 Bind = Callable[..., Callable[[], object]]
 Session = Callable[[nn.Module, Sequence[Tensor], Sequence[int]], Bind]
@@ -262,8 +263,8 @@ class GraphPieces:
         start = Tokens.start(protected_like, mask, family.leading, family.family.trailing)
         full = None
         if start.valid is not None:
-            full = start.valid.sum(1) * 0 + (shape.tokens - shape.protected)
-        return Tokens(n, shape.tokens, family.leading, family.family.trailing, start.protected, size, start.valid, full)
+            full = start.valid.sum(1) * 0 + shape.tokens
+        return Tokens(n, shape.tokens, family.leading, family.family.trailing, start.ends, size, start.valid, full)
 
     def share(self, n: int) -> float:
         """`keep` of a stage that leaves `n` tokens."""
@@ -347,9 +348,8 @@ class _Scorer(nn.Module):
         mask, pieces, encoder = rest[0] if rest else None, self.pieces, self.pieces.handle.encoder
         tokens = pieces.tokens(self.n, key[:, 0], None, mask)
         view = AttentionView(query, key, value, mask, query.shape[-1] ** -0.5, None)
-        keep = max(1, self.n // 2)
         found: Tensor = self.score(
-            ScorerInput(view, tokens, keep, 1, encoder.depth, 0, encoder.family.cls, self.params)
+            ScorerInput(view, tokens, _SCORED, 1, encoder.depth, 0, encoder.family.cls, self.params)
         )
         return found
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import MERGES
 from prunesearch.export.schedules.format import Format, ModelShape, Read, leaving, reducing
 from prunesearch.export.schedules.parsing import read_text
 
@@ -51,7 +52,7 @@ def export_schedule(schedule: Schedule, to: Format, shape: ModelShape, *, lossy:
             "choose another format, or accept the change with --lossy"
         )
     tied = f"holds for {shape.depth} blocks and {shape.tokens} tokens ({shape.protected} protected) only"
-    losses = (tied, *to.variants) if schedule.stages else ()
+    losses = (tied, *to.variants, *_order(to, schedule, shape)) if schedule.stages else ()
     remarks = [*origin(shape.provenance), *(f"changed: {change}" for change in changes), *losses]
     return Exported(to.write(schedule, shape, remarks), changes, losses)
 
@@ -74,7 +75,8 @@ def import_schedule(text: str, source: Format, shape: ModelShape | None = None, 
     found = source.read(text, shape, entry)
     if shape is None or source.lossless:
         return found
-    return Read(found.schedule, (*found.notes, *_protection(source, found.schedule, shape)))
+    own = (*_protection(source, found.schedule, shape), *_order(source, found.schedule, shape))
+    return Read(found.schedule, (*found.notes, *own))
 
 
 def import_file(
@@ -129,3 +131,15 @@ def _protection(tool: Format, schedule: Schedule, shape: ModelShape) -> list[str
         return []
     what = "CLS alone" if tool.protects == 1 else f"the first {tool.protects} tokens alone"
     return [f"{tool.tool} protects {what}, prunesearch {shape.protected} tokens of this model"]
+
+
+def _order(tool: Format, schedule: Schedule, shape: ModelShape) -> list[str]:
+    """In which order tokens stand, where stages that ask for it may find another than the tool's."""
+    asking = [stage for stage, _, _ in reducing(schedule, shape) if not MERGES.entry(stage.merge).order_free]
+    if len(asking) < 2:
+        return []
+    if shape.in_order is False:
+        return [f"tokens stand as {tool.tool} leaves them: what is left of the first set, then the second"]
+    others = "models that are told positions between their blocks, or read texts, keep"
+    who = "this model keeps" if shape.in_order else others
+    return [f"{who} tokens in order, {tool.tool} does not: from the second stage on other pairs are matched"]

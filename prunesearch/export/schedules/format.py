@@ -26,6 +26,7 @@ class ModelShape:
     tokens: int
     protected: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    in_order: bool | None = None
 
     def __post_init__(self) -> None:
         if self.depth < 1:

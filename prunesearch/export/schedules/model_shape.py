@@ -52,4 +52,5 @@ def _from_model(model: str, numbers: dict[str, int | None]) -> ModelShape:
     longest = getattr(encoder.base.config, "max_position_embeddings", tokens)
     if tokens > longest:
         raise PruneSearchError(f"`tokens <= {longest}` must hold for '{model}', but got {tokens}")
-    return ModelShape(encoder.depth, tokens, encoder.protected, {"model": {"id": model}})
+    origin = {"model": {"id": model}}
+    return ModelShape(encoder.depth, tokens, encoder.protected, origin, encoder.family.keeps_order)

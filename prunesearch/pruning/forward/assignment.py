@@ -40,16 +40,23 @@ class Assignment:
         """Reduce `[batch, n_in, width]` features: the weighted mean of what each slot holds."""
         if self.weight is None:
             return take_rows(x, self.kept)
+        return self._means(x, self.weight)[0]
+
+    def _means(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted means, and the sum of the weights `[batch, n_out]`."""
         # half precision would lose small weights, and stall where hundreds of tokens are summed
         dtype = wide(x.dtype)
-        weight = self.weight.to(dtype)
+        total = self._sum(weight.to(dtype))
         # a slot without a token sums to zero; it is masked from then on, but must not become NaN
-        total = self._sum(weight).clamp(min=torch.finfo(dtype).tiny)
-        return (self._sum(x * weight[..., None]) / total[..., None]).to(x.dtype)
+        least = total.clamp(min=torch.finfo(dtype).tiny)
+        return (self._sum(x * weight.to(dtype)[..., None]) / least[..., None]).to(x.dtype), total
 
     def apply(self, x: Tensor, tokens: Tokens) -> tuple[Tensor, Tokens]:
         """The features `x` `[batch, n_in, width]` and the description of the tokens that leave the stage."""
-        return self.features(x), self.advance(tokens)
+        if self.weight is None or self.weight is not tokens.mass:
+            return self.features(x), self.advance(tokens)
+        features, size = self._means(x, self.weight)
+        return features, self._left(tokens, size)
 
     def advance(self, tokens: Tokens) -> Tokens:
         """Describe the tokens that leave the stage."""
@@ -64,12 +71,11 @@ class Assignment:
         place = None if tokens.place is None else take_rows(tokens.place, self.kept)
         if tokens.valid is None:
             ends = at_the_ends(self.kept, self.n_out, tokens.leading, tokens.trailing)
-            return replace(tokens, n=self.n_out, size=size, protected=ends.expand_as(self.kept), place=place)
-        valid = take_rows(tokens.valid, self.kept)
-        valid = valid if self.occupied is None else valid & self.occupied
+            return replace(tokens, n=self.n_out, size=size, ends=ends.expand_as(self.kept), place=place)
+        valid = take_rows(tokens.valid, self.kept) if self.occupied is None else self.occupied
         size = None if size is None else size * valid  # an empty slot may hold a copy of a dropped token
-        protected = take_rows(tokens.protected, self.kept) & valid
-        return replace(tokens, n=self.n_out, size=size, valid=valid, protected=protected, place=place)
+        ends = take_rows(tokens.ends, self.kept)
+        return replace(tokens, n=self.n_out, size=size, valid=valid, ends=ends, place=place)
 
     def _sum(self, x: Tensor) -> Tensor:
         if self.share is not None:
@@ -109,8 +115,9 @@ class Assignment:
         slots = torch.arange(self.n_out, device=self.kept.device).expand_as(self.kept)
         if self.occupied is not None:
             slots = slots.where(self.occupied, self.n_out)
-        gone = self.kept.new_full((self.kept.shape[0], n_in), self.n_out)
-        return gone.scatter_(1, self.kept, slots)
+        gone = self.kept.new_full((self.kept.shape[0], n_in + 1), self.n_out)
+        kept = self.kept if self.occupied is None else self.kept.where(self.occupied, n_in)
+        return gone.scatter_(1, kept, slots)[:, :n_in]
 
 
 @dataclass(frozen=True, init=False, kw_only=True)

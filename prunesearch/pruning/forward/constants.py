@@ -69,6 +69,12 @@ def zero(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 @constant
+def single(device: torch.device, value: float, dtype: torch.dtype) -> Tensor:
+    """`[1, 1]` of one value: with a number in its place, `where` makes a tensor of it every time."""
+    return torch.full((1, 1), value, device=device, dtype=dtype)
+
+
+@constant
 def at_the_ends(device: torch.device, n: int, leading: int, trailing: int) -> Tensor:
     """Bool `[1, n]`: the first `leading` and the last `trailing` of `n`."""
     place = torch.arange(n, device=device)

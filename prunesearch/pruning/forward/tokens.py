@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
 from prunesearch.core.plans.stage import ROUNDING_SLACK, kept_count
-from prunesearch.pruning.forward.constants import at_the_ends, in_between, ones, places, row_starts
+from prunesearch.pruning.forward.constants import at_the_ends, constant, in_between, ones, places, row_starts, single
 
 
 def take_rows(x: Tensor, index: Tensor) -> Tensor:
@@ -84,17 +84,17 @@ class Tokens:
     """The tokens that flow, without their features.
 
     `size` `[batch, n]` counts the inputs a token stands for (None: all one); `valid` `[batch, n]` is False on padding
-    (None: no padding); `protected` `[batch, n]` tokens are never reduced: the first `leading` and the last `trailing`
-    of a row. `n_start` is the width at the start, `row_start` `[batch]` each row's reducible tokens at the start
-    (None without padding: then it is `n_start - n_protected` for all). `place` `[batch, n]` is the input that each
-    token continues (None where nothing asks for it; junk on padding).
+    (None: no padding); `ends` `[batch, n]` marks those that are never reduced, the first `leading` and the last
+    `trailing` of a row (junk on padding: `protected` is without). `n_start` is the width at the start, `row_start`
+    `[batch]` each row's tokens at the start (None without padding: then it is `n_start` for all). `place` `[batch, n]`
+    is the input that each token continues (None where nothing asks for it; junk on padding).
     """
 
     n: int
     n_start: int
     leading: int
     trailing: int
-    protected: Tensor
+    ends: Tensor
     size: Tensor | None = None
     valid: Tensor | None = None
     row_start: Tensor | None = None
@@ -118,35 +118,47 @@ class Tokens:
         inputs = places(hidden, n).expand(batch, n) if with_places else None
         valid = None if mask is None else key_validity(mask, batch, n)
         if valid is None:
-            protected = at_the_ends(hidden, n, leading, trailing).expand(batch, n)
-            return cls(n, n, leading, trailing, protected, place=inputs)
+            ends = at_the_ends(hidden, n, leading, trailing).expand(batch, n)
+            return cls(n, n, leading, trailing, ends, place=inputs)
         ordinal = valid.cumsum(1)  # from 1
-        protected = ordinal <= leading
-        if trailing:
-            protected = protected | (ordinal > ordinal[:, -1:] - trailing)
-        protected = protected & valid
-        row_start = (valid ^ protected).sum(1)
-        return cls(n, n, leading, trailing, protected, None, valid, row_start, inputs)
+        length = ordinal[:, -1]
+        last = _last_reducible(hidden, n, leading, trailing).index_select(0, length)[:, None]
+        ends = ordinal != torch.clamp(ordinal, places(hidden, leading + 2, leading + 1), last)
+        found = cls(n, n, leading, trailing, ends, None, valid, length, inputs)
+        found.__dict__["ordinal"] = ordinal  # known already
+        return found
 
     @property
     def n_protected(self) -> int:
         """Protected tokens of a row without padding."""
         return self.leading + self.trailing
 
+    @cached_property
+    def ordinal(self) -> Tensor:
+        """`[batch, n]` each token's place among the real ones of its row, from 1."""
+        if self.valid is None:
+            return places(self.ends, self.n + 1, 1).expand_as(self.ends)
+        return self.valid.cumsum(1)
+
+    @property
+    def protected(self) -> Tensor:
+        """`[batch, n]`: tokens that are never reduced."""
+        return self.ends if self.valid is None else self.ends & self.valid
+
     @property
     def reducible(self) -> Tensor:
         """`[batch, n]`: tokens that a stage may reduce."""
         if self.valid is None:
-            return in_between(self.protected, self.n, self.leading, self.trailing).expand_as(self.protected)
-        return self.valid ^ self.protected  # none is protected that is not valid
+            return in_between(self.ends, self.n, self.leading, self.trailing).expand_as(self.ends)
+        return self.valid & ~self.ends
 
-    @property
+    @cached_property
     def mass(self) -> Tensor:
         """`[batch, n]` float32 or better: how many inputs each token stands for; 0 on padding."""
         if self.size is not None:
             return self.size
         if self.valid is None:
-            return ones(self.protected, self.n, torch.float32).expand_as(self.protected)
+            return ones(self.ends, self.n, torch.float32).expand_as(self.ends)
         return self.valid.float()
 
     def width_after(self, keep: float) -> int:
@@ -155,15 +167,18 @@ class Tokens:
 
     def row_counts(self, keep: float) -> Tensor | None:
         """`[batch]` tokens each row keeps, protected ones included; None without padding (then all `width_after`)."""
-        if self.valid is None:
-            return None
-        return self.row_left(keep) + self.protected.sum(1)
+        return None if self.valid is None else self._looked_up(keep, self.n_protected)
 
-    def row_left(self, keep: float) -> Tensor:
-        """`[batch]` reducible tokens each row keeps, where there is padding."""
+    def row_left(self, keep: float) -> int | Tensor:
+        """Reducible tokens that are kept, of each row `[batch]` where there is padding."""
+        if self.valid is None:
+            return kept_count(keep, self.n_start - self.n_protected)
+        return self._looked_up(keep, 0)
+
+    def _looked_up(self, keep: float, more: int) -> Tensor:
         if self.row_start is None:
             raise RuntimeError("what each row started with was not counted")
-        return kept_counts(keep, self.row_start, self.n_start - self.n_protected)
+        return _kept_of(self.row_start, keep, self.n_start, self.n_protected, more).index_select(0, self.row_start)
 
     def gives(self, before: float, keep: float) -> bool:
         """True if a stage after one of `before` takes tokens from some row; known without a look at the data.
@@ -198,8 +213,22 @@ class Tokens:
         elif self.valid is None:
             return self.size.to(wide(dtype)).log().to(dtype)[:, None, None, :]
         else:
-            bias = self.size.to(wide(dtype)).where(self.valid, 1.0).log().to(dtype)
-        return bias.masked_fill(~self.valid, torch.finfo(dtype).min)[:, None, None, :]
+            size = self.size.to(wide(dtype))
+            bias = size.where(self.valid, single(size, 1.0, size.dtype)).log().to(dtype)
+        return bias.where(self.valid, single(bias, torch.finfo(dtype).min, dtype))[:, None, None, :]
+
+
+@constant
+def _last_reducible(device: torch.device, n: int, leading: int, trailing: int) -> Tensor:
+    """`[n + 1]` for each length of a row: its last token, from 1, that may be reduced; `leading` if there is none."""
+    return (torch.arange(n + 1, device=device) - trailing).clamp(min=leading)
+
+
+@constant
+def _kept_of(device: torch.device, keep: float, n: int, protected: int, more: int) -> Tensor:
+    """`[n + 1]` for each length of a row at the start: the tokens that it keeps, and `more` of its protected ones."""
+    length = torch.arange(n + 1, device=device)
+    return kept_counts(keep, (length - protected).clamp(min=0), n - protected) + length.clamp(max=more)
 
 
 def kept_counts(keep: float, reducible: Tensor, longest: int) -> Tensor:

@@ -47,7 +47,7 @@ class MergeInput:
 
 
 def similarity_to_kept(inputs: MergeInput, chosen: Chosen, scale: float = 1.0) -> Tensor:
-    """`scale` x cosine of keys to the key in every slot; -inf for slots that take nothing in.
+    """`scale` x cosine of keys to the key in every slot; least for slots that take nothing in.
 
     Returns:
         `[batch, m, n_out]`: of the tokens that are not kept, in `chosen.order`; with padding of all, in their own.
@@ -57,10 +57,9 @@ def similarity_to_kept(inputs: MergeInput, chosen: Chosen, scale: float = 1.0) -
         kept, others = split_rows(unit, chosen.order, chosen.n_out)
         closed = closed_ends(unit, chosen.n_out, tokens.leading, tokens.trailing, unit.dtype)
         return torch.baddbmm(closed, others, kept.transpose(1, 2), alpha=scale)
-    closed = take_rows(tokens.protected, chosen.kept)
+    closed = take_rows(tokens.ends, chosen.kept)
     if chosen.occupied is not None:
         closed = closed | ~chosen.occupied
-        # a row with nothing to give has no open slot: any finite value will do, its weights are zero
-        closed = closed & ~closed.all(1, keepdim=True)
     similarity = unit @ take_rows(unit, chosen.kept).transpose(1, 2)
-    return (similarity * scale).masked_fill(closed[:, None, :], -torch.inf)
+    # finite, since a row with nothing to give has no open slot: any value will do there, its weights are zero
+    return (similarity * scale).masked_fill(closed[:, None, :], torch.finfo(unit.dtype).min)

@@ -147,7 +147,7 @@ def _slots_of(
     if not inputs.in_order:
         # behind the leading tokens the first set, then the second, then the trailing ones; each by place, or by rank
         among = ranked if tokens.leading else places(stays, ranked.shape[1]).expand_as(ranked)
-        start = torch.where(tokens.valid.cumsum(1) <= tokens.leading, place - n, place + 2 * n)
+        start = torch.where(tokens.ordinal <= tokens.leading, place - n, place + 2 * n)
         sets = start.scatter(1, takers, takers + n).scatter(1, ranked, among)
         place = sets.where(moves, start)
     return place.masked_fill(~stays, 4 * n).sort(stable=True, dim=1).indices

@@ -10,8 +10,6 @@ from prunesearch.pruning.forward.constants import ones, places
 from prunesearch.pruning.merges.base import MergeInput
 from prunesearch.pruning.selections.base import Chosen
 
-_LEAST = 1e-30  # far below any score that counts, far above what float32 rounds to zero
-
 
 def fuse(inputs: MergeInput) -> Assignment:
     """Tokens that are not kept become ONE, their mean weighted by size x score (EViT).
@@ -34,7 +32,7 @@ def fuse(inputs: MergeInput) -> Assignment:
 
 def _importance(score: Tensor) -> Tensor:
     """Scores, none of them zero: where all are, sizes alone weigh."""
-    return score.clamp(min=_LEAST)
+    return score.clamp(min=1e8 * torch.finfo(score.dtype).tiny)  # products with it are not rounded to zero
 
 
 def _fused(inputs: MergeInput, chosen: Chosen) -> Assignment:

@@ -19,19 +19,24 @@ from prunesearch.pruning.forward.tokens import Tokens, wide
 class ScorerInput:
     """What a scorer may look at.
 
-    `cls` is the place of the CLS token among a row's real tokens (-1: the last), or None if the model has none; `keep`
-    is the number of reducible tokens that will be left, an int or `[batch]`; `depth` is the number of blocks of the
-    model; `params` every parameter of the scorer, by name (`core.tables.registry.SCORERS`).
+    `cls` is the place of the CLS token among a row's real tokens (-1: the last), or None if the model has none; `share`
+    is the fraction of the initial reducible tokens that will be left; `depth` is the number of blocks of the model;
+    `params` every parameter of the scorer, by name (`core.tables.registry.SCORERS`).
     """
 
     attention: AttentionView
     tokens: Tokens
-    keep: int | Tensor
+    share: float
     layer: int
     depth: int
     seed: int
     cls: int | None
     params: Mapping[str, float]
+
+    @property
+    def keep(self) -> int | Tensor:
+        """The number of reducible tokens that will be left, an int, or with padding `[batch]`."""
+        return self.tokens.row_left(self.share)
 
     @property
     def wide(self) -> torch.dtype:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from prunesearch.pruning.forward.constants import places
+from prunesearch.pruning.forward.constants import places, single
 from prunesearch.pruning.selections.base import Chosen, SelectionInput
 
 
 def top_k(inputs: SelectionInput) -> Chosen:
     """Keep the protected tokens and the best-scored others; of equal ones the earlier."""
     tokens, n_out = inputs.tokens, inputs.n_out
-    score = inputs.score.masked_fill(tokens.protected, torch.inf)
+    score = inputs.score.masked_fill(tokens.ends, torch.inf)
     if tokens.valid is not None:
-        score = score.where(tokens.valid, -torch.inf)
+        score = score.where(tokens.valid, single(score, -torch.inf, score.dtype))
     # all of them, not only the first: `topk` leaves equal ones in any order, the protected ones too
     best, ranking = score.sort(stable=True, dim=1, descending=True)
     kept = ranking[:, :n_out]
@@ -24,5 +24,5 @@ def top_k(inputs: SelectionInput) -> Chosen:
     count = counts[:, None]
     occupied = places(kept, n_out) < count
     if inputs.in_order:  # slots of shorter rows that hold nothing come last
-        kept = kept.where(occupied, kept + tokens.n).sort(1).values % tokens.n
+        kept = kept.where(occupied, places(kept, tokens.n, tokens.n - 1)).sort(1).values
     return Chosen(ranking, best, kept, count, occupied, inputs.in_order, tokens.valid)
