@@ -75,7 +75,9 @@ def import_schedule(text: str, source: Format, shape: ModelShape | None = None, 
     found = source.read(text, shape, entry)
     if shape is None or source.lossless:
         return found
-    own = (*_protection(source, found.schedule, shape), *_order(source, found.schedule, shape))
+    own = _protection(source, found.schedule, shape)
+    if shape.in_order is not False:  # else it is the tool's own, and nothing comes near only
+        own = [*own, *_order(source, found.schedule, shape)]
     return Read(found.schedule, (*found.notes, *own))
 
 

@@ -13,7 +13,7 @@ from prunesearch.core.plans.stage import Stage
 from prunesearch.export import FORMATS, ModelShape, export_schedule, import_schedule
 from prunesearch.export.schedules.tome import spread
 
-DEIT_S = ModelShape(12, 197, 1)
+DEIT_S = ModelShape(12, 197, 1, in_order=False)
 MRPC = ModelShape(12, 128, 1)
 
 # two of the entries of OpenGVLab/DiffRate's compression_rate.json (facts, as published)
