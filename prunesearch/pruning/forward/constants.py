@@ -35,7 +35,7 @@ def constant(asked: Callable[Concatenate[torch.device, P], Tensor]) -> Callable[
         device, stream = like.device, 0
         if torch.compiler.is_compiling() or _tracing() or type(like) is not Tensor:
             return make(device, *args)
-        if device.type == "cuda":
+        if like.is_cuda:
             if torch.cuda.is_current_stream_capturing():
                 return make(device, *args)
             stream = torch.cuda.current_stream(device).cuda_stream
