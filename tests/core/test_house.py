@@ -125,8 +125,12 @@ def test_nobody_asks_whose_instance_a_row_is() -> None:
 
 
 def test_cuda_is_asked_for_where_it_is_at_home() -> None:
-    """A kind of device is one class: `torch.cuda` stands in it, in the mode of its graphs, and with its meters."""
+    """A kind of device is one class: `torch.cuda` stands in it, in the mode of its graphs, and with its meters.
+
+    What is kept for all forwards has to know of streams and of captures.
+    """
     home = {"cost/devices/cuda.py", "cost/devices/gpu_state.py", "cost/timing/modes.py", "cost/energy/zeus.py"}
+    home |= {"pruning/forward/constants.py"}
     asking = {
         place
         for place, tree in TREES.items()
