@@ -59,6 +59,9 @@ def run(
     header: Annotated[
         bool | None, typer.Option("--header/--no-header", help="Whether a CSV's first row names its columns.")
     ] = None,
+    skip_bad: Annotated[
+        bool | None, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and count them.")
+    ] = None,
     metric: Annotated[str | None, typer.Option(help=f"What quality is: {listed(METRICS)}; none: by task.")] = None,
     device: Annotated[
         str | None,
@@ -144,6 +147,7 @@ def run(
         "columns": columns,
         "delimiter": delimiter,
         "header": header,
+        "skip_bad": skip_bad,
         "metric": metric,
         "device": _measured_instead(device),
         "budget": budget,

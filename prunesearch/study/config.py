@@ -56,7 +56,7 @@ _FREE_TO_CHANGE = (
     "start_from",
 )
 # and those that nothing depends on before the first trial, so that a budget that was refused can be raised
-_FREE_BEFORE_TRIALS = ("budget", "objectives", "constraints", "percentile", "across", "sampler", "seeds")
+_FREE_BEFORE_TRIALS = ("budget", "objectives", "constraints", "percentile", "across", "sampler", "seeds", "skip_bad")
 # as durations are called where they are typed with their unit
 _AS_TYPED = {
     "timeout": "timeout_s",
@@ -101,6 +101,7 @@ class RunConfig(BaseModel):
         columns: data columns by role (image, text, text_pair, label).
         delimiter: character that sets the columns of a CSV file apart; None: found out.
         header: whether the first row of a CSV or TSV file names its columns; None: unless it cannot.
+        skip_bad: leave out rows that cannot be read or decoded, and count them, where they are an error otherwise.
         metric: a name in `METRICS` that the task has; None: its default.
         device: cpu, cuda or cuda:N, measured now; or the name of a profile (`prunesearch devices`).
         budget: `10ms`, `40mJ`, `2GMACs`, `64MiB`, `60%` or `2x`; None: the whole front.
@@ -160,6 +161,7 @@ class RunConfig(BaseModel):
     columns: dict[str, str] = Field(default_factory=dict)
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     header: bool | None = None
+    skip_bad: bool = False
     metric: str | None = None
     device: str = "cpu"
     budget: BudgetSetting | None = None

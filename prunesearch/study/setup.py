@@ -157,6 +157,7 @@ def _load(
         columns=config.columns,
         delimiter=config.delimiter,
         header=config.header,
+        skip_bad=config.skip_bad,
         metric=config.metric,
         batch_size=config.eval_batch_size,
         dtype=target.dtype(config.dtype),

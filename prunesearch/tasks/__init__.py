@@ -42,6 +42,7 @@ def load_task(
     processor: Any = None,
     delimiter: str | None = None,
     header: bool | None = None,
+    skip_bad: bool = False,
 ) -> Task:
     """Load a model and its data, and cache both splits as batches.
 
@@ -57,7 +58,8 @@ def load_task(
     "auto"; `metric` a name in `METRICS` that this kind of task has, None for its default.
 
     `delimiter` (one character) and `header` (whether the first row names the columns) are of CSV and TSV files; None:
-    as they look.
+    as they look. `skip_bad` leaves out rows that cannot be read or decoded, and counts them in a note, where they are
+    an error otherwise.
 
     Raises `PruneSearchError`, in one line, for whatever cannot be loaded or does not fit together. Batches made by the
     caller: `objects.task_of`.
@@ -93,7 +95,7 @@ def load_task(
     request = TaskRequest(
         model_id=model_id,
         config=config,
-        source=as_source(data, TextTable(delimiter, header, tuple((columns or {}).values()))),
+        source=as_source(data, TextTable(delimiter, header, tuple((columns or {}).values()), skip_bad)),
         columns=dict(columns or {}),
         batch_size=batch_size,
         sizes=Sizes(calibration, holdout, train),

@@ -287,16 +287,16 @@ SHAPES = make_table(
 
 _DATA = "prunesearch.tasks.data"
 
-# files of rows by how their names end: `(path, TextTable) -> (rows, notes)`
+# files of rows by how their names end: `(path, TextTable) -> FileRows`
 READERS = make_table(
     "ending of a data file",
     {
-        ".parquet": Row(f"{_DATA}.sources:read_parquet", "Apache Parquet"),
+        ".parquet": Row(f"{_DATA}.readers.typed:read_parquet", "Apache Parquet"),
         ".csv": Row(f"{_DATA}.readers.delimited:read_delimited", "values set apart by commas, or as --delimiter says"),
         ".tsv": Row(f"{_DATA}.readers.delimited:read_delimited", "values set apart by tabs"),
-        ".jsonl": Row(f"{_DATA}.sources:read_json", "a JSON object a line"),
-        ".ndjson": Row(f"{_DATA}.sources:read_json", "a JSON object a line"),
-        ".json": Row(f"{_DATA}.sources:read_json", "one list of JSON objects, or one a line"),
+        ".jsonl": Row(f"{_DATA}.readers.typed:read_json", "a JSON object a line"),
+        ".ndjson": Row(f"{_DATA}.readers.typed:read_json", "a JSON object a line"),
+        ".json": Row(f"{_DATA}.readers.typed:read_json", "one list of JSON objects, or one a line"),
         ".conll": Row(f"{_DATA}.readers.conll:read_conll", "a word and its tag a line, empty lines between sentences"),
     },
     Row,

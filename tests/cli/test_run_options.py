@@ -51,6 +51,7 @@ TYPED = {
     "--columns": ("text=a,label=b", "columns", {"text": "a", "label": "b"}),
     "--delimiter": (";", "delimiter", ";"),
     "--no-header": (None, "header", False),
+    "--skip-bad": (None, "skip_bad", True),
     "--metric": ("accuracy", "metric", "accuracy"),
     "--device": ("a100", "device", "a100"),
     "--percentile": ("90", "percentile", 90),

@@ -133,8 +133,9 @@ class Pixels:
 
     def _prepared(self, number: int) -> Inputs:
         """One row, decoded and resized; scaled too, where that cannot be told apart."""
+        row = self._decoded(number)
         try:
-            return self._processor(self._decoded(number), **(_AS_THEY_ARE if self._table is not None else {}))
+            return self._processor(row, **(_AS_THEY_ARE if self._table is not None else {}))
         except ValueError as error:
             raise PruneSearchError(
                 f"the model's image processor refuses {self._name(number)}: {one_line(error)}"

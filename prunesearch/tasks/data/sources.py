@@ -7,17 +7,17 @@ two files "a.parquet,b.parquet" are the splits "calibration" and "holdout".
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
+import numpy as np
 from datasets.arrow_dataset import Dataset
 from datasets.dataset_dict import DatasetDict
 from datasets.load import load_dataset, load_from_disk
+from numpy.typing import NDArray
 from pyarrow.lib import ArrowException
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
@@ -44,6 +44,7 @@ class DataSource:
     """Rows as read. `base` is the folder that relative image paths in a table start from.
 
     `skip_bad` says whether rows that cannot be decoded are left out, and counted, in place of an error.
+    `numbers` `[n]` are the places of a split's rows in its file, from 0, where some have been left out already.
     """
 
     name: str
@@ -51,6 +52,14 @@ class DataSource:
     base: Path | None = None
     notes: list[str] = field(default_factory=list)
     skip_bad: bool = False
+    numbers: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    def select(self, keep: dict[str, NDArray[np.int64]], notes: list[str]) -> DataSource:
+        """The rows at the places `keep` `[k]` of each split, with `notes` after its own; splits of none are gone."""
+        kept = {split: places for split, places in keep.items() if len(places)}
+        numbers = {split: self.numbers[split][at] if split in self.numbers else at for split, at in kept.items()}
+        splits = {split: self.splits[split].select(places) for split, places in kept.items()}
+        return replace(self, splits=splits, numbers=numbers, notes=[*self.notes, *notes])
 
 
 def load_source(data: str, reading: TextTable | None = None, fetch: Fetch | None = None) -> DataSource:
@@ -102,7 +111,9 @@ def _two_files(data: str, first: DataSource, second: DataSource) -> DataSource:
         raise PruneSearchError(f"two tables must lie in one folder, but got '{data}': move one of them")
     rows = [next(iter(part.splits.values())) for part in (first, second)]
     splits = {"calibration": rows[0], "holdout": rows[1]}
-    return DataSource(data, splits, first.base, [*first.notes, *second.notes])
+    both = {"calibration": first, "holdout": second}
+    numbers = {split: places for split, part in both.items() for places in part.numbers.values()}
+    return DataSource(data, splits, first.base, [*first.notes, *second.notes], numbers=numbers)
 
 
 def _load_one(name: str, reading: TextTable, fetch: Fetch | None) -> DataSource:
@@ -126,49 +137,13 @@ def _load_file(path: Path, reading: TextTable) -> DataSource:
             f"a data file must end in a known extension, but got '{path.name}': {did_you_mean(suffix, READERS)}"
         )
     try:
-        rows, notes = READERS[suffix](path, reading)
+        read = READERS[suffix](path, reading)
     except PruneSearchError:
         raise
     except (OSError, ValueError, TypeError, csv.Error, ArrowException) as error:
         raise PruneSearchError(f"'{path}' cannot be read as {suffix[1:]}: {one_line(error)}") from error
-    return DataSource(str(path), {"all": rows}, path.resolve().parent, notes)
-
-
-def read_parquet(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
-    """Read a parquet file into memory (through pyarrow, so that no copy lands in a cache folder)."""
-    parquet: Any = pyarrow.parquet  # untyped
-    return Dataset(parquet.read_table(path)), []
-
-
-def read_json(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
-    """Read JSON lines, or one JSON array of objects; a row may lack any column."""
-    text = path.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("["):
-        numbered = list(enumerate(json.loads(text), start=1))
-        what = "row"
-    else:
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        numbered = [(number, _json_line(line, number, path, reading)) for number, line in lines]
-        what = "line"
-    wrong = [(number, row) for number, row in numbered if not isinstance(row, dict)]
-    if wrong and not reading.skip_bad:
-        raise PruneSearchError(
-            f"every row of '{path}' must be a JSON object {{column: value}}, but {what} {wrong[0][0]} is "
-            f"{json.dumps(wrong[0][1]):.40}"
-        )
-    rows = [row for _, row in numbered if isinstance(row, dict)]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    notes = [f"{path.name}: {len(wrong)} rows were skipped, the first is {what} {wrong[0][0]}"] if wrong else []
-    return Dataset.from_list([{name: row.get(name) for name in names} for row in rows]), notes
-
-
-def _json_line(line: str, number: int, path: Path, reading: TextTable) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        if reading.skip_bad:
-            return None
-        raise PruneSearchError(f"line {number} of '{path}' is not JSON: {one_line(error)}") from error
+    numbers = {} if read.numbers is None else {"all": read.numbers}
+    return DataSource(str(path), {"all": read.rows}, path.resolve().parent, read.notes, numbers=numbers)
 
 
 def _load_folder(path: Path) -> DataSource:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.columns import Columns, check_columns, digests
 from prunesearch.tasks.data.labels import UNLABELLED, LabelMap, Raw, clean, is_unlabelled
+from prunesearch.tasks.data.readers.file_rows import skipped
 from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.usable import damaged, without_gaps
 
@@ -45,7 +46,7 @@ def few(sizes: Sizes, calibration: int, holdout: int) -> Sizes:
 class SplitPart:
     """The rows of one split, in a class-stratified random order, and their class ids `[n]`.
 
-    `numbers` `[n]` are the rows' places in the data, from 0; `source` says which data.
+    `numbers` `[n]` are the rows' places in the data as its file has them, from 0; `source` says which data.
     """
 
     rows: Dataset
@@ -116,7 +117,8 @@ def make_splits(
             start += size
             numbers = labelled[pool][chosen]
             said = source.name if len(source.splits) == 1 else f"{source.name}:{pool}"
-            parts[role] = SplitPart(source.splits[pool].select(numbers), ids[chosen], numbers, said)
+            places = source.numbers[pool][numbers] if pool in source.numbers else numbers
+            parts[role] = SplitPart(source.splits[pool].select(numbers), ids[chosen], places, said)
     parts, bad_notes = _drop_bad(parts, columns, source) if source.skip_bad else (parts, [])
     parts, duplicate_notes = _drop_duplicates(parts, columns, source)
     return Splits(parts, label_map.names, [*notes, *label_map.notes, *bad_notes, *duplicate_notes])
@@ -187,7 +189,7 @@ def _drop_bad(
         if len(good) == 0:
             raise PruneSearchError(f"rows must be readable, but no {role} row is: {bad[-1]}")
         kept[role] = part.select(good)
-    return kept, [f"{len(bad)} damaged rows were skipped; the first is {bad[0]}"] if bad else []
+    return kept, skipped(bad, "damaged rows were")
 
 
 def _check_minus_one(source: DataSource, labels: list[list[Any]], found: LabelMap) -> None:

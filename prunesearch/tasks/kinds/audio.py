@@ -65,7 +65,7 @@ def load_sounds(
     sets = {}
     for role, part in splits.parts.items():
         ids: Labels = torch.from_numpy(part.labels).to(request.device) if labels is None else labels[role]
-        sets[role] = _batches(role, sounds[role], ids, extractor, model, request)
+        sets[role] = _batches(role, part, sounds[role], ids, extractor, model, request)
     inputs = sets["calibration"].batches[0].inputs
     if not sets["calibration"].padding:  # every row is of the extractor's one length
         if request.length is not None:
@@ -138,7 +138,13 @@ def _sounds(role: str, part: SplitPart, columns: Columns, rate: int, request: Ta
 
 
 def _batches(
-    role: str, sounds: list[Samples], labels: Labels, extractor: Any, model: nn.Module, request: TaskRequest
+    role: str,
+    part: SplitPart,
+    sounds: list[Samples],
+    labels: Labels,
+    extractor: Any,
+    model: nn.Module,
+    request: TaskRequest,
 ) -> EvalSet:
     """Batch sounds of like length; `labels` are those of all rows, on the device they stay on, or a list."""
     order = sorted(range(len(sounds)), key=lambda i: len(sounds[i]))
@@ -147,19 +153,18 @@ def _batches(
         made = features([sounds[i] for i in rows], extractor)
         waves = waves or next(iter(made.values())).ndim == 2
         if waves:
-            _check_length(model, sounds[rows[0]], request)
+            _check_length(model, sounds[rows[0]], part.name_of(rows[0]))
         index = torch.tensor(rows)
         inputs = to_device(accepted(model, made), torch.device("cpu"), request.dtype)
         batches.append(Batch(inputs, rows_of(labels, index), index))
     return EvalSet(role, Held(batches, request.device), dict.fromkeys(batches[0].inputs, 0) if waves else {})
 
 
-def _check_length(model: Any, samples: Samples, request: TaskRequest) -> None:
+def _check_length(model: Any, samples: Samples, name: str) -> None:
     least = samples_for(model.config, 1)
     if len(samples) < least:
         raise PruneSearchError(
-            f"sounds must have {least} samples for this model, but one of '{request.source.name}' has {len(samples)}: "
-            "leave that row out"
+            f"sounds must have {least} samples for this model, but {name} has {len(samples)}: leave that row out"
         )
 
 

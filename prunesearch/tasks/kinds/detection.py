@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +16,10 @@ from prunesearch.core.errors import UnsupportedModelError
 from prunesearch.tasks.base import Forward, Outputs, Prepared, Task, output
 from prunesearch.tasks.batching.batches import Batch, Inputs
 from prunesearch.tasks.batching.pixels import Pixels, Processor
+from prunesearch.tasks.data.columns import naming
 from prunesearch.tasks.data.image_cells import decode_image, image_size, raw_images
 from prunesearch.tasks.data.labels import LabelMap
-from prunesearch.tasks.data.split import Splits, few, make_splits
+from prunesearch.tasks.data.split import SplitPart, Splits, few, make_splits
 from prunesearch.tasks.kinds.detection_data import Annotations, find_annotations
 from prunesearch.tasks.kinds.image import on_demand, repeat_rows
 from prunesearch.tasks.loading import count_tokens, load, missing_note
@@ -132,10 +134,7 @@ def _prepare(
 ) -> Prepared:
     """Decode and preprocess the images of every split to one size, with their objects."""
     name, base = str(annotations.columns.image), request.source.base
-    sizes = {
-        role: [image_size(cell, base) for cell in raw_images(part.rows, name).select_columns([name])[name]]
-        for role, part in splits.parts.items()
-    }
+    sizes = {role: _sizes(part, name, base) for role, part in splits.parts.items()}
     shapes = sorted((height / width, height, width) for width, height in sizes["calibration"])
     _, height, width = shapes[len(shapes) // 2]
     blank = processor(images=Image.new("RGB", (width, height)), return_tensors="pt")["pixel_values"]
@@ -145,7 +144,10 @@ def _prepare(
     for role, part in splits.parts.items():
         cells = raw_images(part.rows, name).select_columns([name])[name]
         marks = part.rows.select_columns([annotations.objects])[annotations.objects]
-        labels = [annotations.of(mark, *size) for mark, size in zip(marks, sizes[role], strict=True)]
+        labels = []
+        for place, (mark, size) in enumerate(zip(marks, sizes[role], strict=True)):
+            with naming(part.name_of, place):
+                labels.append(annotations.of(mark, *size))
         pixels = Pixels(cells, part.name_of, partial(decode_image, base=base), made, request.device, request.dtype)
         sets[role] = on_demand(role, part, pixels, request, labels=labels)
     tokens = count_tokens(model, sets["calibration"].batches[0].inputs)
@@ -154,6 +156,15 @@ def _prepare(
         "middling shape: batches need one size, and padding would be tokens too"
     )
     return Prepared(sets, tokens, repeat_rows(sets["calibration"]), [note])
+
+
+def _sizes(part: SplitPart, name: str, base: Path | None) -> list[tuple[int, int]]:
+    """Width and height of every image of a split."""
+    found = []
+    for place, row in enumerate(raw_images(part.rows, name).select_columns([name])):
+        with naming(part.name_of, place):
+            found.append(image_size(row[name], base))
+    return found
 
 
 def _pixel_values(inputs: Inputs) -> Inputs:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from datasets.arrow_dataset import Dataset
 from torch import Tensor, nn
@@ -154,7 +155,8 @@ def _flat(source: DataSource) -> DataSource:
             for qa in paragraph["qas"]
         ]
         splits[name] = Dataset.from_list(found)
-    return replace(source, splits=splits)
+    numbers = {name: places for name, places in source.numbers.items() if splits[name] is source.splits[name]}
+    return replace(source, splits=splits, numbers=numbers)
 
 
 def _answered(source: DataSource, given: dict[str, str]) -> DataSource:
@@ -172,16 +174,14 @@ def _answered(source: DataSource, given: dict[str, str]) -> DataSource:
             f"question answering needs the columns question, context and answers, but '{source.name}' has "
             f"{', '.join(rows.column_names)}: name them with columns text=QUESTION,text_pair=CONTEXT,label=ANSWERS"
         )
-    splits, gone = {}, 0
-    for name, part in source.splits.items():
-        keep = [i for i, cell in enumerate(part[column]) if references(cell)]
-        gone += len(part) - len(keep)
-        if keep:
-            splits[name] = part.select(keep)
-    if not splits:
+    keep = {
+        name: np.array([i for i, cell in enumerate(part[column]) if references(cell)], dtype=np.int64)
+        for name, part in source.splits.items()
+    }
+    if not any(map(len, keep.values())):
         raise PruneSearchError(f"questions must have answers, but none in '{source.name}' has: check column '{column}'")
-    notes = [f"{gone} questions without an answer were left out"] if gone else []
-    return replace(source, splits=splits, notes=[*source.notes, *notes])
+    gone = sum(map(len, source.splits.values())) - sum(map(len, keep.values()))
+    return source.select(keep, [f"{gone} questions without an answer were left out"] if gone else [])
 
 
 def references(cell: Any) -> list[str]:

@@ -114,7 +114,7 @@ def test_two_files_are_calibration_and_holdout(tmp_path: Path):
         ("a.csv", b"text,label\n", "is empty"),
         ("a.xlsx", b"x", "known extension.*Known: .conll, .csv"),
         ("a.parqet", b"x", "did you mean '.parquet'"),
-        ("a.tsv", b"a long text\tx\nb\n", "row 2 .* has 1"),
+        ("a.tsv", b"a long text\tx\nb\n", "line 2 .* has 1"),
         ("a.csv", b"\xff\xfe\x00", "cannot be read as csv"),
         ("a.jsonl", b'{"a": 1}\n{"a"', "line 2"),
         ("a.jsonl", b"3\n", "JSON object"),

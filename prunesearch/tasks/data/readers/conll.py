@@ -9,12 +9,13 @@ from datasets.arrow_dataset import Dataset
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.readers.delimited import TextTable
+from prunesearch.tasks.data.readers.file_rows import FileRows
 
 _PREFIX = re.compile(r"[a-z]{2,3}(-[a-z]+)?:")
 _START = "-DOCSTART-"
 
 
-def read_conll(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
+def read_conll(path: Path, reading: TextTable) -> FileRows:
     """Read sentences as rows of `tokens` and `tags`: the first and the last column of every line.
 
     Columns are set apart by tabs or blanks. The language that WikiANN writes before every token ("en:") is cut off.
@@ -42,4 +43,5 @@ def read_conll(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
         "tokens": [[token[cut:] for token, _ in sentence] for sentence in full],
         "tags": [[tag for _, tag in sentence] for sentence in full],
     }
-    return Dataset.from_dict(rows), [f"{path.name}: '{min(prefixes)}' was cut off every token"] if cut else []
+    notes = [f"{path.name}: '{min(prefixes)}' was cut off every token"] if cut else []
+    return FileRows(Dataset.from_dict(rows), notes)

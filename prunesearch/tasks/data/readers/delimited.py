@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from datasets.arrow_dataset import Dataset
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.tasks.data.readers.file_rows import FileRows, skipped
 
 # where columns have these names, the first row is a header whatever else is in it
 HEADER_NAMES = frozenset(
@@ -50,32 +53,33 @@ class TextTable:
             raise PruneSearchError(f"a delimiter must be one character, but got '{self.delimiter}'")
 
 
-def read_delimited(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
+def read_delimited(path: Path, reading: TextTable) -> FileRows:
     """Read a table; TSV knows no quotes, a quotation mark is a character like any other there.
 
     Returns:
         The rows, all of them text, and what was decided about the header.
 
     Raises:
-        PruneSearchError: naming a row that has another number of columns.
+        PruneSearchError: naming the line of a row that has another number of columns, or of a quote that is never
+            closed.
     """
     tabs = path.suffix.lower() == ".tsv"
     with path.open(encoding="utf-8-sig", newline="") as file:
         text = file.read()
     delimiter = reading.delimiter or ("\t" if tabs else _find_delimiter(text))
-    table = _parse(text, delimiter, quotes=not tabs)
-    if not table:
-        return Dataset.from_dict({}), []
-    width = len(table[0])
-    bad = [number for number, row in enumerate(table, start=1) if len(row) != width]
-    for number in bad[:1]:
+    numbered = list(_parse(text, delimiter, quotes=not tabs))
+    if not numbered:
+        return FileRows(Dataset.from_dict({}))
+    _check_closed(text, numbered[-1], path, quotes=not tabs)
+    width = len(numbered[0][1])
+    bad = [(line, row) for line, row in numbered if len(row) != width]
+    for line, row in bad[:1]:
         if not reading.skip_bad:
-            row = table[number - 1]
             raise PruneSearchError(
-                f"every row must have {width} columns, but row {number} of '{path}' has {len(row)}: fix that row, "
-                f"or say what sets columns apart (taken: {delimiter!r})"
+                f"every row must have {width} columns, but that of line {line} of '{path}' has {len(row)}: fix that "
+                f"row, leave such rows out with --skip-bad, or say what sets columns apart (taken: {delimiter!r})"
             )
-    table = [row for row in table if len(row) == width]
+    table = [row for _, row in numbered if len(row) == width]
     header = _has_header(table, reading.columns) if reading.header is None else reading.header
     if header:
         names, body = _unlike(table[0]), table[1:]
@@ -84,20 +88,31 @@ def read_delimited(path: Path, reading: TextTable) -> tuple[Dataset, list[str]]:
     else:
         names, body = _name_columns(table), table
         notes = [f"{path.name} has no header: its columns are taken as {', '.join(names)}"]
-    if bad:
-        notes.append(f"{path.name}: {len(bad)} rows of another width were skipped, the first is row {bad[0]}")
-    return Dataset.from_dict({name: [row[i] for row in body] for i, name in enumerate(names)}), notes
+    notes += skipped([f"line {line} of '{path}'" for line, _ in bad], "rows of another width were")
+    places = np.flatnonzero([len(row) == width for _, row in numbered[header:]])
+    columns = {name: [row[i] for row in body] for i, name in enumerate(names)}
+    return FileRows(Dataset.from_dict(columns), notes, places)
 
 
-def _parse(text: str, delimiter: str, *, quotes: bool = True, most: int | None = None) -> Rows:
+def _check_closed(text: str, last: tuple[int, list[str]], path: Path, *, quotes: bool) -> None:
+    """Raise `PruneSearchError` where a quote that is never closed makes one row of the rest of the file."""
+    line, _ = last
+    rest = text.splitlines()[line - 1 :]
+    if quotes and len(rest) > 1 and sum(part.count('"') for part in rest) % 2:
+        raise PruneSearchError(
+            f"every quote must be closed, but the one that opens in line {line} of '{path}' never is, and {len(rest)} "
+            "lines would be one row: mend that line"
+        )
+
+
+def _parse(text: str, delimiter: str, *, quotes: bool = True) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not empty, each with the number of the line that it begins in, from 1."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    rows: Rows = []
-    for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting):
+    rows, begins = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting), 1
+    for row in rows:
         if row:
-            rows.append(row)
-        if most is not None and len(rows) == most:
-            break
-    return rows
+            yield begins, row
+        begins = rows.line_num + 1
 
 
 def _find_delimiter(text: str) -> str:
@@ -107,7 +122,7 @@ def _find_delimiter(text: str) -> str:
     """
     for delimiter in _DELIMITERS:
         try:
-            widths = {len(row) for row in _parse(text, delimiter, most=_TRIED)}
+            widths = {len(row) for _, row in islice(_parse(text, delimiter), _TRIED)}
         except csv.Error:
             continue
         if len(widths) == 1 and widths != {1}:
