@@ -53,13 +53,13 @@ class StudyPoint:
 
     @property
     def schedule(self) -> Schedule:
-        """Its stages, as `ps.apply_` takes them."""
-        return self.record.to_schedule()
+        """Its stages; `plan` has what else is done to the model."""
+        return self.plan.schedule
 
     @property
     def plan(self) -> Plan:
-        """All that is done to the model."""
-        return Plan(self.schedule)
+        """All that is done to the model, as `ps.apply_` takes it."""
+        return self.record.to_plan()
 
     @property
     def speedup(self) -> float:
@@ -80,12 +80,12 @@ class StudyPoint:
                 the model that the study is of, loaded anew.
         """
         chosen = self.study.model_or(model)
-        with apply_(chosen, self.schedule):
+        with apply_(chosen, self.plan):
             yield chosen
 
     def apply_(self, model: nn.Module | None = None) -> Handle:
         """Put this plan into `model`, in place, until `handle.remove()`."""
-        return apply_(self.study.model_or(model), self.schedule)
+        return apply_(self.study.model_or(model), self.plan)
 
     def export(self, to: str = "json", path: str | Path | None = None, **options: Any) -> str | ModelExport:
         """Write it; see `Study.export`."""
@@ -97,7 +97,7 @@ class StudyPoint:
 
     def _repr_html_(self) -> str:
         row = self.study.to_pandas().loc[[self.id]].to_html(float_format=_digits)
-        return f"<p><b>{self.id}</b> <code>{html.escape(str(self.schedule))}</code></p>{row}"
+        return f"<p><b>{self.id}</b> <code>{html.escape(str(self.plan))}</code></p>{row}"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from prunesearch.cli.models import register as register_models
 from prunesearch.cli.option_help import explained, listed, modes, runtimes
 from prunesearch.cli.values import SeveralValues
 from prunesearch.core.tables.export_tables import LOGGERS
-from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, ENGINES, SAMPLERS
+from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, ENGINES, PRECISIONS, SAMPLERS
 from prunesearch.tasks.table import METRICS, TASKS
 
 app = typer.Typer(
@@ -72,7 +72,7 @@ def run(
         typer.Option(help="10ms a batch, 40mJ or 2GMACs an input, 64MiB a batch, 60% or 2x; none: the whole front."),
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="Beside quality: latency, energy, macs, memory, or several (latency,macs).")
+        str | None, typer.Option(help="Beside quality: latency, energy, macs, memory, size, or several (latency,size).")
     ] = None,
     constraint: Annotated[
         list[str] | None,
@@ -86,6 +86,10 @@ def run(
         str | None, typer.Option(help="Of several batch sizes or lengths: mean (weighted; default) or worst.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help=f"{listed(DTYPES, 'float32')}.")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help=f"Searched beside tokens: {listed(PRECISIONS)}, as in float32,int8; none: all that is here."),
+    ] = None,
     attention: Annotated[str | None, typer.Option("--attn", help=f"{listed(ATTENTIONS, 'sdpa')}.")] = None,
     mode: Annotated[str | None, typer.Option(help=f"{modes()}: as you will deploy it.")] = None,
     runtime: Annotated[str | None, typer.Option(help=f"What will run the model: {runtimes()}.")] = None,
@@ -158,6 +162,7 @@ def run(
         "length": length,
         "across": across,
         "dtype": dtype,
+        "precision": precision,
         "attention": attention,
         "mode": mode,
         "runtime": runtime,

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from prunesearch.core.costs import digits, find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.pareto import non_dominated
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import Point, Unpruned
@@ -70,7 +70,7 @@ class Transfer:
 class PricedTrial:
     """A finished trial: its schedule, calibration quality, and latency on the study's device (ms)."""
 
-    schedule: Schedule
+    plan: Plan
     quality: float
     here_ms: float
 
@@ -93,9 +93,9 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
     """
     if not front.points:
         raise PruneSearchError(f"the front of study '{front.study}' has no point to transfer: {front.verdict.text}")
-    base_here, base_there = _median_ms(front, front.unpruned), table.predict(Schedule())
-    price = {t.schedule: table.predict(t.schedule) for t in trials}
-    there_ms = [table.predict(p.to_schedule()) for p in front.points]
+    base_here, base_there = _median_ms(front, front.unpruned), table.predict(Plan())
+    price = {t.plan: table.predict(t.plan) for t in trials}
+    there_ms = [table.predict(p.to_plan()) for p in front.points]
     here_ms = [_median_ms(front, p) for p in front.points]
     items: list[Point | Unpruned] = [*front.points, front.unpruned]
     same = [name for name in front.objectives if not find_cost(name).on_device]
@@ -106,13 +106,11 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
     stays = non_dominated(values)[:-1]
     choices = list(trials)
     if front.unpruned.quality.calibration is not None:
-        choices.append(PricedTrial(Schedule(), front.unpruned.quality.calibration, base_here))
-        price[Schedule()] = base_there
+        choices.append(PricedTrial(Plan(), front.unpruned.quality.calibration, base_here))
+        price[Plan()] = base_there
     points = []
     for i, point in enumerate(front.points):
-        rivals = [
-            (price[t.schedule], str(t.schedule)) for t in choices if t.quality >= (point.quality.calibration or 0.0)
-        ]
+        rivals = [(price[t.plan], str(t.plan)) for t in choices if t.quality >= (point.quality.calibration or 0.0)]
         fastest, instead = min([(there_ms[i], ""), *rivals])
         points.append(
             TransferredPoint(
@@ -129,7 +127,7 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
                 instead=instead,
             )
         )
-    rank = _rank_correlation([t.here_ms for t in trials], [price[t.schedule] for t in trials])
+    rank = _rank_correlation([t.here_ms for t in trials], [price[t.plan] for t in trials])
     regrets = [p.regret for p in points]
     return Transfer(
         study=front.study,

@@ -58,5 +58,5 @@ def transfer_study(
         space = space.with_methods([m for m in space.methods if m in used] or space.methods)
         asked = {**Target("cpu", profile, False).conditions(there), "tokens": task.tokens}
         table = profile_table(profile, task, handle, space, asked, front.model.id)
-    priced = [PricedTrial(t.schedule, t.quality, t.predicted_ms) for t in trials]
+    priced = [PricedTrial(t.plan, t.quality, t.predicted_ms) for t in trials]
     return transfer(front, priced, table, profile.name, trust_of(table))

@@ -14,7 +14,7 @@ from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.pareto import non_dominated
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.cost.costs import Costs
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import at_hand, describe_device, is_device
@@ -145,7 +145,7 @@ def verify(
     meter, notes = _meter(config, device)
     try:
         setting = make_setting(config, task=task, model=model)
-        with apply_(setting.task.model, Schedule()) as handle:
+        with apply_(setting.task.model, Plan()) as handle:
             bench = Bench(setting, handle, meter=meter, seconds=seconds / len(setting.loads))
             points = measured_points(front, bench)
             inputs = setting.task.timing_inputs(config.batch_size)
@@ -181,16 +181,16 @@ def measured_points(front: Front, bench: Bench) -> list[VerifiedPoint]:
     """Every item of the front with its costs of now, the unpruned model first."""
     items: list[tuple[str, str, FrontItem]] = [("unpruned", "unpruned", front.unpruned)]
     items += [(p.id, p.text, p) for p in front.points]
-    schedules = [Schedule(), *(p.to_schedule() for p in front.points)]
+    plans = [Plan(), *(p.to_plan() for p in front.points)]
     names = list(front.unpruned.costs)
-    measured = remeasure(bench, names, schedules)
+    measured = remeasure(bench, names, plans)
     seen = {*measured[0].costs, *(name for load in measured[0].loads for name in load)}
     priced = {name: found for name in names if name not in seen and (found := _priced(name, bench)) is not None}
     rows = [_checks(front, item, found, measured[0]) for (_, _, item), found in zip(items, measured, strict=True)]
-    for (costs, _), (_, _, item), schedule in zip(rows, items, schedules, strict=True):
+    for (costs, _), (_, _, item), plan in zip(rows, items, plans, strict=True):
         for name, amount in item.costs.items():
             if name not in costs:
-                costs[name] = _unmeasured(amount, priced.get(name), schedule)
+                costs[name] = _unmeasured(amount, priced.get(name), plan)
     base = rows[0][0]["latency"].value
     return [
         VerifiedPoint(id=name, text=text, costs=costs, loads=loads, speedup=base / costs["latency"].value)
@@ -230,11 +230,11 @@ def _check(amount: CostAmount, now: Measured) -> Check:
     return Check(predicted=amount.predicted, study=study, now=now, how="measured")
 
 
-def _unmeasured(amount: CostAmount, priced: Costs | None, schedule: Schedule) -> Check:
+def _unmeasured(amount: CostAmount, priced: Costs | None, plan: Plan) -> Check:
     study = None if amount.measured is None else amount.measured.value
     if priced is None:
         return Check(predicted=amount.predicted, study=study, now=None, how="kept")
-    now = Measured(value=priced.predict(schedule))
+    now = Measured(value=priced.predict(plan))
     return Check(predicted=amount.predicted, study=study, now=now, how="recomputed")
 
 

@@ -45,7 +45,7 @@ class Cost(Row):
 
     name: str
     unit: str
-    per: Literal["batch", "input"]
+    per: Literal["batch", "input", "model"]
     noun: str
     a_noun: str
     typed: Mapping[str, float]
@@ -67,7 +67,12 @@ class Cost(Row):
     @property
     def title(self) -> str:
         """`latency of a batch`."""
-        return f"{self.noun} of {'a batch' if self.per == 'batch' else 'an input'}"
+        return f"{self.noun} of {self.of}"
+
+    @property
+    def of(self) -> str:
+        """`a batch`."""
+        return f"{'an' if self.per[0] in 'aeiou' else 'a'} {self.per}"
 
     @property
     def searched(self) -> bool:
@@ -167,15 +172,28 @@ _ROWS = (
             "kib": 2**-10,
             "mib": 1.0,
             "gib": 2.0**10,
-            "kb": 1e3 / 2**20,
-            "mb": 1e6 / 2**20,
-            "gb": 1e9 / 2**20,
         },
-        examples="64MiB, 0.5GB",
+        examples="64MiB, 0.5GiB",
         least="Smallest",
         less="smaller",
         on_device=False,
         predicted_by="estimated from shapes",
+    ),
+    Cost(
+        target=f"{_PRICING}:SizePricing",
+        help="size of the model's weights on disk, counted",
+        name="size",
+        unit="MB",
+        per="model",
+        noun="size",
+        a_noun="a size",
+        typed={"kb": 1e-3, "mb": 1.0, "gb": 1e3},
+        examples="20MB, 0.5GB",
+        least="Smallest",
+        less="smaller",
+        on_device=False,
+        exact=True,
+        predicted_by="counted",
     ),
 )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 
 
@@ -38,32 +39,41 @@ class Costs(Pieces, Protocol):
     def geometry(self) -> Geometry:
         """Of the model that is priced."""
 
+    def under(self, changes: tuple[Change, ...]) -> Costs:
+        """Those of the model with these changes."""
+
     def price(self, flow: Flow) -> float:
         """A whole forward."""
 
-    def predict(self, schedule: Schedule) -> float:
-        """The forward of the model under a schedule."""
+    def predict(self, plan: Plan | Schedule) -> float:
+        """The forward of the model under a plan."""
 
 
 class OfOneModel:
-    """Costs that know their model: `predict` is the price of a schedule on it."""
+    """Costs that know their model: `predict` is the price of a plan on it."""
 
     @property
     def geometry(self) -> Geometry:
         """Of the model that is priced."""
         raise NotImplementedError
 
+    def under(self, changes: tuple[Change, ...]) -> Costs:
+        """Those of the model with these changes; the same, for what no change makes cheaper."""
+        return cast(Costs, self)
+
     def price(self, flow: Flow) -> float:
         """A whole forward."""
         raise NotImplementedError
 
-    def predict(self, schedule: Schedule) -> float:
-        """The forward of the model under a schedule.
+    def predict(self, plan: Plan | Schedule) -> float:
+        """The forward of the model under a plan.
 
         Raises:
-            PruneSearchError: for a schedule that does not fit the model, or has what was not measured.
+            PruneSearchError: for a plan that does not fit the model, or has what was not measured.
         """
-        return self.price(schedule.flow(self.geometry))
+        changes = Plan.of(plan).changes
+        costs = self.under(changes) if changes else cast(Costs, self)
+        return costs.price(plan.flow(self.geometry))
 
 
 def breakdown(pieces: Pieces, flow: Flow) -> dict[str, float]:

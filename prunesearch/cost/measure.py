@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from prunesearch.core.plans.plan import Change
 from prunesearch.core.tables.names import load_target
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import device_of
@@ -29,6 +30,7 @@ def measure_table(
     patience_s: float = 0.0,
     concurrency: int = 1,
     label: str = "measuring cost table",
+    variants: Sequence[tuple[Change, ...]] = ((),),
 ) -> CostTable:
     """Measure what the pieces of `model` cost on a batch, and the table's error on schedules it has not seen.
 
@@ -48,6 +50,7 @@ def measure_table(
         patience_s: wait up to so many seconds for others to leave the device alone.
         concurrency: forwards under way at once; others than the measured one run in processes of their own.
         label: of the progress bar.
+        variants: changes that the model is measured with too, in the same run; the first is none.
 
     Raises:
         PruneSearchError: for a count, method or mode that cannot be.
@@ -66,6 +69,7 @@ def measure_table(
         patience_s=patience_s,
         concurrency=concurrency,
         label=label,
+        variants=variants,
     )
     table: CostTable = load_target(row.table)(model, inputs, wanted)
     return table

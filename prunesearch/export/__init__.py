@@ -58,4 +58,4 @@ def export(front: Front, spec: str, to: str = "json", *, lossy: bool = False) ->
     point = pick(front, spec)
     model = front.model
     shape = ModelShape(model.depth, model.tokens, model.protected, provenance_of(point, front))
-    return export_schedule(point.to_schedule(), target, shape, lossy=lossy)
+    return export_schedule(point.to_plan(), target, shape, lossy=lossy)

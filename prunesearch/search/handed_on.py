@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from optuna import Study
 
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.pruning.apply import Handle
 from prunesearch.search.costs.costing import Costing
 from prunesearch.search.solve.losses import Sensitivities
+from prunesearch.search.space.plan_space import PlanSpace
 from prunesearch.search.space.space import Space
-from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.search.trials.evaluate import Evaluation, Evaluator
 from prunesearch.study.alone import Alone
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.setup import Setting
@@ -64,16 +65,18 @@ class Probed:
     """After the second: what single stages lose, and the schedules that this says are worth a try.
 
     Attributes:
-        space: the methods that are worth proposing.
+        space: the methods and the precisions that are worth proposing.
         split: calibration rows that trials are evaluated on.
-        seeds: schedules inside every bound, solved for.
+        seeds: plans inside every bound, solved for.
+        evaluator: on the split.
     """
 
     priced: Priced
-    space: Space
+    space: PlanSpace
     split: EvalSet
     sensitivities: Sensitivities
-    seeds: list[Schedule]
+    seeds: list[Plan]
+    evaluator: Evaluator
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from prunesearch.tasks.base import Task
 
-_STEPS = 6  # loading, costs, sensitivities, search, holdout, measurement
+_STEPS = 7  # loading, costs, sensitivities, search, holdout, measurement, ladder
 
 
 def run(

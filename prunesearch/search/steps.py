@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 from optuna import Study
 
 from prunesearch.core.constraint import relative_bound
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import Moving, moving, say, step
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.registry import ENGINES
 from prunesearch.cost.devices.device import is_device, kind_of
 from prunesearch.pruning.apply import apply_
@@ -26,7 +28,7 @@ from prunesearch.search.handed_on import Priced, Probed, Run, Searched
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.sensitivity import measure_sensitivities
 from prunesearch.search.space.given import given_seed
-from prunesearch.search.space.space import Space
+from prunesearch.search.space.plan_space import PlanSpace
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.constraints import QualityConstraints
 from prunesearch.search.trials.convergence import Convergence
@@ -71,18 +73,38 @@ def probe(priced: Priced) -> Probed:
     config = run.setting.config
     split = run.setting.task.calibration.take(config.search_samples)
     sensitivities = _sensitivities(run, costing, split)
+    evaluator = Evaluator(run.setting.task, run.handle, split)
+    sensitivities = _with_base(run, costing.space, sensitivities, evaluator)
     space = costing.space.with_methods(sensitivities.methods)
     wanted = max(config.first_seeds, _FALLBACKS)
     seeds = seeds_within(space, sensitivities, costing.objectives, wanted, config.asked)
-    return Probed(priced, space, split, sensitivities, [seed.schedule for seed in seeds])
+    return Probed(priced, space, split, sensitivities, [seed.plan for seed in seeds], evaluator)
+
+
+def _with_base(run: Run, space: PlanSpace, found: Sensitivities, evaluator: Evaluator) -> Sensitivities:
+    """With what every change of the model loses by itself, on all rows of the search."""
+    missing = [plan for plan in space.unpruned if plan.changes and plan.variant not in found.base]
+    if not missing:
+        return found
+    base = {plan.variant: evaluator.evaluate(plan).loss for plan in missing}
+    n = evaluator.split.n
+    found = replace(found, base={**found.base, **base}, passes=found.passes + n * len(base))
+    found.save(_kept(run))
+    said = ", ".join(f"{name} {loss:.3g}" for name, loss in base.items())
+    say(f"divergence of the unpruned model by precision, nats: {said}")
+    return found
+
+
+def _kept(run: Run) -> Path:
+    return run.folder.path / "sensitivities.json"
 
 
 def _sensitivities(run: Run, costing: Costing, split: EvalSet) -> Sensitivities:
-    path = run.folder.path / "sensitivities.json"
+    path = _kept(run)
     if path.exists():
         step("sensitivities: kept from before")
         return Sensitivities.load(path)
-    config, space, objective = run.setting.config, costing.space, costing.objectives[0]
+    config, space, objective = run.setting.config, costing.space.schedules, costing.objectives[0]
     cells = len(space.layers) * (len(space.keeps) - 1) * len(space.methods)
     step(f"sensitivities: one-stage losses where the front could change ({cells} cells in all)")
     with moving("sensitivities", config.sensitivity_units) as progress:
@@ -111,13 +133,13 @@ def search(probed: Probed) -> Searched:
     if config.storage is not None:
         check_same_costs(study, run.folder)
     run.lock.release()
-    started = time.monotonic()
-    evaluator = Evaluator(run.setting.task, run.handle, split)
+    started, evaluator = time.monotonic(), probed.evaluator
     unpruned = evaluator.unpruned()
-    limit_s = trial_limit(time.monotonic() - started)
+    limit_s = trial_limit(evaluator.seconds + time.monotonic() - started)
     asking = _asking(probed, study, unpruned)
     engine: Engine = ENGINES.load(config.engine)(_context(run.setting, evaluator, limit_s))
-    asking.enqueue([*_given(config, probed.space, asking), *probed.seeds[: config.first_seeds]])
+    given, rivals = _given(config, probed.space, asking), probed.space.unpruned[1:]
+    asking.enqueue([*given, *rivals, *probed.seeds[: config.first_seeds]])
     known = f", {len(asking.known)} kept from before" if asking.known else ""
     many = "schedules until the front has converged" if config.trials is None else f"{config.trials} schedules"
     step(f"search: {many} on {split.n} calibration rows ({config.sampler}{known})")
@@ -169,19 +191,21 @@ def load_evaluate(settings: dict[str, Any]) -> Evaluate:
     if is_device(config.device):  # a worker sees its own GPU alone
         config = config.model_copy(update={"device": config.device.partition(":")[0]})
     task = make_setting(config).task
-    handle = apply_(task.model, Schedule(), seed=config.seed)
+    handle = apply_(task.model, Plan(), seed=config.seed)
     evaluator = Evaluator(task, handle, task.calibration.take(config.search_samples))
     return lambda schedule, rival: evaluator.evaluate(schedule, rival=rival)
 
 
-def _given(config: RunConfig, space: Space, asking: Search) -> list[Schedule]:
-    """The schedules to start from, as members of the space and inside the budget."""
+def _given(config: RunConfig, space: PlanSpace, asking: Search) -> list[Plan]:
+    """The plans to start from, as members of the space and inside the budget."""
     found = []
     for path in config.start_from:
-        schedule, notes = given_seed(Path(path), space)
+        plan, notes = given_seed(Path(path), space.schedules)
+        if plan.variant not in space.variants:
+            raise PruneSearchError(f"seed {path} is in {plan.variant}, which is not searched: use --precision")
         for note in notes:
             say(note)
-        found.append(asking.project(schedule))
+        found.append(asking.project(plan))
     return found
 
 

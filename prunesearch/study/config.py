@@ -25,7 +25,7 @@ from prunesearch.core.constraint import Constraint
 from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.core.duration import seconds_of
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.tables.registry import ACROSS, ATTENTIONS, DTYPES, ENGINES, SAMPLERS
+from prunesearch.core.tables.registry import ACROSS, ATTENTIONS, DTYPES, ENGINES, PRECISIONS, SAMPLERS
 from prunesearch.cost.timing.modes import check_measurable, mode_of
 from prunesearch.study.loads import Load, in_order, read_loads, spread_loads
 from prunesearch.study.storage.urls import hide_password
@@ -117,6 +117,9 @@ class RunConfig(BaseModel):
         across: a name in `ACROSS`: how the shares of the unpruned latency that several loads have become one.
         eval_batch_size: rows in a batch whose quality is measured.
         dtype: of the model's weights and activations.
+        precision: what plans may put the model in beside its tokens, names in `PRECISIONS`, as a list or
+            `float32,int8`; the model's own dtype is always among them. None: those of fewer bits that the device at
+            hand has in this runtime.
         attention: a name in `ATTENTIONS`.
         mode: how forwards are executed, a name in `RUNTIMES`; `runtime="onnxruntime"` says it too.
         concurrency: forwards under way at once, the measured one among them.
@@ -173,6 +176,7 @@ class RunConfig(BaseModel):
     batch_size: int = Field(default=8, ge=1)
     eval_batch_size: int = Field(default=64, ge=1)
     dtype: str = "float32"
+    precision: list[str] | None = None
     attention: str = "sdpa"
     mode: str = "eager"
     concurrency: int = Field(default=1, ge=1)
@@ -258,6 +262,15 @@ class RunConfig(BaseModel):
                 f"`objectives <= {_MOST_OBJECTIVES}` must hold beside quality, but got '{text}': bound the others"
             )
         return names
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _precisions(cls, value: Any) -> Any:
+        """Read `float32,int8`."""
+        names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        for name in names or ():
+            PRECISIONS.entry(name)
+        return names if names is None else list(dict.fromkeys(names))
 
     @field_validator("constraints", "start_from", mode="before")
     @classmethod

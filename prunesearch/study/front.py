@@ -22,6 +22,7 @@ from prunesearch.study.front_records import (
     LoadInfo,
     ModelInfo,
     Percentile,
+    Rung,
     SearchInfo,
     Selection,
     TableInfo,
@@ -93,6 +94,11 @@ class Front(FrontRecord):
         description="what a reader should know of the result, such as a visible winner's curse",
     )
     verdict: Verdict = Field(description="the answer in one sentence")
+    ladder: list[Rung] = Field(
+        default_factory=list,
+        description="what one line of each runtime and precision would give the unpruned model here; empty where the "
+        "device was not at hand, and in older files",
+    )
     search: SearchInfo = Field(description="what the search spent")
 
     @model_validator(mode="after")

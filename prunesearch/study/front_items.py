@@ -199,7 +199,7 @@ class Unpruned(FrontItem):
 
 
 class Point(FrontItem):
-    """One schedule of the front, re-evaluated on the holdout split, and re-measured where the device is at hand."""
+    """One plan of the front, re-evaluated on the holdout split, and re-measured where the device is at hand."""
 
     id: str = Field(min_length=1, description="name of the point in this file: `p1`, `p2`, ...")
     trial: int = Field(description="number of the trial in the study")
@@ -235,9 +235,14 @@ class Point(FrontItem):
         return Plan.from_dict(self.plan)
 
     def to_schedule(self) -> Schedule:
-        """Return the schedule, ready for `apply_`.
+        """Return its stages alone.
 
         Raises:
             PruneSearchError: if the plan does more than its token stages.
         """
         return self.to_plan().tokens_only
+
+    @property
+    def variant(self) -> str:
+        """What is done to the model beside its tokens: `int8`; empty where nothing is."""
+        return self.to_plan().variant

@@ -188,6 +188,22 @@ class Selection(FrontRecord):
     )
 
 
+class Rung(FrontRecord):
+    """What one line would give the UNPRUNED model here, and what the best plan's stages add on top in that runtime.
+
+    All of a ladder are timed interleaved in one run; qualities are of the same holdout rows, the first rung's too.
+    """
+
+    runtime: str = Field(description="a name of `--mode` or `--runtime`; the first is the run's reference, eager torch")
+    precision: str | None = Field(default=None, description="what the model is in; null where the runtime was skipped")
+    ms: float | None = Field(default=None, gt=0, description="median latency of the unpruned model")
+    speedup: float | None = Field(default=None, gt=0, description="over the first rung")
+    quality: float | None = Field(default=None, description="of the unpruned model, on the rows of the ladder")
+    plan_ms: float | None = Field(default=None, gt=0, description="median latency with the stages of the best plan")
+    plan_quality: float | None = Field(default=None, description="likewise")
+    skipped: str | None = Field(default=None, description="why it was not measured; null where it was")
+
+
 class Verdict(FrontRecord):
     """The answer in one sentence."""
 

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.pareto import non_dominated
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.storage.opening import old_database, open_storage
@@ -39,7 +40,7 @@ class TrialRecord:
     """
 
     number: int
-    schedule: Schedule
+    plan: Plan
     quality: float
     loss: float
     predicted_ms: float
@@ -49,6 +50,11 @@ class TrialRecord:
     seconds: float
     rows: int | None = None
     rows_total: int | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """The stages of its plan."""
+        return self.plan.schedule
 
     @property
     def share(self) -> float:
@@ -189,10 +195,10 @@ def _readable(where: Path | str) -> Iterator[None]:
         raise
 
 
-def schedule_of(trial: FrozenTrial) -> Schedule | None:
-    """The schedule of a trial; None before it was chosen."""
+def plan_of(trial: FrozenTrial) -> Plan | None:
+    """The plan of a trial, which it has as the attribute `schedule`; None before it was chosen."""
     written = trial.user_attrs.get("schedule")
-    return None if written is None else Schedule.from_dict(written)
+    return None if written is None else Plan.from_dict(written)
 
 
 def is_withdrawn(trial: FrozenTrial) -> bool:
@@ -206,7 +212,7 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
     loss, *values = trial.values
     return TrialRecord(
         number=trial.number,
-        schedule=Schedule.from_dict(attrs["schedule"]),
+        plan=Plan.from_dict(attrs["schedule"]),
         quality=attrs["quality"],
         loss=loss,
         predicted_ms=attrs["latency"],
@@ -221,10 +227,10 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
 
 def finished_trials(study: optuna.Study) -> list[TrialRecord]:
     """All complete trials of a study, one for each schedule, in their order."""
-    records: dict[Schedule, TrialRecord] = {}
+    records: dict[Plan, TrialRecord] = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         record = record_of(trial)
-        records.setdefault(record.schedule, record)
+        records.setdefault(record.plan, record)
     return list(records.values())
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import Handle
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Inputs, Labels
 from prunesearch.tasks.metrics.metric import Metric, find_metric
@@ -161,7 +161,7 @@ class Task(ABC):
         """The labels as a reader sees them, one line a row."""
         return [str(label) for label in batch.labels]
 
-    def remarks(self, handle: Handle, schedules: Mapping[str, Schedule], batch_size: int) -> list[str]:
+    def remarks(self, handle: Handle, schedules: Mapping[str, Plan], batch_size: int) -> list[str]:
         """Lines on finished schedules, by point id, that no column has (such as the time to decode); measured now."""
         return []
 

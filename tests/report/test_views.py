@@ -15,6 +15,7 @@ from dash import html
 
 from prunesearch.core.costs import COSTS
 from prunesearch.core.pareto import hypervolume_2d, non_dominated
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export import FORMATS, export
 from prunesearch.report.views import figures, figures_search, pages
@@ -198,7 +199,7 @@ def test_a_running_search_shows_the_front_of_its_trials():
     assert {item.id for item in view.items} == expected
     assert view.split == "calibration"
     assert "calibration" in front_figure([view])["layout"]["yaxis"]["title"]["text"]
-    assert view.items[0].tokens == SHAPE.counts(view.items[0].schedule)
+    assert view.items[0].tokens == SHAPE.counts(view.items[0].plan)
     assert view.best_at_budget() is None
 
 
@@ -285,7 +286,7 @@ def test_contributions_find_the_method_that_helps():
     rng = random.Random(0)
     trials = []
     for trial in plain_trials(60):
-        good = any(s.scorer == "value_norm" for s in trial.schedule)
+        good = any(s.scorer == "value_norm" for s in trial.plan)
         quality = 0.02 * trial.attrs["latency"] + (0.1 if good else 0.0) + 0.001 * rng.random()
         trials.append(replace(trial, attrs={**trial.attrs, "quality": quality}))
     view = StudyView("a", "a", None, trials, {}, SHAPE)
@@ -294,7 +295,7 @@ def test_contributions_find_the_method_that_helps():
     best = {kind: next(c for c in found if c.kind == kind) for kind in ("scorer", "merge", "method")}
     assert [best[kind].name for kind in best] == ["value_norm", "drop", "value_norm+drop"]
     assert best["method"].gain > 3 * best["method"].error
-    users = [t for t in trials if any(s.method == "value_norm+drop" for s in t.schedule)]
+    users = [t for t in trials if any(s.method == "value_norm+drop" for s in t.plan)]
     assert best["method"].trials == best["scorer"].trials == len(users)
     assert [c.name for c in found if c.name == "bipartite"] == ["bipartite"]  # it has no scorer to be a method with
     bars = contributions_figure(found)["data"][0]
@@ -332,7 +333,7 @@ def test_tokens_and_time(study):
     assert [c == "--accent" for c in bars[1]["marker"]["color"]] == [layer in (2, 5) for layer in range(9)]
     table = small_table()
     view = replace(study, read_table=lambda: table)
-    plain = replace(item, schedule=Schedule(), id="q")
+    plain = replace(item, plan=Plan(), id="q")
     rows = time_rows(view, [plain])
     assert rows == [("q", table.breakdown(Schedule().flow(table.geometry)))]
     drawn = time_figure(rows)["data"]

@@ -32,6 +32,7 @@ from tests.support.some import some
 from tests.support.studies import load_study
 
 SMALL = {
+    "precision": ["float32"],  # tests of others search precisions
     "batch_size": 16,
     "eval_batch_size": 16,
     "trials": 10,

@@ -83,8 +83,8 @@ def test_what_the_first_steps_found_is_kept_when_a_later_one_fails(folder: Path,
 
 def test_a_run_tells_its_steps_and_how_far_it_is(folder: Path, heard: Heard) -> None:
     run(config(folder), "told", root=folder / "studies")
-    assert heard.events[0] == Planned(6)
-    assert [type(event) for event in heard.events].count(StepBegun) == 6
+    assert heard.events[0] == Planned(7)
+    assert [type(event) for event in heard.events].count(StepBegun) == 7
     trials = heard.progress("trials")
     assert next(p.done for p in trials if not p.best) == 0
     assert (trials[-1].done, trials[-1].total, trials[-1].over) == (4, 4, True)

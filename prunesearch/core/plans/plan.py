@@ -167,6 +167,11 @@ class Plan:
         return len(self.schedule)
 
     @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Of its schedule."""
+        return self.schedule.stages
+
+    @property
     def variant(self) -> str:
         """What is done to the model beside its tokens, in a word or two: `int8`; empty where nothing is."""
         return variant_of(self.changes)

@@ -249,6 +249,8 @@ RUNTIMES = make_table(
             "torch.compile",
             _WALKED,
             compiles=True,
+            makes=True,
+            precisions=("bfloat16", "float16"),
         ),
         "cuda-graph": RuntimeRow(
             f"{_TIMING}.modes:CudaGraph",
@@ -264,6 +266,8 @@ RUNTIMES = make_table(
             "ONNX Runtime",
             f"{_TIMING}.runtime_table:measure_runtime_table",
             by_torch=False,
+            makes=True,
+            precisions=(),
             devices=("cpu",),
         ),
         "openvino": RuntimeRow(
@@ -271,6 +275,8 @@ RUNTIMES = make_table(
             "exported models in OpenVINO, on the CPU",
             "OpenVINO",
             by_torch=False,
+            makes=True,
+            precisions=(),
             devices=("cpu",),
         ),
         "torch-export": RuntimeRow(
@@ -278,6 +284,9 @@ RUNTIMES = make_table(
             "exported models, the graph of a .pt2 file, on the CPU",
             "torch.export",
             by_torch=False,
+            speeds=False,
+            makes=True,
+            precisions=(),
             devices=("cpu",),
         ),
     },

@@ -120,6 +120,9 @@ class RuntimeRow(Row):
         devices: kinds of device that it runs on; none: all.
         compiles: it compiles for every new number of tokens, so that only a grid of them is measured.
         launches: the host launches every kernel.
+        speeds: people take it to make a model faster, so that a run tells what it gives.
+        makes: it writes or compiles a model first, which takes long.
+        precisions: in which costs are measured in it, beside the model's own; None: all that torch has on the device.
     """
 
     shown: str = ""
@@ -128,6 +131,9 @@ class RuntimeRow(Row):
     devices: tuple[str, ...] = ()
     compiles: bool = False
     launches: bool = True
+    speeds: bool = True
+    makes: bool = False
+    precisions: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import kind_of
@@ -35,12 +36,12 @@ def measure_schedule_energy(
     meter: EnergyMeter,
     model: nn.Module,
     inputs: Mapping[str, Tensor],
-    schedules: Sequence[Schedule],
+    schedules: Sequence[Plan | Schedule],
     *,
     mode: str = "eager",
     window_s: float = 5.0,
     repeats: int = 3,
-) -> EnergyRun[Schedule]:
+) -> EnergyRun[Plan | Schedule]:
     """Gross and net mJ of ONE ROW of the batch under each schedule, interleaved; see `measure_energy`.
 
     Args:
@@ -67,7 +68,7 @@ def measure_schedule_energy(
         )
 
 
-def _job(runner: Eager, schedule: Schedule) -> Callable[[], object]:
+def _job(runner: Eager, schedule: Plan | Schedule) -> Callable[[], object]:
     def forward() -> object:
         if runner.current != schedule:
             runner.prepare(schedule)
@@ -87,7 +88,7 @@ def fit_table_energy(
     repeats: int = 3,
     schedules: int = FITTED,
     seed: int = 0,
-    measure: Callable[..., EnergyRun[Schedule]] = measure_schedule_energy,
+    measure: Callable[..., EnergyRun[Plan | Schedule]] = measure_schedule_energy,
 ) -> EnergyFit:
     """Measure a few schedules' energy and fit the power of each kind of piece, for the conditions of `table`.
 
@@ -98,7 +99,10 @@ def fit_table_energy(
         measure: as `measure_schedule_energy`.
     """
     widths = {cell.n for cell in table.cells.mlp}
-    chosen = [Schedule(), *draw_unseen(table.shape, widths, methods, count=schedules - 1, seed=seed + 2, between=False)]
+    chosen: list[Plan | Schedule] = [
+        Schedule(),
+        *draw_unseen(table.shape, widths, methods, count=schedules - 1, seed=seed + 2, between=False),
+    ]
     run = measure(
         meter,
         model,

@@ -6,11 +6,12 @@ import os
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import load_json, write_text_atomic
 from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.plan import Change, variant_of
 from prunesearch.cost.costs import OfOneModel, breakdown
 from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.surface import Line, ReducePoint, ReduceSurface, fit_straight_line
@@ -23,12 +24,18 @@ _READ = (2, 3)  # in version 2 all blocks were alike
 class CostTable(TableFacts, OfOneModel):
     """Latency of a model's pieces, which `price` adds up to whole forwards.
 
-    All latencies are milliseconds for one batch under `conditions`.
+    All latencies are milliseconds for one batch under `conditions`. `changed` has the cells of the model with changes
+    (`Plan.variant`), measured in the same run.
     """
 
     format: Literal["prunesearch.cost_table"] = "prunesearch.cost_table"
     version: Literal[3] = 3
     cells: Cells
+    changed: dict[str, Cells] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name != "changed" or value}
 
     @model_validator(mode="before")
     @classmethod
@@ -38,7 +45,8 @@ class CostTable(TableFacts, OfOneModel):
 
     @model_validator(mode="after")
     def _sampled(self) -> Self:
-        bare = [row["piece"] for row in self.cells.rows() if row["samples"] == 0]
+        every = [self.cells, *self.changed.values()]
+        bare = [row["piece"] for cells in every for row in cells.rows() if row["samples"] == 0]
         if bare and self.status == "measured":
             raise ValueError(f"a measured cell has samples, but {bare[0]} has none")
         return self
@@ -79,6 +87,31 @@ class CostTable(TableFacts, OfOneModel):
     def geometry(self) -> Geometry:
         """Of the model that the table is of."""
         return self.shape.geometry
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """What the model was measured with, as `Plan.variant` says it; the first, nothing, is empty."""
+        return ("", *self.changed)
+
+    def under(self, changes: tuple[Change, ...]) -> CostTable:
+        """The table of the model with these changes.
+
+        Raises:
+            PruneSearchError: if they were not measured.
+        """
+        variant = variant_of(changes)
+        if not variant:
+            return self
+        if variant not in self._under:
+            if variant not in self.changed:
+                known = ", ".join(self.changed) or "none"
+                raise PruneSearchError(
+                    f"the cost table has nothing in {variant} (changes that it has: {known}): measure a new one "
+                    "(another study name), or leave it out (--precision)"
+                )
+            facts = {name: getattr(self, name) for name in TableFacts.model_fields}
+            self._under[variant] = CostTable(**{**facts, "cells": self.changed[variant]})
+        return self._under[variant]
 
     def price(self, flow: Flow) -> float:
         """Latency of a whole forward, in ms.
@@ -139,6 +172,10 @@ class CostTable(TableFacts, OfOneModel):
         return {}
 
     @cached_property
+    def _under(self) -> dict[str, CostTable]:
+        return {}
+
+    @cached_property
     def _seen_attention(self) -> dict[tuple[int, bool, int], float]:
         return {}
 
@@ -194,7 +231,7 @@ class CostTable(TableFacts, OfOneModel):
                 f"the cost table goes up to {mine.tokens} tokens, but this model has {shape.tokens}: "
                 "measure a table of it (prunesearch profile --model ...)"
             )
-        notes, cells = list(self.notes), self.cells
+        notes, every = list(self.notes), {"": self.cells, **self.changed}
         if shape.depth != mine.depth:
             notes.append(f"table of {mine.depth} blocks, added up for {shape.depth}")
         if shape.family != mine.family:
@@ -202,11 +239,11 @@ class CostTable(TableFacts, OfOneModel):
         if shape.tokens != mine.tokens:
             notes.append(f"table of {mine.tokens} tokens, interpolated for {shape.tokens}")
             share = shape.tokens / mine.tokens
-            stem = {k: getattr(cells.stem, k) * share for k in ("ms", "median_ms", "p10_ms", "p90_ms")}
-            cells = cells.model_copy(update={"stem": cells.stem.model_copy(update={**stem, "samples_us": []})})
+            every = {variant: cells.with_stem_times(share) for variant, cells in every.items()}
         facts = {name: getattr(self, name) for name in TableFacts.model_fields}
         conditions = {**self.conditions, "tokens": shape.tokens}
-        return CostTable(**{**facts, "shape": shape, "conditions": conditions, "cells": cells, "notes": notes})
+        facts |= {"shape": shape, "conditions": conditions, "notes": notes}
+        return CostTable(**facts, cells=every.pop(""), changed=every)
 
     def summary(self) -> dict[str, Any]:
         """How good the table is, flat, for `front.json`; the errors are NaN before a validation."""
@@ -223,7 +260,7 @@ class CostTable(TableFacts, OfOneModel):
             "noisy": self.noise.noisy,
             "noise": self.noise.spread,
             "seconds": self.seconds,
-            "cells": len(self.cells),
+            "cells": sum(map(len, [self.cells, *self.changed.values()])),
         }
 
     # -- files -----------------------------------------------------------------------------------------

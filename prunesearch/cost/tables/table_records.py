@@ -64,6 +64,11 @@ class Cells(Record):
     def __len__(self) -> int:
         return 1 + len(self.head) + len(self.attention) + len(self.mlp) + len(self.reduce)
 
+    def with_stem_times(self, share: float) -> Cells:
+        """The same with all before the first block taking `share` of its time."""
+        stem = {name: getattr(self.stem, name) * share for name in ("ms", "median_ms", "p10_ms", "p90_ms")}
+        return self.model_copy(update={"stem": self.stem.model_copy(update={**stem, "samples_us": []})})
+
     def rows(self) -> list[dict[str, Any]]:
         """One flat row a cell, `piece` first, as `pandas.DataFrame` takes them; without the single timings."""
         cells: list[tuple[str, Cell]] = [("stem", self.stem)]

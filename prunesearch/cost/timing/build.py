@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Change
 from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.devices.device import clock_for, describe_device
@@ -22,7 +23,16 @@ from prunesearch.cost.tables.smooth import smooth
 from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, ReduceCell
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.samples import Noise, Samples
-from prunesearch.cost.timing.walk import Piece, Walker, Walks, plan_walks, take_walks
+from prunesearch.cost.timing.walk import (
+    Piece,
+    Walker,
+    Walks,
+    in_turns,
+    plain_piece,
+    plan_walks,
+    take_walks,
+    variant_of_piece,
+)
 from prunesearch.pruning.borders import borrowed
 
 _OUTLIERS = 0.05  # of the walks, at either end, are left out of the means
@@ -49,6 +59,7 @@ def build_table(
     label: str = "measuring cost table",
     taken: Callable[[Walks], None] = lambda walks: None,
     go_on: Callable[[Cells], bool] = lambda cells: False,
+    variants: Sequence[tuple[Change, ...]] = ((),),
 ) -> CostTable:
     """Measure what every piece of `model` costs on a batch, at every token count and with every method given.
 
@@ -72,6 +83,7 @@ def build_table(
         label: of the progress bar.
         taken: is given the walks when all are taken.
         go_on: asked with the cells so far when the time is up, and at times after that; at most `LONGEST` budgets.
+        variants: changes that the model is measured with too, in turns; the first is none.
 
     Raises:
         PruneSearchError: for a count or a method that cannot be, or an unsupported device.
@@ -83,7 +95,9 @@ def build_table(
     with borrowed(model) as handle:
         shape = describe_shape(model, handle, inputs)
         grid = check_counts(counts, shape)
-        plan = plan_walks(shape.depth, shape.tokens, shape.protected, grid, methods, seed)
+        plan = in_turns(
+            lambda s: plan_walks(shape.depth, shape.tokens, shape.protected, grid, methods, s), variants, seed
+        )
         walker = Walker(runner_for(mode, model, handle, inputs), shape, clock or clock_for(device))
         walks = take_walks(
             walker,
@@ -100,12 +114,14 @@ def build_table(
         )
         conditions = conditions_of(handle, inputs, shape.tokens, mode, concurrency)
     taken(walks)
+    changed = dict.fromkeys(filter(None, map(variant_of_piece, walks.pieces)))
     return CostTable(
         status="measured",
         shape=shape,
         conditions=conditions,
         device=describe_device(device),
         cells=cells_of(walks),
+        changed={str(variant): cells_of(walks, variant) for variant in changed},
         noise=noise_record(walks.noise).model_copy(update={"thrown_away": walks.thrown_away}),
         seconds=walks.seconds,
         walks=len(walks.steps),
@@ -144,7 +160,8 @@ def covers(walks: Walks, shape: Shape, grid: Sequence[int], methods: Sequence[st
     behind = set(shape.blocks[2:])  # a stage in one of the first two blocks comes before all of them
     wanted: list[Piece] = [("attention", grid[0], s, variant.attention) for s in sized for variant in behind]
     wanted += [("mlp", grid[0], variant.mlp) for variant in behind]
-    return all(piece in walks.pieces for piece in wanted)
+    met = {(variant_of_piece(piece), plain_piece(piece)) for piece in walks.pieces}
+    return all((changed, piece) in met for changed in {changed for changed, _ in met} for piece in wanted)
 
 
 def _enough(walks: Walks) -> bool:
@@ -153,8 +170,9 @@ def _enough(walks: Walks) -> bool:
     for piece, samples in walks.pieces.items():
         if piece[0] in ("attention", "mlp", "stem") and samples.median_error() > _MEDIAN_ERROR:
             return False
-        if len(piece) == 5:
-            for key in (("scorer", piece[1]), ("merge", piece[2])):
+        variant = variant_of_piece(piece)
+        if len(plain_piece(piece)) == 5:
+            for key in ((f"scorer{variant}", piece[1]), (f"merge{variant}", piece[2])):
                 stages[key] = stages.get(key, 0) + len(samples)
     return all(seen >= _STAGES_EACH for seen in stages.values())
 
@@ -230,9 +248,10 @@ def _rolling_median(ratio: NDArray[np.float64], reach: int) -> tuple[NDArray[np.
     return with_it / float(np.median(ratio)), without
 
 
-def cells_of(walks: Walks) -> Cells:
-    """All cells of a table, from the walks."""
-    found = typical_ms(walks)
+def cells_of(walks: Walks, variant: str = "") -> Cells:
+    """All cells of a table, from the walks; those of the model with the changes `variant`."""
+    found = _of_variant(typical_ms(walks), variant)
+    samples = {plain_piece(piece): s for piece, s in walks.pieces.items() if variant_of_piece(piece) == variant}
     typical = dict(found.ms)
     # a block without a stage passes through the gap in which a stage would be: part of its MLP half
     gap = typical.pop(("reduce",), 0.0)
@@ -242,7 +261,7 @@ def cells_of(walks: Walks) -> Cells:
     typical |= _leaning(kinds.get("attention", []), found) | _leaning(kinds.get("mlp", []), found)
 
     def cell(piece: Piece, extra: float = 0.0) -> dict[str, Any]:
-        return {**_statistics(walks.pieces[piece]), "ms": typical[piece] + extra}
+        return {**_statistics(samples[piece]), "ms": typical[piece] + extra}
 
     return Cells(
         stem=Cell(**cell(("stem",))),
@@ -251,6 +270,15 @@ def cells_of(walks: Walks) -> Cells:
         mlp=[CountCell(n=p[1], variant=p[2], **cell(p, gap)) for p in kinds["mlp"]],
         reduce=[ReduceCell(scorer=p[1], merge=p[2], n_in=p[3], n_out=p[4], **cell(p)) for p in kinds.get("reduce", [])],
     )
+
+
+def _of_variant(found: Typical, variant: str) -> Typical:
+    """Of the pieces of the model with those changes, by what they are called without."""
+    ms, error = (
+        {plain_piece(piece): value for piece, value in of_all.items() if variant_of_piece(piece) == variant}
+        for of_all in (found.ms, found.error_ms)
+    )
+    return Typical(ms, error, found.pace)
 
 
 def _leaning(pieces: Sequence[Piece], found: Typical) -> dict[Piece, float]:

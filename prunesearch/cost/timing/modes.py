@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.core.tables.row_kinds import RuntimeRow
@@ -21,6 +23,7 @@ from prunesearch.cost.timing.runtimes import (
     load_onnx,
     load_openvino,
     load_program,
+    onnx_to_int8,
     trace,
     write_onnx,
     write_openvino,
@@ -35,7 +38,7 @@ _WARM_UPS = 3  # forwards before a capture: libraries choose their kernels in th
 
 
 class Eager:
-    """Runs schedules one at a time.
+    """Runs plans one at a time; `mode` is its row in `RUNTIMES`.
 
     Args:
         model: the model, or a module around one.
@@ -43,25 +46,41 @@ class Eager:
         inputs: a batch on the model's device.
     """
 
+    mode: ClassVar[str] = "eager"
+
     def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> None:
         self.model, self.handle, self.inputs = model, handle, dict(inputs)
 
     @property
-    def current(self) -> Schedule:
-        """The schedule that `run` runs."""
-        return self.handle.schedule
+    def current(self) -> Plan:
+        """The plan that `run` runs."""
+        return self.handle.plan
 
-    def prepare(self, schedule: Schedule) -> None:
-        """Make `schedule` the one that `run` runs; not timed."""
-        self.handle.set(schedule)
+    def prepare(self, plan: Plan | Schedule) -> None:
+        """Make `plan` the one that `run` runs; not timed."""
+        self.handle.set(plan)
 
     def run(self) -> object:
         """One forward."""
         return self.model(**self.inputs)
 
-    def walk(self, schedule: Schedule, marks: list[Any], mark: Callable[[], Any]) -> None:
+    def offered(self, variants: Iterable[tuple[Change, ...]]) -> list[tuple[Change, ...]]:
+        """Of the changes that torch can make of a model, those that can be run here; and those of its own."""
+        known = RUNTIMES.entry(self.mode).precisions
+        return [c for c in variants if known is None or all(str(change) in known for change in c)]
+
+    def forward_of(self, plan: Plan) -> Callable[..., Any]:
+        """What answers any batch under a plan that was prepared."""
+
+        def forward(**inputs: Tensor) -> Any:
+            with self.handle.under(plan):
+                return self.model(**inputs)
+
+        return forward
+
+    def walk(self, plan: Plan | Schedule, marks: list[Any], mark: Callable[[], Any]) -> None:
         """One forward that leaves its marks in `marks`, one at its start, one at its end, the blocks' in between."""
-        self.prepare(schedule)
+        self.prepare(plan)
         marks.clear()
         marks.append(mark())
         self.run()
@@ -71,40 +90,45 @@ class Eager:
 class Compiled(Eager):
     """As `Eager`, with the halves of every block compiled; shapes that are new compile in the untimed `prepare`."""
 
+    mode: ClassVar[str] = "compile"
+
     def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> None:
         super().__init__(model, handle, inputs)
         handle.compile()
 
-    def prepare(self, schedule: Schedule) -> None:
+    def prepare(self, plan: Plan | Schedule) -> None:
         """See `Eager`."""
-        super().prepare(schedule)
+        super().prepare(plan)
         self.run()
 
 
 class CudaGraph(Eager):
     """Captures the forward of a schedule once and replays it; `inputs` are the graph's own and must stay in place."""
 
+    mode: ClassVar[str] = "cuda-graph"
+
     def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> None:
         super().__init__(model, handle, inputs)
-        self._graphs: dict[Schedule, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[Plan, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
         self._current: torch.cuda.CUDAGraph | None = None
 
-    def prepare(self, schedule: Schedule) -> None:
+    def prepare(self, plan: Plan | Schedule) -> None:
         """See `Eager`; captured graphs are kept."""
-        if schedule not in self._graphs:
-            self._graphs[schedule] = self._capture(schedule, self._forward)
-        self.handle.set(schedule)
-        self._current = self._graphs[schedule]
+        plan = Plan.of(plan)
+        if plan not in self._graphs:
+            self._graphs[plan] = self._capture(plan, self._forward)
+        self.handle.set(plan)
+        self._current = self._graphs[plan]
 
     def run(self) -> object:
         """Replay the graph of the schedule prepared last."""
         if self._current is None:
-            raise RuntimeError("prepare(schedule) comes before run()")
+            raise RuntimeError("prepare(plan) comes before run()")
         self._current.replay()
         return None
 
-    def walk(self, schedule: Schedule, marks: list[Any], mark: Callable[[], Any]) -> None:
+    def walk(self, plan: Plan | Schedule, marks: list[Any], mark: Callable[[], Any]) -> None:
         """See `Eager`: the marks become nodes of a graph that is captured, replayed twice and thrown away."""
 
         def marked() -> None:
@@ -113,15 +137,15 @@ class CudaGraph(Eager):
             self._forward()
             marks.append(mark())
 
-        graph = self._capture(schedule, marked)
+        graph = self._capture(plan, marked)
         graph.replay()  # the first replay uploads the graph
         graph.replay()
 
     def _forward(self) -> object:
         return self.model(**self.inputs)
 
-    def _capture(self, schedule: Schedule, work: Callable[[], object]) -> torch.cuda.CUDAGraph:
-        self.handle.set(schedule)
+    def _capture(self, plan: Plan | Schedule, work: Callable[[], object]) -> torch.cuda.CUDAGraph:
+        self.handle.set(plan)
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -135,11 +159,23 @@ class CudaGraph(Eager):
 
 
 class GraphFile(NamedTuple):
-    """How a graph is written into a file of another runtime, and opened there."""
+    """How a graph is written into a file of another runtime, opened there, and put into fewer bits, by precision."""
 
     suffix: str
     write: Callable[[ExportedProgram, Path], None]
     load: Callable[[Path], Forward]
+    quantise: Mapping[str, Callable[[Path], None]] = {}
+
+    def change(self, change: Change, path: Path) -> None:
+        """Make a change of a model in the file of its graph.
+
+        Raises:
+            PruneSearchError: for one that the runtime has not.
+        """
+        if str(change) not in self.quantise:
+            known = ", ".join(self.quantise) or "none"
+            raise PruneSearchError(f"no graph is written in {change} here (there is {known}): leave it out")
+        self.quantise[str(change)](path)
 
 
 class GraphRunner(Eager):
@@ -152,22 +188,48 @@ class GraphRunner(Eager):
         dtype = next(model.parameters()).dtype
         if dtype != torch.float32:
             raise PruneSearchError(f"an exported graph computes in float32, but the model is in {dtype}: use float32")
-        self._forwards: dict[Schedule, Forward] = {}
+        self._forwards: dict[Plan, Forward] = {}
+        self._plan = Plan()
+        self._scratch = tempfile.TemporaryDirectory()  # of the graphs in float32, by their schedules
+        self._written: dict[Schedule, Path] = {}
 
-    def prepare(self, schedule: Schedule) -> None:
-        """See `Eager`; graphs that were made are kept."""
-        super().prepare(schedule)
-        if schedule not in self._forwards:
-            with tempfile.TemporaryDirectory() as scratch:
-                path = Path(scratch) / f"graph{self.file.suffix}"
-                self.file.write(trace(self.model, self.inputs), path)
-                self._forwards[schedule] = self.file.load(path)
+    def offered(self, variants: Iterable[tuple[Change, ...]]) -> list[tuple[Change, ...]]:
+        """See `Eager`: what the runtime's own quantiser makes."""
+        return [(), *((Change.parse(name),) for name in self.file.quantise)]
+
+    def forward_of(self, plan: Plan) -> Callable[..., Any]:
+        """See `Eager`."""
+        found = self._forwards[plan]
+        return lambda **inputs: found(inputs)
+
+    @property
+    def current(self) -> Plan:
+        """See `Eager`."""
+        return self._plan
+
+    def prepare(self, plan: Plan | Schedule) -> None:
+        """See `Eager`; graphs that were made are kept. One of fewer bits is made so by the runtime's own quantiser."""
+        plan = self._plan = Plan.of(plan)
+        super().prepare(plan.schedule)
+        if plan in self._forwards:
+            return
+        if plan.schedule not in self._written:
+            folder = Path(self._scratch.name) / str(len(self._written))
+            folder.mkdir()
+            self.file.write(trace(self.model, self.inputs), folder / f"graph{self.file.suffix}")
+            self._written[plan.schedule] = folder
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(shutil.copytree(self._written[plan.schedule], Path(scratch) / "graph"))
+            path = folder / f"graph{self.file.suffix}"
+            for change in plan.changes:
+                self.file.change(change, path)
+            self._forwards[plan] = self.file.load(path)
 
     def run(self) -> object:
         """One forward of the schedule prepared last."""
         return self._forwards[self.current](self.inputs)
 
-    def walk(self, schedule: Schedule, marks: list[Any], mark: Callable[[], Any]) -> None:
+    def walk(self, plan: Plan | Schedule, marks: list[Any], mark: Callable[[], Any]) -> None:
         """Refused: a graph leaves no marks; its row in `RUNTIMES` may say how a table is measured otherwise."""
         raise PruneSearchError("an exported graph cannot be timed piece by piece: use measure_table")
 
@@ -175,7 +237,7 @@ class GraphRunner(Eager):
 class OnnxRuntime(GraphRunner):
     """See `GraphRunner`."""
 
-    file = GraphFile(".onnx", write_onnx, load_onnx)
+    file = GraphFile(".onnx", write_onnx, load_onnx, {"int8": onnx_to_int8})
 
 
 class OpenVino(GraphRunner):

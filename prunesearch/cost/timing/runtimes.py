@@ -269,6 +269,22 @@ def needed(module: str, extra: str) -> Any:
         raise PruneSearchError(f"this needs the package '{module}': pip install 'prunesearch[{extra}]'") from None
 
 
+def onnx_to_int8(path: Path) -> None:
+    """Quantise an ONNX file in place: weights beforehand, activations as they come (one scale a tensor)."""
+    quantization: Any = needed("onnxruntime.quantization", "onnx")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.float.onnx")
+    path.rename(scratch)
+    try:
+        with quietly():
+            # Gemm and MatMul alone: a quantised convolution or gather gains nothing on a CPU
+            quantization.quantize_dynamic(
+                scratch, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=quantization.QuantType.QInt8
+            )
+    finally:
+        scratch.unlink(missing_ok=True)
+        path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+
+
 # -- running -------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, read_method
 from prunesearch.cost.shape import Shape
@@ -85,11 +86,11 @@ def mean_error(shape: Shape, cells: Cells, schedules: Sequence[Schedule], sample
 
 def compare(
     table: CostTable,
-    schedules: Sequence[Schedule],
+    schedules: Sequence[Plan | Schedule],
     samples: Sequence[Samples],
     pace: Sequence[Sequence[float]],
 ) -> CostTable:
-    """Return the table with its error on `schedules` stored, given the timings of their whole forwards.
+    """Return the table with its error on `schedules` (or plans) stored, given the timings of their whole forwards.
 
     Errors are |predicted - measured| / measured of medians; the first schedule is the unpruned model, which the table
     has seen and which therefore does not count. A timing is divided by the machine's `pace` then, as the walks around

@@ -8,6 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.devices.device import clock_for
 from prunesearch.cost.devices.kind import Clock
@@ -22,7 +23,7 @@ from prunesearch.pruning.borders import borrowed
 def measure_schedules(
     model: nn.Module,
     inputs: Mapping[str, Tensor],
-    schedules: Sequence[Schedule],
+    schedules: Sequence[Plan | Schedule],
     *,
     time_budget_s: float = 20.0,
     min_rounds: int = 10,
@@ -37,7 +38,7 @@ def measure_schedules(
     Args:
         model: a supported model, or a module around one; left as it was.
         inputs: a batch on the model's device.
-        schedules: what to time.
+        schedules: what to time, plans among them.
         time_budget_s: wall time in seconds; stops earlier when every median is known to 1 %.
         min_rounds: timings of each schedule in any case.
         seed: of the order.

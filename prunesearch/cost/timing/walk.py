@@ -20,6 +20,7 @@ from typing import Any
 
 from prunesearch.core.events import passing
 from prunesearch.core.plans.flow import Flow
+from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, parse_method
 from prunesearch.core.tables.registry import MERGES
@@ -31,8 +32,24 @@ from prunesearch.cost.timing.modes import Eager
 from prunesearch.cost.timing.samples import Noise, Samples, judge_noise
 from prunesearch.pruning.borders import watched
 
-# ("stem",), ("head", n), ("attention", n, sized, variant), ("mlp", n, variant), ("reduce", scorer, merge, n_in, n_out)
+# ("stem",), ("head", n), ("attention", n, sized, variant), ("mlp", n, variant), ("reduce", scorer, merge, n_in, n_out);
+# of a model with changes one more, `Within`
 Piece = tuple[Any, ...]
+
+
+class Within(str):
+    """What is done to the model that a piece is of, beside its tokens: `Plan.variant`."""
+
+
+def variant_of_piece(piece: Piece) -> str:
+    """Empty for the model as it is."""
+    return piece[-1] if isinstance(piece[-1], Within) else ""
+
+
+def plain_piece(piece: Piece) -> Piece:
+    """The same of the model as it is."""
+    return piece[:-1] if isinstance(piece[-1], Within) else piece
+
 
 _MOST_STAGES = 6  # a walk with more has too few blocks left for each width
 _PATIENCE = 3.0  # times the budget, with a device that throttles
@@ -63,7 +80,7 @@ class Walks:
 
 
 class Walker:
-    """Runs one schedule at a time and takes its forward apart.
+    """Runs one plan at a time and takes its forward apart.
 
     Args:
         runner: of the model.
@@ -86,10 +103,10 @@ class Walker:
         with watched(self.handle, note, note):
             yield
 
-    def walk(self, schedule: Schedule) -> list[tuple[Piece, float]]:
+    def walk(self, plan: Plan | Schedule) -> list[tuple[Piece, float]]:
         """Run one forward; returns its pieces in order, in ms. They add up to the whole forward."""
-        self.runner.walk(schedule, self._marks, self.clock.mark)
-        names = piece_names(schedule.flow(self.shape.geometry), self.shape)
+        self.runner.walk(plan, self._marks, self.clock.mark)
+        names = piece_names(plan.flow(self.shape.geometry), self.shape, Plan.of(plan).variant)
         steps = self.clock.between_ms(self._marks)
         return list(zip(names, _fold(steps, self.shape.depth), strict=True))
 
@@ -107,10 +124,10 @@ def _fold(steps: Sequence[float], depth: int) -> list[float]:
     return [*out, steps[4 * depth]]
 
 
-def piece_names(flow: Flow, shape: Shape) -> list[Piece]:
+def piece_names(flow: Flow, shape: Shape, changed: str = "") -> list[Piece]:
     """The pieces of a forward in order: stem, then attention, reduce, mlp of each block, then head.
 
-    A block without a stage has the piece `("reduce",)`, which is next to nothing.
+    A block without a stage has the piece `("reduce",)`, which is next to nothing. `changed`: see `Within`.
     """
     names: list[Piece] = [("stem",)]
     for step, variant in zip(flow, shape.blocks, strict=True):
@@ -118,7 +135,8 @@ def piece_names(flow: Flow, shape: Shape) -> list[Piece]:
         stage = step.stage
         names.append(("reduce",) if stage is None else ("reduce", stage.scorer, stage.merge, step.n_in, step.n_out))
         names.append(("mlp", step.n_out, variant.mlp))
-    return [*names, ("head", flow.n_out)]
+    names.append(("head", flow.n_out))
+    return [(*name, Within(changed)) for name in names] if changed else names
 
 
 def plan_walks(
@@ -163,9 +181,24 @@ def plan_walks(
         yield Schedule(stages)
 
 
+def in_turns(
+    schedules: Callable[[int], Iterator[Schedule]], variants: Sequence[tuple[Change, ...]], seed: int
+) -> Iterator[Plan]:
+    """Schedules with changes of the model, each of the `variants` as often as any other, in random order.
+
+    Args:
+        schedules: makes an endless row of them from a seed; each variant has one of its own, which visits all pieces.
+    """
+    rng = random.Random(seed)
+    rows = [schedules(seed + place) for place in range(len(variants))]
+    while True:
+        for place in rng.sample(range(len(variants)), len(variants)):
+            yield Plan(next(rows[place]), variants[place])
+
+
 def take_walks(
     walker: Walker,
-    plan: Iterator[Schedule],
+    plan: Iterator[Plan] | Iterator[Schedule],
     *,
     time_budget_s: float,
     min_walks: int,
@@ -201,7 +234,8 @@ def take_walks(
             if number < 1:
                 continue
             walks.add(steps)
-            sentinel.append(steps[1][1])  # the first block's attention: the same work in every walk
+            if not variant_of_piece(steps[1][0]):
+                sentinel.append(steps[1][1])  # the first block's attention: the same work in every walk
             if between is not None:
                 between(number)
             if number % _COLLECT_EVERY == 0:

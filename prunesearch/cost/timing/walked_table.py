@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.devices.kind import Clock
@@ -48,7 +49,9 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
             seed=wanted.seed + 1,
             between=not RUNTIMES.entry(wanted.mode).compiles,
         )
-        schedules = [Schedule(), *random_ones]
+        turns = itertools.cycle(wanted.variants)
+        schedules = [Plan(), *(Plan(schedule, next(turns)) for schedule in random_ones)]
+        plain = [place for place, plan in enumerate(schedules) if not plan.changes]
         samples = [Samples() for _ in schedules]
         when: list[list[int]] = [[] for _ in schedules]  # the walk before each timing
         order: list[int] = []
@@ -66,7 +69,9 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
             when[place].append(walk - 1)
 
         def breaks_its_promise(cells: Cells) -> bool:
-            return mean_error(shape, cells, schedules, samples) > PROMISED
+            return (
+                mean_error(shape, cells, [schedules[i].schedule for i in plain], [samples[i] for i in plain]) > PROMISED
+            )
 
         table = build_table(
             model,
@@ -84,6 +89,7 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
             label=wanted.label,
             taken=all_walks.append,
             go_on=breaks_its_promise,
+            variants=wanted.variants,
         )
     table.noise.waited_s = round(ready.waited_s, 1)
     if ready.doubt:
@@ -97,7 +103,7 @@ def _affordable(runner: Eager, timer: Clock, wanted: TableWanted) -> int:
 
     Each is timed `min_rounds` times, and has as many walks beside it.
     """
-    runner.prepare(Schedule())
+    runner.prepare(Plan())
     marks = [timer.mark()]
     for _ in range(_TRIED):
         runner.run()

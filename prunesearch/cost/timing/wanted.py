@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prunesearch.core.plans.plan import Change
 from prunesearch.cost.devices.kind import Clock
 
 
@@ -15,6 +16,7 @@ class TableWanted:
     Attributes:
         mode: the row of `RUNTIMES` whose builder is asked.
         unseen: schedules for the error; None: as many as the runtime's builder takes by itself.
+        variants: changes that the model is measured with; the first is none.
     """
 
     counts: Sequence[int]
@@ -28,3 +30,4 @@ class TableWanted:
     patience_s: float = 0.0
     concurrency: int = 1
     label: str = "measuring cost table"
+    variants: Sequence[tuple[Change, ...]] = ((),)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunesearch import __version__
 from prunesearch.core.costs import COSTS
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.export.models.model_format import ModelSource
 from prunesearch.export.models.record import ModelExport, save_facts
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 def write_card(done: ModelExport, source: ModelSource) -> None:
     """Write the model card and the provenance of an export into its folder, or beside its file."""
     facts = {**source.provenance, "exported": done.facts(), "exported_by": f"prunesearch {__version__}"}
-    save_facts(done.path, schedule_json(source.schedule, facts), "prunesearch.json", ".json")
-    save_facts(done.path, model_card(source.schedule, source.provenance, done), "README.md", ".md")
+    save_facts(done.path, schedule_json(source.plan, facts), "prunesearch.json", ".json")
+    save_facts(done.path, model_card(source.plan, source.provenance, done), "README.md", ".md")
 
 
 def schedule_card(front: Front, spec: str, to: str, exported: Exported) -> str:
     """The card of a schedule in the format `to`: of the point that `spec` picks, and what the format changes of it."""
     point = pick(front, spec)
     said = [f"changed: {change}" for change in exported.changes] + [f"note: {loss}" for loss in exported.losses]
-    return model_card(point.to_schedule(), provenance_of(point, front), remarks=[f"In {to}, {line}." for line in said])
+    return model_card(point.to_plan(), provenance_of(point, front), remarks=[f"In {to}, {line}." for line in said])
 
 
 def model_card(
-    schedule: Schedule,
+    plan: Plan,
     provenance: Mapping[str, Any],
     done: ModelExport | None = None,
     remarks: Sequence[str] = (),
@@ -43,7 +43,7 @@ def model_card(
     """Markdown that says what a schedule does, where its numbers come from, and what an export was found to do.
 
     Args:
-        schedule: the stages.
+        plan: the stages, and what else is done to the model.
         provenance: see `native.provenance_of`; empty for a schedule by hand.
         done: the export; None for a schedule alone.
         remarks: what else to say, a line each.
@@ -52,16 +52,15 @@ def model_card(
     lines = ["---", *([f"base_model: {json.dumps(base)}"] if base else []), "tags: [token-pruning, prunesearch]", "---"]
     lines += ["", "## Token pruning", "", f"{base or 'The model'} computes on fewer tokens from block to block:", ""]
     lines += ["| block | keep | scorer and merge |", "|---|---|---|"]
-    lines += [f"| {s.layer} | {s.keep:.4g} of the initial tokens | {s.method} |" for s in schedule] or [
-        "| – | all | – |"
-    ]
+    lines += [f"| {s.layer} | {s.keep:.4g} of the initial tokens | {s.method} |" for s in plan] or ["| – | all | – |"]
+    lines += [f"\nThe model is in {change}: {change.help}." for change in plan.changes]
     if provenance:
         lines += ["", *_study_lines(provenance)]
     if done is not None:
         lines += ["", *_export_lines(done)]
     if remarks:
         lines += ["", *(f"- {remark}" for remark in remarks)]
-    stages = json.dumps([stage.to_dict() for stage in schedule])
+    stages = json.dumps([stage.to_dict() for stage in plan])
     lines += ["", f"Found with prunesearch {__version__}. Stages: `{stages}`", ""]
     return "\n".join(lines)
 
@@ -85,7 +84,7 @@ def _study_lines(p: Mapping[str, Any]) -> list[str]:
 def _cost_line(name: str, amount: Mapping[str, Any]) -> str:
     row, measured = COSTS.entry(name), amount["measured"]
     value = amount["predicted"] if measured is None else measured["value"]
-    return f"{value:.4g} {row.unit} {'a batch' if row.per == 'batch' else 'an input'}"
+    return f"{value:.4g} {row.unit} {row.of}"
 
 
 def _interval(value: Mapping[str, float]) -> str:

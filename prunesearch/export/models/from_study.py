@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunesearch.export.models.card import write_card
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
 from prunesearch.export.models.record import ModelExport
-from prunesearch.export.models.write import check_methods, check_output, export_model, find_model_format
+from prunesearch.export.models.write import check_changes, check_methods, check_output, export_model, find_model_format
 from prunesearch.export.pick import pick
 from prunesearch.export.schedules.native import provenance_of
 from prunesearch.study.config import RunConfig
@@ -50,21 +50,26 @@ def export_study_model(
     target = find_model_format(to)
     point = pick(front, spec)
     check_output(path, target, options)  # before anything is loaded
-    check_methods(point.to_schedule(), target)
+    plan = point.to_plan()
+    check_methods(plan.schedule, target)
+    check_changes(plan, target)
     config = RunConfig(**{**front.config, **_TRACED})
     setting = make_setting(config, task=task, model=model)
     task = setting.task
     graph = target.applied  # a graph is all that is left of the model, and has to hold the answers
     source = ModelSource(
         model=task.answering if graph else task.model,
-        schedule=point.to_schedule(),
+        schedule=plan.schedule,
+        changes=plan.changes,
         inputs=task.timing_inputs(config.batch_size),
         model_id=setting.source.id,
         provenance=provenance_of(point, front),
         seed=config.seed,
     )
     done = export_model(source, target, path, options=options, seconds=seconds)
-    done = replace(done, **_quality(task, target, done, front, point, source.inputs, int8=options.int8))
+    done = replace(
+        done, **_quality(task, target, done, front, point, source.inputs, int8=options.int8 or bool(plan.changes))
+    )
     write_card(done, source)
     return done
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from pathlib import Path
-from typing import Any
 
 from prunesearch.core.files import write_text_atomic
 from prunesearch.cost.timing.runtimes import (
@@ -14,8 +12,7 @@ from prunesearch.cost.timing.runtimes import (
     load_onnx,
     load_openvino,
     load_program,
-    needed,
-    quietly,
+    onnx_to_int8,
     trace,
     write_onnx,
     write_openvino,
@@ -23,6 +20,7 @@ from prunesearch.cost.timing.runtimes import (
 )
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
 
+_ONNX_INT8 = "ONNX Runtime quantize_dynamic"
 _TENSORRT_ROWS = (1, 8, 32)  # least, usual and greatest batch of the engine where the study does not say
 
 
@@ -33,25 +31,11 @@ def _onnx(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, 
         notes["prunesearch.provenance"] = json.dumps(dict(source.provenance), ensure_ascii=False)
     opset = options.opset or OPSET
     write_onnx(trace(source.model, source.inputs), path, opset, notes)
-    if options.int8:
-        _to_int8(path)
-    return (f"opset {opset}", *(("int8: dynamic quantisation of the matrix products",) if options.int8 else ()))
-
-
-def _to_int8(path: Path) -> None:
-    """Quantise an ONNX file in place: weights beforehand, activations as they come (one scale a tensor)."""
-    quantization: Any = needed("onnxruntime.quantization", "onnx")
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.float.onnx")
-    path.rename(scratch)
-    try:
-        with quietly():
-            # Gemm and MatMul alone: a quantised convolution or gather gains nothing on a CPU
-            quantization.quantize_dynamic(
-                scratch, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=quantization.QuantType.QInt8
-            )
-    finally:
-        scratch.unlink(missing_ok=True)
-        path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+    int8 = options.int8 or bool(source.changes)
+    if int8:
+        onnx_to_int8(path)
+    said = f"int8: dynamic quantisation of the matrix products ({_ONNX_INT8})"
+    return (f"opset {opset}", *((said,) if int8 else ()))
 
 
 def _program(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, ...]:
@@ -102,6 +86,8 @@ ONNX = ModelFormat(
     load=load_onnx,
     suffix=".onnx",
     options=("opset", "int8"),
+    precisions={"int8": _ONNX_INT8},
+    float_alone="ONNX Runtime's own quantiser makes int8 alone",
 )
 TORCH_EXPORT = ModelFormat(
     name="torch-export",
@@ -110,6 +96,7 @@ TORCH_EXPORT = ModelFormat(
     write=_program,
     load=load_program,
     suffix=".pt2",
+    float_alone="int8 layers of torch.ao cannot be traced",
 )
 OPENVINO = ModelFormat(
     name="openvino",
@@ -119,6 +106,7 @@ OPENVINO = ModelFormat(
     load=load_openvino,
     suffix=".xml",
     options=("opset",),
+    float_alone="int8 of OpenVINO is NNCF's, which is not asked here",
     unable={"random": "its hash needs 64-bit integers, which OpenVINO computes in 32"},
 )
 TENSORRT = ModelFormat(
@@ -130,4 +118,5 @@ TENSORRT = ModelFormat(
     suffix=".onnx",
     options=("opset",),
     proven=False,
+    float_alone="TensorRT quantises by its own calibration",
 )

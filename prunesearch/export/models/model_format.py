@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.tables.registry import RUNTIMES
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class ModelSource:
         model_id: folder or Hub id that it came from; None if it is only an object.
         provenance: see `native.provenance_of`; empty for a schedule by hand.
         seed: of the `random` scorer.
+        changes: what else is done to the model.
     """
 
     model: nn.Module
@@ -35,6 +37,12 @@ class ModelSource:
     model_id: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def plan(self) -> Plan:
+        """All that is done to the model."""
+        return Plan(self.schedule, self.changes)
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class ModelFormat:
         options: names of the options that it takes.
         unable: scorers and merges that the runtime gets wrong, each with the reason.
         from_file: how people know that runtime, where the file brings its own.
+        precisions: what a model can be written in beside float32: names of `PRECISIONS`, each with who makes it.
+        float_alone: why it can be written in no other, in a clause.
         proven: False if what is written cannot be run here, but only a part of it.
     """
 
@@ -74,6 +84,8 @@ class ModelFormat:
     applied: bool = True
     options: tuple[str, ...] = ()
     proven: bool = True
+    precisions: Mapping[str, str] = field(default_factory=dict)
+    float_alone: str = ""
     unable: Mapping[str, str] = field(default_factory=dict)
     from_file: str = ""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
@@ -53,6 +54,16 @@ def check_methods(schedule: Schedule, to: ModelFormat) -> None:
                 raise PruneSearchError(f"{to.tool} cannot run '{name}' ({to.unable[name]}): choose --to onnx")
 
 
+def check_changes(source: Plan, to: ModelFormat) -> None:
+    """Raise `PruneSearchError`, with the reason, for a precision that the format cannot hold."""
+    for change in source.changes:
+        if str(change) not in to.precisions:
+            raise PruneSearchError(
+                f"{to.tool} cannot hold a model in {change} ({to.float_alone}): choose --to onnx for int8, --to json "
+                "for the plan, or a point in float32"
+            )
+
+
 def export_model(
     source: ModelSource,
     to: ModelFormat,
@@ -82,10 +93,11 @@ def export_model(
     chosen = options or ModelOptions()
     check_output(path, to, chosen)
     check_methods(source.schedule, to)
+    check_changes(source.plan, to)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         notes = write_format(source, to, path, chosen)
-        done = _check(source, to, path, notes, int8=chosen.int8)
+        done = _check(source, to, path, notes, int8=chosen.int8 or bool(source.changes))
         if seconds is not None:
             done = replace(done, timing=_time(source, to, path, chosen, seconds))
     except BaseException:
@@ -182,17 +194,17 @@ def _time(source: ModelSource, to: ModelFormat, path: Path, options: ModelOption
 
     with tempfile.TemporaryDirectory() as scratch:
         other = Path(scratch) / f"unpruned{to.suffix}"
-        write_format(replace(source, schedule=Schedule()), to, other, options)
+        write_format(replace(source, schedule=Schedule(), changes=()), to, other, options)
         unpruned, pruned = to.load(other), to.load(path)
         inputs = dict(source.inputs)
         with apply_(source.model, Schedule(), seed=source.seed) as handle:
             eager = Job(lambda: source.model(**inputs), lambda: handle.set(Schedule()))
-            eager_pruned = Job(lambda: source.model(**inputs), lambda: handle.set(source.schedule))
+            eager_pruned = Job(lambda: source.model(**inputs), lambda: handle.set(source.plan))
             jobs = {"eager": eager, "eager_pruned": eager_pruned, **_jobs(unpruned, pruned, inputs)}
             found = measure(jobs, clock=clock_for("cpu"), sentinel="eager", time_budget_s=seconds, min_rounds=10)
     ms = {name: s.median_ms for name, s in found.samples.items()}
     return Timing(
-        runtime=f"{to.ran_in}, int8" if options.int8 else to.ran_in,
+        runtime=f"{to.ran_in}, int8" if options.int8 or source.changes else to.ran_in,
         device=str(describe_device("cpu")["name"]),
         threads=torch.get_num_threads(),
         batch_size=len(next(iter(inputs.values()))),

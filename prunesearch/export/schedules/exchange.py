@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.registry import MERGES
 from prunesearch.export.schedules.format import Format, ModelShape, Read, leaving, reducing
@@ -29,11 +30,11 @@ class Exported:
     losses: tuple[str, ...]
 
 
-def export_schedule(schedule: Schedule, to: Format, shape: ModelShape, *, lossy: bool = False) -> Exported:
-    """Write `schedule` for a model of `shape` in another tool's format.
+def export_schedule(plan: Plan | Schedule, to: Format, shape: ModelShape, *, lossy: bool = False) -> Exported:
+    """Write a plan, or a schedule alone, for a model of `shape` in another tool's format.
 
     Args:
-        schedule: what to write.
+        plan: what to write; other tools know of its stages alone.
         to: the format.
         shape: the model that it is for.
         lossy: accept the nearest that the format can say.
@@ -41,11 +42,14 @@ def export_schedule(schedule: Schedule, to: Format, shape: ModelShape, *, lossy:
     Raises:
         PruneSearchError: if the meaning would change and `lossy` is False, or the schedule does not fit the shape.
     """
+    plan = Plan.of(plan)
+    schedule = plan.schedule
     schedule.check_depth(shape.depth)
     if to.lossless:
-        return Exported(to.write(schedule, shape, ()), (), ())
+        return Exported(to.write(plan if plan.changes else schedule, shape, ()), (), ())
     back = to.read(to.write(schedule, shape, ()), shape, None)
-    changes = (*differences(schedule, back.schedule, shape), *back.notes, *_protection(to, schedule, shape))
+    left_out = [f"{change}, which the model is in, is left out" for change in plan.changes]
+    changes = (*left_out, *differences(schedule, back.schedule, shape), *back.notes, *_protection(to, schedule, shape))
     if changes and not lossy:
         raise PruneSearchError(
             f"{to.tool} cannot say this schedule ({to.limits}): {'; '.join(changes)}: "

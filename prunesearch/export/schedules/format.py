@@ -45,7 +45,7 @@ class Read:
     notes: tuple[str, ...] = ()
 
 
-Writer = Callable[[Schedule, ModelShape, Sequence[str]], str]
+Writer = Callable[[Any, ModelShape, Sequence[str]], str]  # of a schedule; what is lossless takes plans too
 Reader = Callable[[str, ModelShape | None, str | None], Read]
 
 

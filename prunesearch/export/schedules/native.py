@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunesearch.core.errors import CorruptFileError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.schedules.format import Format, ModelShape, Read
 from prunesearch.export.schedules.parsing import parse_json
@@ -44,12 +45,12 @@ def imported_json(read: Read, source: Format, shape: ModelShape | None, file: st
     return schedule_json(read.schedule, origin, read.notes)
 
 
-def _write(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -> str:
+def _write(schedule: Plan | Schedule, shape: ModelShape, remarks: Sequence[str]) -> str:
     return schedule_json(schedule, shape.provenance, remarks)
 
 
-def schedule_json(schedule: Schedule, provenance: Mapping[str, Any], remarks: Sequence[str] = ()) -> str:
-    """Return JSON that `Schedule.from_json` reads back without loss.
+def schedule_json(schedule: Plan | Schedule, provenance: Mapping[str, Any], remarks: Sequence[str] = ()) -> str:
+    """Return JSON that `Schedule.from_json`, of a plan with changes `Plan.from_json`, reads back without loss.
 
     The extra keys `provenance` and `remarks` are for people and tools; the schedule reader passes over them.
     """

@@ -92,7 +92,8 @@ def _numbers(first: Pair, second: Pair) -> Any:
         a, b = qualities[0].value, qualities[1].value
         title = " / ".join(dict.fromkeys(f"{study.metric}, %, {study.split}" for study, _ in (first, second)))
         rows.append([title, f"{100 * a:.1f}", f"{100 * b:.1f}", f"{signed(b - a)} points"])
-    rows.append(["stages", *(str(len(item.schedule)) for _, item in (first, second)), ""])
+    rows.append(["stages", *(str(len(item.plan)) for _, item in (first, second)), ""])
+    rows.append(["precision", *(item.plan.variant or study.dtype for study, item in (first, second)), ""])
     rows.append(["costs are", *(study.source for study, _ in (first, second)), ""])
     rows.append(["device", *(study.device for study, _ in (first, second)), ""])
     heads = [f"{study.name} {item.id}" for study, item in (first, second)]
@@ -102,7 +103,7 @@ def _numbers(first: Pair, second: Pair) -> Any:
 def _column(study: StudyView, item: Item, place: int) -> Children:
     name = f"compare {place}"
     parts: Children = [html.H2(f"{study.name} {item.id}")]
-    if item.schedule:
+    if item.plan:
         parts.append(stages_table(study, item))
     if item.tokens:
         parts.append(

@@ -63,7 +63,7 @@ def trial_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
             "energy_mJ": record.predicted_mj,
             "seconds": record.seconds,
             "raced": record.rows is not None,
-            "schedule": str(record.schedule),
+            "schedule": str(record.plan),
         }
         for record in records
     ]

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunesearch.core.costs import COSTS, Cost, digits, find_cost
+from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import CostAmount, FrontItem, Interval, Point
 
@@ -43,6 +44,9 @@ def show_front(front: Front, console: Console | None = None, *, plot: bool = Tru
     if plot and front.points:
         out.print()
         out.print(Text(front_plot(front)), no_wrap=True, overflow="crop")
+    if front.ladder:
+        out.print()
+        out.print(_ladder_table(front))
     out.print()
     for line in _footer(front):
         out.print(line)
@@ -101,6 +105,9 @@ def _points_table(front: Front, left_out: int = 0) -> Table:
     counted, spreads, intervals = left_out < 1, left_out < 2, left_out < _CAN_GO
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("", no_wrap=True)
+    precise = any(point.variant for point in front.points)
+    if precise:
+        table.add_column("", no_wrap=True)
     table.add_column("speed", justify="right", no_wrap=True)
     known = [row for name, row in COSTS.entries().items() if name in front.unpruned.costs]
     first = [row for row in known if not row.exact]
@@ -114,15 +121,43 @@ def _points_table(front: Front, left_out: int = 0) -> Table:
     for row in last:
         table.add_column(row.unit, justify="right", no_wrap=True)
 
-    def add(name: str, speed: float, item: FrontItem, change: str, style: str) -> None:
+    def add(name: str, variant: str, speed: float, item: FrontItem, change: str, style: str) -> None:
         costs, more = ([_cell(row, item.costs[row.name], spreads) for row in rows] for rows in (first, last))
-        table.add_row(name, f"{speed:.2f}×", *costs, _quality(item.quality, intervals), change, *more, style=style)
+        named = [name, variant or front.conditions.dtype] if precise else [name]
+        table.add_row(*named, f"{speed:.2f}×", *costs, _quality(item.quality, intervals), change, *more, style=style)
 
-    add("unpruned", 1.0, front.unpruned, "", "dim")
+    add("unpruned", "", 1.0, front.unpruned, "", "dim")
     within = {p.id for p in front.within_budget()}
     for point in front.points:
         style = "bold" if point.id == front.verdict.point else "" if point.id in within else "dim"
-        add(_mark(point, front), point.speedup, point, change_text(point.difference), style)
+        add(_mark(point, front), point.variant, point.speedup, point, change_text(point.difference), style)
+    return table
+
+
+def _ladder_table(front: Front) -> Table:
+    """What one line of each would give the unpruned model, and the best plan's stages on top of it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    first = front.ladder[0]
+    table.add_column("unpruned in", no_wrap=True)
+    for title in ("", "ms", "speed", f"{_metric(front)}, %", "with stages", "speed", "%"):
+        table.add_column(title, justify="left" if not title else "right", no_wrap=True)
+
+    def speed(ms: float | None) -> str:
+        return "" if ms is None or first.ms is None else f"{first.ms / ms:.2f}×"
+
+    def percent(quality: float | None) -> str:
+        return "" if quality is None else f"{100 * quality:.1f}"
+
+    for rung in front.ladder:
+        shown = RUNTIMES.entry(rung.runtime).shown
+        if rung.ms is None:
+            table.add_row(shown, "skipped", style="dim")
+            continue
+        on_top = "" if rung.plan_ms is None else f"{digits(rung.plan_ms)} ms"
+        table.add_row(
+            shown, rung.precision or "", digits(rung.ms), speed(rung.ms), percent(rung.quality), on_top,
+            speed(rung.plan_ms), percent(rung.plan_quality),
+        )  # fmt: skip
     return table
 
 
@@ -190,7 +225,9 @@ def _schedules_table(front: Front, width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("tokens", no_wrap=True, min_width=6)
-    table.add_column("schedule (block:kept method)", overflow="fold")
+    precise = any(point.variant for point in front.points)
+    said = "plan (block:kept method | precision)" if precise else "schedule (block:kept method)"
+    table.add_column(said, overflow="fold")
     for point in front.points:
         style = "bold" if point.id == front.verdict.point else ""
         bars = token_bars(point.tokens, front.model.tokens)
@@ -200,10 +237,12 @@ def _schedules_table(front: Front, width: int) -> Table:
 
 def short_schedule(point: Point) -> str:
     """Its stages with neighbours of one method taken together: `3:0.90, 6:0.70 value_norm+fuse > 9:0.50 bipartite`."""
-    groups = groupby(point.to_schedule(), key=lambda stage: stage.method)
-    return " > ".join(
-        f"{', '.join(f'{stage.layer}:{stage.keep:.2f}' for stage in stages)} {method}" for method, stages in groups
+    plan = point.to_plan()
+    groups = groupby(plan, key=lambda stage: stage.method)
+    stages = " > ".join(
+        f"{', '.join(f'{stage.layer}:{stage.keep:.2f}' for stage in some)} {method}" for method, some in groups
     )
+    return " | ".join([stages or str(plan.schedule), *([plan.variant] if plan.changes else [])])
 
 
 def _wrap(schedule: str, width: int) -> str:
@@ -235,6 +274,11 @@ def _footer(front: Front) -> list[Text]:
         outside = " or out of bounds" if front.budget is not None or front.constraints else ""
         lines.append(Text(f"dropped  {front.dropped} {plural}, dominated{outside} {why}", "dim"))
     lines += [Text(f"note     {note}", "yellow") for note in front.notes]
+    lines += [
+        Text(f"skipped  {rung.runtime}{f' in {rung.precision}' if rung.precision else ''}: {rung.skipped}", "dim")
+        for rung in front.ladder
+        if rung.skipped
+    ]
     lines.append(Text.assemble("verdict  ", (front.verdict.text, "bold")))
     if front.points:
         lines.append(Text(f"next     {export_command(front, suggested_pick(front))}"))

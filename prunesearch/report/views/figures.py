@@ -30,7 +30,7 @@ def colours() -> dict[str, tuple[str, Callable[[Item], float | None]]]:
     """What points can be coloured by: what it is called, and how it is read off an item."""
     return {
         **{name: (f"{row.title}, {row.unit}", _cost(name)) for name, row in COSTS.entries().items()},
-        "stages": ("number of stages", lambda item: float(len(item.schedule))),
+        "stages": ("number of stages", lambda item: float(len(item.plan))),
         "agreement": (
             "same answer as unpruned, %",
             lambda item: None if item.point is None else 100 * item.point.fidelity.agreement,
@@ -249,7 +249,8 @@ def hover(study: StudyView, item: Item) -> str:
         lines.append(f"{plain(study.metric)} {percent_text(item.quality)} ({study.split})")
     if item.point is not None:
         lines.append(f"{signed(item.point.difference.value)} points, {item.point.speedup:.2f}× faster")
-    lines += [plain(stage) for stage in str(item.schedule).split(" > ") if item.schedule]
+    lines += [plain(stage) for stage in str(item.plan.schedule).split(" > ") if len(item.plan)]
+    lines += [plain(str(change)) for change in item.plan.changes]
     return "<br>".join(lines)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
+from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.report.views.axes import Drawn, plain
 from prunesearch.report.views.figures import Figure, bars, signed
 from prunesearch.report.views.study_view import Item, StudyView
@@ -17,7 +19,7 @@ def tokens_figure(study: StudyView, item: Item) -> Figure:
     """Tokens leaving each block, against those of the unpruned model; coloured where a stage reduces."""
     base = study.unpruned.tokens if study.unpruned else []
     blocks = list(range(len(item.tokens)))
-    stages = {stage.layer: stage for stage in item.schedule}
+    stages = {stage.layer: stage for stage in item.plan}
     hover = [
         f"block {b}: {item.tokens[b]} of {base[b] if base else '?'} tokens"
         + (f"<br>{plain(stages[b].method)}" if b in stages else "")
@@ -64,9 +66,13 @@ def time_rows(study: StudyView, items: Sequence[Item]) -> list[tuple[str, dict[s
     if study.table is None:
         return []
     try:
-        return [(item.id, study.table.breakdown(item.schedule.flow(study.table.geometry))) for item in items]
+        return [(item.id, _priced(study.table, item.plan)) for item in items]
     except PruneSearchError:
         return []
+
+
+def _priced(table: CostTable, plan: Plan) -> dict[str, float]:
+    return table.under(plan.changes).breakdown(plan.flow(table.geometry))
 
 
 def time_figure(rows: Sequence[tuple[str, dict[str, float]]]) -> Figure:

@@ -115,7 +115,7 @@ def stages_figure(study: StudyView) -> Figure | None:
     faint: list[float | None] = []
     for trial in spread_over(tried, _FAINT_LINES):
         ms, quality = trial.number_of("latency"), trial.number_of("quality")
-        faint += line(shape.counts(trial.schedule), ms or 0.0, quality or 0.0)
+        faint += line(shape.counts(trial.plan), ms or 0.0, quality or 0.0)
     traces: list[Figure] = []
     if faint:
         traces.append(
@@ -173,7 +173,7 @@ class Contribution:
 
 def contributions(study: StudyView, axis: str) -> list[Contribution]:
     """What each scorer, each merge and each pair of them brings: by kind, best first."""
-    trials = [t for t in study.done if "schedule" in t.attrs and len(t.schedule)]
+    trials = [t for t in study.done if "schedule" in t.attrs and len(t.plan)]
     x, y = study.columns(axis, trials)
     trials = [t for t, cost in zip(trials, x, strict=True) if not math.isnan(cost)]
     y = [quality for quality, cost in zip(y, x, strict=True) if not math.isnan(cost)]
@@ -182,7 +182,7 @@ def contributions(study: StudyView, axis: str) -> list[Contribution]:
     above = _above_trend(np.array(x), np.array(y)) if len(trials) >= _LEAST_TRIALS else None
     users: dict[tuple[str, str], list[int]] = {}
     for i, trial in enumerate(trials):
-        for part in {part for stage in trial.schedule for part in _parts(stage)}:
+        for part in {part for stage in trial.plan for part in _parts(stage)}:
             users.setdefault(part, []).append(i)
     found = []
     for (kind, name), places in users.items():

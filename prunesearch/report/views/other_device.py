@@ -6,7 +6,7 @@ from typing import Any
 
 from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import find_profile, profile_folders
 from prunesearch.report.views.study_view import StudyView
@@ -34,7 +34,7 @@ def other_devices(study: StudyView) -> dict[str, CostTable]:
             table = profile.find(study.table.shape, asked, study.front.model.id)
             if table is not None and profile.device.get("name") != study.device:
                 for point in study.front.points:
-                    table.predict(point.to_schedule())
+                    table.predict(point.to_plan())
                 found[name] = table
         except PruneSearchError:
             continue
@@ -44,15 +44,15 @@ def other_devices(study: StudyView) -> dict[str, CostTable]:
 def front_on(front: Front, table: CostTable, name: str) -> Front:
     """The same schedules with the latencies that `table` predicts on the device called `name`."""
 
-    def priced(item: FrontItem, schedule: Schedule) -> dict[str, Any]:
+    def priced(item: FrontItem, plan: Plan) -> dict[str, Any]:
         """What changes of an item: other costs that belong to a device are not known of this one."""
         costs = {n: amount for n, amount in item.costs.items() if not find_cost(n).on_device}
-        return {"costs": {"latency": CostAmount(predicted=table.predict(schedule)), **costs}, "loads": []}
+        return {"costs": {"latency": CostAmount(predicted=table.predict(plan)), **costs}, "loads": []}
 
-    unpruned: Unpruned = front.unpruned.model_copy(update=priced(front.unpruned, Schedule()))
+    unpruned: Unpruned = front.unpruned.model_copy(update=priced(front.unpruned, Plan()))
     points: list[Point] = []
     for point in front.points:
-        change = priced(point, point.to_schedule())
+        change = priced(point, point.to_plan())
         speedup = unpruned.latency.value / change["costs"]["latency"].value
         points.append(point.model_copy(update={**change, "speedup": speedup}))
     kind = str(table.device.get("kind", front.device.kind))

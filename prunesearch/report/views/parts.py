@@ -16,6 +16,7 @@ from dash.development.base_component import Component
 
 from prunesearch.core.costs import Cost, digits, find_cost
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.export import FORMATS, MODEL_FORMATS, ModelShape, export_schedule
@@ -92,8 +93,9 @@ def code(text: str, label: str, wrap: bool = False) -> Component:
     return html.Div([html.Pre(text, tabIndex=0, className="wrap" if wrap else ""), button], className="code")
 
 
-def python_lines(schedule: Schedule) -> str:
-    """The lines that put this schedule on a model in Python."""
+def python_lines(given: Plan | Schedule) -> str:
+    """The lines that put this plan, or a schedule alone, on a model in Python."""
+    plan = Plan.of(given)
     indent = ",\n" + " " * 13
     stages = "".join(
         f"    ps.Stage(layer={s.layer}, keep={s.keep!r}{indent}"
@@ -101,11 +103,16 @@ def python_lines(schedule: Schedule) -> str:
         + (f'{indent}selection="{s.selection}"' if s.selection != Stage.selection else "")
         + (f"{indent}params={dict(s.params)!r}" if s.params else "")
         + "),\n"
-        for s in schedule
+        for s in plan
     )
+    made = f"schedule = ps.Schedule([\n{stages}])\n"
+    if plan.changes:
+        changes = "".join(f"    Change.parse({str(change)!r}),\n" for change in plan.changes)
+        made += f"plan = ps.Plan(schedule, [\n{changes}])\n"
+    more = "from prunesearch.core.plans.plan import Change\n" if plan.changes else ""
     return (
-        f"import prunesearch as ps\n\nschedule = ps.Schedule([\n{stages}])\n"
-        "handle = ps.apply_(model, schedule)\noutputs = model(**batch)\n"
+        f"import prunesearch as ps\n{more}\n{made}"
+        f"handle = ps.apply_(model, {'plan' if plan.changes else 'schedule'})\noutputs = model(**batch)\n"
         "handle.remove()  # exactly as before"
     )
 
@@ -120,7 +127,7 @@ def point_view(study: StudyView, item: Item, prefix: str = "") -> Children:
     """
     name = f"{prefix}{item.id}"
     parts: Children = [point_facts(study, item)]
-    if item.schedule:
+    if item.plan:
         parts += [html.H3("Stages"), stages_table(study, item)]
     if item.tokens:
         label = f"Bar chart of the tokens that leave each block under {item.id}: {', '.join(map(str, item.tokens))}"
@@ -134,7 +141,7 @@ def point_view(study: StudyView, item: Item, prefix: str = "") -> Children:
         label = "Bar chart of where the time goes; the table below has the same numbers"
         parts += [html.H3("Where the time goes"), plot(f"time {name}", time_figure(rows), label, "bars")]
         parts.append(details("The numbers", time_table(rows)))
-    parts += [html.H3("Use it"), code(python_lines(item.schedule), "Python lines")]
+    parts += [html.H3("Use it"), code(python_lines(item.plan), "Python lines")]
     parts += [html.H3("Export it"), *exports(study, item)]
     return parts
 
@@ -195,7 +202,7 @@ def stages_table(study: StudyView, item: Item) -> Component:
             breakable(s.scorer),
             breakable(s.merge),
         ]
-        for s in item.schedule
+        for s in item.plan
     ]
     return table(["block", "kept", "tokens", "scorer", "merge"], rows, (0, 1, 2), f"stages of {item.id}")
 
@@ -229,7 +236,7 @@ def exports(study: StudyView, item: Item) -> Children:
     buttons, changed, refused = [], [], []
     for form in (FORMATS[name] for name in FORMATS):
         try:
-            found = export_schedule(item.schedule, form, target, lossy=True)
+            found = export_schedule(item.plan, form, target, lossy=True)
         except PruneSearchError as error:
             refused.append(html.Li([html.Strong(form.name), f": {error}"]))
             continue
@@ -293,9 +300,9 @@ def points_table(study: StudyView, chosen: str | None, href: str) -> Component:
             marked: dict[str, Any] = {"aria-current": "true"} if item.id == chosen else {}
             link = html.Span(dcc.Link(item.id, href=f"{href}?point={quote(item.id)}", className="point"), **marked)
             name = html.Span([link, " verdict" if item.id == verdict else ""])
-        rows.append([name, *_row(study, item, axes), str(len(item.schedule))])
+        rows.append([name, *_row(study, item, axes), str(len(item.plan)), item.plan.variant or study.dtype])
     heads = [find_cost(a).unit for a in axes]
-    head = ["point", "speed-up", *heads, f"{study.metric}, %", "95 %", "change", "stages"]
+    head = ["point", "speed-up", *heads, f"{study.metric}, %", "95 %", "change", "stages", "precision"]
     return table(head, rows, range(1, len(head)), f"all points of {study.name}")
 
 

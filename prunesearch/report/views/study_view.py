@@ -14,7 +14,7 @@ from prunesearch.core import budget as typed
 from prunesearch.core.costs import COSTS, Cost, find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.flow import Geometry
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.report.views.axes import Drawn, read
 from prunesearch.report.views.shown_samples import ShownSamples
 from prunesearch.study.front import Front, trust
@@ -40,9 +40,9 @@ class ShownShape:
         """How tokens flow through the model."""
         return Geometry(self.depth, self.tokens, self.protected)
 
-    def counts(self, schedule: Schedule) -> list[int]:
+    def counts(self, plan: Plan) -> list[int]:
         """Tokens leaving each block."""
-        return schedule.flow(self.geometry).counts
+        return plan.flow(self.geometry).counts
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Item:
     """
 
     id: str
-    schedule: Schedule
+    plan: Plan
     quality: Drawn | None
     costs: dict[str, Drawn]
     tokens: list[int]
@@ -137,6 +137,11 @@ class StudyView:
         return found if isinstance(found, int) else None
 
     @property
+    def dtype(self) -> str:
+        """What the model is in by itself."""
+        return self.front.conditions.dtype if self.front else str(self.config.get("dtype", ""))
+
+    @property
     def estimated(self) -> bool:
         """Whether costs come from an estimate of a device that nobody measured."""
         return self.front is not None and self.front.cost_table.status == "estimated"
@@ -197,8 +202,8 @@ class StudyView:
             return self._of_point("unpruned", self.front.unpruned)
         if self.table is None:
             return None
-        costs = {"latency": Drawn(self.table.predict(Schedule()))}
-        return Item("unpruned", Schedule(), None, costs, self.shape.counts(Schedule()) if self.shape else [])
+        costs = {"latency": Drawn(self.table.predict(Plan()))}
+        return Item("unpruned", Plan(), None, costs, self.shape.counts(Plan()) if self.shape else [])
 
     @cached_property
     def items(self) -> list[Item]:
@@ -242,7 +247,7 @@ class StudyView:
         if blocks is None or row.name not in self.front.unpruned.costs:
             return None
         geometry = self.shape.geometry
-        whole, mine = (blocks(self.table.shape, s.flow(geometry)) for s in (Schedule(), trial.schedule))
+        whole, mine = (blocks(self.table.shape, s.flow(geometry)) for s in (Plan(), trial.plan))
         return self.front.unpruned.cost(row.name).value - (whole - mine)
 
     def best_at_budget(self) -> Item | None:
@@ -261,7 +266,7 @@ class StudyView:
         q = found.quality
         return Item(
             id=name,
-            schedule=Schedule() if point is None else point.to_schedule(),
+            plan=Plan() if point is None else point.to_plan(),
             quality=Drawn(q.value, q.low, q.high, measured=True),
             costs={name: self._spread(name, amount) for name, amount in costs.items()},
             tokens=found.tokens,
@@ -278,10 +283,10 @@ class StudyView:
         quality = trial.number_of("quality")
         return Item(
             id=f"t{trial.number}",
-            schedule=trial.schedule,
+            plan=trial.plan,
             quality=None if quality is None else Drawn(quality, measured=True),
             costs={name: Drawn(value) for name, value in amounts.items() if value is not None},
-            tokens=self.shape.counts(trial.schedule) if self.shape else [],
+            tokens=self.shape.counts(trial.plan) if self.shape else [],
             trial=trial.number,
         )
 

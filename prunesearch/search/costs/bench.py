@@ -12,11 +12,12 @@ from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.cost.costs import Costs
 from prunesearch.cost.counting.flops import MacCosts, count_macs
 from prunesearch.cost.counting.memory import peak_activation_mib
 from prunesearch.cost.counting.memory_costs import MemoryCosts
+from prunesearch.cost.counting.size import SizeCosts
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.energy.pricing import EnergyCosts
 from prunesearch.cost.energy.schedules import measure_schedule_energy
@@ -85,7 +86,7 @@ class Pricing:
         """What prices the schedules of a front where nobody asked for this cost, at no expense."""
         return None
 
-    def measure(self, bench: Bench, schedules: Sequence[Schedule]) -> list[Measured] | None:
+    def measure(self, bench: Bench, schedules: Sequence[Plan]) -> list[Measured] | None:
         """Measure schedules on the device at hand: all of them or none, since others cannot be compared."""
         return None
 
@@ -103,7 +104,7 @@ class LatencyPricing(Pricing):
             return None
         return bench.tables[0].costs if len(bench.tables) == 1 else Across(bench.tables, bench.config.across)
 
-    def measure(self, bench: Bench, schedules: Sequence[Schedule]) -> list[Measured]:
+    def measure(self, bench: Bench, schedules: Sequence[Plan]) -> list[Measured]:
         """End to end, interleaved."""
         config, rounds = bench.config, _ROUNDS
         if config.percentile != MEDIAN:
@@ -140,7 +141,7 @@ class EnergyPricing(Pricing):
         table.energy.check_valid()
         return EnergyCosts(table, table.energy)
 
-    def measure(self, bench: Bench, schedules: Sequence[Schedule]) -> list[Measured] | None:
+    def measure(self, bench: Bench, schedules: Sequence[Plan]) -> list[Measured] | None:
         """Over windows by the device's meter; None without one, and where a window is not valid."""
         if bench.meter is None:
             return None
@@ -177,7 +178,7 @@ class MacPricing(Pricing):
                 the closed form knows of (position products, a decoder, convolutions).
         """
         costs, task = self.told(bench), bench.task
-        closed, counted = costs.predict(Schedule()), count_macs(task.model, task.timing_inputs(1)) / 1e9
+        closed, counted = costs.predict(Plan()), count_macs(task.model, task.timing_inputs(1)) / 1e9
         if abs(closed - counted) > _MACS_OFF * counted:
             raise PruneSearchError(
                 f"multiply-adds of {type(task.model).__name__} have no closed form here ({closed:.3g} GMACs, "
@@ -190,6 +191,18 @@ class MacPricing(Pricing):
         return MacCosts.of(bench.handle.encoder, bench.task.tokens)
 
 
+class SizePricing(Pricing):
+    """MB of the model's weights."""
+
+    def costs(self, bench: Bench) -> SizeCosts:
+        """Counted."""
+        return self.told(bench)
+
+    def told(self, bench: Bench) -> SizeCosts:
+        """Counted."""
+        return SizeCosts(bench.task.model, bench.setting.geometry)
+
+
 class MemoryPricing(Pricing):
     """MiB of a batch's activations at their peak, weights and inputs apart."""
 
@@ -199,7 +212,7 @@ class MemoryPricing(Pricing):
         say("memory: peak activations, estimated from the shapes of a forward")
         return MemoryCosts(task.model, bench.handle, task.timing_inputs(bench.config.batch_size), task.tokens)
 
-    def measure(self, bench: Bench, schedules: Sequence[Schedule]) -> list[Measured] | None:
+    def measure(self, bench: Bench, schedules: Sequence[Plan]) -> list[Measured] | None:
         """Measured where the device tells; elsewhere the estimate stands."""
         inputs = bench.task.timing_inputs(bench.config.batch_size)
         if not kind_of(device_of(inputs)).measures_memory:

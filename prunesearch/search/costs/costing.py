@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prunesearch.core.costs import COSTS
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say, step
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan, variant_of
 from prunesearch.cost.costs import Costs
 from prunesearch.cost.counting.flops import MacCosts
 from prunesearch.cost.energy.schedules import FITTED, fit_table_energy
@@ -19,7 +19,9 @@ from prunesearch.pruning.apply import Handle, runnable
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.latency import Across, LoadCosts
 from prunesearch.search.costs.objectives import Objective, make_objectives
+from prunesearch.search.costs.precisions import Variants, variants_to_search
 from prunesearch.search.costs.study_table import cost_table
+from prunesearch.search.space.plan_space import PlanSpace
 from prunesearch.search.space.space import Space
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.loads import Load
@@ -38,13 +40,13 @@ class Costing:
         table: of the first load, with the energy of its pieces where that is asked for.
         loads: every load with its table.
         objectives: what is minimised, and bounds.
-        space: what is worth proposing: methods that run, counts that differ in cost.
+        space: what is worth proposing: methods that run, counts that differ in cost, precisions that are here.
     """
 
     table: CostTable
     loads: list[LoadCosts]
     objectives: list[Objective]
-    space: Space
+    space: PlanSpace
 
     def costs_of(self, name: str) -> Costs | None:
         """The costs of that name; None if the run has no use for them."""
@@ -65,7 +67,7 @@ class Costing:
     @property
     def unpruned_ms(self) -> float:
         """The unpruned model's latency, as it is minimised."""
-        return next(o.costs.predict(Schedule()) for o in self.objectives if o.name == "latency")
+        return next(o.costs.predict(Plan()) for o in self.objectives if o.name == "latency")
 
 
 @dataclass
@@ -92,17 +94,23 @@ class Coster:
             PruneSearchError: if a cost is asked for that the device, or its profile, cannot tell.
         """
         config = self.setting.config
-        loads = [self._load(load) for load in self.setting.loads]
+        variants = variants_to_search(self.setting, self.handle)
+        loads = [self._load(load, variants) for load in self.setting.loads]
         table = loads[0].table
         methods = runnable(self.space.methods, str(table.conditions["attention"]))
-        space = self.space.with_methods(methods)
+        known = [changes for changes in variants if all(variant_of(changes) in load.table.variants for load in loads)]
+        if config.precision is not None:  # a table of before may lack one, and says so
+            known = variants
+            for load in loads:
+                list(map(load.table.under, variants))
+        space = PlanSpace(self.space.with_methods(methods), known, config.dtype)
         if len(loads) == 1:  # with several, what saves nothing under one may save under another
             space = self._at_edges(space, table)
         several = {load.name: load.costs for load in loads} if len(loads) > 1 else None
         objectives = make_objectives(config.objectives, config.budget, self._costs(loads), config.constraints, several)
         return Costing(table, loads, objectives, space)
 
-    def _load(self, load: Load) -> LoadCosts:
+    def _load(self, load: Load, variants: Variants) -> LoadCosts:
         """One load's table; the first has the energy."""
         setting, first = self.setting.under(load), load == self.setting.loads[0]
         config, task, geometry = setting.config, setting.task, setting.geometry
@@ -111,7 +119,7 @@ class Coster:
         if not first:
             path = path.with_name(f"{path.stem}-b{load.batch_size}-n{task.tokens}{path.suffix}")
         announce = step if first else say
-        table = cost_table(path, setting, self.handle, space, announce)
+        table = cost_table(path, setting, self.handle, space, announce, variants)
         if first and config.needs_energy and not self._energy_known(table):
             table = self._with_energy(table)
         tail = None
@@ -127,14 +135,15 @@ class Coster:
             say(f"{_BY_MACS}; {table.broken_promise} (close what else runs here, or give --table-time)")
         return LoadCosts(load.batch_size, task.tokens, load.weight, table, tail, macs)
 
-    def _at_edges(self, space: Space, table: CostTable) -> Space:
+    def _at_edges(self, space: PlanSpace, table: CostTable) -> PlanSpace:
         """Move counts to the edges of the table's plateaus, where more tokens cost the same."""
         if table.noise.noisy or table.broken_promise:  # noise makes plateaus of its own
             return space
         found = space.at_edges(plateaus(block_curve(table, biased=False)))
-        gone = len(space.counts) - len(found.counts)
+        before = len(space.schedules.counts)
+        gone = before - len(found.schedules.counts)
         if gone:
-            say(f"{gone} of {len(space.counts) - 1} token counts save nothing here: left out")
+            say(f"{gone} of {before - 1} token counts save nothing here: left out")
         return found
 
     def _costs(self, loads: list[LoadCosts]) -> dict[str, Costs]:

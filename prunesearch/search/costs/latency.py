@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.plan import Change
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import kept_count
 from prunesearch.core.tables.registry import ACROSS
@@ -25,6 +27,10 @@ class Scaled(OfOneModel):
     def geometry(self) -> Geometry:
         """Of the model that is priced."""
         return self.costs.geometry
+
+    def under(self, changes: tuple[Change, ...]) -> Scaled:
+        """Those of the model with these changes."""
+        return Scaled(self.costs.under(changes), self.factor)
 
     def price(self, flow: Flow) -> float:
         """A whole forward."""
@@ -141,6 +147,14 @@ class Across(OfOneModel):
     def geometry(self) -> Geometry:
         """Of the model under the first load."""
         return self._parts[0].geometry
+
+    def under(self, changes: tuple[Change, ...]) -> Across:
+        """Those of the model with these changes, in shares of the model as it is."""
+        if not changes:
+            return self
+        found = copy.copy(self)
+        found._parts = [part.under(changes) for part in self._parts]
+        return found
 
     def combine(self, ms: Sequence[float], unpruned_ms: Sequence[float]) -> float:
         """The one latency for those of every load, given those of the unpruned model."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.core.costs import find_cost
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.cost.costs import Costs
 
 
@@ -35,11 +35,11 @@ class Objective:
     @property
     def bound(self) -> float:
         """The limit, or what the unpruned model costs where that is less: nothing dearer is worth a trial."""
-        return min(self.limit, self.costs.predict(Schedule()))
+        return min(self.limit, self.costs.predict(Plan()))
 
-    def fits(self, schedule: Schedule) -> bool:
-        """Whether the schedule is predicted to keep the bound."""
-        return self.costs.predict(schedule) <= self.limit
+    def fits(self, plan: Plan) -> bool:
+        """Whether the plan is predicted to keep the bound."""
+        return self.costs.predict(plan) <= self.limit
 
 
 def make_objectives(
@@ -75,8 +75,8 @@ def make_objectives(
         bounds.insert(0, (budget.cost(names[0]), budget.relative, budget.limit))
     for name, relative, limit_of in bounds:
         for one in each if each and find_cost(name).by_load and not relative else [name]:
-            bound(one, limit_of(every[one].predict(Schedule())))
+            bound(one, limit_of(every[one].predict(Plan())))
     if names[0] not in limits:
-        limits[names[0]] = costs[names[0]].predict(Schedule())
+        limits[names[0]] = costs[names[0]].predict(Plan())
     order = dict.fromkeys([*names, *(name for name, _, _ in bounds), "latency", *each])
     return [Objective(name, every[name], limits.get(name, math.inf), name in names) for name in order]

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from prunesearch.core.costs import digits
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.registry import MERGES
@@ -16,12 +17,12 @@ from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import Seed, spread
 from prunesearch.search.solve.solver import solve
-from prunesearch.search.space.space import Space
+from prunesearch.search.space.plan_space import PlanSpace
 
 _ALL_POINTS = 10_000
 
 
-def check_reachable(space: Space, objectives: Sequence[Objective], asked: str) -> None:
+def check_reachable(space: PlanSpace, objectives: Sequence[Objective], asked: str) -> None:
     """Refuse a bound that no schedule keeps, before minutes are spent on sensitivities.
 
     The cheapest schedules are solved for as if nothing were lost, over the methods that cost least.
@@ -36,14 +37,15 @@ def check_reachable(space: Space, objectives: Sequence[Objective], asked: str) -
         if objective.limit >= objective.costs.predict(Schedule()):
             continue
         cheap = space.with_methods(cheapest_methods(space, objective.costs))
-        free = Sensitivities.free(cheap)
+        free = Sensitivities.free(cheap.schedules)
         if not solve(cheap, free, objective.costs, objective.limit, 1):
             _refuse(cheap, free, objective, asked)
 
 
-def cheapest_methods(space: Space, costs: Costs) -> list[str]:
+def cheapest_methods(given: PlanSpace, costs: Costs) -> list[str]:
     """Of the methods with token sizes and of those without, the one whose strongest stage costs least."""
     best: dict[bool, tuple[float, str]] = {}
+    space = given.schedules
     for method in space.methods:
         _, merge = parse_method(method)
         cost = costs.predict(Schedule([space.stage(space.layers[0], len(space.keeps) - 1, method)]))
@@ -53,7 +55,7 @@ def cheapest_methods(space: Space, costs: Costs) -> list[str]:
 
 
 def seeds_within(
-    space: Space, sensitivities: Sensitivities, objectives: Sequence[Objective], wanted: int, asked: str
+    space: PlanSpace, sensitivities: Sensitivities, objectives: Sequence[Objective], wanted: int, asked: str
 ) -> list[Seed]:
     """About `wanted` seeds that keep every bound, solved for each objective that is minimised.
 
@@ -74,23 +76,25 @@ def seeds_within(
             break
         for objective in group:
             solved = solve(space, sensitivities, objective.costs, objective.limit, _ALL_POINTS)
-            fitting = [seed for seed in solved if all(o.fits(seed.schedule) for o in objectives)]
+            fitting = [seed for seed in solved if all(o.fits(seed.plan) for o in objectives)]
             found += spread(fitting, -(-max(wanted, 1) // len(group)), lambda seed: seed.cost)
     if not found:
         _refuse_all(space, sensitivities, objectives, asked)
-    return list({seed.schedule: seed for seed in found}.values())
+    return list({seed.plan: seed for seed in found}.values())
 
 
-def _refuse_all(space: Space, sensitivities: Sensitivities, objectives: Sequence[Objective], asked: str) -> NoReturn:
+def _refuse_all(
+    space: PlanSpace, sensitivities: Sensitivities, objectives: Sequence[Objective], asked: str
+) -> NoReturn:
     """Say which bound nothing keeps; where each alone can be kept, what comes nearest to keeping all of them."""
     bounding = [o for o in objectives if math.isfinite(o.limit)]
-    tried: list[Schedule] = []
+    tried: list[Plan] = []
     for objective in bounding:
         reached = _reached(space, sensitivities, objective)
         if reached[-1].cost > objective.limit:
             _refuse(space, sensitivities, objective, asked)
-        tried += [seed.schedule for seed in reached]
-    nearest = min(tried, key=lambda schedule: max(o.costs.predict(schedule) / o.limit for o in bounding))
+        tried += [seed.plan for seed in reached]
+    nearest = min(tried, key=lambda plan: max(o.costs.predict(plan) / o.limit for o in bounding))
     said = ", ".join(
         f"{digits(o.costs.predict(nearest))} {o.unit} of {o.name} where {digits(o.limit)} is the most" for o in bounding
     )
@@ -100,16 +104,16 @@ def _refuse_all(space: Space, sensitivities: Sensitivities, objectives: Sequence
     )
 
 
-def _reached(space: Space, sensitivities: Sensitivities, objective: Objective) -> list[Seed]:
+def _reached(space: PlanSpace, sensitivities: Sensitivities, objective: Objective) -> list[Seed]:
     """Schedules that are no dearer than the unpruned model, which is the first, down to the least."""
-    whole = Seed(Schedule(), 0.0, objective.costs.predict(Schedule()))
+    whole = Seed(Plan(), 0.0, objective.costs.predict(Plan()))
     return [whole, *solve(space, sensitivities, objective.costs, whole.cost, _ALL_POINTS)]
 
 
-def _refuse(space: Space, sensitivities: Sensitivities, tight: Objective, asked: str) -> NoReturn:
+def _refuse(space: PlanSpace, sensitivities: Sensitivities, tight: Objective, asked: str) -> NoReturn:
     least = _reached(space, sensitivities, tight)[-1]
     way_out = "raise the budget" if asked.startswith("budget") else "loosen the bound"
     raise PruneSearchError(
         f"{asked} ({digits(tight.limit)} {tight.unit}) is below anything reachable: the least that the space has is "
-        f"predicted at {digits(least.cost)} {tight.unit} ({least.schedule}); {way_out}, or widen the space"
+        f"predicted at {digits(least.cost)} {tight.unit} ({least.plan}); {way_out}, or widen the space"
     )

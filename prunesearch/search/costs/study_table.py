@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
+from prunesearch.core.plans.plan import Change
 from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.estimate.estimate import estimate_table
@@ -28,6 +29,7 @@ def cost_table(
     handle: Handle,
     space: Space,
     announce: Callable[[str], None],
+    variants: Sequence[tuple[Change, ...]] = ((),),
 ) -> CostTable:
     """Return the cost table of a setting's model under its load, with its error inside.
 
@@ -37,6 +39,7 @@ def cost_table(
         handle: of its model.
         space: its counts are measured.
         announce: told where the table comes from.
+        variants: changes of the model that a table is measured with.
 
     Raises:
         PruneSearchError: if a table that is there was measured under other conditions, or the device's profile has
@@ -64,6 +67,7 @@ def cost_table(
             mode=config.mode,
             patience_s=config.patience_s,
             concurrency=config.concurrency,
+            variants=variants,
         )
         table.save(path)
     say_table(table)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from prunesearch.core.plans.schedule import Schedule
+    from prunesearch.core.plans.plan import Plan
     from prunesearch.search.trials.ask_tell import Search
     from prunesearch.search.trials.evaluate import Evaluation, Rival
     from prunesearch.study.trials import TrialRecord
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.2  # between two looks at what other processes do
 
 Stop = Callable[["Search"], bool]
-Evaluate = Callable[["Schedule", "Rival | None"], "Evaluation"]
+Evaluate = Callable[["Plan", "Rival | None"], "Evaluation"]
 Load = Callable[[], Evaluate]
 
 

@@ -49,7 +49,7 @@ class LocalEngine:
         started = time.monotonic()
         try:
             with time_limit(self.limit_s):
-                evaluation = self.evaluate(proposal.schedule, proposal.rival)
+                evaluation = self.evaluate(proposal.plan, proposal.rival)
         except (RuntimeError, MemoryError) as error:  # out of memory or time, or a kernel that refuses a shape
             search.fail(proposal, str(error) or type(error).__name__)
             return None

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.search.engines.engine import EngineContext, Limits, Load, Stop
 from prunesearch.search.engines.time_limit import time_limit
 from prunesearch.search.trials.ask_tell import Proposal, Search
@@ -203,7 +203,7 @@ class _Asking(Searcher):
                 return str(Searcher.FINISHED)
             if proposal is not None:
                 self._open[trial_id] = proposal
-                return {"schedule": proposal.schedule.to_json(None), "rows_to_beat": proposal.rows_to_beat or ""}
+                return {"schedule": proposal.plan.to_json(None), "rows_to_beat": proposal.rows_to_beat or ""}
             if not self.search.exhausted:
                 return None
             self.reason = "exhausted"
@@ -333,7 +333,7 @@ class _Worker(tune.Trainable):
         rival = unpack_rows(rows) if rows else None
         try:
             with time_limit(self._limit_s):
-                evaluation = self._evaluate(Schedule.from_json(self._take["schedule"]), rival)
+                evaluation = self._evaluate(Plan.from_json(self._take["schedule"]), rival)
         except (RuntimeError, MemoryError) as error:  # out of memory or time, or a kernel that refuses a shape
             return _Found(error=str(error) or type(error).__name__)
         tensors = (evaluation.statistics, evaluation.kl, evaluation.agrees)

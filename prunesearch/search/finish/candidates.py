@@ -11,6 +11,7 @@ from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.core.costs import find_cost
 from prunesearch.core.pareto import hypervolume_2d, non_dominated
+from prunesearch.core.plans.plan import Plan
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.front_items import Point, Unpruned
 from prunesearch.study.front_records import BudgetInfo, ConstraintInfo, Hypervolume, Selection
@@ -76,10 +77,10 @@ class Bounds:
         ]
 
     def affordable(self, points: Sequence[Point]) -> list[Point]:
-        """The points that prune anything and keep every bound on costs, whatever their quality."""
+        """The points that change anything and keep every bound on costs, whatever their quality."""
         costs = [c for c in self.constraints if not c.on_quality]
         return [
-            p for p in points if len(p.to_schedule()) and self.keeps_budget(p) and all(self.keeps(c, p) for c in costs)
+            p for p in points if p.to_plan() != Plan() and self.keeps_budget(p) and all(self.keeps(c, p) for c in costs)
         ]
 
     def inside(self, points: Sequence[Point]) -> list[Point]:

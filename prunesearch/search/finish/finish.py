@@ -10,13 +10,14 @@ from functools import cached_property
 from prunesearch import __version__
 from prunesearch.core.costs import COSTS
 from prunesearch.core.events import moving, step
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.report.report import write_report
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Costing
 from prunesearch.search.finish.candidates import Bounds, blind_note, hypervolume, selection, selection_note, standing
 from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.finish.items import ItemMaker, Reference
+from prunesearch.search.finish.ladder import climb, say_ladder
 from prunesearch.search.finish.remeasure import Remeasured, remeasure
 from prunesearch.search.finish.verdict import Judge, with_promises
 from prunesearch.search.handed_on import Run, Searched
@@ -91,10 +92,9 @@ class Finish:
 
     def go(self) -> Front:
         """Evaluate and re-measure the candidates, drop the dominated ones, and write front and report."""
-        feasible = feasible_records(self.searched.study, self.records)
-        candidates = spread(front_records(feasible), self.config.front_points, lambda r: r.predicted_ms)
+        candidates = self._candidates()
         evaluations, reference = self._hold_out(candidates)
-        base, *measured = self._measure([Schedule(), *(r.schedule for r in candidates)])
+        base, *measured = self._measure([Plan(), *(r.plan for r in candidates)])
         known = Reference(reference, self.searched.unpruned.quality)
         maker = ItemMaker(self.costing, self.bench, self.task.metric, known)
         unpruned = maker.unpruned(base)
@@ -106,26 +106,46 @@ class Finish:
             [r.quality for r in candidates], known.calibration, self.searched.probed.split.n, evaluations, reference
         )
         blind = blind_note(self.task, reference, self.task.holdout.labels)
-        front = self._front(unpruned, points, chosen, blind)
+        front = self._with_ladder(self._front(unpruned, points, chosen, blind))
         self._report(front)
         front.save(self.run.folder.front)  # last: where it lies, the study is finished
         return front
+
+    def _with_ladder(self, front: Front) -> Front:
+        """With what other runtimes would give the unpruned model here, and the recommended plan's stages on top."""
+        if not self.here:
+            step("ladder: none, since the device is not at hand")
+            return front
+        step("ladder: the unpruned model in every runtime and precision that is here")
+        named = (front.point(name) for name in (front.verdict.point, front.verdict.by_estimate) if name is not None)
+        best = next((point.to_plan() for point in named if point is not None and len(point.to_plan())), None)
+        rungs = climb(self.bench, self.costing.space.variants, best, self.run.folder.path / "ladder.json")
+        say_ladder(rungs)
+        return front.model_copy(update={"ladder": rungs})
+
+    def _candidates(self) -> list[TrialRecord]:
+        """Of the front of the search, and the unpruned model with each change of it, which is a rival in any case."""
+        feasible = feasible_records(self.searched.study, self.records)
+        rivals = [r for r in feasible if r.rows is None and r.plan != Plan() and not len(r.plan)]
+        front = [r for r in front_records(feasible) if r not in rivals]
+        chosen = spread(front, max(1, self.config.front_points - len(rivals)), lambda r: r.predicted_ms)
+        return sorted([*chosen, *rivals], key=lambda r: -r.predicted_ms)
 
     def _hold_out(self, candidates: list[TrialRecord]) -> tuple[list[Evaluation], Evaluation]:
         split = self.task.holdout
         step(f"holdout: {len(candidates)} candidates on {split.n} rows that the search has not seen")
         evaluator = Evaluator(self.task, self.run.handle, split)
         with moving("holdout", max(1, len(candidates) * split.n)) as bar:
-            found = [evaluator.evaluate(r.schedule, bar.advance) for r in candidates]
+            found = [evaluator.evaluate(r.plan, bar.advance) for r in candidates]
         return found, evaluator.unpruned()
 
-    def _measure(self, schedules: list[Schedule]) -> list[Remeasured]:
+    def _measure(self, plans: list[Plan]) -> list[Remeasured]:
         if not self.here:
             device = self.costing.table.device["name"]
             step(f"not re-measured: {device} is not at hand; costs are predictions")
-            return [Remeasured() for _ in schedules]
-        step(f"re-measuring {len(schedules)} schedules end to end")
-        return remeasure(self.bench, [name for name in COSTS if name in self.config.costs], schedules)
+            return [Remeasured() for _ in plans]
+        step(f"re-measuring {len(plans)} plans end to end")
+        return remeasure(self.bench, [name for name in COSTS if name in self.config.costs], plans)
 
     def _front(
         self,
@@ -137,7 +157,7 @@ class Finish:
         config, costing = self.config, self.costing
         first = config.objectives[0]
         bounds = Bounds(config.budget, config.constraints, unpruned, first)
-        constraints = bounds.constraint_infos([p for p in candidates if len(p.to_schedule())])
+        constraints = bounds.constraint_infos([p for p in candidates if p.to_plan() != Plan()])
         table = TableInfo(**costing.table.summary())
         judge = Judge(
             unpruned,
@@ -190,7 +210,7 @@ class Finish:
         """What this kind of task has to say of the points beside its columns, measured where the device is at hand."""
         if not self.here:
             return []
-        return self.task.remarks(self.run.handle, {p.id: p.to_schedule() for p in points}, self.config.batch_size)
+        return self.task.remarks(self.run.handle, {p.id: p.to_plan() for p in points}, self.config.batch_size)
 
     def _model(self) -> ModelInfo:
         encoder = self.run.handle.encoder
@@ -229,7 +249,7 @@ class Finish:
                 "predicted_ms": r.predicted_ms,
                 "kl": r.loss,
                 "quality": r.quality,
-                "schedule": r.schedule.to_dict(),
+                "schedule": r.plan.to_dict(),
             }
             for r in self.records
         ]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import Handle
 from prunesearch.report.pictures import owners, to_data_uri
 from prunesearch.report.spectrogram import picture, sound_view
@@ -49,17 +49,17 @@ def illustrate(
     show = _shown_by(task, handle, split, model_id)
     if show is None:
         return [], []
-    with handle.under(Schedule()):
+    with handle.under(Plan()):
         reference = [task.condensed(_outputs(task, batch)) for batch in split.batches]
     unpruned: dict[int, str] = {}
     traces = []
     for point in points:
-        schedule = point.to_schedule()
-        with handle.under(schedule):
+        plan = point.to_plan()
+        with handle.under(plan):
             chosen = list(dict.fromkeys([*range(min(_SHOWN, split.n)), *_worst(task, split, reference)]))
-        with handle.under(Schedule()):
+        with handle.under(Plan()):
             unpruned |= {row: _answer(task, _row(split, row)) for row in chosen if row not in unpruned}
-        with handle.under(schedule):
+        with handle.under(plan):
             traces += [_trace(task, handle, point.id, row, _row(split, row), unpruned[row]) for row in chosen]
     rows = []
     for row in sorted(unpruned):

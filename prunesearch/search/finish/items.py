@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.core.plans.plan import Plan
-from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.costs import Costs
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Costing
@@ -50,30 +49,30 @@ class ItemMaker:
     def unpruned(self, measured: Remeasured) -> Unpruned:
         """The unpruned model."""
         quality = _quality(self.reference.evaluation, self.reference.calibration)
-        loads = self._loads(Schedule(), measured)
+        loads = self._loads(Plan(), measured)
         return Unpruned(
             qualities={self.metric: quality},
-            costs=self._costs(Schedule(), measured, self.reference.evaluation, loads, loads),
+            costs=self._costs(Plan(), measured, self.reference.evaluation, loads, loads),
             loads=self._several(loads),
-            tokens=self._tokens(Schedule()),
+            tokens=self._tokens(Plan()),
         )
 
     def point(self, record: TrialRecord, evaluation: Evaluation, measured: Remeasured, base: Remeasured) -> Point:
         """A candidate; `base` is what was measured of the unpruned model."""
-        schedule, reference = record.schedule, self.reference.evaluation
+        plan, reference = record.plan, self.reference.evaluation
         metric = evaluation.metric
         value, low, high = metric.difference(reference.statistics, evaluation.statistics)
         at_least = metric.at_least(reference.statistics, evaluation.statistics)
         difference = Difference(value=value, low=_known(low), high=_known(high), at_least=_known(at_least))
         quality = _quality(evaluation, record.quality).model_copy(update={"difference": difference})
-        loads, whole = self._loads(schedule, measured), self._loads(Schedule(), base)
-        costs = self._costs(schedule, measured, evaluation, loads, whole)
-        unpruned = self._costs(Schedule(), base, reference, whole, whole)
+        loads, whole = self._loads(plan, measured), self._loads(Plan(), base)
+        costs = self._costs(plan, measured, evaluation, loads, whole)
+        unpruned = self._costs(Plan(), base, reference, whole, whole)
         return Point(
             id=f"t{record.number}",
             trial=record.number,
-            plan=Plan(schedule).to_dict(),
-            text=str(schedule),
+            plan=plan.to_dict(),
+            text=str(plan),
             qualities={self.metric: quality},
             fidelity=Fidelity(
                 kl=evaluation.loss,
@@ -83,7 +82,7 @@ class ItemMaker:
             ),
             costs=costs,
             loads=self._several(loads),
-            tokens=self._tokens(schedule),
+            tokens=self._tokens(plan),
             speedup=unpruned["latency"].value / costs["latency"].value,
         )
 
@@ -99,12 +98,12 @@ class ItemMaker:
                 found[name] = costs
         return found
 
-    def _loads(self, schedule: Schedule, measured: Remeasured) -> list[dict[str, CostAmount]]:
+    def _loads(self, plan: Plan, measured: Remeasured) -> list[dict[str, CostAmount]]:
         """The costs that every load has its own of, under each."""
         found: list[dict[str, CostAmount]] = []
         for index, load in enumerate(self.costing.loads):
             known = measured.loads[index] if measured.loads else {}
-            found.append({"latency": CostAmount(predicted=load.costs.predict(schedule), measured=known.get("latency"))})
+            found.append({"latency": CostAmount(predicted=load.costs.predict(plan), measured=known.get("latency"))})
         return found
 
     def _several(self, loads: list[dict[str, CostAmount]]) -> list[dict[str, CostAmount]]:
@@ -112,7 +111,7 @@ class ItemMaker:
 
     def _costs(
         self,
-        schedule: Schedule,
+        plan: Plan,
         measured: Remeasured,
         evaluation: Evaluation,
         loads: Sequence[Mapping[str, CostAmount]],
@@ -127,16 +126,16 @@ class ItemMaker:
             costs[name] = mine[0] if len(mine) == 1 else combine(mine, whole, weights, config.across)
         for name, priced in self._told.items():
             if name not in costs:
-                costs[name] = CostAmount(predicted=priced.predict(schedule), measured=measured.costs.get(name))
+                costs[name] = CostAmount(predicted=priced.predict(plan), measured=measured.costs.get(name))
         for name in sorted(config.costs - set(costs)):
             found = find_cost(name).make_pricing().found(evaluation) or measured.costs.get(name)
             if found is not None:
                 costs[name] = CostAmount(measured=found)
         return costs
 
-    def _tokens(self, schedule: Schedule) -> list[int]:
+    def _tokens(self, plan: Plan) -> list[int]:
         encoder = self.bench.handle.encoder
-        return schedule.counts(encoder.depth, self.bench.task.tokens, encoder.protected)
+        return plan.counts(encoder.depth, self.bench.task.tokens, encoder.protected)
 
 
 def combine(

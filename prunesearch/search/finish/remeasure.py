@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prunesearch.core.costs import find_cost
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.search.costs.bench import Bench
 from prunesearch.study.front_items import Measured
 
@@ -19,7 +19,7 @@ class Remeasured:
     loads: list[dict[str, Measured]] = field(default_factory=list)
 
 
-def remeasure(bench: Bench, names: Sequence[str], schedules: Sequence[Schedule]) -> list[Remeasured]:
+def remeasure(bench: Bench, names: Sequence[str], schedules: Sequence[Plan]) -> list[Remeasured]:
     """Measure every cost in `names` that can be measured here, of all the schedules."""
     found = [Remeasured(loads=[{} for _ in bench.setting.loads]) for _ in schedules]
     for name in names:

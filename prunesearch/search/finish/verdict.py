@@ -162,7 +162,8 @@ class Judge:
         guess = max((p for p in points if self.is_good(p) and self.gain(p) >= _WORTH_IT), key=self.gain, default=None)
         estimate = None if guess is None else guess.id
         if point is not None:
-            said = f"{self.row.least} schedule {self._enough} {_SURE}: {self.describe(point)}."
+            what = "plan" if point.variant else "schedule"
+            said = f"{self.row.least} {what} {self._enough} {_SURE}: {self.describe(point)}."
             return Verdict(text=said + self._aside(guess, point), point=point.id, by_estimate=estimate)
         broken = [c.text for c in self.constraints if c.broken]
         if not points and broken:
@@ -190,7 +191,7 @@ class Judge:
         """What the point estimates alone would say, where that is something else."""
         if guess is None or guess.id == chosen.id:
             return ""
-        return f" {self.row.least} by point estimate: {guess.id}, {self.gain(guess):.2f}x{self._change(guess)}."
+        return f" {self.row.least} by point estimate: {_named(guess)}, {self.gain(guess):.2f}x{self._change(guess)}."
 
     @staticmethod
     def _change(point: Point) -> str:
@@ -207,8 +208,8 @@ class Judge:
         end = "A larger batch or longer inputs may change that."
         if guess is not None:
             end = (
-                f"{self.row.least} by point estimate: {guess.id}, {self.gain(guess):.2f}x{self._change(guess)}; more "
-                "holdout rows may make that sure."
+                f"{self.row.least} by point estimate: {_named(guess)}, {self.gain(guess):.2f}x{self._change(guess)}; "
+                "more holdout rows may make that sure."
             )
         return f"Unpruned is best here ({self._where}): {reason}. {end}"
 
@@ -223,10 +224,15 @@ class Judge:
         said = f", {self.trust}" if self.trust else ""
         around = "" if d.ends is None else f", 95 % interval {100 * d.ends[0]:+.2f} to {100 * d.ends[1]:+.2f}"
         return (
-            f"{point.id}, {base / mine:.2f}x ({self.row.text(mine)} against {self.row.text(base)}{said}), "
+            f"{_named(point)}, {base / mine:.2f}x ({self.row.text(mine)} against {self.row.text(base)}{said}), "
             f"{self.metric} {100 * point.quality.value:.2f} % against "
             f"{100 * self.unpruned.quality.value:.2f} % (paired difference {100 * d.value:+.2f} points{around})"
         )
+
+
+def _named(point: Point) -> str:
+    """`p4`, or `p4 (int8)` where the model is changed too."""
+    return f"{point.id} ({point.variant})" if point.variant else point.id
 
 
 def keeps_quality(point: Point, unpruned: Unpruned) -> bool:

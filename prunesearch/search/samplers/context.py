@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prunesearch.search.costs.objectives import Objective
     from prunesearch.search.solve.losses import Sensitivities
-    from prunesearch.search.space.space import Space
+    from prunesearch.search.space.plan_space import PlanSpace
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SamplerContext:
         seed: of everything random.
     """
 
-    space: Space
+    space: PlanSpace
     objectives: Sequence[Objective]
     sensitivities: Sensitivities | None = None
     seed: int = 0

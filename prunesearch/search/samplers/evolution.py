@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from prunesearch.search.space.space import Space
+from prunesearch.search.space.plan_space import PlanSpace
 
 _FIRST = 20  # plain schedules that the first population is made of
 _MUTATION = 0.5  # probability that a gene of a mutant is drawn anew
@@ -33,7 +33,7 @@ class EvolutionarySampler(BaseSampler):
         seed: of everything random.
     """
 
-    def __init__(self, space: Space, seed: int) -> None:
+    def __init__(self, space: PlanSpace, seed: int) -> None:
         self.space = space
         self._random = random.Random(seed)
         self._seen: set[int] = set()

@@ -19,7 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.spatial import KDTree
 
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.search.samplers.context import SamplerContext
 from prunesearch.search.samplers.improvement import LOST, Staircase
 from prunesearch.search.samplers.surrogate import LossModel
@@ -30,7 +30,7 @@ from prunesearch.search.solve.seed import Solves
 from prunesearch.search.solve.solver import solver_for
 from prunesearch.search.space.moves import neighbours
 
-Verified = tuple[Schedule, float]  # with its loss in nats
+Verified = tuple[Plan, float]  # with its loss in nats
 
 _TRAIN = 256  # verified schedules that the model is fitted to, nearest to the front first
 _SOLVED, _AROUND = 150, 24  # candidates taken from each front of the solver; points whose neighbours are tried
@@ -62,11 +62,11 @@ class GuidedSampler(BaseSampler):
         self.model = LossModel(self.space, sensitivities)
         self._random = random.Random(context.seed)
         self._solvers: list[Solves] = []
-        self._queue: list[Schedule] = []
-        self._seen: dict[Schedule, float] = {}
-        self._broken: set[Schedule] = set()  # of them, those that break a constraint
+        self._queue: list[Plan] = []
+        self._seen: dict[Plan, float] = {}
+        self._broken: set[Plan] = set()  # of them, those that break a constraint
         self._read: set[int] = set()
-        self._shares: dict[Schedule, Array] = {}
+        self._shares: dict[Plan, Array] = {}
         self._weights = np.ones(len(self.objectives))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -94,7 +94,7 @@ class GuidedSampler(BaseSampler):
 
     # -- proposing ------------------------------------------------------------------------------------
 
-    def _propose(self, study: Study) -> list[Schedule]:
+    def _propose(self, study: Study) -> list[Plan]:
         """The next few schedules, best first; each is chosen as if those before it had come out as predicted."""
         self._read_trials(study)
         weights = np.array([self._random.random() + 0.1 for _ in self.objectives])
@@ -108,7 +108,7 @@ class GuidedSampler(BaseSampler):
         mean, sd = self.model.predict(candidates)
         worth = self._likely_kept(candidates) / spending
         points = self._points(kept)
-        chosen: list[Schedule] = []
+        chosen: list[Plan] = []
         left = np.ones(len(candidates), dtype=bool)
         batch = min(max(_LEAST_BATCH, len(self._seen) // _PER_BATCH), _MOST_BATCH, len(candidates))
         for _ in range(batch):
@@ -128,7 +128,7 @@ class GuidedSampler(BaseSampler):
                 if any(excess > 0 for excess in trial.constraints.values()):
                     self._broken.add(schedule)
 
-    def _fit(self, verified: Sequence[Verified], kept: Sequence[Verified]) -> list[Schedule]:
+    def _fit(self, verified: Sequence[Verified], kept: Sequence[Verified]) -> list[Plan]:
         """Fit the model to the schedules nearest to the front; returns those on it that keep the constraints."""
         if not verified:
             return []
@@ -140,7 +140,7 @@ class GuidedSampler(BaseSampler):
         on_front = points[:, 1] <= _best_so_far(points)
         return [schedule for (schedule, _), keep in zip(kept, on_front, strict=True) if keep]
 
-    def _likely_kept(self, schedules: Sequence[Schedule]) -> Array:
+    def _likely_kept(self, schedules: Sequence[Plan]) -> Array:
         """Share of the verified schedules nearest in tokens, block by block, that keep the constraints; `[n]`."""
         if not self._broken:
             return np.ones(len(schedules))
@@ -154,23 +154,23 @@ class GuidedSampler(BaseSampler):
         share: Array = keeps[nearest.reshape(len(schedules), near)].mean(1).clip(_LEAST_CHANCE)
         return share
 
-    def _profile(self, schedule: Schedule) -> list[float]:
+    def _profile(self, schedule: Plan) -> list[float]:
         keeps = {stage.layer: stage.keep for stage in schedule}
         current, profile = 1.0, []
-        for layer in range(self.space.depth):
+        for layer in range(self.space.schedules.depth):
             current = keeps.get(layer, current)
             profile.append(current)
         return profile
 
-    def _candidates(self, front: list[Schedule]) -> list[Schedule]:
+    def _candidates(self, front: list[Plan]) -> list[Plan]:
         if not self._solvers:
             self._solvers = [solver_for(self.space, o.costs, o.limit) for o in self.objectives]
-        found: dict[Schedule, None] = {}
+        found: dict[Plan, None] = {}
         hopeful = self.model.corrected(_OPTIMISM)
         best = self.model.corrected()
         for solver in self._solvers:
             for sensitivities in (best, hopeful):
-                found |= dict.fromkeys(s.schedule for s in solver.solve(sensitivities, _SOLVED))
+                found |= dict.fromkeys(s.plan for s in solver.solve(sensitivities, _SOLVED))
         solved = list(found)
         swaps = self._swaps(best)
         centres = front + solved[: max(0, _AROUND - len(front))]
@@ -183,11 +183,11 @@ class GuidedSampler(BaseSampler):
 
     def _swaps(self, sensitivities: Sensitivities) -> list[int]:
         """The methods that lose least at the most cells, and one at random."""
-        wins = np.bincount(sensitivities.loss[:, 1:].argmin(2).ravel(), minlength=len(self.space.methods))
+        wins = np.bincount(sensitivities.loss[:, 1:].argmin(2).ravel(), minlength=len(self.space.schedules.methods))
         best = list(np.argsort(-wins, kind="stable")[:_SWAPS])
-        return [*map(int, best), self._random.randrange(len(self.space.methods))]
+        return [*map(int, best), self._random.randrange(len(self.space.schedules.methods))]
 
-    def _costs(self, schedules: Sequence[Schedule]) -> tuple[Array, Array]:
+    def _costs(self, schedules: Sequence[Plan]) -> tuple[Array, Array]:
         """Cost as a share of its bound, and what an evaluation spends; `[n]` each.
 
         Of several objectives the worst share counts, under weights that are drawn anew for every batch (ParEGO, Knowles
@@ -196,7 +196,7 @@ class GuidedSampler(BaseSampler):
         shares = np.array([self._share(s) for s in schedules]).reshape(len(schedules), len(self.objectives))
         return (shares * self._weights).max(1), shares[:, 0]
 
-    def _share(self, schedule: Schedule) -> Array:
+    def _share(self, schedule: Plan) -> Array:
         """Each objective's cost over its bound; remembered, since a candidate comes up again and again."""
         found = self._shares.get(schedule)
         if found is None:
@@ -208,7 +208,7 @@ class GuidedSampler(BaseSampler):
 
     def _points(self, verified: Sequence[Verified]) -> Array:
         """Cost and loss of the unpruned model and of what was verified, `[1 + n, 2]`."""
-        schedules = [Schedule(), *(s for s, _ in verified)]
+        schedules = [Plan(), *(s for s, _ in verified)]
         cost, _ = self._costs(schedules)
         return np.stack([cost, np.array([0.0, *(loss for _, loss in verified)])], axis=1)
 

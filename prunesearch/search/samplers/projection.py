@@ -14,8 +14,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from prunesearch.core.plans.schedule import Schedule
-from prunesearch.search.space.space import Space
+from prunesearch.core.plans.plan import Plan
+from prunesearch.search.space.plan_space import PlanSpace
 
 
 class ProjectedSampler(BaseSampler):
@@ -31,9 +31,9 @@ class ProjectedSampler(BaseSampler):
     def __init__(
         self,
         inner: BaseSampler,
-        space: Space,
-        repair: Callable[[Schedule], Schedule],
-        next_seed: Callable[[], Schedule | None],
+        space: PlanSpace,
+        repair: Callable[[Plan], Plan],
+        next_seed: Callable[[], Plan | None],
     ) -> None:
         self.inner, self.space, self.repair, self.next_seed = inner, space, repair, next_seed
 

@@ -15,17 +15,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.solve.gaussian import Array, Posterior, Refits, fit_scales
 from prunesearch.search.solve.loss_surface import FLOOR, SurfaceScales, alike, method_kernel
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.moves import sites_of
+from prunesearch.search.space.plan_space import PlanSpace
 from prunesearch.search.space.space import Space
 
 _LEAST_FITTED, _MOST_FITTED = 16, 64  # verified schedules that scales are fitted to; of more, an even part
 _LENGTHS = (0.6, 1.0, 1.6)  # factors on both lengths that are tried
 # how far the prior lets the logarithms of common, noise, stages and pairs go; set by `benchmarks/loss_models.py`
 _SPREADS = (0.7, 1.0, 0.7, 0.7)
+_VARIANT = 0.2  # prior standard deviation of the log correction of all plans in a precision
+_OTHER_VARIANT = 0.9  # correlation of a stage's correction with that of the same stage in another precision
 
 
 class CorrectionScales(NamedTuple):
@@ -55,35 +59,53 @@ class CorrectionScales(NamedTuple):
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Schedules as arrays `[n, stages]`: index of each stage's cell, its share of the estimate (0: no such stage)."""
+    """Plans as arrays `[n, stages]`: index of each stage's cell, its share of the estimate (0: no such stage).
+
+    `variant` `[n]`: index of what is done to the model beside its tokens.
+    """
 
     layer: NDArray[np.int64]
     level: NDArray[np.int64]
     method: NDArray[np.int64]
     share: Array
     estimate: Array  # [n], nats
+    variant: NDArray[np.int64]
 
     def reshaped(self, *shape: int) -> _Encoded:
-        """The same schedules along axes that broadcast."""
+        """The same plans along axes that broadcast."""
         layer, level, method = (x.reshape(*shape, x.shape[-1]) for x in (self.layer, self.level, self.method))
-        return _Encoded(layer, level, method, self.share.reshape(*shape, self.share.shape[-1]), self.estimate)
+        share = self.share.reshape(*shape, self.share.shape[-1])
+        return _Encoded(layer, level, method, share, self.estimate, self.variant.reshape(*shape))
 
     def rows(self, index: NDArray[np.int64]) -> _Encoded:
         """Some of the schedules."""
         layer, level, method = (x[index] for x in (self.layer, self.level, self.method))
-        return _Encoded(layer, level, method, self.share[index], self.estimate[index])
+        return _Encoded(layer, level, method, self.share[index], self.estimate[index], self.variant[index])
 
     def against(self, other: _Encoded) -> tuple[_Encoded, _Encoded]:
         """Both along axes of their own: what is computed of them is `[n, m]`."""
         return self.reshaped(-1, 1), other.reshaped(1, -1)
 
 
-def _likeliest(scales: CorrectionScales, pieces: Sequence[Array], residual: Array) -> tuple[float, CorrectionScales]:
-    """Fit all standard deviations; `pieces` are the covariances `[n, n]` of stages and of pairs under `scales`."""
+def _kin(a: _Encoded, b: _Encoded) -> Array:
+    """Correlation of the corrections of equal stages, by what else is done to the model."""
+    return np.where(a.variant == b.variant, 1.0, _OTHER_VARIANT)
+
+
+def _of_variant(a: _Encoded, b: _Encoded) -> Array:
+    """Prior covariance of what all plans of one precision share; the model as it is has none of it."""
+    return np.where((a.variant == b.variant) & (a.variant > 0), _VARIANT**2, 0.0)
+
+
+def _likeliest(
+    scales: CorrectionScales, pieces: Sequence[Array], residual: Array, fixed: Array
+) -> tuple[float, CorrectionScales]:
+    """Fit all standard deviations; `pieces` are the covariances `[n, n]` of stages and of pairs under `scales`, which
+    come to `fixed`."""
 
     def evidence(factors: Array) -> float:
         common, noise, stages, pairs = factors**2
-        kernel = common * scales.common**2 + stages * pieces[0] + pairs * pieces[1]
+        kernel = fixed + common * scales.common**2 + stages * pieces[0] + pairs * pieces[1]
         return Posterior(kernel, np.full(len(residual), noise * scales.noise**2), residual).evidence
 
     factors = fit_scales(evidence, _SPREADS)
@@ -94,18 +116,21 @@ def _likeliest(scales: CorrectionScales, pieces: Sequence[Array], residual: Arra
 
 
 class LossModel:
-    """Predicts the loss of any schedule of a space.
+    """Predicts the loss of any plan of a space.
 
     Args:
         scales: to keep; None fits them when there are schedules enough, and again whenever these have doubled.
     """
 
-    def __init__(self, space: Space, sensitivities: Sensitivities, scales: CorrectionScales | None = None) -> None:
-        self.space, self.sensitivities = space, sensitivities
+    def __init__(
+        self, space: Space | PlanSpace, sensitivities: Sensitivities, scales: CorrectionScales | None = None
+    ) -> None:
+        self.space, self.sensitivities = space.schedules, sensitivities
         self._refits = Refits(_LEAST_FITTED if scales is None else None, _MOST_FITTED)
         self._train: _Encoded | None = None
         self._posterior: Posterior | None = None
         self._unexplained = 0.0  # variance
+        self._variants: dict[str, int] = {"": 0}
         self._use(scales or CorrectionScales())
 
     def _use(self, scales: CorrectionScales) -> None:
@@ -116,7 +141,7 @@ class LossModel:
         self._methods = scales.any_method + (1 - scales.any_method) * methods / methods.max()
         self._sd = scales.measured * np.sqrt(self.sensitivities.sd**2 + scales.stage**2)
 
-    def fit(self, schedules: Sequence[Schedule], losses: Array) -> None:
+    def fit(self, schedules: Sequence[Plan | Schedule], losses: Array) -> None:
         """Learn from verified schedules and their losses in nats."""
         self._train = train = self._encode(schedules)
         residual = np.log(losses + FLOOR) - np.log(train.estimate + FLOOR)
@@ -134,11 +159,11 @@ class LossModel:
             prior = CorrectionScales()
             self._use(prior._replace(blocks=length * prior.blocks, log_keep=length * prior.log_keep))
             pieces = [self._stages(*train.against(train)), self._pairs(*train.against(train))]
-            found.append(_likeliest(self.scales, pieces, residual))
+            found.append(_likeliest(self.scales, pieces, residual, _of_variant(*train.against(train))))
         self._use(max(found, key=lambda pair: pair[0])[1])
         self._unexplained = self.scales.noise**2
 
-    def predict(self, schedules: Sequence[Schedule]) -> tuple[Array, Array]:
+    def predict(self, schedules: Sequence[Plan | Schedule]) -> tuple[Array, Array]:
         """Mean and standard deviation `[n]` of the log loss."""
         asked = self._encode(schedules)
         prior = np.broadcast_to(self._covariance(asked, asked), asked.estimate.shape)
@@ -155,13 +180,14 @@ class LossModel:
         loss = self.sensitivities.loss * np.exp(-sigmas * self.sensitivities.sd)
         if self._train is not None and self._posterior is not None:
             layer, level, method = np.indices(loss.shape).reshape(3, -1, 1)
-            cells = _Encoded(layer, level, method, np.ones((loss.size, 1)), np.ones(loss.size))
+            none = np.zeros(loss.size, dtype=np.int64)
+            cells = _Encoded(layer, level, method, np.ones((loss.size, 1)), np.ones(loss.size), none)
             cross = self.scales.common**2 + self._stages(*cells.against(self._train))
             multipliers = self._posterior.mean(cross)
             loss = loss * np.exp(multipliers).reshape(loss.shape)
         return self.sensitivities.with_loss(np.maximum.accumulate(loss, axis=1))
 
-    def _encode(self, schedules: Sequence[Schedule]) -> _Encoded:
+    def _encode(self, schedules: Sequence[Plan | Schedule]) -> _Encoded:
         width = max([1, *(len(s) for s in schedules)])
         index = np.zeros((3, len(schedules), width), dtype=np.int64)
         added = np.zeros((len(schedules), width))
@@ -171,9 +197,12 @@ class LossModel:
                 index[:, n, k] = i, g, m
                 added[n, k] = self.sensitivities.added(i, last, g)[m]
                 last = g
-        estimate = added.sum(1)
+        variants = [Plan.of(s).variant for s in schedules]
+        base = np.array([self.sensitivities.base.get(variant, 0.0) for variant in variants])
+        estimate = base + added.sum(1)  # what is not of a stage is measured, and has no correction
         share = added / np.maximum(estimate, FLOOR)[:, None]
-        return _Encoded(index[0], index[1], index[2], share, estimate)
+        variant = np.array([self._variants.setdefault(v, len(self._variants)) for v in variants], dtype=np.int64)
+        return _Encoded(index[0], index[1], index[2], share, estimate, variant)
 
     def _kernel(self, a: _Encoded, b: _Encoded) -> Array:
         """Prior covariances of schedules `[n]` with schedules `[m]`, `[n, m]`."""
@@ -181,13 +210,13 @@ class LossModel:
 
     def _covariance(self, a: _Encoded, b: _Encoded) -> Array:
         """Prior covariance of the corrections of schedules, broadcast over all axes but the last (stages)."""
-        return self.scales.common**2 + self._stages(a, b) + self._pairs(a, b)
+        return self.scales.common**2 + _of_variant(a, b) + self._stages(a, b) + self._pairs(a, b)
 
     def _stages(self, a: _Encoded, b: _Encoded) -> Array:
         weight = [x.share * self._sd[x.layer, x.level, x.method] for x in (a, b)]
         pairs = itertools.product(range(a.share.shape[-1]), range(b.share.shape[-1]))
         terms = (weight[0][..., s] * weight[1][..., t] * self._alike(a, s, b, t) for s, t in pairs)
-        return sum(terms, start=np.zeros(()))
+        return _kin(a, b) * sum(terms, start=np.zeros(()))
 
     def _pairs(self, a: _Encoded, b: _Encoded) -> Array:
         weight = [np.sqrt(x.share[..., :-1] * x.share[..., 1:]) for x in (a, b)]
@@ -196,7 +225,7 @@ class LossModel:
             weight[0][..., s] * weight[1][..., t] * self._alike(a, s, b, t) * self._alike(a, s + 1, b, t + 1)
             for s, t in pairs
         )
-        return self.scales.pair**2 * sum(terms, start=np.zeros(()))
+        return self.scales.pair**2 * _kin(a, b) * sum(terms, start=np.zeros(()))
 
     def _alike(self, a: _Encoded, s: int, b: _Encoded, t: int) -> Array:
         """Correlation of the corrections of stage `s` of `a` and stage `t` of `b`."""

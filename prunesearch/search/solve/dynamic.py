@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.pareto import non_dominated
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.registry import MERGES
@@ -45,7 +46,7 @@ class Solver:
         self.space, self.costs, self.limit = space, costs, limit
         counts, parts = space.counts, [parse_method(m) for m in space.methods]
         self.makes_sizes = np.array([MERGES.entry(merge).makes_sizes for _, merge in parts])
-        top = min(limit, costs.predict(Schedule())) - costs.stem
+        top = min(limit, costs.price(Schedule().flow(costs.geometry))) - costs.stem
         # every block's cost is rounded to a bucket: room for that, or what fits exactly would fall off the end
         self.width = max(top, 1e-9) / (_BUCKETS - 1 - 2 * space.depth)
         self._halves: dict[tuple[int, int, bool], float] = {}
@@ -158,7 +159,10 @@ class _Pass:
             loss = float(stacked[best, used, bucket])
             if np.isfinite(loss):
                 schedule = self._trace_back(states[best], int(used), bucket)
-                seeds.setdefault(schedule, Seed(schedule, loss, self.solver.costs.predict(schedule)))
+                seeds.setdefault(
+                    schedule,
+                    Seed(Plan(schedule), loss, self.solver.costs.price(schedule.flow(self.solver.costs.geometry))),
+                )
         return list(seeds.values())
 
     def _trace_back(self, state: State, used: int, bucket: int) -> Schedule:

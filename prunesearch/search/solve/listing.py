@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.costs import Costs, breakdown
@@ -47,7 +48,8 @@ class ListedSolver:
         for k in front:
             shape, method = members[k]
             schedule = self.space.schedule(self.shapes[shape], self.space.methods[method])
-            found.append(Seed(schedule, float(loss[k]), self.costs.predict(schedule)))
+            cost_of_it = self.costs.price(schedule.flow(self.costs.geometry))
+            found.append(Seed(Plan(schedule), float(loss[k]), cost_of_it))
         return spread([s for s in found if s.cost <= self.limit], points, lambda s: s.cost)
 
     def _losses(self, sensitivities: Sensitivities) -> Array:

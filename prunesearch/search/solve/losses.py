@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.files import write_text_atomic
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.space.space import Space
 
@@ -25,6 +26,7 @@ class Sensitivities:
         measured: cells that were measured; the others are predicted from them.
         passes: what measuring cost, in forwards of one row through the unpruned model.
         seconds: how long it took.
+        base: what changes of the model lose without a stage, by `Plan.variant`.
     """
 
     layers: list[int]
@@ -36,6 +38,7 @@ class Sensitivities:
     measured: int
     passes: float = 0.0
     seconds: float = 0.0
+    base: dict[str, float] = field(default_factory=dict)
 
     def added(self, layer: int, before: int, after: int) -> NDArray[np.float64]:
         """What a stage from one level to another adds to the loss, by every method, `[methods]`.
@@ -52,10 +55,10 @@ class Sensitivities:
         stage: NDArray[np.float64] = self.loss[layer, after] * (gone / (1 - self.keeps[after]))
         return stage
 
-    def estimate(self, schedule: Schedule) -> float:
-        """Additive estimate of a schedule's loss: the sum of what its stages add."""
-        total, last = 0.0, 0
-        for stage in schedule:
+    def estimate(self, plan: Plan | Schedule) -> float:
+        """Additive estimate of a plan's loss: what its changes lose, and the sum of what its stages add."""
+        total, last = self.base.get(Plan.of(plan).variant, 0.0), 0
+        for stage in plan:
             i, g = self.layers.index(stage.layer), self.keeps.index(stage.keep)
             total += float(self.added(i, last, g)[self.methods.index(stage.method)])
             last = g

@@ -1,4 +1,4 @@
-"""What solvers return: schedules with the loss and the cost that are predicted for them."""
+"""What solvers return: plans with the loss and the cost that are predicted for them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.solve.losses import Sensitivities
 
@@ -16,11 +17,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Seed:
-    """A schedule proposed by the solver, with the additive loss (nats) and the cost (ms or mJ) predicted for it."""
+    """A plan proposed by the solver, with the additive loss (nats) and the cost (ms or mJ) predicted for it."""
 
-    schedule: Schedule
+    plan: Plan
     loss: float
     cost: float
+
+    @property
+    def schedule(self) -> Schedule:
+        """Its stages."""
+        return self.plan.schedule
 
 
 def spread(items: list[T], points: int, value: Callable[[T], float]) -> list[T]:

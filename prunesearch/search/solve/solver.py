@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prunesearch.core.tables.names import load_target
 from prunesearch.core.tables.registry import SPACES
 from prunesearch.cost.costs import Costs
 from prunesearch.search.solve.losses import Sensitivities
+from prunesearch.search.solve.plan_solver import PlanSolver
 from prunesearch.search.solve.seed import Seed, Solves
+from prunesearch.search.space.plan_space import PlanSpace
 from prunesearch.search.space.space import Space
 
 
-def solve(space: Space, sensitivities: Sensitivities, costs: Costs, limit: float, points: int) -> list[Seed]:
+def solve(
+    space: Space | PlanSpace, sensitivities: Sensitivities, costs: Costs, limit: float, points: int
+) -> list[Seed]:
     """Return up to `points` seeds spread evenly over the costs of the additive front, dearest first.
 
     Args:
@@ -19,7 +25,10 @@ def solve(space: Space, sensitivities: Sensitivities, costs: Costs, limit: float
     return solver_for(space, costs, limit).solve(sensitivities, points)
 
 
-def solver_for(space: Space, costs: Costs, limit: float) -> Solves:
-    """The solver that the kind of the space names."""
-    made: Solves = load_target(SPACES.entry(space.file.kind).solver)(space, costs, limit)
-    return made
+def solver_for(space: Space | PlanSpace, costs: Costs, limit: float) -> Solves:
+    """The solver that the kind of the space names, for each change of the model that it has."""
+    stages = space.schedules
+    make: Callable[[Space, Costs, float], Solves] = load_target(SPACES.entry(stages.file.kind).solver)
+    return PlanSolver(
+        {name: (changes, make(stages, costs.under(changes), limit)) for name, changes in space.variants.items()}
+    )

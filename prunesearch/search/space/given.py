@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.search.space.space import Space
 
 
-def given_seed(path: Path, space: Space) -> tuple[Schedule, list[str]]:
-    """Read a native JSON schedule and move each of its stages to the nearest number of tokens that the space has.
+def given_seed(path: Path, space: Space) -> tuple[Plan, list[str]]:
+    """Read a native JSON schedule or plan, and move its stages to the nearest numbers of tokens that the space has.
 
     Args:
         path: what `prunesearch import` or `export --to json` wrote.
@@ -25,11 +26,12 @@ def given_seed(path: Path, space: Space) -> tuple[Schedule, list[str]]:
         PruneSearchError: if it cannot be read, or has a block or method that the space has not, or too many stages.
     """
     try:
-        told = Schedule.from_json(path.read_text(encoding="utf-8"))
+        plan = Plan.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PruneSearchError(f"seed {path} cannot be read ({error.strerror}): check the path") from None
     except (UnicodeDecodeError, CorruptFileError) as error:
         raise CorruptFileError(f"seed {path} is no schedule ({error}): write one with prunesearch import") from None
+    told = plan.schedule
     _check(path, told, space)
     counts = told.counts(space.depth, space.tokens, space.protected)
     stages: list[Stage] = []
@@ -48,7 +50,7 @@ def given_seed(path: Path, space: Space) -> tuple[Schedule, list[str]]:
     found = Schedule(stages)
     if space.encode(found) is None:
         raise PruneSearchError(f"seed {path} is no member of a space of kind {space.file.kind}: use one of kind free")
-    return found, notes
+    return Plan(found, plan.changes), notes
 
 
 def _check(path: Path, told: Schedule, space: Space) -> None:

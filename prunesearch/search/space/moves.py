@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.names import load_target
 from prunesearch.core.tables.registry import SPACES
+from prunesearch.search.space.plan_space import PlanSpace
 from prunesearch.search.space.space import Space
 
 Site = tuple[int, int, int]  # index into `space.layers`, keep level, index into `space.methods`
 
 
-def sites_of(space: Space, schedule: Schedule) -> list[Site]:
+def sites_of(space: Space, schedule: Plan | Schedule) -> list[Site]:
     """The stages of a schedule as indices into its space."""
     return [(space.layers.index(s.layer), space.keeps.index(s.keep), space.methods.index(s.method)) for s in schedule]
 
@@ -23,14 +25,17 @@ def schedule_of(space: Space, sites: Sequence[Site]) -> Schedule:
     return Schedule(space.stage(space.layers[i], g, space.methods[m]) for i, g, m in sites)
 
 
-def neighbours(space: Space, schedule: Schedule, swaps: Sequence[int]) -> list[Schedule]:
-    """Every schedule that one move makes: a stage shifted, deepened or eased by one, split, dropped, joined, swapped.
+def neighbours(space: Space | PlanSpace, plan: Plan | Schedule, swaps: Sequence[int]) -> list[Plan]:
+    """Every plan that one move makes: a stage shifted, deepened or eased by one, split, dropped, joined, swapped; or
+    the same stages with other changes of the model.
 
     Args:
         swaps: indices of the methods that a stage may change to.
     """
-    made: list[Schedule] = load_target(SPACES.entry(space.file.kind).moves)(space, schedule, swaps)
-    return made
+    plan, stages = Plan.of(plan), space.schedules
+    made: list[Schedule] = load_target(SPACES.entry(stages.file.kind).moves)(stages, plan.schedule, swaps)
+    others = [changes for changes in space.variants.values() if changes != plan.changes]
+    return [*(Plan(schedule, plan.changes) for schedule in made), *(Plan(plan.schedule, other) for other in others)]
 
 
 def stage_moves(space: Space, schedule: Schedule, swaps: Sequence[int]) -> list[Schedule]:

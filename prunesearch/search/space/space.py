@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder
+from prunesearch.core.plans.plan import Change
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, kept_count, read_method
 from prunesearch.core.tables.registry import MERGES, SPACES
@@ -170,6 +171,16 @@ class Space:
                 "add smaller fractions"
             )
         self._stages: dict[tuple[int, int, str], Stage] = {}
+
+    @property
+    def schedules(self) -> Space:
+        """Itself: what a `PlanSpace` has of this name."""
+        return self
+
+    @property
+    def variants(self) -> dict[str, tuple[Change, ...]]:
+        """As of a `PlanSpace`: a space of schedules changes nothing else."""
+        return {"": ()}
 
     def _grid(self) -> list[float]:
         """Fractions below 1 that a stage may keep, falling."""

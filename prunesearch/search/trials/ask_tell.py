@@ -19,18 +19,19 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.registry import SAMPLERS
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.samplers.context import SamplerContext
 from prunesearch.search.samplers.projection import ProjectedSampler
 from prunesearch.search.solve.losses import Sensitivities
-from prunesearch.search.space.space import Space
+from prunesearch.search.space.plan_space import PlanSpace
 from prunesearch.search.trials.evaluate import Evaluation, Rival
 from prunesearch.search.trials.incumbents import Incumbent, Incumbents, pack_rows, unpack_rows
 from prunesearch.study.storage.storage import storage_of
 from prunesearch.study.storage.worker import this_worker
-from prunesearch.study.trials import TrialRecord, fail_abandoned, is_withdrawn, record_of, schedule_of
+from prunesearch.study.trials import TrialRecord, fail_abandoned, is_withdrawn, plan_of, record_of
 
 _STALE_ASKS = 50  # proposals in a row that brought nothing new
 _MOVES = 100  # random moves away from a known schedule, and as many draws from anywhere, before giving up
@@ -38,12 +39,12 @@ _LOOK_S = 2.0  # between two looks for trials that dead processes left
 _STRIDE = 1_000_003  # between the seeds of the sessions of a study
 _LOSSES = 2  # workers that a schedule may take down before it counts as failed
 
-Constraints = Callable[[Schedule, Evaluation], Mapping[str, float]]
+Constraints = Callable[[Plan, Evaluation], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A schedule to evaluate, as trial `number`.
+    """A plan to evaluate, as trial `number`.
 
     Attributes:
         source: `seed`, `sampler`, or what the trial was queued with.
@@ -52,10 +53,15 @@ class Proposal:
     """
 
     number: int
-    schedule: Schedule
+    plan: Plan
     source: str
     costs: Mapping[str, float]
     rows_to_beat: str | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """The stages of its plan."""
+        return self.plan.schedule
 
     @property
     def rival(self) -> Rival | None:
@@ -87,9 +93,9 @@ class Search:
         self,
         study: optuna.Study,
         sampler: str,
-        space: Space,
+        space: PlanSpace,
         objectives: Sequence[Objective],
-        fallback: Sequence[Schedule] = (),
+        fallback: Sequence[Plan] = (),
         sensitivities: Sensitivities | None = None,
         seed: int = 0,
         *,
@@ -99,18 +105,18 @@ class Search:
     ) -> None:
         self.study, self.space, self.objectives, self.fallback = study, space, objectives, fallback
         self.race, self.constraints = race, constraints
-        self.known: dict[Schedule, TrialRecord] = {}
+        self.known: dict[Plan, TrialRecord] = {}
         self.stopped: str | None = None
         self._incumbents = Incumbents()
         self._seen = 0  # trials below this number were read; those of them that had not finished are in _unfinished
         self._unfinished: set[int] = set()
-        self._elsewhere: dict[int, Schedule] = {}  # running in other processes
+        self._elsewhere: dict[int, Plan] = {}  # running in other processes
         self._storage = storage_of(study)
         self._open: dict[int, optuna.Trial] = {}  # running for this one
-        self._running: dict[Schedule, int] = {}
-        self._failed: set[Schedule] = set()
-        self._losses: dict[Schedule, int] = {}
-        self._queue: deque[Schedule] = deque()
+        self._running: dict[Plan, int] = {}
+        self._failed: set[Plan] = set()
+        self._losses: dict[Plan, int] = {}
+        self._queue: deque[Plan] = deque()
         self._stale, self._worker = 0, worker or this_worker()
         self._look_again = 0.0
         self.refresh()
@@ -120,7 +126,7 @@ class Search:
         context = SamplerContext(space, objectives, sensitivities, seed)
         study.sampler = ProjectedSampler(SAMPLERS.load(sampler)(context), space, self.repair, self._next_seed)
 
-    def enqueue(self, seeds: Sequence[Schedule]) -> None:
+    def enqueue(self, seeds: Sequence[Plan]) -> None:
         """Queue seeds to be asked first; those that any process has tried by then are passed over."""
         self._queue.extend(s for s in dict.fromkeys(seeds) if self.space.encode(s) is not None)
 
@@ -139,7 +145,7 @@ class Search:
             self.refresh()
             self._source = "sampler"
             trial = self.study.ask(self.space.distributions())
-            schedule = self.space.decode(trial.params)
+            schedule = Plan.of(self.space.decode(trial.params))  # a space of schedules alone gives these
             proposal = None
             if self.is_taken(schedule):
                 self._discard(trial)
@@ -175,7 +181,7 @@ class Search:
         trial.set_user_attr("quality", quality)
         trial.set_user_attr("seconds", seconds)
         values = tuple(proposal.costs[o.name] for o in self.objectives if o.minimised)
-        feasible = self._constrain(trial, proposal.schedule, evaluation)
+        feasible = self._constrain(trial, proposal.plan, evaluation)
         rows = None
         if feasible and not raced and self._incumbents.is_new(values, loss):
             rows = pack_rows(evaluation)
@@ -185,7 +191,7 @@ class Search:
             return None
         record = TrialRecord(
             number=proposal.number,
-            schedule=proposal.schedule,
+            plan=proposal.plan,
             quality=quality,
             loss=loss,
             predicted_ms=proposal.costs["latency"],
@@ -208,7 +214,7 @@ class Search:
             reason: one line, kept as the attribute `error`.
             lost: the worker is gone, which may not be the schedule's fault: it may be proposed once more.
         """
-        schedule = proposal.schedule
+        schedule = proposal.plan
         trial = self._open[proposal.number]
         trial.set_user_attr("error", " ".join(reason.split())[:500])
         if lost:
@@ -247,11 +253,11 @@ class Search:
         """The calibration front, of schedules evaluated in full, with what each of its rows lost."""
         return self._incumbents.front
 
-    def is_taken(self, schedule: Schedule) -> bool:
+    def is_taken(self, schedule: Plan) -> bool:
         """Whether a schedule has a result, failed, or is being evaluated by any process."""
         return schedule in self.known or schedule in self._running or schedule in self._failed
 
-    def repair(self, schedule: Schedule) -> Schedule:
+    def repair(self, schedule: Plan) -> Plan:
         """Bring a proposal inside the budget, and if that schedule is known already, walk on to one that is not.
 
         Where all around is known, it is one from anywhere in the space.
@@ -264,7 +270,7 @@ class Search:
             found = self.project(near)
         return found
 
-    def _anywhere(self) -> Schedule:
+    def _anywhere(self) -> Plan:
         """A schedule drawn uniformly by its parameters."""
         params: dict[str, Any] = {}
         for name, distribution in self.space.distributions().items():
@@ -274,9 +280,9 @@ class Search:
                 params[name] = self._random.randint(distribution.low, distribution.high)
         return self.space.decode(params)
 
-    def project(self, schedule: Schedule) -> Schedule:
+    def project(self, schedule: Plan) -> Plan:
         """Bring a proposal inside the budget: all stages step down together until the cost table says it fits."""
-        candidate: Schedule | None = schedule
+        candidate: Plan | None = schedule
         while candidate is not None:
             if all(objective.fits(candidate) for objective in self.objectives):
                 return candidate
@@ -288,7 +294,7 @@ class Search:
         costs = self.objectives[0].costs
         return min(self.fallback, key=lambda s: (abs(len(s) - len(schedule)), -costs.predict(s)))
 
-    def _next_seed(self) -> Schedule | None:
+    def _next_seed(self) -> Plan | None:
         while self._queue:
             schedule = self._queue.popleft()
             if not self.is_taken(schedule):
@@ -296,7 +302,7 @@ class Search:
                 return schedule
         return None
 
-    def _claim(self, trial: optuna.Trial, schedule: Schedule) -> Proposal | None:
+    def _claim(self, trial: optuna.Trial, schedule: Plan) -> Proposal | None:
         """Write the trial with its schedule; None if a trial with a lower number has the same one."""
         source = str(trial.user_attrs.get("source", self._source))
         costs = {objective.name: objective.costs.predict(schedule) for objective in self.objectives}
@@ -333,7 +339,7 @@ class Search:
         self._open[proposal.number].set_user_attr(attribute, value)
         self._close(proposal, None)
 
-    def _constrain(self, trial: optuna.Trial, schedule: Schedule, evaluation: Evaluation) -> bool:
+    def _constrain(self, trial: optuna.Trial, schedule: Plan, evaluation: Evaluation) -> bool:
         """Write the trial's constraints; whether all are kept."""
         found = {} if self.constraints is None else self.constraints(schedule, evaluation)
         for name, value in found.items():
@@ -343,8 +349,8 @@ class Search:
     def _close(self, proposal: Proposal, values: Sequence[float] | None) -> bool:
         """Tell the study; False if another process has failed the trial, taking this one for dead."""
         trial = self._open.pop(proposal.number)
-        if self._running.get(proposal.schedule) == proposal.number:
-            del self._running[proposal.schedule]
+        if self._running.get(proposal.plan) == proposal.number:
+            del self._running[proposal.plan]
         self._unfinished.discard(proposal.number)
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
         try:
@@ -355,7 +361,7 @@ class Search:
 
     def _take(self, trial: FrozenTrial) -> None:
         """Take note of a trial of another process, or of an earlier run."""
-        number, schedule = trial.number, schedule_of(trial)
+        number, schedule = trial.number, plan_of(trial)
         before = self._elsewhere.pop(number, None)
         if before is not None and self._running.get(before) == number:
             del self._running[before]
@@ -373,12 +379,12 @@ class Search:
         else:
             self._note_failure(schedule, "lost" in trial.user_attrs)
 
-    def _note_failure(self, schedule: Schedule, lost: bool) -> None:
+    def _note_failure(self, schedule: Plan, lost: bool) -> None:
         self._losses[schedule] = self._losses.get(schedule, 0) + 1
         if not lost or self._losses[schedule] >= _LOSSES:
             self._failed.add(schedule)
 
     def _know(self, record: TrialRecord, rows: str | None) -> None:
-        self.known.setdefault(record.schedule, record)
+        self.known.setdefault(record.plan, record)
         if rows is not None:
             self._incumbents.add(record.values, record.loss, rows)

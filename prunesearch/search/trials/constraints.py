@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import TrialState
 
 from prunesearch.core.constraint import Constraint
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.trials import TrialRecord
 
@@ -26,7 +26,7 @@ class QualityConstraints:
     bounds: Sequence[Constraint]
     unpruned: Evaluation
 
-    def __call__(self, schedule: Schedule, evaluation: Evaluation) -> dict[str, float]:
+    def __call__(self, schedule: Plan, evaluation: Evaluation) -> dict[str, float]:
         """How far each constraint is broken, by its text; 0 or less is feasible, as Optuna has it."""
         found = {"quality": evaluation.quality, "agreement": evaluation.agreement}
         # one that lost its race has the first rows alone: both models are judged by the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
@@ -10,6 +11,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import Handle
 from prunesearch.tasks.base import Outputs, Task
@@ -113,21 +115,26 @@ class Evaluator:
         task: the model with its data.
         handle: the handle of the task's model; its schedule is changed at will.
         split: the rows to evaluate on.
+
+    Attributes:
+        seconds: what the unpruned model took for them.
     """
 
     def __init__(self, task: Task, handle: Handle, split: EvalSet) -> None:
         self.task, self.handle, self.split = task, handle, split
         # texts are sorted by length: in that order the first batches would tell of short texts alone
         self._order = torch.randperm(len(split.batches), generator=torch.Generator().manual_seed(0)).tolist()
-        with handle.under(Schedule()):
+        started = time.monotonic()
+        with handle.under(Plan()):
             self._reference = [task.condensed(self._run(batch)) for batch in self.batches()]
+        self.seconds = time.monotonic() - started
         self._unpruned: Evaluation | None = None
 
     @torch.inference_mode()
     def evaluate(
-        self, schedule: Schedule, progress: Callable[[int], None] | None = None, rival: Rival | None = None
+        self, schedule: Plan | Schedule, progress: Callable[[int], None] | None = None, rival: Rival | None = None
     ) -> Evaluation:
-        """Run the split under `schedule`; `progress` is told the rows done after each batch.
+        """Run the split under a plan, `schedule`; `progress` is told the rows done after each batch.
 
         With a `rival`, stop after the batch that shows, by paired differences of the divergence, that it is beaten.
         """
@@ -158,7 +165,7 @@ class Evaluator:
     @torch.inference_mode()
     def _unpruned_statistics(self) -> Tensor:
         pairs = zip(self._reference, self.batches(), strict=True)
-        with self.handle.under(Schedule()):  # a task may write its answers anew
+        with self.handle.under(Plan()):  # a task may write its answers anew
             return torch.cat([self.task.statistics(outputs, batch) for outputs, batch in pairs]).cpu()
 
     @torch.inference_mode()

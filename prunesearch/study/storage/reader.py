@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.study.storage.patience import reason_of
 from prunesearch.study.storage.places import backend_of, uncollected
 from prunesearch.study.storage.urls import hide_password
@@ -130,9 +130,9 @@ class Trial:
         return self.state == "COMPLETE" and not self.withdrawn
 
     @cached_property
-    def schedule(self) -> Schedule:
-        """The schedule that was tried; a trial that has one knows it as the attribute `schedule`."""
-        return Schedule.from_dict(self.attrs["schedule"])
+    def plan(self) -> Plan:
+        """The plan that was tried; a trial that has one knows it as the attribute `schedule`."""
+        return Plan.from_dict(self.attrs["schedule"])
 
     def number_of(self, name: str) -> float | None:
         """A user attribute if it is a number, else None."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import Handle
 from prunesearch.tasks.base import Forward, Outputs, Task, output
 from prunesearch.tasks.batching.batches import Batch
@@ -78,11 +78,11 @@ class Writing(Task):
         texts: list[str] = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def remarks(self, handle: Handle, schedules: Mapping[str, Schedule], batch_size: int) -> list[str]:
+    def remarks(self, handle: Handle, schedules: Mapping[str, Plan], batch_size: int) -> list[str]:
         """The time that encoding and decoding take together, unpruned and pruned: the columns have the encoder's."""
         inputs = self.timing_inputs(batch_size)
         source = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
-        named = {"unpruned": Schedule(), **schedules}
+        named = {"unpruned": Plan(), **schedules}
         seconds: dict[str, list[float]] = {name: [] for name in named}
         for _ in range(_RUNS):
             for name, schedule in named.items():  # interleaved, so that a machine's moods hit all alike

@@ -158,7 +158,7 @@ def test_the_studies_of_a_url(tmp_path):
 
 def test_a_trial_keeps_its_schedule_and_its_duplicates_do_not_count():
     trial = plain_trials(1)[0]
-    assert trial.schedule == Schedule.from_dict(trial.attrs["schedule"])
+    assert trial.plan == Schedule.from_dict(trial.attrs["schedule"])
     assert trial.complete
     again = Trial(1, "COMPLETE", (), {**trial.attrs, "duplicate_of": 0})
     assert not again.complete

@@ -1,0 +1,168 @@
+"""The ladder: what one line of each would give the UNPRUNED model here, and what the best plan adds on top of it there.
+
+Every runtime that the device has, in every precision that it can make, is timed interleaved in one run, the unpruned
+model and the plan's stages; and the quality of each is measured on the same rows.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunesearch.core.events import say
+from prunesearch.core.files import write_text_atomic
+from prunesearch.core.plans.plan import Change, Plan, variant_of
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import RUNTIMES
+from prunesearch.cost.devices.device import clock_for
+from prunesearch.cost.shape import device_of
+from prunesearch.cost.timing.loop import Job, measure
+from prunesearch.cost.timing.modes import Eager, runner_for
+from prunesearch.pruning.borders import borrowed
+from prunesearch.search.costs.bench import Bench
+from prunesearch.study.front_records import Rung
+from prunesearch.tasks.quality import quality_of
+
+_ROWS = 512  # holdout rows of the qualities
+_ROUNDS = 7
+_LONGEST = 160  # characters of a reason
+_TO_MAKE_S = 15.0  # what making the graphs of a runtime may take: with less left, it is skipped
+Key = tuple[str, str, bool]  # runtime, `Plan.variant`, whether pruned
+
+
+@dataclass
+class _Made:
+    """What is ready to be timed, and what is not, with the reason."""
+
+    jobs: dict[Key, Job] = field(default_factory=dict)
+    forwards: dict[Key, Callable[..., Any]] = field(default_factory=dict)
+    skipped: list[Rung] = field(default_factory=list)
+
+    def skip(self, runtime: str, precision: str | None, why: str) -> None:
+        """Note what is not timed."""
+        self.skipped.append(Rung(runtime=runtime, precision=precision, skipped=why[:_LONGEST]))
+
+
+def climb(bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Plan | None, path: Path) -> list[Rung]:
+    """The rungs, or those that were kept from before at `path`, of the same plan.
+
+    Args:
+        bench: of a device at hand; half of the time for a cost table is spent on making, half on timing at most.
+        variants: the precisions that torch has here, by `Plan.variant`.
+        best: whose stages are put on top; None: nothing is.
+        path: where the rungs are kept.
+    """
+    text = str(best)
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept.get("plan") == text:
+            return [Rung(**rung) for rung in kept["rungs"]]
+    with ExitStack() as stack:
+        made = _make(bench, variants, Schedule() if best is None else best.schedule, stack)
+        rungs = _measured(bench, made) if made.jobs else []
+    rungs += made.skipped
+    data = {"plan": text, "rungs": [rung.model_dump(mode="json") for rung in rungs]}
+    write_text_atomic(path, json.dumps(data, indent=1) + "\n")
+    return rungs
+
+
+def _make(bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Schedule, stack: ExitStack) -> _Made:
+    task, made = bench.task, _Made()
+    inputs = task.timing_inputs(bench.config.batch_size)
+    device, deadline = device_of(inputs), time.monotonic() + bench.config.table_seconds
+    for mode in sorted(RUNTIMES, key=_patience):
+        row = RUNTIMES.entry(mode)
+        if not row.speeds or (row.devices and device.type not in row.devices):
+            continue
+        if row.makes and deadline - time.monotonic() < _TO_MAKE_S:
+            made.skip(mode, None, "no time was left: a longer --table-time gives it")
+            continue
+        model = task.model if row.by_torch else task.answering
+        model = copy.deepcopy(model) if row.compiles else model
+        handle = stack.enter_context(borrowed(model))
+        changes: tuple[Change, ...] = ()
+        try:
+            runner = runner_for(mode, model, handle, inputs)
+            for changes in runner.offered(variants.values()):
+                _put(made, mode, runner, changes, best)
+        except Exception as error:  # a compiler, a package or an operator that is not here may raise anything
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            made.skip(mode, variant_of(changes) or None, why)
+    return made
+
+
+def _patience(mode: str) -> int:
+    """What is ready at once comes first, what compiles last."""
+    row = RUNTIMES.entry(mode)
+    return int(row.makes) + int(row.compiles)
+
+
+def _put(made: _Made, mode: str, runner: Eager, changes: tuple[Change, ...], best: Schedule) -> None:
+    """Make ready a runner's forwards in one precision, unpruned and pruned."""
+    jobs: dict[Key, Job] = {}
+    for pruned in (False, True) if len(best) else (False,):
+        plan = Plan(best if pruned else Schedule(), changes)
+        with torch.inference_mode():
+            runner.prepare(plan)
+            runner.run()
+        jobs[mode, plan.variant, pruned] = Job(runner.run, partial(runner.prepare, plan))
+        made.forwards[mode, plan.variant, pruned] = runner.forward_of(plan)
+    made.jobs |= jobs
+
+
+def _measured(bench: Bench, made: _Made) -> list[Rung]:
+    """Time everything interleaved, and measure the qualities."""
+    config, task = bench.config, bench.task
+    inputs = task.timing_inputs(config.batch_size)
+    first = next(iter(made.jobs))
+    found = measure(
+        made.jobs,
+        clock=clock_for(device_of(inputs)),
+        sentinel=first,
+        time_budget_s=config.table_seconds / 2,
+        min_rounds=_ROUNDS,
+        seed=config.seed,
+        label="measuring the ladder",
+    )
+    ms = {key: samples.median_ms for key, samples in found.samples.items()}
+    split = task.holdout.take(_ROWS)
+    fixed = {name: inputs[name].shape[-1] for name in split.padding if name in inputs}
+    quality: dict[Key, float] = {}
+    for key, forward in made.forwards.items():
+        if key in ms:
+            graph = not RUNTIMES.entry(key[0]).by_torch
+            quality[key] = quality_of(task, forward, split, fixed if graph else {}).value
+    rungs = []
+    for runtime, variant, pruned in ms:
+        if pruned:
+            continue
+        mine, on_top = (runtime, variant, False), (runtime, variant, True)
+        rungs.append(
+            Rung(
+                runtime=runtime,
+                precision=variant or config.dtype,
+                ms=ms[mine],
+                speedup=ms[first] / ms[mine],
+                quality=quality[mine],
+                plan_ms=ms.get(on_top),
+                plan_quality=quality.get(on_top),
+            )
+        )
+    return rungs
+
+
+def say_ladder(rungs: list[Rung]) -> None:
+    """The fastest rung in a line."""
+    known = [rung for rung in rungs if rung.speedup is not None]
+    if known:
+        best = max(known, key=lambda rung: rung.speedup or 0.0)
+        say(f"ladder: unpruned, {RUNTIMES.entry(best.runtime).shown} in {best.precision} is {best.speedup:.2f}x")

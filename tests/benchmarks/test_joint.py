@@ -1,0 +1,41 @@
+"""What `benchmarks/joint.py` prints its table from."""
+
+from __future__ import annotations
+
+from joint import INT8, Tried, best_within, plans_of, rows_of, table
+
+from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
+
+
+class Study:
+    """What of a front is read."""
+
+    def __init__(self, *plans: Plan) -> None:
+        self.points = [type("At", (), {"to_plan": lambda self, plan=plan: plan})() for plan in plans]
+
+
+TOKENS = Plan(Schedule([Stage(1, 0.5)]))
+
+
+def test_the_plans_of_every_way() -> None:
+    both = Plan(Schedule([Stage(2, 0.5)]), INT8)
+    found = plans_of(Study(TOKENS), Study(both))  # type: ignore[arg-type]
+    assert found["tokens only"] == [Plan(), TOKENS]
+    assert found["int8 after tokens"] == [Plan(changes=INT8), Plan(TOKENS.schedule, INT8)]
+    assert found["joint"] == [Plan(), both]
+    assert found["int8 only"] == [Plan(), Plan(changes=INT8)]
+
+
+def test_the_best_at_a_latency() -> None:
+    slow, fast, faster = Tried(Plan(), 10.0, 0.9), Tried(TOKENS, 5.0, 0.8), Tried(TOKENS, 4.0, 0.85)
+    assert best_within([slow, fast, faster], 6.0) is faster
+    assert best_within([slow], 6.0) is None
+    ways = {"tokens only": [slow, fast], "int8 only": [slow], "int8 after tokens": [faster], "joint": [slow, faster]}
+    rows = rows_of(ways, [10.0, 5.0])
+    assert rows == [
+        {"ms": 10.0, "tokens only": 0.9, "int8 only": 0.9, "int8 after tokens": 0.85, "joint": 0.9},
+        {"ms": 5.0, "tokens only": 0.8, "int8 only": None, "int8 after tokens": 0.85, "joint": 0.85},
+    ]
+    assert table(rows, 10.0).splitlines()[-1] == "| 5.0 | 2.00× | 80.00 | – | 85.00 | 85.00 |"
