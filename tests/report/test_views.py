@@ -110,6 +110,7 @@ def test_every_axis_reads_its_own_number(study, make_front, axis):
     for item in [front["unpruned"], *front["points"]]:
         item["costs"]["energy"] = {"predicted": 7.0, "measured": {"value": 6.0, "low": 5.0, "high": 8.0, "net": 2.0}}
         item["costs"]["memory"] = {"predicted": 3.0}
+        item["costs"]["size"] = {"predicted": 2.0}
     view = replace(study, front=make_front(**front))
     points = next(t for t in front_figure([view], axis)["data"] if t.get("customdata"))
     expected = {
@@ -117,11 +118,13 @@ def test_every_axis_reads_its_own_number(study, make_front, axis):
         "energy": [6.0] * 4,
         "macs": [p.cost("macs").value for p in view.front.points],
         "memory": [3.0] * 4,
+        "size": [2.0] * 4,
     }
     assert points["x"] == expected[axis]
     # the memory was not measured, though the latency was; the latency's error is not the memory's
     said = {"latency": "ms measured", "energy": "(5 to 8) mJ", "macs": "GMACs counted", "memory": "MiB estimated from"}
-    assert COSTS[axis].unit in points["hovertext"][0]
+    said["size"] = "MB counted"
+    assert COSTS.entry(axis).unit in points["hovertext"][0]
     assert axis == "energy" or said[axis] in re.sub(r" \([^)]*\)", "", points["hovertext"][0])
     title = front_figure([view], axis)["layout"]["xaxis"]["title"]["text"]
     assert ("estimated" in title) == (axis == "memory")
@@ -236,6 +239,7 @@ def test_the_budget_of_a_front_is_on_its_own_axis(make_front, text, axis):
     for item in [data["unpruned"], *data["points"]]:
         item["costs"]["energy"] = {"predicted": 7.0}
         item["costs"]["memory"] = {"predicted": 3.0}
+        item["costs"]["size"] = {"predicted": 2.0}
     view = StudyView("a", "a", make_front(**data), shape=SHAPE)
     assert view.budget.axis == axis
     for name in COSTS:

@@ -8,6 +8,7 @@ the folder unpruned: its `model_type` is its own, and so is the name of its file
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import json
 import os
@@ -26,7 +27,7 @@ from prunesearch import __version__
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.names import Registry
-from prunesearch.core.tables.registry import MERGES, SCORERS, SELECTIONS
+from prunesearch.core.tables.registry import DTYPES, MERGES, PRECISIONS, SCORERS, SELECTIONS
 from prunesearch.cost.timing.runtimes import Forward, answers_of
 from prunesearch.export.models.bundle import Bundle, Key
 from prunesearch.export.models.model_format import ModelFormat, ModelSource
@@ -215,6 +216,8 @@ def write(source: ModelSource, path: Path) -> tuple[str, ...]:
             "folder can hold it: choose --to onnx or torch-export"
         )
     text = modelling_file(model, source.schedule)
+    for change in source.changes:  # one that `HUGGING_FACE.precisions` has
+        model = copy.deepcopy(model).to(DTYPES.load(PRECISIONS.entry(str(change)).dtype))
     with quiet_libraries():
         model.save_pretrained(path, variant=_VARIANT)
     name = f"Pruned{type(model).__name__}"
@@ -274,7 +277,8 @@ HUGGING_FACE = ModelFormat(
     write=lambda source, path, options: write(source, path),
     load=load_folder,
     suffix="",
-    float_alone="its weights are float32, and transformers quantises when it loads",
+    precisions={"bfloat16": "torch", "float16": "torch"},
+    float_alone="its weights are floating-point numbers, and transformers quantises when it loads",
     tolerance=1e-5,  # float32 sums in another memory layout may differ in their last digits
     applied=False,
 )

@@ -59,8 +59,8 @@ def check_changes(source: Plan, to: ModelFormat) -> None:
     for change in source.changes:
         if str(change) not in to.precisions:
             raise PruneSearchError(
-                f"{to.tool} cannot hold a model in {change} ({to.float_alone}): choose --to onnx for int8, --to json "
-                "for the plan, or a point in float32"
+                f"{to.tool} cannot hold a model in {change} ({to.float_alone}): choose --to onnx for int8, --to hf "
+                "for bfloat16 and float16, --to json for the plan, or a point in float32"
             )
 
 
@@ -159,7 +159,7 @@ def _check(source: ModelSource, to: ModelFormat, path: Path, notes: tuple[str, .
 
     forward, batches = to.load(path), check_batches(source.inputs)
     wanted = []
-    with apply_(source.model, source.schedule, seed=source.seed), torch.inference_mode():
+    with apply_(source.model, source.plan, seed=source.seed), torch.inference_mode():
         for batch in batches:
             wanted.append(answers_of(source.model(**batch)))
     error = _worst(_off(forward(batch), want) for batch, want in zip(batches, wanted, strict=True))
