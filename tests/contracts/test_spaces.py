@@ -86,7 +86,7 @@ def test_plain_schedules_and_ranges_lie_in_the_space(space: Space) -> None:
     for _ in range(30):
         params = space.plain(rng)
         assert len(space.decode(params)) > 0
-        for name, distribution in space.distributions().items():
+        for name, distribution in some(space.distributions().items()):
             if isinstance(distribution, IntDistribution):
                 low, high = space.between(params, name)
                 assert distribution.low <= low <= params[name] <= high <= distribution.high
@@ -173,7 +173,7 @@ def test_neighbours_of_a_listed_space_are_one_parameter_away(listed: ListedSpace
         for other in some(found):
             assert other != schedule
             assert listed.encode(other) is not None
-        for name, axis in listed.axes().items():
+        for name, axis in some(listed.axes().items()):
             if isinstance(axis, IntDistribution) and params[name] < axis.high:
                 assert listed.decode({**params, name: params[name] + 1}) in [schedule, *found]
 

@@ -55,7 +55,8 @@ def test_how_far_a_constraint_is_broken(text, value, broken_by):
 def test_a_relative_bound_never_asks_for_more_than_the_unpruned_model_has(text, unpruned, limit):
     found = Constraint.parse(text)
     assert found.limit(unpruned) == pytest.approx(limit)
-    assert not found.relative or found.violation(unpruned, unpruned) <= 0
+    assert found.relative == ("unpruned" in text)
+    assert (found.violation(unpruned, unpruned) <= 0) == found.relative
 
 
 @pytest.mark.parametrize(

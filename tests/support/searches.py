@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +43,23 @@ def run_local(
 ) -> Iterator[TrialRecord]:
     """Evaluate here, without races."""
     return LocalEngine(lambda schedule, rival: evaluate(schedule)).run(search, trials, **limits)
+
+
+def sleep_for_ever() -> None:
+    """Until it is killed."""
+    threading.Event().wait()
+
+
+def then_for_ever(trials: int) -> Callable[[Schedule], Evaluation]:
+    """Evaluates so many, and never ends with the next: whoever kills the process finds it at work."""
+    left = itertools.count(trials, -1)
+
+    def evaluate(schedule: Schedule) -> Evaluation:
+        if next(left) <= 0:
+            sleep_for_ever()
+        return fake_evaluation(schedule)
+
+    return evaluate
 
 
 def place_of(text: str) -> Path | str:

@@ -63,7 +63,8 @@ def test_a_run(make, metric: str, objective: str, tmp_path: Path):
         assert item.quality.low <= item.quality.value <= item.quality.high
     assert any("encoding and writing" in note for note in front.notes) == (make is translator)
     samples = tmp_path / "studies" / "s" / "samples.json"
-    assert front.points or objective == "latency"
+    if objective == "macs":
+        assert front.points
     found = json.loads(samples.read_text()) if samples.exists() else {"traces": [], "rows": []}
     assert {trace["point"] for trace in found["traces"]} == {point.id for point in front.points}
     assert all(len(row["words"]) > 1 for row in found["rows"])

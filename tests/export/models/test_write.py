@@ -26,8 +26,8 @@ def source():
     return ModelSource(build("vit").requires_grad_(False), SCHEDULE, inputs_of("vit"))
 
 
-def fake(off: float = 0.0, asleep_s: float = 0.0, **more) -> ModelFormat:
-    """A format that pickles nothing: it writes the schedule, and runs the model in torch, `off` and late."""
+def fake(off: float = 0.0, **more) -> ModelFormat:
+    """A format that pickles nothing: it writes the schedule, and runs the model in torch, `off`."""
     kept = {}
 
     def write(source, path, options):
@@ -36,12 +36,9 @@ def fake(off: float = 0.0, asleep_s: float = 0.0, **more) -> ModelFormat:
         return ("a note",)
 
     def load(path):
-        import time
-
         schedule = ps.Schedule.from_json(path.read_text())
 
         def forward(batch):
-            time.sleep(asleep_s)
             handle = ps.handle_of(kept["model"])
             if handle is not None:
                 handle.set(schedule)

@@ -129,7 +129,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
         lock = lock_of(Path(sys.argv[1]))
         lock.acquire()
         print("mine", flush=True)
-        time.sleep(60)
+        sleep_for_ever()
     """
     process = start(script, path)
     assert process.stdout.readline() == "mine\n"

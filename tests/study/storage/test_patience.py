@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import optuna
 import pytest
@@ -106,13 +105,17 @@ def test_postgresql_is_gone_for_seconds_while_a_search_runs():
     """Its processes are stopped, every connection breaks, and it comes back."""
     with server() as running:
         search = make_search(running.url, "gone")
-        heard, stopped = [], threading.Event()
+        stopped, missed = threading.Event(), threading.Event()
 
         def away():
             running.stop()
             stopped.set()
-            time.sleep(5)
+            missed.wait()
             running.start()
+
+        def hear(event):
+            if isinstance(event, Note) and "is away" in event.text:
+                missed.set()
 
         def evaluate(schedule):
             if len(search.known) == 2:
@@ -120,9 +123,9 @@ def test_postgresql_is_gone_for_seconds_while_a_search_runs():
                 stopped.wait()
             return fake_evaluation(schedule)
 
-        with listening(heard.append):
+        with listening(hear):
             records = list(run_local(search, 8, evaluate))
         assert len(records) == 8
         assert finished_trials(open_study(running.url, name="gone")) == records
         assert failed_trials(search.study) == 0
-        assert any("is away" in event.text for event in heard if isinstance(event, Note))
+        assert missed.is_set()

@@ -151,7 +151,7 @@ def test_rows_that_are_not_used_are_counted_in_a_note():
 
 def test_a_row_is_named_by_its_place_in_the_data():
     part = split({"all": table(30, labels=[-1, *[0, 1] * 14, 1])}).parts["holdout"]
-    for place, text in enumerate(part.rows["text"][:]):
+    for place, text in some(enumerate(part.rows["text"][:])):
         assert part.name_of(place) == f"row {int(text.split()[1]) + 1} of 'data'"
 
 

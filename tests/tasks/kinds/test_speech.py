@@ -82,7 +82,7 @@ def test_generation_is_the_models_own_and_differs_under_a_schedule(model: str, d
     true = [text for b in task.holdout.batches for text in b.labels]
     english = EnglishTextNormalizer({})
     assert unpruned.quality == pytest.approx(1 - jiwer.wer([english(t) for t in true], [english(s) for s in said]))
-    assert not unpruned.statistics.equal(pruned.statistics) or pruned.agreement < 1
+    assert pruned.agreement < 1
     assert "p1" in remarks[0]
     heard = extractor([sound(i) for i in range(18)], sampling_rate=RATE, return_tensors="pt")["input_features"]
     tokenizer = hf.AutoTokenizer.from_pretrained(model)
