@@ -15,7 +15,7 @@ from datasets.features import List, Value
 from torch import Tensor
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.tasks.data.labels import GENERIC, clean
+from prunesearch.tasks.data.labels import GENERIC, Raw, clean
 from prunesearch.tasks.data.split import SplitPart
 
 NUMBER_NAMES = ("label", "labels", "score", "scores", "similarity_score", "similarity", "relatedness_score")
@@ -81,7 +81,7 @@ def flags_of(part: SplitPart, columns: Sequence[str], names: Sequence[str]) -> T
     """
     if len(columns) > 1:
         return torch.tensor(_cells(part, columns, _flag, "0 or 1 (true or false)"), dtype=torch.long)
-    read = _cells(part, columns, clean, "classes, by name or number")
+    read = _cells(part, columns, _named_or_on, "classes, by name or number")
     whole = all(len(row) == len(names) and {*row} <= {0, 1} for row in read)
     if whole:
         return torch.tensor(read, dtype=torch.long)
@@ -180,6 +180,11 @@ def _number(cell: Any) -> float:
     if not math.isfinite(value):
         raise ValueError(f"a number must be finite, but got {cell!r:.40}")
     return value
+
+
+def _named_or_on(cell: Any) -> Raw:
+    """A class by name or number, or whether one is on, 0 or 1."""
+    return int(cell) if isinstance(cell, bool) else clean(cell)
 
 
 def _flag(cell: Any) -> int:

@@ -15,6 +15,7 @@ from datasets.features import ClassLabel, Value
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.tasks.data.audio_cells import AUDIO_NAMES, is_audio, raw_sounds, sound_bytes
 from prunesearch.tasks.data.image_cells import image_bytes, is_image, raw_images
+from prunesearch.tasks.data.readers.delimited import NUMBER
 from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.video_cells import VIDEO_NAMES, is_video, raw_videos, video_bytes
 
@@ -99,7 +100,14 @@ def find_columns(
     for pair in TEXT_PAIRS:
         if set(pair) <= set(texts) and "text" not in texts:
             return Columns(label=label, text=pair[0], text_pair=given.get("text_pair", pair[1]))
-    text = _choose("text", texts, TEXT_NAMES, source, rows)
+    worded = [name for name in texts if not _only_numbers(rows, name)]
+    if texts and not worded:
+        raise PruneSearchError(
+            f"texts must have words, but column '{texts[0]}' of '{source.name}' holds numbers alone "
+            f"({rows[texts[0]][0]!r:.40}): name the column of texts with columns text=NAME (its columns: "
+            f"{', '.join(rows.column_names)})"
+        )
+    text = _choose("text", worded, TEXT_NAMES, source, rows)
     return Columns(label=label, text=text, text_pair=given.get("text_pair"))
 
 
@@ -165,6 +173,12 @@ def _image_columns(rows: Dataset) -> list[str]:
 
 def _is_string(feature: Any) -> bool:
     return isinstance(feature, Value) and "string" in feature.dtype
+
+
+def _only_numbers(rows: Dataset, name: str) -> bool:
+    """Whether a column of texts, as all are that a CSV file has, holds nothing but numbers (and empty cells)."""
+    cells = [cell.strip() for cell in rows[name][:] if cell and cell.strip()]
+    return bool(cells) and all(map(NUMBER.fullmatch, cells))
 
 
 def _text_columns(rows: Dataset, label: str | None) -> list[str]:

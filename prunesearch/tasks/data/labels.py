@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ UNLABELLED = -1
 _MISSING = ("", "nan", "<na>")  # how pandas writes a missing cell into a file
 GENERIC = re.compile(r"label_?(\d+)", re.IGNORECASE)
 Raw = int | str
+_TRUTHS = {"false": 0, "true": 1}
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class LabelMap:
 
 
 def clean(value: Any) -> Raw:
-    """Return a raw label as a plain int or a stripped string; a whole number in a string is an int, `3.0` too."""
+    """Return a raw label as a plain int or a stripped string; a whole number in a string is an int, `3.0` too.
+
+    True and false are strings: they may be names of the head's, in whichever order.
+    """
     if value is None or value != value:  # NaN is how tables with gaps write None
         return UNLABELLED
     if isinstance(value, str):
@@ -41,7 +46,9 @@ def clean(value: Any) -> Raw:
             return UNLABELLED
         number = re.fullmatch(r"(-?\d{1,9})(\.0*)?", text)
         return int(number[1]) if number else text
-    if isinstance(value, bool | int | float | np.integer | np.floating) and value % 1 == 0:
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).lower()
+    if isinstance(value, int | float | np.integer | np.floating) and value % 1 == 0:
         return int(value)
     raise PruneSearchError(f"a label must be a whole number or a name, but got {value!r:.60}")
 
@@ -70,6 +77,10 @@ def head_labels(raw: set[Raw], names: list[str] | None, id2label: dict[int, str]
     lookup = {label: by_name.get(str(label).casefold(), UNLABELLED) for label in raw}
     if UNLABELLED not in lookup.values():
         return LabelMap(classes, lookup)
+    truths = {label: _TRUTHS.get(str(label).casefold()) for label in raw}
+    if len(classes) == 2 and None not in truths.values():
+        found = {label: int(value) for label, value in truths.items() if value is not None}
+        return LabelMap(classes, found, [f"labels: false is {classes[0]}, true is {classes[1]}"])
     matches = {label: GENERIC.fullmatch(str(label)) for label in raw}
     if all(matches.values()):
         lookup = {label: int(match.group(1)) for label, match in matches.items() if match}
@@ -90,7 +101,8 @@ def free_labels(raw: set[Raw], names: list[str] | None) -> LabelMap:
     ordered: list[Raw] = sorted(raw, key=lambda label: (isinstance(label, str), label))
     if len(ordered) < 2:
         raise PruneSearchError(f"two classes or more are needed, but every label is {ordered}: check the label column")
-    return LabelMap([str(label) for label in ordered], {label: i for i, label in enumerate(ordered)})
+    notes = [f"labels '{a}' and '{b}' are two classes, though they differ in case alone" for a, b in _alike(ordered)]
+    return LabelMap([str(label) for label in ordered], {label: i for i, label in enumerate(ordered)}, notes)
 
 
 def _from_numbers(
@@ -123,8 +135,12 @@ def _from_numbers(
 
 
 def _alphabetical(raw: set[Raw], classes: list[str]) -> LabelMap:
-    """The head's classes have no names: the data's, sorted, must be as many."""
+    """The head's classes have no names: the data's, sorted, must be as many, and differ in more than their case."""
     ordered = sorted(str(label) for label in raw)
+    for one, other in _alike(ordered):
+        raise PruneSearchError(
+            f"classes must differ in more than case, but got '{one}' and '{other}': write them alike"
+        )
     if len(ordered) != len(classes):
         raise PruneSearchError(
             f"the head has {len(classes)} unnamed classes, but the data has {len(ordered)} labels "
@@ -133,6 +149,13 @@ def _alphabetical(raw: set[Raw], classes: list[str]) -> LabelMap:
     note = f"the model does not name its classes: labels taken in the order {_some(ordered)}"
     by_text = {str(label): label for label in raw}
     return LabelMap(ordered, {by_text[name]: i for i, name in enumerate(ordered)}, [note])
+
+
+def _alike(labels: Iterable[Raw]) -> list[tuple[str, str]]:
+    """Pairs of labels that differ in their case alone."""
+    seen: dict[str, str] = {}
+    pairs = [(seen.setdefault(str(label).casefold(), str(label)), str(label)) for label in labels]
+    return [(one, other) for one, other in pairs if one != other]
 
 
 def _check_range(numbers: set[int], classes: list[str]) -> None:

@@ -131,6 +131,13 @@ def tag_columns(source: DataSource, rows: Dataset, given: dict[str, str]) -> tup
 
 def _tag_names(splits: Splits, tags: str, id2label: dict[int, str]) -> LabelMap:
     """Map the data's tags, names or numbers, onto the head's."""
+    for part in splits.parts.values():
+        for place, cell in enumerate(part.rows[tags]):
+            if not isinstance(cell, list):
+                raise PruneSearchError(
+                    f"column '{tags}' must hold lists of tags, but {part.name_of(place)} has {cell!r:.40}: name the "
+                    "column with columns label=NAME, or write lists into it"
+                )
     raw: set[Raw] = {clean(tag) for part in splits.parts.values() for row in part.rows[tags] for tag in row}
     feature = next(iter(splits.parts.values())).rows.features[tags]
     names = getattr(getattr(feature, "feature", None), "names", None)

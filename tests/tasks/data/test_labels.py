@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
@@ -70,7 +71,7 @@ def test_free_labels_number_what_is_there():
 
 
 def test_clean_and_unlabelled():
-    assert [clean(x) for x in (True, 3.0, " 12 ", "-1", "x")] == [1, 3, 12, -1, "x"]
+    assert [clean(x) for x in (True, 3.0, " 12 ", "-1", "x")] == ["true", 3, 12, -1, "x"]
     assert [is_unlabelled(x) for x in (None, float("nan"), -1, "", "-1", 0, "x")] == [True] * 5 + [False] * 2
     for bad in (0.5, float("inf"), [1]):
         with pytest.raises(PruneSearchError, match="whole number"):
@@ -81,7 +82,14 @@ def test_clean_and_unlabelled():
     ("written", "want"),
     [
         *[("3.0", 3), ("10.0", 10), ("3.", 3), (" -1 ", -1), ("NaN", -1), ("", -1), ("<NA>", -1), (None, -1), (2.0, 2)],
-        *[(float("nan"), -1), (True, 1), ("v1.0", "v1.0"), ("1.5", "1.5"), ("007", 7), ("none", "none")],
+        *[
+            (float("nan"), -1),
+            (np.bool_(False), "false"),
+            ("v1.0", "v1.0"),
+            ("1.5", "1.5"),
+            ("007", 7),
+            ("none", "none"),
+        ],
     ],
 )
 def test_numbers_are_numbers_however_they_are_written_and_missing_is_missing(written: object, want: object):
@@ -92,3 +100,30 @@ def test_numbers_are_numbers_however_they_are_written_and_missing_is_missing(wri
 def test_a_label_of_another_type_is_refused(cell: object):
     with pytest.raises(PruneSearchError, match="a label must be a whole number or a name"):
         clean(cell)
+
+
+@pytest.mark.parametrize("written", [(False, True), ("False", "True"), ("FALSE", "TRUE")])
+def test_true_and_false_are_names_of_the_heads_or_off_and_on(written: tuple[object, object]):
+    raw = {clean(value) for value in written}
+    plain = head_labels(raw, None, {0: "NEGATIVE", 1: "POSITIVE"})
+    assert plain.ids(list(written)).tolist() == [0, 1]
+    assert plain.notes == ["labels: false is NEGATIVE, true is POSITIVE"]
+    turned = head_labels(raw, None, {0: "true", 1: "false"})  # as alphabet or chance had it
+    assert turned.ids(list(written)).tolist() == [1, 0]
+    with pytest.raises(PruneSearchError, match="is not one of the model's 3 classes"):
+        head_labels(raw, None, {0: "a", 1: "b", 2: "c"})
+
+
+def test_names_that_differ_in_case_are_the_heads_but_no_classes_of_their_own():
+    assert head_labels({"CAT", "cat", "Dog"}, None, {0: "Cat", 1: "dog"}).ids(["cat", "CAT", "Dog"]).tolist() == [
+        0,
+        0,
+        1,
+    ]
+    unnamed = {i: f"LABEL_{i}" for i in range(3)}
+    with pytest.raises(PruneSearchError, match="differ in more than case, but got 'Cat' and 'cat': write them alike"):
+        head_labels({"cat", "Cat", "dog"}, None, unnamed)
+    assert free_labels({"b", "B"}, None).notes == [
+        "labels 'B' and 'b' are two classes, though they differ in case alone"
+    ]
+    assert free_labels({"b", "a"}, None).notes == []

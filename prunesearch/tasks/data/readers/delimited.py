@@ -23,10 +23,10 @@ HEADER_NAMES = frozenset(
     | {"text", "sentence", "sentence1", "sentence2", "review", "content", "question", "title"}
     | {"description", "premise", "hypothesis", "image", "img", "path", "file"}
 )
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _DELIMITERS = (",", ";", "\t", "|")
 _TRIED = 200  # rows that a delimiter is tried on
 _LONGEST = 100  # characters of a name
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _SENTENCE = re.compile(r"\S+\s.*[.!…]")
 _FILE = re.compile(r".*\.(png|jpe?g|webp|bmp|gif|tiff?|wav|flac|ogg|mp3|mp4|avi|mkv|mov|webm)", re.IGNORECASE)
 Rows = list[list[str]]
@@ -145,7 +145,7 @@ def _is_value(cell: str, others: list[str]) -> bool:
     if len(cell) > _LONGEST or "\n" in cell or _SENTENCE.fullmatch(cell) or _FILE.fullmatch(cell) or cell in others:
         return True
     filled = [other for other in others if other]
-    return bool(_NUMBER.fullmatch(cell)) and bool(filled) and all(_NUMBER.fullmatch(other) for other in filled)
+    return bool(NUMBER.fullmatch(cell)) and bool(filled) and all(NUMBER.fullmatch(other) for other in filled)
 
 
 def _unlike(names: list[str]) -> list[str]:
