@@ -7,6 +7,7 @@ from torch import nn
 from prunesearch.commands.transfer import PricedTrial, Transfer, transfer, trust_of
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import find_profile
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.costs.study_table import profile_table
@@ -58,5 +59,15 @@ def transfer_study(
         space = space.with_methods([m for m in space.methods if m in used] or space.methods)
         asked = {**Target("cpu", profile, False).conditions(there), "tokens": task.tokens}
         table = profile_table(profile, task, handle, space, asked, front.model.id)
-    priced = [PricedTrial(t.plan, t.quality, t.predicted_ms) for t in trials]
-    return transfer(front, priced, table, profile.name, trust_of(table))
+    priced = [PricedTrial(t.plan, t.quality, t.predicted_ms) for t in trials if t.plan.variant in table.variants]
+    points = [point for point in front.points if point.variant in table.variants]
+    left_out = len(front.points) - len(points)
+    if left_out and not points:
+        raise PruneSearchError(
+            f"no point of study '{front.study}' can be priced on '{profile.name}', whose table is of "
+            f"{table.conditions['dtype']} alone: transfer a study that was run with --precision {config.dtype}"
+        )
+    if left_out:
+        said = f"{left_out} points are left out: the table there is of {table.conditions['dtype']} alone"
+        table = CostTable(**{**dict(table), "notes": [*table.notes, said]})
+    return transfer(front.model_copy(update={"points": points}), priced, table, profile.name, trust_of(table))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from prunesearch.commands.transfer_table import transfer_study
 from prunesearch.commands.verify import verify
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Change, Plan
@@ -25,7 +26,7 @@ from prunesearch.study.front import Front
 from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import finished_trials, open_study
 from prunesearch.tasks.base import Task
-from tests.support.known_device import settings, write_model
+from tests.support.known_device import known_table, settings, write_model, write_profile
 from tests.support.some import some
 
 INT8 = (Change.parse("int8"),)
@@ -107,6 +108,20 @@ def test_it_is_verified_and_exported_by_plan(front: Front, study: StudyFolder) -
     assert Plan.from_json(export(front, point.id).text) == point.to_plan()
     with pytest.raises(PruneSearchError, match=r"int8, which the model is in, is left out"):
         export(front, point.id, "tome")
+
+
+def test_a_device_without_that_precision_prices_the_others(
+    folder: Path, front: Front, study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_profile(folder / "profiles", "box", known_table())
+    monkeypatch.setenv("PRUNESEARCH_PROFILES", str(folder / "profiles"))
+    narrow = [point for point in some(front.points) if point.variant]
+    with pytest.raises(PruneSearchError, match="can be priced on 'box', whose table is of float32 alone"):
+        transfer_study(study, front.model_copy(update={"points": narrow}), "box")
+    plain = narrow[0].model_copy(update={"id": "p0", "plan": Plan(narrow[0].to_plan().schedule).to_dict()})
+    found = transfer_study(study, front.model_copy(update={"points": [plain, *narrow]}), "box")
+    assert [point.id for point in found.points] == ["p0"]
+    assert f"{len(narrow)} points are left out: the table there is of float32 alone" in found.notes
 
 
 def test_a_study_of_schedules_goes_on_as_it_was(folder: Path) -> None:
