@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunesearch.core.costs import COSTS, Cost, digits, find_cost
-from prunesearch.core.tables.registry import RUNTIMES
+from prunesearch.report.tables.rungs import rung_head, rung_rows
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import CostAmount, FrontItem, Interval, Point
 
@@ -137,27 +137,10 @@ def _points_table(front: Front, left_out: int = 0) -> Table:
 def _ladder_table(front: Front) -> Table:
     """What one line of each would give the unpruned model, and the best plan's stages on top of it."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    first = front.ladder[0]
-    table.add_column("unpruned in", no_wrap=True)
-    for title in ("", "ms", "speed", f"{_metric(front)}, %", "with stages", "speed", "%"):
-        table.add_column(title, justify="left" if not title else "right", no_wrap=True)
-
-    def speed(ms: float | None) -> str:
-        return "" if ms is None or first.ms is None else f"{first.ms / ms:.2f}×"
-
-    def percent(quality: float | None) -> str:
-        return "" if quality is None else f"{100 * quality:.1f}"
-
-    for rung in front.ladder:
-        shown = RUNTIMES.entry(rung.runtime).shown
-        if rung.ms is None:
-            table.add_row(shown, "skipped", style="dim")
-            continue
-        on_top = "" if rung.plan_ms is None else f"{digits(rung.plan_ms)} ms"
-        table.add_row(
-            shown, rung.precision or "", digits(rung.ms), speed(rung.ms), percent(rung.quality), on_top,
-            speed(rung.plan_ms), percent(rung.plan_quality),
-        )  # fmt: skip
+    for place, title in enumerate(rung_head(front)):
+        table.add_column(title, justify="right" if place > 1 else "left", no_wrap=True)
+    for row in rung_rows(front):
+        table.add_row(*row)
     return table
 
 

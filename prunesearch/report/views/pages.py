@@ -8,6 +8,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from prunesearch.core.costs import digits
+from prunesearch.report.tables.rungs import rung_head, rung_rows, rungs_skipped
 from prunesearch.report.views.conditions import conditions, threads_text
 from prunesearch.report.views.figures import CLOUD
 from prunesearch.report.views.figures_point import predicted_figure
@@ -20,6 +21,7 @@ from prunesearch.report.views.figures_search import (
 from prunesearch.report.views.parts import breakable, details, plot, point_view, section, small, table
 from prunesearch.report.views.parts_samples import samples_view
 from prunesearch.report.views.study_view import Item, StudyView
+from prunesearch.study.front import Front
 
 FRONT_LABEL = "Scatter plot of quality against cost; the same numbers stand in the table of all points"
 
@@ -143,4 +145,15 @@ def trust_section(study: StudyView) -> list[Any]:
     figure = predicted_figure(study)
     shown = [plot("predicted", figure, "Scatter plot of predicted against measured latency")] if figure else []
     left = section("Predicted against measured latency", small(said), *shown)
-    return [html.Div([left, section("Conditions and provenance", conditions(study))], className="columns even")]
+    both = html.Div([left, section("Conditions and provenance", conditions(study))], className="columns even")
+    return [*ladder_section(front), both]
+
+
+def ladder_section(front: Front) -> list[Any]:
+    """What one line of each runtime and precision would give the unpruned model; nothing where it was not measured."""
+    if not front.ladder:
+        return []
+    said = "The UNPRUNED model as other runtimes and precisions would run it here, timed interleaved in one run, its "
+    said += "quality on the same rows; then with the stages of the recommended plan on top."
+    shown = table(rung_head(front), rung_rows(front), range(2, 8), "the unpruned model in every runtime and precision")
+    return [section("What one line of each gives", small(said), shown, *map(small, rungs_skipped(front)))]
