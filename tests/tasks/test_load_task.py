@@ -70,7 +70,7 @@ def test_unsupported_heads_and_families(texts: Path, tmp_path: Path):
     with pytest.raises(PruneSearchError, match="supported are image-classification, text-classification"):
         load_task(answers, texts)
     numbers = tmp_path / "n.csv"
-    numbers.write_text("a,b\n1,2\n")
+    numbers.write_text("a,b\nfilm,story\n")
     bare = config_folder(tmp_path / "bare", model_type="bert", architectures=["BertModel"])
     with pytest.raises(PruneSearchError, match="several columns could be the text"):
         load_task(bare, numbers)

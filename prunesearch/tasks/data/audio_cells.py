@@ -1,8 +1,9 @@
-"""How a table holds sounds, and how one is read: mono, at the rate that a model was trained on."""
+"""How a table holds sounds, and how one is read: as transformers' `load_audio` does, mono, at the rate of the model."""
 
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from prunesearch.tasks.libraries import package
 
 AUDIO_NAMES = ("audio", "speech", "sound", "recording", "clip", "wav")
 _FORMS = "bytes, a path or an array"
+_LOUDEST = 8.0  # of full scale, 18 dB over what a file of whole numbers can hold
 _EXTRA = "pip install 'prunesearch[audio]'"
 Samples = NDArray[np.float32]
 
@@ -61,10 +63,11 @@ def decode_sound(cell: Any, base: Path | None, rate: int | None) -> Samples:
         rate: samples a second that are wanted; None: those that it has.
 
     Returns:
-        Samples `[n]` in about [-1, 1]: the mean of the channels, resampled by soxr (band-limited, as librosa does).
+        Samples `[n]` in about [-1, 1]: the mean of the channels, resampled by soxr (band-limited), `ceil(n * rate /
+        given)` of them, as `load_audio` and librosa do.
 
     Raises:
-        PruneSearchError: if it cannot be read, is empty, or a library is missing.
+        PruneSearchError: if it cannot be read, is empty, holds values that no sound has, or a library is missing.
     """
     if isinstance(cell, dict) and cell.get("array") is not None:
         samples, given = np.asarray(cell["array"], dtype=np.float32), cell.get("sampling_rate")
@@ -72,11 +75,24 @@ def decode_sound(cell: Any, base: Path | None, rate: int | None) -> Samples:
             samples = samples.mean(axis=int(np.argmin(samples.shape)))  # channels are fewer than samples
     else:
         samples, given = _decode(file_bytes(cell, base, "audio", _FORMS))
+    if isinstance(given, float) and given.is_integer():  # of a table with gaps
+        given = int(given)
     if not isinstance(given, int) or given < 1:
         raise PruneSearchError(f"a sound must say its sampling rate, but got {given!r:.40}: give a whole number of Hz")
     if samples.ndim != 1 or len(samples) == 0:
         raise PruneSearchError(f"a sound must have samples, but got shape {samples.shape}: leave that row out")
-    return samples if rate in (None, given) else _resample(samples, given, rate)
+    _check_range(samples)
+    return samples if rate is None or rate == given else _resample(samples, given, rate)
+
+
+def _check_range(samples: Samples) -> None:
+    """Raise `PruneSearchError` for values that cannot be a sound's: no numbers, or whole ones as a file stores them."""
+    high = float(np.abs(samples).max())  # not a number, if any is none
+    if not high <= _LOUDEST or (high > 1 and bool((samples == np.rint(samples)).all())):
+        raise PruneSearchError(
+            f"a sound's values must be from -1 to 1, but the largest is {high:g}: divide whole numbers by what their "
+            "width holds (32768 for 16 bits), or leave that row out"
+        )
 
 
 def _decode(encoded: bytes) -> tuple[Samples, int]:
@@ -91,8 +107,9 @@ def _decode(encoded: bytes) -> tuple[Samples, int]:
 
 def _resample(samples: Samples, given: int, rate: int) -> Samples:
     soxr = package("soxr", f"{given} Hz are turned into {rate} Hz by the package soxr: {_EXTRA}")
-    found: Samples = soxr.resample(samples, given, rate)
-    return found
+    wanted = math.ceil(len(samples) * rate / given)
+    found: Samples = soxr.resample(samples, given, rate, quality="HQ")
+    return np.pad(found, (0, max(0, wanted - len(found))))[:wanted]
 
 
 def _all_sounds(paths: list[Any]) -> bool:

@@ -1,4 +1,7 @@
-"""How a table holds videos, and how one is read: as many frames as a model takes, evenly over the whole clip."""
+"""How a table holds videos, and how one is read: as many frames as a model takes, evenly over the whole clip.
+
+Frames are those that transformers' `load_video` takes: number `i * n // frames` of n.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets.arrow_dataset import Dataset
 from datasets.features import Image, List, Value, Video
 from PIL import Image as PILImage
@@ -17,6 +19,7 @@ from prunesearch.tasks.data.image_cells import open_picture
 from prunesearch.tasks.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, one_line
 from prunesearch.tasks.libraries import package
 
+_WHOLE = 0.9  # of the frames that a file says it has; heads are off by one or two
 VIDEO_NAMES = ("video", "frames", "clip")
 
 
@@ -61,7 +64,7 @@ def video_bytes(cell: Any, base: Path | None) -> bytes:
 def decode_video(cell: Any, base: Path | None, frames: int, mode: str = "RGB") -> list[PILImage.Image]:
     """Decode `frames` frames of a cell: a list of images (bytes or paths), a folder of frames, or a video file.
 
-    They are spread evenly from the first frame to the last; of a clip with fewer, some come several times.
+    They are the first of as many equal parts of the clip; of one with fewer frames, some come several times.
 
     Raises:
         PruneSearchError: if it cannot be read, has no frame, or is a video file and the package av is missing.
@@ -71,8 +74,12 @@ def decode_video(cell: Any, base: Path | None, frames: int, mode: str = "RGB") -
         return _decode_file(_read(cell, base), frames, mode)
     if not given:
         raise PruneSearchError("a video must have frames, but one has none: leave that row out")
-    chosen = np.linspace(0, len(given) - 1, frames).round().astype(int)
-    return [open_picture(_read(given[i], base), mode) for i in chosen]
+    return [open_picture(_read(given[i], base), mode) for i in _places(len(given), frames)]
+
+
+def _places(count: int, frames: int) -> list[int]:
+    """Which of `count` frames are taken."""
+    return [i * count // frames for i in range(frames)] if count else []
 
 
 def _frame_cells(cell: Any, base: Path | None) -> list[Any] | None:
@@ -93,14 +100,18 @@ def _decode_file(encoded: bytes, frames: int, mode: str) -> list[PILImage.Image]
     )
     try:
         with av.open(io.BytesIO(encoded)) as container:
-            count = sum(1 for _ in container.decode(video=0))
-            wanted = np.linspace(0, count - 1, frames).round().astype(int).tolist() if count else []
+            if not container.streams.video:
+                raise PruneSearchError("a video must have frames, but one is a sound alone: leave that row out")
+            count, stated = sum(1 for _ in container.decode(video=0)), container.streams.video[0].frames
+            wanted = _places(count, frames)
             container.seek(0)
             kept = {i: f.to_image() for i, f in enumerate(container.decode(video=0)) if i in set(wanted)}
     except (av.FFmpegError, OSError, ValueError) as error:
         raise PruneSearchError(f"a video cannot be decoded: {one_line(error)}") from error
     if not kept:
         raise PruneSearchError("a video must have frames, but one has none: leave that row out")
+    if count < _WHOLE * stated:
+        raise PruneSearchError(f"a video must hold its {stated} frames, but {count} can be decoded: leave that row out")
     return [kept[i].convert(mode) for i in wanted]
 
 

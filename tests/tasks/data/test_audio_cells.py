@@ -1,5 +1,6 @@
 """Sounds in tables: found, decoded, and resampled without a change of pitch."""
 
+import inspect
 import io
 import wave
 from pathlib import Path
@@ -8,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from datasets import Audio, Dataset
+from transformers import audio_utils
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.audio_cells import decode_sound, is_audio
@@ -44,6 +47,62 @@ def test_a_wave_file_is_read_as_the_standard_library_reads_it(tmp_path: Path):
         out.writeframes(whole.tobytes())
     for cell, base in (("a.wav", tmp_path), ((tmp_path / "a.wav").read_bytes(), None)):
         assert np.array_equal(decode_sound(cell, base, RATE), whole / np.float32(2**15))
+
+
+WIDTHS = [
+    *[("WAV", name) for name in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")],
+    *[("FLAC", "PCM_16"), ("FLAC", "PCM_24"), ("AIFF", "PCM_24"), ("AU", "PCM_16"), ("OGG", "VORBIS")],
+]
+
+
+@pytest.mark.parametrize(("kind", "width"), WIDTHS)
+@pytest.mark.parametrize(("channels", "rate"), [(1, RATE), (2, 22_050), (6, 48_000), (2, 11_025), (1, 8_000)])
+def test_a_file_is_read_as_transformers_reads_it(kind: str, width: str, channels: int, rate: int, tmp_path: Path):
+    if "backend" not in inspect.signature(audio_utils.load_audio).parameters:
+        pytest.skip("pip install 'transformers>=5.24': before, load_audio wants librosa")
+    samples = np.random.default_rng(1).uniform(-0.9, 0.9, (rate // 10 + 7, channels))
+    path = tmp_path / f"a.{kind.lower()}"
+    soundfile.write(path, samples, rate, format=kind, subtype=width)
+    want = audio_utils.load_audio(str(path), sampling_rate=RATE, backend="soundfile")
+    found = decode_sound(path.name, tmp_path, RATE)
+    assert found.dtype == want.dtype
+    assert np.array_equal(found, want)
+    assert len(found) == -(-len(samples) * RATE // rate)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_whole_numbers_of_every_width_are_shares_of_full_scale(width: int, tmp_path: Path):
+    """The bytes written by hand: a file of 8 bits has no sign, the others do."""
+    full = 2 ** (8 * width - 1)
+    values = [0, full - 1, -full, full // 2, -full // 4]
+    data = b"".join((v + 128 * (width == 1)).to_bytes(width, "little", signed=width > 1) for v in values)
+    with wave.open(str(tmp_path / "a.wav"), "wb") as out:
+        out.setparams((1, width, RATE, 0, "NONE", ""))
+        out.writeframes(data)
+    assert np.allclose(decode_sound("a.wav", tmp_path, RATE), np.array(values) / full, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("values", "largest"),
+    [
+        ([0, 3000, -12000], "12000"),  # of 16 bits, as whole numbers
+        ([0.0, 3.0, -2.0], "3"),
+        ([0.5, -20.5], "20.5"),
+        ([0.1, float("nan")], "nan"),
+        ([0.1, float("-inf")], "inf"),
+    ],
+)
+def test_values_that_no_sound_has_are_refused(values: list[float], largest: str):
+    with pytest.raises(PruneSearchError, match=f"must be from -1 to 1, but the largest is {largest}: divide") as caught:
+        decode_sound({"array": values, "sampling_rate": RATE}, None, RATE)
+    assert "\n" not in str(caught.value)
+
+
+def test_loud_and_silent_sounds_are_sounds_and_a_rate_may_be_written_as_a_fraction():
+    for values in ([0.0, 0.0, 0.0], [1.0, -1.0, 0.0], [1.7, -2.5, 0.1]):
+        assert decode_sound({"array": values, "sampling_rate": float(RATE)}, None, RATE).tolist() == pytest.approx(
+            values
+        )
 
 
 def test_channels_are_averaged_and_flac_is_the_same_sound():

@@ -149,9 +149,11 @@ def test_bad_sounds_are_one_line(waves: str, tmp_path: Path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    cells = [{"bytes": encoded(np.zeros(n, np.float32) + n), "path": None} for n in (5, *range(400, 411))]
+    cells = [{"bytes": encoded(np.full(n, n / 1000, np.float32)), "path": None} for n in (5, *range(400, 411))]
     pq.write_table(pa.table({"audio": cells, "label": [i % 3 for i in range(12)]}), tmp_path / "s.parquet")
-    with pytest.raises(PruneSearchError, match="must have 25 samples") as caught:
+    with pytest.raises(
+        PruneSearchError, match=r"must have 25 samples for this model, but row 1 of .*s.parquet' has 5"
+    ) as caught:
         load_task(waves, tmp_path / "s.parquet")
     assert "\n" not in str(caught.value)
     bare = make_waves(tmp_path / "bare", "Wav2Vec2Model")
