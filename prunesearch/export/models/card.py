@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prunesearch import __version__
 from prunesearch.core.costs import COSTS
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.export.models.model_format import ModelSource
 from prunesearch.export.models.record import ModelExport, save_facts
@@ -35,7 +36,7 @@ def schedule_card(front: Front, spec: str, to: str, exported: Exported) -> str:
 
 
 def model_card(
-    plan: Plan,
+    plan: Plan | Schedule,
     provenance: Mapping[str, Any],
     done: ModelExport | None = None,
     remarks: Sequence[str] = (),
@@ -48,6 +49,7 @@ def model_card(
         done: the export; None for a schedule alone.
         remarks: what else to say, a line each.
     """
+    plan = Plan.of(plan)
     base = provenance.get("model", {}).get("id")
     lines = ["---", *([f"base_model: {json.dumps(base)}"] if base else []), "tags: [token-pruning, prunesearch]", "---"]
     lines += ["", "## Token pruning", "", f"{base or 'The model'} computes on fewer tokens from block to block:", ""]
