@@ -9,8 +9,12 @@ from collections.abc import Iterable
 class PruneSearchError(ValueError):
     """Bad input. The message is one line: the rule, the value that broke it, and the way out.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. What it quotes may hold anything: line breaks
+    become blanks, and other characters that cannot be printed are escaped, so that it is one line wherever it goes.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class UnsupportedModelError(PruneSearchError):
@@ -19,6 +23,18 @@ class UnsupportedModelError(PruneSearchError):
 
 class CorruptFileError(PruneSearchError):
     """A file that prunesearch wrote (or a user edited) cannot be read back."""
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without what a terminal would obey rather than show.
+
+    >>> printable("a\\nb\\x1b[2J")
+    'a b\\\\x1b[2J'
+    """
+    line = " ".join(part.strip() for part in text.splitlines()) if len(text.splitlines()) > 1 else text
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() or (c.isspace() and c > "\x20") else repr(c)[1:-1] for c in line)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,13 +1,17 @@
-"""Writing files so that a reader never sees half of one, and reading JSON."""
+"""Writing files so that a reader never sees half of one, and reading JSON that may hold anything."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
+
+_PAIR = re.compile(r"\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]\w\w|\\U0000[dD][89a-fA-F]\w\w")
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
@@ -28,6 +32,30 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def parse_json(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: for its form, nesting too deep, half of a character, or a number of more digits than Python reads.
+    """
+    check_writable(text)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def check_writable(text: str) -> None:
+    """Raise if a JSON or YAML text escapes half of a character, which no file could be written with again.
+
+    Raises:
+        ValueError: naming it.
+    """
+    half = _HALF.search(_PAIR.sub("", text))
+    if half is not None:
+        raise ValueError(f"{half[0]} is half of a character")
+
+
 def load_json(path: str | os.PathLike[str], what: str, way_out: str = "") -> dict[str, Any]:
     """Read a JSON object; `what` names the file in errors, and `way_out` ends them.
 
@@ -37,7 +65,7 @@ def load_json(path: str | os.PathLike[str], what: str, way_out: str = "") -> dic
     """
     end = f": {way_out}" if way_out else ""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise PruneSearchError(f"{what} {path} cannot be read: {error.strerror}") from None
     except ValueError as error:

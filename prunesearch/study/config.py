@@ -65,6 +65,7 @@ _AS_TYPED = {
     "table_time": "table_seconds",
 }
 _PATHS = ("model", "data")
+_SEVERAL = (list, tuple, set, frozenset)
 
 
 def _read(parse: Callable[[str], Any]) -> BeforeValidator:
@@ -77,7 +78,8 @@ def _text(value: Budget | Constraint | None) -> str | None:
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str | os.PathLike) else value
+    """Several of something, of which one may stand alone; pydantic refuses what is neither."""
+    return [value] if isinstance(value, str | os.PathLike) else list(value) if isinstance(value, _SEVERAL) else value
 
 
 Seconds = Annotated[float, BeforeValidator(seconds_of)]
@@ -243,7 +245,9 @@ class RunConfig(BaseModel):
     @classmethod
     def _objectives(cls, value: Any) -> Any:
         """Read `latency`, or several costs as in `latency,macs`."""
-        names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+        names = [name.strip() for name in value.split(",")] if isinstance(value, str) else _listed(value)
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise PruneSearchError(f"objectives are names of costs, as in latency,macs, but got {value!r}")
         text = ",".join(map(str, names))
         for name in names:
             if name not in COSTS:
@@ -275,7 +279,8 @@ class RunConfig(BaseModel):
     @field_validator("constraints", "start_from", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
-        return [os.fspath(v) if isinstance(v, os.PathLike) else v for v in _listed(value)]
+        given = _listed(value)
+        return [os.fspath(v) if isinstance(v, os.PathLike) else v for v in given] if isinstance(given, list) else given
 
     @field_validator("task", "metric", "dtype", "attention", "sampler", "engine", "mode", "across")
     @classmethod

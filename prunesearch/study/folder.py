@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
-from prunesearch.core.files import write_text_atomic
+from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean, printable
+from prunesearch.core.files import check_writable, write_text_atomic
 
 if TYPE_CHECKING:
     from prunesearch.study.front import Front
@@ -19,6 +19,7 @@ DEFAULT_ROOT = Path("studies")
 _MARKERS = ("config.yaml", "study.journal", "study.db", "front.json")
 _NAME_RULE = "use letters, digits, '-', '_' and '.', as in vit-cpu-10ms"
 _MAX_NAME = 100
+_LONGEST = 300  # characters of what is wrong with a YAML text
 
 
 def check_name(name: str) -> str:
@@ -128,18 +129,21 @@ class StudyFolder:
         """
         way_out = "correct it, or delete it and give the options of `prunesearch run` again"
         try:
-            data = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            data = parse_yaml(self.config.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise PruneSearchError(
                 f"{self.config} does not exist: give the options of `prunesearch run` again"
             ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise CorruptFileError(f"{self.config} is not plain YAML ({reason}): {way_out}") from None
+        except OSError as error:
+            raise PruneSearchError(f"{self.config} cannot be read ({error.strerror}): {way_out}") from None
+        except ValueError as error:
+            raise CorruptFileError(f"{self.config} is not plain YAML ({error}): {way_out}") from None
         if not isinstance(data, dict):
             raise CorruptFileError(
                 f"{self.config} must hold a mapping of options, but holds a {type(data).__name__}: {way_out}"
             )
+        if odd := [key for key in data if not isinstance(key, str)]:
+            raise CorruptFileError(f"options in {self.config} have names, but one is {odd[0]!r}: {way_out}")
         return data
 
 
@@ -182,3 +186,30 @@ def load_front(study: str, root: str | os.PathLike[str] = DEFAULT_ROOT) -> tuple
     if not folder.front.exists():
         raise PruneSearchError(f"study '{folder.name}' has no front yet: run it to the end with the same command")
     return folder, Front.load(folder.front)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader without merge keys (`<<`), which a small file can make exponentially large."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse what the parent would expand."""
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not read", key.start_mark)
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says, by the safe loader and without merge keys.
+
+    Raises:
+        ValueError: for whatever is wrong with it: its form, a date that is none, nesting too deep.
+    """
+    check_writable(text)
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(printable(str(error))[:_LONGEST]) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except Exception as error:  # PyYAML's constructors take for sound what a text says: !!float x, 2020-13-45
+        raise ValueError(printable(f"{type(error).__name__}: {error}")[:_LONGEST]) from None

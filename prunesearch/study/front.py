@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.files import write_text_atomic
+from prunesearch.core.files import parse_json, write_text_atomic
 from prunesearch.core.tables.registry import ACROSS
 from prunesearch.study.front_items import CostName, FrontItem, FrontRecord, Point, Unpruned
 from prunesearch.study.front_records import (
@@ -174,14 +174,14 @@ class Front(FrontRecord):
                 format, a newer version, or a field that is missing, unknown or out of range.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = parse_json(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise PruneSearchError(
                 f"{path} does not exist: the study has not finished; run the same `prunesearch run` again"
             ) from None
         except OSError as error:
             raise PruneSearchError(f"{path} cannot be read ({error.strerror}): check the path") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise CorruptFileError(f"{path} is not JSON ({error}): {_REWRITE}") from None
         _check_header(path, data)
         version = data["version"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,14 @@ class Load(BaseModel):
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
 
-def read_loads(given: Iterable[Any]) -> list[Any]:
+def read_loads(given: Any) -> list[Any]:
     """Loads as they may be written: a batch size, `1:0.7` with its weight, a mapping, or a `Load`.
 
     Raises:
         PruneSearchError: for what is no number, or where some have a weight and some have none.
     """
+    if not isinstance(given, list | tuple):
+        raise PruneSearchError(f"loads are a list of batch sizes or loads, but got {given!r}")
     items = list(given)
     typed = _weighted("loads", [item for item in items if isinstance(item, int | str)])
     read = iter([{"batch_size": rows, "weight": weight} for rows, weight in typed])
@@ -73,7 +75,7 @@ def _listed(value: Any) -> list[Any]:
         return []
     if isinstance(value, Mapping):
         return [f"{key}:{weight}" for key, weight in value.items()]
-    return [value] if isinstance(value, int | float | str) else list(value)
+    return list(value) if isinstance(value, list | tuple | set) else [value]
 
 
 def _weighted(name: str, values: Sequence[Any]) -> list[tuple[int, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.study.folder import StudyFolder, list_studies, resolve_study
+from prunesearch.study.folder import StudyFolder, list_studies, parse_yaml, resolve_study
 
 
 @pytest.fixture
@@ -118,3 +118,11 @@ def test_broken_config(tmp_path, text):
 def test_missing_config(tmp_path):
     with pytest.raises(PruneSearchError, match="does not exist"):
         StudyFolder.create("x", tmp_path).load_config()
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 5000, "2020-13-45", "!!float x", "a: &b {c: 1}\nd: {<<: *b}", "? [a]: b\n: c", "a: [", '"\\ud800"']
+)
+def test_whatever_is_wrong_with_yaml_is_a_value_error(text: str):
+    with pytest.raises(ValueError):
+        parse_yaml(text)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
+from prunesearch.core.files import parse_json
 from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.core.plans.schedule import PLAN_FORMAT, PLAN_VERSION, Schedule, read_stages
 from prunesearch.core.plans.schedule_text import parse_schedule
@@ -250,8 +251,8 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """Read JSON text written by `to_json`, or by a schedule's."""
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise CorruptFileError(f"not a JSON plan: {error}") from None
         return cls.from_dict(data)
 

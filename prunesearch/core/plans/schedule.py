@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.files import parse_json
 from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.core.plans.stage import ENCODER, Stage
 
@@ -223,8 +224,8 @@ class Schedule:
     def from_json(cls, text: str) -> Schedule:
         """Read JSON text written by `to_json`."""
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise CorruptFileError(f"not a JSON schedule: {error}") from None
         return cls.from_dict(data)
 

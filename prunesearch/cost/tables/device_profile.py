@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
-from prunesearch.core.files import data_folder, load_json, write_text_atomic
+from prunesearch.core.files import data_folder, load_json, parse_json, write_text_atomic
 from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS
 from prunesearch.cost.devices.device import kind_called
 from prunesearch.cost.shape import Record, Shape
@@ -147,9 +147,10 @@ class Profile(Record):
         differences = min((_differences(t.conditions, conditions) for t in tables), key=len)
         name = differences[0]
         nearest = [t for t in tables if _differences(t.conditions, conditions) == differences]
-        known = sorted({_stated(t.conditions, name) for t in nearest}, key=lambda v: (isinstance(v, str), v))
+        stated = {str(value): value for value in (_stated(t.conditions, name) for t in nearest)}
+        known = sorted(stated, key=lambda text: (stated[text] if isinstance(stated[text], int) else 0, text))
         raise PruneSearchError(
-            f"profile '{self.name}' has this model's blocks with {name}={', '.join(map(str, known))}, but "
+            f"profile '{self.name}' has this model's blocks with {name}={', '.join(known)}, but "
             f"{name}={conditions.get(name)} is asked for: measure it there: {self.command(model, conditions)}"
         )
 
@@ -172,7 +173,7 @@ class Profile(Record):
         path = self.folder / entry.file
         way_out = "measure it again (prunesearch profile --redo), or restore the file"
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
+            rows = parse_json(path.read_text(encoding="utf-8"))
             cells = Cells.from_rows(rows)
             facts = {name: getattr(entry, name) for name in TableFacts.model_fields}
             return CostTable(**facts, cells=cells)

@@ -9,7 +9,7 @@ from typing import Any
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.schedules.format import Format, ModelShape, Read, from_counts, leaving, needed, reducing
-from prunesearch.export.schedules.parsing import integers, parse_json, parse_literal, section
+from prunesearch.export.schedules.parsing import integers, json_object, parse_literal, section
 
 _PRUNE, _MERGE = "prune_kept_num", "merge_kept_num"
 # the names that DiffRate's main.py gives to the models it knows
@@ -38,7 +38,7 @@ def _labels(provenance: Mapping[str, Any]) -> tuple[str, str]:
 
 def _read(text: str, shape: ModelShape | None, entry: str | None) -> Read:
     """Read one entry of a compression_rate.json; in each block, the merge that takes more of the tokens stands."""
-    found = _entry(parse_json(text), entry)
+    found = _entry(json_object(text), entry)
     shape = needed(shape)
     pruned, merged = (_counts(found, key, shape.depth) for key in (_PRUNE, _MERGE))
     counts: list[int] = []

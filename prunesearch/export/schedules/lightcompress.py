@@ -21,20 +21,11 @@ from prunesearch.export.schedules.format import (
     reducing,
     shortest,
 )
-from prunesearch.export.schedules.parsing import HOSTILE, integer, integers, layers, number, ratio, section, show
+from prunesearch.export.schedules.parsing import integer, integers, layers, number, ratio, section, show
 from prunesearch.export.schedules.tome import leaving_after, padded, removals
+from prunesearch.study.folder import parse_yaml
 
 _LAST_TOKEN = "image tokens of a decoder are scored by the last token's attention there, cls_attention here"
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader without merge keys (`<<`), which a small file can make exponentially large."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Refuse what the parent would expand."""
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not read", key.start_mark)
 
 
 def _write(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -> str:
@@ -63,10 +54,9 @@ def _write(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -> str
 def _read(text: str, shape: ModelShape | None, entry: str | None) -> Read:
     """Read a whole configuration, or its `sparse` section alone."""
     try:
-        data = yaml.load(text, _Loader)
-    except (yaml.YAMLError, *HOSTILE) as error:
-        why = " ".join(str(error).split())[:120]
-        raise CorruptFileError(f"not YAML: {why}") from None
+        data = parse_yaml(text)
+    except ValueError as error:
+        raise CorruptFileError(f"not YAML: {str(error)[:120]}") from None
     sparse = section(data if isinstance(data, Mapping) else {}, "sparse", "a LightCompress configuration")
     if isinstance(sparse.get("vision"), Mapping):
         sparse = sparse["vision"]

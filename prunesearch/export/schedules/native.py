@@ -10,7 +10,7 @@ from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.schedules.format import Format, ModelShape, Read
-from prunesearch.export.schedules.parsing import parse_json
+from prunesearch.export.schedules.parsing import json_object
 
 if TYPE_CHECKING:
     from prunesearch.study.front import Front
@@ -65,7 +65,7 @@ def schedule_json(schedule: Plan | Schedule, provenance: Mapping[str, Any], rema
 def _read(text: str, shape: ModelShape | None, entry: str | None) -> Read:
     """Read a native schedule; with a shape, its blocks must exist."""
     try:
-        schedule = Schedule.from_dict(parse_json(text))
+        schedule = Schedule.from_dict(json_object(text))
     except OverflowError:
         raise CorruptFileError("a number is too large for a schedule") from None
     if shape is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import math
 import os
 import reprlib
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.files import parse_json
 
 MAX_BYTES = 1_000_000  # DiffRate's whole collection of schedules has 7 kB
 
@@ -41,11 +41,11 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise CorruptFileError("a schedule is UTF-8 text, but the file is not: is it the right one?") from None
 
 
-def parse_json(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
     """Read a JSON object."""
     try:
-        data = json.loads(text)
-    except HOSTILE as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise CorruptFileError(f"not JSON: {_why(error)}") from None
     if not isinstance(data, dict):
         raise CorruptFileError(f"must be a JSON object, but is {show(data)}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.schedules.format import Format, ModelShape, Read, from_counts, leaving, needed
-from prunesearch.export.schedules.parsing import integer, parse_json, show
+from prunesearch.export.schedules.parsing import integer, json_object, show
 from prunesearch.export.schedules.tome import leaving_after
 
 _MOST = 128  # the largest r of Pruna's hyperparameter
@@ -38,7 +38,7 @@ def _write(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -> str
 
 def _read(text: str, shape: ModelShape | None, entry: str | None) -> Read:
     """Read a SmashConfig as a dictionary or as Pruna saves it; other algorithms in it are passed over."""
-    data = parse_json(text)
+    data = json_object(text)
     active = data.get(_ALGORITHM)
     if not active:
         raise CorruptFileError(f'must have "{_ALGORITHM}": true, but got {show(active)}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -10,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prunesearch.core.errors import CorruptFileError
-from prunesearch.core.files import write_text_atomic
+from prunesearch.core.files import parse_json, write_text_atomic
 
 MOST_BYTES = 16 * 2**20  # of the file; what is larger is not read
 _WAY_OUT = "run the study again to rewrite it"
@@ -124,7 +123,7 @@ class ShownSamples(_Record):
         try:
             if file.stat().st_size > most_bytes:
                 raise CorruptFileError(f"{file} is larger than {most_bytes // 2**20} MiB: {_WAY_OUT}")
-            data: Any = json.loads(file.read_text(encoding="utf-8"))
+            data: Any = parse_json(file.read_text(encoding="utf-8"))
             return cls.model_validate(data)
         except FileNotFoundError:
             return None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.errors import CorruptFileError
-from prunesearch.core.files import write_text_atomic
+from prunesearch.core.files import parse_json, write_text_atomic
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.space.space import Space
@@ -83,8 +83,12 @@ class Sensitivities:
     def load(cls, path: Path) -> Sensitivities:
         """Read what `save` wrote."""
         try:
-            data = json.loads(path.read_text())
+            data = parse_json(path.read_text(encoding="utf-8"))
             arrays = {name: np.asarray(data[name], dtype=float) for name in ("loss", "sd")}
-            return cls(**{**data, **arrays})
-        except (ValueError, TypeError, KeyError):
+            found = cls(**{**data, **arrays})
+            shape = len(found.layers), len(found.keeps), len(found.methods)
+            if found.loss.shape != shape or found.sd.shape != shape:
+                raise ValueError(f"losses have the shape {shape}, but got {found.loss.shape} and {found.sd.shape}")
+            return found
+        except (ValueError, TypeError, KeyError, OverflowError):
             raise CorruptFileError(f"'{path}' is not readable: delete it, and the run measures it again") from None

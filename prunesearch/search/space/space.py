@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -19,6 +18,7 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, kept_count, read_method
 from prunesearch.core.tables.registry import MERGES, SPACES
 from prunesearch.cost.tables.plateaus import Plateau
+from prunesearch.study.folder import parse_yaml
 
 
 class SpaceFile(BaseModel):
@@ -78,12 +78,11 @@ class SpaceFile(BaseModel):
         """
         path = _find(path)
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            data = parse_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise PruneSearchError(f"space file '{path}' cannot be read: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            line = " ".join(str(error).split())
-            raise PruneSearchError(f"space file '{path}' is not YAML: {line}") from None
+        except ValueError as error:
+            raise PruneSearchError(f"space file '{path}' is not YAML: {error}") from None
         if not isinstance(data, dict):
             raise PruneSearchError(f"space file '{path}' must be a mapping; see docs/search-spaces.md")
         try:

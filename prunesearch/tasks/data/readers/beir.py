@@ -10,7 +10,6 @@ row with a pool of documents, chosen without any model: those that answer it, an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from datasets.arrow_dataset import Dataset
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.files import parse_json
 from prunesearch.tasks.libraries import package
 
 POOL = 32  # documents a query
@@ -187,7 +187,7 @@ def _lines(path: Path, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
             if not text.strip():
                 continue
             try:
-                line = json.loads(text)
+                line = parse_json(text)
             except ValueError:
                 line = None
             if not isinstance(line, dict) or not set(names) <= set(line):

@@ -12,6 +12,7 @@ import pyarrow.parquet
 from datasets.arrow_dataset import Dataset
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.files import parse_json
 from prunesearch.tasks.data.readers.delimited import TextTable
 from prunesearch.tasks.data.readers.file_rows import FileRows, skipped
 
@@ -54,14 +55,14 @@ def read_json(path: Path, reading: TextTable) -> FileRows:
 def _json_rows(text: str) -> Iterator[tuple[str, Any, str]]:
     """What a user finds each row by, the row, and what is wrong with it, which is empty where it is an object."""
     if text.lstrip().startswith("["):
-        for number, row in enumerate(json.loads(text), start=1):
+        for number, row in enumerate(parse_json(text), start=1):
             yield f"row {number}", row, _no_object(row)
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = parse_json(line)
+            except ValueError as error:
                 yield f"line {number}", None, f"is not JSON ({error})"
             else:
                 yield f"line {number}", row, _no_object(row)
