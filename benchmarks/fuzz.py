@@ -28,7 +28,7 @@ from fuzz_mutations import MUTATIONS, mutated
 from fuzz_parsers import PARSERS, Parser
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.errors import PruneSearchError, printable
 
 HANG_S = 10
 MEMORY = 2**30
@@ -85,7 +85,7 @@ def _try(read: Callable[[str], object], text: str, found: Found) -> None:
         found.accepted += 1
     except PruneSearchError as error:
         found.refused += 1
-        if not str(error).isprintable():
+        if printable(str(error)) != str(error):
             _fault(found, "a refusal that is not one printable line", text)
     except (Exception, HangError) as error:
         frames = traceback.extract_tb(error.__traceback__)

@@ -239,7 +239,7 @@ def journals() -> Parser:
     def read(path: Path) -> object:
         for trial in _refreshed(path):
             if trial.complete:
-                str(trial.schedule)
+                str(trial.plan)
             trial.number_of("quality")
         read_trials(path)
         return open_study(path).get_trials()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from unicodedata import category
 
 
 class PruneSearchError(ValueError):
@@ -34,7 +35,7 @@ def printable(text: str) -> str:
     line = " ".join(part.strip() for part in text.splitlines()) if len(text.splitlines()) > 1 else text
     if line.isprintable():
         return line
-    return "".join(c if c.isprintable() or (c.isspace() and c > "\x20") else repr(c)[1:-1] for c in line)
+    return "".join(c if c.isprintable() or category(c) == "Zs" else repr(c)[1:-1] for c in line)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
