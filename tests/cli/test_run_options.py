@@ -58,6 +58,7 @@ TYPED = {
     "--batch-size": ("4", "batch_size", 4),
     "--across": ("worst", "across", "worst"),
     "--dtype": ("float16", "dtype", "float16"),
+    "--precision": ("float16,int8", "precision", ["float16", "int8"]),
     "--attn": ("eager", "attention", "eager"),
     "--mode": ("compile", "mode", "compile"),
     "--concurrency": ("2", "concurrency", 2),
@@ -120,6 +121,7 @@ def test_what_is_typed_is_what_is_asked_for(monkeypatch, capsys):
         (["--energy-window", "1s"], ["`energy_window_s`", "got 1"]),
         (["--holdout", "3"], ["`holdout`", "got 3"]),
         (["--objective", "latency,enrgy"], ["did you mean 'energy'"]),
+        (["--precision", "float32,int9"], ["unknown precision 'int9'", "did you mean 'int8'"]),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_line(monkeypatch, capsys, args, words):
