@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import StepBegun, listening
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
@@ -302,3 +304,32 @@ def test_a_real_text_model_from_end_to_end(tmp_path: Path) -> None:
     assert found.search.trials == 6
     assert all(p.tokens[0] <= 32 and p.tokens[-1] < 32 for p in some(found.points))
     assert "[CLS]" in (tmp_path / "minilm" / "report.html").read_text()
+
+
+def test_a_run_that_ended_in_its_last_steps_goes_on_there(folder: Path, front: Front, tmp_path: Path) -> None:
+    """Interrupted after its candidates were judged, and again after they were measured: neither is done twice."""
+    config = make_config(folder)
+    later = shutil.ignore_patterns("front.json", "finish", "ladder.json")
+    shutil.copytree(folder / "studies" / front.study, tmp_path / "first", ignore=later)
+
+    def stop_at(step: str):
+        def listen(event: object) -> None:
+            if isinstance(event, StepBegun) and event.text.startswith(step):
+                raise KeyboardInterrupt
+
+        return listen
+
+    def kept() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "first" / "finish").iterdir()}
+
+    with listening(stop_at("re-measuring")), pytest.raises(KeyboardInterrupt):
+        run(config, "first", root=tmp_path)
+    judged = kept()
+    assert len(judged) == 1 + len(front.points) + front.dropped  # the unpruned model and every candidate
+    with listening(stop_at("ladder")), pytest.raises(KeyboardInterrupt):
+        run(config, "first", root=tmp_path)
+    measured = kept()
+    assert measured.items() > judged.items()
+    done = run(config, "first", root=tmp_path)
+    assert kept() == measured
+    assert done.unpruned.latency.measured is not None

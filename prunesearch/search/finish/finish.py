@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
+
+import torch
 
 from prunesearch import __version__
 from prunesearch.core.costs import COSTS
@@ -17,6 +20,7 @@ from prunesearch.search.costs.costing import Costing
 from prunesearch.search.finish.candidates import Bounds, blind_note, hypervolume, selection, selection_note, standing
 from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.finish.items import ItemMaker, Reference
+from prunesearch.search.finish.kept import Kept
 from prunesearch.search.finish.ladder import climb, say_ladder
 from prunesearch.search.finish.remeasure import Remeasured, remeasure
 from prunesearch.search.finish.verdict import Judge, with_promises
@@ -134,10 +138,33 @@ class Finish:
     def _hold_out(self, candidates: list[TrialRecord]) -> tuple[list[Evaluation], Evaluation]:
         split = self.task.holdout
         step(f"holdout: {len(candidates)} candidates on {split.n} rows that the search has not seen")
-        evaluator = Evaluator(self.task, self.run.handle, split)
+        evaluator = cache(lambda: Evaluator(self.task, self.run.handle, split))  # where all is kept, none is needed
+        found = []
         with moving("holdout", max(1, len(candidates) * split.n)) as bar:
-            found = [evaluator.evaluate(r.plan, bar.advance) for r in candidates]
-        return found, evaluator.unpruned()
+            for plan in (r.plan for r in candidates):
+                made = partial(self._evaluate, evaluator, plan, bar.advance)
+                evaluation, before = self._kept.evaluation(plan, self.task.scoring, made)
+                bar.advance(split.n if before else 0)
+                found.append(evaluation)
+        reference, _ = self._kept.evaluation(Plan(), self.task.scoring, lambda: evaluator().unpruned())
+        return found, reference
+
+    @staticmethod
+    def _evaluate(evaluator: Callable[[], Evaluator], plan: Plan, progress: Callable[[int], None]) -> Evaluation:
+        return evaluator().evaluate(plan, progress)
+
+    @cached_property
+    def _kept(self) -> Kept:
+        """Settings that change what is found cannot change in a study; these are what else could."""
+        config = self.config
+        conditions = {
+            "prunesearch": __version__,
+            "rows": self.task.holdout.n,
+            "metric": self.task.metric,
+            "asked": [config.eval_batch_size, config.percentile, config.mode, config.concurrency],
+            "machine": [platform.node(), torch.__version__, torch.get_num_threads()],
+        }
+        return Kept(self.run.folder.path / "finish", conditions)
 
     def _measure(self, plans: list[Plan]) -> list[Remeasured]:
         if not self.here:
@@ -145,7 +172,7 @@ class Finish:
             step(f"not re-measured: {device} is not at hand; costs are predictions")
             return [Remeasured() for _ in plans]
         step(f"re-measuring {len(plans)} plans end to end")
-        return remeasure(self.bench, [name for name in COSTS if name in self.config.costs], plans)
+        return remeasure(self.bench, [name for name in COSTS if name in self.config.costs], plans, self._kept)
 
     def _front(
         self,

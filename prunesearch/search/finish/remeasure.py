@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from prunesearch.core.costs import find_cost
 from prunesearch.core.plans.plan import Plan
 from prunesearch.search.costs.bench import Bench
+from prunesearch.search.finish.kept import Kept
 from prunesearch.study.front_items import Measured
 
 
@@ -19,14 +21,16 @@ class Remeasured:
     loads: list[dict[str, Measured]] = field(default_factory=list)
 
 
-def remeasure(bench: Bench, names: Sequence[str], schedules: Sequence[Plan]) -> list[Remeasured]:
-    """Measure every cost in `names` that can be measured here, of all the schedules."""
+def remeasure(bench: Bench, names: Sequence[str], schedules: Sequence[Plan], kept: Kept) -> list[Remeasured]:
+    """Measure every cost in `names` that can be measured here, of all the schedules, or take what was `kept` of it."""
     found = [Remeasured(loads=[{} for _ in bench.setting.loads]) for _ in schedules]
     for name in names:
         row = find_cost(name)
         pricing = row.make_pricing()
         for index in range(len(bench.setting.loads) if row.by_load else 1):
-            measured = pricing.measure(bench.under(index), schedules)
+            under = bench.under(index)
+            load = repr(bench.setting.loads[index])
+            measured = kept.measured(name, load, schedules, partial(pricing.measure, under, schedules))
             for one, amount in zip(found, measured or [], strict=measured is not None):
                 (one.loads[index] if row.by_load else one.costs)[name] = amount
     return found

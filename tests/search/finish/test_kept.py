@@ -1,0 +1,66 @@
+"""What was judged and measured at the end of a run is not judged and measured again, unless it is of something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
+from prunesearch.search.finish.kept import Kept
+from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study.front_items import Measured
+from prunesearch.tasks.metrics.classes import Accuracy
+
+PLANS = [Plan(), Plan(Schedule([Stage(1, 0.5)])), Plan(Schedule([Stage(1, 0.25)]))]
+
+
+def kept_in(folder: Path, **conditions: object) -> Kept:
+    return Kept(folder / "finish", {"rows": 3, **conditions})
+
+
+def evaluation() -> Evaluation:
+    agrees = torch.tensor([True, False, True])
+    return Evaluation(torch.tensor([[1.0], [0.0], [1.0]]).double(), torch.tensor([0.1, 0.2, 1e-17]).double(), agrees)
+
+
+def never():
+    raise AssertionError("it was there")
+
+
+def test_an_evaluation_is_made_once_and_read_to_the_last_bit(tmp_path: Path):
+    made, before = kept_in(tmp_path).evaluation(PLANS[1], Accuracy(), evaluation)
+    read, again = kept_in(tmp_path).evaluation(PLANS[1], Accuracy(), never)
+    assert (before, again) == (False, True)
+    for name in ("statistics", "kl", "agrees"):
+        mine, other = getattr(made, name), getattr(read, name)
+        assert torch.equal(mine, other)
+        assert mine.dtype == other.dtype
+    assert read.quality == made.quality
+
+
+def test_a_measurement_is_of_all_plans_or_none(tmp_path: Path):
+    amounts = [Measured(value=2.0, p10=1.5, p90=2.5), Measured(value=1.0)]
+    assert kept_in(tmp_path).measured("latency", "a", PLANS[:2], lambda: amounts) == amounts
+    assert kept_in(tmp_path).measured("latency", "a", PLANS[:2], never) == amounts
+    assert kept_in(tmp_path).measured("energy", "a", PLANS[:2], lambda: None) is None  # not kept: it may be there later
+    for cost, load, plans in (("energy", "a", PLANS[:2]), ("latency", "b", PLANS[:2]), ("latency", "a", PLANS)):
+        with pytest.raises(AssertionError, match="it was there"):
+            kept_in(tmp_path).measured(cost, load, plans, never)
+
+
+def test_other_conditions_and_damaged_files_are_made_again(tmp_path: Path):
+    kept_in(tmp_path).evaluation(PLANS[1], Accuracy(), evaluation)
+    kept_in(tmp_path).measured("latency", "a", PLANS, lambda: [Measured(value=1.0)] * 3)
+    for kept, plan in ((kept_in(tmp_path, rows=4), PLANS[1]), (kept_in(tmp_path), PLANS[2])):
+        with pytest.raises(AssertionError, match="it was there"):
+            kept.evaluation(plan, Accuracy(), never)
+    files = sorted((tmp_path / "finish").iterdir())
+    assert {path.suffix for path in files} == {".safetensors", ".json"}
+    for path in files:
+        path.write_bytes(path.read_bytes()[:20])
+    assert kept_in(tmp_path).evaluation(PLANS[1], Accuracy(), evaluation)[1] is False
+    assert kept_in(tmp_path).measured("latency", "a", PLANS, lambda: [Measured(value=7.0)] * 3)[0].value == 7.0
