@@ -21,7 +21,9 @@ class Remeasured:
     loads: list[dict[str, Measured]] = field(default_factory=list)
 
 
-def remeasure(bench: Bench, names: Sequence[str], schedules: Sequence[Plan], kept: Kept) -> list[Remeasured]:
+def remeasure(
+    bench: Bench, names: Sequence[str], schedules: Sequence[Plan], kept: Kept | None = None
+) -> list[Remeasured]:
     """Measure every cost in `names` that can be measured here, of all the schedules, or take what was `kept` of it."""
     found = [Remeasured(loads=[{} for _ in bench.setting.loads]) for _ in schedules]
     for name in names:
@@ -30,7 +32,8 @@ def remeasure(bench: Bench, names: Sequence[str], schedules: Sequence[Plan], kep
         for index in range(len(bench.setting.loads) if row.by_load else 1):
             under = bench.under(index)
             load = repr(bench.setting.loads[index])
-            measured = kept.measured(name, load, schedules, partial(pricing.measure, under, schedules))
+            measure = partial(pricing.measure, under, schedules)
+            measured = measure() if kept is None else kept.measured(name, load, schedules, measure)
             for one, amount in zip(found, measured or [], strict=measured is not None):
                 (one.loads[index] if row.by_load else one.costs)[name] = amount
     return found
