@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,19 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """What a JSON text says.
+
+    Args:
+        text: of a whole file, or a line of it.
+        pairs: makes an object of its keys and values; None: a dictionary, in which the last of equal keys counts.
 
     Raises:
         ValueError: for its form, nesting too deep, half of a character, or a number of more digits than Python reads.
     """
     check_writable(text)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

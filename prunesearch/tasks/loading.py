@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
 import tempfile
 import weakref
@@ -57,7 +58,7 @@ def check_device(name: str) -> torch.device:
 def load_config(model_id: str) -> Any:
     """Return the configuration of a model folder or Hub id; no remote code is run."""
     path = Path(model_id).expanduser()
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not (encoder_folder(path) / "config.json").is_file():
         raise PruneSearchError(f"a model folder must hold config.json, but '{model_id}' does not")
     looks_local = model_id.startswith(("/", ".", "~")) or model_id.count("/") > 1
     if looks_local and not path.is_dir():
@@ -68,6 +69,21 @@ def load_config(model_id: str) -> Any:
     return config
 
 
+def encoder_folder(folder: Path) -> Path:
+    """Where a model folder has its weights: itself, or the first module's folder (`0_Transformer`) that it names.
+
+    The second is how sentence-transformers wrote them before release 2.
+    """
+    listed = folder / "modules.json"
+    if (folder / "config.json").is_file() or not listed.is_file():
+        return folder
+    try:
+        modules = json.loads(listed.read_text(encoding="utf-8"))
+        return folder / str(modules[0]["path"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise PruneSearchError(f"'{listed}' must list modules, each with its path, but cannot be read so") from error
+
+
 def load(auto: Any, model_id: str, what: str, **options: Any) -> Any:
     """Call `auto.from_pretrained(model_id, ...)` quietly; any failure becomes one line naming `what`."""
     folder = Path(model_id).expanduser()
@@ -76,7 +92,9 @@ def load(auto: Any, model_id: str, what: str, **options: Any) -> Any:
         options = {**options, "local_files_only": True}  # else its client tries for most of a minute
     try:
         with quiet_libraries():
-            return auto.from_pretrained(str(folder) if local else model_id, trust_remote_code=False, **options)
+            return auto.from_pretrained(
+                str(encoder_folder(folder)) if local else model_id, trust_remote_code=False, **options
+            )
     except Exception as error:  # transformers raises a dozen kinds here; a user needs one line
         way_out = "check the folder and the options" if local else "check the name and the network"
         raise PruneSearchError(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.tasks.data.readers.delimited import NUMBER
 
 UNLABELLED = -1
 _MISSING = ("", "nan", "<na>")  # how pandas writes a missing cell into a file
@@ -137,6 +138,8 @@ def _from_numbers(
 def _alphabetical(raw: set[Raw], classes: list[str]) -> LabelMap:
     """The head's classes have no names: the data's, sorted, must be as many, and differ in more than their case."""
     ordered = sorted(str(label) for label in raw)
+    if any(NUMBER.fullmatch(name) for name in ordered):
+        raise PruneSearchError(f"a label must be a whole number or a name, but got {_some(ordered)}")
     for one, other in _alike(ordered):
         raise PruneSearchError(
             f"classes must differ in more than case, but got '{one}' and '{other}': write them alike"

@@ -140,6 +140,10 @@ def _load_file(path: Path, reading: TextTable) -> DataSource:
         read = READERS[suffix](path, reading)
     except PruneSearchError:
         raise
+    except UnicodeDecodeError as error:
+        raise PruneSearchError(
+            f"a file of text must be in UTF-8, but byte {error.start + 1} of '{path}' is not: save it in UTF-8"
+        ) from error
     except (OSError, ValueError, TypeError, csv.Error, ArrowException) as error:
         raise PruneSearchError(f"'{path}' cannot be read as {suffix[1:]}: {one_line(error)}") from error
     numbers = {} if read.numbers is None else {"all": read.numbers}

@@ -121,7 +121,19 @@ def make_splits(
             parts[role] = SplitPart(source.splits[pool].select(numbers), ids[chosen], places, said)
     parts, bad_notes = _drop_bad(parts, columns, source) if source.skip_bad else (parts, [])
     parts, duplicate_notes = _drop_duplicates(parts, columns, source)
+    notes += _one_class(parts, label_map.names)
     return Splits(parts, label_map.names, [*notes, *label_map.notes, *bad_notes, *duplicate_notes])
+
+
+def _one_class(parts: dict[str, SplitPart], names: list[str]) -> list[str]:
+    """Say which splits have rows of one class alone: whatever answers that class for every row is right there."""
+    alone = {role: np.unique(part.labels) for role, part in parts.items()} if len(names) > 1 else {}
+    return [
+        f"all {len(parts[role].labels)} {role} rows are of the class '{names[ids[0]]}': a model that always answers it "
+        "is right on all of them"
+        for role, ids in alone.items()
+        if len(ids) == 1
+    ]
 
 
 def split_rows(source: DataSource, columns: Columns, sizes: Sizes, *, seed: int, needed: Sequence[str] = ()) -> Splits:

@@ -17,7 +17,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.data.audio_cells import decode_sound, raw_sounds
 from prunesearch.tasks.data.columns import Columns
 from prunesearch.tasks.data.image_cells import decode_image, raw_images
-from prunesearch.tasks.data.video_cells import decode_video, raw_videos
+from prunesearch.tasks.data.video_cells import check_video, raw_videos
 
 _EMPTY = ("", "nan", "<na>")  # how pandas writes a missing number into a file
 _arrow: Any = pyarrow  # untyped
@@ -84,7 +84,7 @@ def damaged(rows: Dataset, columns: Columns, base: Path | None) -> Iterator[str]
     elif columns.audio is not None:
         name, stored, decode = columns.audio, raw_sounds, partial(decode_sound, base=base, rate=None)
     elif columns.video is not None:
-        name, stored, decode = columns.video, raw_videos, partial(decode_video, base=base, frames=2)
+        name, stored, decode = columns.video, raw_videos, partial(check_video, base=base)
     else:
         yield from [""] * len(rows)
         return

@@ -77,6 +77,16 @@ def decode_video(cell: Any, base: Path | None, frames: int, mode: str = "RGB") -
     return [open_picture(_read(given[i], base), mode) for i in _places(len(given), frames)]
 
 
+def check_video(cell: Any, base: Path | None) -> None:
+    """Decode every frame of a cell, whichever of them a model will take.
+
+    Raises:
+        PruneSearchError: as `decode_video`.
+    """
+    given = _frame_cells(cell, base)
+    decode_video(cell, base, 1 if given is None else len(given))  # of a file all are decoded anyway
+
+
 def _places(count: int, frames: int) -> list[int]:
     """Which of `count` frames are taken."""
     return [i * count // frames for i in range(frames)] if count else []

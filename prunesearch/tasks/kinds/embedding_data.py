@@ -17,7 +17,7 @@ from prunesearch.tasks.data.split import SplitPart, few, split_rows
 from prunesearch.tasks.data.usable import lists_of_texts, texts_of
 from prunesearch.tasks.kinds.embedding import Embedding, Retrieval, Similarity
 from prunesearch.tasks.kinds.sentence_modules import SentenceModules, read_modules
-from prunesearch.tasks.kinds.text import PACKED_TEXTS, max_tokens, time_texts
+from prunesearch.tasks.kinds.text import PACKED_TEXTS, cut_note, max_tokens, time_texts
 from prunesearch.tasks.kinds.text_rows import bucket_rows
 from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load_tokenizer
@@ -54,9 +54,10 @@ def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
         model.pooler = None  # type: ignore[assignment]  # not used here: it must not be timed either
     maximum = min(max_tokens(tokenizer, model), modules.longest or 10**6)
     read = {role: _prepared(*_read(part, names, kind), modules, kind) for role, part in splits.parts.items()}
-    sets, lengths = {}, []
+    sets, lengths, every = {}, [], []
     for role, (texts, labels) in read.items():
         encoded = _encode(texts, tokenizer, maximum)
+        every += [len(text["input_ids"]) for row in encoded for text in row]
         labels = labels.to(request.device) if isinstance(labels, torch.Tensor) else labels
         sets[role] = bucket_rows(role, encoded, labels, tokenizer, model, request)
         if role == "calibration":
@@ -74,6 +75,7 @@ def _load(request: TaskRequest, kind: str, made: type[Embedding]) -> Task:
             *request.source.notes,
             *splits.notes,
             *(f"'{text}' is put before every {name or 'text'}" for name, text in modules.prompts.items() if text),
+            *cut_note(every, maximum),
             *timed.notes,
         ],
         pooling=modules.pooling,

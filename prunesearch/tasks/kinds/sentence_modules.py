@@ -86,7 +86,8 @@ def read_modules(model_id: str) -> SentenceModules:
         for kind, folder in zip(kinds[2:], folders[2:], strict=True)
     ]
     prompts = _prompts(model_id, pooling, normal=bool(after) and isinstance(after[-1], Unit))
-    encoder = next((s for name in _SETTINGS if (s := _settings(model_id, f"sentence_{name}_config.json"))), {})
+    inside = f"{folders[0]}/" if found and folders[0] else ""
+    encoder = next((s for name in _SETTINGS if (s := _settings(model_id, f"{inside}sentence_{name}_config.json"))), {})
     task = encoder.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise PruneSearchError(f"the encoder of '{model_id}' must give features, but does {task}: use another model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -72,7 +73,16 @@ def load_texts(request: TaskRequest, splits: Splits, columns: Columns, model: nn
         for role, part in splits.parts.items()
     }
     lengths = [len(row["input_ids"]) for row in encoded["calibration"]]
-    return time_texts(sets, lengths, _texts(splits, columns), tokenizer, maximum, request.length)
+    timed = time_texts(sets, lengths, _texts(splits, columns), tokenizer, maximum, request.length)
+    every = (len(row["input_ids"]) for rows in encoded.values() for row in rows)
+    return replace(timed, notes=[*cut_note(every, maximum), *timed.notes])
+
+
+def cut_note(lengths: Iterable[int], maximum: int) -> list[str]:
+    """Say how many texts may be cut: those that fill the `maximum` tokens of the model."""
+    found = list(lengths)
+    full = sum(n == maximum for n in found)
+    return [f"{full} of {len(found)} texts fill the {maximum} tokens of the model, and may be cut"] if full else []
 
 
 def time_texts(

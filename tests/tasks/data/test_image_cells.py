@@ -43,6 +43,24 @@ def test_every_mode_of_eight_bits_is_what_transformers_makes_of_it(mode: str):
     assert np.array_equal(decode_image(cell, None), load_image(Image.open(io.BytesIO(cell))))
 
 
+def test_odd_files_are_what_transformers_and_datasets_make_of_them():
+    """Alpha and palettes, print colours, and the first picture of several that move."""
+    clear = np.dstack([np.asarray(picture("RGB")), np.zeros((*np.asarray(picture("L")).shape, 1), np.uint8)])
+    moving = {"save_all": True, "append_images": [picture("RGB").rotate(180)], "duration": 40}
+    cells = [
+        stored(Image.fromarray(clear, "RGBA"), "PNG"),
+        stored(picture("RGB").quantize(16), "PNG", transparency=0),
+        stored(picture("RGB").quantize(16), "PNG", transparency=bytes(range(16))),
+        stored(picture("CMYK"), "JPEG"),
+        stored(picture("RGB"), "GIF", **moving),
+        stored(picture("RGB"), "WEBP", lossless=True, **moving),
+    ]
+    for cell in cells:
+        found = decode_image(cell, None)
+        assert np.array_equal(found, load_image(Image.open(io.BytesIO(cell))))
+        assert np.array_equal(found, ImageFeature(mode="RGB").decode_example({"bytes": cell, "path": None}))
+
+
 def test_wide_pixels_are_brought_to_eight_bits():
     grey = np.asarray(picture("L"))
     want = np.repeat(grey[..., None], 3, axis=2)

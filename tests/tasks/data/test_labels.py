@@ -127,3 +127,8 @@ def test_names_that_differ_in_case_are_the_heads_but_no_classes_of_their_own():
         "labels 'B' and 'b' are two classes, though they differ in case alone"
     ]
     assert free_labels({"b", "a"}, None).notes == []
+
+
+def test_fractions_are_no_names_of_classes():
+    with pytest.raises(PruneSearchError, match=r"a label must be a whole number or a name, but got 0.5, 1.5"):
+        head_labels({"0.5", "1.5"}, None, {0: "LABEL_0", 1: "LABEL_1"})

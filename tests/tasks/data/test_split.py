@@ -168,3 +168,10 @@ def test_minus_one_is_not_left_out_where_it_may_be_a_class():
     gaps = table(30, labels=["", "0.0", "1.0"] * 10)
     result = make_splits(DataSource("data", {"all": gaps}), COLUMNS, labeller, Sizes(), seed=0)
     assert {*result.parts["holdout"].labels.tolist()} == {0, 1}
+
+
+def test_rows_of_one_class_alone_are_said():
+    both = {"validation": table(40), "test": table(30, "other", labels=[1] * 30)}
+    notes = split(both).notes
+    assert "all 30 holdout rows are of the class '1': a model that always answers it is right on all of them" in notes
+    assert not any("all 40" in note for note in notes)

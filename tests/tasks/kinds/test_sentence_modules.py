@@ -133,6 +133,26 @@ def test_the_librarys_own_encode_agrees(modes: list[str], settings: dict, tmp_pa
         assert matched(ours(again, write(tmp_path / "d.jsonl", ROWS)), list(wanted)) < 1e-5
 
 
+@pytest.mark.parametrize(("modes", "settings"), CASES[:3])
+def test_the_encoder_may_lie_in_a_folder_of_its_own(modes: list[str], settings: dict, tmp_path: Path):
+    """As releases before the second wrote it; `config.json` is not where the others have it."""
+    library = pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
+    folder = make(tmp_path / "m", modes, **settings)
+    (folder / "0_Transformer").mkdir()
+    for file in [f for f in folder.iterdir() if f.is_file() and f.name != "modules.json"]:
+        file.rename(folder / "0_Transformer" / file.name)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    judge = library.SentenceTransformer(str(folder), device="cpu")
+    assert judge.max_seq_length == 9
+    wanted = judge.encode([row[n] for row in ROWS for n in ("sentence1", "sentence2")], convert_to_tensor=True)
+    assert matched(ours(folder, write(tmp_path / "d.jsonl", ROWS)), list(wanted)) < 1e-5
+    (folder / "modules.json").write_text("{}")
+    with pytest.raises(PruneSearchError, match=r"modules.json' must list modules, each with its path"):
+        load_task(folder, tmp_path / "d.jsonl")
+
+
 def test_queries_and_documents_have_prompts_of_their_own(tmp_path: Path):
     folder = make(tmp_path / "m", ["mean"], dense=False, unit=False, new=True, longest=30)
     settings = {"prompts": {"query": "good ", "document": "bad "}, "default_prompt_name": None}

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,16 @@ from prunesearch.tasks import load_task
 from prunesearch.tasks.kinds.text import max_tokens, timing_length
 from tests.support.some import some
 from tests.support.tiny import make_bert, write_texts
+
+
+def test_texts_that_are_longer_than_the_model_are_counted(bert: str, tmp_path: Path):
+    """The tiny tokenizer takes 40 tokens, two of which are special."""
+    rows = [{"text": f"the film w{i} {'good ' * (60 if i % 5 == 0 else 4)}", "label": i % 2} for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    notes = load_task(bert, tmp_path / "rows.jsonl").notes
+    assert "6 of 30 texts fill the 40 tokens of the model, and may be cut" in notes
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for i, row in enumerate(rows) if i % 5))
+    assert not any("may be cut" in note for note in load_task(bert, tmp_path / "rows.jsonl").notes)
 
 
 def test_end_to_end_with_its_own_head(bert: str, tmp_path: Path):

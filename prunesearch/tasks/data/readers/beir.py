@@ -48,7 +48,9 @@ def read_beir(
         CorruptFileError: for a line that is not of the form above.
         PruneSearchError: if no query has a document that answers it.
     """
-    queries = {str(line["_id"]): str(line["text"]) for line in _lines(folder / "queries.jsonl", ("_id", "text"))}
+    queries: dict[str, str] = {}
+    for line in _lines(folder / "queries.jsonl", ("_id", "text")):
+        _add(queries, line, str(line["text"]), folder / "queries.jsonl")
     random, notes = np.random.default_rng(0), []
     wanted = {path.stem: _read_qrels(path) for path in _qrels(folder)}
     for split, gains in wanted.items():
@@ -172,12 +174,19 @@ def _read_corpus(path: Path, needed: set[str], random: np.random.Generator, most
     with path.open("rb") as file:
         total = sum(1 for line in file if line.strip())
     chosen = set(random.choice(total, most, replace=False).tolist()) if total > most else None
-    texts = {}
+    texts: dict[str, str] = {}
     for i, line in enumerate(_lines(path, ("_id", "text"))):
         name = str(line["_id"])
         if chosen is None or i in chosen or name in needed:
-            texts[name] = f"{line.get('title') or ''} {line['text']}".strip()
+            _add(texts, line, f"{line.get('title') or ''} {line['text']}".strip(), path)
     return texts, total
+
+
+def _add(texts: dict[str, str], line: dict[str, Any], text: str, path: Path) -> None:
+    """Raise `CorruptFileError` for an id that another text has already: nobody knows which of them is judged."""
+    name = str(line["_id"])
+    if texts.setdefault(name, text) != text:
+        raise CorruptFileError(f"every `_id` must be of one text, but '{name}' of '{path}' is of two: mend that file")
 
 
 def _lines(path: Path, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:

@@ -55,17 +55,29 @@ def read_json(path: Path, reading: TextTable) -> FileRows:
 def _json_rows(text: str) -> Iterator[tuple[str, Any, str]]:
     """What a user finds each row by, the row, and what is wrong with it, which is empty where it is an object."""
     if text.lstrip().startswith("["):
-        for number, row in enumerate(parse_json(text), start=1):
+        for number, row in enumerate(parse_json(text, _once), start=1):
             yield f"row {number}", row, _no_object(row)
+        return
+    if text.lstrip().startswith("{\n"):  # one object over several lines
+        yield "row 1", parse_json(text, _once), ""
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                row = parse_json(line)
+                row = parse_json(line, _once)
             except ValueError as error:
                 yield f"line {number}", None, f"is not JSON ({error})"
             else:
                 yield f"line {number}", row, _no_object(row)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, none of whose keys comes twice; JSON's own readers keep the last one and say nothing."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key '{next(n for n in names if names.count(n) > 1)}' comes twice")
+    return found
 
 
 def _no_object(row: Any) -> str:

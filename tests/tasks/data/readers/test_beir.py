@@ -68,6 +68,18 @@ def slow_score(query: str, document: str, documents: list[str]) -> float:
     return total
 
 
+def test_an_id_of_two_texts_is_refused(tmp_path: Path):
+    for name in ("queries", "corpus"):
+        folder = write(tmp_path / name)
+        file = folder / f"{name}.jsonl"
+        lines = [line for line in file.read_text().split("\n") if line]
+        file.write_text("\n".join([*lines, lines[0]]))  # the same text twice does no harm
+        assert read_beir(folder)[0]
+        file.write_text("\n".join([*lines, json.dumps(json.loads(lines[0]) | {"text": "something else"})]))
+        with pytest.raises(CorruptFileError, match=rf"every `_id` must be of one text, but '.*' of '{file}' is of two"):
+            read_beir(folder)
+
+
 def test_a_pool_is_what_answers_and_the_nearest_of_the_others(tmp_path: Path):
     splits, notes = read_beir(write(tmp_path / "b"))
     assert {name: len(rows) for name, rows in splits.items()} == {"dev": 12, "test": 12}
