@@ -39,6 +39,10 @@ class HangError(BaseException):
     """An input took longer than `HANG_S`."""
 
 
+class OutOfTimeError(Exception):
+    """As many inputs were given as there was time for."""
+
+
 @dataclass
 class Found:
     """What came of one parser's inputs."""
@@ -69,10 +73,12 @@ def fuzz(parser: Parser, inputs: int, number: int = 0, seconds: float = float("i
         )
         @given(MUTATIONS)
         def once(mutation: Any) -> None:
-            if time.monotonic() < end:
-                _try(read, mutated(parser.documents, mutation, parser.form), found)
+            if time.monotonic() > end:
+                raise OutOfTimeError
+            _try(read, mutated(parser.documents, mutation, parser.form), found)
 
-        once()
+        with contextlib.suppress(OutOfTimeError):
+            once()
     found.grown_mib = _peak_mib() - before
     return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
@@ -217,6 +219,30 @@ def test_a_look_says_only_what_has_changed(root):
         client, "version.data", inputs, [("version", "data", version), ("url", "pathname", "/study/going")]
     )
     assert again.status_code == 204 or again.json["response"] == {}
+
+
+def test_a_hundred_readers_while_a_run_writes(root):
+    """Every look and page is whole, and in the end all readers see all trials."""
+    library, writer = Library([str(root)]), load_study(root / "going" / "study.journal")
+    server = make_app(library).server
+    begin = threading.Barrier(101)
+
+    def read(index: int) -> list[int]:
+        begin.wait()
+        client, place = server.test_client(), ("url", "pathname", "/study/going")
+        look = callback(client, "version.data", [("tick", "n_intervals", 1)], [("version", "data", None), place])
+        page = callback(
+            client, "page.children", [place] if index % 2 else [("url", "pathname", "/")], [("url", "search", "")]
+        )
+        return [look.status_code, page.status_code]
+
+    with ThreadPoolExecutor(100) as pool:
+        answers = [pool.submit(read, index) for index in range(100)]
+        begin.wait()
+        for number in range(5):
+            add_trials(writer, plain_trials(1, 9 + number))
+        assert [answer.result() for answer in answers] == [[200, 200]] * 100
+    assert len(library.find("going").view().done) == 9
 
 
 # -- the pages -----------------------------------------------------------------------------------------
