@@ -117,7 +117,7 @@ def test_two_files_are_calibration_and_holdout(tmp_path: Path):
         ("a.tsv", b"a long text\tx\nb\n", "line 2 .* has 1"),
         ("a.csv", b"\xff\xfe\x00", "must be in UTF-8, but byte 1 of"),
         ("a.csv", "text,label\ncaf\xe9,1".encode("latin-1"), "must be in UTF-8, but byte 15 of"),
-        ("a.jsonl", b'{"a": 1}\n{"a": 2, "a": 3}', "line 2 of .* the key 'a' comes twice"),
+        ("a.jsonl", b'{"a": 1}\n{"a": 2, "a": 3}', "line 2 of .* is not JSON .the key 'a' comes twice"),
         ("a.json", b'[{"a": 1}, {"a": {"b": 1, "b": 2}}]', "a.json' cannot be read as json: the key 'b' comes twice"),
         ("a.jsonl", b'{"a": 1}\n{"a"', "line 2"),
         ("a.jsonl", b"3\n", "JSON object"),

@@ -72,10 +72,10 @@ def test_what_does_not_fit_is_one_line(bert: str, bare_bert: str, texts: Path, t
     for model, metric in ((bert, "cosine"), (bare_bert, "agreement")):
         with pytest.raises(PruneSearchError, match=f"metric {metric} does not fit the outputs"):
             load_task(model, texts, metric=metric)
-    numbers = tmp_path / "n.csv"
-    numbers.write_text("a,b\n1,2\n3,4\n")
+    two = tmp_path / "n.csv"
+    two.write_text("a,b\nfilm,story\ngood,bad\n")
     with pytest.raises(PruneSearchError, match="several columns could be the text"):
-        load_task(bert, numbers, task="fidelity")
+        load_task(bert, two, task="fidelity")
 
 
 def test_a_labelled_set_can_be_asked_for_fidelity(bert: str, tmp_path: Path):
