@@ -92,8 +92,9 @@ def _attach_places(host: Host, model: nn.Module, hooks: Hooks, *, decoder: str) 
     found = getattr(host.base, decoder, None)
     if found is None:
         return
-    places = _AttendedPlaces(host)
-    hooks.before(host.base.get_submodule("encoder"), places.begin)
+    places, encoder = _AttendedPlaces(host), host.base.get_submodule("encoder")
+    hooks.before(encoder, places.begin)
+    hooks.after(encoder, places.failed, always=True)
     hooks.after(found, places.spread)
 
 
@@ -106,6 +107,10 @@ class _AttendedPlaces:
     def begin(self, _: nn.Module, __: Any) -> None:
         if self.host.state.departures is None:
             self.host.state.departures = []
+
+    def failed(self, _: nn.Module, __: Any, output: Any) -> None:
+        if output is None:  # an encoder that failed leaves nothing to whoever comes next
+            self.host.state.departures = None
 
     def spread(self, _: nn.Module, __: Any, output: Any) -> Any:
         found, stages = getattr(output, "cross_attentions", None), self.host.state.departures
