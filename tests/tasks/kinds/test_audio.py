@@ -9,6 +9,7 @@ import torch
 import transformers as hf
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
@@ -191,7 +192,7 @@ def test_class_folders_hold_sounds(waves: str, sounds: Path, tmp_path: Path):
 def test_what_a_schedule_does_to_a_sound_is_told_over_its_spectrogram(waves: str, sounds: Path):
     task = load_task(waves, sounds, batch_size=4)
     with apply_(task.model, Schedule()) as handle:
-        point = SimpleNamespace(id="p1", to_schedule=lambda: HALF)
+        point = SimpleNamespace(id="p1", to_plan=lambda: Plan(HALF))
         rows, traces = illustrate(task, handle, [point], waves)
         assert handle.schedule == Schedule()
     assert [row.index for row in rows][:2] == [0, 1]

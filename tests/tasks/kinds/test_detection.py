@@ -13,6 +13,7 @@ import transformers as hf
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
@@ -200,7 +201,7 @@ def test_pictures_of_unlike_shape_become_one_size(detr: str, tmp_path: Path):
 def test_patches_are_drawn_over_a_picture_where_tokens_are_a_grid_of_them(name: str, data: Path, request):
     model = request.getfixturevalue(name)
     task = load_task(model, data, batch_size=3)
-    point = SimpleNamespace(id="p1", to_schedule=lambda: Schedule([Stage(0, 0.5, "value_norm", "fuse")]))
+    point = SimpleNamespace(id="p1", to_plan=lambda: Plan(Schedule([Stage(0, 0.5, "value_norm", "fuse")])))
     with apply_(task.model, Schedule()) as handle:
         rows, traces = illustrate(task, handle, [point], model)
     assert bool(rows) == (name == "yolos")

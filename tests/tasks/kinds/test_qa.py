@@ -16,6 +16,7 @@ from scipy.stats import entropy
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
@@ -245,7 +246,7 @@ def test_windows_go_through_the_search_as_other_rows_do(answerer: str, tmp_path:
             with handle.resuming(1, inputs[1]):
                 resumed = task.outputs(task.model, batch)
             assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-        point = SimpleNamespace(id="p1", to_schedule=lambda: HALF)
+        point = SimpleNamespace(id="p1", to_plan=lambda: Plan(HALF))
         rows, traces = illustrate(task, handle, [point], answerer)
     words = {r.index: len(r.words) for r in rows}
     assert {40} < {*words.values()}

@@ -14,6 +14,7 @@ from scipy.spatial.distance import cosine
 from transformers.modeling_outputs import BaseModelOutput
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.apply import apply_
@@ -286,7 +287,7 @@ def test_models_that_it_is_not_for_are_one_line(tmp_path: Path, data: Path):
 def test_a_report_draws_the_first_sound_of_a_pair(model: str, data: Path):
     task = load(model, data)
     with apply_(task.model, Schedule()) as handle:
-        rows, traces = illustrate(task, handle, [SimpleNamespace(id="p1", to_schedule=lambda: MIXED)], model)
+        rows, traces = illustrate(task, handle, [SimpleNamespace(id="p1", to_plan=lambda: Plan(MIXED))], model)
     assert [row.index for row in rows][:2] == [0, 1]
     for trace in some(traces):
         row = next(r for r in rows if r.index == trace.row)
