@@ -175,6 +175,9 @@ class TableFacts(Record):
         missing = {"batch_size", "dtype", "attention", "mode", "tokens", "device"} - self.conditions.keys()
         if missing:
             raise ValueError(f"`conditions` must hold {', '.join(sorted(missing))}")
+        odd = [name for name, value in self.conditions.items() if isinstance(value, list | dict)]
+        if odd:
+            raise ValueError(f"`conditions` are words and numbers, but {odd[0]} is {self.conditions[odd[0]]!r:.60}")
         return self
 
 
