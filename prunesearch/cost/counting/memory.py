@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.devices.device import kind_of
+from prunesearch.pruning.forward.constants import is_constant
 
 _MIB = 2**20
 
@@ -93,7 +94,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _enter(self, storage: torch.UntypedStorage) -> None:
         key = id(storage)  # one storage has one Python object for as long as it lives
-        if key in self._known or key in self._live:
+        if key in self._known or key in self._live or is_constant(storage):
             return
         size = storage.nbytes()
         self._live[key] = (weakref.ref(storage, lambda _: self._leave(key)), size)

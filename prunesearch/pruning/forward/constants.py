@@ -5,6 +5,8 @@ On a GPU each would be a launch in every stage. Nothing may write into them.
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, Concatenate, ParamSpec, cast
@@ -15,6 +17,29 @@ from torch import Tensor
 P = ParamSpec("P")
 _tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
 _KEPT = 1024  # of each kind; the largest is as long as a row of tokens
+_STORAGES: weakref.WeakValueDictionary[int, torch.UntypedStorage] = weakref.WeakValueDictionary()
+_local = threading.local()
+
+
+def is_constant(storage: torch.UntypedStorage) -> bool:
+    """Whether it is that of a constant, or made on the way to one: like weights, these are no activations."""
+    return getattr(_local, "making", False) or id(storage) in _STORAGES
+
+
+def kept_storages() -> list[torch.UntypedStorage]:
+    """Those of all constants that there are."""
+    return list(_STORAGES.values())
+
+
+def _registered(make: Callable[..., Tensor], device: torch.device, *args: Any) -> Tensor:
+    _local.making = True
+    try:
+        found = make(device, *args)
+    finally:
+        _local.making = False
+    storage = found.untyped_storage()
+    _STORAGES[id(storage)] = storage
+    return found
 
 
 def constant(asked: Callable[Concatenate[torch.device, P], Tensor]) -> Callable[Concatenate[Tensor, P], Tensor]:
@@ -29,12 +54,14 @@ def constant(asked: Callable[Concatenate[torch.device, P], Tensor]) -> Callable[
     @lru_cache(maxsize=_KEPT)
     def kept(device: torch.device, stream: int, *args: Any) -> Tensor:
         with torch.inference_mode(False):  # one that was made in inference mode could not be trained with
-            return make(device, *args)
+            return _registered(make, device, *args)
 
     def get(like: Tensor, /, *args: Any) -> Tensor:
         device, stream = like.device, 0
-        if torch.compiler.is_compiling() or _tracing() or type(like) is not Tensor:
+        if torch.compiler.is_compiling() or _tracing():
             return make(device, *args)
+        if type(like) is not Tensor:
+            return _registered(make, device, *args)
         if like.is_cuda:
             if torch.cuda.is_current_stream_capturing():
                 return make(device, *args)

@@ -11,6 +11,7 @@ from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.counting.memory import Memory, peak_activation_mib, recorded_peak
 from prunesearch.cost.devices.cuda import Cuda
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.forward.constants import kept_storages
 from tests.support.fake_cuda import fake_cuda
 from tests.support.small_models import PLAIN, build, inputs_of
 
@@ -171,7 +172,8 @@ def test_shapes_alone_give_the_peak_of_a_real_forward_and_torchs_own_tracker_agr
             real = peak_activation_mib(model, inputs)
             assert peak_activation_mib(model, on_meta(inputs)) == real
             judge = tracker.MemTracker()
-            judge.track_external(model, *inputs.values())
+            constants = [torch.empty(0, dtype=torch.uint8).set_(s) for s in kept_storages() if s.device.type == "cpu"]
+            judge.track_external(model, *inputs.values(), *constants)
             with torch.no_grad(), judge:
                 model(**inputs)
         snapshot = judge.get_tracker_snapshot("peak")[torch.device("cpu")]
