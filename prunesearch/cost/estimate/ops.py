@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.pruning.forward.constants import in_making
 
 KINDS = ("matmul", "attention", "memory")
 
@@ -168,7 +169,7 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
             made = _results(out)
             if key is not None and made is not None:
                 self.known[key] = op, made
-        if op is not None:
+        if op is not None and not in_making():
             self.listen(op)
         return out
 

@@ -21,9 +21,14 @@ _STORAGES: weakref.WeakValueDictionary[int, torch.UntypedStorage] = weakref.Weak
 _local = threading.local()
 
 
+def in_making() -> bool:
+    """Whether this thread makes a constant now: what later forwards do without is no part of a forward."""
+    return getattr(_local, "making", False)
+
+
 def is_constant(storage: torch.UntypedStorage) -> bool:
     """Whether it is that of a constant, or made on the way to one: like weights, these are no activations."""
-    return getattr(_local, "making", False) or id(storage) in _STORAGES
+    return in_making() or id(storage) in _STORAGES
 
 
 def kept_storages() -> list[torch.UntypedStorage]:
