@@ -338,6 +338,11 @@ def test_what_profile_measures_here_serves_run_by_name(folder, monkeypatch, caps
     assert out.strip() == str(folder / "profiles" / "here")
     rows = pd.read_json(next((folder / "profiles" / "here" / "tables").glob("*.json")))
     assert set(rows.piece) == {"stem", "head", "attention", "mlp", "reduce"}
+    path = folder / "profiles" / "here" / "profile.json"
+    written = json.loads(path.read_text())
+    for table in written["tables"]:  # half a second on a machine that others use would be refused
+        table["validation"]["mape"] = 0.01
+    path.write_text(json.dumps(written))
     found = run(make(folder, device="here"), "here", root=folder / "studies")
     assert found.measured
     assert found.cost_table.source == "from profile 'here'"
