@@ -38,6 +38,7 @@ from prunesearch.tasks.loading import load
 
 FILE = "modeling_pruned"
 _VARIANT = "pruned"  # of the file of weights: `model.pruned.safetensors`
+_LINE = 120  # of what is written
 _TABLE, _TABLES = "prunesearch.pruning.families.rows", "prunesearch.pruning.families.find"
 _EMPTIED = ("AROUND", "REFUSED", "NEAREST")  # what is said of models that the file is not for
 
@@ -165,8 +166,9 @@ def _registration(table: str, registry: Registry[Any], name: str) -> str:
     usual = type(row)(row.target, row.help)
     facts = {f.name: getattr(row, f.name) for f in fields(row)}
     unusual = [f"{key}={value!r}" for key, value in facts.items() if value != getattr(usual, key)]
-    words = [_home(registry, name)[1], json.dumps(row.help, ensure_ascii=False), *unusual]
-    return f'{table}.register("{name}", {", ".join(words)})'
+    words = ", ".join([f'"{name}"', _home(registry, name)[1], json.dumps(row.help, ensure_ascii=False), *unusual])
+    line = f"{table}.register({words})"
+    return line if len(line) <= _LINE else f"{table}.register(\n    {words}\n)"
 
 
 def _rows(model_type: str) -> dict[Key, str]:

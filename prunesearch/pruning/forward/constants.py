@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any, Concatenate, ParamSpec, cast
 
 import torch
@@ -56,10 +56,19 @@ def constant(asked: Callable[Concatenate[torch.device, P], Tensor]) -> Callable[
 
     make: Callable[..., Tensor] = asked
 
-    @lru_cache(maxsize=_KEPT)
-    def kept(device: torch.device, stream: int, *args: Any) -> Tensor:
-        with torch.inference_mode(False):  # one that was made in inference mode could not be trained with
-            return _registered(make, device, *args)
+    known: dict[tuple[Any, ...], Tensor] = {}
+
+    def kept(*key: Any) -> Tensor:
+        found = known.get(key)
+        if found is None:
+            with torch.inference_mode(False):  # one that was made in inference mode could not be trained with
+                device, _, *args = key
+                found = _registered(make, device, *args)
+            if type(found) is Tensor:  # and not what a mode of fake tensors makes beside real ones
+                if len(known) >= _KEPT:
+                    known.clear()
+                known[key] = found
+        return found
 
     def get(like: Tensor, /, *args: Any) -> Tensor:
         device, stream = like.device, 0

@@ -59,7 +59,8 @@ def _load(request: TaskRequest, kind: str) -> Task:
     lengths = [
         int(n) for data in texts.sets.values() for b in data.batches for n in b.inputs["decoder_attention_mask"].sum(1)
     ]
-    most, limit = writes_at_most(model, _LONGEST)
+    places = getattr(request.config, "max_position_embeddings", _LONGEST)  # of the decoder too; T5 has no end
+    most, limit = writes_at_most(model, min(_LONGEST, int(places) - 1))
     return Writing(
         name=kind,
         model=model,
