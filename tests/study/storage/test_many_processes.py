@@ -127,14 +127,14 @@ def test_a_living_process_keeps_its_trial(tmp_path: Path) -> None:
 
 
 def running(path: Path) -> int:
-    """How many trials are being evaluated, by Optuna alone."""
+    """How many trials are being evaluated, each claimed with its schedule, by Optuna alone."""
     if not path.exists():
         return 0
     try:
         trials = read_back(str(path), "prunesearch")
     except KeyError:  # no study in it yet
         return 0
-    return sum(trial.state == TrialState.RUNNING for trial in trials)
+    return sum(trial.state == TrialState.RUNNING and "schedule" in trial.user_attrs for trial in trials)
 
 
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
