@@ -130,6 +130,10 @@ class Study:
     folder: StudyFolder
     task: Task | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        place = StudyFolder(self.folder.root.absolute(), self.folder.name)  # programs change their folder
+        object.__setattr__(self, "folder", place)
+
     @property
     def name(self) -> str:
         """Of the study."""
