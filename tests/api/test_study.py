@@ -96,8 +96,13 @@ def mine() -> tuple[Any, Tensor, Tensor]:
 
 # one precision: whether int8 is on the front hangs on the machine, and transformers cannot hold it
 QUICK: dict[str, Any] = {
-    "trials": 4, "table_seconds": 0.5, "patience_s": 0, "front_points": 2, "sensitivity_units": 1, "precision": "float32",
-}  # fmt: skip
+    "trials": 4,
+    "table_seconds": 0.5,
+    "patience_s": 0,
+    "front_points": 2,
+    "sensitivity_units": 1,
+    "precision": "float32",
+}
 
 
 @pytest.fixture(scope="module")
