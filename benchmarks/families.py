@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers.utils import is_timm_available
 
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import Stage, parse_method
+from prunesearch.core.plans.stage import ENCODER, Stage, parse_method
 from prunesearch.cost.counting.flops import count_macs
 from prunesearch.cost.devices.machine import cpu_name
 from prunesearch.pruning.apply import apply_
@@ -281,7 +281,7 @@ def main() -> None:
     unknown = set(given.families) - set(SUBJECTS)
     if unknown:
         parser.error(f"no such family here: {', '.join(sorted(unknown))}")
-    missing = set(FAMILIES) - set(SUBJECTS)
+    missing = {name for name in FAMILIES if FAMILIES[name].part == ENCODER} - set(SUBJECTS)
     if missing:
         parser.error(f"add a subject for {', '.join(sorted(missing))}")
     results: list[Result] = []

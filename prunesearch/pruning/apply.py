@@ -16,7 +16,7 @@ from prunesearch.core.tables.registry import MERGES
 from prunesearch.pruning.driver import NO_BIAS, Driver
 from prunesearch.pruning.families.blocks import Layout
 from prunesearch.pruning.families.compiled import CompiledLayout
-from prunesearch.pruning.families.find import Encoder, find_encoder
+from prunesearch.pruning.families.find import Encoder, find_reduced
 from prunesearch.pruning.families.restoring import restore_places
 from prunesearch.pruning.families.surroundings import check_surroundings, holders
 from prunesearch.pruning.forward.leaves import Leaves
@@ -87,7 +87,7 @@ class Handle:
     """
 
     def __init__(self, model: nn.Module, schedule: Any, *, trace: bool = False, seed: int = 0) -> None:
-        encoder, schedule = find_encoder(model), as_planned(schedule)
+        encoder, schedule = find_reduced(model), as_planned(schedule)
         if carrier_of(model) is not None:  # of this package, or of an exported file
             raise PruneSearchError(
                 "the model already carries a schedule: use handle.set(schedule), or handle.remove() first"

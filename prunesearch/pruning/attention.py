@@ -15,7 +15,8 @@ from prunesearch.pruning.forward.tokens import wide
 class AttentionView:
     """What a stage sees of its block's attention; made anew by every forward.
 
-    `query`, `key`, `value` are `[batch, heads, tokens, head_dim]`; `mask` is additive or boolean and broadcasts to
+    `query`, `key`, `value` are `[batch, heads, tokens, head_dim]`, keys and values perhaps of fewer heads, each for as
+    many queries in a row; `mask` is additive or boolean and broadcasts to
     `[batch, heads, tokens, tokens]`; `weights` are the probabilities where the backend computes them (eager only);
     `bias` is added to the logits beside the mask, `[batch | 1, heads, tokens, tokens]` (relative positions).
     """
@@ -54,10 +55,12 @@ class AttentionView:
 
     def _products(self, query: Tensor) -> Tensor:
         """`query @ key^T x scaling`, in one operation."""
-        heads = query.shape[1]
+        heads, key_heads = query.shape[1], self.key.shape[1]
         left, right = query.flatten(0, 1), self.key.flatten(0, 1).transpose(1, 2)
+        if key_heads != heads:  # queries of one key's heads stand below each other
+            left = query.reshape(-1, heads // key_heads * query.shape[2], query.shape[3])
         products = torch.baddbmm(zero(query, query.dtype), left, right, beta=0, alpha=self.scaling)
-        return products.view(-1, heads, *products.shape[1:])
+        return products.view(-1, heads, query.shape[2], products.shape[2])
 
 
 def _rows_of(pairs: Tensor, rows: slice | Tensor | None) -> Tensor:
@@ -81,4 +84,10 @@ def unit_keys(attention: AttentionView) -> Tensor:
 
 def causal_mask(x: Tensor) -> Tensor:
     """`[1, 1, n, n]` booleans for `[.., n, width]`: a token attends to itself and what is before it."""
-    return torch.ones(x.shape[-2], x.shape[-2], dtype=torch.bool, device=x.device).tril()[None, None]
+    return later_mask(x, x.shape[-2])
+
+
+def later_mask(x: Tensor, n: int) -> Tensor:
+    """`[1, 1, q, n]` booleans for `[.., q, width]`, the last of `n` tokens: each sees itself and what is before it."""
+    q = x.shape[-2]
+    return torch.ones(q, n, dtype=torch.bool, device=x.device).tril(n - q)[None, None]

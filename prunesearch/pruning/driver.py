@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import DECODER, INPUT
 from prunesearch.core.tables.registry import MERGES
+from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.decide import Rule
 from prunesearch.pruning.families.find import Encoder
 from prunesearch.pruning.forward.state import Departure, Followed, ForwardState, Reductions, Threads, ThreadState
@@ -99,7 +101,8 @@ class Driver:
         attention = self.attention
         if self._checked == (attention, schedule):
             return
-        schedule.check_depth(self.encoder.depth)
+        schedule.check_parts(self.encoder.parts)
+        self._check_merges(schedule)
         if attention not in _BACKENDS:
             raise PruneSearchError(
                 f"attention must be one of {', '.join(_BACKENDS)}, but the model has '{attention}': "
@@ -108,6 +111,20 @@ class Driver:
         if attention in NO_BIAS:
             self._check_no_bias(schedule, attention)
         self._checked = (attention, schedule)
+
+    def _check_merges(self, schedule: Schedule) -> None:
+        merging = [s for s in schedule if MERGES.entry(s.merge).makes_sizes]
+        if merging and not self.encoder.family.merges:
+            raise PruneSearchError(
+                f"merge '{merging[0].merge}' would let tokens of a '{self.encoder.family.model_type}' see what comes "
+                "after them: use merge='drop'"
+            )
+        asking = [s for s in schedule if s.place.part == INPUT and s.reads_attention]
+        if asking:
+            raise PruneSearchError(
+                f"scorer '{asking[0].scorer}' reads the attention of a block, and there is none before the first: "
+                f"use it at {DECODER}/0, or at {asking[0].place} key_norm, random or position_stride"
+            )
 
     def _check_no_bias(self, schedule: Schedule, attention: str) -> None:
         merging = [s for s in schedule if MERGES.entry(s.merge).makes_sizes]
@@ -141,8 +158,8 @@ class Driver:
         return state.forward
 
     def start(self, *_: Any) -> None:
-        """As `begin`, as a hook on what runs the blocks."""
-        self.begin()
+        """As `begin`, as a hook on what runs the blocks: the first of them goes on with it."""
+        self.begin().fresh = True
 
     def run(self, place: int | None, hidden_states: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute the block at `place`, in place of its own forward; None for one that serves several passes."""
@@ -175,6 +192,9 @@ class Driver:
         """The forward that goes on with the block at `place`, a new one at the first block; `next` is the block's."""
         state = self.state
         forward = state.forward
+        if place == 0 and forward is not None and forward.fresh:
+            forward.fresh = False
+            return forward
         if place == 0 or (forward is None and not place):
             return self.begin()
         expected = None if forward is None else forward.next
@@ -191,37 +211,54 @@ class Driver:
     def run_block(self, index: int, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         """Compute block `index` on `x` `[batch, n, width]`, its stage included; `begin` comes before the first."""
         forward = self.state.forward or self.begin()
-        block, layout = self.encoder.blocks[index], self.encoder.family.layout
-        given_mask, given = self._for_tokens_left(forward, block, x, mask, kwargs)
-        rule = forward.reductions.rules.get(index)
+        block, family = self.encoder.blocks[index], self.encoder.family
+        layout = family.layout
+        if index == 0:
+            x = self._reduce_input(forward, x, mask)
+        given_mask, given = self._for_tokens_left(forward, index, x, mask, kwargs)
+        rule = forward.rule(family.part, index)
         forward.looking = None if rule is None else self.encoder.cores[index]
         x = layout.attend(block, x, given_mask, given)
         if "weights" in given:
             kwargs["weights"] = given["weights"]
         if rule is not None:
-            x = self._reduce(forward, rule, x, mask)
+            x = self._reduce(forward, rule, forward.take_view(), x, mask, first=index + 1)
         return layout.feed(block, x)
 
+    def _reduce_input(self, forward: ForwardState, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Carry out a stage before the first block, to which the features are queries, keys and values of one head."""
+        rule = forward.rule(INPUT, 0)
+        if rule is None:
+            return x
+        one = x[:, None]
+        return self._reduce(forward, rule, AttentionView(one, one, one, None, 1.0, None), x, mask, first=0)
+
     def _for_tokens_left(
-        self, forward: ForwardState, block: nn.Module, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+        self, forward: ForwardState, index: int, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """The mask and the arguments of the next attention: the model's own until a stage has reduced."""
-        tokens, positions = forward.tokens, self.encoder.family.positions
+        tokens, positions, prompt = forward.tokens, self.encoder.family.positions, forward.prompt
+        block = self.encoder.blocks[index]
         if tokens is None:
+            if prompt is not None and prompt.past is not None:
+                cache = kwargs["cache"]
+                mask = prompt.past.mask(index, x, cache, prompt.padding, forward.additive)
             return mask, kwargs
-        keys = tokens.valid if forward.no_bias else tokens.attention_mask(x.dtype, additive=forward.additive)
+        keys = tokens.real if forward.no_bias else tokens.attention_mask(x.dtype, additive=forward.additive)
         if positions is None:
             return keys, kwargs
         if forward.left is None or forward.left.tokens is not tokens:
             forward.left = Followed(tokens)
         return positions.follow(block, forward.left, keys, mask, kwargs)
 
-    def _reduce(self, forward: ForwardState, rule: Rule, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Carry out a stage on `x` `[batch, n, width]`; returns `[batch, n_out, width]`."""
-        view, state = forward.take_view(), self.state
-        tokens = forward.tokens
+    def _reduce(
+        self, forward: ForwardState, rule: Rule, view: AttentionView, x: Tensor, mask: Tensor | None, *, first: int
+    ) -> Tensor:
+        """Carry out a stage on `x` `[batch, n, width]`; returns `[batch, n_out, width]` for blocks from `first` on."""
+        state, tokens = self.state, forward.tokens
         if tokens is None:
-            tokens = self._start(x, mask)
+            prompt = forward.prompt
+            tokens = self._start(x, mask) if prompt is None or prompt.tokens is None else prompt.tokens
         if not tokens.gives(rule.keep_before, rule.stage.keep):
             return x
         family = self.encoder.family
@@ -233,7 +270,9 @@ class Driver:
             state.trace.add(rule.stage, assignment, tokens, x)
         if state.departures is not None:
             state.departures.append(Departure(assignment, x, tokens.valid))
-        x, forward.tokens = assignment.apply(x, tokens)
+        x, left = assignment.apply(x, tokens)
+        forward.tokens = left.kept(rule.stage.keep)
+        forward.stages.append((first, forward.tokens))
         return x
 
     def _start(self, x: Tensor, mask: Tensor | None) -> Tokens:

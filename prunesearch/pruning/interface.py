@@ -85,8 +85,14 @@ class _Observed:
         looking = looked_at(module)
         if looking is not None:
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-            if attention_mask is None and kwargs.get("is_causal"):  # told to the kernel by this flag alone
+            if attention_mask is None and _is_causal(module, kwargs):
                 attention_mask = causal_mask(query)
             bias = kwargs.get("position_bias")
             looking.view = AttentionView(query, key, value, attention_mask, scale, weights, bias)
         return output, weights
+
+
+def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    """Whether the kernel is told by a flag alone, of the call or of the module, that attention is causal."""
+    said = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", False) if said is None else said)

@@ -161,7 +161,7 @@ def test_no_matrix_of_all_pairs_and_heads(wide_vit: Any, scorer: str, merge: str
         assert handle.tokens is not None
     sizes = {op: n for op, n in watch.largest.items() if "scaled_dot_product" not in op}
     largest = max(sizes.values())
-    if scorer in ("attention_received", "attention_entropy") and MERGES.entry(merge).uses_scores:
+    if scorer in ("attention_received", "attention_entropy", "text_attention_mean") and MERGES.entry(merge).uses_scores:
         assert largest == HEADS * 64 * N, "slabs of 64 queries"
     elif scorer == "key_redundancy" and MERGES.entry(merge).uses_scores:
         assert largest == N * N, "one similarity, without heads"

@@ -133,6 +133,20 @@ def attention_entropy(row: list[Token], heads: Heads, site: Site) -> list[float]
     return scores
 
 
+def text_attention(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    weights = probabilities(heads, [t.size for t in row])
+    return [sum(w[-1][j] for w in weights) / len(weights) for j in range(len(row))]
+
+
+def text_attention_mean(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    weights, asks = probabilities(heads, [t.size for t in row]), [i for i, t in enumerate(row) if t.protected]
+    return [sum(w[i][j] for w in weights for i in asks) / len(weights) / max(len(asks), 1) for j in range(len(row))]
+
+
+def key_norm(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    return [sum(abs(float(c)) for k in heads.key for c in k[j]) for j in range(len(row))]
+
+
 def value_norm(row: list[Token], heads: Heads, site: Site) -> list[float]:
     return [math.sqrt(sum(float(c) ** 2 for v in heads.value for c in v[j])) for j in range(len(row))]
 
@@ -186,6 +200,9 @@ SCORERS: dict[str, Callable[[list[Token], Heads, Site], list[float]]] = {
         cls_attention,
         attention_received,
         attention_entropy,
+        text_attention,
+        text_attention_mean,
+        key_norm,
         value_norm,
         cls_attention_value,
         key_redundancy,

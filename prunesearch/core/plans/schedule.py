@@ -13,7 +13,7 @@ from typing import Any
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import parse_json
-from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.flow import Flow, Geometry, Part
 from prunesearch.core.plans.stage import ENCODER, Stage
 
 SCHEDULE_FORMAT, SCHEDULE_VERSION = "prunesearch.schedule", 1
@@ -22,7 +22,9 @@ _VERSION_1 = {"layer", "keep", "scorer", "merge"}  # all that a stage could say
 
 
 class Schedule:
-    """A sparse list of stages in the order of their places; within a part, `keep` falls strictly from stage to stage.
+    """A sparse list of stages in the order of their places; `keep` falls strictly from stage to stage.
+
+    It does so among stages that count the same tokens: those of one part, and of a decoder and its input.
 
     Immutable, hashable and comparable; an empty schedule is the unpruned model. A stage with
     `keep == 1.0` is legal and does nothing.
@@ -37,22 +39,7 @@ class Schedule:
             if not isinstance(stage, Stage):
                 raise PruneSearchError(f"a schedule is a list of Stage, but got {stage!r}")
         for before, after in itertools.pairwise(self.stages):
-            if after.place.part != before.place.part:
-                if after.place.order < before.place.order:
-                    raise PruneSearchError(
-                        f"stages must stand in the order in which tokens pass them, but {after.place} follows "
-                        f"{before.place}"
-                    )
-                continue
-            if after.layer <= before.layer:
-                raise PruneSearchError(
-                    f"layers must rise from stage to stage, but layer {after.layer} follows {before.layer}"
-                )
-            if after.keep >= before.keep:
-                raise PruneSearchError(
-                    "keep must fall strictly from stage to stage (it counts the initial tokens), but "
-                    f"{after.keep} at layer {after.layer} follows {before.keep} at layer {before.layer}"
-                )
+            _check_order(before, after)
         self._hash = hash(self.stages)  # asked for over and over: schedules are the keys of what was measured
 
     def __iter__(self) -> Iterator[Stage]:
@@ -76,15 +63,24 @@ class Schedule:
 
     def check_depth(self, depth: int) -> None:
         """Raise if a stage names a block that an encoder of `depth` blocks does not have."""
+        self.check_parts((Part(ENCODER, depth),))
+
+    def check_parts(self, parts: Sequence[Part]) -> None:
+        """Raise if a stage is where a model of these parts, the one with its blocks last, has no block."""
+        depths = {part.name: part.depth for part in parts}
+        main = parts[-1]
         for stage in self.stages:
-            if stage.place.part != ENCODER:
+            part = stage.place.part
+            if part not in depths:
+                way_out = f"leave the stage at {stage.place} out"
+                if len(parts) > 1 and part == ENCODER:
+                    way_out = f"write block {stage.layer} of its {main.name} as {main.name}/{stage.layer}"
                 raise PruneSearchError(
-                    f"the model has no part '{stage.place.part}' but its encoder: leave the stage at {stage.place} out"
+                    f"the model has no part '{part}' but its {' and '.join(reversed(depths))}: {way_out}"
                 )
-            if stage.layer >= depth:
-                raise PruneSearchError(
-                    f"`layer < {depth}` must hold for a model of {depth} blocks, but got layer={stage.layer}"
-                )
+            if stage.layer >= depths[part]:
+                where = f"a model of {depths[part]} blocks" if part == main.name else f"the part '{part}'"
+                raise PruneSearchError(f"`layer < {depths[part]}` must hold for {where}, but got layer={stage.layer}")
 
     def flow(self, geometry: Geometry) -> Flow:
         """The forward of a model under this schedule, block by block; the same numbers that flow at run time.
@@ -228,6 +224,23 @@ class Schedule:
         except ValueError as error:
             raise CorruptFileError(f"not a JSON schedule: {error}") from None
         return cls.from_dict(data)
+
+
+def _check_order(before: Stage, after: Stage) -> None:
+    """Raise if a stage cannot follow another."""
+    if after.place.part != before.place.part and after.place.order < before.place.order:
+        raise PruneSearchError(
+            f"stages must stand in the order in which tokens pass them, but {after.place} follows {before.place}"
+        )
+    if after.place.tokens_of != before.place.tokens_of:
+        return
+    if after.place.order <= before.place.order:
+        raise PruneSearchError(f"layers must rise from stage to stage, but layer {after.place} follows {before.place}")
+    if after.keep >= before.keep:
+        raise PruneSearchError(
+            "keep must fall strictly from stage to stage (it counts the initial tokens), but "
+            f"{after.keep} at layer {after.place} follows {before.keep} at layer {before.place}"
+        )
 
 
 def read_stages(data: Any) -> list[Stage]:

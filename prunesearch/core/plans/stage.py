@@ -16,9 +16,9 @@ from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_
 from prunesearch.core.tables.params import Param, Params, all_params, checked_params, params_text, parse_params
 from prunesearch.core.tables.registry import MERGES, SCORERS, SELECTIONS
 
-ENCODER = "encoder"
-# where a stage may be, in the order in which tokens pass; models of today have an encoder alone
-PARTS = ("tower", "input", ENCODER, "decoder")
+ENCODER, INPUT, DECODER = "encoder", "input", "decoder"
+# where a stage may be, in the order in which tokens pass; `input`: what a decoder is given, before its first block
+PARTS = ("tower", INPUT, ENCODER, DECODER)
 TOP_K = "top_k"
 # Products such as 0.07 * 100 come out a hair above the integer they mean; they must not round up past it.
 ROUNDING_SLACK = 1e-9
@@ -35,7 +35,10 @@ def kept_count(keep: float, reducible: int) -> int:
 
 
 class Place(NamedTuple):
-    """Where a stage is: between the attention and the MLP of block `block` (from 0) of a part, one of `PARTS`."""
+    """Where a stage is: between the attention and the MLP of block `block` (from 0) of a part, one of `PARTS`.
+
+    The part `input` has no blocks: a stage there, at `input/0`, is before the first block of the decoder.
+    """
 
     part: str
     block: int
@@ -47,6 +50,11 @@ class Place(NamedTuple):
     def order(self) -> tuple[int, int]:
         """Sorts places as tokens pass them."""
         return PARTS.index(self.part), self.block
+
+    @property
+    def tokens_of(self) -> str:
+        """The part whose tokens at the start are those that a stage here counts: a decoder is given its input's."""
+        return DECODER if self.part == INPUT else self.part
 
 
 class Amount(ABC):
@@ -175,6 +183,11 @@ class Stage:
         said, picked = (params_text(row.params, self.params) for row in rows)
         by = f"@{self.selection}{picked}" if self.selection != TOP_K or picked else ""
         return f"{self.scorer}{said}+{merge}{by}"
+
+    @property
+    def reads_attention(self) -> bool:
+        """Whether its scorer reads who attends to whom."""
+        return MERGES.entry(self.merge).uses_scores and SCORERS.entry(self.scorer).attends
 
     @property
     def scorer_params(self) -> dict[str, float]:

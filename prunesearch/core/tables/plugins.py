@@ -1,7 +1,7 @@
 """Rows that installed packages bring: entry points of the group `prunesearch.scorers`, `prunesearch.merges`, and so on.
 
     [project.entry-points."prunesearch.scorers"]
-    key_norm = "my_package.scorers:key_norm"
+    query_norm = "my_package.scorers:query_norm"
 
 An entry point names the thing, or a row with its facts. Finding them reads the packages' metadata once and imports
 nothing; a plug-in is imported when its name is used or described, so that a broken one hurts nobody else.

@@ -37,17 +37,37 @@ SCORERS = make_table(
     "scorer",
     {
         "cls_attention": ScorerRow(
-            f"{_SCORERS}.by_attention:cls_attention", "attention of the CLS query (EViT)", order_free=True
+            f"{_SCORERS}.by_attention:cls_attention", "attention of the CLS query (EViT)", order_free=True, attends=True
         ),
         "attention_received": ScorerRow(
-            f"{_SCORERS}.by_attention:attention_received", "mean attention received (PoWER-BERT)", order_free=True
+            f"{_SCORERS}.by_attention:attention_received",
+            "mean attention received (PoWER-BERT)",
+            order_free=True,
+            attends=True,
         ),
         "attention_entropy": ScorerRow(
-            f"{_SCORERS}.by_attention:attention_entropy", "how focused a token's own attention is", order_free=True
+            f"{_SCORERS}.by_attention:attention_entropy",
+            "how focused a token's own attention is",
+            order_free=True,
+            attends=True,
+        ),
+        "text_attention": ScorerRow(
+            f"{_SCORERS}.by_text:text_attention",
+            "attention of the last token of the prompt (FastV, PyramidDrop)",
+            attends=True,
+        ),
+        "text_attention_mean": ScorerRow(
+            f"{_SCORERS}.by_text:text_attention_mean",
+            "mean attention of the tokens that are never reduced: the text (SparseVLM)",
+            order_free=True,
+            attends=True,
         ),
         "value_norm": ScorerRow(f"{_SCORERS}.by_values:value_norm", "length of the value vector", order_free=True),
         "cls_attention_value": ScorerRow(
-            f"{_SCORERS}.by_values:cls_attention_value", "CLS attention x value (ATS)", order_free=True
+            f"{_SCORERS}.by_values:cls_attention_value", "CLS attention x value (ATS)", order_free=True, attends=True
+        ),
+        "key_norm": ScorerRow(
+            f"{_SCORERS}.by_keys:key_norm", "sum of the key's absolute values (DART's pivots)", order_free=True
         ),
         "key_redundancy": ScorerRow(
             f"{_SCORERS}.by_keys:key_redundancy",

@@ -11,10 +11,11 @@ from prunesearch.core.tables.params import Param
 
 @dataclass(frozen=True)
 class ScorerRow(Row):
-    """A scorer. `order_free`: True if it says the same of tokens in whatever order they stand; `params`: the numbers
-    that a stage may set, by name."""
+    """A scorer. `order_free`: True if it says the same of tokens in whatever order they stand; `attends`: True if it
+    reads who attends to whom, so that it needs a block; `params`: the numbers that a stage may set, by name."""
 
     order_free: bool = False
+    attends: bool = False
     params: Mapping[str, Param] = field(default_factory=dict)
 
 

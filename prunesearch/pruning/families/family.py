@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunesearch.core.plans.stage import ENCODER
 from prunesearch.pruning.families.blocks import Layout
 from prunesearch.pruning.families.positions import Positions
 from prunesearch.pruning.forward.state import Host
@@ -55,6 +56,8 @@ class Family:
             model inside, or why that one cannot be reduced.
         sizes: what says `hidden_size`, `num_attention_heads`, `hidden_act`, and of images `image_size`, `patch_size`
             and `num_channels`, where the model's config does not; None for the config.
+        part: where its blocks are, a name in `PARTS`; of a decoder, tokens of pictures in a prompt may leave.
+        merges: whether tokens may be merged.
         secondary: True for the one of a model's two encoders that is reduced only when it is passed by itself.
     """
 
@@ -77,6 +80,8 @@ class Family:
     attachments: tuple[Attachment, ...] = ()
     wraps: Callable[[nn.Module], Mapping[str, Any] | str] | None = None
     sizes: Any = None
+    part: str = ENCODER
+    merges: bool = True
     secondary: bool = False
 
     @property

@@ -11,6 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.core.plans.flow import Part
+from prunesearch.core.plans.stage import ENCODER, INPUT
 from prunesearch.core.tables.names import Registry, Row, make_table
 from prunesearch.pruning.families.family import Family
 from prunesearch.pruning.families.rows import AROUND, NEAREST, REFUSED, ROWS
@@ -66,6 +68,12 @@ class Encoder:
     def depth(self) -> int:
         """Number of blocks."""
         return len(self.blocks)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Where stages may be, the part with its blocks last; a decoder's come behind its input."""
+        own = Part(self.family.part, self.depth)
+        return (own,) if self.family.part == ENCODER else (Part(INPUT, 1), own)
 
     @property
     def leading(self) -> int:
@@ -125,9 +133,25 @@ def own_type(config: Any) -> str:
 
 
 def find_encoder(model: nn.Module) -> Encoder:
-    """Find the supported encoder in `model`, which may be a transformers model or a module that wraps one.
+    """As `find_reduced`, for what knows of encoders alone.
 
-    Of a model with two, the vision tower is taken.
+    Raises:
+        UnsupportedModelError: for a decoder too.
+    """
+    found = find_reduced(model)
+    if found.family.part != ENCODER:
+        raise UnsupportedModelError(
+            f"a '{found.family.model_type}' can be reduced (ps.apply_), but not yet searched, measured or exported: "
+            f"its stages are written by hand, as in {found.parts[-1].name}/2:0.5 text_attention+drop"
+        )
+    return found
+
+
+def find_reduced(model: nn.Module) -> Encoder:
+    """Find what can be reduced in `model`, which may be a transformers model or a module that wraps one.
+
+    It is an encoder, or the decoder of a model that reads pictures in its prompt. Of a model with two encoders, the
+    vision tower is taken.
 
     Raises:
         UnsupportedModelError: naming the nearest supported families and what stands in the way.
@@ -138,7 +162,7 @@ def find_encoder(model: nn.Module) -> Encoder:
             f"{type(model).__name__} holds no transformers model: pass a PreTrainedModel or a module around one"
         )
     known = [m for m in models if own_type(m.config) in FAMILIES]
-    if not known:
+    if not known or (own_type(models[0].config) in REFUSED and known[0] in set(models[0].modules())):
         check_model_type(own_type(models[0].config), models[0].config)
     found = next((m for m in known if not FAMILIES[own_type(m.config)].secondary), known[0])
     _check_class(found)

@@ -328,3 +328,30 @@ class Causal(_InMask):
         if mask is not None and mask.is_floating_point():
             before = _additive(before, mask.dtype)
         return join_masks(key_mask, before), kwargs
+
+
+@dataclass(frozen=True)
+class InDecoder(_InMask):
+    """Angles `[1 | batch, n_start, width]`, and attention that looks back alone."""
+
+    @property
+    def in_mask(self) -> bool:
+        """See `Positions`: order alone is in it, which flash kernels know of by a flag."""
+        return False
+
+    def follow(
+        self, block: nn.Module, left: Followed, key_mask: Tensor | None, mask: Tensor | None, kwargs: dict[str, Any]
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """See `Positions`."""
+        angles = tuple(left.once(x, _rows_of_all) for x in kwargs["position_embeddings"])
+        # flash kernels would take gaps between positions for the borders of packed sequences
+        given = {**kwargs, "position_embeddings": angles, "position_ids": None}
+        if mask is not None and mask.dim() == 4:
+            return join_masks(key_mask, left.once(mask, take_pairs)), given
+        if key_mask is None or key_mask.dim() == 2:
+            return key_mask, given
+        return join_masks(key_mask, left.once(left.place, _looking_back)), given
+
+
+def _looking_back(x: Tensor, _: Tensor) -> Tensor:
+    return causal_mask(x[..., None])

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor, nn
 
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.decide import Rule
 from prunesearch.pruning.forward.assignment import Assignment
+from prunesearch.pruning.forward.past import Prompt
 from prunesearch.pruning.forward.tokens import Tokens
 from prunesearch.pruning.forward.trace import Trace
 
@@ -30,24 +32,33 @@ _STATE, _CARRIER = "_prunesearch_state", "_prunesearch_handle"
 
 @dataclass(frozen=True)
 class Reductions:
-    """A plan as blocks look it up: the rule of each layer that has one, and which twins of modules run.
+    """A plan as blocks look it up: the rule of each block of a part that has one, and which twins of modules run.
 
     Plans are asked, not imported: this goes into files that know of schedules alone.
     """
 
     given: Any
     schedule: Schedule
-    rules: Mapping[int, Rule]
+    rules: Mapping[str, Mapping[int, Rule]]
     variant: str = ""
 
     @classmethod
     def of(cls, given: Any) -> Reductions:
         """Those of a plan or a schedule."""
         schedule: Schedule = getattr(given, "schedule", given)
-        before = [1.0, *(s.keep for s in schedule)]
+        rules: dict[str, dict[int, Rule]] = {}
+        before: Stage | None = None
         stages = list(schedule)
-        rules = {s.layer: Rule.of(s, before[i], stages[i + 1 :]) for i, s in enumerate(stages)}
+        for i, stage in enumerate(stages):
+            counted = before is not None and before.place.tokens_of == stage.place.tokens_of
+            keep_before = before.keep if before is not None and counted else 1.0
+            rules.setdefault(stage.place.part, {})[stage.layer] = Rule.of(stage, keep_before, stages[i + 1 :])
+            before = stage
         return cls(given, schedule, rules, getattr(given, "variant", ""))
+
+    def rule(self, part: str, block: int) -> Rule | None:
+        """That of a block of a part, if it has one."""
+        return self.rules[part].get(block) if part in self.rules else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Reductions.of, (self.given,)  # a copy looks its rules up
@@ -95,6 +106,9 @@ class ForwardState:
         no_bias: whether attention takes no numbers in a mask at all.
         tokens: what flows, None until a stage has reduced.
         left: the position data of `tokens`.
+        prompt: what is known of it where it is a decoder's.
+        stages: of each stage that took some of a decoder's tokens, the first block that has fewer, and what was left.
+        fresh: whether it began before its first block, which therefore begins no other.
         next: index of the block that comes next.
         looking: the attention module that is to leave its `view`.
         view: what it left, or what will make it.
@@ -106,10 +120,19 @@ class ForwardState:
     no_bias: bool = False
     tokens: Tokens | None = None
     left: Followed | None = None
+    prompt: Prompt | None = None
+    stages: list[tuple[int, Tokens]] = field(default_factory=list)
+    fresh: bool = False
     next: int = 0
     looking: nn.Module | None = None
     view: AttentionView | Callable[[], AttentionView] | None = None
     seen: dict[str, Tensor] = field(default_factory=dict)
+
+    def rule(self, part: str, block: int) -> Rule | None:
+        """What it does at a block; nothing in a decoder's forward that brings no tokens that may leave."""
+        if self.prompt is not None and self.prompt.tokens is None:
+            return None
+        return self.reductions.rule(part, block)
 
     def take_view(self) -> AttentionView:
         """Return the view and forget it, so that no activation outlives its block."""
@@ -201,6 +224,9 @@ class Host(Protocol):
     @property
     def reduces(self) -> bool:
         """Whether forwards of the calling thread take tokens away."""
+
+    def start(self, *_: Any) -> None:
+        """A forward begins, before the first of its blocks."""
 
 
 def show_state(core: nn.Module, threads: Threads) -> None:

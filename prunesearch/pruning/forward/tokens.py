@@ -141,6 +141,29 @@ class Tokens:
         return self.valid.cumsum(1)
 
     @property
+    def among_reducible(self) -> tuple[Tensor, Tensor]:
+        """`[batch, n]` each token's place among the reducible ones of its row, from 0, junk on others; and `[batch, 1]`
+        how many those are, less than 0 in rows that are shorter than what is protected."""
+        return self.ordinal - (self.leading + 1), self.ordinal[:, -1:] - self.n_protected
+
+    @property
+    def asked(self) -> Tensor:
+        """`[batch]` the last real token of each row: of a prompt it is where the answer starts."""
+        if self.valid is None:
+            return places(self.ends, self.n, self.n - 1)[0].expand(self.ends.shape[0])
+        return (self.ordinal < self.ordinal[:, -1:]).sum(1)
+
+    @property
+    def asks(self) -> Tensor:
+        """`[batch, n]` the tokens that say what is looked for: those that are never reduced."""
+        return self.protected
+
+    @property
+    def real(self) -> Tensor | None:
+        """`[batch, n]` False on what attention must not see; None where it may see all."""
+        return self.valid
+
+    @property
     def protected(self) -> Tensor:
         """`[batch, n]`: tokens that are never reduced."""
         return self.ends if self.valid is None else self.ends & self.valid
@@ -179,6 +202,10 @@ class Tokens:
         if self.row_start is None:
             raise RuntimeError("what each row started with was not counted")
         return _kept_of(self.row_start, keep, self.n_start, self.n_protected, more).index_select(0, self.row_start)
+
+    def kept(self, keep: float) -> Tokens:
+        """The same, known to have left a stage of `keep`."""
+        return self
 
     def gives(self, before: float, keep: float) -> bool:
         """True if a stage after one of `before` takes tokens from some row; known without a look at the data.

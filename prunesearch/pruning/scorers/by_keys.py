@@ -1,4 +1,4 @@
-"""Scorers that read how alike tokens are."""
+"""Scorers that read keys: how alike tokens are, and how large."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from torch import Tensor
 
 from prunesearch.pruning.attention import unit_keys
 from prunesearch.pruning.scorers.base import ScorerInput
+
+
+def key_norm(inputs: ScorerInput) -> Tensor:
+    """Sum of the absolute values of the key vector, all heads together.
+
+    The pivots of DART (Wen et al. 2025) are the largest.
+    """
+    key = inputs.attention.key
+    norm: Tensor = torch.linalg.vector_norm(key, 1, dim=(1, 3), dtype=inputs.wide)
+    return norm
 
 
 def key_redundancy(inputs: ScorerInput) -> Tensor:

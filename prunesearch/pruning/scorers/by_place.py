@@ -39,8 +39,8 @@ def _scored(inputs: ScorerInput, score: Callable[..., Tensor], *args: Any) -> Te
         row = _of_one_row(tokens.protected, score, tokens.n, tokens.leading, tokens.trailing, *args)
         return row.expand_as(tokens.protected)
     # scores must not depend on a batch's padding
-    ordinal, count = tokens.ordinal, tokens.ordinal[:, -1:] - tokens.n_protected
-    return score(ordinal - (tokens.leading + 1), count.clamp(min=1), *args)
+    ordinal, count = tokens.among_reducible
+    return score(ordinal, count.clamp(min=1), *args)
 
 
 @constant

@@ -1,0 +1,192 @@
+"""Decoders that read pictures in their prompt: only tokens of pictures leave, and decoding goes on as if none had.
+
+The model around the decoder knows which tokens are of pictures, and its cache of an earlier forward which of them are
+left; both are told to the blocks by hooks. Every token keeps the position that it had. The decoder's last states come
+back at full length, zeros where a token is gone, so that heads, labels and `logits_to_keep` count as before.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.pruning.forward.mixed import MixedTokens
+from prunesearch.pruning.forward.past import Past, Prompt, note_past, past_of
+from prunesearch.pruning.forward.state import ForwardState, Host
+from prunesearch.pruning.hooks import Hooks
+
+if TYPE_CHECKING:
+    from prunesearch.pruning.families.family import Attachment
+
+_READ, _TAUGHT = "what a prompt reads", "labels of a prompt"
+# arguments by which models are given pictures
+_PICTURES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+# places of tokens that stand for pictures, in configs
+_TOKEN_IDS = ("image_token_id", "video_token_id")
+_IGNORED = -100  # labels that are not taught
+
+
+def pictures(decoder: str) -> Attachment:
+    """Let the pictures in a prompt be reduced.
+
+    Args:
+        decoder: path of the decoder from the base model.
+    """
+    return partial(_attach_pictures, decoder=decoder)
+
+
+def _attach_pictures(host: Host, model: nn.Module, hooks: Hooks, *, decoder: str) -> None:
+    reads, runs = _Reader(host), host.base.get_submodule(decoder)
+    hooks.before(host.base, reads.begin, with_kwargs=True)
+    hooks.before(runs, reads.enter, with_kwargs=True)
+    hooks.after(runs, reads.leave)
+    hooks.after(host.base, reads.end, always=True)
+    for owner in model.modules():
+        if any(child is host.base for child in owner.children()):
+            hooks.before(owner, reads.hear_labels, with_kwargs=True)
+            hooks.after(owner, reads.forget_labels, always=True)
+
+
+@dataclass
+class _Reader:
+    """The hooks of `pictures`."""
+
+    host: Host
+
+    def hear_labels(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
+        self.host.state.notes[_TAUGHT] = kwargs.get("labels")
+
+    def forget_labels(self, _: nn.Module, __: Any, ___: Any) -> None:
+        self.host.state.notes.pop(_TAUGHT, None)
+
+    def begin(self, base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = kwargs
+        if args:
+            given = {**dict(inspect.signature(base.forward).bind_partial(*args).arguments), **kwargs}
+        ids, shown = given.get("input_ids"), any(_has(given.get(name)) for name in _PICTURES)
+        self.host.state.notes[_READ] = (ids, shown, given.get("position_ids") is not None)
+
+    def end(self, _: nn.Module, __: Any, ___: Any) -> None:
+        self.host.state.notes.pop(_READ, None)
+
+    def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The decoder's forward begins: what is in it that may leave, and what is behind it."""
+        host = self.host
+        host.start()
+        forward = host.state.forward
+        assert forward is not None  # it has just begun
+        ids, shown, placed = host.state.notes.get(_READ, (None, False, False))
+        mask, cache = kwargs.get("attention_mask"), kwargs.get("cache")
+        past = past_of(cache)
+        seen = 0 if cache is None else int(cache.get_seq_length())
+        padding = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        if past is not None:
+            _check_goes_on(past, kwargs["inputs_embeds"].shape[1], mask, padding, placed, shown and host.reduces)
+            forward.prompt = Prompt(padding=padding, past=past)
+            return
+        if not shown or not host.reduces:
+            forward.prompt = Prompt()
+            return
+        _check_prompt(ids, mask, padding, cache, seen)
+        valid = torch.ones_like(ids, dtype=torch.bool) if padding is None else padding
+        named = [getattr(host.base.config, name, None) for name in _TOKEN_IDS]
+        of_pictures = torch.isin(ids, torch.tensor([i for i in named if i is not None], device=ids.device))
+        tokens = MixedTokens.given(of_pictures, valid, _end_of_prompt(host.state.notes.get(_TAUGHT), valid))
+        _check_flash(forward, tokens)
+        forward.prompt = Prompt(tokens, padding)
+
+    def leave(self, _: nn.Module, __: Any, output: Any) -> Any:
+        """What the decoder gives is put back in its places, and what its cache has is noted."""
+        forward = self.host.state.forward
+        prompt = None if forward is None else forward.prompt
+        if forward is None or prompt is None or prompt.tokens is None or not forward.stages:
+            return None
+        cache = getattr(output, "cache", None)
+        if cache is not None:
+            note_past(cache, prompt.tokens, forward.stages, len(self.host.cores))
+        left = forward.stages[-1][1]
+        assert left.place is not None  # `MixedTokens` has it
+        hidden = output.last_hidden_state
+        place = left.place if left.real is None else left.place.where(left.real, left.n_start)
+        full = hidden.new_zeros(len(hidden), left.n_start + 1, hidden.shape[2])
+        full = full.scatter(1, place[..., None].expand_as(hidden), hidden)[:, : left.n_start]
+        return replace(output, last_hidden_state=full)
+
+
+def _has(given: Any) -> bool:
+    """Whether an argument brings pictures: tensors, or what a tower made of them, by the kind of picture."""
+    return any(v is not None for v in given.values()) if isinstance(given, dict) else given is not None
+
+
+def _end_of_prompt(labels: Tensor | None, valid: Tensor) -> Tensor | None:
+    """`[batch]` the last token before the first that is taught; in rows that teach none the last; None: no labels."""
+    if labels is None or labels.shape != valid.shape:
+        return None
+    taught = (labels != _IGNORED) & valid
+    place = torch.arange(valid.shape[1], device=valid.device)
+    first = place.where(taught, valid.shape[1]).amin(1)
+    last = place.where(valid, -1).amax(1)
+    return torch.minimum(first - 1, last).clamp(min=0)
+
+
+def _check_prompt(ids: Any, mask: Any, padding: Tensor | None, cache: Any, seen: int) -> None:
+    """Raise `PruneSearchError` for a prompt whose pictures cannot be reduced."""
+    if ids is None:
+        raise PruneSearchError(
+            "which tokens are of pictures is read from `input_ids`, but the model was given none: pass them, not "
+            "`inputs_embeds`"
+        )
+    if seen:
+        raise PruneSearchError(
+            f"pictures can be pruned in the first turn alone, but the cache has {seen} tokens already: pass the whole "
+            "conversation without a cache, or run this turn within handle.under(Schedule())"
+        )
+    if mask is not None and padding is None:
+        raise PruneSearchError("a mask of `[batch, tokens]` must hold where pictures are pruned, but got another form")
+    if padding is not None and padding.shape != ids.shape:
+        raise PruneSearchError(
+            f"the attention mask must be of the {ids.shape[1]} tokens of the prompt, but it is of {padding.shape[1]}"
+        )
+    if cache is not None and cache.is_compileable:
+        raise PruneSearchError(
+            "a static cache has one length for all blocks, and pruning gives each its own: use a DynamicCache"
+        )
+
+
+def _check_flash(forward: ForwardState, tokens: MixedTokens) -> None:
+    if forward.no_bias and not (tokens.full and len(set(tokens.counts)) == 1):
+        raise PruneSearchError(
+            "flash attention takes no mask a block, which rows with padding or with other numbers of picture tokens "
+            "need: run them one by one, or load the model with attn_implementation='sdpa'"
+        )
+
+
+def _check_goes_on(past: Past, coming: int, mask: Any, padding: Tensor | None, placed: bool, reduces: bool) -> None:
+    """Raise `PruneSearchError` for a forward that cannot go on from a pruned prompt."""
+    if reduces:
+        raise PruneSearchError(
+            "a new picture cannot be pruned behind a prompt that was: pass the whole conversation without a cache, or "
+            "run this turn within handle.under(Schedule())"
+        )
+    if mask is not None and padding is None:
+        raise PruneSearchError(
+            "a mask of `[batch, tokens]` must hold behind a prompt whose pictures were pruned, but got another form"
+        )
+    if not past.reduced_at_input:
+        return
+    if coming > 1:
+        raise PruneSearchError(
+            "transformers counts the tokens of a conversation by the first block's cache, which a stage at input/0 "
+            "made shorter: pass the whole conversation anew, or use stages at decoder/K"
+        )
+    if not placed:
+        raise PruneSearchError(
+            "behind a prompt that was pruned at input/0, `position_ids` must be given (generate() gives them), or use "
+            "stages at decoder/K"
+        )

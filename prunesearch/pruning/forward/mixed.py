@@ -1,0 +1,143 @@
+"""Tokens of which those that may leave lie anywhere in a row: the pictures in a prompt, say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.stage import kept_count
+from prunesearch.pruning.forward.constants import places
+from prunesearch.pruning.forward.tokens import Tokens, kept_counts
+
+
+class RowCounts(NamedTuple):
+    """Of one row at the start: tokens that may be reduced, and real ones that may not."""
+
+    reducible: int
+    others: int
+
+
+@dataclass(frozen=True)
+class MixedTokens(Tokens):
+    """`Tokens` whose reducible ones are given, one by one; how many each row has is known on the host.
+
+    `counts` are those of each row at the start, `counted` `[batch, 2]` the same on the device; `last` `[batch]` is the
+    place of each row's last token of the prompt, which is never reduced; `full` says
+    that no row has padding, or slots without a token.
+    """
+
+    counts: tuple[RowCounts, ...] = ()
+    counted: Tensor | None = None
+    last: Tensor | None = None
+    full: bool = False
+
+    @classmethod
+    def given(cls, reducible: Tensor, valid: Tensor, last: Tensor | None = None) -> MixedTokens:
+        """Describe rows as they start.
+
+        Args:
+            reducible: bool `[batch, n]`, the tokens that may leave.
+            valid: bool `[batch, n]`, False on padding.
+            last: `[batch]` the last token of each row's prompt; None for its last real token.
+
+        Raises:
+            PruneSearchError: for a row that is all padding.
+        """
+        batch, n = valid.shape
+        place = places(valid, n).expand(batch, n)
+        last = place.where(valid, -1).amax(1) if last is None else last
+        may_leave = reducible & valid & (place != last[:, None])
+        # the one look at the data of a prompt: how many tokens a row keeps decides the width of everything behind it
+        counted = torch.stack([may_leave.sum(1), (valid & ~may_leave).sum(1)], 1)
+        counts = tuple(RowCounts(*row) for row in counted.tolist())
+        if any(sum(row) == 0 for row in counts):
+            raise PruneSearchError("a row of the batch is all padding: leave it out, or give it at least one token")
+        full = all(sum(row) == n for row in counts)
+        return cls(
+            n,
+            n,
+            0,
+            0,
+            ~may_leave,
+            valid=valid,
+            row_start=counted.sum(1),
+            place=place,
+            counts=counts,
+            counted=counted,
+            last=last,
+            full=full,
+        )
+
+    @property
+    def n_protected(self) -> int:
+        """Protected tokens of the row that has most of them."""
+        return max(row.others for row in self.counts)
+
+    @property
+    def among_reducible(self) -> tuple[Tensor, Tensor]:
+        """See `Tokens`."""
+        so_far = self.reducible.cumsum(1)
+        return so_far - 1, so_far[:, -1:]
+
+    @property
+    def asked(self) -> Tensor:
+        """See `Tokens`."""
+        return (self._places == self._last).int().argmax(1)
+
+    @property
+    def asks(self) -> Tensor:
+        """See `Tokens`."""
+        return self.protected & (self._places <= self._last)
+
+    @property
+    def real(self) -> Tensor | None:
+        """See `Tokens`."""
+        return None if self.full else self.valid
+
+    @property
+    def _last(self) -> Tensor:
+        assert self.last is not None  # `given` found it
+        return self.last[:, None]
+
+    @property
+    def _counted(self) -> Tensor:
+        assert self.counted is not None  # as above
+        return self.counted
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """`place`, which is no token's on slots without one."""
+        assert self.place is not None  # as above
+        assert self.valid is not None
+        return self.place.where(self.valid, self.n_start)
+
+    def _lengths(self, keep: float) -> list[int]:
+        return [row.others + kept_count(keep, row.reducible) for row in self.counts]
+
+    def width_after(self, keep: float) -> int:
+        """See `Tokens`."""
+        return max(self._lengths(keep))
+
+    def row_counts(self, keep: float) -> Tensor:
+        """See `Tokens`."""
+        return self.row_left(keep) + self._counted[:, 1]
+
+    def row_left(self, keep: float) -> Tensor:
+        """See `Tokens`."""
+        return kept_counts(keep, self._counted[:, 0], max(row.reducible for row in self.counts))
+
+    def gives(self, before: float, keep: float) -> bool:
+        """See `Tokens`."""
+        return any(kept_count(keep, row.reducible) < kept_count(before, row.reducible) for row in self.counts)
+
+    def kept(self, keep: float) -> MixedTokens:
+        """See `Tokens`."""
+        return replace(self, full=len(set(self._lengths(keep))) == 1)
+
+    def _attention_mask(self, dtype: torch.dtype, additive: bool) -> Tensor | None:
+        return None if self.full and self.size is None else super()._attention_mask(dtype, additive)

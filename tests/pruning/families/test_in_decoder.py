@@ -1,0 +1,158 @@
+"""What a decoder with pictures in its prompt refuses, each in a line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+
+import prunesearch as ps
+from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
+from prunesearch.core.plans.schedule_text import parse_schedule
+from prunesearch.pruning.families.find import find_encoder, find_reduced
+from tests.support.small_vlms import PICTURE, TEXT, TOWER, build_vlm, prompts_for
+
+HALF = parse_schedule("decoder/1:0.5 text_attention+drop")
+AT_INPUT = parse_schedule("input/0:0.5 random+drop")
+
+
+def prompt(model: Any) -> dict[str, torch.Tensor]:
+    return prompts_for(model, "llava", [(4, 1, 5)])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "why"),
+    [
+        ("2:0.5 value_norm+drop", r"no part 'encoder' but its decoder and input: write block 2 .* as decoder/2"),
+        ("tower/1:0.5 value_norm+drop", r"no part 'tower' .* leave the stage at tower/1 out"),
+        ("decoder/4:0.5 value_norm+drop", r"`layer < 4` must hold"),
+        ("input/1:0.5 value_norm+drop", r"`layer < 1` must hold for the part 'input'"),
+        ("decoder/1:0.5 value_norm+fuse", r"merge 'fuse' would let tokens .* use merge='drop'"),
+        ("decoder/1:0.5 bipartite", r"merge 'bipartite' would let tokens"),
+        ("input/0:0.5 text_attention+drop", r"'text_attention' reads the attention of a block.*decoder/0"),
+        ("input/0:0.5 random+drop > decoder/1:0.5 random+drop", r"keep must fall strictly"),
+        ("decoder/1:0.5 random+drop > input/0:0.4 random+drop", r"in the order in which tokens pass them"),
+    ],
+)
+def test_a_schedule_that_cannot_run_is_refused(schedule: str, why: str) -> None:
+    with pytest.raises(PruneSearchError, match=why):
+        ps.apply_(build_vlm("llava"), parse_schedule(schedule))
+
+
+def test_a_prompt_without_its_ids_is_refused() -> None:
+    model = build_vlm("llava")
+    inputs = prompt(model)
+    embeddings = model.get_input_embeddings()(inputs.pop("input_ids"))
+    with ps.apply_(model, HALF), torch.no_grad(), pytest.raises(PruneSearchError, match="read from `input_ids`"):
+        model(**inputs, inputs_embeds=embeddings)
+    with ps.apply_(model, ps.Schedule()), torch.no_grad():
+        model(**inputs, inputs_embeds=embeddings)
+
+
+def test_a_static_cache_and_a_mask_of_pairs_are_refused() -> None:
+    model = build_vlm("llava")
+    inputs = prompt(model)
+    with ps.apply_(model, HALF):
+        with pytest.raises(PruneSearchError, match=r"static cache|`\[batch, tokens\]` must hold"):
+            model.generate(**inputs, max_new_tokens=2, cache_implementation="static")
+        cache = hf.StaticCache(model.config.text_config, max_cache_len=64)
+        with torch.no_grad(), pytest.raises(PruneSearchError, match="static cache has one length"):
+            model(**inputs, cache=cache)
+        n = inputs["input_ids"].shape[1]
+        pairs = {**inputs, "attention_mask": torch.ones(1, 1, n, n, dtype=torch.bool).tril()}
+        with torch.no_grad(), pytest.raises(PruneSearchError, match=r"`\[batch, tokens\]` must hold"):
+            model(**pairs)
+
+
+def test_a_picture_in_a_later_turn_is_refused_and_may_pass_unpruned() -> None:
+    model = build_vlm("llava")
+    inputs = prompt(model)
+    with ps.apply_(model, HALF) as handle, torch.no_grad():
+        cache = model(**inputs, use_cache=True).cache
+        n = inputs["input_ids"].shape[1]
+        second = {**prompts_for(model, "llava", [(2, 1, 3)]), "attention_mask": torch.ones(1, n + 21).long()}
+        assert second["input_ids"].shape[1] == 22
+        second["attention_mask"] = torch.ones(1, n + 22).long()
+        with pytest.raises(PruneSearchError, match=r"a new picture cannot be pruned .*handle\.under"):
+            model(**second, cache=cache)
+        with handle.under(ps.Schedule()):
+            assert torch.isfinite(model(**second, cache=cache).logits).all()
+            words = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True).cache
+        with pytest.raises(PruneSearchError, match="pruned in the first turn alone, but the cache has 3 tokens"):
+            model(**prompt(model), cache=words)
+
+
+def test_what_transformers_miscounts_behind_a_stage_at_the_input_is_refused() -> None:
+    model = build_vlm("llava")
+    inputs = prompt(model)
+    with ps.apply_(model, AT_INPUT):
+        first = model.generate(**inputs, max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
+        longer = torch.cat([first.sequences, torch.tensor([[7, 8]])], 1)
+        mask = torch.ones_like(longer)
+        with pytest.raises(PruneSearchError, match="which a stage at input/0 made shorter"):
+            model.generate(longer, attention_mask=mask, cache=first.cache, max_new_tokens=2)
+        with torch.no_grad():
+            cache = model(**inputs, use_cache=True).cache
+            with pytest.raises(PruneSearchError, match="`position_ids` must be given"):
+                model(input_ids=torch.tensor([[5]]), cache=cache)
+
+
+def test_a_cache_that_was_cropped_into_its_prompt_is_refused() -> None:
+    model = build_vlm("llava")
+    inputs, more = prompt(model), {"input_ids": torch.tensor([[5]])}
+    with ps.apply_(model, HALF), torch.no_grad():
+        cache = model(**inputs, use_cache=True).cache
+        straight = model(**more, cache=cache).logits
+        cache.crop(-1)
+        torch.testing.assert_close(model(**more, cache=cache).logits, straight)
+        cache.crop(-3)
+        with pytest.raises(PruneSearchError, match="was cropped into it"):
+            model(**more, cache=cache)
+
+
+def test_a_row_of_padding_alone_is_refused() -> None:
+    model = build_vlm("llava")
+    inputs = prompts_for(model, "llava", [(4, 1, 5), (3,)])
+    inputs["attention_mask"][1] = 0
+    with ps.apply_(model, HALF), torch.no_grad(), pytest.raises(PruneSearchError, match="all padding"):
+        model(**inputs)
+
+
+def test_text_alone_is_left_alone() -> None:
+    model = build_vlm("llava")
+    words = {"input_ids": torch.tensor([[5, 6, 7, PICTURE, 8]])}  # a token of a picture that nobody shows
+    with torch.no_grad():
+        before = model(**words).logits
+        with ps.apply_(model, HALF):
+            assert torch.equal(model(**words).logits, before)
+
+
+def test_decoders_that_are_not_known_are_refused_by_name() -> None:
+    text = hf.GemmaConfig(**TEXT, head_dim=8)
+    tower = hf.CLIPVisionConfig(**TOWER, image_size=16)
+    model = hf.LlavaForConditionalGeneration(hf.LlavaConfig(vision_config=tower, text_config=text))
+    with pytest.raises(UnsupportedModelError, match="its decoder is a 'gemma', and those known are llama"):
+        ps.apply_(model, HALF)
+    window = hf.MistralConfig(**TEXT, sliding_window=16)
+    model = hf.LlavaForConditionalGeneration(hf.LlavaConfig(vision_config=tower, text_config=window))
+    with pytest.raises(UnsupportedModelError, match="sliding windows"):
+        ps.apply_(model, HALF)
+
+
+def test_models_whose_pictures_attend_both_ways_are_refused() -> None:
+    tower = hf.SiglipVisionConfig(**TOWER, image_size=16, vision_use_head=False, projection_dim=32)
+    text = hf.GemmaConfig(**TEXT, head_dim=8)
+    model = hf.PaliGemmaForConditionalGeneration(
+        hf.PaliGemmaConfig(vision_config=tower, text_config=text, projection_dim=32)
+    )
+    with pytest.raises(UnsupportedModelError, match=r"'paligemma' is not supported: its picture .* llava"):
+        ps.apply_(model, HALF)
+
+
+def test_what_knows_of_encoders_alone_is_told() -> None:
+    model = build_vlm("llava")
+    assert [tuple(part) for part in find_reduced(model).parts] == [("input", 1), ("decoder", 4)]
+    with pytest.raises(UnsupportedModelError, match=r"'llava' can be reduced \(ps.apply_\), but not yet searched"):
+        find_encoder(model)

@@ -1,0 +1,178 @@
+"""A decoder that reads pictures, slowly: one row, no cache, no padding; every step anew, tokens in a list.
+
+Nothing of `prunesearch` is used, and of transformers only the weights. What leaves is decided once, on the prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Item:
+    """A token: its features, its positions (three where text and pictures differ), and where it was in the row."""
+
+    x: Tensor
+    position: tuple[int, ...]
+    picture: bool
+    place: int
+
+
+@dataclass
+class Row:
+    """A prompt as its decoder is given it, and which places have left before each block, once that is decided."""
+
+    embeddings: Tensor  # [n, width]
+    positions: list[tuple[int, ...]]
+    picture: list[bool]
+    gone: dict[int, set[int]] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        return len(self.picture)
+
+
+@dataclass(frozen=True)
+class Leave:
+    """A stage: `first` is the first block with fewer tokens; before block 0 for one at the input."""
+
+    first: int
+    keep: float
+    scorer: str
+
+
+class Decoder:
+    """The blocks, by the weights of a text model of the Llama kind."""
+
+    def __init__(self, text: Any, head: Tensor) -> None:
+        self.weights = {k: v.detach() for k, v in text.state_dict().items()}
+        self.config, self.head = text.config, head.detach()
+        self.heads, self.kv = self.config.num_attention_heads, self.config.num_key_value_heads
+        self.width = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.heads
+
+    def answer(self, row: Row, stages: list[Leave], count: int) -> list[int]:
+        """`count` tokens, each the likeliest."""
+        said: list[int] = []
+        for _ in range(count):
+            said.append(int(self.logits(row, stages, said)[:93].argmax()))
+        return said
+
+    def logits(self, row: Row, stages: list[Leave], said: list[int]) -> Tensor:
+        """Of what follows the row and what was said since; places of `row.gone` that are not decided yet are."""
+        table = self.weights["embed_tokens.weight"]
+        items = [Item(row.embeddings[i], row.positions[i], row.picture[i], i) for i in range(row.n)]
+        last = row.positions[-1]
+        for i, token in enumerate(said):
+            items.append(Item(table[token], tuple(p + 1 + i for p in last), False, row.n + i))
+        items = self._leave(items, 0, row, stages, None)
+        for block in range(self.config.num_hidden_layers):
+            items = self._block(items, block, row, stages)
+        x = self._norm(items[-1].x, "norm.weight")
+        return self.head @ x
+
+    def _leave(self, items: list[Item], first: int, row: Row, stages: list[Leave], seen: Any) -> list[Item]:
+        stage = next((s for s in stages if s.first == first), None)
+        if stage is None:
+            return items
+        if first not in row.gone:
+            pictures = [i for i, item in enumerate(items) if item.picture]
+            total = sum(row.picture)
+            scores = SCORERS[stage.scorer](items, pictures, row, seen)
+            ranked = sorted(range(len(pictures)), key=lambda j: -scores[j])
+            kept = math.ceil(Fraction(repr(stage.keep)) * total)
+            row.gone[first] = {items[pictures[j]].place for j in ranked[kept:]}
+        return [item for item in items if item.place not in row.gone[first]]
+
+    def _block(self, items: list[Item], block: int, row: Row, stages: list[Leave]) -> list[Item]:
+        w, at = self.weights, f"layers.{block}."
+        normed = [self._norm(item.x, at + "input_layernorm.weight") for item in items]
+        heads = [self._project(x, at + "self_attn.", item.position) for x, item in zip(normed, items, strict=True)]
+        keys, values = torch.stack([k for _, k, _ in heads]), torch.stack([v for _, _, v in heads])
+        shares: list[list[Tensor]] = []  # of each query, of each head, over the keys up to it
+        out: list[Item] = []
+        for i, item in enumerate(items):
+            parts, mine = [], []
+            for h in range(self.heads):
+                g = h // (self.heads // self.kv)
+                share = (keys[: i + 1, g] @ heads[i][0][h] / math.sqrt(self.width)).softmax(0)
+                mine.append(share)
+                parts.append(share @ values[: i + 1, g])
+            shares.append(mine)
+            y = w[at + "self_attn.o_proj.weight"] @ torch.cat(parts)
+            bias = w.get(at + "self_attn.o_proj.bias")
+            out.append(Item(item.x + (y if bias is None else y + bias), item.position, item.picture, item.place))
+        left = self._leave(out, block + 1, row, stages, (shares, heads))
+        return [self._feed(item, at) for item in left]
+
+    def _project(self, x: Tensor, at: str, position: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        parts = []
+        for name, norm in (("q_proj", "q_norm"), ("k_proj", "k_norm"), ("v_proj", None)):
+            y = self.weights[f"{at}{name}.weight"] @ x
+            bias = self.weights.get(f"{at}{name}.bias")
+            y = (y if bias is None else y + bias).view(-1, self.width)
+            if norm is not None and f"{at}{norm}.weight" in self.weights:
+                y = torch.stack([self._norm(v, f"{at}{norm}.weight") for v in y])
+            parts.append(y if norm is None else torch.stack([self._turn(v, position) for v in y]))
+        return parts[0], parts[1], parts[2]
+
+    def _turn(self, v: Tensor, position: tuple[int, ...]) -> Tensor:
+        """Rotary position: pair i of `width / 2` turns by position / theta^(2i / width)."""
+        half, rope = self.width // 2, self.config.rope_parameters
+        out = v.clone()
+        for i in range(half):
+            which = 0
+            if len(position) > 1:
+                sections = rope["mrope_section"]
+                which = next(s for s in range(3) if i < sum(sections[: s + 1]))
+            # transformers keeps the frequencies in single precision
+            frequency = float(1.0 / (rope["rope_theta"] ** torch.tensor(2 * i / self.width, dtype=torch.float32)))
+            angle = torch.tensor(position[which] * frequency, dtype=torch.float32)
+            c, s = float(angle.cos()), float(angle.sin())
+            out[i] = v[i] * c - v[i + half] * s
+            out[i + half] = v[i + half] * c + v[i] * s
+        return out
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        wide = x.float()  # as transformers does, whatever the weights are
+        y = wide / math.sqrt(float((wide**2).mean()) + self.config.rms_norm_eps)
+        return self.weights[name] * y.to(x.dtype)
+
+    def _feed(self, item: Item, at: str) -> Item:
+        w, y = self.weights, self._norm(item.x, at + "post_attention_layernorm.weight")
+        gate, up = w[at + "mlp.gate_proj.weight"] @ y, w[at + "mlp.up_proj.weight"] @ y
+        y = w[at + "mlp.down_proj.weight"] @ (gate * torch.sigmoid(gate) * up)
+        return Item(item.x + y, item.position, item.picture, item.place)
+
+
+# -- scores of the pictures' tokens `pictures`, by their index among `items` ---------------------------------------
+
+
+def text_attention(items: list[Item], pictures: list[int], row: Row, seen: Any) -> list[float]:
+    shares, _ = seen
+    asked = max(i for i, item in enumerate(items) if item.place < row.n)
+    return [float(sum(head[j] for head in shares[asked])) for j in pictures]
+
+
+def text_attention_mean(items: list[Item], pictures: list[int], row: Row, seen: Any) -> list[float]:
+    shares, _ = seen
+    asks = [i for i, item in enumerate(items) if not item.picture and item.place < row.n]
+    return [float(sum(head[j] for i in asks if i >= j for head in shares[i])) for j in pictures]
+
+
+def key_norm(items: list[Item], pictures: list[int], row: Row, seen: Any) -> list[float]:
+    if seen is None:
+        return [float(items[j].x.abs().sum()) for j in pictures]
+    return [float(seen[1][j][1].abs().sum()) for j in pictures]
+
+
+def position(items: list[Item], pictures: list[int], row: Row, seen: Any) -> list[float]:
+    return [-float(j) for j in range(len(pictures))]
+
+
+SCORERS = {f.__name__: f for f in (text_attention, text_attention_mean, key_norm, position)}
