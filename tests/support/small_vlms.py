@@ -82,8 +82,8 @@ def _clip() -> Any:
 
 def _llava(text: str) -> Callable[[], Any]:
     def make() -> Any:
-        windows = {"sliding_window": None} if text == "MistralConfig" else {}
-        config = getattr(hf, text)(**TEXT, **windows)
+        more = {"MistralConfig": {"sliding_window": None}, "Qwen3Config": {"head_dim": 8}}.get(text, {})
+        config = getattr(hf, text)(**TEXT, **more)
         return hf.LlavaConfig(vision_config=_clip(), text_config=config, image_token_id=PICTURE)
 
     return make
