@@ -16,10 +16,12 @@ from prunesearch.commands.inspect import inspect as inspect_setting
 from prunesearch.commands.profile import ProfileConfig
 from prunesearch.commands.profile import profile as measure_profile
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.tables.device_profile import Profile
 from prunesearch.cost.timing.validate import measure_schedules
+from prunesearch.pruning.apply import as_planned
 from prunesearch.report.tables.device_list import list_devices
 from prunesearch.search.run import run as search
 from prunesearch.study.config import RunConfig
@@ -167,7 +169,7 @@ def profile(model: str | Sequence[str] | None = None, **settings: Any) -> Profil
 def measure(
     model: nn.Module | str | Path,
     inputs: Mapping[str, Tensor] | int,
-    schedules: Sequence[Schedule | Sequence[Stage]],
+    schedules: Sequence[Plan | Schedule | Sequence[Stage]],
     *,
     seconds: float = 5.0,
     mode: str = "eager",
@@ -178,14 +180,14 @@ def measure(
         model: a supported model; or a shape (`deit-small`), folder or Hub id, with random weights, as time does not
             depend on them.
         inputs: a batch without padding, on its device; or so many random rows.
-        schedules: an empty one is the unpruned model.
+        schedules: an empty one is the unpruned model; of a plan, its changes of the model are made too.
         seconds: of wall time.
         mode: how forwards are executed.
 
     Returns:
         One row a schedule: `median_ms`, `p10_ms`, `p90_ms` of a batch, `speedup` over the first, `samples`.
     """
-    chosen = [s if isinstance(s, Schedule) else Schedule(s) for s in schedules]
+    chosen: list[Plan] = [Plan.of(as_planned(s)) for s in schedules]
     built = model if isinstance(model, nn.Module) else load_shape(str(model))
     batch = random_inputs(built, inputs) if isinstance(inputs, int) else inputs
     found = measure_schedules(built, batch, chosen, time_budget_s=seconds, min_rounds=10, mode=mode)

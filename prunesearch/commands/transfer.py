@@ -46,7 +46,7 @@ class TransferredPoint:
 
 @dataclass(frozen=True)
 class Transfer:
-    """All points, ordered as on the front; `rank_correlation` over all of the study's trials, at least 3 of them."""
+    """All points, ordered as on the front; `rank_correlation` over the `trials` that have a price there, 3 at least."""
 
     study: str
     here: str
@@ -57,6 +57,7 @@ class Transfer:
     unpruned_here_ms: float
     unpruned_there_ms: float
     points: list[TransferredPoint]
+    trials: int
     rank_correlation: float
     mean_regret: float
     worst_regret: float
@@ -139,6 +140,7 @@ def transfer(front: Front, trials: list[PricedTrial], table: CostTable, there: s
         unpruned_here_ms=base_here,
         unpruned_there_ms=base_there,
         points=points,
+        trials=len(trials),
         rank_correlation=rank,
         mean_regret=sum(regrets) / len(regrets),
         worst_regret=max(regrets),
@@ -178,7 +180,7 @@ def show_transfer(found: Transfer, front: Front, console: Console | None = None)
         table.add_row(name, *cells)
     out.print(table)
     out.print(
-        f"rank correlation over {front.search.trials} trials {found.rank_correlation:.3f}; regret of reusing the "
+        f"rank correlation over {found.trials} trials {found.rank_correlation:.3f}; regret of reusing the "
         f"front: mean {found.mean_regret:.1%}, worst {found.worst_regret:.1%}",
         markup=False,
     )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prunesearch.compress.torch_ao import TORCH_AO
 from prunesearch.compress.torchao_linear import TORCHAO_DYNAMIC, TORCHAO_WEIGHTS
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.registry import DTYPES, PRECISIONS
 
 
@@ -137,11 +138,21 @@ class Quantised:
     libraries: Mapping[str, tuple[Quantiser, ...]] = field(default_factory=dict)
 
     def twin(self, module: nn.Module) -> nn.Module | None:
-        """See `Precision`."""
+        """See `Precision`.
+
+        Raises:
+            PruneSearchError: where nothing makes them.
+        """
         if type(module) is not nn.Linear:  # a subclass may do more than a product
             return None
-        found = self._library(module.weight.device)
-        return None if found is None else found.twin(module)
+        device = module.weight.device
+        found = self._library(device)
+        if found is None:  # the module as it is would be taken for one of fewer bits
+            raise PruneSearchError(
+                f"linear layers cannot be put in fewer bits on '{device.type}' ({self.absent(device)}): move the model, "
+                "or leave that precision out of the plan"
+            )
+        return found.twin(module)
 
     def by(self, device: torch.device) -> str:
         """See `Precision`."""

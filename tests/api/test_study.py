@@ -14,6 +14,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Change
 from tests.support.paths import ROOT
 from tests.support.tiny import make_vit
 
@@ -196,6 +197,24 @@ def test_latencies_are_measured_side_by_side(mine: Any) -> None:
     assert frame.speedup.iloc[0] == 1
     assert (frame.p10_ms <= frame.median_ms).all()
     assert (frame.samples >= 10).all()
+
+
+def test_a_plan_is_measured_with_its_changes(mine: Any) -> None:
+    """Told by what a linear layer gives."""
+    model, pixels, _ = mine
+    plans = [ps.Plan(), ps.Plan(ps.Schedule([ps.Stage(0, 0.1)]), [Change.parse("int8")])]
+    layer, own = next(m for m in model.modules() if isinstance(m, nn.Linear)), set()
+
+    def look(module: nn.Linear, args: tuple[Tensor], out: Tensor) -> None:
+        own.add(torch.equal(out, nn.functional.linear(args[0], module.weight, module.bias)))
+
+    hook = layer.register_forward_hook(look)
+    try:
+        frame = ps.measure(model, {"pixel_values": pixels[:4]}, plans, seconds=0.1)
+    finally:
+        hook.remove()
+    assert list(frame.index) == [str(plan) for plan in plans]
+    assert own == {True, False}
 
 
 def test_latencies_of_a_model_by_name(tmp_path: Path) -> None:

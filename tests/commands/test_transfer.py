@@ -108,6 +108,14 @@ def test_the_rank_correlation_is_over_all_trials(found):
     assert found.rank_correlation == pytest.approx(1 - 6 * 6 / (4 * 15))
 
 
+def test_it_says_over_how_many_trials(found, front_of):
+    """The study may have more: those in a precision that the table there has not are no part of it."""
+    out = io.StringIO()
+    show_transfer(found, front_of(ROWS), Console(file=out, width=80))
+    assert front_of(ROWS).search.trials != len(TRIALS)
+    assert f"rank correlation over {len(TRIALS)} trials" in " ".join(out.getvalue().split())
+
+
 def test_the_same_device_changes_nothing(front_of):
     same = Prices({Schedule(): 20.0, A: 16.0, B: 12.0, C: 8.0, D: 13.0})
     found = transfer(front_of(ROWS), TRIALS, same, "same", "")

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification, BertConfig, BertForSequenceClassification
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule, Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.trials.evaluate import Evaluator
@@ -125,6 +126,23 @@ def test_an_evaluation_of_the_whole_model_is_called_once_a_schedule(vit: Any, pi
         assert evaluator.evaluate(Schedule([Stage(3, 0.3)])).quality == pytest.approx(calls[1])
     assert len(calls) == 2
     assert any("no interval" in note for note in task.notes)
+
+
+def test_an_evaluation_of_the_whole_model_is_of_the_precision_too(vit: Any, pixels: Any, labels: Any) -> None:
+    """A model in int8 is another one: its number is not that of the same stages in float32."""
+
+    def mine(model: nn.Module) -> float:
+        with torch.inference_mode():
+            return float(model(pixels).logits.softmax(-1).gather(1, labels[:, None]).mean())
+
+    task = task_of(vit, (pixels, labels), evaluate=mine)
+    int8 = Plan(changes=[Change.parse("int8")])
+    with apply_(vit, Schedule()) as handle:
+        evaluator = Evaluator(task, handle, task.holdout)
+        whole, reduced = evaluator.unpruned().quality, evaluator.evaluate(int8).quality
+        with handle.under(int8):
+            assert reduced == pytest.approx(mine(vit))
+    assert reduced != whole
 
 
 def test_without_labels_batches_are_held_against_the_model_itself(vit: Any, pixels: Tensor) -> None:

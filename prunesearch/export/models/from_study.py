@@ -41,7 +41,7 @@ def export_study_model(
     """Write the point that `spec` picks as a model of the format `to`; see `write.export_model`.
 
     The quality of what was written is measured on holdout rows, beside the study's own of the same point: on all of
-    them with int8, which changes outputs by design, else on `_ROWS`. A study of a caller's own model takes it again:
+    them in fewer bits, which change outputs by design, else on `_ROWS`. A study of a caller's own model takes it again:
     `task` is the model with its data, on the CPU in float32; `model` alone goes with the data that the study names.
 
     Raises:
@@ -68,7 +68,7 @@ def export_study_model(
     )
     done = export_model(source, target, path, options=options, seconds=seconds)
     done = replace(
-        done, **_quality(task, target, done, front, point, source.inputs, int8=options.int8 or bool(plan.changes))
+        done, **_quality(task, target, done, front, point, source.inputs, written_in=source.written_in(options))
     )
     write_card(done, source)
     return done
@@ -82,18 +82,18 @@ def _quality(
     point: Point,
     inputs: Mapping[str, Tensor],
     *,
-    int8: bool,
+    written_in: str,
 ) -> dict[str, Any]:
     """The fields of `ModelExport` on quality: the study's own beside that of what was written, in its runtime."""
     unable = task.unable(done.outputs)
     if unable:
         return {"unmeasured": unable}
-    split = task.holdout if int8 else task.holdout.take(_ROWS)
+    split = task.holdout if written_in else task.holdout.take(_ROWS)
     run = target.load(done.path)
     fixed = {name: inputs[name].shape[-1] for name in split.padding if name in inputs} if target.applied else {}
     found = quality_of(task, lambda **given: run(given), split, fixed)
     longer = f", {found.left_out} longer ones left out" if found.left_out else ""
-    said = f"pruned in {f'{done.runtime}, int8' if int8 else done.runtime} ({found.rows} rows{longer})"
+    said = f"pruned in {', '.join(filter(None, (done.runtime, written_in)))} ({found.rows} rows{longer})"
     return {
         "quality": {
             f"{task.metric} unpruned": front.unpruned.quality.value,

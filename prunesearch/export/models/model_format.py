@@ -44,6 +44,10 @@ class ModelSource:
         """All that is done to the model."""
         return Plan(self.schedule, self.changes)
 
+    def written_in(self, options: ModelOptions) -> str:
+        """What the model is written in, for people: `int8`; empty for its own float32."""
+        return "int8" if options.int8 else self.plan.variant
+
 
 @dataclass(frozen=True)
 class ModelOptions:

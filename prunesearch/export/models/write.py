@@ -97,7 +97,7 @@ def export_model(
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         notes = write_format(source, to, path, chosen)
-        done = _check(source, to, path, notes, int8=chosen.int8 or bool(source.changes))
+        done = _check(source, to, path, notes, exact=not source.written_in(chosen))
         if seconds is not None:
             done = replace(done, timing=_time(source, to, path, chosen, seconds))
     except BaseException:
@@ -150,8 +150,8 @@ def check_batches(inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return batches
 
 
-def _check(source: ModelSource, to: ModelFormat, path: Path, notes: tuple[str, ...], *, int8: bool) -> ModelExport:
-    """Run what was written beside the applied model; int8 changes outputs by design, so its error is stated alone."""
+def _check(source: ModelSource, to: ModelFormat, path: Path, notes: tuple[str, ...], *, exact: bool) -> ModelExport:
+    """Run what was written beside the applied model; fewer bits change outputs by design, so their error is stated alone."""
     import torch
 
     from prunesearch.cost.timing.runtimes import answers_of
@@ -164,7 +164,7 @@ def _check(source: ModelSource, to: ModelFormat, path: Path, notes: tuple[str, .
             wanted.append(answers_of(source.model(**batch)))
     error = _worst(_off(forward(batch), want) for batch, want in zip(batches, wanted, strict=True))
     largest = max(float(value.abs().max()) for want in wanted for value in want.values())
-    if not int8 and not error <= to.tolerance * max(largest, 1.0):
+    if exact and not error <= to.tolerance * max(largest, 1.0):
         raise PruneSearchError(
             f"what {to.tool} computes is off by {error:.2g} (largest output {largest:.2g}), more than {to.tolerance:g}"
             ": another scorer or merge may do; the schedule alone can be exported with --to json"
@@ -204,7 +204,7 @@ def _time(source: ModelSource, to: ModelFormat, path: Path, options: ModelOption
             found = measure(jobs, clock=clock_for("cpu"), sentinel="eager", time_budget_s=seconds, min_rounds=10)
     ms = {name: s.median_ms for name, s in found.samples.items()}
     return Timing(
-        runtime=f"{to.ran_in}, int8" if options.int8 or source.changes else to.ran_in,
+        runtime=", ".join(filter(None, (to.ran_in, source.written_in(options)))),
         device=str(describe_device("cpu")["name"]),
         threads=torch.get_num_threads(),
         batch_size=len(next(iter(inputs.values()))),

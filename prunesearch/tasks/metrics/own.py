@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import handle_of
 from prunesearch.tasks.metrics.metric import Interval, RowMean
 
@@ -53,7 +53,7 @@ class RowFunction(RowMean):
 class WholeModel(RowMean):
     """`evaluate(model)`, one number, higher is better: nothing is known of rows, so there is no interval.
 
-    It is called once for every schedule; the schedule is in the model while it runs.
+    It is called once for every plan; the plan is in the model while it runs.
 
     Args:
         evaluate: the caller's evaluation.
@@ -66,7 +66,7 @@ class WholeModel(RowMean):
     def __init__(self, evaluate: Whole, model: nn.Module) -> None:
         self.evaluate, self.model = evaluate, model
         self.name = name_of(evaluate)  # type: ignore[misc]
-        self._known: dict[Schedule, float] = {}
+        self._known: dict[Plan, float] = {}
 
     def statistics(self, answers: Any, wanted: Any) -> Tensor:
         """The number of the model as it is now, for every row: `[b, 1]`.
@@ -75,10 +75,10 @@ class WholeModel(RowMean):
             PruneSearchError: if it is no finite number.
         """
         handle = handle_of(self.model)
-        schedule = Schedule() if handle is None else handle.schedule
-        if schedule not in self._known:
-            self._known[schedule] = self._call()
-        return torch.full((len(wanted), 1), self._known[schedule])
+        plan = Plan() if handle is None else handle.plan
+        if plan not in self._known:
+            self._known[plan] = self._call()
+        return torch.full((len(wanted), 1), self._known[plan])
 
     def _call(self) -> float:
         try:

@@ -42,7 +42,10 @@ def test_onnx_in_int8_is_written_by_its_own_quantiser(tmp_path: Path) -> None:
 def test_a_folder_in_bfloat16_computes_what_the_plan_does(tmp_path: Path) -> None:
     one = source("bfloat16")
     to = find_model_format("hf")
-    export_model(one, to, tmp_path / "folder", seconds=None)
+    done = export_model(one, to, tmp_path / "folder", seconds=0.3)
+    assert done.timing is not None
+    assert done.timing.runtime == "transformers from the folder, bfloat16"
+    assert "int8" not in (tmp_path / "folder" / "README.md").read_text()
     found = to.load(tmp_path / "folder")(dict(one.inputs))
     with apply_(one.model, one.plan), torch.inference_mode():
         wanted = answers_of(one.model(**one.inputs))
