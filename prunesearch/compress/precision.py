@@ -149,8 +149,8 @@ class Quantised:
         found = self._library(device)
         if found is None:  # the module as it is would be taken for one of fewer bits
             raise PruneSearchError(
-                f"linear layers cannot be put in fewer bits on '{device.type}' ({self.absent(device)}): move the model, "
-                "or leave that precision out of the plan"
+                f"linear layers cannot be put in fewer bits on '{device.type}' ({self.absent(device)}): move the "
+                "model, or leave that precision out of the plan"
             )
         return found.twin(module)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,34 @@ class Quality:
     left_out: int
 
 
+class _Named(dict[str, Tensor]):
+    """Outputs that are read as those of a model are: `outputs["logits"]`, `outputs.logits`."""
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def unjudged(task: Task, given: Collection[str]) -> str:
+    """Why a forward that is not the task's model cannot be judged, if its outputs are called `given`; empty if it can.
+
+    Args:
+        task: says what an answer is.
+        given: names of outputs.
+    """
+    if task.scoring.runs_model:
+        return f"{task.metric} is of the model in torch, which it runs itself"
+    return task.unable(given)
+
+
 @torch.inference_mode()
 def quality_of(task: Task, forward: Forward, split: EvalSet, fixed: Mapping[str, int] | None = None) -> Quality:
     """Measure the task's own metric of a forward.
 
     Args:
-        task: says what an answer is. Ask `task.unable` first.
+        task: says what an answer is. Ask `unjudged` first.
         forward: on the device of the split's batches.
         split: the rows.
         fixed: lengths of inputs `[b, ..., n]`, by name, where the forward takes one length only: shorter rows are
@@ -42,7 +64,8 @@ def quality_of(task: Task, forward: Forward, split: EvalSet, fixed: Mapping[str,
 
     def padded(**inputs: Tensor) -> Any:
         filled = {name: _filled(value, lengths.get(name), split.padding.get(name, 0)) for name, value in inputs.items()}
-        return forward(**filled)
+        found = forward(**filled)
+        return _Named(found) if type(found) is dict else found
 
     found, rows = [], 0
     for batch in track(split.batches, len(split.batches), "Measuring the quality"):

@@ -182,5 +182,5 @@ def test_a_linear_layer_of_somebody_else_stays() -> None:
 
 def test_where_nothing_makes_it_a_plan_is_refused_and_not_run_as_it_is() -> None:
     """On such a device every linear layer would stay as it is, under the name of int8."""
-    with pytest.raises(PruneSearchError, match="cannot be put in fewer bits on 'meta' .nothing makes it on 'meta'."):
+    with pytest.raises(PruneSearchError, match=r"cannot be put in fewer bits on 'meta' \(nothing makes it"):
         ps.apply_(model_of("vit").to("meta"), ps.Plan(changes=[INT8]))

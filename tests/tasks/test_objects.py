@@ -16,6 +16,7 @@ from prunesearch.core.plans.schedule import Schedule, Stage
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks.objects import task_of
+from prunesearch.tasks.quality import quality_of, unjudged
 from tests.tasks.test_given_objects import DEMO, rows
 
 
@@ -108,6 +109,25 @@ def test_a_metric_that_cannot_be_is_refused(metric: Any, words: str, vit: Any, p
     task = task_of(vit, (pixels, labels), metric=metric)
     with apply_(vit, Schedule()) as handle, pytest.raises(PruneSearchError, match=words):
         Evaluator(task, handle, task.holdout).unpruned()
+
+
+def test_a_metric_of_outputs_reads_those_of_a_graph_as_the_models(vit: Any, pixels: Any, labels: Any) -> None:
+    def confidence(outputs: Any, wanted: Tensor) -> Tensor:
+        return outputs.logits.softmax(-1).gather(1, wanted[:, None])[:, 0]
+
+    def graph(**inputs: Tensor) -> dict[str, Tensor]:
+        return {"logits": vit(**inputs).logits}
+
+    task = task_of(vit, (pixels, labels), metric=confidence)
+    assert quality_of(task, graph, task.holdout).value == quality_of(task, vit, task.holdout).value
+    deeper = task_of(vit, (pixels, labels), metric=lambda outputs, wanted: outputs.states)
+    with pytest.raises(
+        PruneSearchError, match="must find what it reads in the outputs, but got AttributeError: states"
+    ):
+        quality_of(deeper, graph, task.holdout)
+    whole = task_of(vit, (pixels, labels), evaluate=lambda model: 0.5)
+    assert unjudged(whole, ("logits",)) == "score is of the model in torch, which it runs itself"
+    assert unjudged(task, ("logits",)) == ""
 
 
 def test_an_evaluation_of_the_whole_model_is_called_once_a_schedule(vit: Any, pixels: Any, labels: Any) -> None:

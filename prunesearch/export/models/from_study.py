@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.export.models.card import write_card
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
 from prunesearch.export.models.record import ModelExport
@@ -20,7 +21,7 @@ from prunesearch.study.front import Front
 from prunesearch.study.front_items import Point
 from prunesearch.study.setup import make_setting
 from prunesearch.tasks.base import Task
-from prunesearch.tasks.quality import quality_of
+from prunesearch.tasks.quality import quality_of, unjudged
 
 # what a graph is traced with; runtimes choose their own kernels
 _ROWS = 1024  # holdout rows that a float format is tried on: its outputs were compared already
@@ -85,13 +86,16 @@ def _quality(
     written_in: str,
 ) -> dict[str, Any]:
     """The fields of `ModelExport` on quality: the study's own beside that of what was written, in its runtime."""
-    unable = task.unable(done.outputs)
-    if unable:
-        return {"unmeasured": unable}
+    why = unjudged(task, done.outputs)
+    if why:
+        return {"unmeasured": why}
     split = task.holdout if written_in else task.holdout.take(_ROWS)
     run = target.load(done.path)
     fixed = {name: inputs[name].shape[-1] for name in split.padding if name in inputs} if target.applied else {}
-    found = quality_of(task, lambda **given: run(given), split, fixed)
+    try:
+        found = quality_of(task, lambda **given: run(given), split, fixed)
+    except PruneSearchError as error:
+        return {"unmeasured": str(error)}
     longer = f", {found.left_out} longer ones left out" if found.left_out else ""
     said = f"pruned in {', '.join(filter(None, (done.runtime, written_in)))} ({found.rows} rows{longer})"
     return {

@@ -151,7 +151,7 @@ def check_batches(inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def _check(source: ModelSource, to: ModelFormat, path: Path, notes: tuple[str, ...], *, exact: bool) -> ModelExport:
-    """Run what was written beside the applied model; fewer bits change outputs by design, so their error is stated alone."""
+    """Run what was written beside the applied model; the error of fewer bits, which is by design, is stated alone."""
     import torch
 
     from prunesearch.cost.timing.runtimes import answers_of

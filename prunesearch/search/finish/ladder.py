@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import copy
 import json
+import platform
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.plans.plan import Change, Plan, variant_of
@@ -27,10 +28,13 @@ from prunesearch.cost.devices.device import clock_for
 from prunesearch.cost.shape import device_of
 from prunesearch.cost.timing.loop import Job, measure
 from prunesearch.cost.timing.modes import Eager, runner_for
+from prunesearch.cost.timing.runtimes import answers_of
 from prunesearch.pruning.borders import borrowed
 from prunesearch.search.costs.bench import Bench
 from prunesearch.study.front_records import Rung
-from prunesearch.tasks.quality import quality_of
+from prunesearch.tasks.base import Task
+from prunesearch.tasks.batching.batches import EvalSet
+from prunesearch.tasks.quality import quality_of, unjudged
 
 _ROWS = 512  # holdout rows of the qualities
 _ROUNDS = 7
@@ -44,16 +48,18 @@ class _Made:
     """What is ready to be timed, and what is not, with the reason."""
 
     jobs: dict[Key, Job] = field(default_factory=dict)
-    forwards: dict[Key, Callable[..., Any]] = field(default_factory=dict)
+    judges: dict[Key, Callable[[EvalSet, Mapping[str, int]], float]] = field(default_factory=dict)
     skipped: list[Rung] = field(default_factory=list)
 
     def skip(self, runtime: str, precision: str | None, why: str) -> None:
-        """Note what is not timed."""
-        self.skipped.append(Rung(runtime=runtime, precision=precision, skipped=why[:_LONGEST]))
+        """Note what is not timed, or not judged."""
+        rung = Rung(runtime=runtime, precision=precision, skipped=why[:_LONGEST])
+        if rung not in self.skipped:
+            self.skipped.append(rung)
 
 
 def climb(bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Plan | None, path: Path) -> list[Rung]:
-    """The rungs, or those that were kept from before at `path`, of the same plan.
+    """The rungs, or those that were kept from before at `path`, of the same plan on the same machine.
 
     Args:
         bench: of a device at hand; half of the time for a cost table is spent on making, half on timing at most.
@@ -61,7 +67,8 @@ def climb(bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Plan |
         best: whose stages are put on top; None: nothing is.
         path: where the rungs are kept.
     """
-    text = str(best)
+    machine = platform.node(), torch.__version__, torch.get_num_threads()
+    text = json.dumps([None if best is None else best.to_dict(), list(variants), *machine])
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept.get("plan") == text:
@@ -93,11 +100,14 @@ def _make(bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Schedu
         try:
             runner = runner_for(mode, model, handle, inputs)
             for changes in runner.offered(variants.values()):
-                _put(made, mode, runner, changes, best)
+                _put(made, task, mode, runner, changes, best)
         except Exception as error:  # a compiler, a package or an operator that is not here may raise anything
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            made.skip(mode, variant_of(changes) or None, why)
+            made.skip(mode, variant_of(changes) or None, _first_line(error))
     return made
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _patience(mode: str) -> int:
@@ -106,7 +116,7 @@ def _patience(mode: str) -> int:
     return int(row.makes) + int(row.compiles)
 
 
-def _put(made: _Made, mode: str, runner: Eager, changes: tuple[Change, ...], best: Schedule) -> None:
+def _put(made: _Made, task: Task, mode: str, runner: Eager, changes: tuple[Change, ...], best: Schedule) -> None:
     """Make ready a runner's forwards in one precision, unpruned and pruned."""
     jobs: dict[Key, Job] = {}
     for pruned in (False, True) if len(best) else (False,):
@@ -115,8 +125,27 @@ def _put(made: _Made, mode: str, runner: Eager, changes: tuple[Change, ...], bes
             runner.prepare(plan)
             runner.run()
         jobs[mode, plan.variant, pruned] = Job(runner.run, partial(runner.prepare, plan))
-        made.forwards[mode, plan.variant, pruned] = runner.forward_of(plan)
+        made.judges[mode, plan.variant, pruned] = partial(_judge, task, mode, runner, plan)
     made.jobs |= jobs
+
+
+def _judge(task: Task, mode: str, runner: Eager, plan: Plan, split: EvalSet, fixed: Mapping[str, int]) -> float:
+    """The quality of what a runner makes of a plan, which it has prepared.
+
+    A kind of task may run its model again (to write a text), or ask it what its tokens stand for: in torch that is the
+    runner's own, under the plan. `fixed`: see `quality_of`.
+
+    Raises:
+        PruneSearchError: if the task cannot judge what is not its model.
+    """
+    graph, other = not RUNTIMES.entry(mode).by_torch, runner.model is not task.model
+    with torch.inference_mode(), nullcontext() if graph else runner.handle.under(plan):
+        if graph or (other and task.scoring.runs_model):
+            why = unjudged(task, tuple(answers_of(runner.run())))
+            if why:
+                raise PruneSearchError(why)
+        mine = replace(task, model=runner.model) if other and not graph else task
+        return quality_of(mine, runner.forward_of(plan), split, fixed if graph else {}).value
 
 
 def _measured(bench: Bench, made: _Made) -> list[Rung]:
@@ -137,10 +166,13 @@ def _measured(bench: Bench, made: _Made) -> list[Rung]:
     split = task.holdout.take(_ROWS)
     fixed = {name: inputs[name].shape[-1] for name in split.padding if name in inputs}
     quality: dict[Key, float] = {}
-    for key, forward in made.forwards.items():
-        if key in ms:
-            graph = not RUNTIMES.entry(key[0]).by_torch
-            quality[key] = quality_of(task, forward, split, fixed if graph else {}).value
+    for key, judge in made.judges.items():
+        if key not in ms:
+            continue
+        try:
+            quality[key] = judge(split, fixed)
+        except Exception as error:  # a kernel, or a metric of the caller's, may raise anything
+            made.skip(key[0], key[1] or None, f"its quality: {_first_line(error)}")
     rungs = []
     for runtime, variant, pruned in ms:
         if pruned:
@@ -152,7 +184,7 @@ def _measured(bench: Bench, made: _Made) -> list[Rung]:
                 precision=variant or config.dtype,
                 ms=ms[mine],
                 speedup=ms[first] / ms[mine],
-                quality=quality[mine],
+                quality=quality.get(mine),
                 plan_ms=ms.get(on_top),
                 plan_quality=quality.get(on_top),
             )

@@ -32,10 +32,12 @@ _CHUNK = 4_000_000  # weights of resampled rows held at a time
 class Metric(ABC):
     """A quality of a set of rows. Stateless; `name` is what tables and files call it.
 
-    `lowest` and `highest` are the ends of its range.
+    `lowest` and `highest` are the ends of its range; `runs_model`: it runs the task's model itself, whatever the
+    answers are of, so that nothing else can be judged by it.
     """
 
     name: ClassVar[str]
+    runs_model: ClassVar[bool] = False
     lowest: ClassVar[float] = 0.0
     highest: ClassVar[float] = 1.0
 

@@ -37,9 +37,15 @@ class RowFunction(RowMean):
         """The scores `[b, 1]`.
 
         Raises:
-            PruneSearchError: if they are not one finite number a row.
+            PruneSearchError: if they are not one finite number a row, or the scorer asks for what is not there.
         """
-        scores = torch.as_tensor(self.scorer(answers, wanted)).detach().float().cpu()
+        try:
+            found = self.scorer(answers, wanted)
+        except (AttributeError, KeyError) as error:  # what was exported has fewer outputs than the model
+            raise PruneSearchError(
+                f"metric `{self.name}` must find what it reads in the outputs, but got {type(error).__name__}: {error}"
+            ) from error
+        scores = torch.as_tensor(found).detach().float().cpu()
         if scores.ndim != 1 or len(scores) != len(wanted):
             raise PruneSearchError(
                 f"metric `{self.name}` must return one number a row ([{len(wanted)}] here), but got shape "
@@ -60,7 +66,7 @@ class WholeModel(RowMean):
         model: what it is given.
     """
 
-    binary = False
+    binary, runs_model = False, True
     lowest, highest = -math.inf, math.inf
 
     def __init__(self, evaluate: Whole, model: nn.Module) -> None:

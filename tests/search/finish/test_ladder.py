@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.core.tables.registry import RUNTIMES
-from prunesearch.pruning.apply import Handle, apply_
+from prunesearch.cost.timing.modes import Eager
+from prunesearch.pruning.apply import Handle, apply_, handle_of
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.finish.ladder import climb
 from prunesearch.study.config import RunConfig
 from prunesearch.tasks.base import Task
+from prunesearch.tasks.metrics.own import WholeModel
 
 SINGLE = (Change.parse("float32"),)  # of a model in float64
 BEST = Plan(Schedule([Stage(1, 0.5, "value_norm")]), SINGLE)
@@ -67,6 +72,42 @@ def test_it_is_kept_and_another_plan_is_measured_anew(bench: Any, tmp_path: Path
     other = climb(bench(1.0), {"": ()}, None, path)
     assert other[0].plan_ms is None
     assert other[0].ms != first[0].ms
+
+
+def test_plans_that_are_written_alike_are_told_apart(bench: Any, tmp_path: Path) -> None:
+    one, other = (Plan(Schedule([Stage(1, keep, "value_norm")])) for keep in (0.501, 0.504))
+    assert str(one) == str(other)
+    path = tmp_path / "ladder.json"
+    first = climb(bench(1.0), {"": ()}, one, path)
+    assert climb(bench(1.0), {"": ()}, other, path)[0].ms != first[0].ms
+
+
+class Copied(Eager):
+    """A made-up runtime, whose forwards are not the model's."""
+
+    def forward_of(self, plan: Plan) -> Callable[..., Any]:
+        return lambda **inputs: {"logits": self.model(**inputs).logits}
+
+
+def number_of(model: nn.Module) -> float:
+    """An evaluation that tells which plan is in the model."""
+    handle = handle_of(model)
+    assert handle is not None
+    return len(handle.plan) + 10.0 * len(handle.plan.changes)
+
+
+def test_what_runs_the_model_itself_is_of_the_plan_that_is_judged(vit_task: Task, tmp_path: Path) -> None:
+    """And of what is not the model it says nothing."""
+    task = replace(vit_task, own=WholeModel(number_of, vit_task.model), metric="number_of")
+    row = {"shown": "a copy", "by_torch": False}
+    with RUNTIMES.registered("copied", Copied, "of the tests", **row), apply_(task.model, Plan()) as handle:
+        rungs = climb(bench_of(task, handle, 1.0), {"": (), "float32": SINGLE}, BEST, tmp_path / "ladder.json")
+    known = {(rung.runtime, rung.precision): (rung.quality, rung.plan_quality) for rung in rungs if rung.ms is not None}
+    assert known["eager", "float64"] == (0.0, 1.0)
+    assert known["eager", "float32"] == (10.0, 11.0)
+    assert known["copied", "float64"] == known["copied", "float32"] == (None, None)
+    why = [rung.skipped for rung in rungs if rung.runtime == "copied" and rung.skipped]
+    assert why == ["its quality: number_of is of the model in torch, which it runs itself"] * 2
 
 
 def test_the_model_is_left_as_it_was(bench: Any, vit_task: Task, tmp_path: Path) -> None:
