@@ -230,9 +230,9 @@ def _measure_cell(
     if found.has(shape, conditions, energy=meter is not None) and not config.redo:
         say(f"{label}: kept from before")
         return
-    started = time.monotonic()
+    started, unfinished = time.monotonic(), found.folder / "unfinished.part"
     try:
-        table = _measure(config, built, random_inputs(built, rows, config.length), shape, meter, label, fit)
+        table = _measure(config, built, random_inputs(built, rows, config.length), shape, meter, label, fit, unfinished)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -240,6 +240,7 @@ def _measure_cell(
         say(f"{label}: out of memory, recorded as such")
         return
     found.put(CostTable(**{**dict(table), "model": _name(model), "source": f"profile '{found.name}'"}))
+    unfinished.unlink(missing_ok=True)
     say(f"{label}: {describe(table)} ({time.monotonic() - started:.0f} s)")
 
 
@@ -264,6 +265,7 @@ def _measure(
     meter: EnergyMeter | None,
     label: str,
     fit: Callable[..., EnergyFit],
+    unfinished: Path,
 ) -> CostTable:
     effort = config.work
     bar_label = label.partition("] ")[2]
@@ -279,6 +281,7 @@ def _measure(
         min_rounds=effort.rounds,
         patience_s=config.patience_s,
         label=f"measuring {bar_label}",
+        keep=unfinished,
     )
     if meter is None:
         return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ def measure_table(
     concurrency: int = 1,
     label: str = "measuring cost table",
     variants: Sequence[tuple[Change, ...]] = ((),),
+    keep: Path | None = None,
 ) -> CostTable:
     """Measure what the pieces of `model` cost on a batch, and the table's error on schedules it has not seen.
 
@@ -51,6 +53,8 @@ def measure_table(
         concurrency: forwards under way at once; others than the measured one run in processes of their own.
         label: of the progress bar.
         variants: changes that the model is measured with too, in the same run; the first is none.
+        keep: file of what was timed, written as it comes: the same call goes on where one was interrupted. Whoever
+            keeps the table takes it away.
 
     Raises:
         PruneSearchError: for a count, method or mode that cannot be.
@@ -70,6 +74,7 @@ def measure_table(
         concurrency=concurrency,
         label=label,
         variants=variants,
+        keep=keep,
     )
     table: CostTable = load_target(row.table)(model, inputs, wanted)
     return table

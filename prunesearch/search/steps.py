@@ -11,6 +11,8 @@ from typing import Any
 
 from optuna import Study
 
+from prunesearch import __version__
+from prunesearch.core.appended import Appended
 from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import Moving, moving, say, step
@@ -107,6 +109,8 @@ def _sensitivities(run: Run, costing: Costing, split: EvalSet) -> Sensitivities:
     config, space, objective = run.setting.config, costing.space.schedules, costing.objectives[0]
     cells = len(space.layers) * (len(space.keeps) - 1) * len(space.methods)
     step(f"sensitivities: one-stage losses where the front could change ({cells} cells in all)")
+    asked = [__version__, space.layers, space.keeps, space.methods, split.n, config.sensitivity_samples, config.dtype]
+    keep = Appended(path.with_suffix(".part"), asked)
     with moving("sensitivities", config.sensitivity_units) as progress:
         found = measure_sensitivities(
             run.setting.task,
@@ -119,8 +123,10 @@ def _sensitivities(run: Run, costing: Costing, split: EvalSet) -> Sensitivities:
             units=config.sensitivity_units,
             seed=config.seed,
             advance=progress.advance,
+            keep=keep,
         )
     found.save(path)
+    keep.remove()
     say(f"{found.measured} cells on {found.samples} rows, in {found.passes / split.n:.1f} full evaluations")
     return found
 

@@ -21,6 +21,7 @@ from prunesearch.cost.shape import Shape, conditions_of, describe_shape, device_
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.smooth import smooth
 from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, ReduceCell
+from prunesearch.cost.timing.loop import Sitting
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.samples import Noise, Samples
 from prunesearch.cost.timing.walk import (
@@ -60,6 +61,7 @@ def build_table(
     taken: Callable[[Walks], None] = lambda walks: None,
     go_on: Callable[[Cells], bool] = lambda cells: False,
     variants: Sequence[tuple[Change, ...]] = ((),),
+    sitting: Sitting | None = None,
 ) -> CostTable:
     """Measure what every piece of `model` costs on a batch, at every token count and with every method given.
 
@@ -84,6 +86,7 @@ def build_table(
         taken: is given the walks when all are taken.
         go_on: asked with the cells so far when the time is up, and at times after that; at most `LONGEST` budgets.
         variants: changes that the model is measured with too, in turns; the first is none.
+        sitting: what others have walked of the same table, and where walks are kept.
 
     Raises:
         PruneSearchError: for a count or a method that cannot be, or an unsupported device.
@@ -111,6 +114,7 @@ def build_table(
             label=label,
             go_on=lambda walks: go_on(cells_of(walks)),
             lacking=lambda walks: not covers(walks, shape, grid, methods),
+            sitting=sitting,
         )
         conditions = conditions_of(handle, inputs, shape.tokens, mode, concurrency)
     taken(walks)

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
+from prunesearch.core.appended import Appended
 from prunesearch.core.events import passing
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.devices.others import OthersWatch
@@ -41,6 +42,67 @@ class Measurement(Generic[K]):
     seconds: float
 
 
+class Sitting:
+    """What one process does of a measurement that others may have begun, and what came of it in all of them.
+
+    Args:
+        keep: where timings are kept; None: nowhere.
+        now: tells seconds.
+    """
+
+    def __init__(self, keep: Appended | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        self._keep, self._now = keep, now
+        self._start, self._watch = now(), OthersWatch()
+        marks = self.of("spent")
+        self._before_s, self._others_s = marks[-1] if marks else (0.0, 0.0)
+
+    def of(self, kind: str) -> list[Any]:
+        """What was noted before under that word, in its order."""
+        return [] if self._keep is None else [rest for word, *rest in self._keep.found if word == kind]
+
+    @property
+    def seconds(self) -> float:
+        """Spent so far, in all sittings."""
+        return float(self._before_s) + self._now() - self._start
+
+    @property
+    def others(self) -> float | None:
+        """Share of this process's cores that others took, over all sittings; None if unknown."""
+        share = self._watch.share()
+        if share is None or self._others_s is None:
+            return None
+        spent = self.seconds
+        return (self._others_s + share * (spent - self._before_s)) / spent if spent > 0 else share
+
+    def note(self, kind: str, *rest: Any) -> None:
+        """Keep a record of plain data; it is written when half a second has gone by."""
+        if self._keep is not None:
+            self._keep.add([kind, *rest])
+            if self._keep.due:
+                self.write()
+
+    @property
+    def again(self) -> bool:
+        """Whether another process has begun to time."""
+        return bool(self.of("begun"))
+
+    def __enter__(self) -> Sitting:
+        self.note("begun")
+        self.write()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.write()
+
+    def write(self) -> None:
+        """Write what was noted, and how long it took."""
+        if self._keep is None:
+            return
+        others, spent = self.others, self.seconds
+        self._keep.add(["spent", spent, None if others is None else others * spent])
+        self._keep.flush()
+
+
 def measure(
     jobs: Mapping[K, Job],
     *,
@@ -52,6 +114,7 @@ def measure(
     tolerance: float = 0.01,
     seed: int = 0,
     label: str = "measuring",
+    keep: Appended | None = None,
 ) -> Measurement[K]:
     """Time all jobs once a round, each round in a new random order, after one untimed round.
 
@@ -68,25 +131,36 @@ def measure(
         tolerance: relative half-width of the medians' interval that is good enough.
         seed: of the order.
         label: for the progress bar on stderr, which appears after two seconds.
+        keep: where timings are kept as they come; those that are there count, of the same jobs in the same order. Each
+            job is run once untimed then before it is timed, in place of the round.
     """
-    rng, order = random.Random(seed), list(jobs)
+    rng, order, place = random.Random(seed), list(jobs), {key: n for n, key in enumerate(jobs)}
     samples: dict[K, Samples] = {key: Samples() for key in jobs}
-    watch, start = OthersWatch(), time.monotonic()
-    with undisturbed(), passing(label, time_budget_s) as tick:
+    sitting = Sitting(keep)
+    before = sitting.of("timed")
+    for n, ms in before:
+        samples[list(jobs)[n]].ms.append(ms)
+    warm: set[K] = set()
+    with undisturbed(), sitting, passing(label, time_budget_s) as tick:
         for round_ in range(-1, max_rounds):  # round -1 is the warm-up
             rng.shuffle(order)
-            for key in order:
-                took = _time_once(jobs[key], clock)
+            left = order[max(0, len(before) - round_ * len(order)) :] if sitting.again else order
+            for key in left:
+                if round_ < 0 or key not in warm:
+                    _time_once(jobs[key], clock)
+                    warm.add(key)
                 if round_ >= 0:
+                    took = _time_once(jobs[key], clock)
                     samples[key].ms.append(took)
+                    sitting.note("timed", place[key], took)
                 tick()
-            if round_ + 1 < min_rounds:
+            if round_ + 1 < min_rounds or (round_ + 1) * len(order) < len(before):
                 continue
-            spent = time.monotonic() - start
+            spent = sitting.seconds
             next_end = spent * (round_ + 3) / (round_ + 2)
             if next_end > time_budget_s or all(s.median_error() < tolerance for s in samples.values()):
                 break
-    return Measurement(samples, judge_noise(samples[sentinel].ms, watch.share()), time.monotonic() - start)
+    return Measurement(samples, judge_noise(samples[sentinel].ms, sitting.others), sitting.seconds)
 
 
 def _time_once(job: Job, clock: Clock) -> float:

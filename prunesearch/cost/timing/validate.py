@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor, nn
 
+from prunesearch.core.appended import Appended
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
@@ -32,6 +34,7 @@ def measure_schedules(
     clock: Clock | None = None,
     mode: str = "eager",
     concurrency: int = 1,
+    keep: Path | None = None,
 ) -> list[Samples]:
     """Time whole forwards of schedules, interleaved in random order; switching schedules is outside the timing.
 
@@ -46,6 +49,8 @@ def measure_schedules(
         clock: None for the one that suits the device.
         mode: how forwards are executed, a name in `RUNTIMES`.
         concurrency: forwards under way at once, see `concurrency.background_load`.
+        keep: file of what was timed, written as it comes: the same call goes on where one was interrupted. Whoever
+            keeps what comes of it takes it away.
 
     Returns:
         The samples of each schedule, in the order given.
@@ -68,5 +73,6 @@ def measure_schedules(
             min_rounds=min_rounds,
             seed=seed,
             label=label,
+            keep=Appended(keep, {"schedules": [str(s) for s in schedules], "mode": mode, "concurrency": concurrency}),
         )
     return list(measured.samples.values())

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import itertools
 import random
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,9 +24,8 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, parse_method
 from prunesearch.core.tables.registry import MERGES
 from prunesearch.cost.devices.kind import Clock
-from prunesearch.cost.devices.others import OthersWatch
 from prunesearch.cost.shape import Shape
-from prunesearch.cost.timing.loop import undisturbed
+from prunesearch.cost.timing.loop import Sitting, undisturbed
 from prunesearch.cost.timing.modes import Eager
 from prunesearch.cost.timing.samples import Noise, Samples, judge_noise
 from prunesearch.pruning.borders import watched
@@ -57,6 +55,7 @@ LONGEST = 4.0  # times the budget, for a table whose error is not yet what was p
 _FARTHEST = 20  # times the least number of walks, for a piece that no walk met
 _AGAIN = 1.25  # times the time so far, until it is looked at again
 _COLLECT_EVERY = 100  # walks between two garbage collections, which are off while timing
+_WARM_AGAIN = 3  # walks that do not count where another process has begun
 
 
 @dataclass
@@ -106,9 +105,13 @@ class Walker:
     def walk(self, plan: Plan | Schedule) -> list[tuple[Piece, float]]:
         """Run one forward; returns its pieces in order, in ms. They add up to the whole forward."""
         self.runner.walk(plan, self._marks, self.clock.mark)
-        names = piece_names(plan.flow(self.shape.geometry), self.shape, Plan.of(plan).variant)
         steps = self.clock.between_ms(self._marks)
-        return list(zip(names, _fold(steps, self.shape.depth), strict=True))
+        return self.named(plan, _fold(steps, self.shape.depth))
+
+    def named(self, plan: Plan | Schedule, ms: Sequence[float]) -> list[tuple[Piece, float]]:
+        """What the pieces of a plan's forward took, in order."""
+        names = piece_names(plan.flow(self.shape.geometry), self.shape, Plan.of(plan).variant)
+        return list(zip(names, ms, strict=True))
 
 
 def _fold(steps: Sequence[float], depth: int) -> list[float]:
@@ -209,40 +212,43 @@ def take_walks(
     label: str = "measuring cost table",
     go_on: Callable[[Walks], bool] = lambda walks: False,
     lacking: Callable[[Walks], bool] = lambda walks: False,
-    now: Callable[[], float] = time.monotonic,
+    sitting: Sitting | None = None,
 ) -> Walks:
     """Walk until the budget (seconds, warm-up included) is spent or `enough` says so; at least `min_walks` times.
 
     `between` is called with the number of each walk that counted, outside the marking. A walk after which `spoiled`
     says so does not count, unless three times the budget have gone by. If not meant to be `alone`, the share of others
     in the cores is no noise. When the budget is spent, `go_on` may ask for more, up to `LONGEST` budgets. It goes on
-    in any case while something is `lacking`, up to `_FARTHEST` times as many walks. `now` tells seconds.
+    in any case while something is `lacking`, up to `_FARTHEST` times as many walks. What another `sitting` has noted
+    of the same plan counts, and is not walked again.
     """
-    walks, start, watch = Walks(), now(), OthersWatch()
-    look_at = time_budget_s
-    number = -max(3, min_walks // 5)  # warm-up
-    sentinel: list[float] = []
-    with undisturbed(), passing(label, time_budget_s) as tick:
-        for schedule in plan:
+    sitting = sitting or Sitting()
+    walks, look_at = Walks(), time_budget_s
+    rest = enumerate(plan)
+    _walked_before(walks, walker, rest, sitting)
+    number = len(walks.steps)
+    warm_up = _WARM_AGAIN if sitting.again else max(_WARM_AGAIN, min_walks // 5)
+    with undisturbed(), sitting, passing(label, time_budget_s) as tick:
+        for place, schedule in rest:
             with walker.marking():
                 steps = walker.walk(schedule)
             tick()
-            if number >= 0 and spoiled() and now() - start < _PATIENCE * time_budget_s:
+            if warm_up:
+                warm_up -= 1
+                continue
+            if spoiled() and sitting.seconds < _PATIENCE * time_budget_s:
                 walks.thrown_away += 1
                 continue
             number += 1
-            if number < 1:
-                continue
             walks.add(steps)
-            if not variant_of_piece(steps[1][0]):
-                sentinel.append(steps[1][1])  # the first block's attention: the same work in every walk
+            sitting.note("walk", place, [ms for _, ms in steps])
             if between is not None:
                 between(number)
             if number % _COLLECT_EVERY == 0:
                 gc.collect()
             if number < min_walks or (number < _FARTHEST * min_walks and lacking(walks)):
                 continue
-            spent = now() - start
+            spent = sitting.seconds
             if spent > time_budget_s:
                 if spent < look_at:
                     continue
@@ -251,5 +257,16 @@ def take_walks(
                 look_at = _AGAIN * spent
             elif number % 20 == 0 and enough(walks) and not go_on(walks):
                 break
-    walks.noise, walks.seconds = judge_noise(sentinel, watch.share() if alone else None), now() - start
+    # the first block's attention: the same work in every walk
+    sentinel = [steps[1][1] for steps in walks.steps if not variant_of_piece(steps[1][0])]
+    walks.noise, walks.seconds = judge_noise(sentinel, sitting.others if alone else None), sitting.seconds
     return walks
+
+
+def _walked_before(
+    walks: Walks, walker: Walker, plan: Iterator[tuple[int, Plan]] | Iterator[tuple[int, Schedule]], sitting: Sitting
+) -> None:
+    """Take what other sittings noted, and bring the plan to where they were in it."""
+    for wanted, ms in sitting.of("walk"):
+        schedule = next(schedule for place, schedule in plan if place == wanted)
+        walks.add(walker.named(schedule, ms))

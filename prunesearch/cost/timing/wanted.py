@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from prunesearch.core.plans.plan import Change
+import torch
+from torch import Tensor
+
+from prunesearch import __version__
+from prunesearch.core.appended import Appended
+from prunesearch.core.plans.plan import Change, variant_of
 from prunesearch.cost.devices.kind import Clock
+from prunesearch.cost.shape import Shape, conditions_of
+from prunesearch.pruning.apply import Handle
 
 
 @dataclass(frozen=True)
@@ -17,6 +27,7 @@ class TableWanted:
         mode: the row of `RUNTIMES` whose builder is asked.
         unseen: schedules for the error; None: as many as the runtime's builder takes by itself.
         variants: changes that the model is measured with; the first is none.
+        keep: file of what was timed; None: nothing is kept.
     """
 
     counts: Sequence[int]
@@ -31,3 +42,17 @@ class TableWanted:
     concurrency: int = 1
     label: str = "measuring cost table"
     variants: Sequence[tuple[Change, ...]] = ((),)
+    keep: Path | None = None
+
+    def kept(self, handle: Handle, inputs: Mapping[str, Tensor], shape: Shape) -> Appended:
+        """What was timed of this table before, of a model of that shape, on this machine and by the same software."""
+        conditions: dict[str, Any] = {
+            **{name: getattr(self, name) for name in ("seed", "unseen", "min_rounds")},
+            "counts": sorted(self.counts),
+            "methods": list(self.methods),
+            "variants": [variant_of(changes) for changes in self.variants],
+            "shape": shape.model_dump(),
+            **conditions_of(handle, inputs, shape.tokens, self.mode, self.concurrency),
+            "machine": [platform.node(), torch.__version__, __version__],
+        }
+        return Appended(self.keep, conditions)

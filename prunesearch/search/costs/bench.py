@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
@@ -48,6 +49,7 @@ class Bench:
         tables: every load with its cost table; empty where there is none.
         meter: of the device's energy; None without one.
         seconds: wall time of a measurement of latency.
+        keep: file of what is timed, until what comes of it is kept; None: none.
     """
 
     setting: Setting
@@ -55,6 +57,7 @@ class Bench:
     tables: Sequence[LoadCosts] = ()
     meter: EnergyMeter | None = None
     seconds: float = 25.0
+    keep: Path | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -118,6 +121,7 @@ class LatencyPricing(Pricing):
             label="re-measuring",
             mode=config.mode,
             concurrency=config.concurrency,
+            keep=bench.keep,
         )
         return [measured_latency(s, config.percentile) for s in samples]
 

@@ -57,6 +57,7 @@ def cost_table(
         announce(f"cost table: {table.status}, {table.source}")
     else:
         announce(f"cost table: timing forwards of batch {config.batch_size}, {task.tokens} tokens, on this machine")
+        unfinished = path.with_suffix(".part")
         table = measure_table(
             task.model,
             task.timing_inputs(config.batch_size),
@@ -68,8 +69,10 @@ def cost_table(
             patience_s=config.patience_s,
             concurrency=config.concurrency,
             variants=variants,
+            keep=unfinished,
         )
         table.save(path)
+        unfinished.unlink(missing_ok=True)
     say_table(table)
     return table
 

@@ -48,7 +48,7 @@ class Kept:
         return found, False
 
     def measured(
-        self, cost: str, load: str, plans: Sequence[Plan], measure: Callable[[], list[Measured] | None]
+        self, cost: str, load: str, plans: Sequence[Plan], measure: Callable[[Path], list[Measured] | None]
     ) -> list[Measured] | None:
         """A cost of some plans, which were measured side by side: of all of them or none.
 
@@ -56,7 +56,7 @@ class Kept:
             cost: its name.
             load: what it is measured under.
             plans: all that are compared; with another one beside them all are measured again.
-            measure: does it; None where it cannot.
+            measure: does it, and keeps what is not finished in the file that it is given; None where it cannot.
         """
         path = self._path("json", cost=cost, load=load, plans=[plan.to_dict() for plan in plans])
         if path.exists():
@@ -64,9 +64,11 @@ class Kept:
                 return [Measured.model_validate(amount) for amount in load_json(path, "measurement")["measured"]]
             except (PruneSearchError, ValidationError, KeyError, TypeError):
                 pass
-        found = measure()
+        unfinished = path.with_suffix(".part")
+        found = measure(unfinished)
         if found is not None:
             write_text_atomic(path, json.dumps({"measured": [amount.model_dump() for amount in found]}) + "\n")
+        unfinished.unlink(missing_ok=True)
         return found
 
     def _path(self, kind: str, **of: Any) -> Path:

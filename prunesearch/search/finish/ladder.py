@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from prunesearch.core.appended import Appended
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
 from prunesearch.core.files import write_text_atomic
@@ -40,6 +41,7 @@ _ROWS = 512  # holdout rows of the qualities
 _ROUNDS = 7
 _LONGEST = 160  # characters of a reason
 _TO_MAKE_S = 15.0  # what making the graphs of a runtime may take: with less left, it is skipped
+_INTERRUPTED = "the run was interrupted while it was made"
 Key = tuple[str, str, bool]  # runtime, `Plan.variant`, whether pruned
 
 
@@ -61,6 +63,9 @@ class _Made:
 def climb(bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Plan | None, path: Path) -> list[Rung]:
     """The rungs, or those that were kept from before at `path`, of the same plan on the same machine.
 
+    A run that was interrupted here goes on with what it had timed. What was interrupted while runtimes were made ready
+    takes half as long for it each time, so that it ends; those that are not ready by then are skipped.
+
     Args:
         bench: of a device at hand; half of the time for a cost table is spent on making, half on timing at most.
         variants: the precisions that torch has here, by `Plan.variant`.
@@ -73,25 +78,36 @@ def climb(bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Plan |
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept.get("plan") == text:
             return [Rung(**rung) for rung in kept["rungs"]]
+    begun = Appended(path.with_suffix(".part"), text)
+    interrupted = begun.found.count("making") - begun.found.count("made")
+    begun.add("making")
+    begun.flush()
     with ExitStack() as stack:
-        made = _make(bench, variants, Schedule() if best is None else best.schedule, stack)
-        rungs = _measured(bench, made) if made.jobs else []
+        made = _make(bench, variants, Schedule() if best is None else best.schedule, stack, interrupted)
+        begun.add("made")
+        begun.flush()
+        timed = Appended(path.with_suffix(".timed.part"), [text, [list(key) for key in made.jobs]])
+        rungs = _measured(bench, made, timed) if made.jobs else []
     rungs += made.skipped
     data = {"plan": text, "rungs": [rung.model_dump(mode="json") for rung in rungs]}
     write_text_atomic(path, json.dumps(data, indent=1) + "\n")
+    begun.remove()
+    timed.remove()
     return rungs
 
 
-def _make(bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Schedule, stack: ExitStack) -> _Made:
+def _make(
+    bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Schedule, stack: ExitStack, interrupted: int
+) -> _Made:
     task, made = bench.task, _Made()
     inputs = task.timing_inputs(bench.config.batch_size)
-    device, deadline = device_of(inputs), time.monotonic() + bench.config.table_seconds
+    device, deadline = device_of(inputs), time.monotonic() + bench.config.table_seconds / 2**interrupted
     for mode in sorted(RUNTIMES, key=_patience):
         row = RUNTIMES.entry(mode)
         if not row.speeds or (row.devices and device.type not in row.devices):
             continue
         if row.makes and deadline - time.monotonic() < _TO_MAKE_S:
-            made.skip(mode, None, "no time was left: a longer --table-time gives it")
+            made.skip(mode, None, _INTERRUPTED if interrupted else "no time was left: a longer --table-time gives it")
             continue
         model = task.model if row.by_torch else task.answering
         model = copy.deepcopy(model) if row.compiles else model
@@ -148,7 +164,7 @@ def _judge(task: Task, mode: str, runner: Eager, plan: Plan, split: EvalSet, fix
         return quality_of(mine, runner.forward_of(plan), split, fixed if graph else {}).value
 
 
-def _measured(bench: Bench, made: _Made) -> list[Rung]:
+def _measured(bench: Bench, made: _Made, timed: Appended) -> list[Rung]:
     """Time everything interleaved, and measure the qualities."""
     config, task = bench.config, bench.task
     inputs = task.timing_inputs(config.batch_size)
@@ -161,18 +177,25 @@ def _measured(bench: Bench, made: _Made) -> list[Rung]:
         min_rounds=_ROUNDS,
         seed=config.seed,
         label="measuring the ladder",
+        keep=timed,
     )
     ms = {key: samples.median_ms for key, samples in found.samples.items()}
     split = task.holdout.take(_ROWS)
     fixed = {name: inputs[name].shape[-1] for name in split.padding if name in inputs}
+    known = {tuple(record[1]): record[2] for record in timed.found if record[0] == "quality"}
     quality: dict[Key, float] = {}
     for key, judge in made.judges.items():
         if key not in ms:
             continue
-        try:
-            quality[key] = judge(split, fixed)
-        except Exception as error:  # a kernel, or a metric of the caller's, may raise anything
-            made.skip(key[0], key[1] or None, f"its quality: {_first_line(error)}")
+        if key not in known:
+            try:
+                known[key] = judge(split, fixed)
+            except Exception as error:  # a kernel, or a metric of the caller's, may raise anything
+                made.skip(key[0], key[1] or None, f"its quality: {_first_line(error)}")
+                continue
+            timed.add(["quality", list(key), known[key]])
+            timed.flush()
+        quality[key] = known[key]
     rungs = []
     for runtime, variant, pruned in ms:
         if pruned:

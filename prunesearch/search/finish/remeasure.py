@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from prunesearch.core.costs import find_cost
 from prunesearch.core.plans.plan import Plan
-from prunesearch.search.costs.bench import Bench
+from prunesearch.search.costs.bench import Bench, Pricing
 from prunesearch.search.finish.kept import Kept
 from prunesearch.study.front_items import Measured
 
@@ -32,8 +33,14 @@ def remeasure(
         for index in range(len(bench.setting.loads) if row.by_load else 1):
             under = bench.under(index)
             load = repr(bench.setting.loads[index])
-            measure = partial(pricing.measure, under, schedules)
+            measure = partial(_measure, pricing, under, schedules)
             measured = measure() if kept is None else kept.measured(name, load, schedules, measure)
             for one, amount in zip(found, measured or [], strict=measured is not None):
                 (one.loads[index] if row.by_load else one.costs)[name] = amount
     return found
+
+
+def _measure(
+    pricing: Pricing, bench: Bench, schedules: Sequence[Plan], unfinished: Path | None = None
+) -> list[Measured] | None:
+    return pricing.measure(replace(bench, keep=unfinished), schedules)

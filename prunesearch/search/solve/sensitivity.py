@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prunesearch.core.appended import Appended
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import Handle
 from prunesearch.search.solve.loss_surface import Cell, LossSurface
@@ -50,6 +51,7 @@ def measure_sensitivities(
     units: float = 5.0,
     seed: int = 0,
     advance: Callable[[float], None] = lambda units: None,
+    keep: Appended | None = None,
 ) -> Sensitivities:
     """Measure D where the front could change, and predict it elsewhere.
 
@@ -61,12 +63,13 @@ def measure_sensitivities(
         units: what measuring may cost, in evaluations of the unpruned model on the whole split.
         seed: of where the first cells lie.
         advance: told, after each round, the units spent since the last.
+        keep: where losses are kept as they come; those that are there, of the same model, rows and space, count.
     """
     from prunesearch.search.solve.solver import solver_for
 
     started = time.monotonic()
     rows = split.take(min(samples, max(_LEAST_ROWS, split.n // 8)))
-    probe, surface = Probe(task, handle, rows, space, costs), LossSurface(space)
+    probe, surface = KeptProbe(Probe(task, handle, rows, space, costs), keep or Appended()), LossSurface(space)
     solver = solver_for(space, costs, limit)
     wanted = first_cells(space, np.random.default_rng(seed))
     spent = 0.0
@@ -90,8 +93,45 @@ def measure_sensitivities(
         samples=rows.n,
         measured=len(surface.rows),
         passes=probe.passes,
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - started + probe.before_s,
     )
+
+
+class KeptProbe:
+    """A probe that keeps what it finds, and takes what another process has found.
+
+    Attributes:
+        before_s: seconds that others spent on what was taken.
+    """
+
+    def __init__(self, probe: Probe, keep: Appended) -> None:
+        self.probe, self.before_s, self._keep = probe, 0.0, keep
+        self._known = {tuple(cell): rest for cell, *rest in keep.found}
+
+    @property
+    def passes(self) -> float:
+        """Rows that went through the whole model, by all processes."""
+        return self.probe.passes
+
+    def losses(self, cell: Cell) -> NDArray[np.float64]:
+        """As `Probe.losses`."""
+        if cell in self._known:
+            losses, passes, seconds = self._known[cell]
+            self.probe.passes += passes
+            self.before_s += seconds
+            self.probe.counted = True
+            return np.array(losses)
+        started, passes = time.monotonic(), self.probe.passes
+        found = self.probe.losses(cell)
+        self._keep.add([cell, found.tolist(), self.probe.passes - passes, time.monotonic() - started])
+        if self._keep.due:
+            self._keep.flush()
+        return found
+
+    def close(self) -> None:
+        """Let go of the activations, and write the last."""
+        self.probe.close()
+        self._keep.flush()
 
 
 def first_cells(space: Space, rng: np.random.Generator) -> list[Cell]:
@@ -133,13 +173,17 @@ class Probe:
         rows: the rows to measure on.
         costs: prices what a measurement costs.
         cache_bytes: activations that enter the blocks are kept between measurements up to this size.
+
+    Attributes:
+        passes: rows that went through the whole model.
+        counted: those that the kept activations took are in it already.
     """
 
     def __init__(
         self, task: Task, handle: Handle, rows: EvalSet, space: Space, costs: Costs, cache_bytes: int = _CACHE_BYTES
     ) -> None:
         self.task, self.handle, self.rows, self.space, self.costs = task, handle, rows, space, costs
-        self.passes, self.cache_bytes = 0.0, cache_bytes
+        self.passes, self.cache_bytes, self.counted = 0.0, cache_bytes, False
         self._kept: dict[int, tuple[Outputs, list[Tensor]]] = {}
         self._bytes = 0
 
@@ -177,10 +221,11 @@ class Probe:
             return kept
         with self.handle.under(Schedule()), self.handle.observing() as recorded:
             reference = self.task.condensed(self.task.outputs(self.task.model, batch))
-        self.passes += len(batch)
         found = (reference, list(recorded))
         size = sum(t.numel() * t.element_size() for t in recorded)
-        if self._bytes + size <= self.cache_bytes:
+        fits = self._bytes + size <= self.cache_bytes
+        if fits:
             self._bytes += size
             self._kept[index] = found
+        self.passes += 0 if fits and self.counted else len(batch)
         return found

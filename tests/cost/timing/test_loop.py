@@ -1,10 +1,12 @@
 import gc
 import itertools
 
+import pytest
 import torch
 
+from prunesearch.core.appended import Appended
 from prunesearch.cost.devices.device import clock_for
-from prunesearch.cost.timing.loop import Job, measure, undisturbed
+from prunesearch.cost.timing.loop import Job, Sitting, measure, undisturbed
 
 
 class FakeClock:
@@ -89,3 +91,54 @@ def test_nothing_is_collected_or_differentiated_while_timing_and_both_come_back(
 
 def test_the_wall_clock_gives_milliseconds():
     assert clock_for("cpu").between_ms([0, 1_500_000, 2_000_000]) == [1.5, 0.5]
+
+
+def interrupted_at(jobs, turn):
+    """The same jobs, of which the `turn`th run is interrupted."""
+    left = itertools.count(turn, -1)
+
+    def job(run):
+        def once():
+            if next(left) == 0:
+                raise KeyboardInterrupt
+            run()
+
+        return Job(once)
+
+    return {name: job(one.run) for name, one in jobs.items()}
+
+
+@pytest.mark.parametrize("every", [2, 3, 7, 40])
+def test_a_measurement_that_is_interrupted_again_and_again_ends_as_if_it_had_not_been(tmp_path, every):
+    """It has the same timings in the same order, and times nothing that has not run untimed in the same process."""
+    costs = {"a": 1.0, "b": 2.0, "c": 3.0}
+    settings = {"sentinel": "a", "time_budget_s": 0, "min_rounds": 8}
+
+    def sitting(turn):
+        clock, log = FakeClock(), []
+        jobs = interrupted_at(jobs_of(clock, costs, log), turn)
+        keep = Appended(tmp_path / "kept.part")
+        try:
+            return measure(jobs, clock=clock, keep=keep, **settings), log
+        except KeyboardInterrupt:
+            return None, log
+
+    sittings = 0
+    while (found := sitting(every + 1)[0]) is None:
+        sittings += 1
+        assert sittings < 100
+    assert (sittings == 0) == (every > 27)  # three untimed, and eight rounds
+    assert {name: s.ms for name, s in found.samples.items()} == {name: [ms] * 8 for name, ms in costs.items()}
+    clock, log = FakeClock(), []
+    measure(jobs_of(clock, costs, log), clock=clock, **settings)
+    timed = [rest[0] for word, *rest in Appended(tmp_path / "kept.part").found if word == "timed"]
+    assert ["abc"[n] for n in timed] == log[3:]
+
+
+def test_time_and_others_are_those_of_all_sittings(tmp_path):
+    for spent, in_all in ((3.0, 3.0), (4.0, 7.0), (0.0, 7.0)):
+        clock = FakeClock()  # hours may lie between two of them
+        with Sitting(Appended(tmp_path / "kept.part"), now=clock.mark) as sitting:
+            clock.now += spent
+        assert sitting.seconds == in_all
+    assert sitting.again

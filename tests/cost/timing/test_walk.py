@@ -1,4 +1,5 @@
 import itertools
+import json
 import statistics
 from collections import Counter
 
@@ -6,17 +7,21 @@ import numpy as np
 import pytest
 import torch
 
+from prunesearch.core.appended import Appended
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
+from prunesearch.cost.devices.kind import DeviceKind, Ready
 from prunesearch.cost.devices.machine import usable_cores
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import describe_shape
 from prunesearch.cost.timing.build import build_table, covers
+from prunesearch.cost.timing.loop import Sitting
 from prunesearch.cost.timing.modes import Eager
 from prunesearch.cost.timing.unseen import compare, unseen_schedules
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.cost.timing.walk import Walker, piece_names, plan_walks, take_walks
+from prunesearch.cost.timing.walked_table import make_ready
 from prunesearch.pruning.apply import apply_, handle_of
 from prunesearch.pruning.borders import borrowed
 from tests.support.known_machine import COUNTS, METHODS, SHAPE
@@ -141,7 +146,7 @@ def test_walking_goes_on_past_its_time_while_the_error_is_not_what_was_promised_
 
             walks = take_walks(
                 walker, plan_walks(3, 17, 1, WIDTHS, METHODS, 0), time_budget_s=40, min_walks=1,
-                enough=lambda walks: False, go_on=look, now=lambda: next(seconds),
+                enough=lambda walks: False, go_on=look, sitting=Sitting(now=lambda: next(seconds)),
             )  # fmt: skip
         return len(walks.steps), looked
 
@@ -179,6 +184,91 @@ def test_a_table_of_slow_forwards_is_checked_on_fewer_schedules(tiny, batch):
         tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.5, clock=CountingClock(), unseen=5
     )
     assert longer.validation.unseen == 5
+
+
+class Interrupting:
+    """Every interval takes a millisecond; at one of the marks the process ends."""
+
+    def __init__(self, marks=10**9):
+        self.left = marks
+
+    def mark(self):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return self.left
+
+    def between_ms(self, marks):
+        return [1.0 for _ in itertools.pairwise(marks)]
+
+
+def test_a_table_that_is_interrupted_again_and_again_ends_as_if_it_had_not_been(tiny, batch, tmp_path):
+    """Each process gets a few walks far; together they time what one would have timed, walks and whole forwards."""
+    keep = tmp_path / "table.part"
+
+    def measured(marks):
+        return measure_table(
+            tiny, batch, counts=WIDTHS, methods=METHODS, time_budget_s=0.0, clock=Interrupting(marks), unseen=4,
+            min_rounds=4, keep=keep,
+        )  # fmt: skip
+
+    def noted(word):
+        return [rest for first, *rest in Appended(keep, conditions).found if first == word]
+
+    sittings, table = 0, None
+    while table is None:
+        try:
+            table = measured(150)
+        except KeyboardInterrupt:
+            sittings += 1
+            assert sittings < 30
+    assert sittings > 2
+    conditions = json.loads(keep.read_text().partition("\n")[0])["conditions"]
+    walked, whole = noted("walk"), noted("whole")
+    keep.unlink()
+    undisturbed = measured(10**9)
+    n = len(noted("walk"))
+    assert len(walked) - n in (0, 1)  # the last process walks at least once
+    assert sorted(place for place, _ in walked) == sorted({place for place, _ in walked})
+    assert [schedule for schedule, *_ in whole[:n]] == [schedule for schedule, *_ in noted("whole")]
+    assert table.validation.schedules == undisturbed.validation.schedules
+    assert {len(s) for s in table.validation.samples_us} <= {4, 5}
+    assert table.predict(Schedule()) == pytest.approx(undisturbed.predict(Schedule()), rel=0.05)  # of other walks
+
+
+def test_timings_of_another_table_do_not_count(tiny, batch, tmp_path):
+    keep = tmp_path / "table.part"
+    settings = {"methods": METHODS, "time_budget_s": 0.0, "unseen": 3, "min_rounds": 2, "keep": keep}
+    with pytest.raises(KeyboardInterrupt):
+        measure_table(tiny, batch, counts=WIDTHS, clock=Interrupting(100), **settings)
+    assert keep.exists()
+    table = measure_table(tiny, batch, counts=WIDTHS[:2], clock=CountingClock(), **settings)
+    assert {cell.n for cell in table.cells.mlp} == {*WIDTHS[:2], 17}
+    assert min(min(cell.samples_us) for cell in table.cells.mlp) > 1000.0  # none of those of a millisecond
+
+
+def test_who_was_interrupted_while_it_waited_waits_half_as_long(tmp_path):
+    waited = []
+
+    class Busy(DeviceKind):
+        name = "busy"
+
+        def make_ready(self, run, device, patience_s):
+            waited.append(patience_s)
+            if len(waited) < 4:
+                raise KeyboardInterrupt
+            return Ready(patience_s)
+
+    def sitting():
+        return Sitting(Appended(tmp_path / "table.part"))
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            make_ready(Busy(), print, torch.device("cpu"), 8.0, sitting())
+    with sitting() as last:
+        assert make_ready(Busy(), print, torch.device("cpu"), 8.0, last).waited_s == 1.0
+    make_ready(Busy(), print, torch.device("cpu"), 8.0, sitting())
+    assert waited == [8.0, 4.0, 2.0, 1.0, 1.0]
 
 
 @pytest.fixture(scope="module")

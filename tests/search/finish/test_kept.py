@@ -27,7 +27,7 @@ def evaluation() -> Evaluation:
     return Evaluation(torch.tensor([[1.0], [0.0], [1.0]]).double(), torch.tensor([0.1, 0.2, 1e-17]).double(), agrees)
 
 
-def never():
+def never(unfinished=None):
     raise AssertionError("it was there")
 
 
@@ -44,9 +44,10 @@ def test_an_evaluation_is_made_once_and_read_to_the_last_bit(tmp_path: Path):
 
 def test_a_measurement_is_of_all_plans_or_none(tmp_path: Path):
     amounts = [Measured(value=2.0, p10=1.5, p90=2.5), Measured(value=1.0)]
-    assert kept_in(tmp_path).measured("latency", "a", PLANS[:2], lambda: amounts) == amounts
+    assert kept_in(tmp_path).measured("latency", "a", PLANS[:2], lambda unfinished: amounts) == amounts
     assert kept_in(tmp_path).measured("latency", "a", PLANS[:2], never) == amounts
-    assert kept_in(tmp_path).measured("energy", "a", PLANS[:2], lambda: None) is None  # not kept: it may be there later
+    # not kept: it may be there later
+    assert kept_in(tmp_path).measured("energy", "a", PLANS[:2], lambda unfinished: None) is None
     for cost, load, plans in (("energy", "a", PLANS[:2]), ("latency", "b", PLANS[:2]), ("latency", "a", PLANS)):
         with pytest.raises(AssertionError, match="it was there"):
             kept_in(tmp_path).measured(cost, load, plans, never)
@@ -54,7 +55,7 @@ def test_a_measurement_is_of_all_plans_or_none(tmp_path: Path):
 
 def test_other_conditions_and_damaged_files_are_made_again(tmp_path: Path):
     kept_in(tmp_path).evaluation(PLANS[1], Accuracy(), evaluation)
-    kept_in(tmp_path).measured("latency", "a", PLANS, lambda: [Measured(value=1.0)] * 3)
+    kept_in(tmp_path).measured("latency", "a", PLANS, lambda unfinished: [Measured(value=1.0)] * 3)
     for kept, plan in ((kept_in(tmp_path, rows=4), PLANS[1]), (kept_in(tmp_path), PLANS[2])):
         with pytest.raises(AssertionError, match="it was there"):
             kept.evaluation(plan, Accuracy(), never)
@@ -63,4 +64,26 @@ def test_other_conditions_and_damaged_files_are_made_again(tmp_path: Path):
     for path in files:
         path.write_bytes(path.read_bytes()[:20])
     assert kept_in(tmp_path).evaluation(PLANS[1], Accuracy(), evaluation)[1] is False
-    assert kept_in(tmp_path).measured("latency", "a", PLANS, lambda: [Measured(value=7.0)] * 3)[0].value == 7.0
+    again = kept_in(tmp_path).measured("latency", "a", PLANS, lambda unfinished: [Measured(value=7.0)] * 3)
+    assert [amount.value for amount in again] == [7.0] * 3
+
+
+def test_what_was_timed_before_an_interruption_is_there_for_the_same_measurement_until_it_is_done(tmp_path: Path):
+    def interrupted(unfinished: Path):
+        unfinished.parent.mkdir(exist_ok=True)
+        unfinished.touch()
+        raise KeyboardInterrupt
+
+    def goes_on(unfinished: Path):
+        assert unfinished.exists()
+        return [Measured(value=1.0)]
+
+    def begins(unfinished: Path):
+        assert not unfinished.exists()
+        return [Measured(value=2.0)]
+
+    with pytest.raises(KeyboardInterrupt):
+        kept_in(tmp_path).measured("latency", "a", PLANS[:1], interrupted)
+    assert kept_in(tmp_path).measured("latency", "b", PLANS[:1], begins)[0].value == 2.0
+    assert kept_in(tmp_path).measured("latency", "a", PLANS[:1], goes_on)[0].value == 1.0
+    assert {path.suffix for path in (tmp_path / "finish").iterdir()} == {".json"}

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prunesearch.core.appended import Appended
 from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.pareto import hypervolume_2d
 from prunesearch.core.plans.schedule import Schedule
@@ -124,3 +125,39 @@ def test_round_trip_and_corrupt_file(tmp_path: Path, space: Space) -> None:
     path.write_text(path.read_text()[:-20])
     with pytest.raises(CorruptFileError, match=r"sensitivities\.json"):
         Sensitivities.load(path)
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_what_was_found_before_an_interruption_counts_and_all_ends_as_without_one(
+    vit_task: Task, handle: Handle, space: Space, costs: LinearCosts, tmp_path: Path, every: int
+) -> None:
+    """Interrupted again and again after a few cells, with the same losses, cells and passes in the end."""
+    limit = costs.predict(Schedule())
+
+    class Interrupting(Appended):
+        """Ends the process when so many cells were kept."""
+
+        left = every
+
+        def add(self, record: object) -> None:
+            super().add(record)
+            self.flush()
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    def measured(keep: Appended | None) -> Sensitivities:
+        rows = vit_task.calibration
+        return measure_sensitivities(vit_task, handle, rows, space, costs, limit, samples=12, units=9.0, keep=keep)
+
+    whole, found, sittings = measured(None), None, 0
+    while found is None:
+        try:
+            found = measured(Interrupting(tmp_path / "sensitivities.part"))
+        except KeyboardInterrupt:
+            sittings += 1
+    assert sittings == whole.measured // every
+    assert np.array_equal(found.loss, whole.loss)
+    assert np.array_equal(found.sd, whole.sd)
+    assert (found.measured, found.samples) == (whole.measured, whole.samples)
+    assert found.passes == pytest.approx(whole.passes)
