@@ -32,6 +32,7 @@ class LocalEngine:
     ) -> Iterator[TrialRecord]:
         """As `Engine.run`. A trial that fails is recorded, and the search goes on."""
         limits = Limits(trials, deadline, stop)
+        limits.note(search)  # an earlier session may have seen it converge
         while (reason := limits.wait(search)) is None:
             proposal = search.ask(trials)
             if proposal is None and search.exhausted:

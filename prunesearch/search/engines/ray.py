@@ -94,6 +94,7 @@ class RayEngine:
             PruneSearchError: if there is no cluster at the address, or a worker cannot load the model.
         """
         limits = Limits(trials, deadline, stop)
+        limits.note(search)  # an earlier session may have seen it converge
         with _environment(_QUIET), tempfile.TemporaryDirectory(prefix="prunesearch-ray-") as folder:
             workers = self._start(folder)
             asking = _Asking(search, limits, workers)

@@ -20,10 +20,12 @@ class SamplerContext:
         space: what may be proposed.
         objectives: what is minimised beside the loss (in the order of the study's values 1, 2, ...), and bounds.
         sensitivities: of the space; None where nothing was measured.
-        seed: of everything random.
+        seed: of everything random; another one in every session of a study.
+        study_seed: the same in every session.
     """
 
     space: PlanSpace
     objectives: Sequence[Objective]
     sensitivities: Sensitivities | None = None
     seed: int = 0
+    study_seed: int = 0

@@ -2,7 +2,8 @@
 
 Candidates come from the solver, run on the corrected one-stage losses and on their optimistic side, and from local
 moves around the front. `LossModel` predicts their losses, the cost table their costs; the one with the largest expected
-hypervolume improvement for its cost is asked next.
+hypervolume improvement for its cost is asked next. Where nobody else is at work, what is proposed hangs on the study's
+results alone: a search that was interrupted proposes what it would have proposed.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ _REMEMBERED = 50_000
 # Proposals made at a time, and verified schedules for each of them: early, a fit is worth more than it costs.
 _LEAST_BATCH, _MOST_BATCH, _PER_BATCH = 3, 100, 10
 _NEIGHBOURS, _LEAST_CHANCE = 5, 0.002
+_BATCH = "prunesearch:batch"  # attribute of a trial: how many results there were when its batch was proposed
 
 
 class GuidedSampler(BaseSampler):
@@ -51,7 +53,7 @@ class GuidedSampler(BaseSampler):
     """
 
     def __init__(self, context: SamplerContext) -> None:
-        self.space, self.seed = context.space, context.seed
+        self.space, self.study_seed = context.space, context.study_seed
         # where quality alone is the aim, what bounds it is what there is to gain
         self.objectives = [o for o in context.objectives if o.minimised] or list(context.objectives)
         self.bounds = [o.bound for o in self.objectives]
@@ -63,7 +65,9 @@ class GuidedSampler(BaseSampler):
         self._random = random.Random(context.seed)
         self._solvers: list[Solves] = []
         self._queue: list[Plan] = []
+        self._begun, self._resumed = 0, False
         self._seen: dict[Plan, float] = {}
+        self._front: list[Plan] = []
         self._broken: set[Plan] = set()  # of them, those that break a constraint
         self._read: set[int] = set()
         self._shares: dict[Plan, Array] = {}
@@ -78,8 +82,10 @@ class GuidedSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Propose the parameters of one schedule."""
         if not self._queue:
-            self._queue = self._propose(study)
+            self._queue = self._left(study) or self._propose(study)
         params = self.space.encode(self._queue.pop(0)) if self._queue else None
+        if params:
+            study._storage.set_trial_system_attr(trial._trial_id, _BATCH, self._begun)
         return params or {}
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, distribution: Any) -> Any:
@@ -94,14 +100,41 @@ class GuidedSampler(BaseSampler):
 
     # -- proposing ------------------------------------------------------------------------------------
 
-    def _propose(self, study: Study) -> list[Plan]:
-        """The next few schedules, best first; each is chosen as if those before it had come out as predicted."""
-        self._read_trials(study)
+    def _left(self, study: Study) -> list[Plan]:
+        """What is left of the batch that an interrupted session was in: made again from the results that it had."""
+        if self._resumed:
+            return []
+        self._resumed = True
+        asked = [trial for trial in study.get_trials(deepcopy=False) if _BATCH in trial.system_attrs]
+        *before, last = [None, *sorted({trial.system_attrs[_BATCH] for trial in asked})]
+        for results in before[1:]:
+            self._learn(study, results)
+        if last is None:
+            return []
+        done = {self.space.decode(t.params) for t in asked if t.state.is_finished() and "lost" not in t.user_attrs}
+        return [plan for plan in self._propose(study, last) if plan not in done]
+
+    def _learn(self, study: Study, results: int | None = None) -> list[Verified]:
+        """Fit the model to what is known, and begin a batch; returns what keeps the constraints.
+
+        Args:
+            study: with the trials.
+            results: how many of its results are to be known; None: all.
+        """
+        self._read_trials(study, results)
+        self._begun = len(self._read)
+        if results is not None or not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._random.seed(f"{self.study_seed}/{self._begun}")
         weights = np.array([self._random.random() + 0.1 for _ in self.objectives])
         self._weights = weights / weights.max()
         kept = [(s, loss) for s, loss in self._seen.items() if s not in self._broken]
-        front = self._fit(list(self._seen.items()), kept)
-        candidates = self._candidates(front)
+        self._front = self._fit(list(self._seen.items()), kept)
+        return kept
+
+    def _propose(self, study: Study, results: int | None = None) -> list[Plan]:
+        """The next few schedules, best first; each is chosen as if those before it had come out as predicted."""
+        kept = self._learn(study, results)
+        candidates = self._candidates(self._front)
         if not candidates:
             return []
         cost, spending = self._costs(candidates)
@@ -119,8 +152,8 @@ class GuidedSampler(BaseSampler):
             points = np.vstack([points, [[cost[best], np.exp(mean[best])]]])
         return chosen
 
-    def _read_trials(self, study: Study) -> None:
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    def _read_trials(self, study: Study, results: int | None) -> None:
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))[:results]:
             if trial.number not in self._read:
                 self._read.add(trial.number)
                 schedule = self.space.decode(trial.params)

@@ -6,6 +6,7 @@ two trials of one schedule the one with the lower number goes on.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import time
@@ -86,6 +87,7 @@ class Search:
 
     Attributes:
         known: every schedule with a result, by whatever process.
+        fronts: the calibration front after each of these results.
         stopped: why an engine ended the search: trials, timeout, converged or exhausted; None before.
     """
 
@@ -106,6 +108,7 @@ class Search:
         self.study, self.space, self.objectives, self.fallback = study, space, objectives, fallback
         self.race, self.constraints = race, constraints
         self.known: dict[Plan, TrialRecord] = {}
+        self.fronts: list[tuple[Incumbent, ...]] = []
         self.stopped: str | None = None
         self._incumbents = Incumbents()
         self._seen = 0  # trials below this number were read; those of them that had not finished are in _unfinished
@@ -121,9 +124,9 @@ class Search:
         self._look_again = 0.0
         self.refresh()
         # a resumed run must not draw again what it drew before, nor one process what another does
-        seed += self._seen + _STRIDE * int(study.user_attrs.get("sessions", 0))
-        self._random = random.Random(seed)
-        context = SamplerContext(space, objectives, sensitivities, seed)
+        session_seed = seed + self._seen + _STRIDE * int(study.user_attrs.get("sessions", 0))
+        self._seed, self._random = seed, random.Random(session_seed)
+        context = SamplerContext(space, objectives, sensitivities, session_seed, seed)
         study.sampler = ProjectedSampler(SAMPLERS.load(sampler)(context), space, self.repair, self._next_seed)
 
     def enqueue(self, seeds: Sequence[Plan]) -> None:
@@ -141,8 +144,12 @@ class Search:
         Returns:
             None if the search is `exhausted`, or if other processes were quicker to begin the last of the `trials`.
         """
-        while not self.exhausted:
+        for attempt in itertools.count():
+            if self.exhausted:
+                break
             self.refresh()
+            if attempt == 0 and not self.running:  # alone: the same, whether the run was interrupted or not
+                self._random.seed(f"{self._seed}/{len(self.known)}/{len(self._failed)}")
             self._source = "sampler"
             trial = self.study.ask(self.space.distributions())
             schedule = Plan.of(self.space.decode(trial.params))  # a space of schedules alone gives these
@@ -247,11 +254,6 @@ class Search:
     def running(self) -> int:
         """Trials under way, here and elsewhere."""
         return len(self._open) + len(self._elsewhere)
-
-    @property
-    def front(self) -> tuple[Incumbent, ...]:
-        """The calibration front, of schedules evaluated in full, with what each of its rows lost."""
-        return self._incumbents.front
 
     def is_taken(self, schedule: Plan) -> bool:
         """Whether a schedule has a result, failed, or is being evaluated by any process."""
@@ -388,3 +390,4 @@ class Search:
         self.known.setdefault(record.plan, record)
         if rows is not None:
             self._incumbents.add(record.values, record.loss, rows)
+        self.fronts.append(self._incumbents.front)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,16 +32,14 @@ class Convergence:
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         self.bounds = [o.bound for o in objectives if o.minimised]
-        self._fronts: deque[tuple[Incumbent, ...]] = deque(maxlen=_WINDOW + 1)
-        self._results = 0
 
     def __call__(self, search: Search) -> bool:
-        """To be called after every result."""
-        self._fronts.append(search.front)
-        self._results += 1
-        if len(self._fronts) <= _WINDOW or self._results % _EVERY or not self._fronts[0]:
+        """To be called after every result; those of earlier sessions count."""
+        if len(search.fronts) <= _WINDOW or len(search.fronts) % _EVERY:
             return False
-        before, after = self._fronts[0], self._fronts[-1]
+        before, after = search.fronts[-1 - _WINDOW], search.fronts[-1]
+        if not before:
+            return False
         return before == after or all(self._settled(before, after, k) for k in range(len(self.bounds)))
 
     def _settled(self, before: Sequence[Incumbent], after: Sequence[Incumbent], k: int) -> bool:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from prunesearch.core.pareto import hypervolume_2d
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.solve.losses import Sensitivities
@@ -113,3 +114,35 @@ def test_without_sensitivities_it_says_so(tmp_path: Path) -> None:
     study = open_study(tmp_path / "s.journal")
     with pytest.raises(optuna.exceptions.OptunaError, match="needs sensitivities"):
         Search(study, "guided", make_space(), [Objective("latency", LinearCosts())])
+
+
+@pytest.mark.parametrize(("every", "costs"), [(1, ("latency",)), (5, ("latency", "macs"))])
+def test_a_search_that_is_interrupted_asks_what_it_would_have_asked(
+    tmp_path: Path, every: int, costs: tuple[str, ...]
+) -> None:
+    """Before and within its batches: whoever goes on is in the middle of one."""
+    space, bound = make_space(), LinearCosts().predict(Schedule())
+    objectives = [Objective(name, LinearCosts(), bound) for name in costs]
+
+    def begin(name: str) -> Search:
+        study = open_study(tmp_path / name, costs)
+        sensitivities = noisy(truth(space), 0.4)
+        found = Search(study, "guided", space, objectives, (), sensitivities, 3, race=False)
+        found.enqueue([Schedule([space.stage(1, 2, space.methods[0])])])
+        return found
+
+    def told(name: str, every: int | None) -> list[Plan]:
+        search, asked, interrupted = begin(name), list[Plan](), -1
+        while len(asked) < 20:
+            proposal = search.ask()
+            assert proposal is not None
+            if every is not None and len(asked) % every == 0 and interrupted < len(asked):
+                interrupted = len(asked)
+                search.fail(proposal, "interrupted", lost=True)
+                search = begin(name)
+                continue
+            search.tell(proposal, evaluation(interacting(space, proposal.schedule)), 0.0)
+            asked.append(proposal.plan)
+        return asked
+
+    assert told("interrupted.journal", every) == told("whole.journal", None)

@@ -143,7 +143,7 @@ def test_a_raced_trial_has_a_result_but_no_place_on_the_front(tmp_path: Path) ->
     assert (raced.rows, raced.rows_total, raced.share) == (64, ROWS, 0.25)
     assert (full.rows, full.share) == (None, 1.0)
     assert front_records([full, raced]) == [full]
-    assert len(search.front) == 1
+    assert len(search.fronts[-1]) == 1
     spent, saved = evaluation_units([full, raced], 10.0)
     assert spent == pytest.approx((full.predicted_ms + raced.predicted_ms / 4) / 10)
     assert saved == pytest.approx(raced.predicted_ms * 0.75 / 10)
@@ -155,12 +155,12 @@ def test_rivals_survive_a_resume_and_are_the_same(tmp_path: Path) -> None:
     race(search)
     again = make_search(tmp_path / "s.journal")
     assert again.known == search.known
-    assert again.front == search.front
+    assert again.fronts[-1] == search.fronts[-1]
     dear = [Schedule([Stage(3, 0.75, "value_norm")])]
     for one in (search, again):
         one.enqueue(dear)
     proposal = ask(search)
-    assert (proposal.schedule, proposal.rows_to_beat) == (dear[0], again.front[0].text)
+    assert (proposal.schedule, proposal.rows_to_beat) == (dear[0], again.fronts[-1][0].text)
     assert ask(again).schedule != dear[0]  # which is being tried
 
 
@@ -169,7 +169,7 @@ def test_without_races_there_are_no_rivals(tmp_path: Path) -> None:
     search.enqueue([GOOD, BAD])
     search.tell(ask(search), rows(0.1), 1.0)
     assert ask(search).rival is None
-    assert len(search.front) == 1
+    assert len(search.fronts[-1]) == 1
 
 
 def test_what_breaks_a_constraint_is_nobodys_rival(tmp_path: Path) -> None:

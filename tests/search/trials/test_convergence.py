@@ -20,7 +20,7 @@ BOUND = LinearCosts().predict(Schedule())
 class Growing:
     """Stands for a search: its front after each result."""
 
-    front: tuple[Incumbent, ...] = field(default=())
+    fronts: list[tuple[Incumbent, ...]] = field(default_factory=list)
 
 
 def incumbent(share: float, loss: float, spread: float = 0.0, seed: int = 0) -> Incumbent:
@@ -35,7 +35,7 @@ def incumbent(share: float, loss: float, spread: float = 0.0, seed: int = 0) -> 
 def results_until_converged(fronts: list[tuple[Incumbent, ...]]) -> int | None:
     search, converged = Growing(), Convergence([Objective("latency", LinearCosts(), BOUND)])
     for k, front in enumerate(fronts, start=1):
-        search.front = front
+        search.fronts.append(front)
         if converged(search):  # type: ignore[arg-type]
             return k
     return None
