@@ -1,18 +1,20 @@
 """What do our own parsers do with files and words that are nearly right? Each is given mutated ones, thousands of them.
 
-    python benchmarks/fuzz.py [--inputs 10000] [--seconds 120] [--seed 0] [--only NAME ...]
+    python benchmarks/fuzz.py [--inputs 10000] [--seconds 120] [--seed 0] [--only NAME ...] [--results FILE]
 
 Valid documents are changed by hypothesis (fuzz_mutations.py) and read, and what was read is used once: a table prices a
 schedule, a space is fitted to a model. Of each parser: how many inputs were given (`--seconds` ends it early), how many
 it took, how many it refused in a `PruneSearchError`, how many ended in anything else (a fault, printed with the input),
 the slowest (wall time: what else runs on the machine is in it), and by how much the process grew. An input is given up
-after 10 s, and the process may not grow by more than 1 GiB; both count as faults.
+after 10 s, and the process may not grow by more than 1 GiB; both count as faults. With `--results` the counts are added
+to those that the file has from earlier calls, of other inputs, until there are `--inputs`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import resource
 import signal
 import sys
@@ -20,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,20 @@ class Found:
     slowest_s: float = 0.0
     slowest: str = ""
     grown_mib: float = 0.0
+    pieces: int = 1
+
+    def with_earlier(self, earlier: Found) -> Found:
+        """What came of these inputs and of earlier ones."""
+        slowest = max(self, earlier, key=lambda found: found.slowest_s)
+        return Found(
+            *(getattr(self, name) + getattr(earlier, name) for name in ("inputs", "accepted", "refused")),
+            faults={**earlier.faults, **self.faults},
+            faulty=self.faulty + earlier.faulty,
+            slowest_s=slowest.slowest_s,
+            slowest=slowest.slowest,
+            grown_mib=max(self.grown_mib, earlier.grown_mib),
+            pieces=self.pieces + earlier.pieces,
+        )
 
 
 def fuzz(parser: Parser, inputs: int, number: int = 0, seconds: float = float("inf")) -> Found:
@@ -148,12 +164,22 @@ def main() -> int:
     options.add_argument("--seconds", type=float, default=120.0, help="of each parser, at most")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--only", nargs="+", choices=[*PARSERS], default=[*PARSERS])
+    options.add_argument("--results", type=Path)
     args = options.parse_args()
+    kept = json.loads(args.results.read_text()) if args.results is not None and args.results.exists() else {}
     print(f"{'parser':24} {'inputs':>7} {'taken':>7} {'refused':>8} {'faults':>7} {'slowest':>9} {'grown':>9}")
     faulty = 0
     with bounded() as within:
         for name in args.only:
-            found = fuzz(within(PARSERS[name]()), args.inputs, args.seed, args.seconds)
+            earlier = Found(**kept[name]) if name in kept else Found(pieces=0)
+            found = earlier
+            if earlier.inputs < args.inputs:
+                number = args.seed + 1000 * earlier.pieces
+                found = fuzz(within(PARSERS[name]()), args.inputs - earlier.inputs, number, args.seconds)
+                found = found.with_earlier(earlier)
+            if args.results is not None:
+                kept[name] = asdict(found)
+                args.results.write_text(json.dumps(kept, indent=1) + "\n")
             print(
                 f"{name:24} {found.inputs:7} {found.accepted:7} {found.refused:8} {found.faulty:7} "
                 f"{found.slowest_s:7.2f} s {found.grown_mib:5.0f} MiB",

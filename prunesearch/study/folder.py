@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ _MARKERS = ("config.yaml", "study.journal", "study.db", "front.json")
 _NAME_RULE = "use letters, digits, '-', '_' and '.', as in vit-cpu-10ms"
 _MAX_NAME = 100
 _LONGEST = 300  # characters of what is wrong with a YAML text
+_DEEPEST = 200  # brackets within each other
 
 
 def check_name(name: str) -> str:
@@ -198,6 +200,12 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not read", key.start_mark)
 
 
+def _brackets_open(text: str) -> int:
+    """The most brackets that stand open at a place of a text."""
+    steps = ((character in "[{") - (character in "]}") for character in text)
+    return max(itertools.accumulate(steps), default=0)
+
+
 def parse_yaml(text: str) -> Any:
     """What a YAML text says, by the safe loader and without merge keys.
 
@@ -205,6 +213,8 @@ def parse_yaml(text: str) -> Any:
         ValueError: for whatever is wrong with it: its form, a date that is none, nesting too deep.
     """
     check_writable(text)
+    if _brackets_open(text) > _DEEPEST:  # the time that PyYAML takes grows with the square of them
+        raise ValueError("it is nested too deeply")
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
