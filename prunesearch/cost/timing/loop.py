@@ -53,8 +53,10 @@ class Sitting:
     def __init__(self, keep: Appended | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self._keep, self._now = keep, now
         self._start, self._watch = now(), OthersWatch()
-        marks = self.of("spent")
-        self._before_s, self._others_s = marks[-1] if marks else (0.0, 0.0)
+        self._before_s: float = 0.0
+        self._others_s: float | None = 0.0  # of the cores' time
+        for self._before_s, self._others_s in self.of("spent"):
+            pass  # the last of them stands for all
 
     def of(self, kind: str) -> list[Any]:
         """What was noted before under that word, in its order."""
@@ -63,7 +65,7 @@ class Sitting:
     @property
     def seconds(self) -> float:
         """Spent so far, in all sittings."""
-        return float(self._before_s) + self._now() - self._start
+        return self._before_s + self._now() - self._start
 
     @property
     def others(self) -> float | None:
