@@ -5,8 +5,8 @@
 Valid documents are changed by hypothesis (fuzz_mutations.py) and read, and what was read is used once: a table prices a
 schedule, a space is fitted to a model. Of each parser: how many inputs were given (`--seconds` ends it early), how many
 it took, how many it refused in a `PruneSearchError`, how many ended in anything else (a fault, printed with the input),
-the slowest (CPU time), and by how much the process grew. An input is given up after 2 s, and the process may not grow by
-more than 1 GiB; both count as faults. With `--results` the counts are added to those that the file has from earlier
+the slowest (CPU time), and by how much the process grew. An input is given up after 2 s, and the process may not grow
+by more than 1 GiB; both count as faults. With `--results` the counts are added to those that the file has from earlier
 calls, of other inputs, until there are `--inputs`.
 """
 

@@ -55,8 +55,8 @@ class Sitting:
         self._start, self._watch = now(), OthersWatch()
         self._before_s: float = 0.0
         self._others_s: float | None = 0.0  # of the cores' time
-        for self._before_s, self._others_s in self.of("spent"):
-            pass  # the last of them stands for all
+        for spent, others in self.of("spent")[-1:]:
+            self._before_s, self._others_s = spent, others
 
     def of(self, kind: str) -> list[Any]:
         """What was noted before under that word, in its order."""
