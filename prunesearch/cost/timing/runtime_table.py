@@ -69,7 +69,8 @@ def measure_runtime_table(
 ) -> CostTable:
     """Measure a cost table of a model in ONNX Runtime on this CPU, and its error on whole graphs it has not seen.
 
-    Making the graphs takes several times as long as the timing.
+    Making the graphs takes several times as long as the timing, and is done again by a call that was interrupted; what
+    was timed counts.
 
     Args:
         model: a supported classifier on the CPU in float32; left as it was.
@@ -103,7 +104,7 @@ def measure_runtime_table(
         ready = kind.make_ready(runner.run, device, wanted.patience_s)
         found = time_jobs(
             jobs, clock=kind.clock(), sentinel=("whole", 0), time_budget_s=wanted.time_budget_s, min_rounds=_ROUNDS,
-            tolerance=0.005, seed=wanted.seed, label=wanted.label,
+            tolerance=0.005, seed=wanted.seed, label=wanted.label, keep=wanted.kept(handle, inputs, shape),
         )  # fmt: skip
         conditions = conditions_of(handle, inputs, shape.tokens, wanted.mode)
     whole = [found.samples.pop(("whole", place)) for place in range(len(schedules))]
