@@ -232,7 +232,8 @@ def test_a_table_that_is_interrupted_again_and_again_ends_as_if_it_had_not_been(
     assert sorted(place for place, _ in walked) == sorted({place for place, _ in walked})
     assert [schedule for schedule, *_ in whole[:n]] == [schedule for schedule, *_ in noted("whole")]
     assert table.validation.schedules == undisturbed.validation.schedules
-    assert {len(s) for s in table.validation.samples_us} <= {4, 5}
+    rounds = [len(s) for s in table.validation.samples_us]
+    assert max(rounds) - min(rounds) <= 1
     assert table.predict(Schedule()) == pytest.approx(undisturbed.predict(Schedule()), rel=0.05)  # of other walks
 
 
