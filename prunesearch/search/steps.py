@@ -88,11 +88,11 @@ def _with_base(run: Run, space: PlanSpace, found: Sensitivities, evaluator: Eval
     missing = [plan for plan in space.unpruned if plan.changes and plan.variant not in found.base]
     if not missing:
         return found
-    base = {plan.variant: evaluator.evaluate(plan).loss for plan in missing}
-    n = evaluator.split.n
-    found = replace(found, base={**found.base, **base}, passes=found.passes + n * len(base))
-    found.save(_kept(run))
-    said = ", ".join(f"{name} {loss:.3g}" for name, loss in base.items())
+    for plan in missing:
+        base = {**found.base, plan.variant: evaluator.evaluate(plan).loss}
+        found = replace(found, base=base, passes=found.passes + evaluator.split.n)
+        found.save(_kept(run))
+    said = ", ".join(f"{plan.variant} {found.base[plan.variant]:.3g}" for plan in missing)
     say(f"divergence of the unpruned model by precision, nats: {said}")
     return found
 

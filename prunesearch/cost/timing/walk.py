@@ -267,6 +267,8 @@ def _walked_before(
     walks: Walks, walker: Walker, plan: Iterator[tuple[int, Plan]] | Iterator[tuple[int, Schedule]], sitting: Sitting
 ) -> None:
     """Take what other sittings noted, and bring the plan to where they were in it."""
+    taken = -1
     for wanted, ms in sitting.of("walk"):
-        schedule = next(schedule for place, schedule in plan if place == wanted)
-        walks.add(walker.named(schedule, ms))
+        if wanted > taken:  # else of two processes at a time
+            taken = wanted
+            walks.add(walker.named(next(schedule for place, schedule in plan if place == wanted), ms))
