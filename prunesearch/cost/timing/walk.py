@@ -201,7 +201,7 @@ def in_turns(
 
 def take_walks(
     walker: Walker,
-    plan: Iterator[Plan] | Iterator[Schedule],
+    plan: Iterator[Plan | Schedule],
     *,
     time_budget_s: float,
     min_walks: int,
@@ -263,9 +263,7 @@ def take_walks(
     return walks
 
 
-def _walked_before(
-    walks: Walks, walker: Walker, plan: Iterator[tuple[int, Plan]] | Iterator[tuple[int, Schedule]], sitting: Sitting
-) -> None:
+def _walked_before(walks: Walks, walker: Walker, plan: Iterator[tuple[int, Plan | Schedule]], sitting: Sitting) -> None:
     """Take what other sittings noted, and bring the plan to where they were in it."""
     taken = -1
     for wanted, ms in sitting.of("walk"):
