@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    InstanceOf,
-    PlainSerializer,
     ValidationError,
     field_serializer,
     field_validator,
     model_validator,
 )
 
-from prunesearch.core.budget import Budget
-from prunesearch.core.constraint import Constraint
-from prunesearch.core.costs import COSTS, find_cost
-from prunesearch.core.duration import seconds_of
+from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.tables.registry import ACROSS, ATTENTIONS, DTYPES, ENGINES, PRECISIONS, SAMPLERS
+from prunesearch.core.tables.registry import ACROSS, ATTENTIONS, DTYPES, ENGINES, SAMPLERS
 from prunesearch.cost.timing.modes import check_measurable, mode_of
-from prunesearch.study.loads import Load, in_order, read_loads, spread_loads
+from prunesearch.study.settings.as_typed import (
+    BudgetSetting,
+    Columns,
+    Constraints,
+    Objectives,
+    Paths,
+    Precisions,
+    Seconds,
+)
+from prunesearch.study.settings.loads import Load, in_order, read_loads, spread_loads
+from prunesearch.study.settings.resuming import PATHS, check_same, located
 from prunesearch.study.storage.urls import hide_password
 from prunesearch.tasks.table import METRICS, TASKS
 
 _SEEDS = 24
-_MOST_OBJECTIVES = 3  # fronts of more (beside quality) hold nearly everything
 _TABLES: dict[str, Any] = {
     "task": TASKS,
     "metric": METRICS,
@@ -43,20 +45,6 @@ _TABLES: dict[str, Any] = {
     "across": ACROSS,
 }
 
-# Settings that may differ when a study is resumed: they change how long it goes on, not what its trials mean.
-_FREE_TO_CHANGE = (
-    "trials",
-    "timeout_s",
-    "patience_s",
-    "race",
-    "engine",
-    "workers",
-    "ray_address",
-    "storage",
-    "start_from",
-)
-# and those that nothing depends on before the first trial, so that a budget that was refused can be raised
-_FREE_BEFORE_TRIALS = ("budget", "objectives", "constraints", "percentile", "across", "sampler", "seeds", "skip_bad")
 # as durations are called where they are typed with their unit
 _AS_TYPED = {
     "timeout": "timeout_s",
@@ -64,27 +52,6 @@ _AS_TYPED = {
     "energy_window": "energy_window_s",
     "table_time": "table_seconds",
 }
-_PATHS = ("model", "data")
-_SEVERAL = (list, tuple, set, frozenset)
-
-
-def _read(parse: Callable[[str], Any]) -> BeforeValidator:
-    """Reads a setting that is typed as text; what is read already stays."""
-    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
-
-
-def _text(value: Budget | Constraint | None) -> str | None:
-    return None if value is None else value.text
-
-
-def _listed(value: Any) -> Any:
-    """Several of something, of which one may stand alone; pydantic refuses what is neither."""
-    return [value] if isinstance(value, str | os.PathLike) else list(value) if isinstance(value, _SEVERAL) else value
-
-
-Seconds = Annotated[float, BeforeValidator(seconds_of)]
-BudgetSetting = Annotated[InstanceOf[Budget], _read(Budget.parse), PlainSerializer(_text)]
-ConstraintSetting = Annotated[InstanceOf[Constraint], _read(Constraint.parse), PlainSerializer(_text)]
 
 
 class RunConfig(BaseModel):
@@ -163,22 +130,22 @@ class RunConfig(BaseModel):
     given: str | None = Field(default=None, min_length=1, max_length=60)
     given_digest: str | None = None
     task: str = "auto"
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: Columns = Field(default_factory=dict)
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     header: bool | None = None
     skip_bad: bool = False
     metric: str | None = None
     device: str = "cpu"
     budget: BudgetSetting | None = None
-    objectives: list[str] = Field(default_factory=lambda: ["latency"])
-    constraints: list[ConstraintSetting] = Field(default_factory=list)
+    objectives: Objectives = Field(default_factory=lambda: ["latency"])
+    constraints: Constraints = Field(default_factory=list)
     percentile: float = Field(default=50.0, ge=50, le=99)
     loads: list[Load] = Field(default_factory=list)
     across: str = "mean"
     batch_size: int = Field(default=8, ge=1)
     eval_batch_size: int = Field(default=64, ge=1)
     dtype: str = "float32"
-    precision: list[str] | None = None
+    precision: Precisions | None = None
     attention: str = "sdpa"
     mode: str = "eager"
     concurrency: int = Field(default=1, ge=1)
@@ -188,7 +155,7 @@ class RunConfig(BaseModel):
     sampler: str = "guided"
     trials: int | None = Field(default=None, ge=1)
     seeds: int | None = Field(default=None, ge=0)
-    start_from: list[str] = Field(default_factory=list)
+    start_from: Paths = Field(default_factory=list)
     race: bool = True
     engine: str = "local"
     workers: int | None = Field(default=None, ge=1)
@@ -217,7 +184,7 @@ class RunConfig(BaseModel):
     def _as_typed(cls, settings: Any) -> Any:
         """Settings as they may be written, in the form in which they are kept."""
         found = {_AS_TYPED.get(name, name): value for name, value in settings.items() if value is not None}
-        for name in {*_PATHS, "space"} & found.keys():
+        for name in {*PATHS, "space"} & found.keys():
             if isinstance(found[name], os.PathLike):
                 found[name] = os.fspath(found[name])
         if "runtime" in found:
@@ -227,60 +194,6 @@ class RunConfig(BaseModel):
         else:
             found |= spread_loads(found.pop("batch_size", None), found.pop("length", None))
         return found
-
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _columns(cls, value: Any) -> Any:
-        """Read `role=name,role=name`."""
-        if not isinstance(value, str):
-            return value
-        pairs = [part.partition("=") for part in value.split(",")]
-        if not all(role.strip() and equals and name.strip() for role, equals, name in pairs):
-            raise PruneSearchError(
-                f"columns are written role=name,role=name (text=review,label=stars), but got '{value}'"
-            )
-        return {role.strip(): name.strip() for role, _, name in pairs}
-
-    @field_validator("objectives", mode="before")
-    @classmethod
-    def _objectives(cls, value: Any) -> Any:
-        """Read `latency`, or several costs as in `latency,macs`."""
-        names = [name.strip() for name in value.split(",")] if isinstance(value, str) else _listed(value)
-        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise PruneSearchError(f"objectives are names of costs, as in latency,macs, but got {value!r}")
-        text = ",".join(map(str, names))
-        for name in names:
-            if name not in COSTS:
-                raise PruneSearchError(
-                    f"unknown objective '{name}': {did_you_mean(str(name), COSTS)}; quality is always one"
-                )
-            row = find_cost(name)
-            if not row.searched:
-                after = row.known == "after"
-                why = "is known only after an evaluation" if after else "is better when it is more"
-                raise PruneSearchError(f"objective '{name}' cannot be minimised, since it {why}: use --constraint")
-        if len(set(names)) < len(names) or not names:
-            raise PruneSearchError(f"an objective is named once, but got '{text}'")
-        if len(names) > _MOST_OBJECTIVES:
-            raise PruneSearchError(
-                f"`objectives <= {_MOST_OBJECTIVES}` must hold beside quality, but got '{text}': bound the others"
-            )
-        return names
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _precisions(cls, value: Any) -> Any:
-        """Read `float32,int8`."""
-        names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-        for name in names or ():
-            PRECISIONS.entry(name)
-        return names if names is None else list(dict.fromkeys(names))
-
-    @field_validator("constraints", "start_from", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        given = _listed(value)
-        return [os.fspath(v) if isinstance(v, os.PathLike) else v for v in given] if isinstance(given, list) else given
 
     @field_validator("task", "metric", "dtype", "attention", "sampler", "engine", "mode", "across")
     @classmethod
@@ -359,9 +272,7 @@ class RunConfig(BaseModel):
 
     def located(self) -> RunConfig:
         """The same with absolute paths to what is here, so that it means the same in any folder."""
-        return self.model_copy(
-            update=_located({name: getattr(self, name) for name in (*_PATHS, "space", "start_from")})
-        )
+        return self.model_copy(update=located({name: getattr(self, name) for name in (*PATHS, "space", "start_from")}))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data: what `config.yaml` and `front.json` hold, and `RunConfig(**...)` takes."""
@@ -369,53 +280,8 @@ class RunConfig(BaseModel):
 
     def check_resumes(self, before: dict[str, Any], study: str, *, tried: bool) -> None:
         """Raise if a study that was begun with the settings `before`, and has `tried` schedules, cannot go on so."""
-        before, now = before | _located(before), self.located().to_dict()
-        before |= {"device": str(before.get("device", now["device"])).lower()}  # some were written with capitals
-        if before.get("given") != now["given"]:
-            raise PruneSearchError(
-                f"study '{study}' is of {_model_of(before)}, but got {_model_of(now)}: give the same one to resume it, "
-                "or another --study"
-            )
-        if before.get("given_digest") not in (None, now["given_digest"]):
-            raise PruneSearchError(
-                f"study '{study}' was begun with other weights or other rows of {_model_of(before)}: give the same "
-                "objects to resume it, or another study"
-            )
-        free = _FREE_TO_CHANGE if tried else (*_FREE_TO_CHANGE, *_FREE_BEFORE_TRIALS)
-        if self.length_buckets:  # found in the data, once that is loaded
-            free = (*free, "loads", "length")
-        differing = [k for k in now if k not in free and k in before and before[k] != now[k]]
-        if differing:
-            name = differing[0]
-            raise PruneSearchError(
-                f"study '{study}' was begun with {name}={before[name]!r}, but got {now[name]!r}: "
-                "give the same settings to resume it, or another --study"
-            )
-
-
-def _model_of(settings: Mapping[str, Any]) -> str:
-    if settings.get("given") is not None:
-        return f"a caller's own model ({settings['given']})"
-    return "the demo" if settings.get("model") is None else f"model {settings['model']}"
-
-
-def _located(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the settings that name files, with absolute paths where these are there."""
-    found: dict[str, Any] = {name: _absolute(settings[name]) for name in _PATHS if settings.get(name) is not None}
-    if settings.get("start_from"):
-        found["start_from"] = [_absolute(name) for name in settings["start_from"]]
-    space = settings.get("space")
-    if space is not None:  # a folder of that name is none
-        found["space"] = os.path.abspath(space) if Path(space).is_file() else space
-    return found
-
-
-def _absolute(names: str) -> str:
-    """`a` or `calibration,holdout` with absolute paths to what is here; Hub ids stay."""
-    if Path(names).exists():  # a comma may be part of a name
-        return os.path.abspath(names)
-    parts = names.split(",")
-    return ",".join(os.path.abspath(part) if Path(part).exists() else part.rstrip("/") for part in parts)
+        found = ("loads", "length") if self.length_buckets else ()  # in the data, once that is loaded
+        check_same(before, self.located().to_dict(), study, tried=tried, found=found)
 
 
 def _one_line(error: ValidationError) -> str:

@@ -12,7 +12,7 @@ from prunesearch.core.plans.flow import Geometry
 from prunesearch.core.tables.registry import ENGINES
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.study.config import RunConfig
-from prunesearch.study.loads import Load, bucket_loads
+from prunesearch.study.settings.loads import Load, bucket_loads
 from prunesearch.study.target import Target, resolve_target
 from prunesearch.tasks import load_task
 

@@ -85,7 +85,7 @@ SUB_ROOMS = {
     "cost": (("devices",), ("tables",), ("counting", "timing"), ("energy", "estimate")),
     "core": (("tables",), ("plans",)),
     "tasks": (("data", "metrics"), ("batching",), ("kinds",)),
-    "study": (("storage",),),
+    "study": (("settings", "storage"),),
     "export": (("schedules",), ("models",)),
     "report": (("tables",), ("views",), ("dashboard",)),
     "search": (("space",), ("solve",), ("costs",), ("samplers",), ("trials",), ("engines", "finish")),

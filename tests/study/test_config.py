@@ -11,7 +11,7 @@ from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.study.config import RunConfig
-from prunesearch.study.loads import Load
+from prunesearch.study.settings.loads import Load
 from tests.support.known_device import one_line
 
 

@@ -24,7 +24,7 @@ from prunesearch.search.costs.study_table import cost_table
 from prunesearch.search.space.plan_space import PlanSpace
 from prunesearch.search.space.space import Space
 from prunesearch.study.folder import StudyFolder
-from prunesearch.study.loads import Load
+from prunesearch.study.settings.loads import Load
 from prunesearch.study.setup import Setting
 
 _BY_MACS = (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.study.loads import Load, bucket_loads, read_loads, spread_loads
+from prunesearch.study.settings.loads import Load, bucket_loads, read_loads, spread_loads
 
 
 def loads(*rows):
