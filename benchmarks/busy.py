@@ -76,8 +76,7 @@ def bench(tokens: int, busy: bool, args: argparse.Namespace) -> dict[str, Any]:
             model, inputs, counts=widths, methods=SpaceFile.load(None).methods(), time_budget_s=args.seconds,
             label=f"{tokens} tokens, {'busy' if busy else 'quiet'}",
         )  # fmt: skip
-    checked = table.validation
-    assert checked is not None
+    checked = table.validated()
     return {
         "tokens": tokens,
         "busy": busy,

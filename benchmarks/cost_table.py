@@ -27,6 +27,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from prunesearch.commands.profile import grid
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, parse_method
 from prunesearch.core.tables.registry import MERGES
@@ -130,9 +131,9 @@ def bench(name: str, rows: int, args: argparse.Namespace) -> dict[str, Any]:
             unseen=args.unseen, patience_s=60.0, label=f"{name}, batch {rows}",
         )  # fmt: skip
         schedules = draw_unseen(shape, counts, methods, count=args.unseen, seed=1, between=args.mode != "compile")
-        checked = table.validation
-        assert checked is not None
-        assert [str(s) for s in schedules] == checked.schedules[1:]
+        checked = table.validated()
+        if [str(s) for s in schedules] != checked.schedules[1:]:
+            raise PruneSearchError("the schedules of the table's validation must be those drawn here, but are others")
         macs = [closed_form_gmacs(handle.encoder, s, shape.tokens) for s in schedules]
     measured = np.array(checked.measured_ms[1:])
     # the constant that makes the sum of squared RELATIVE errors least

@@ -14,8 +14,8 @@ padding.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
+import runpy
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -119,12 +119,11 @@ def tome_functions(folder: Path | None) -> Any:
     """ToMe's own `bipartite_soft_matching` and `merge_wavg`, from a checkout; None for the formula."""
     if folder is None:
         return None
-    spec = importlib.util.spec_from_file_location("tome_merge", folder / "tome" / "merge.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.bipartite_soft_matching, module.merge_wavg
+    path = folder / "tome" / "merge.py"
+    if not path.is_file():
+        raise ps.PruneSearchError(f"--tome must be a checkout of ToMe's repository, but {path} is not there")
+    found = runpy.run_path(str(path))
+    return found["bipartite_soft_matching"], found["merge_wavg"]
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from prunesearch.cost.timing.modes import Compiled
 from prunesearch.cost.timing.runtimes import Forward
 from prunesearch.export.models.model_format import ModelOptions, ModelSource
 from prunesearch.export.models.write import find_model_format, write_format
+from prunesearch.export.pick import pick
 from prunesearch.pruning.apply import apply_
 from prunesearch.study.front import Front
 from prunesearch.tasks.quality import quality_of
@@ -54,8 +55,7 @@ def demo(batch: int) -> tuple[ModelSource, Any]:
 
     task = make_setting(RunConfig()).task
     front = Front.load(ROOT / "studies" / "example" / "front.json")
-    point = front.point(POINT)
-    assert point is not None
+    point = pick(front, POINT)
     return ModelSource(task.model, point.to_schedule(), task.timing_inputs(batch)), task
 
 

@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.schedule_text import read_schedule
 from prunesearch.cost.devices.device import describe_device
@@ -62,7 +63,8 @@ def timed(named: dict[str, Schedule], handle: Handle, run: Callable[[], object],
 def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each schedule."""
     task: Any = load_task(args.model, args.data, task="speech-recognition", batch_size=8)
-    assert isinstance(task, Writing)
+    if not isinstance(task, Writing):
+        raise PruneSearchError(f"--model must be one that writes (Whisper), but {args.model} is read for {task.name}")
     named = schedules_of(args)
     rows: dict[str, dict[str, Any]] = {name: {"schedule": name} for name in named}
     holdout: EvalSet = task.holdout if args.rows is None else task.holdout.take(args.rows)

@@ -70,8 +70,7 @@ def lean(found: CostTable) -> dict[str, Any]:
 
 def told(found: CostTable) -> dict[str, Any]:
     """Error on unseen schedules, seconds, plateaus of a block (with sizes and without), noise."""
-    checked = found.validation
-    assert checked is not None
+    checked = found.validated()
     return {
         "unpruned_ms": found.predict(Schedule()),
         "mape": checked.mape, "worst": checked.worst, "rank": checked.rank_correlation, "unseen": checked.unseen,
@@ -93,8 +92,7 @@ def estimated(result: Mapping[str, Any], spec: DeviceSpec) -> dict[str, float]:
         spec: the device's datasheet.
     """
     found = CostTable(**result["table"])
-    checked, conditions = found.validation, found.conditions
-    assert checked is not None
+    checked, conditions = found.validated(), found.conditions
     model = load_shape(str(found.model))
     inputs = random_inputs(model, conditions["batch_size"])
     guess = estimate_table(

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.shape import Record, Shape
 from prunesearch.cost.tables.energy_fit import EnergyFit
 
@@ -169,6 +170,16 @@ class TableFacts(Record):
         if self.status == "estimated" or self.validation is None or self.validation.mape <= PROMISED:
             return ""
         return f"its mean error is {self.validation.mape:.1%} where {PROMISED:.0%} is promised"
+
+    def validated(self) -> Validation:
+        """Its error on schedules that it has not seen.
+
+        Raises:
+            PruneSearchError: if the table was not checked on any.
+        """
+        if self.validation is None:
+            raise PruneSearchError("the cost table must be checked on unseen schedules: measure it with unseen > 0")
+        return self.validation
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -83,7 +83,8 @@ class Assignment:
             flat = (x if x.dim() == 3 else x[..., None]).to(dtype)
             out = self.share.to(dtype).transpose(1, 2) @ flat
             return out if x.dim() == 3 else out[..., 0]
-        assert self.slot is not None  # a merge either assigns or spreads
+        if self.slot is None:
+            return take_rows(x, self.kept)  # the others were dropped
         return add_rows(x, self.slot, self.n_out)
 
     def matrix(self, mass: Tensor) -> Tensor:
@@ -92,8 +93,7 @@ class Assignment:
             dense = self.share.transpose(1, 2)
         else:
             batch, n_in = mass.shape
-            slot = self.slot[:, None, :] if self.slot is not None else self._own_slot(n_in)[:, None, :]
-            dense = mass.new_zeros(batch, self.n_out + 1, n_in).scatter_(1, slot, 1.0)
+            dense = mass.new_zeros(batch, self.n_out + 1, n_in).scatter_(1, self.slots(n_in)[:, None, :], 1.0)
             dense = dense[:, : self.n_out]
         dense = dense * (mass > 0)[:, None, :]
         return dense if self.occupied is None else dense * self.occupied[..., None]
@@ -106,12 +106,14 @@ class Assignment:
         """
         if self.share is not None:
             return take_rows(y, self.share.argmax(-1))
-        slot = self.slot if self.slot is not None else self._own_slot(x.shape[1])
+        slot = self.slots(x.shape[1])
         back = take_rows(y, slot.clamp(max=self.n_out - 1))
         return torch.where((slot < self.n_out)[..., None], back, x)
 
-    def _own_slot(self, n_in: int) -> Tensor:
-        """Slot of each kept token, `n_out` for all others (`[batch, n_in]`)."""
+    def slots(self, n_in: int) -> Tensor:
+        """`[batch, n_in]` slot that each token went into, `n_out` for those that were dropped; none may be spread."""
+        if self.slot is not None:
+            return self.slot
         slots = torch.arange(self.n_out, device=self.kept.device).expand_as(self.kept)
         if self.occupied is not None:
             slots = slots.where(self.occupied, self.n_out)
@@ -126,15 +128,13 @@ class Regrouping(Assignment):
 
     Args:
         order: `[batch, n_in]` all tokens: those that are kept, in the order of their slots, then the others.
-        into: `[batch, n_in - n_out]` slot that each of the others goes into; None where they are spread.
-        spread: `[batch, n_in - n_out, n_out]` fraction of each of the others that goes to each slot, else None.
+        others: where the others go.
         size: `[batch, n_in]` sizes, in `order`; None: all one.
         importance: `[batch, n_in]` what a token's size is multiplied by in the mean of its slot, in `order`; None: one.
     """
 
     order: Tensor
-    into: Tensor | None = None
-    spread: Tensor | None = None
+    others: Grouped | Spread
     size: Tensor | None = None
     importance: Tensor | None = None
 
@@ -142,14 +142,13 @@ class Regrouping(Assignment):
         self,
         order: Tensor,
         n_out: int,
+        others: Grouped | Spread,
         *,
-        into: Tensor | None = None,
-        spread: Tensor | None = None,
         size: Tensor | None = None,
         importance: Tensor | None = None,
     ) -> None:
         super().__init__(order[:, :n_out])
-        parts = {"order": order, "into": into, "spread": spread, "size": size, "importance": importance}
+        parts = {"order": order, "others": others, "size": size, "importance": importance}
         self.__dict__.update(parts)  # frozen for all others
 
     def features(self, x: Tensor) -> Tensor:
@@ -174,21 +173,18 @@ class Regrouping(Assignment):
         """See `Assignment`."""
         return self.spelled_out.inverse(y, x)
 
+    def slots(self, n_in: int) -> Tensor:
+        """See `Assignment`."""
+        return self.spelled_out.slots(n_in)
+
     @cached_property
     def spelled_out(self) -> Assignment:
         """The same, said token by token."""
-        own = places(self.order, self.n_out).expand_as(self.kept)
         weight = torch.ones_like(self.order, dtype=torch.float32) if self.size is None else self.size
         weight = weight if self.importance is None else weight * self.importance
-        weight = torch.empty_like(weight).scatter_(1, self.order, weight)
-        if self.into is not None:
-            slot = torch.empty_like(self.order).scatter_(1, self.order, torch.cat([own, self.into], 1))
-            return Assignment(self.kept, slot=slot, weight=weight)
-        assert self.spread is not None  # a merge either assigns or spreads
-        stays = torch.eye(self.n_out, dtype=self.spread.dtype, device=own.device).expand(len(own), -1, -1)
-        share = torch.cat([stays, self.spread], 1)
-        index = self.order[..., None].expand_as(share)
-        return Assignment(self.kept, share=torch.empty_like(share).scatter_(1, index, share), weight=weight)
+        found = {"weight": weight, **self.others.beside(self.kept)}
+        back = {name: _scattered(x, self.order) for name, x in found.items()}
+        return Assignment(self.kept, **back)
 
     def _merged(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features, and the weight of each slot `[batch, n_out]`."""
@@ -200,7 +196,7 @@ class Regrouping(Assignment):
             stays *= weight[:, : self.n_out, None]
             goes = goes * weight[:, self.n_out :, None]
         total = self._totals(stays, weight)
-        stays = self._add(stays, goes)
+        stays = self.others.add_(stays, goes)
         stays /= total[..., None]
         return stays.to(x.dtype), total
 
@@ -211,23 +207,67 @@ class Regrouping(Assignment):
 
     def _totals(self, like: Tensor, weight: Tensor | None) -> Tensor:
         """Sum of the weights of what each slot holds, `[batch, n_out]`; of ones in the dtype of `like`."""
-        if self.spread is not None:
-            if weight is None:
-                return self.spread.sum(1) + 1
-            stays, goes = weight[:, : self.n_out, None], weight[:, self.n_out :, None]
-            return torch.baddbmm(stays, self.spread.transpose(1, 2).to(weight.dtype), goes)[..., 0]
-        assert self.into is not None  # a merge either assigns or spreads
         if weight is None:
             dtype = wide(like.dtype) if like.is_floating_point() else torch.float32
-            stays, goes = (ones(self.order, n, dtype) for n in (self.kept.numel(), self.into.numel()))
-        else:
-            stays, goes = weight[:, : self.n_out].reshape(-1), weight[:, self.n_out :].reshape(-1)
-        return stays.index_add(0, flat_slots(like, self.into, self.n_out), goes).view_as(self.kept)
+            return self.others.counts(like, self.n_out, dtype)
+        return self.others.sums(like, weight[:, : self.n_out], weight[:, self.n_out :])
 
-    def _add(self, stays: Tensor, goes: Tensor) -> Tensor:
+
+@dataclass(frozen=True)
+class Grouped:
+    """Tokens that are not kept each go into one slot: `into` is `[batch, m]`."""
+
+    into: Tensor
+
+    def add_(self, stays: Tensor, goes: Tensor) -> Tensor:
         """`stays` `[batch, n_out, width]` with the others `[batch, m, width]` added to their slots, in place."""
-        if self.spread is not None:
-            return stays.baddbmm_(self.spread.to(stays.dtype).transpose(1, 2), goes)
-        assert self.into is not None  # as above
-        stays.flatten(0, 1).index_add_(0, flat_slots(stays, self.into, self.n_out), goes.flatten(0, 1))
+        stays.flatten(0, 1).index_add_(0, flat_slots(stays, self.into, stays.shape[1]), goes.flatten(0, 1))
         return stays
+
+    def sums(self, like: Tensor, stays: Tensor, goes: Tensor) -> Tensor:
+        """As `add_`, of one number a token, into a new tensor `[batch, n_out]`; `like` has the batch's rows."""
+        flat = flat_slots(like, self.into, stays.shape[1])
+        return stays.reshape(-1).index_add(0, flat, goes.reshape(-1)).view_as(stays)
+
+    def counts(self, like: Tensor, n_out: int, dtype: torch.dtype) -> Tensor:
+        """How many tokens each slot holds."""
+        batch, m = self.into.shape
+        stays, goes = (ones(self.into, batch * n, dtype) for n in (n_out, m))
+        return stays.index_add(0, flat_slots(like, self.into, n_out), goes).view(batch, n_out)
+
+    def beside(self, kept: Tensor) -> dict[str, Tensor]:
+        """What an `Assignment` calls it: the slot of every token, the kept ones before the others."""
+        own = places(kept, kept.shape[1]).expand_as(kept)
+        return {"slot": torch.cat([own, self.into], 1)}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Tokens that are not kept are spread: `share` is `[batch, m, n_out]`, the fraction of each for each slot."""
+
+    share: Tensor
+
+    def add_(self, stays: Tensor, goes: Tensor) -> Tensor:
+        """See `Grouped`."""
+        return stays.baddbmm_(self.share.to(stays.dtype).transpose(1, 2), goes)
+
+    def sums(self, like: Tensor, stays: Tensor, goes: Tensor) -> Tensor:
+        """See `Grouped`."""
+        share = self.share.transpose(1, 2).to(stays.dtype)
+        return torch.baddbmm(stays[..., None], share, goes[..., None])[..., 0]
+
+    def counts(self, like: Tensor, n_out: int, dtype: torch.dtype) -> Tensor:
+        """See `Grouped`."""
+        return self.share.sum(1) + 1
+
+    def beside(self, kept: Tensor) -> dict[str, Tensor]:
+        """See `Grouped`."""
+        n_out = kept.shape[1]
+        stays = torch.eye(n_out, dtype=self.share.dtype, device=kept.device).expand(kept.shape[0], -1, -1)
+        return {"share": torch.cat([stays, self.share], 1)}
+
+
+def _scattered(x: Tensor, order: Tensor) -> Tensor:
+    """`[batch, n, ...]` of tokens in `order`, in their own."""
+    index = order.reshape(*order.shape, *[1] * (x.dim() - 2)).expand_as(x)
+    return torch.empty_like(x).scatter_(1, index, x)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunesearch.core.plans.stage import kept_count
 from prunesearch.pruning.attention import mean_key
-from prunesearch.pruning.forward.assignment import Assignment, Regrouping
+from prunesearch.pruning.forward.assignment import Assignment, Grouped, Regrouping
 from prunesearch.pruning.forward.constants import places
 from prunesearch.pruning.forward.tokens import Tokens, take_rows
 from prunesearch.pruning.merges.base import MergeInput
@@ -33,19 +33,12 @@ def bipartite(inputs: MergeInput) -> Assignment:
     rounds = _rounds(inputs.keep_before, inputs.keep, tokens, inputs.n_out)
     if rounds == 1:
         return step
-    kept, occupied, slot = step.kept, step.occupied, _slots(step)
+    kept, occupied, slot = step.kept, step.occupied, step.slots(tokens.n)
     for _ in range(rounds - 1):
         key, tokens = step.apply(key, tokens)
         step = _match_once(inputs, tokens, key, goal)
-        kept, occupied, slot = kept.gather(1, step.kept), step.occupied, _slots(step).gather(1, slot)
+        kept, occupied, slot = kept.gather(1, step.kept), step.occupied, step.slots(tokens.n).gather(1, slot)
     return Assignment(kept, occupied, slot, weight=inputs.tokens.mass)
-
-
-def _slots(step: Assignment) -> Tensor:
-    """`[batch, n_in]` slot that each token went into."""
-    slot = step.spelled_out.slot if isinstance(step, Regrouping) else step.slot
-    assert slot is not None
-    return slot
 
 
 def _rounds(before: float, after: float, tokens: Tokens, n_out: int) -> int:
@@ -76,7 +69,7 @@ def _match_once(inputs: MergeInput, tokens: Tokens, key: Tensor, goal: Tensor | 
     width = tokens.n - min(tokens.n - inputs.n_out, half)
     if tokens.valid is None or goal is None:
         return _match_plain(inputs, tokens, unit, width)
-    return _match_padded(inputs, tokens, unit, width, goal)
+    return _match_padded(inputs, tokens, tokens.valid, unit, width, goal)
 
 
 # -- nothing is padded: the sets are slices --------------------------------------------------------------------------
@@ -103,14 +96,15 @@ def _match_plain(inputs: MergeInput, tokens: Tokens, unit: Tensor, width: int) -
         order = torch.cat([first, left, takers, last, merged], 1)
         into = target + (leading + left.shape[1])
     sizes = None if tokens.size is None else take_rows(tokens.size, order)
-    return Regrouping(order, width, into=into, size=sizes)
+    return Regrouping(order, width, Grouped(into), size=sizes)
 
 
 # -- rows of different lengths: the sets are lists -------------------------------------------------------------------
 
 
-def _match_padded(inputs: MergeInput, tokens: Tokens, unit: Tensor, width: int, goal: Tensor) -> Assignment:
-    assert tokens.valid is not None  # what there is a goal for is padded
+def _match_padded(
+    inputs: MergeInput, tokens: Tokens, valid: Tensor, unit: Tensor, width: int, goal: Tensor
+) -> Assignment:
     reducible, gives = tokens.reducible, tokens.leading % 2
     listed = (~reducible).byte().sort(stable=True, dim=1).indices
     real = reducible.gather(1, listed)
@@ -119,11 +113,11 @@ def _match_padded(inputs: MergeInput, tokens: Tokens, unit: Tensor, width: int, 
     pairs = take_rows(unit, givers) @ take_rows(unit, takers).transpose(1, 2)
     best, partner = pairs.masked_fill(~open_pairs, -torch.inf).max(-1)
     ranking = best.sort(stable=True, dim=1, descending=True).indices
-    most = torch.minimum(tokens.valid.sum(1) - goal, reducible.sum(1) // 2)[:, None]
+    most = torch.minimum(valid.sum(1) - goal, reducible.sum(1) // 2)[:, None]
     merged = places(ranking, ranking.shape[1]) < most  # in the order of the ranking
     ranked = givers.gather(1, ranking)
     gone = torch.zeros_like(reducible).scatter_(1, ranked, merged)
-    stays = tokens.valid & ~gone
+    stays = valid & ~gone
     # a row that has come to its goal rests
     moves = reducible if inputs.in_order else reducible & (most > 0)
     kept = _slots_of(inputs, tokens, ranked, takers, stays, moves)[:, :width]
@@ -141,7 +135,6 @@ def _slots_of(
     inputs: MergeInput, tokens: Tokens, ranked: Tensor, takers: Tensor, stays: Tensor, moves: Tensor
 ) -> Tensor:
     """Tokens `[batch, n]` in the order of their slots, those that are gone at the end."""
-    assert tokens.valid is not None  # as above
     n = tokens.n
     place = places(stays, n).expand_as(stays)
     if not inputs.in_order:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunesearch.pruning.forward.assignment import Assignment, Regrouping
+from prunesearch.pruning.forward.assignment import Assignment, Grouped, Regrouping
 from prunesearch.pruning.forward.constants import ones, places
 from prunesearch.pruning.merges.base import MergeInput
 from prunesearch.pruning.selections.base import Chosen
@@ -46,7 +46,7 @@ def _fused(inputs: MergeInput, chosen: Chosen) -> Assignment:
         shown = torch.ones_like(importance[:, :n_out]).scatter(1, into, scores[:, :1])
         importance = torch.cat([shown, scores[:, 1:]], 1)
     slots = into.expand(batch, n_in - n_out)
-    return Regrouping(order, n_out, into=slots, size=inputs.sizes(order), importance=importance)
+    return Regrouping(order, n_out, Grouped(slots), size=inputs.sizes(order), importance=importance)
 
 
 def _slot_of_the_best(chosen: Chosen) -> Tensor:

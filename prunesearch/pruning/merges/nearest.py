@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from prunesearch.pruning.forward.assignment import Assignment, Regrouping
+from prunesearch.pruning.forward.assignment import Assignment, Grouped, Regrouping
 from prunesearch.pruning.merges.base import MergeInput, similarity_to_kept
 
 
@@ -16,6 +16,6 @@ def nearest(inputs: MergeInput) -> Assignment:
     chosen, _ = inputs.chosen
     target = similarity_to_kept(inputs, chosen).argmax(-1)
     if inputs.tokens.valid is None:
-        return Regrouping(chosen.order, chosen.n_out, into=target, size=inputs.sizes(chosen.order))
+        return Regrouping(chosen.order, chosen.n_out, Grouped(target), size=inputs.sizes(chosen.order))
     slot = torch.where(chosen.is_kept, chosen.own_slot, target)
     return Assignment(chosen.kept, chosen.occupied, slot=slot, weight=inputs.tokens.mass)

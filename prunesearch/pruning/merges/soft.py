@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from prunesearch.pruning.forward.assignment import Assignment, Regrouping
+from prunesearch.pruning.forward.assignment import Assignment, Regrouping, Spread
 from prunesearch.pruning.forward.constants import places
 from prunesearch.pruning.merges.base import MergeInput, similarity_to_kept
 
@@ -17,7 +17,7 @@ def soft(inputs: MergeInput) -> Assignment:
     chosen, _ = inputs.chosen
     spread = similarity_to_kept(inputs, chosen, 1 / inputs.params["temperature"]).softmax(-1)
     if inputs.tokens.valid is None:
-        return Regrouping(chosen.order, chosen.n_out, spread=spread, size=inputs.sizes(chosen.order))
+        return Regrouping(chosen.order, chosen.n_out, Spread(spread), size=inputs.sizes(chosen.order))
     own = (chosen.own_slot[..., None] == places(chosen.kept, chosen.n_out)).to(spread.dtype)
     share = torch.where(chosen.is_kept[..., None], own, spread)
     return Assignment(chosen.kept, chosen.occupied, share=share, weight=inputs.tokens.mass)

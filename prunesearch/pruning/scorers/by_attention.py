@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
+from itertools import starmap
 
 import numpy as np
 import torch
@@ -28,14 +30,12 @@ def cls_attention(inputs: ScorerInput) -> Tensor:
 def attention_received(inputs: ScorerInput) -> Tensor:
     """Mean attention a token receives, over heads and real queries (PoWER-BERT, Goyal et al. 2020)."""
     valid = inputs.tokens.valid
-    total: Tensor | None = None
-    for rows, weights in attention_slabs(inputs.attention):
+
+    def received(rows: slice, weights: Tensor) -> Tensor:
         per_query = weights.mean(1)
-        if valid is not None:
-            per_query = per_query * valid[:, rows, None]
-        part = per_query.sum(1)
-        total = part if total is None else total + part
-    assert total is not None  # a sequence has at least one query
+        return (per_query if valid is None else per_query * valid[:, rows, None]).sum(1)
+
+    total = reduce(torch.add, starmap(received, attention_slabs(inputs.attention)))
     count = inputs.tokens.n if valid is None else valid.sum(1, keepdim=True)
     return total / count
 
