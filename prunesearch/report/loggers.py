@@ -1,15 +1,16 @@
 """A finished study told to an experiment tracker: TensorBoard, MLflow or Weights & Biases, if that is installed.
 
-A new one is a function and a row in `LOGGERS` (`core/registry.py`).
+A new one is a function `(package, folder, front, trials) -> where it went` and a row in `LOGGERS`
+(`core/tables/export_tables.py`), which names the modules of which the first that is there is the package.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from prunesearch.core.costs import COSTS, find_cost
@@ -20,9 +21,10 @@ from prunesearch.study.front import Front
 from prunesearch.study.storage.reader import Trial, TrialReader
 
 _PROJECT = "prunesearch"
+Find = Callable[[str], Any]
 
 
-def log_study(name: str, folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+def log_study(name: str, folder: StudyFolder, front: Front, trials: Sequence[Trial], find: Find = import_module) -> str:
     """Tell the tracker called `name` of a study: settings, trials, points of the front, and files where it takes them.
 
     Args:
@@ -30,6 +32,7 @@ def log_study(name: str, folder: StudyFolder, front: Front, trials: Sequence[Tri
         folder: of the study.
         front: its front.
         trials: its trials; those that are complete are told.
+        find: imports the tracker's package.
 
     Returns:
         One line on where it went.
@@ -37,9 +40,9 @@ def log_study(name: str, folder: StudyFolder, front: Front, trials: Sequence[Tri
     Raises:
         PruneSearchError: for an unknown name, a package that is not installed, or a tracker that refuses.
     """
-    check_logger(name)
+    package = _package(name, find)
     try:
-        return str(LOGGERS[name](folder, front, [trial for trial in trials if trial.complete]))
+        return str(LOGGERS[name](package, folder, front, [trial for trial in trials if trial.complete]))
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PruneSearchError(f"{name} did not take the study ({reason}); its own files are complete") from None
@@ -53,9 +56,9 @@ def log_finished(name: str, study: str, *, storage: str | None = None, root: Pat
     return log_study(name, folder, front, reader.trials)
 
 
-def check_logger(name: str) -> None:
+def check_logger(name: str, find: Find = import_module) -> None:
     """Refuse a name that is not in `LOGGERS`, or whose package is missing: to be called before a run, not after it."""
-    _package(name)
+    _package(name, find)
 
 
 def scalars(front: Front, trials: Sequence[Trial]) -> list[tuple[int, dict[str, float]]]:
@@ -74,10 +77,10 @@ def scalars(front: Front, trials: Sequence[Trial]) -> list[tuple[int, dict[str, 
     return found
 
 
-def to_tensorboard(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+def to_tensorboard(tensorboard: Any, folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
     """See `log_study`."""
     place = folder.path / "tensorboard"
-    writer = _package("tensorboard").SummaryWriter(str(place))
+    writer = tensorboard.SummaryWriter(str(place))
     try:
         writer.add_text("config", f"```\n{json.dumps(front.config, indent=1)}\n```")
         writer.add_text("verdict", front.verdict.text)
@@ -89,9 +92,8 @@ def to_tensorboard(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -
     return f"tensorboard --logdir {place}"
 
 
-def to_mlflow(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+def to_mlflow(mlflow: Any, folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
     """See `log_study`."""
-    mlflow = _package("mlflow")
     mlflow.set_experiment(_PROJECT)
     with mlflow.start_run(run_name=front.study) as run:
         mlflow.log_params({name: str(value) for name, value in front.config.items()})
@@ -103,9 +105,8 @@ def to_mlflow(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str
     return f"MLflow run {run.info.run_id}"
 
 
-def to_wandb(folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
+def to_wandb(wandb: Any, folder: StudyFolder, front: Front, trials: Sequence[Trial]) -> str:
     """See `log_study`."""
-    wandb = _package("wandb")
     run = wandb.init(project=_PROJECT, name=front.study, config=front.config)
     try:
         # two counters: points are not trials
@@ -129,17 +130,9 @@ def _files(folder: StudyFolder) -> list[str]:
     return [str(path) for path in (folder.front, folder.report) if path.exists()]
 
 
-def _package(name: str) -> Any:
+def _package(name: str, find: Find) -> Any:
     row = LOGGERS.entry(name)
     for module in row.modules:
-        found = _imported(module)
-        if found is not None:
-            return found
+        with suppress(ImportError):
+            return find(module)
     raise PruneSearchError(f"--log {name} needs a package that is not installed: pip install {row.package}")
-
-
-def _imported(module: str) -> ModuleType | None:
-    try:
-        return import_module(module)
-    except ImportError:
-        return None

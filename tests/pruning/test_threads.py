@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import prunesearch as ps
+from prunesearch.pruning.forward.state import state_of
 from tests.support.heads import HEADS, answers_of, given_to, model_of
 
 MIXED = ps.Schedule([ps.Stage(0, 0.7, "attention_received", "fuse"), ps.Stage(2, 0.4, "value_norm", "bipartite")])
@@ -119,7 +120,7 @@ def test_a_forward_that_fails_in_the_middle_leaves_nothing_behind(kind: str) -> 
     with pytest.raises(_BreakError):
         answers_of(model, inputs)
     hook.remove()
-    state = handle._driver.state
+    state = state_of(handle.encoder.cores[2])
     assert state.forward is None
     assert not state.notes
     assert (state.departures, state.real, state.mask) == (None, None, None)

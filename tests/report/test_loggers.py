@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import types
 
 import pytest
@@ -62,19 +61,17 @@ def test_what_is_told(make_front):
     assert "front/energy_mj" not in found[4][1]
 
 
-def test_mlflow(folder, make_front, monkeypatch):
+def test_mlflow(folder, make_front):
     heard = Recorder()
-    monkeypatch.setitem(sys.modules, "mlflow", heard)
-    assert "r1" in log_study("mlflow", folder, make_front(), plain_trials(3))
+    assert "r1" in log_study("mlflow", folder, make_front(), plain_trials(3), {"mlflow": heard}.__getitem__)
     assert len(heard.called("log_metrics")) == 7
     assert heard.called("log_params")[0][0][0]["trials"] == "64"
     assert [args[0] for args, _ in heard.called("log_artifact")] == [str(folder.front)]
 
 
-def test_wandb(folder, make_front, monkeypatch):
+def test_wandb(folder, make_front):
     heard = Recorder()
-    monkeypatch.setitem(sys.modules, "wandb", heard)
-    assert "r1" in log_study("wandb", folder, make_front(), plain_trials(3))
+    assert "r1" in log_study("wandb", folder, make_front(), plain_trials(3), {"wandb": heard}.__getitem__)
     told = [args[0] for args, _ in heard.called("log")]
     assert [t.get("trial/step", t.get("front/step")) for t in told] == [0, 1, 2, 1, 2, 3, 4]
     assert heard.summary["verdict"].startswith("fastest")
@@ -99,20 +96,25 @@ def test_tensorboard_files_hold_the_numbers(folder, make_front):
     assert found["trial/quality", 2] == pytest.approx(plain_trials(3)[2].attrs["quality"])
 
 
-def test_what_is_missing_or_unknown_is_said_before_a_run(monkeypatch):
-    for module in ("torch.utils.tensorboard", "tensorboardX", "mlflow", "wandb"):
-        monkeypatch.setitem(sys.modules, module, None)
+def test_what_is_missing_or_unknown_is_said_before_a_run():
+    asked = []
+
+    def missing(module):
+        asked.append(module)
+        raise ModuleNotFoundError(module)
+
     for name in LOGGERS:
         with pytest.raises(PruneSearchError, match=f"--log {name} needs a package.*pip install {name}"):
-            check_logger(name)
+            check_logger(name, missing)
+    assert asked == ["torch.utils.tensorboard", "tensorboardX", "mlflow", "wandb"]
     with pytest.raises(PruneSearchError, match=r"unknown logger 'wandbb'.*wandb"):
         check_logger("wandbb")
 
 
-def test_a_tracker_that_refuses_is_said_in_one_line(folder, make_front, monkeypatch):
+def test_a_tracker_that_refuses_is_said_in_one_line(folder, make_front):
     def refuse(*_, **__):
         raise RuntimeError("no\nroute")
 
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=refuse))
+    wandb = types.SimpleNamespace(init=refuse)
     with pytest.raises(PruneSearchError, match=r"wandb did not take the study \(no route\)"):
-        log_study("wandb", folder, make_front(), [])
+        log_study("wandb", folder, make_front(), [], lambda module: wandb)

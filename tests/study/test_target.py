@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -11,7 +9,7 @@ from prunesearch.cost.tables.device_profile import find_profile
 from prunesearch.study import target as module
 from prunesearch.study.config import RunConfig
 from prunesearch.study.target import Target, is_here, measurable, resolve_target
-from tests.support.fake_cuda import fake_cuda
+from tests.support.fake_cuda import gpus_called
 from tests.support.known_device import known_table, one_line, write_profile
 
 
@@ -22,18 +20,9 @@ def root(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def no_gpu(monkeypatch):
-    fake_cuda(monkeypatch, is_available=lambda: False)
-
-
-def with_gpu(monkeypatch, name):
-    fake_cuda(
-        monkeypatch,
-        is_available=lambda: True,
-        device_count=lambda: 1,
-        get_device_name=lambda index: name,
-        get_device_properties=lambda index: SimpleNamespace(multi_processor_count=108),
-    )
+def no_gpu():
+    with gpus_called():
+        yield
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1"])
@@ -57,7 +46,7 @@ def test_unknown_names_are_one_line(root):
     one_line(error.value, "cuda:x", "did you mean 'cuda'?")
 
 
-def test_this_cpu_is_known_by_name_and_cores(root, monkeypatch, no_gpu):
+def test_this_cpu_is_known_by_name_and_cores(root, no_gpu):
     mine = {"name": cpu_name(), "kind": "cpu", "affinity": usable_cores()}
     assert is_here(write_profile(root, "mine", device=mine))
     assert not is_here(write_profile(root, "less", device={**mine, "affinity": usable_cores() + 1}))
@@ -69,28 +58,28 @@ def test_this_cpu_is_known_by_name_and_cores(root, monkeypatch, no_gpu):
     assert not {"threads", "cores"} & resolve_target("less").conditions(RunConfig()).keys()
 
 
-def test_a_gpu_is_known_by_what_cuda_calls_it(root, monkeypatch):
+def test_a_gpu_is_known_by_what_cuda_calls_it(root):
     card = write_profile(root, "card", device={"name": "NVIDIA Card", "kind": "cuda"})
-    with_gpu(monkeypatch, "NVIDIA Card")
-    assert is_here(card)
-    assert resolve_target("card").device == "cuda:0"
-    with_gpu(monkeypatch, "NVIDIA Card 2")
-    assert not is_here(card)
-    with_gpu(monkeypatch, "NVIDIA A100-SXM4-40GB")
-    assert is_here(find_profile("a100-40gb"))
-    assert not is_here(find_profile("a100-80gb"))
-    assert not is_here(find_profile("h100"))
+    with gpus_called("NVIDIA Card"):
+        assert is_here(card)
+        assert resolve_target("card").device == "cuda:0"
+    with gpus_called("NVIDIA Card 2"):
+        assert not is_here(card)
+    with gpus_called("NVIDIA A100-SXM4-40GB"):
+        assert is_here(find_profile("a100-40gb"))
+        assert not is_here(find_profile("a100-80gb"))
+        assert not is_here(find_profile("h100"))
 
 
-def test_measuring_is_offered_where_an_estimated_device_is_at_hand(root, monkeypatch):
-    with_gpu(monkeypatch, "NVIDIA A100-SXM4-40GB")
-    assert measurable("a100") == ("cuda", "NVIDIA A100-SXM4-40GB")
-    assert measurable("h100") is None
-    assert measurable("cuda:0") is None
-    write_profile(root, "a100-40gb", known_table(), device={"name": "NVIDIA A100-SXM4-40GB", "kind": "cuda"})
-    assert measurable("a100-40gb") is None
-    fake_cuda(monkeypatch, is_available=lambda: False)
-    assert measurable("a100") is None
+def test_measuring_is_offered_where_an_estimated_device_is_at_hand(root):
+    with gpus_called("NVIDIA A100-SXM4-40GB"):
+        assert measurable("a100") == ("cuda", "NVIDIA A100-SXM4-40GB")
+        assert measurable("h100") is None
+        assert measurable("cuda:0") is None
+        write_profile(root, "a100-40gb", known_table(), device={"name": "NVIDIA A100-SXM4-40GB", "kind": "cuda"})
+        assert measurable("a100-40gb") is None
+    with gpus_called():
+        assert measurable("a100") is None
 
 
 def test_quality_is_evaluated_by_what_is_at_hand_and_costs_are_of_what_was_asked_for(root):

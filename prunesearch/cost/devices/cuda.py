@@ -32,14 +32,21 @@ class CudaClock:
 
 
 class Cuda(DeviceKind):
-    """See `DeviceKind`: GPUs of NVIDIA, and of AMD under ROCm, which torch calls by the same name."""
+    """See `DeviceKind`: GPUs of NVIDIA, and of AMD under ROCm, which torch calls by the same name.
+
+    Args:
+        cuda: the `torch.cuda` module, or one like it.
+    """
 
     name: ClassVar[str] = "cuda"
     measures_memory: ClassVar[bool] = True
 
+    def __init__(self, cuda: Any = torch.cuda) -> None:
+        self.cuda = cuda
+
     def count(self) -> int:
         """See `DeviceKind`."""
-        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return int(self.cuda.device_count()) if self.cuda.is_available() else 0
 
     def absent(self) -> str:
         """See `DeviceKind`."""
@@ -49,12 +56,12 @@ class Cuda(DeviceKind):
         """See `DeviceKind`; its multiprocessors tell siblings of one name apart."""
         if not self.count():
             return {}
-        sm_count = torch.cuda.get_device_properties(0).multi_processor_count
-        return {"name": torch.cuda.get_device_name(0), "sm_count": sm_count}
+        sm_count = self.cuda.get_device_properties(0).multi_processor_count
+        return {"name": self.cuda.get_device_name(0), "sm_count": sm_count}
 
     def describe(self, device: torch.device) -> dict[str, Any]:
         """Name, compute capability, multiprocessors, memory, CUDA's version, and what `describe_gpu` says."""
-        facts = torch.cuda.get_device_properties(device)
+        facts = self.cuda.get_device_properties(device)
         return {
             "name": facts.name,
             "capability": f"{facts.major}.{facts.minor}",
@@ -70,7 +77,7 @@ class Cuda(DeviceKind):
 
     def synchronize(self, device: torch.device) -> None:
         """See `DeviceKind`."""
-        torch.cuda.synchronize(device)
+        self.cuda.synchronize(device)
 
     def make_ready(self, run: Callable[[], object], device: torch.device, patience_s: float) -> Ready:
         """Work until its clock is steady."""
@@ -85,9 +92,9 @@ class Cuda(DeviceKind):
     def peak_bytes(self, run: Callable[[], object], device: torch.device) -> int | None:
         """The allocator's peak during `run`, after one that does not count."""
         run()  # a first forward also allocates what stays (workspaces of the matrix library)
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        self.cuda.synchronize(device)
+        self.cuda.reset_peak_memory_stats(device)
+        before = self.cuda.memory_allocated(device)
         run()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+        self.cuda.synchronize(device)
+        return int(self.cuda.max_memory_allocated(device) - before)

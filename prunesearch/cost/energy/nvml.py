@@ -112,9 +112,11 @@ class PolledPower:
             return Reading(now, self._energy_mj)
 
 
-def open_total_energy(device: torch.device, nvml: Any = pynvml) -> TotalEnergy | Unavailable | None:
-    """Open the board's energy counter; None for a device that is no NVIDIA GPU."""
-    gpu = _open_whole(device, nvml)
+def open_total_energy(
+    device: torch.device, nvml: Any = pynvml, hip: str | None = torch.version.hip
+) -> TotalEnergy | Unavailable | None:
+    """Open the board's energy counter; None for a device that is no NVIDIA GPU (`hip`: torch is built for AMD's)."""
+    gpu = _open_whole(device, nvml, hip)
     if not isinstance(gpu, Gpu):
         return gpu
     if gpu.told("nvmlDeviceGetTotalEnergyConsumption") is None:
@@ -122,9 +124,11 @@ def open_total_energy(device: torch.device, nvml: Any = pynvml) -> TotalEnergy |
     return TotalEnergy(gpu)
 
 
-def open_polled_power(device: torch.device, nvml: Any = pynvml) -> PolledPower | Unavailable | None:
-    """Poll the board's power from now on; None for a device that is no NVIDIA GPU."""
-    gpu = _open_whole(device, nvml)
+def open_polled_power(
+    device: torch.device, nvml: Any = pynvml, hip: str | None = torch.version.hip
+) -> PolledPower | Unavailable | None:
+    """Poll the board's power from now on; None for a device that is no NVIDIA GPU (`hip`: torch is built for AMD's)."""
+    gpu = _open_whole(device, nvml, hip)
     if not isinstance(gpu, Gpu):
         return gpu
     if gpu.power_w() is None:
@@ -132,9 +136,9 @@ def open_polled_power(device: torch.device, nvml: Any = pynvml) -> PolledPower |
     return PolledPower(gpu.power_w, covers="GPU board", temperature_c=gpu.temperature_c)
 
 
-def _open_whole(device: torch.device, nvml: Any) -> Gpu | Unavailable | None:
+def _open_whole(device: torch.device, nvml: Any, hip: str | None) -> Gpu | Unavailable | None:
     """Open a GPU that nobody else has a part of: the counters are of the whole board."""
-    if device.type != "cuda" or torch.version.hip is not None:
+    if device.type != "cuda" or hip is not None:
         return None
     gpu = open_gpu(device, nvml)
     if isinstance(gpu, Unavailable):

@@ -220,12 +220,13 @@ def _walk(
     with torch.inference_mode(), record(clock.hear), walker.marking():
         walks.add(walker.walk(next(plan)))
         host_bound = clock.host_bound
-        while len(walks.steps) < _MOST_WALKS and not _covers(walks, shape, grid, methods):
+        while len(walks.steps) < _MOST_WALKS and not covers(walks, shape, grid, methods):
             walks.add(walker.walk(next(plan)))
     return walks, host_bound
 
 
-def _covers(walks: Walks, shape: Shape, grid: Sequence[int], methods: Sequence[str]) -> bool:
+def covers(walks: Walks, shape: Shape, grid: Sequence[int], methods: Sequence[str]) -> bool:
+    """Whether walks met every piece of a table at every width of `grid`, and every method often enough."""
     if not grid or not methods:
         return True
     merges = {parse_method(method)[1] for method in methods}

@@ -107,10 +107,11 @@ class CudaGraph(Eager):
 
     mode: ClassVar[str] = "cuda-graph"
 
-    def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor], cuda: Any = torch.cuda) -> None:
         super().__init__(model, handle, inputs)
+        self._cuda = cuda
         self._graphs: dict[Plan, torch.cuda.CUDAGraph] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool = cuda.graph_pool_handle()
         self._current: torch.cuda.CUDAGraph | None = None
 
     def prepare(self, plan: Plan | Schedule) -> None:
@@ -146,14 +147,14 @@ class CudaGraph(Eager):
 
     def _capture(self, plan: Plan | Schedule, work: Callable[[], object]) -> torch.cuda.CUDAGraph:
         self.handle.set(plan)
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        side = self._cuda.Stream()
+        side.wait_stream(self._cuda.current_stream())
+        with self._cuda.stream(side):
             for _ in range(_WARM_UPS):
                 self._forward()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        self._cuda.current_stream().wait_stream(side)
+        graph: torch.cuda.CUDAGraph = self._cuda.CUDAGraph()
+        with self._cuda.graph(graph, pool=self._pool):
             work()
         return graph
 

@@ -1,5 +1,7 @@
 """Peaks against sums done by hand, and against torch's own (private) memory tracker."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,6 @@ from prunesearch.cost.counting.memory import Memory, peak_activation_mib, record
 from prunesearch.cost.devices.cuda import Cuda
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.forward.constants import kept_storages
-from tests.support.fake_cuda import fake_cuda
 from tests.support.small_models import PLAIN, build, inputs_of
 
 FLOAT = 4  # bytes
@@ -248,7 +249,7 @@ def test_inputs_must_lie_on_one_device(inputs, found):
         peak_activation_mib(nn.Identity(), inputs)
 
 
-def test_a_measurement_is_the_peak_of_the_second_forward_less_what_was_there(monkeypatch):
+def test_a_measurement_is_the_peak_of_the_second_forward_less_what_was_there():
     """Replays an allocator: 100 bytes of weights; the first forward leaves a workspace of 50, and each peaks."""
     state = {"allocated": 100, "peak": 0, "forwards": 0}
 
@@ -258,14 +259,13 @@ def test_a_measurement_is_the_peak_of_the_second_forward_less_what_was_there(mon
         state["peak"] = max(state["peak"], 900 if state["forwards"] == 1 else state["allocated"] + 300)
         return x
 
-    replay = {
-        "synchronize": lambda device: None,
-        "reset_peak_memory_stats": lambda device: state.update(peak=state["allocated"]),
-        "memory_allocated": lambda device: state["allocated"],
-        "max_memory_allocated": lambda device: state["peak"],
-    }
-    fake_cuda(monkeypatch, **replay)
-    assert Cuda().peak_bytes(lambda: forward(X), torch.device("cuda")) == 300
+    replay = SimpleNamespace(
+        synchronize=lambda device: None,
+        reset_peak_memory_stats=lambda device: state.update(peak=state["allocated"]),
+        memory_allocated=lambda device: state["allocated"],
+        max_memory_allocated=lambda device: state["peak"],
+    )
+    assert Cuda(replay).peak_bytes(lambda: forward(X), torch.device("cuda")) == 300
     assert state["forwards"] == 2
 
 

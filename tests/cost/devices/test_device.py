@@ -8,7 +8,7 @@ import torch
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.devices.device import at_hand, clock_for, describe_device, device_named, is_device, kind_called
 from prunesearch.cost.devices.machine import cpu_name, physical_cores
-from tests.support.fake_cuda import fake_cuda
+from tests.support.fake_cuda import gpus_called
 
 
 def test_the_description_is_json_and_says_what_a_reader_needs():
@@ -61,8 +61,8 @@ def test_a_profiles_name_is_made_from_the_device():
 
 
 @pytest.mark.parametrize(("gpus", "kind"), [(0, "cpu"), (2, "cuda")])
-def test_an_accelerator_is_preferred_where_there_is_one(monkeypatch, gpus, kind):
-    fake_cuda(monkeypatch, is_available=lambda: gpus > 0, device_count=lambda: gpus)
-    assert at_hand().name == kind
+def test_an_accelerator_is_preferred_where_there_is_one(gpus, kind):
+    with gpus_called(*["NVIDIA Card"] * gpus):
+        assert at_hand().name == kind
     assert kind_called("cuda").first == "cuda:0"
     assert kind_called("cpu").first == "cpu"

@@ -278,14 +278,13 @@ class ZeusBaseError(Exception):
     """As zeus.exception has it."""
 
 
-@pytest.fixture
-def zeus(monkeypatch):
-    """The part of zeus 0.16 that is called."""
-    device, exception = types.ModuleType("zeus.device"), types.ModuleType("zeus.exception")
-    exception.ZeusBaseError = ZeusBaseError
-    for name, module in (("zeus", types.ModuleType("zeus")), ("zeus.device", device), ("zeus.exception", exception)):
-        monkeypatch.setitem(sys.modules, name, module)
-    return device
+class Zeus(types.SimpleNamespace):
+    """The part of zeus 0.16 that is called: `get_gpus` or `get_soc`; both of its modules at once."""
+
+    ZeusBaseError = ZeusBaseError
+
+    def opened(self, device=CUDA, **here):
+        return open_zeus(device, find={"zeus.device": self, "zeus.exception": self}.__getitem__, **here)
 
 
 class Gpus:
@@ -313,56 +312,62 @@ class Soc:
         return self.told
 
 
-@pytest.fixture
-def _rocm(monkeypatch):
-    monkeypatch.setattr(torch.version, "hip", "6.4")
+ROCM = "6.4"
 
 
-@pytest.mark.usefixtures("_rocm")
-def test_an_amd_gpu_is_read_by_torchs_index(zeus):
-    zeus.get_gpus = Gpus
-    counter = open_zeus(torch.device("cuda", 3))
+def test_an_amd_gpu_is_read_by_torchs_index():
+    counter = Zeus(get_gpus=Gpus).opened(torch.device("cuda", 3), hip=ROCM)
     assert counter.read().energy_mj == 1003.0
     assert (counter.name, counter.covers, counter.temperature_c()) == ("zeus", "GPU board", 60)
-    assert open_total_energy(CUDA, FakeNvml()) is None
+    assert open_total_energy(CUDA, FakeNvml(), ROCM) is None
 
 
-@pytest.mark.usefixtures("_rocm")
-def test_an_amd_gpu_whose_counter_zeus_distrusts_is_unavailable(zeus):
-    zeus.get_gpus = lambda: Gpus(supported=False)
-    assert isinstance(open_zeus(CUDA), Unavailable)
+def test_an_amd_gpu_whose_counter_zeus_distrusts_is_unavailable():
+    assert isinstance(Zeus(get_gpus=lambda: Gpus(supported=False)).opened(hip=ROCM), Unavailable)
 
 
-@pytest.mark.usefixtures("_rocm")
-def test_what_zeus_raises_is_a_reason(zeus):
+def test_what_zeus_raises_is_a_reason():
     def fails():
         raise ZeusBaseError("NVML and AMDSMI unavailable.")
 
-    zeus.get_gpus = fails
-    assert "NVML and AMDSMI unavailable)" in open_zeus(CUDA).reason
+    assert "NVML and AMDSMI unavailable)" in Zeus(get_gpus=fails).opened(hip=ROCM).reason
 
 
-def test_a_jetson_is_read_at_its_input_and_polled_by_zeus(zeus, tmp_path):
-    zeus.get_soc = lambda: Soc(cpu_energy_mj=1.0, gpu_energy_mj=2.0, total_energy_mj=5.0)
-    counter = open_zeus(CUDA, tegra=tmp_path)
+def test_what_zeus_can_no_longer_read_is_one_line():
+    gpus = Gpus()
+    counter = Zeus(get_gpus=lambda: gpus).opened(hip=ROCM)
+
+    def fails(index):
+        raise ZeusBaseError("the card fell off the bus")
+
+    gpus.get_total_energy_consumption = fails
+    with pytest.raises(PruneSearchError, match=r"no longer read the energy \(the card fell off the bus\): run again"):
+        counter.read()
+
+
+def test_a_jetson_is_read_at_its_input_and_polled_by_zeus(tmp_path):
+    def opened(**told):
+        return Zeus(get_soc=lambda: Soc(**told)).opened(tegra=tmp_path)
+
+    counter = opened(cpu_energy_mj=1.0, gpu_energy_mj=2.0, total_energy_mj=5.0)
     assert counter.read().energy_mj == 5.0
     assert (counter.covers, counter.update_period_s) == ("module input", 0.1)
-    zeus.get_soc = lambda: Soc(gpu_energy_mj=2.0)
-    assert open_zeus(CUDA, tegra=tmp_path).covers == "GPU rail"
-    zeus.get_soc = lambda: Soc(cpu_energy_mj=1.0)
-    assert "only cpu_energy_mj" in open_zeus(CUDA, tegra=tmp_path).reason
+    assert opened(gpu_energy_mj=2.0).covers == "GPU rail"
+    assert "only cpu_energy_mj" in opened(cpu_energy_mj=1.0).reason
 
 
-def test_apple_silicon_is_read_by_device(zeus):
-    zeus.get_soc = lambda: Soc(cpu_total_mj=7, gpu_mj=9)
-    assert open_zeus(CPU, platform="darwin").read().energy_mj == 7.0
-    assert open_zeus(torch.device("mps"), platform="darwin").read().energy_mj == 9.0
-    assert math.isfinite(open_zeus(CPU, platform="darwin").read().seconds)
+def test_apple_silicon_is_read_by_device():
+    zeus = Zeus(get_soc=lambda: Soc(cpu_total_mj=7, gpu_mj=9))
+    assert zeus.opened(CPU, platform="darwin").read().energy_mj == 7.0
+    assert zeus.opened(torch.device("mps"), platform="darwin").read().energy_mj == 9.0
+    assert math.isfinite(zeus.opened(CPU, platform="darwin").read().seconds)
 
 
-def test_without_zeus_the_way_out_is_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "zeus.exception", None)
-    assert "pip install 'prunesearch[energy]'" in open_zeus(CPU, platform="darwin").reason
+def test_without_zeus_the_way_out_is_the_extra():
+    def missing(module):
+        raise ModuleNotFoundError(module)
+
+    assert "pip install 'prunesearch[energy]'" in open_zeus(CPU, platform="darwin", find=missing).reason
 
 
 def test_zeus_is_not_asked_for_what_is_read_directly():

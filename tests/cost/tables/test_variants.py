@@ -13,7 +13,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
-from prunesearch.cost.estimate.estimate import _covers
+from prunesearch.cost.estimate.estimate import covers
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Profile
 from prunesearch.cost.tables.plateaus import block_curve
@@ -104,9 +104,9 @@ def test_the_curve_of_a_block_is_the_mean_over_the_models(table: CostTable) -> N
 
 
 def test_an_estimate_walks_until_every_variant_was_met(walks: Walks) -> None:
-    assert _covers(walks, TWO, COUNTS, METHODS)
+    assert covers(walks, TWO, COUNTS, METHODS)
     missing = TWO.model_copy(update={"variants": ("/glu64",) * 5 + ("kv1/",)})
-    assert not _covers(walks, missing, COUNTS, METHODS)
+    assert not covers(walks, missing, COUNTS, METHODS)
 
 
 def test_the_solver_prices_blocks_by_their_number(table: CostTable) -> None:

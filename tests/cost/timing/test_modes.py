@@ -10,7 +10,6 @@ from prunesearch.cost.timing.modes import Compiled, CudaGraph, Eager, check_meas
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.borders import borrowed
-from tests.support.fake_cuda import fake_cuda
 
 SCHEDULES = [
     Schedule(),
@@ -106,16 +105,13 @@ class FakeGraph:
 
 
 @pytest.fixture
-def cuda(monkeypatch):
-    fake = FakeCuda()
-    names = ("graph_pool_handle", "Stream", "current_stream", "stream", "CUDAGraph", "graph")
-    fake_cuda(monkeypatch, **{name: getattr(fake, name) for name in names})
-    return fake
+def cuda():
+    return FakeCuda()
 
 
 def test_a_graph_is_captured_once_a_schedule_and_replayed(tiny, batch, cuda):
     with borrowed(tiny) as handle:
-        runner, forwards = CudaGraph(tiny, handle, batch), []
+        runner, forwards = CudaGraph(tiny, handle, batch, cuda), []
         hook = tiny.vit.layernorm.register_forward_hook(lambda *args: forwards.append(args[2].shape[1]))
         for schedule in (SCHEDULES[0], SCHEDULES[1], SCHEDULES[0]):
             runner.prepare(schedule)
@@ -127,7 +123,7 @@ def test_a_graph_is_captured_once_a_schedule_and_replayed(tiny, batch, cuda):
 
 def test_the_marks_of_a_walk_are_those_of_the_capture(tiny, batch, cuda):
     with borrowed(tiny) as handle:
-        runner, marks = CudaGraph(tiny, handle, batch), []
+        runner, marks = CudaGraph(tiny, handle, batch, cuda), []
         runner.walk(SCHEDULES[1], marks, lambda: cuda.capturing)
     assert marks == [True, True]
     assert cuda.log[-2:] == ["replay", "replay"]
@@ -135,7 +131,7 @@ def test_the_marks_of_a_walk_are_those_of_the_capture(tiny, batch, cuda):
 
 def test_run_needs_a_schedule(tiny, batch, cuda):
     with borrowed(tiny) as handle, pytest.raises(RuntimeError, match="prepare"):
-        CudaGraph(tiny, handle, batch).run()
+        CudaGraph(tiny, handle, batch, cuda).run()
 
 
 def test_compiling_is_untimed(tiny, batch):
