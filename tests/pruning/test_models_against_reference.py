@@ -14,6 +14,7 @@ import prunesearch as ps
 from prunesearch.core.tables.registry import MERGES, SCORERS
 from tests.support import reference as ref
 from tests.support import reference_models as slow
+from tests.support.reference_families import MATHS
 from tests.support.small_models import CASES, build, inputs_of, tokens_of
 
 # where transformers or timm compute in fp32 whatever the dtype: rotary angles, T5's variance, DeBERTa's scale
@@ -57,7 +58,7 @@ def weights_of(module: nn.Module) -> slow.Weights:
 
 @cache
 def followed(name: str) -> slow.Model:
-    model, maths = model_of(name), slow.MATHS[name]
+    model, maths = model_of(name), MATHS[name]
     base, blocks = model.base_model, blocks_of(name)
     config = model.config
     if name in ("clip", "siglip"):
@@ -128,7 +129,7 @@ def check(name: str, stages: list[ref.Stage], lengths: tuple[int, ...] = LENGTHS
 
 
 def test_there_is_a_reference_for_every_small_model() -> None:
-    assert set(slow.MATHS) == set(CASES)
+    assert set(MATHS) == set(CASES)
 
 
 @pytest.mark.parametrize("name", list(CASES))

@@ -12,10 +12,15 @@ from optuna.trial import TrialState, create_trial
 
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
+from prunesearch.report.views.conditions import conditions
 from prunesearch.report.views.shown_samples import ShownRow, ShownSamples, ShownTrace
 from prunesearch.report.views.shown_samples import ShownStage as Reduced
+from prunesearch.report.views.study_view import ShownShape
 from prunesearch.study.storage.reader import Trial
+from tests.support.curve_tables import smooth
+from tests.support.curve_tables import table as curve_table
 
+SHAPE = ShownShape(9, 65, 1)
 PNG = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5E"
     "rkJggg=="
@@ -104,3 +109,23 @@ def write_folder(folder, front=None, trials=(), rows=None, config=None):
     if rows is not None:
         rows.save(folder / "samples.json")
     return folder
+
+
+def small_table():
+    """A cost table of smooth blocks."""
+    return curve_table(smooth, error=0.02)
+
+
+def conditions_of(view):
+    """Names and texts of the list of conditions."""
+    listed = conditions(view).children[0].children
+    return [(name.children, text.children) for name, text in zip(listed[::2], listed[1::2], strict=True)]
+
+
+def texts_of(figure):
+    """All strings of a figure that plotly would read markup in."""
+    if isinstance(figure, dict):
+        return [t for value in figure.values() for t in texts_of(value)]
+    if isinstance(figure, list | tuple):
+        return [t for value in figure for t in texts_of(value)]
+    return [figure] if isinstance(figure, str) else []
