@@ -9,15 +9,16 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
+from papers import ToMe, patched
 
 from gpu.day import Step
 from gpu.stand import Stand
 from gpu.subjects import SUBJECTS, Inputs, Subject, constant_r, schedules
-from gpu.tome import ToMeViT
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.counting.flops import closed_form_gmacs
 from prunesearch.cost.devices.device import clock_for
@@ -49,7 +50,7 @@ def _timed(
 ) -> dict[str, Any]:
     model = subject.build(stand)
     inputs = subject.inputs(model, rows)
-    with apply_(model, Schedule()) as handle:
+    with apply_(model, Schedule()) as handle, ExitStack() as formulas:
         shape = describe_shape(model, handle, inputs)
         wanted = {name: s for name, s in schedules(subject, shape).items() if not only or name in only}
         jobs: dict[tuple[str, str], Job] = {}
@@ -62,7 +63,7 @@ def _timed(
                 jobs[mode, name].prepare()
                 jobs[mode, name].run()  # captures, compiles
             handle.lay_out(plain)
-        tome = _tome_jobs(stand, subject, model, shape, inputs) if not only else {}
+        tome = _tome_jobs(formulas, stand, subject, model, shape, inputs) if not only else {}
         samples = _measure(stand, {**jobs, **tome})
         gmacs = {name: closed_form_gmacs(handle.encoder, s, shape.tokens) for name, s in wanted.items()}
     found = [
@@ -91,14 +92,16 @@ def _prepare(handle: Handle, layout: Any, runner: Any, schedule: Schedule) -> No
     runner.prepare(schedule)
 
 
-def _tome_jobs(stand: Stand, subject: Subject, model: Any, shape: Shape, inputs: Inputs) -> dict[tuple[str, str], Job]:
+def _tome_jobs(
+    formulas: ExitStack, stand: Stand, subject: Subject, model: Any, shape: Shape, inputs: Inputs
+) -> dict[tuple[str, str], Job]:
     """ToMe's formula on a copy of the model with the same weights, eager and from a graph."""
     if not subject.tome:
         return {}
     untouched = subject.build(stand)
     untouched.load_state_dict(model.state_dict())
-    formula = ToMeViT(untouched, constant_r(shape)[0])
-    run = partial(formula, **inputs)
+    formulas.enter_context(patched(untouched.vit, ToMe([constant_r(shape)[0]] * shape.depth)))
+    run = partial(untouched, **inputs)
     jobs = {("eager", TOME): Job(run)}
     if "cuda-graph" in stand.modes:
         jobs["cuda-graph", TOME] = Job(stand.replaying(run))

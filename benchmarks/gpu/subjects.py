@@ -27,7 +27,7 @@ class Subject:
         make: the model, given whether it is to be small.
         reads: the inputs of some rows for such a model.
         scorer: what its tokens are scored by: CLS attention where CLS is read off, else that received.
-        tome: its blocks are those that ToMe's formula is stated for (`tome.py`).
+        tome: its blocks are those that ToMe's formula is stated for (`papers.py`).
     """
 
     make: Callable[[bool], Any]

@@ -25,6 +25,8 @@ def names(
     found: dict[str, dict[str, str]] = {}
     for kind in TABLES if table is None else [table]:
         rows, broken = describe(find_table(kind))
+        if rows and not json:  # at once: rows of the last table, the families, hold code of torch, which takes seconds
+            typer.echo(("\n" if found else "") + as_text(kind, rows))
         found[kind] = rows
         for line in broken:
             typer.echo(f"prunesearch: {line}", err=True)
@@ -32,8 +34,6 @@ def names(
         import json as form
 
         typer.echo(form.dumps(found, indent=2))
-        return
-    typer.echo("\n\n".join(as_text(kind, rows) for kind, rows in found.items() if rows))
 
 
 def describe(table: Registry[Any]) -> tuple[dict[str, str], list[str]]:

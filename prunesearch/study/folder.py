@@ -216,7 +216,7 @@ def parse_yaml(text: str) -> Any:
     if _brackets_open(text) > _DEEPEST:  # the time that PyYAML takes grows with the square of them
         raise ValueError("it is nested too deeply")
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _Loader)  # derived from SafeLoader: plain data, no objects are made and no code is run
     except yaml.YAMLError as error:
         raise ValueError(printable(str(error))[:_LONGEST]) from None
     except RecursionError:

@@ -75,6 +75,22 @@ def content_kind(rows: Dataset, given: dict[str, str]) -> str | None:
     return "text" if _text_columns(rows, label) else None
 
 
+def unlabelled_content(source: DataSource, rows: Dataset, given: dict[str, str]) -> tuple[str, Columns]:
+    """What a table holds besides labels, as `content_kind` says it, and the columns of that.
+
+    Raises:
+        PruneSearchError: if there is nothing that a model reads.
+    """
+    kind = content_kind(rows, given)
+    if kind is None:
+        raise PruneSearchError(
+            f"no text, image, audio or video column was recognised in '{source.name}' (its columns: "
+            f"{', '.join(rows.column_names)}): name it with columns text=NAME, image=NAME, audio=NAME or video=NAME"
+        )
+    roles = {role: name for role, name in given.items() if role != "label"}
+    return kind, find_columns(source, rows, kind, roles, labelled=False)
+
+
 def find_columns(
     source: DataSource, rows: Dataset, kind: str, given: dict[str, str], *, labelled: bool = True
 ) -> Columns:

@@ -14,7 +14,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import track
 from prunesearch.tasks.base import Forward, Outputs, Prepared, Task, named
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Labels
-from prunesearch.tasks.data.columns import content_kind, find_columns
+from prunesearch.tasks.data.columns import unlabelled_content
 from prunesearch.tasks.data.split import split_rows
 from prunesearch.tasks.kinds.audio import load_sounds
 from prunesearch.tasks.kinds.head_outputs import HeadOutputs, OneClass, head_outputs, spread_of
@@ -131,14 +131,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 def load_fidelity_task(request: TaskRequest) -> Task:
     """Load model and rows, and label them with what the unpruned model makes of them."""
     first = next(iter(request.source.splits.values()))
-    kind = content_kind(first, request.columns)
-    if kind is None:
-        raise PruneSearchError(
-            f"no text, image, audio or video column was recognised in '{request.source.name}' (its columns: "
-            f"{', '.join(first.column_names)}): name it with columns text=NAME, image=NAME, audio=NAME or video=NAME"
-        )
-    given = {role: name for role, name in request.columns.items() if role != "label"}
-    columns = find_columns(request.source, first, kind, given, labelled=False)
+    kind, columns = unlabelled_content(request.source, first, request.columns)
     splits = split_rows(request.source, columns, request.sizes, seed=request.seed)
     model, missing = request.load_model(class_of(request.config))
     rows = LOADERS[kind](request, splits, columns, model)

@@ -12,7 +12,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.base import Sample, Task
 from prunesearch.tasks.batching.batches import EvalSet, rows_of
 from prunesearch.tasks.data.answers import flag_columns, flags_of, number_columns, numbers_of
-from prunesearch.tasks.data.columns import Columns, check_given, content_kind, find_columns
+from prunesearch.tasks.data.columns import Columns, check_given, unlabelled_content
 from prunesearch.tasks.data.image_cells import decode_image, raw_images
 from prunesearch.tasks.data.split import SplitPart, Splits, split_rows
 from prunesearch.tasks.kinds.classification import logits_of
@@ -74,14 +74,7 @@ def _label_columns(request: TaskRequest, kind: str, found: list[str]) -> list[st
 def _load(request: TaskRequest, kind: str, labels: Sequence[str]) -> tuple[Headed, Splits]:
     """The task without its labels."""
     metric, first = request.metric_of(kind), _first(request).remove_columns(list(labels))
-    reads = content_kind(first, request.columns)
-    if reads is None:
-        raise PruneSearchError(
-            f"no text, image, audio or video column was recognised in '{request.source.name}' (its columns: "
-            f"{', '.join(first.column_names)}): name it with columns text=NAME, image=NAME, audio=NAME or video=NAME"
-        )
-    given = {role: name for role, name in request.columns.items() if role != "label"}
-    columns = find_columns(request.source, first, reads, given, labelled=False)
+    reads, columns = unlabelled_content(request.source, first, request.columns)
     splits = split_rows(request.source, columns, request.sizes, seed=request.seed, needed=labels)
     model, missing = request.load_model(class_of(request.config))
     rows = LOADERS[reads](request, splits, columns, model)

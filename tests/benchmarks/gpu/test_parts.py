@@ -17,7 +17,7 @@ from gpu.day import Records, Step, work
 from gpu.report import SHOWN, report
 from gpu.stand import StandIn
 from gpu.subjects import SUBJECTS, constant_r, schedules
-from gpu.tome import ToMeViT, merge, merge_pairs
+from papers import ToMe, patched
 
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.registry import SCORERS
@@ -138,12 +138,14 @@ def merged_slowly(keys: np.ndarray, x: np.ndarray, size: np.ndarray, r: int) -> 
 def test_tome_merges_as_the_paper_says() -> None:
     torch.manual_seed(0)
     keys, x = torch.randn(3, 17, 4, dtype=torch.float64), torch.randn(3, 17, 6, dtype=torch.float64)
-    size = torch.randint(1, 4, (3, 17, 1)).double()
-    found, sizes = merge(x, size, merge_pairs(keys, 3))
+    size = torch.randint(1, 4, (3, 17)).double()
+    formula = ToMe([3])
+    formula.key, formula.size = keys[:, None], size
+    found = formula.between(0, x)
     for row in range(3):
-        wanted, wanted_sizes = merged_slowly(keys[row].numpy(), x[row].numpy(), size[row, :, 0].numpy(), 3)
+        wanted, wanted_sizes = merged_slowly(keys[row].numpy(), x[row].numpy(), size[row].numpy(), 3)
         assert np.allclose(found[row].numpy(), wanted, atol=1e-12)
-        assert np.allclose(sizes[row, :, 0].numpy(), wanted_sizes, atol=1e-12)
+        assert np.allclose(formula.size[row].numpy(), wanted_sizes, atol=1e-12)
 
 
 @torch.inference_mode()
@@ -151,13 +153,16 @@ def test_tomes_forward_is_the_models_where_nothing_merges_and_as_narrow_as_ours_
     subject = SUBJECTS["deit-small"]
     model = subject.build(STAND)
     inputs = subject.inputs(model, 2)
-    torch.testing.assert_close(ToMeViT(model, 0)(**inputs), model(**inputs).logits, rtol=1e-5, atol=1e-6)
+    want = model(**inputs).logits
+    with patched(model.vit, ToMe([0] * len(model.vit.layers))):
+        torch.testing.assert_close(model(**inputs).logits, want, rtol=1e-5, atol=1e-6)
     with apply_(model, Schedule()) as handle:
         shape = describe_shape(model, handle, inputs)
     r, ours = constant_r(shape)
     widths: list[int] = []
     hooks = [b.mlp.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[1])) for b in model.vit.layers]
-    ToMeViT(model, r)(**inputs)
+    with patched(model.vit, ToMe([r] * shape.depth)):
+        model(**inputs)
     assert widths == ours.counts(shape.depth, shape.tokens, shape.protected)
     assert len(hooks) == shape.depth
 
