@@ -7,8 +7,8 @@
 Every schedule has to embed what it is judged on anew, and a search cannot do that with a whole corpus; so a query is a
 row with a pool of documents, chosen without any model: those that answer it, and the nearest of the others by BM25.
 
-Read by hand, since no library does: beir brings sentence-transformers and trec_eval, and of an id that stands twice takes
-the last text; ir-datasets reads the collections that it knows, and no folder of one's own; the JSON loader of datasets
+Read by hand, since no library does: beir brings sentence-transformers and trec_eval, and takes the last of two texts of
+one id; ir-datasets reads the collections that it knows, and no folder of one's own; the JSON loader of datasets
 says neither which line is damaged nor that an id stands twice, and copies a whole corpus into its cache, of which pools
 keep a part. The ranking by BM25 is a library's (bm25s).
 """
