@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from imports import circles, graph_of, modules_of, room_of
 
 import prunesearch
 from tests.support.some import some
@@ -33,35 +34,7 @@ ROOMS = (
 LEVEL = {room: level for level, row in enumerate(ROOMS) for room in row}
 
 
-def module_of(path: Path) -> str:
-    """`prunesearch.core.tables.names` of its file."""
-    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
-
-
-MODULES = {module_of(path): path for path in sorted(ROOT.rglob("*.py"))}
-
-
-def imported(module: str) -> set[str]:
-    """Modules of prunesearch that a module imports, anywhere in it: within functions and for types alone too."""
-    path = MODULES[module]
-    package = ["prunesearch", *path.relative_to(ROOT).parts[:-1]]
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            start = ".".join([*base, *([node.module] if node.module else [])])
-            full = {f"{start}.{alias.name}": start for alias in node.names}
-            names |= {name if name in MODULES else origin for name, origin in full.items()}
-    return {name for name in names if name in MODULES and name != module}
-
-
-GRAPH = {module: imported(module) for module in MODULES}
-
-
-def room_of(module: str) -> str:
-    return [*module.split("."), "__init__"][1]
+MODULES, GRAPH = modules_of(ROOT), graph_of(ROOT)
 
 
 def test_every_room_has_a_row() -> None:
@@ -114,34 +87,6 @@ def test_sub_rooms_stand_in_their_order() -> None:
             if level[its] >= level[mine]:
                 wrong.append(f"{module} imports {other}")
     assert not wrong
-
-
-def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Sets of modules that reach each other (Tarjan's strongly connected components)."""
-    found: list[list[str]] = []
-    place: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-
-    def visit(module: str) -> None:
-        place[module] = low[module] = len(place)
-        stack.append(module)
-        for other in sorted(graph[module]):
-            if other not in place:
-                visit(other)
-                low[module] = min(low[module], low[other])
-            elif other in stack:
-                low[module] = min(low[module], place[other])
-        if low[module] == place[module]:
-            circle = stack[stack.index(module) :]
-            del stack[stack.index(module) :]
-            if len(circle) > 1 or module in graph[module]:
-                found.append(sorted(circle))
-
-    for module in sorted(graph):
-        if module not in place:
-            visit(module)
-    return found
 
 
 def test_no_import_circle() -> None:
