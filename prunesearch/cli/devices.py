@@ -134,16 +134,12 @@ def flops(
     json: JsonOption = False,
 ) -> None:
     """Count a model's multiply-adds and peak memory."""
-    from prunesearch.core.plans.schedule_text import read_schedule
-    from prunesearch.cost.counting.flops_report import flops_report, show_flops
-    from prunesearch.tasks.loading import check_attention, check_device, check_dtype
-    from prunesearch.tasks.shapes import load_shape, random_inputs
+    from prunesearch.api import lookups
+    from prunesearch.cost.counting.flops_report import show_flops
 
-    stages = read_schedule(schedule)
-    built = load_shape(
-        model, attention=check_attention(attention), dtype=check_dtype(dtype), device=check_device(device)
+    report = lookups.flops(
+        model, schedule, batch_size=batch_size, length=length, device=device, dtype=dtype, attention=attention
     )
-    report = flops_report(built, random_inputs(built, batch_size, length), stages, name=model)
     if json:
         _print_json(report.to_dict())
     else:
