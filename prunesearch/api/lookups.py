@@ -94,8 +94,10 @@ def import_schedule(
     Raises:
         PruneSearchError: for a file that cannot be read as that, or a model that is not known.
     """
-    size = {"depth": depth, "tokens": tokens, "protected": protected}
-    return Schedule.from_json(import_schedule_file(Path(file), source, model=model, **size, entry=entry))
+    text = import_schedule_file(
+        Path(file), source, model=model, depth=depth, tokens=tokens, protected=protected, entry=entry
+    )
+    return Schedule.from_json(text)
 
 
 def dashboard(studies: str | Path | Sequence[str | Path] = (), *, host: str = "127.0.0.1", port: int = 8765) -> None:
