@@ -114,7 +114,13 @@ MERGES = make_table(
 
 SELECTIONS = make_table(
     "selection",
-    {"top_k": SelectionRow(f"{_SELECTIONS}.top_k:top_k", "the best-scored ones, as many as the stage says")},
+    {
+        "top_k": SelectionRow(f"{_SELECTIONS}.top_k:top_k", "the best-scored ones, as many as the stage says"),
+        "diversity": SelectionRow(
+            f"{_SELECTIONS}.greedy:diversity", "the least alike, one by one, whatever the scorer says (DivPrune)"
+        ),
+        "dpp": SelectionRow(f"{_SELECTIONS}.greedy:dpp", "well scored and unlike each other, one by one (CDPruner)"),
+    },
     SelectionRow,
 )
 

@@ -131,6 +131,10 @@ class MixedTokens(Tokens):
         """See `Tokens`."""
         return kept_counts(keep, self._counted[:, 0], max(row.reducible for row in self.counts))
 
+    def most_left(self, keep: float) -> int:
+        """See `Tokens`."""
+        return max(kept_count(keep, row.reducible) for row in self.counts)
+
     def gives(self, before: float, keep: float) -> bool:
         """See `Tokens`."""
         return any(kept_count(keep, row.reducible) < kept_count(before, row.reducible) for row in self.counts)

@@ -203,6 +203,10 @@ class Tokens:
             raise RuntimeError("what each row started with was not counted")
         return _kept_of(self.row_start, keep, self.n_start, self.n_protected, more).index_select(0, self.row_start)
 
+    def most_left(self, keep: float) -> int:
+        """Reducible tokens that are kept of the longest possible row."""
+        return kept_count(keep, self.n_start - self.n_protected)
+
     def kept(self, keep: float) -> Tokens:
         """The same, known to have left a stage of `keep`."""
         return self
