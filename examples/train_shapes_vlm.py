@@ -1,0 +1,293 @@
+"""Train a small LLaVA that answers questions of `shapes_and_words`, from scratch, on a CPU, in pieces.
+
+    python examples/train_shapes_vlm.py --work DIR --minutes 20     # a piece; the same line again goes on
+    python examples/train_shapes_vlm.py --work DIR --judge 1000     # what it gets right so far, and the gate
+    python examples/train_shapes_vlm.py --work DIR --out MODEL      # the model, its tokenizer and its card
+
+It is Hugging Face's ``LlavaForConditionalGeneration``: a CLIP tower of 224 pixels (196 image tokens) and a Llama. For
+the first part of the time (`LOOKING`) the tower alone learns to name what each patch lies on; then everything learns to
+answer, several questions of a picture in a row. Minutes are those that a core works on it. The learning rate hangs on
+the minutes used of ``--total``, however they are cut into pieces; a checkpoint is written to ``--work`` every minute.
+
+The gate says whether the questions are worth pruning for: text alone must get at most 50 % right, and pictures shrunk
+to a quarter of the tokens at least 15 points less than whole ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from shapes_and_words import COLOURS, KINDS, SHAPES, SIDE, WORDS, Question, Sample, samples
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+
+PATCH, BATCH, QUESTIONS = 16, 16, 6
+LOOKING = 0.15  # share of the time
+TOWER_LR, TEXT_LR, LEAST_LR, DECAY, WARMUP = 1e-3, 1e-3, 0.02, 0.05, 0.02
+SIZES = {
+    "small": {"tower": (192, 6, 6), "text": (256, 6, 4)},  # width, blocks, heads: 7.7 M parameters
+    "tiny": {"tower": (32, 2, 2), "text": (32, 2, 2)},  # to try the script
+}
+TRAIN, JUDGE = 7, 8  # seeds of pictures
+NAMES = (*SHAPES, *WORDS)
+_SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
+_SAID = "which how many colour shape word words things are there is the left right of above below ? crosses"
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A word a token; words in capitals, which are read off pictures, letter by letter."""
+    plural = [f"{shape}s" for shape in SHAPES if shape != "cross"]
+    letters, digits = [chr(c) for c in range(ord("A"), ord("Z") + 1)], [str(d) for d in range(10)]
+    words = [*_SPECIAL, *_SAID.split(), *COLOURS, *SHAPES, *plural, *letters, *digits]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("[A-Z]"), "isolated")]
+    )
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **special, additional_special_tokens=["<image>"])
+
+
+def make_model(size: str, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """A new one."""
+    (width, blocks, heads), (text, layers, text_heads) = SIZES[size]["tower"], SIZES[size]["text"]
+    vision = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        image_size=SIDE,
+        patch_size=PATCH,
+    )
+    decoder = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=text,
+        intermediate_size=8 * text // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=text_heads,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=True,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=decoder,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=(SIDE // PATCH) ** 2,
+        vision_feature_layer=-1,
+    )
+    return LlavaForConditionalGeneration(config)
+
+
+# -- what it reads -------------------------------------------------------------------------------------------------
+
+
+def pixels_of(pictures: list[Image.Image], side: int = SIDE) -> Tensor:
+    """`[batch, 3, side, side]` from -1 to 1; smaller ones are shrunk with antialiasing."""
+    resized = [p if side == SIDE else p.resize((side, side), Image.Resampling.BICUBIC) for p in pictures]
+    stacked = torch.from_numpy(np.stack([np.asarray(p) for p in resized]))
+    return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def rows_of(
+    tokenizer: PreTrainedTokenizerFast, questions: list[list[Question]], images: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, mask and labels `[batch, n]`: a picture, then question and answer in turn; answers alone are taught."""
+    ids, labels = [], []
+    for row in questions:
+        mine, taught = [1] + [tokenizer.convert_tokens_to_ids("<image>")] * images, [-100] * (1 + images)
+        for question in row:
+            asked = tokenizer(question.text, add_special_tokens=False)["input_ids"]
+            answer = tokenizer(question.answer, add_special_tokens=False)["input_ids"] + [2]
+            mine += asked + answer
+            taught += [-100] * len(asked) + answer
+        ids.append(torch.tensor(mine))
+        labels.append(torch.tensor(taught))
+    padded = nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    wanted = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
+    lengths = torch.tensor([len(row) for row in ids])
+    return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).long(), wanted
+
+
+def patches_of(sample: Sample) -> tuple[Tensor, Tensor]:
+    """What each patch lies on, by its middle: a name and a colour, counted from 1; 0 for the ground, or no colour."""
+    side = SIDE // PATCH
+    names, colours = torch.zeros(side, side, dtype=torch.long), torch.zeros(side, side, dtype=torch.long)
+    middle = (torch.arange(side) + 0.5) * PATCH
+    for thing, (left, top, right, bottom) in zip(sample.things, sample.boxes, strict=True):
+        reach = PATCH / 2  # words are lower than a patch
+        inside = ((middle >= top - reach) & (middle <= bottom + reach))[:, None]
+        inside = inside & (middle >= left) & (middle <= right)
+        names[inside] = 1 + NAMES.index(thing.name)
+        colours[inside] = 1 + list(COLOURS).index(thing.colour) if thing.colour else 0
+    return names.flatten(), colours.flatten()
+
+
+# -- training ------------------------------------------------------------------------------------------------------
+
+
+class Trainee:
+    """The model, what names its patches at first, and how far it is."""
+
+    def __init__(self, work: Path, size: str) -> None:
+        self.path, self.tokenizer = work / "checkpoint.pt", make_tokenizer()
+        torch.manual_seed(0)
+        self.model = make_model(size, self.tokenizer)
+        width = self.model.config.vision_config.hidden_size
+        self.naming = nn.ModuleDict({"name": nn.Linear(width, 1 + len(NAMES)), "colour": nn.Linear(width, 9)})
+        tower = [*self.model.model.vision_tower.parameters(), *self.naming.parameters()]
+        known = {id(p) for p in tower}
+        text = [p for p in self.model.parameters() if id(p) not in known]
+        groups = [{"params": tower, "lr": TOWER_LR, "peak": TOWER_LR}, {"params": text, "lr": TEXT_LR, "peak": TEXT_LR}]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=DECAY)
+        self.minutes, self.pictures = 0.0, 0
+        if self.path.is_file():
+            kept = torch.load(self.path, weights_only=True)
+            self.model.load_state_dict(kept["model"])
+            self.naming.load_state_dict(kept["naming"])
+            self.optimizer.load_state_dict(kept["optimizer"])
+            self.minutes, self.pictures = kept["minutes"], kept["pictures"]
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        parts = {"model": self.model, "naming": self.naming, "optimizer": self.optimizer}
+        kept: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({**kept, "minutes": self.minutes, "pictures": self.pictures}, self.path.with_suffix(".new"))
+        self.path.with_suffix(".new").replace(self.path)
+
+    def piece(self, minutes: float, total: float) -> None:
+        """Train for some minutes, of `total` in all."""
+        begun, before, said = time.process_time(), self.minutes, self.minutes
+        source = samples(TRAIN, QUESTIONS, self.pictures)
+        losses: dict[str, list[float]] = defaultdict(list)
+        self.model.train()
+        while self.minutes < min(before + minutes, total):
+            batch = list(itertools.islice(source, BATCH))
+            way = self.minutes / total
+            self._set_rates(way)
+            what, loss = ("look", self._look(batch)) if way < LOOKING else ("answer", self._answer(batch))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(itertools.chain(self.model.parameters(), self.naming.parameters()), 1.0)
+            self.optimizer.step()
+            losses[what].append(loss.item())
+            self.pictures += len(batch)
+            self.minutes = before + (time.process_time() - begun) / 60 / torch.get_num_threads()
+            if self.minutes - said >= 1:
+                self.save()
+                said = self.minutes
+                now = ", ".join(f"{k} {np.mean(v[-20:]):.3f}" for k, v in losses.items())
+                print(f"{self.minutes:.1f} min, {self.pictures} pictures: {now}", flush=True)
+        self.save()
+
+    def _set_rates(self, way: float) -> None:
+        rate = LEAST_LR + (1 - LEAST_LR) * (1 + math.cos(math.pi * way)) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * min(rate, max(way / WARMUP, 0.01))
+
+    def _look(self, batch: list[Sample]) -> Tensor:
+        seen = self.model.model.vision_tower(pixel_values=pixels_of([s.picture for s in batch])).last_hidden_state
+        names, colours = (torch.stack(x) for x in zip(*(patches_of(s) for s in batch), strict=True))
+        loss = torch.zeros(())
+        for head, wanted in (("name", names), ("colour", colours)):
+            loss = loss + nn.functional.cross_entropy(self.naming[head](seen[:, 1:]).flatten(0, 1), wanted.flatten())
+        return loss
+
+    def _answer(self, batch: list[Sample]) -> Tensor:
+        ids, mask, labels = rows_of(self.tokenizer, [s.questions for s in batch], (SIDE // PATCH) ** 2)
+        pixels = pixels_of([s.picture for s in batch])
+        loss: Tensor = self.model(input_ids=ids, attention_mask=mask, pixel_values=pixels, labels=labels).loss
+        return loss
+
+
+# -- judging -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def judge(trainee: Trainee, count: int, side: int | None = SIDE) -> dict[str, float]:
+    """Shares of questions that are answered right, each by itself: every token the likeliest.
+
+    Args:
+        trainee: with its model.
+        count: of pictures, one question each.
+        side: of the pictures, in pixels: shrunk ones have fewer tokens. None: no picture is shown.
+    """
+    model, right = trainee.model.eval(), defaultdict(list)
+    for batch in _in_batches(itertools.islice(samples(JUDGE), count)):
+        tokens = 0 if side is None else (side // PATCH) ** 2
+        ids, mask, labels = rows_of(trainee.tokenizer, [s.questions[:1] for s in batch], tokens)
+        shown = {}
+        if side is not None:
+            pixels = pixels_of([s.picture for s in batch], side)
+            seen = model.model.get_image_features(pixels, interpolate_pos_encoding=side != SIDE)
+            shown = {"mm_encoder_outputs": {"image": seen}}
+        guess = model(input_ids=ids, attention_mask=mask, **shown).logits[:, :-1].argmax(-1)
+        wanted = labels[:, 1:]
+        hits = ((guess == wanted) | (wanted == -100)).all(1).tolist()
+        for sample, hit in zip(batch, hits, strict=True):
+            right[sample.questions[0].kind].append(hit)
+            right["all"].append(hit)
+    return {kind: float(np.mean(right[kind])) for kind in ("all", *KINDS) if right[kind]}
+
+
+def _in_batches(given: Iterator[Sample]) -> Iterator[list[Sample]]:
+    while batch := list(itertools.islice(given, 50)):
+        yield batch
+
+
+def gate(trainee: Trainee, count: int) -> dict[str, Any]:
+    """What is right with pictures, without, and with pictures of a quarter of the tokens; and whether it counts."""
+    found: dict[str, Any] = {
+        "pictures": judge(trainee, count),
+        "text alone": judge(trainee, count, None),
+        "shrunk": judge(trainee, count, SIDE // 2),
+    }
+    whole, text, shrunk = (found[k]["all"] for k in ("pictures", "text alone", "shrunk"))
+    found |= {"passed": text <= 0.5 and whole - shrunk >= 0.15, "minutes": trainee.minutes, "questions": count}
+    return found
+
+
+def main() -> None:
+    """Train a piece, judge, or write the model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=0.0)
+    parser.add_argument("--total", type=float, default=600.0, help="of all pieces together")
+    parser.add_argument("--size", choices=sorted(SIZES), default="small")
+    parser.add_argument("--judge", type=int, default=0, metavar="PICTURES")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    trainee = Trainee(given.work, given.size)
+    if given.minutes:
+        trainee.piece(given.minutes, given.total)
+    if given.judge or given.out is not None:
+        found = gate(trainee, given.judge or 1000)
+        print(json.dumps(found, indent=2))
+        if given.out is not None:
+            trainee.model.save_pretrained(given.out)
+            trainee.tokenizer.save_pretrained(given.out)
+            (given.out / "card.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
