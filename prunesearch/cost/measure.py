@@ -26,6 +26,7 @@ def measure_table(
     seed: int = 0,
     clock: Clock | None = None,
     mode: str = "eager",
+    error: float | None = None,
     unseen: int | None = None,
     min_rounds: int = 5,
     patience_s: float = 0.0,
@@ -47,6 +48,8 @@ def measure_table(
         seed: of the order of things, and of the schedules.
         clock: None for the one of the device.
         mode: how forwards are executed, a name in `RUNTIMES`.
+        error: where pieces are timed inside forwards, measuring stops before its time once the mean error on unseen
+            schedules, at its 95 % upper bound, is no more; other schedules than those give the error that is stored.
         unseen: schedules for the error; None: as many as suit the runtime.
         min_rounds: timings of each of them in any case.
         patience_s: wait up to so many seconds for others to leave the device alone.
@@ -68,6 +71,7 @@ def measure_table(
         time_budget_s=time_budget_s,
         seed=seed,
         clock=clock,
+        error=error,
         unseen=unseen,
         min_rounds=min_rounds,
         patience_s=patience_s,

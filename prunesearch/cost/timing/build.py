@@ -59,7 +59,8 @@ def build_table(
     concurrency: int = 1,
     label: str = "measuring cost table",
     taken: Callable[[Walks], None] = lambda walks: None,
-    go_on: Callable[[Cells], bool] = lambda cells: False,
+    enough: Callable[[Walks], bool] | None = None,
+    go_on: Callable[[Walks], bool] = lambda walks: False,
     variants: Sequence[tuple[Change, ...]] = ((),),
     sitting: Sitting | None = None,
 ) -> CostTable:
@@ -74,7 +75,7 @@ def build_table(
         counts: tokens after a stage that schedules may ask for, protected ones included; the widths between the least
             of them and the full sequence are interpolated.
         methods: `scorer+merge`, or a merge that needs no scorer.
-        time_budget_s: wall time in seconds; stops earlier when every median is known to 0.5 %.
+        time_budget_s: wall time in seconds; stops earlier when there is `enough`.
         min_walks: forwards in any case.
         between: called after each timed forward with its number, for work that is to be interleaved.
         spoiled: says after each forward whether it must not count, as when the GPU throttles.
@@ -84,7 +85,8 @@ def build_table(
         concurrency: stated in the conditions; the caller sees to the load (`concurrency.background_load`).
         label: of the progress bar.
         taken: is given the walks when all are taken.
-        go_on: asked with the cells so far when the time is up, and at times after that; at most `LONGEST` budgets.
+        enough: asked now and then; None: when every median is known to 0.5 %.
+        go_on: asked when the time is up, and at times after that; at most `LONGEST` budgets.
         variants: changes that the model is measured with too, in turns; the first is none.
         sitting: what others have walked of the same table, and where walks are kept.
 
@@ -107,25 +109,25 @@ def build_table(
             plan,
             time_budget_s=time_budget_s,
             min_walks=min_walks,
-            enough=_enough,
+            enough=enough or _enough,
             between=between,
             spoiled=spoiled,
             alone=concurrency == 1,
             label=label,
-            go_on=lambda walks: go_on(cells_of(walks)),
+            go_on=go_on,
             lacking=lambda walks: not covers(walks, shape, grid, methods),
             sitting=sitting,
         )
         conditions = conditions_of(handle, inputs, shape.tokens, mode, concurrency)
     taken(walks)
-    changed = dict.fromkeys(filter(None, map(variant_of_piece, walks.pieces)))
+    cells = all_cells(walks, typical_ms(walks))
     return CostTable(
         status="measured",
         shape=shape,
         conditions=conditions,
         device=describe_device(device),
-        cells=cells_of(walks),
-        changed={str(variant): cells_of(walks, variant) for variant in changed},
+        cells=cells.pop(""),
+        changed=cells,
         noise=noise_record(walks.noise).model_copy(update={"thrown_away": walks.thrown_away}),
         seconds=walks.seconds,
         walks=len(walks.steps),
@@ -254,7 +256,17 @@ def _rolling_median(ratio: NDArray[np.float64], reach: int) -> tuple[NDArray[np.
 
 def cells_of(walks: Walks, variant: str = "") -> Cells:
     """All cells of a table, from the walks; those of the model with the changes `variant`."""
-    found = _of_variant(typical_ms(walks), variant)
+    return _cells(walks, typical_ms(walks), variant)
+
+
+def all_cells(walks: Walks, typical: Typical) -> dict[str, Cells]:
+    """The cells of the model as it is, by the name "", and with every change that was walked with, by its name."""
+    names = dict.fromkeys(["", *map(str, map(variant_of_piece, walks.pieces))])
+    return {name: _cells(walks, typical, name) for name in names}
+
+
+def _cells(walks: Walks, typical_of_all: Typical, variant: str) -> Cells:
+    found = _of_variant(typical_of_all, variant)
     samples = {plain_piece(piece): s for piece, s in walks.pieces.items() if variant_of_piece(piece) == variant}
     typical = dict(found.ms)
     # a block without a stage passes through the gap in which a stage would be: part of its MLP half

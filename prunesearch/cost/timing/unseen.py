@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
+from scipy.stats import t as student
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
@@ -66,22 +69,39 @@ def draw_unseen(
     return found
 
 
-def mean_error(shape: Shape, cells: Cells, schedules: Sequence[Schedule], samples: Sequence[Samples]) -> float:
-    """The mean relative error of what `cells` say of schedules that were timed, while timing goes on.
+def errors(
+    shape: Shape,
+    cells: Mapping[str, Cells],
+    plans: Sequence[Plan],
+    samples: Sequence[Samples],
+    pace: Sequence[Sequence[float]],
+) -> NDArray[np.float64]:
+    """The relative errors of what `cells` say of plans that were timed, while timing goes on: `[plans]`, no sign.
 
     Args:
         shape: of the model.
-        cells: so far.
-        schedules: the first is the unpruned model, which does not count.
+        cells: so far, by `Plan.variant`.
+        plans: those without a timing are left out.
         samples: timings of each, in ms.
+        pace: of the machine at each timing.
     """
     conditions = dict.fromkeys(("batch_size", "dtype", "attention", "mode", "tokens", "device"))
     noise = NoiseRecord(spread=None, drift=None, others=None, noisy=False, why="")
     table = CostTable(
-        status="measured", shape=shape, conditions=conditions, device={}, cells=cells, noise=noise, seconds=0, walks=0
-    )
-    timed = [(schedule, s.median_ms) for schedule, s in zip(schedules, samples, strict=True) if len(s)][1:]
-    return float(np.mean([abs(table.predict(schedule) / ms - 1) for schedule, ms in timed])) if timed else 0.0
+        status="measured", shape=shape, conditions=conditions, device={}, cells=cells[""], noise=noise, seconds=0,
+        walks=0, changed={name: found for name, found in cells.items() if name},
+    )  # fmt: skip
+    timed = [
+        (plan, float(np.median(np.divide(s.ms, p)))) for plan, s, p in zip(plans, samples, pace, strict=True) if len(s)
+    ]
+    return np.array([abs(table.predict(plan) / ms - 1) for plan, ms in timed])
+
+
+def at_most(found: NDArray[np.float64]) -> float:
+    """One-sided 95 % upper bound of the mean of some errors; infinite for fewer than three."""
+    if len(found) < 3:
+        return math.inf
+    return float(found.mean() + student.ppf(0.95, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found)))
 
 
 def compare(

@@ -54,6 +54,7 @@ _PATIENCE = 3.0  # times the budget, with a device that throttles
 LONGEST = 4.0  # times the budget, for a table whose error is not yet what was promised
 _FARTHEST = 20  # times the least number of walks, for a piece that no walk met
 _AGAIN = 1.25  # times the time so far, until it is looked at again
+_LOOKS = 20  # for whether there is enough, within the budget
 _COLLECT_EVERY = 100  # walks between two garbage collections, which are off while timing
 _WARM_AGAIN = 3  # walks that do not count where another process has begun
 
@@ -216,6 +217,8 @@ def take_walks(
 ) -> Walks:
     """Walk until the budget (seconds, warm-up included) is spent or `enough` says so; at least `min_walks` times.
 
+    Whether there is enough is asked a score of times within the budget, since to ask takes a while.
+
     `between` is called with the number of each walk that counted, outside the marking. A walk after which `spoiled`
     says so does not count, unless three times the budget have gone by. If not meant to be `alone`, the share of others
     in the cores is no noise. When the budget is spent, `go_on` may ask for more, up to `LONGEST` budgets. It goes on
@@ -223,7 +226,7 @@ def take_walks(
     of the same plan counts, and is not walked again.
     """
     sitting = sitting or Sitting()
-    walks, look_at = Walks(), time_budget_s
+    walks, look_at, ask_at = Walks(), time_budget_s, 0.0
     rest = enumerate(plan)
     _walked_before(walks, walker, rest, sitting)
     number = len(walks.steps)
@@ -255,8 +258,10 @@ def take_walks(
                 if spent > LONGEST * time_budget_s or not go_on(walks):
                     break
                 look_at = _AGAIN * spent
-            elif number % 20 == 0 and enough(walks) and not go_on(walks):
-                break
+            elif spent >= ask_at:
+                ask_at = spent + time_budget_s / _LOOKS
+                if enough(walks) and not go_on(walks):
+                    break
     # the first block's attention: the same work in every walk
     sentinel = [steps[1][1] for steps in walks.steps if not variant_of_piece(steps[1][0])]
     walks.noise, walks.seconds = judge_noise(sentinel, sitting.others if alone else None), sitting.seconds

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.devices.kind import Clock, DeviceKind, Ready
-from prunesearch.cost.shape import describe_shape, device_of
+from prunesearch.cost.shape import Shape, describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.tables.table_records import PROMISED, Cells
-from prunesearch.cost.timing.build import build_table, typical_ms
+from prunesearch.cost.tables.table_records import PROMISED
+from prunesearch.cost.timing.build import all_cells, build_table, typical_ms
 from prunesearch.cost.timing.concurrency import background_load
 from prunesearch.cost.timing.loop import Sitting
 from prunesearch.cost.timing.modes import Eager, runner_for
 from prunesearch.cost.timing.samples import Samples
-from prunesearch.cost.timing.unseen import UNSEEN, compare, draw_unseen, mean_error
+from prunesearch.cost.timing.unseen import UNSEEN, at_most, compare, draw_unseen, errors
 from prunesearch.cost.timing.walk import Walks
 from prunesearch.cost.timing.wanted import TableWanted
 from prunesearch.pruning.borders import borrowed
 
 _LEAST_UNSEEN = 12  # schedules whose mean error says something of others
+_LEAST_ROUNDS = 3  # timings of each, where forwards are slow
+_WATCHED = 3  # one schedule more is watched for so many that are judged by
 _TRIED = 2  # forwards that tell how long one takes
 
 
@@ -34,7 +39,8 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
     """Measure a table and its error in one session: `build_table` with whole forwards of unseen schedules in between.
 
     Interleaved, the stored error is that of adding pieces up; measured afterwards, it would also hold whatever the
-    machine's speed did meanwhile. What was timed by a call that was interrupted counts.
+    machine's speed did meanwhile. When to stop is read off schedules of their own: an error that is looked at until it
+    is small would be stored at its luckiest. What was timed by a call that was interrupted counts.
     """
     device = device_of(inputs)
     kind = kind_of(device)
@@ -45,53 +51,18 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
     with background_load(model, inputs, wanted.concurrency - 1, wanted.mode), borrowed(model) as handle:
         timer = wanted.clock or kind.clock()
         runner = runner_for(wanted.mode, model, handle, inputs)
-        random_ones = draw_unseen(
-            shape,
-            wanted.counts,
-            wanted.methods,
-            count=_unseen(runner, timer, wanted, sitting),
-            seed=wanted.seed + 1,
-            between=not RUNTIMES.entry(wanted.mode).compiles,
-        )
-        turns = itertools.cycle(wanted.variants)
-        schedules = [Plan(), *(Plan(schedule, next(turns)) for schedule in random_ones)]
-        plain = [place for place, plan in enumerate(schedules) if not plan.changes]
-        samples = [Samples() for _ in schedules]
-        when: list[list[int]] = [[] for _ in schedules]  # the walk before each timing
-        turn = _turns(len(schedules), wanted.seed)
+        judged, rounds = _begun_with(runner, timer, wanted, sitting)
+        plans, judged = _plans(shape, wanted, judged)
+        forwards = _Forwards(runner, timer, shape, plans, judged, wanted.seed, sitting)
         all_walks: list[Walks] = []
-
-        def note(place: int, ms: float, walk: int) -> None:
-            samples[place].ms.append(ms)
-            when[place].append(walk)
-
-        def keep_up(walk: int) -> None:
-            while sum(map(len, samples)) < walk:  # two, where a process ended between a walk and its whole forward
-                place = next(turn)
-                runner.prepare(schedules[place])
-                begin = timer.mark()
-                runner.run()
-                took = timer.between_ms([begin, timer.mark()])[0]
-                note(place, took, walk - 1)
-                sitting.note("whole", place, took, walk - 1)
-
-        for place, ms, walk in sitting.of("whole"):
-            next(turn)
-            note(place, ms, walk)
-
-        def breaks_its_promise(cells: Cells) -> bool:
-            return (
-                mean_error(shape, cells, [schedules[i].schedule for i in plain], [samples[i] for i in plain]) > PROMISED
-            )
-
         table = build_table(
             model,
             inputs,
             counts=wanted.counts,
             methods=wanted.methods,
             time_budget_s=wanted.time_budget_s,
-            min_walks=wanted.min_rounds * len(schedules),
-            between=keep_up,
+            min_walks=rounds * len(forwards.plans),
+            between=forwards.keep_up,
             spoiled=lambda: bool(kind.slowed(device)),
             seed=wanted.seed,
             clock=timer,
@@ -99,15 +70,15 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
             concurrency=wanted.concurrency,
             label=wanted.label,
             taken=all_walks.append,
-            go_on=breaks_its_promise,
+            enough=None if wanted.error is None else forwards.within(wanted.error),
+            go_on=lambda walks: float(forwards.watched(walks).mean()) > PROMISED,
             variants=wanted.variants,
             sitting=sitting,
         )
     table.noise.waited_s = round(ready.waited_s, 1)
     if ready.doubt:
         table.noise.noisy, table.noise.why = True, "; ".join(filter(None, (table.noise.why, ready.doubt)))
-    pace = typical_ms(all_walks[0]).pace
-    return compare(table, schedules, samples, [[float(pace[i]) for i in walks] for walks in when])
+    return forwards.compared(table, typical_ms(all_walks[0]).pace)
 
 
 def make_ready(
@@ -122,6 +93,88 @@ def make_ready(
     return ready
 
 
+def _plans(shape: Shape, wanted: TableWanted, judged: int) -> tuple[list[Plan], int]:
+    """The unpruned model, plans that the stored error is of, and after them those that say when to stop.
+
+    Beside them, how many the error is of: fewer than asked for in a space that has few schedules, all in a tiny one.
+    """
+    drawn: list[Schedule] = draw_unseen(
+        shape,
+        wanted.counts,
+        wanted.methods,
+        count=judged + _watched_beside(judged),
+        seed=wanted.seed + 1,
+        between=not RUNTIMES.entry(wanted.mode).compiles,
+    )
+    turns = itertools.cycle(wanted.variants)
+    few = len(drawn) - _WATCHED if len(drawn) >= 2 * _WATCHED else len(drawn)
+    return [Plan(), *(Plan(schedule, next(turns)) for schedule in drawn)], min(judged, few)
+
+
+def _watched_beside(judged: int) -> int:
+    return max(_WATCHED, judged // _WATCHED)
+
+
+class _Forwards:
+    """Whole forwards of plans that the table does not see, one after each walk, in random order.
+
+    Args:
+        runner: of the model.
+        timer: of its device.
+        shape: of the model.
+        plans: the unpruned model first.
+        judged: so many of those after it are what the stored error is of; the others say when to stop.
+        seed: of the order.
+        sitting: what other processes timed of them, and where timings are kept.
+    """
+
+    def __init__(
+        self, runner: Eager, timer: Clock, shape: Shape, plans: Sequence[Plan], judged: int, seed: int, sitting: Sitting
+    ) -> None:
+        self.runner, self.timer, self.shape, self.plans = runner, timer, shape, plans
+        self._judged, self._watched = slice(0, 1 + judged), slice(1 + judged, None)
+        self._samples = [Samples() for _ in plans]
+        self._when: list[list[int]] = [[] for _ in plans]  # the walk before each timing
+        self._turn, self._sitting = _turns(len(plans), seed), sitting
+        for place, ms, walk in sitting.of("whole"):
+            next(self._turn)
+            self._note(place, ms, walk)
+
+    def keep_up(self, walk: int) -> None:
+        """Time the next plan, after so many walks."""
+        while sum(map(len, self._samples)) < walk:  # two, where a process ended between a walk and its whole forward
+            place = next(self._turn)
+            self.runner.prepare(self.plans[place])
+            begin = self.timer.mark()
+            self.runner.run()
+            took = self.timer.between_ms([begin, self.timer.mark()])[0]
+            self._note(place, took, walk - 1)
+            self._sitting.note("whole", place, took, walk - 1)
+
+    def _note(self, place: int, ms: float, walk: int) -> None:
+        self._samples[place].ms.append(ms)
+        self._when[place].append(walk)
+
+    def watched(self, walks: Walks) -> NDArray[np.float64]:
+        """The errors, so far, of the plans that say when to stop."""
+        typical, part = typical_ms(walks), self._watched
+        pace = self._pace(typical.pace)[part]
+        found = errors(self.shape, all_cells(walks, typical), self.plans[part], self._samples[part], pace)
+        return found if len(found) else np.zeros(1)
+
+    def within(self, error: float) -> Callable[[Walks], bool]:
+        """What says of walks whether the mean error of what they make is surely no more."""
+        return lambda walks: at_most(self.watched(walks)) <= error
+
+    def compared(self, table: CostTable, pace: NDArray[np.float64]) -> CostTable:
+        """The table with its error on the plans that it is judged by."""
+        part = self._judged
+        return compare(table, self.plans[part], self._samples[part], self._pace(pace)[part])
+
+    def _pace(self, pace: NDArray[np.float64]) -> list[list[float]]:
+        return [[float(pace[i]) for i in walks] for walks in self._when]
+
+
 def _turns(n: int, seed: int) -> Iterator[int]:
     """Each of `n` once, in random order, again and again."""
     rng = random.Random(seed)
@@ -129,21 +182,19 @@ def _turns(n: int, seed: int) -> Iterator[int]:
         yield from rng.sample(range(n), n)
 
 
-def _unseen(runner: Eager, timer: Clock, wanted: TableWanted, sitting: Sitting) -> int:
-    """How many unseen schedules are timed: as many as were begun with."""
-    if wanted.unseen is not None:
-        return wanted.unseen
-    for (before,) in sitting.of("unseen"):
-        return int(before)
-    count = _affordable(runner, timer, wanted)
-    sitting.note("unseen", count)
-    return count
+def _begun_with(runner: Eager, timer: Clock, wanted: TableWanted, sitting: Sitting) -> tuple[int, int]:
+    """As `_affordable`; what another process began with stays."""
+    for judged, rounds in sitting.of("affordable"):
+        return judged, rounds
+    found = _affordable(runner, timer, wanted)
+    sitting.note("affordable", *found)
+    return found
 
 
-def _affordable(runner: Eager, timer: Clock, wanted: TableWanted) -> int:
-    """How many unseen schedules there is time for: fewer where a forward takes seconds.
+def _affordable(runner: Eager, timer: Clock, wanted: TableWanted) -> tuple[int, int]:
+    """How many schedules to judge the table by, and how often each is timed: fewer where a forward takes seconds.
 
-    Each is timed `min_rounds` times, and has as many walks beside it.
+    Each has as many walks beside it.
     """
     runner.prepare(Plan())
     marks = [timer.mark()]
@@ -151,5 +202,11 @@ def _affordable(runner: Eager, timer: Clock, wanted: TableWanted) -> int:
         runner.run()
         marks.append(timer.mark())
     took = min(timer.between_ms(marks))
-    rounds = wanted.time_budget_s * 1e3 / max(took, 1e-3) / (2 * wanted.min_rounds)
-    return max(_LEAST_UNSEEN, min(UNSEEN, int(rounds) - 1))
+    forwards = wanted.time_budget_s * 1e3 / max(took, 1e-3) / 2
+    most = UNSEEN if wanted.unseen is None else wanted.unseen
+    every = 1 + _LEAST_UNSEEN + _watched_beside(_LEAST_UNSEEN)
+    rounds = min(wanted.min_rounds, max(_LEAST_ROUNDS, int(forwards / every)))
+    if wanted.unseen is not None:
+        return wanted.unseen, rounds
+    fit = int(forwards / rounds * _WATCHED / (_WATCHED + 1)) - 1
+    return max(_LEAST_UNSEEN, min(most, fit)), rounds

@@ -25,6 +25,7 @@ class TableWanted:
 
     Attributes:
         mode: the row of `RUNTIMES` whose builder is asked.
+        error: mean error on unseen schedules at which measuring may stop before its time; None: never for that.
         unseen: schedules for the error; None: as many as the runtime's builder takes by itself.
         variants: changes that the model is measured with; the first is none.
         keep: file of what was timed; None: nothing is kept.
@@ -36,6 +37,7 @@ class TableWanted:
     time_budget_s: float = 45.0
     seed: int = 0
     clock: Clock | None = None
+    error: float | None = None
     unseen: int | None = None
     min_rounds: int = 5
     patience_s: float = 0.0

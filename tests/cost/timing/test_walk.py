@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 import statistics
 from collections import Counter
 
@@ -18,7 +19,7 @@ from prunesearch.cost.shape import describe_shape
 from prunesearch.cost.timing.build import build_table, covers
 from prunesearch.cost.timing.loop import Sitting
 from prunesearch.cost.timing.modes import Eager
-from prunesearch.cost.timing.unseen import compare, unseen_schedules
+from prunesearch.cost.timing.unseen import at_most, compare, unseen_schedules
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.cost.timing.walk import Walker, piece_names, plan_walks, take_walks
 from prunesearch.cost.timing.walked_table import make_ready
@@ -124,11 +125,19 @@ def test_methods_that_all_merge_need_no_attention_without_sizes_at_reduced_width
 
 
 def test_walking_stops_when_there_is_enough(tiny, batch):
+    """Each walk takes a second of a made-up time; a twentieth of the budget lies between two looks."""
+    seconds, looked = itertools.count(), []
+
+    def enough(walks):
+        looked.append(len(walks.steps))
+        return len(walks.steps) >= 20
+
     with borrowed(tiny) as handle:
         walker = Walker(Eager(tiny, handle, batch), describe_shape(tiny, handle, batch), CountingClock())
         plan = plan_walks(3, 17, 1, WIDTHS, METHODS, 0)
-        walks = take_walks(walker, plan, time_budget_s=60, min_walks=10, enough=lambda w: len(w.steps) >= 20)
-    assert len(walks.steps) == 20
+        walks = take_walks(walker, plan, time_budget_s=60, min_walks=10, enough=enough, now=lambda: next(seconds))
+    assert looked == [10, 13, 16, 19, 22]
+    assert len(walks.steps) == 22
     assert walks.noise is not None
 
 
@@ -270,6 +279,27 @@ def test_who_was_interrupted_while_it_waited_waits_half_as_long(tmp_path):
         assert make_ready(Busy(), print, torch.device("cpu"), 8.0, last).waited_s == 1.0
     make_ready(Busy(), print, torch.device("cpu"), 8.0, sitting())
     assert waited == [8.0, 4.0, 2.0, 1.0, 1.0]
+
+
+def test_a_table_stops_before_its_time_by_other_schedules_than_its_error_is_of(tiny, batch):
+    """Stages take no time here, and all else a millisecond, so that the table foretells well: one look is enough."""
+
+    class Even(CountingClock):
+        """A forward of three blocks has 13 pieces, 3 of which are where a stage would be."""
+
+        def between_ms(self, marks):
+            return [float(k % 4 != 2) for k in range(len(marks) - 1)] if len(marks) > 2 else [10.0]
+
+    wanted = {"counts": WIDTHS, "methods": METHODS, "unseen": 9, "clock": Even(), "min_rounds": 2}
+    early = measure_table(tiny, batch, **wanted, time_budget_s=60, error=0.5)
+    assert early.validation.unseen == 9
+    assert early.walks == 2 * (1 + 9 + 3)  # at least: of the unpruned model, and of those judged by and watched
+
+
+def test_the_bound_of_a_mean_error_is_students():
+    errors = np.array([0.01, 0.02, 0.03, 0.02])
+    assert at_most(errors) == pytest.approx(0.02 + 2.3534 * errors.std(ddof=1) / 2, rel=1e-4)
+    assert at_most(errors[:2]) == math.inf
 
 
 @pytest.fixture(scope="module")
