@@ -16,8 +16,10 @@ from prunesearch.cli.export import register as register_export
 from prunesearch.cli.models import register as register_models
 from prunesearch.cli.option_help import explained, listed, modes, runtimes
 from prunesearch.cli.values import SeveralValues
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.export_tables import LOGGERS
 from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, ENGINES, PRECISIONS, SAMPLERS
+from prunesearch.study.accuracy import ACCURACIES, STANDARD
 from prunesearch.tasks.table import METRICS, TASKS
 
 app = typer.Typer(
@@ -125,12 +127,19 @@ def run(
     holdout: Annotated[int | None, typer.Option(help="Rows that results are of; none: from the data.")] = None,
     eval_batch_size: Annotated[int | None, typer.Option(help="Rows in a batch whose quality is measured (64).")] = None,
     seeds: Annotated[int | None, typer.Option(help="Solved schedules to try first; none: by sampler.")] = None,
-    search_samples: Annotated[int | None, typer.Option(help="Calibration rows of a trial (1024).")] = None,
+    accuracy: Annotated[
+        str | None, typer.Option(help=f"{explained(ACCURACIES, STANDARD)}. Verdicts are at 95 % in any.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="--accuracy quick.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="--accuracy thorough.")] = False,
+    search_samples: Annotated[
+        int | None, typer.Option(help="Calibration rows of a trial, at most; none: by --accuracy.")
+    ] = None,
     sensitivity_samples: Annotated[int | None, typer.Option(help="Of them, rows of a one-stage loss (64).")] = None,
     sensitivity_units: Annotated[
-        float | None, typer.Option(help="What one-stage losses may cost, in full evaluations (5).")
+        float | None, typer.Option(help="What one-stage losses may cost, in full evaluations; none: by --accuracy.")
     ] = None,
-    table_time: Annotated[str | None, typer.Option(help="For measuring a cost table (50s).")] = None,
+    table_time: Annotated[str | None, typer.Option(help="For measuring a cost table, at most (50s).")] = None,
     patience: Annotated[str | None, typer.Option(help="How long to wait for a busy CPU (30s).")] = None,
     energy_window: Annotated[str | None, typer.Option(help="Length of an energy measurement (5s, the least).")] = None,
     front_points: Annotated[int | None, typer.Option(help="Candidates that are re-measured (12).")] = None,
@@ -182,6 +191,7 @@ def run(
         "holdout": holdout,
         "eval_batch_size": eval_batch_size,
         "seeds": seeds,
+        "accuracy": _accuracy(accuracy, quick=quick, thorough=thorough),
         "search_samples": search_samples,
         "sensitivity_samples": sensitivity_samples,
         "sensitivity_units": sensitivity_units,
@@ -219,6 +229,14 @@ register_export(app)
 register_models(app)
 register_dashboard(app)
 register_names(app)
+
+
+def _accuracy(named: str | None, *, quick: bool, thorough: bool) -> str | None:
+    """The preset that is asked for, however it is said."""
+    said = [*([named] if named else []), *(["quick"] if quick else []), *(["thorough"] if thorough else [])]
+    if len(set(said)) > 1:
+        raise PruneSearchError(f"one accuracy is asked for at a time, but got {' and '.join(said)}")
+    return said[0] if said else None
 
 
 def _measured_instead(device: str | None) -> str | None:

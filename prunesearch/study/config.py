@@ -20,6 +20,7 @@ from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.tables.registry import ACROSS, ATTENTIONS, DTYPES, ENGINES, SAMPLERS
 from prunesearch.cost.timing.modes import check_measurable, mode_of
+from prunesearch.study.accuracy import ACCURACIES, STANDARD, Accuracy
 from prunesearch.study.settings.as_typed import (
     BudgetSetting,
     Columns,
@@ -35,6 +36,7 @@ from prunesearch.study.storage.urls import hide_password
 from prunesearch.tasks.table import METRICS, TASKS
 
 _SEEDS = 24
+_BY_ACCURACY = ("search_samples", "sensitivity_units")  # where they are not given
 _TABLES: dict[str, Any] = {
     "task": TASKS,
     "metric": METRICS,
@@ -43,6 +45,7 @@ _TABLES: dict[str, Any] = {
     "sampler": SAMPLERS,
     "engine": ENGINES,
     "across": ACROSS,
+    "accuracy": ACCURACIES,
 }
 
 # as durations are called where they are typed with their unit
@@ -109,11 +112,13 @@ class RunConfig(BaseModel):
             folder. Its password is neither shown nor written down.
         timeout_s: no new trial starts after so long a search (`timeout="10m"`), seconds; None: no limit.
         calibration, holdout: rows of each split; None: from the data.
-        search_samples: calibration rows that a trial is evaluated on.
+        accuracy: a name in `ACCURACIES`: how sure of everything the run wants to be.
+        search_samples: calibration rows that a trial is evaluated on, at most; None: by `accuracy`.
         sensitivity_samples: of them, rows that a one-stage loss is measured on, at most.
         sensitivity_units: what the one-stage losses may cost, in evaluations of the unpruned model on the rows of the
-            search.
-        table_seconds: time for measuring the cost table (`table_time="50s"`).
+            search; None: by `accuracy`.
+        table_seconds: time for measuring the cost table (`table_time="50s"`), which stops sooner where it is known well
+            enough for `accuracy`.
         patience_s: how long to wait for a busy CPU before measuring (`patience="30s"`), seconds.
         energy_window_s: length of a window over which energy is measured (`energy_window="5s"`), seconds.
         front_points: candidates that go to the holdout split and are re-measured.
@@ -164,9 +169,10 @@ class RunConfig(BaseModel):
     timeout_s: Seconds | None = Field(default=None, gt=0, allow_inf_nan=False)
     calibration: int | None = Field(default=None, ge=8)
     holdout: int | None = Field(default=None, ge=8)
-    search_samples: int = Field(default=1024, ge=8)
+    accuracy: str = STANDARD
+    search_samples: int = Field(default=0, ge=8)
     sensitivity_samples: int = Field(default=64, ge=8)
-    sensitivity_units: float = Field(default=5.0, gt=0)
+    sensitivity_units: float = Field(default=0.0, gt=0)
     table_seconds: Seconds = Field(default=50.0, gt=0)
     patience_s: Seconds = Field(default=30.0, ge=0)
     energy_window_s: Seconds = Field(default=5.0, ge=5)
@@ -189,13 +195,16 @@ class RunConfig(BaseModel):
                 found[name] = os.fspath(found[name])
         if "runtime" in found:
             found["mode"] = mode_of(found.get("mode"), found.pop("runtime")) or cls.model_fields["mode"].default
+        asked = found.get("accuracy", STANDARD)
+        if asked in ACCURACIES:  # else it is refused below
+            found = {name: getattr(ACCURACIES[asked], name) for name in _BY_ACCURACY} | found
         if found.get("loads"):
             found["loads"] = read_loads(found["loads"])
         else:
             found |= spread_loads(found.pop("batch_size", None), found.pop("length", None))
         return found
 
-    @field_validator("task", "metric", "dtype", "attention", "sampler", "engine", "mode", "across")
+    @field_validator("task", "metric", "dtype", "attention", "sampler", "engine", "mode", "across", "accuracy")
     @classmethod
     def _known(cls, value: str | None, info: Any) -> str | None:
         """Names are those of the tables."""
@@ -241,6 +250,12 @@ class RunConfig(BaseModel):
     @field_serializer("storage")
     def _without_password(self, storage: str | None) -> str | None:
         return None if storage is None else hide_password(storage)
+
+    @property
+    def promise(self) -> Accuracy:
+        """What `accuracy` promises."""
+        found: Accuracy = ACCURACIES.entry(self.accuracy).target
+        return found
 
     @property
     def costs(self) -> set[str]:

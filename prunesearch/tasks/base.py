@@ -143,7 +143,7 @@ class Task(ABC):
         Raises:
             PruneSearchError: with the reason, and other metrics of this kind of task.
         """
-        for split in (self.calibration, self.holdout):
+        for split in (s for s in (self.calibration, self.holdout) if not s.batches.self_labelled):
             why = self.scoring.fixed(self.wanted(split.labels))
             if why:
                 others = self.telling(split.labels)

@@ -28,6 +28,8 @@ NO_OPTION = {
 }
 NO_SETTING = {
     "runtime": "another way to say `mode`",
+    "quick": "another way to say `accuracy`",
+    "thorough": "another way to say `accuracy`",
     "study": "where a study is kept, not what it is: an argument of `run`",
     "dry_run": "whether it is searched at all",
     "log": "what is told to others when the study is finished",
@@ -75,6 +77,7 @@ TYPED = {
     "--holdout": ("200", "holdout", 200),
     "--eval-batch-size": ("16", "eval_batch_size", 16),
     "--seeds": ("5", "seeds", 5),
+    "--quick": (None, "accuracy", "quick"),
     "--search-samples": ("64", "search_samples", 64),
     "--sensitivity-samples": ("32", "sensitivity_samples", 32),
     "--sensitivity-units": ("2.5", "sensitivity_units", 2.5),

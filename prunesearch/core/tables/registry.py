@@ -391,6 +391,7 @@ TABLES: dict[str, Registry[Any] | str] = {
     "dtypes": DTYPES,
     "attentions": ATTENTIONS,
     "efforts": EFFORTS,
+    "accuracies": "prunesearch.study.accuracy:ACCURACIES",
     "picks": PICKS,
     "formats": FORMATS,
     "model_formats": MODEL_FORMATS,

@@ -160,6 +160,11 @@ class EffortRow(Row):
 
 
 @dataclass(frozen=True)
+class AccuracyRow(Row):
+    """How sure a run wants to be; `target` is what it promises, a `study.accuracy.Accuracy`."""
+
+
+@dataclass(frozen=True)
 class PickRow(Row):
     """A way of choosing one point of a front; `target`: `(front, what stands after the @) -> point`.
 

@@ -64,6 +64,7 @@ def cost_table(
             counts=space.counts[1:],
             methods=runnable(space.methods, check_attention(config.attention)),
             time_budget_s=config.table_seconds,
+            error=config.promise.table_error,
             seed=config.seed,
             mode=config.mode,
             patience_s=config.patience_s,

@@ -11,6 +11,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from prunesearch.core.events import track
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import Handle
@@ -126,7 +127,8 @@ class Evaluator:
         self._order = torch.randperm(len(split.batches), generator=torch.Generator().manual_seed(0)).tolist()
         started = time.monotonic()
         with handle.under(Plan()):
-            self._reference = [task.condensed(self._run(batch)) for batch in self.batches()]
+            batches = track(self.batches(), len(split.batches), "unpruned model")
+            self._reference = [task.condensed(self._run(batch)) for batch in batches]
         self.seconds = time.monotonic() - started
         self._unpruned: Evaluation | None = None
 
@@ -141,7 +143,8 @@ class Evaluator:
         task = self.task
         statistics, losses, same = [], [], []
         with self.handle.under(schedule):
-            for batch, reference in zip(self.batches(), self._reference, strict=True):
+            for bare, reference in zip(self.batches(), self._reference, strict=True):
+                batch = self.split.batches.settled(bare, reference)
                 outputs = self._run(batch)
                 statistics.append(task.statistics(outputs, batch))
                 losses.append(task.divergence(reference, outputs, batch))
@@ -164,9 +167,9 @@ class Evaluator:
 
     @torch.inference_mode()
     def _unpruned_statistics(self) -> Tensor:
-        pairs = zip(self._reference, self.batches(), strict=True)
+        pairs, settled = zip(self._reference, self.batches(), strict=True), self.split.batches.settled
         with self.handle.under(Plan()):  # a task may write its answers anew
-            return torch.cat([self.task.statistics(outputs, batch) for outputs, batch in pairs]).cpu()
+            return torch.cat([self.task.statistics(out, settled(batch, out)) for out, batch in pairs]).cpu()
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> Outputs:
@@ -174,4 +177,4 @@ class Evaluator:
 
     def batches(self) -> Iterator[Batch]:
         """The batches in the order of the evaluation, one at a time."""
-        return (self.split.batches[i] for i in self._order)
+        return (self.split.batches.bare(i) for i in self._order)

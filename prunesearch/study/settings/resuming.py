@@ -12,6 +12,7 @@ from prunesearch.core.errors import PruneSearchError
 PATHS = ("model", "data")
 # Settings that may differ when a study is resumed: they change how long it goes on, not what its trials mean.
 _FREE_TO_CHANGE = (
+    "accuracy",
     "trials",
     "timeout_s",
     "patience_s",

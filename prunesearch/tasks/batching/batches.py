@@ -75,6 +75,19 @@ class Batches(Sequence[Batch], ABC):
     def one(self, place: int) -> Batch:
         """The batch at a place, 0 <= place < len(self)."""
 
+    @property
+    def self_labelled(self) -> bool:
+        """Whether the labels are what the unpruned model says, which is asked only when they are needed."""
+        return False
+
+    def bare(self, place: int) -> Batch:
+        """The batch at a place, to run the model on; it has its labels once it is `settled`."""
+        return self.one(place)
+
+    def settled(self, batch: Batch, outputs: dict[str, Tensor]) -> Batch:
+        """A bare batch with its labels, given the unpruned model's outputs."""
+        return batch
+
     def __len__(self) -> int:
         return len(self.numbers)
 

@@ -1,4 +1,4 @@
-"""Pictures as model inputs: decoded and resized once, kept in 8 bits where that changes nothing, scaled when used.
+"""Pictures as model inputs: resized when first used, kept in 8 bits where that changes nothing, scaled at each use.
 
 An image of 224 x 224 is 602 KB of float32 and 151 KB of pixels; the same image as a JPEG is a tenth of that. Rows stay
 where the data has them; of what was resized, as much is kept as `CACHE_BYTES` hold, and the rest is prepared anew.
@@ -108,23 +108,27 @@ class Pixels:
         self._kept: dict[int, Inputs] = {}
         self._table: NDArray[np.float32] | None = None
 
-    def prepare(self) -> Iterator[int]:
-        """Decode every row once, and keep what there is room for; yields the numbers of the rows as they are done.
+    def check(self) -> Iterator[int]:
+        """Decode every row once, so that what is damaged is found now; yields their numbers as they are done.
+
+        Rows are prepared when they are used; of each size of pictures one is tried now.
 
         Raises:
             PruneSearchError: naming the row that cannot be decoded, or comes out in another shape than the first.
         """
         self._table = self._processor.colours(self._decoded(0))
-        first = self._prepared(0)
-        for number, row in self._each(range(len(self._cells)), self._prepared_if_room):
-            if row is not None:
-                self._check_shape(number, row, first)
-                self._keep(number, row)
+        first, tried = self._prepared(0), set()
+        for number, size in self._each(range(len(self._cells)), lambda n: _size(self._decoded(n))):
+            if size not in tried:
+                tried.add(size)
+                self._check_shape(number, self._prepared(number), first)
             yield number
 
     def __call__(self, numbers: list[int]) -> Inputs:
         """The inputs of rows, `[b, ...]`, on the device."""
         made = dict(self._each((n for n in numbers if n not in self._kept), self._prepared))
+        for number, row in made.items():
+            self._keep(number, row)
         rows = [made.get(number) or self._kept[number] for number in numbers]
         stacked = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         if self._table is not None:
@@ -157,13 +161,6 @@ class Pixels:
                     f"{self._name(number)} and {usual} of {self._name(0)}: give images of one size"
                 )
 
-    def _prepared_if_room(self, number: int) -> Inputs | None:
-        """One row where there is room for it; else it is only decoded, so that what is damaged is found now."""
-        if not self._full:
-            return self._prepared(number)
-        self._decoded(number)
-        return None
-
     def _keep(self, number: int, row: Inputs) -> None:
         size = sum(value.numel() * value.element_size() for value in row.values())
         self._full = self._full or size > self._room
@@ -177,6 +174,11 @@ class Pixels:
         with ThreadPoolExecutor(threads := min(_THREADS, os.cpu_count() or 1)) as pool:
             while some := list(islice(waiting, _AHEAD * threads)):
                 yield from zip(some, pool.map(work, some), strict=True)
+
+
+def _size(row: Any) -> tuple[int, ...]:
+    """What the shape of a row's inputs hangs on: width and height of an image, the number of frames with it."""
+    return tuple(row.size) if isinstance(row, Image.Image) else (len(row), *row[0].size)
 
 
 def _scaled(pixels: Tensor, table: NDArray[np.float32]) -> Tensor:

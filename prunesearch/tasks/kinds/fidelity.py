@@ -11,9 +11,11 @@ import transformers
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.events import track
+from prunesearch.core.plans.plan import Plan
+from prunesearch.pruning.borders import borrowed
 from prunesearch.tasks.base import Forward, Outputs, Prepared, Task, named
-from prunesearch.tasks.batching.batches import Batch, EvalSet, Labels
+from prunesearch.tasks.batching.batches import Batch, EvalSet
+from prunesearch.tasks.batching.self_labelled import SelfLabelled
 from prunesearch.tasks.data.columns import unlabelled_content
 from prunesearch.tasks.data.split import split_rows
 from prunesearch.tasks.kinds.audio import load_sounds
@@ -170,17 +172,21 @@ def _first_outputs(task: Fidelity) -> Outputs:
     return task.outputs(task.model, task.calibration.batches[0])
 
 
-@torch.inference_mode()
 def label_by_itself(task: Fidelity, data: EvalSet, head: HeadOutputs) -> EvalSet:
-    """The split with what the unpruned model says, or its states, for labels.
+    """The split with what the unpruned model says, or its states, for labels; it is asked when they are needed.
 
     Args:
         task: gives the model's outputs.
         data: the split.
         head: reads them.
     """
-    labels: list[Labels] = []
-    for batch in track(data.batches, len(data.batches), "Running the unpruned model"):
-        outputs = task.outputs(task.model, batch)
-        labels.append(head.answers(outputs["logits"]) if "logits" in outputs else outputs["state"])
-    return replace(data, batches=data.batches.relabelled(labels))
+
+    @torch.inference_mode()
+    def run(batch: Batch) -> Outputs:
+        with borrowed(task.model) as handle, handle.under(Plan()):
+            return task.outputs(task.model, batch)
+
+    def read(outputs: Outputs) -> Tensor:
+        return head.answers(outputs["logits"]) if "logits" in outputs else outputs["state"]
+
+    return replace(data, batches=SelfLabelled(data.batches, run, read))

@@ -68,7 +68,7 @@ def on_demand(
         what: they are, for a progress bar.
         labels: of all rows; None: their class ids.
     """
-    for _ in track(pixels.prepare(), len(part.labels), f"Preparing {role} {what}"):
+    for _ in track(pixels.check(), len(part.labels), f"Decoding {role} {what}"):
         pass
     given = torch.from_numpy(part.labels).to(request.device) if labels is None else labels
     return EvalSet(role, OnDemand(pixels, list(torch.split(torch.arange(len(part.labels)), request.batch_size)), given))
