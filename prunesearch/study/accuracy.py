@@ -37,16 +37,16 @@ ACCURACIES = make_table(
     "accuracy",
     {
         "quick": AccuracyRow(
-            Accuracy(0.05, 0.20, 512, 3.0, 0.01, 0.02),
-            "cost tables to 5 %, losses to 20 %, changes in quality to 2 %",
+            Accuracy(0.05, 0.20, 512, 3.0, 0.01, 0.04),
+            "cost tables to 5 %, losses to 20 %, changes in quality to 4 %",
         ),
         STANDARD: AccuracyRow(
-            Accuracy(0.03, 0.10, 1024, 5.0, 0.005, 0.01),
-            "cost tables to 3 %, losses to 10 %, changes in quality to 1 %",
+            Accuracy(0.03, 0.10, 1024, 5.0, 0.005, 0.02),
+            "cost tables to 3 %, losses to 10 %, changes in quality to 2 %",
         ),
         "thorough": AccuracyRow(
-            Accuracy(0.015, 0.05, 2048, 8.0, 0.0025, 0.005),
-            "cost tables to 1.5 %, losses to 5 %, changes in quality to 0.5 %",
+            Accuracy(0.015, 0.05, 2048, 8.0, 0.0025, 0.01),
+            "cost tables to 1.5 %, losses to 5 %, changes in quality to 1 %",
         ),
     },
     AccuracyRow,

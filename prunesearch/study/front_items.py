@@ -164,6 +164,12 @@ class FrontItem(FrontRecord):
         default_factory=list, description="under each of several loads, the costs that every load has its own of"
     )
     tokens: list[int] = Field(description="tokens leaving each block, protected ones included")
+    rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="holdout rows that it was evaluated on, all or as many as what is said of it needs: a point's "
+        "quality is the unpruned model's with the change on these; null in older files: all",
+    )
 
     @property
     def quality(self) -> MetricValue:

@@ -63,7 +63,7 @@ def _header(front: Front) -> list[Text]:
     load = f"{front.across} over {len(front.loads)} loads" if front.loads else f"batch {c.batch_size}"
     how = Text(
         f"{load}, {c.dtype}, {c.attention}, {c.mode}, {c.tokens} tokens; "
-        f"{front.task.metric} on {front.task.holdout:,} holdout rows",
+        f"{front.task.metric} on {front.unpruned.rows or front.task.holdout:,} holdout rows",
         "dim",
     )
     said = Text("cost table: ")

@@ -11,6 +11,7 @@ from functools import cache, cached_property, partial
 import torch
 
 from prunesearch import __version__
+from prunesearch.core.constraint import relative_bound
 from prunesearch.core.costs import COSTS
 from prunesearch.core.events import moving, step
 from prunesearch.core.plans.plan import Plan
@@ -22,8 +23,9 @@ from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.finish.items import ItemMaker, Reference
 from prunesearch.search.finish.kept import Kept
 from prunesearch.search.finish.ladder import climb, say_ladder
+from prunesearch.search.finish.need import prospect_of, rows_needed, rows_note
 from prunesearch.search.finish.remeasure import Remeasured, remeasure
-from prunesearch.search.finish.verdict import Judge, with_promises
+from prunesearch.search.finish.verdict import TOLERANCE, Judge, with_promises
 from prunesearch.search.handed_on import Run, Searched
 from prunesearch.search.solve.seed import spread
 from prunesearch.search.trials.constraints import feasible_records
@@ -45,6 +47,7 @@ from prunesearch.study.front_records import (
 from prunesearch.study.setup import Setting
 from prunesearch.study.trials import TrialRecord, evaluation_units, failed_trials, front_records
 from prunesearch.tasks.base import Task
+from prunesearch.tasks.batching.batches import EvalSet
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,9 @@ class Finish:
     def go(self) -> Front:
         """Evaluate and re-measure the candidates, drop the dominated ones, and write front and report."""
         candidates = self._candidates()
-        evaluations, reference = self._hold_out(candidates)
+        split = self.task.holdout
+        rows = self._rows(candidates, split.n)
+        evaluations, reference = self._hold_out(candidates, split.take(max(rows, default=split.n)), rows)
         base, *measured = self._measure([Plan(), *(r.plan for r in candidates)])
         known = Reference(reference, self.searched.unpruned.quality)
         maker = ItemMaker(self.costing, self.bench, self.task.metric, known)
@@ -106,10 +111,15 @@ class Finish:
             maker.point(record, evaluation, costs, base)
             for record, evaluation, costs in zip(candidates, evaluations, measured, strict=True)
         ]
+        common = min(rows, default=split.n)
         chosen = selection(
-            [r.quality for r in candidates], known.calibration, self.searched.probed.split.n, evaluations, reference
+            [r.quality for r in candidates],
+            known.calibration,
+            self.searched.probed.split.n,
+            [e.first(common) for e in evaluations],
+            reference.first(common),
         )
-        blind = blind_note(self.task, reference, self.task.holdout.labels)
+        blind = blind_note(self.task, reference, split.take(reference.n).labels)
         front = self._with_ladder(self._front(unpruned, points, chosen, blind))
         self._report(front)
         front.save(self.run.folder.front)  # last: where it lies, the study is finished
@@ -135,23 +145,39 @@ class Finish:
         chosen = spread(front, max(1, self.config.front_points - len(rivals)), lambda r: r.predicted_ms)
         return sorted([*chosen, *rivals], key=lambda r: -r.predicted_ms)
 
-    def _hold_out(self, candidates: list[TrialRecord]) -> tuple[list[Evaluation], Evaluation]:
-        split = self.task.holdout
-        step(f"holdout: {len(candidates)} candidates on {split.n} rows that the search has not seen")
+    def _rows(self, candidates: Sequence[TrialRecord], total: int) -> list[int]:
+        """Holdout rows of every candidate; see `need`."""
+        judge_by, unpruned = [c for c in self.config.constraints if c.on_quality], self.searched.unpruned
+        base = unpruned.quality
+        limits = [c.limit(base) - base for c in judge_by] or [relative_bound(1 - TOLERANCE, base) - base]
+        unsaid = any(c.on_agreement for c in judge_by) or base <= 0
+        kept = self.searched.study.get_trials(deepcopy=False)
+        prospects = [prospect_of(kept[r.number].user_attrs.get("per_row"), unpruned) for r in candidates]
+        interval = self.config.promise.interval * base
+        return rows_needed(prospects, None if unsaid else max(limits), interval, total)
+
+    def _hold_out(
+        self, candidates: list[TrialRecord], split: EvalSet, rows: Sequence[int]
+    ) -> tuple[list[Evaluation], Evaluation]:
+        few = "" if min(rows, default=split.n) == split.n else f"{min(rows)} to "
+        step(f"holdout: {len(candidates)} candidates on {few}{split.n} rows that the search has not seen")
         evaluator = cache(lambda: Evaluator(self.task, self.run.handle, split))  # where all is kept, none is needed
         found = []
-        with moving("holdout", max(1, len(candidates) * split.n)) as bar:
-            for plan in (r.plan for r in candidates):
-                made = partial(self._evaluate, evaluator, plan, bar.advance)
-                evaluation, before = self._kept.evaluation(plan, self.task.scoring, made)
-                bar.advance(split.n if before else 0)
+        with moving("holdout", max(1, sum(rows))) as bar:
+            for plan, n in zip((r.plan for r in candidates), rows, strict=True):
+                made = partial(self._evaluate, evaluator, plan, n, bar.advance)
+                evaluation, before = self._kept.evaluation(plan, n, self.task.scoring, made)
+                bar.advance(n if before else 0)
                 found.append(evaluation)
-        reference, _ = self._kept.evaluation(Plan(), self.task.scoring, lambda: evaluator().unpruned())
+        scoring = self.task.scoring
+        reference, _ = self._kept.evaluation(Plan(), split.n, scoring, lambda: evaluator().unpruned())
         return found, reference
 
     @staticmethod
-    def _evaluate(evaluator: Callable[[], Evaluator], plan: Plan, progress: Callable[[int], None]) -> Evaluation:
-        return evaluator().evaluate(plan, progress)
+    def _evaluate(
+        evaluator: Callable[[], Evaluator], plan: Plan, rows: int, progress: Callable[[int], None]
+    ) -> Evaluation:
+        return evaluator().evaluate(plan, progress, rows=rows)
 
     @cached_property
     def _kept(self) -> Kept:
@@ -200,7 +226,8 @@ class Finish:
         points = standing(
             bounds.inside(tested), unpruned, config.objectives, blind=blind is not None, keep=judge.promise(tested)
         )
-        notes = [blind, selection_note(chosen, self.task.metric), costing.ranking_note, *self._remarks(points)]
+        notes = [blind, rows_note(points), selection_note(chosen, self.task.metric), costing.ranking_note]
+        notes += self._remarks(points)
         return Front(
             study=self.run.folder.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -55,16 +55,18 @@ class ItemMaker:
             costs=self._costs(Plan(), measured, self.reference.evaluation, loads, loads),
             loads=self._several(loads),
             tokens=self._tokens(Plan()),
+            rows=self.reference.evaluation.n,
         )
 
     def point(self, record: TrialRecord, evaluation: Evaluation, measured: Remeasured, base: Remeasured) -> Point:
         """A candidate; `base` is what was measured of the unpruned model."""
         plan, reference = record.plan, self.reference.evaluation
-        metric = evaluation.metric
-        value, low, high = metric.difference(reference.statistics, evaluation.statistics)
-        at_least = metric.at_least(reference.statistics, evaluation.statistics)
+        metric, same = evaluation.metric, reference.first(evaluation.n)
+        value, low, high = metric.difference(same.statistics, evaluation.statistics)
+        at_least = metric.at_least(same.statistics, evaluation.statistics)
         difference = Difference(value=value, low=_known(low), high=_known(high), at_least=_known(at_least))
-        quality = _quality(evaluation, record.quality).model_copy(update={"difference": difference})
+        moved = 0.0 if same is reference else reference.quality + value - evaluation.quality
+        quality = _quality(evaluation, record.quality, moved).model_copy(update={"difference": difference})
         loads, whole = self._loads(plan, measured), self._loads(Plan(), base)
         costs = self._costs(plan, measured, evaluation, loads, whole)
         unpruned = self._costs(Plan(), base, reference, whole, whole)
@@ -73,6 +75,7 @@ class ItemMaker:
             trial=record.number,
             plan=plan.to_dict(),
             text=str(plan),
+            rows=evaluation.n,
             qualities={self.metric: quality},
             fidelity=Fidelity(
                 kl=evaluation.loss,
@@ -166,9 +169,18 @@ def _each(values: Iterable[T | None]) -> list[T] | None:
     return found if len(found) == len(listed) else None
 
 
-def _quality(evaluation: Evaluation, calibration: float) -> MetricValue:
-    value, low, high = evaluation.metric.interval(evaluation.statistics)
-    at_least = evaluation.metric.interval(evaluation.statistics, 0.90)[1]  # of two sides, each 5 %
+def _quality(evaluation: Evaluation, calibration: float, moved: float = 0.0) -> MetricValue:
+    """A quality with its interval.
+
+    `moved` is what it would have more or less on all rows, by what the unpruned model has there: the difference to
+    that model is known from few rows, the luck of these rows is both models' (a control variate).
+    """
+    metric = evaluation.metric
+    at_least = metric.interval(evaluation.statistics, 0.90)[1]  # of two sides, each 5 %
+    value, low, high, at_least = (
+        min(metric.highest, max(metric.lowest, end + moved))
+        for end in (*metric.interval(evaluation.statistics), at_least)
+    )
     ends = {"low": _known(low), "high": _known(high), "at_least": _known(at_least)}
     return MetricValue(value=value, calibration=calibration, **ends)
 

@@ -33,9 +33,11 @@ class Kept:
     folder: Path
     conditions: dict[str, Any]
 
-    def evaluation(self, plan: Plan, metric: Metric, evaluate: Callable[[], Evaluation]) -> tuple[Evaluation, bool]:
-        """The evaluation of a plan on the holdout split, and whether it was kept from before."""
-        path = self._path("safetensors", plan=plan.to_dict())
+    def evaluation(
+        self, plan: Plan, rows: int, metric: Metric, evaluate: Callable[[], Evaluation]
+    ) -> tuple[Evaluation, bool]:
+        """The evaluation of a plan on so many rows of the holdout split, and whether it was kept from before."""
+        path = self._path("safetensors", plan=plan.to_dict(), evaluated=rows)
         if path.exists():
             try:
                 parts = load(path.read_bytes())

@@ -74,7 +74,11 @@ class Evaluation:
 
     def first(self, n: int) -> Evaluation:
         """The same of the first `n` rows."""
-        return replace(self, statistics=self.statistics[:n], kl=self.kl[:n], agrees=self.agrees[:n])
+        return (
+            self
+            if n >= self.n
+            else replace(self, statistics=self.statistics[:n], kl=self.kl[:n], agrees=self.agrees[:n])
+        )
 
 
 @dataclass(frozen=True)
@@ -134,14 +138,20 @@ class Evaluator:
 
     @torch.inference_mode()
     def evaluate(
-        self, schedule: Plan | Schedule, progress: Callable[[int], None] | None = None, rival: Rival | None = None
+        self,
+        schedule: Plan | Schedule,
+        progress: Callable[[int], None] | None = None,
+        rival: Rival | None = None,
+        rows: int | None = None,
     ) -> Evaluation:
         """Run the split under a plan, `schedule`; `progress` is told the rows done after each batch.
 
-        With a `rival`, stop after the batch that shows, by paired differences of the divergence, that it is beaten.
+        With `rows`, stop after the batch in which so many are done, the same ones whatever the plan. With a `rival`,
+        stop after the batch that shows, by paired differences of the divergence, that it is beaten.
         """
         task = self.task
         statistics, losses, same = [], [], []
+        done, last = 0, self.split.n if rows is None else rows
         with self.handle.under(schedule):
             for bare, reference in zip(self.batches(), self._reference, strict=True):
                 batch = self.split.batches.settled(bare, reference)
@@ -151,7 +161,9 @@ class Evaluator:
                 same.append(task.agrees(reference, outputs, batch))
                 if progress is not None:
                     progress(len(batch))
-                if rival is not None and len(losses) > 1 and rival.beats(torch.cat(losses).cpu()):
+                done += len(batch)
+                beaten = rival is not None and len(losses) > 1 and rival.beats(torch.cat(losses).cpu())
+                if beaten or done >= last:
                     break
         rows, kl, agrees = (torch.cat(parts).cpu() for parts in (statistics, losses, same))
         return Evaluation(rows, kl, agrees, task.scoring)

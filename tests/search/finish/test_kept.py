@@ -32,8 +32,8 @@ def never(unfinished=None):
 
 
 def test_an_evaluation_is_made_once_and_read_to_the_last_bit(tmp_path: Path):
-    made, before = kept_in(tmp_path).evaluation(PLANS[1], Accuracy(), evaluation)
-    read, again = kept_in(tmp_path).evaluation(PLANS[1], Accuracy(), never)
+    made, before = kept_in(tmp_path).evaluation(PLANS[1], 3, Accuracy(), evaluation)
+    read, again = kept_in(tmp_path).evaluation(PLANS[1], 3, Accuracy(), never)
     assert (before, again) == (False, True)
     for name in ("statistics", "kl", "agrees"):
         mine, other = getattr(made, name), getattr(read, name)
@@ -54,16 +54,16 @@ def test_a_measurement_is_of_all_plans_or_none(tmp_path: Path):
 
 
 def test_other_conditions_and_damaged_files_are_made_again(tmp_path: Path):
-    kept_in(tmp_path).evaluation(PLANS[1], Accuracy(), evaluation)
+    kept_in(tmp_path).evaluation(PLANS[1], 3, Accuracy(), evaluation)
     kept_in(tmp_path).measured("latency", "a", PLANS, lambda unfinished: [Measured(value=1.0)] * 3)
     for kept, plan in ((kept_in(tmp_path, rows=4), PLANS[1]), (kept_in(tmp_path), PLANS[2])):
         with pytest.raises(AssertionError, match="it was there"):
-            kept.evaluation(plan, Accuracy(), never)
+            kept.evaluation(plan, 3, Accuracy(), never)
     files = sorted((tmp_path / "finish").iterdir())
     assert {path.suffix for path in files} == {".safetensors", ".json"}
     for path in files:
         path.write_bytes(path.read_bytes()[:20])
-    assert kept_in(tmp_path).evaluation(PLANS[1], Accuracy(), evaluation)[1] is False
+    assert kept_in(tmp_path).evaluation(PLANS[1], 3, Accuracy(), evaluation)[1] is False
     again = kept_in(tmp_path).measured("latency", "a", PLANS, lambda unfinished: [Measured(value=7.0)] * 3)
     assert [amount.value for amount in again] == [7.0] * 3
 
