@@ -33,9 +33,9 @@ from prunesearch.core.tables.registry import ENGINES, SAMPLERS
 from prunesearch.cost.costs import OfOneModel, sum_of_pieces
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.engines.engine import EngineContext
-from prunesearch.search.run import load_evaluate
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.space import Space, SpaceFile
+from prunesearch.search.steps import load_evaluate
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.config import RunConfig
@@ -148,7 +148,7 @@ def _line(row: dict[str, float]) -> str:
 def scaling(trials: int, rows: int) -> list[dict[str, float | str]]:
     """Evaluate the same `trials` schedules of the demo with each engine."""
     config = RunConfig(search_samples=rows)
-    load = partial(load_evaluate, config.model_dump(mode="json"))
+    load = partial(load_evaluate, config.model_dump(mode="json"), rows)
     evaluate = load()
     space = Space(SpaceFile.load(None), 9, 65, 1)
     draw = random.Random(0)

@@ -6,13 +6,17 @@ import math
 import time
 from collections.abc import Callable
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live as Area
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
 
-from prunesearch.core.events import EVERY_S, Event, Note, Planned, Progress, StepBegun
+from prunesearch.core.events import EVERY_S, Event, FrontGrew, Note, Planned, Progress, SoFar, StepBegun
 
 PATIENCE_S = 2.0  # a bar for less than this only flickers
+_MOST_ROWS = 12  # of the front
 _INDENT, _PROGRAM = " " * 6, "prunesearch: "  # before what is said in a step, and before a warning outside of one
 
 
@@ -39,6 +43,8 @@ class Live:
         self._began: dict[str, float] = {}
         self._shown_at = -math.inf
         self._bar: Bar | None = None
+        self._area: Area | None = None
+        self._front: FrontGrew | None = None
         self._task = TaskID(0)
         self._label = ""
 
@@ -52,6 +58,8 @@ class Live:
         elif isinstance(event, Note):
             before = _INDENT if self._step else _PROGRAM if event.warning else ""
             self._print(before + event.text, "yellow" if event.warning else "")
+        elif isinstance(event, FrontGrew):
+            self._front = event  # drawn with the next move
         else:
             self._move(event)
 
@@ -78,9 +86,10 @@ class Live:
                 BarColumn(bar_width=20),
                 TextColumn("{task.fields[far]}"),
             )
-            self._bar = Bar(*columns, console=self._console, transient=True, auto_refresh=False)
+            self._bar = Bar(*columns, console=self._console, auto_refresh=False)
             self._task = self._bar.add_task("", total=None, far="")
-            self._bar.start()
+            self._area = Area(console=self._console, transient=True, auto_refresh=False)
+            self._area.start()
         self._bar.update(
             self._task,
             description=event.label,
@@ -88,12 +97,33 @@ class Live:
             completed=event.done,
             far=" ".join(part for part in (far_of(event, spent_s), event.best) if part),
         )
-        self._bar.refresh()
+        if self._area is not None:
+            shown = [] if self._front is None else [front_table(self._front)]
+            self._area.update(Group(*shown, self._bar), refresh=True)
 
     def _end(self, label: str) -> None:
-        if self._bar is not None and self._label == label:
-            self._bar.stop()
-            self._bar, self._label = None, ""
+        if self._area is not None and self._label == label:
+            self._area.stop()
+            self._area, self._bar, self._front, self._label = None, None, None, ""
+
+
+def front_table(front: FrontGrew) -> Table:
+    """A front that is still sought, a dozen of its plans at most, evenly over it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for title in ("speed, predicted", f"{front.metric}, %", "change"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("plan", no_wrap=True, overflow="ellipsis")
+    for point in _spread(front.points):
+        change = f"{100 * (point.quality - front.unpruned):+.1f}"
+        table.add_row(f"{point.speedup:.2f}x", f"{100 * point.quality:.1f}", change, point.plan)
+    return table
+
+
+def _spread(points: tuple[SoFar, ...]) -> list[SoFar]:
+    if len(points) <= _MOST_ROWS:
+        return list(points)
+    step = (len(points) - 1) / (_MOST_ROWS - 1)
+    return [points[round(k * step)] for k in range(_MOST_ROWS)]
 
 
 def far_of(event: Progress, spent_s: float) -> str:

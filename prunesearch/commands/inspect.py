@@ -20,11 +20,12 @@ from prunesearch.study.setup import Setting
 
 ROWS = 256  # that the unpruned model is judged on
 # What searches came to: evaluations of the unpruned model until the front had converged, the share of its time that the
-# schedules of a front take, forwards of a candidate when it is measured again, seconds for unseen schedules of a table.
-_UNITS = 50.0
+# schedules of a front take, forwards of a candidate when it is measured again, share of its time that a cost table takes, and of the holdout
+# rows that a candidate is read on.
+_UNITS = 20.0
 _SHARE = 0.6
 _REMEASURED = 12
-_UNSEEN_S = 20.0
+_TABLE, _READ = 0.4, 0.5
 _FEWER = 0.5  # what fewer trials than it takes to converge spend, for each of them
 
 
@@ -147,10 +148,10 @@ def _seconds(setting: Setting, row_s: float) -> dict[str, float]:
     candidates = config.front_points
     batches = sum(load.batch_size for load in setting.loads)
     return {
-        "cost table": (config.table_seconds + _UNSEEN_S) * len(setting.loads) if here else 0.0,
+        "cost table": _TABLE * config.table_seconds * len(setting.loads) if here else 0.0,
         "one-stage losses": config.sensitivity_units * unit,
         "search": search,
-        "holdout": (1 + _SHARE * candidates) * task.holdout.n * row_s,
+        "holdout": (1 + _READ * _SHARE * candidates) * task.holdout.n * row_s,
         "re-measuring": (1 + candidates) * _REMEASURED * batches * row_s if here else 0.0,
     }
 

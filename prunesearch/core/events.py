@@ -62,7 +62,32 @@ class Progress:
     over: bool = False
 
 
-Event = Planned | StepBegun | Note | Progress
+@dataclass(frozen=True)
+class SoFar:
+    """A plan of the front so far: its speed-up by the cost table, quality and loss on the rows of the search."""
+
+    plan: str
+    speedup: float
+    quality: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class FrontGrew:
+    """The front of a search as it is now, slowest first.
+
+    Attributes:
+        points: of it.
+        metric: what quality is called.
+        unpruned: the unpruned model's.
+    """
+
+    points: tuple[SoFar, ...]
+    metric: str
+    unpruned: float
+
+
+Event = Planned | StepBegun | Note | Progress | FrontGrew
 Listener = Callable[[Event], object]
 
 
@@ -140,6 +165,11 @@ def plan(steps: int) -> None:
     listener()(Planned(steps))
 
 
+def tell(event: Event) -> None:
+    """Tell whoever listens of an event."""
+    listener()(event)
+
+
 def step(text: str) -> None:
     """Begin the next step."""
     listener()(StepBegun(text))
@@ -174,6 +204,10 @@ class Moving:
         """Move on to there."""
         self._done = done
         self.tell()
+
+    def expect(self, total: float) -> None:
+        """Move to there, as far as can be told by now."""
+        self._total = total
 
     def best(self, text: str) -> None:
         """Tell the best result so far beside it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from optuna import Study
 
@@ -32,6 +33,7 @@ class Run:
         handle: of the setting's model, without a schedule between two steps.
         space: of the run, as its file has it.
         meter: of the device's energy, where that is asked for and the device is at hand.
+        began: when the model was loaded, in seconds of `time.monotonic`.
     """
 
     setting: Setting
@@ -40,6 +42,7 @@ class Run:
     handle: Handle
     space: Space
     meter: EnergyMeter | None = None
+    began: float = field(default_factory=time.monotonic)
 
     def open_study(self) -> Study:
         """The Optuna study of the folder, made or resumed."""

@@ -13,9 +13,8 @@ from optuna import Study
 
 from prunesearch import __version__
 from prunesearch.core.appended import Appended
-from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.events import Moving, moving, say, step
+from prunesearch.core.events import moving, say, step
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.registry import ENGINES
 from prunesearch.cost.devices.device import is_device, kind_of
@@ -35,11 +34,12 @@ from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.constraints import QualityConstraints
 from prunesearch.search.trials.convergence import Convergence
 from prunesearch.search.trials.evaluate import Evaluation, Evaluator
+from prunesearch.search.trials.growing import GrowingFront
+from prunesearch.search.trials.search_rows import SEARCH_ROWS, pilots_of, rows_for
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
 from prunesearch.study.setup import Setting, make_setting
 from prunesearch.study.trials import (
-    TrialRecord,
     check_same_costs,
     finished_trials,
     study_exists,
@@ -47,8 +47,8 @@ from prunesearch.study.trials import (
 )
 from prunesearch.tasks.batching.batches import EvalSet
 
+_TYPICAL = 40  # trials that searches of one model took to converge, for the time that is left
 _FALLBACKS = 24  # schedules inside the budget, at hand for proposals that cannot be brought inside
-_WITHIN = 0.99  # of the unpruned quality: what the best so far must have
 
 
 def price(run: Run) -> Priced:
@@ -73,7 +73,8 @@ def probe(priced: Priced) -> Probed:
     """Measure what single stages lose, where it could matter, and solve for seeds."""
     run, costing = priced.run, priced.costing
     config = run.setting.config
-    split = run.setting.task.calibration.take(config.search_samples)
+    most = run.setting.task.calibration.take(config.search_samples)
+    split = most.take(_begun_with(priced, most) or _enough_rows(priced, most))
     sensitivities = _sensitivities(run, costing, split)
     evaluator = Evaluator(run.setting.task, run.handle, split)
     sensitivities = _with_base(run, costing.space, sensitivities, evaluator)
@@ -81,6 +82,20 @@ def probe(priced: Priced) -> Probed:
     wanted = max(config.first_seeds, _FALLBACKS)
     seeds = seeds_within(space, sensitivities, costing.objectives, wanted, config.asked)
     return Probed(priced, space, split, sensitivities, [seed.plan for seed in seeds], evaluator)
+
+
+def _begun_with(priced: Priced, most: EvalSet) -> int | None:
+    """Rows of the trials that a study has; those of before the rows were written down are on all that may be taken."""
+    study = priced.resumed
+    if study is None:
+        return None
+    rows: int | None = study.user_attrs.get(SEARCH_ROWS)
+    return most.n if rows is None and finished_trials(study) else rows
+
+
+def _enough_rows(priced: Priced, most: EvalSet) -> int:
+    setting, pilots = priced.run.setting, pilots_of(priced.costing.space.schedules)
+    return rows_for(setting.task, priced.run.handle, most, pilots, setting.config.promise.loss_error)
 
 
 def _with_base(run: Run, space: PlanSpace, found: Sensitivities, evaluator: Evaluator) -> Sensitivities:
@@ -138,6 +153,7 @@ def search(probed: Probed) -> Searched:
     study = priced.resumed or run.open_study()
     if config.storage is not None:
         check_same_costs(study, run.folder)
+    study.set_user_attr(SEARCH_ROWS, split.n)
     run.lock.release()
     started, evaluator = time.monotonic(), probed.evaluator
     unpruned = evaluator.unpruned()
@@ -153,13 +169,16 @@ def search(probed: Probed) -> Searched:
     if blind is not None:
         say(blind)
     deadline = None if config.timeout_s is None else time.monotonic() + config.timeout_s
-    stop = Convergence(priced.costing.objectives) if config.trials is None else None
+    stop = Convergence(priced.costing.objectives, config.promise.growth) if config.trials is None else None
     with moving("trials", config.trials) as progress:
-        best = _Best(priced.costing.unpruned_ms, relative_bound(_WITHIN, unpruned.quality), progress)
+        task = run.setting.task
+        front = GrowingFront(priced.costing.unpruned_ms, unpruned.quality, task.metric, progress, run.began)
         progress.reach(len(asking.known))
         for record in engine.run(asking, config.trials, deadline, stop):
+            if config.trials is None:
+                progress.expect(max(_TYPICAL, len(asking.known) + 1))
             progress.reach(len(asking.known))  # with those that other processes finished meanwhile
-            best.see(record)
+            front.see(record)
     return Searched(probed, study, unpruned, asking.stopped)
 
 
@@ -183,7 +202,7 @@ def _context(setting: Setting, evaluator: Evaluator, limit_s: float) -> EngineCo
     config = setting.config
     return EngineContext(
         evaluate=lambda schedule, rival: evaluator.evaluate(schedule, rival=rival),
-        load=partial(load_evaluate, config.to_dict()),
+        load=partial(load_evaluate, config.to_dict(), evaluator.split.n),
         workers=config.workers,
         address=config.ray_address,
         on_gpu=kind_of(setting.target.device).accelerator,
@@ -191,14 +210,14 @@ def _context(setting: Setting, evaluator: Evaluator, limit_s: float) -> EngineCo
     )
 
 
-def load_evaluate(settings: dict[str, Any]) -> Evaluate:
+def load_evaluate(settings: dict[str, Any], rows: int) -> Evaluate:
     """What a worker of another process evaluates with: model and rows of a configuration, loaded there."""
     config = RunConfig(**settings)
     if is_device(config.device):  # a worker sees its own GPU alone
         config = config.model_copy(update={"device": config.device.partition(":")[0]})
     task = make_setting(config).task
     handle = apply_(task.model, Plan(), seed=config.seed)
-    evaluator = Evaluator(task, handle, task.calibration.take(config.search_samples))
+    evaluator = Evaluator(task, handle, task.calibration.take(rows))
     return lambda schedule, rival: evaluator.evaluate(schedule, rival=rival)
 
 
@@ -213,20 +232,6 @@ def _given(config: RunConfig, space: PlanSpace, asking: Search) -> list[Plan]:
             say(note)
         found.append(asking.project(plan))
     return found
-
-
-class _Best:
-    """Tells of the fastest schedule so far that keeps nearly all of the quality."""
-
-    def __init__(self, unpruned_ms: float, least_quality: float, progress: Moving) -> None:
-        self._unpruned_ms, self._least, self._progress = unpruned_ms, least_quality, progress
-        self._ms = float("inf")
-
-    def see(self, record: TrialRecord) -> None:
-        """Take a finished trial in."""
-        if record.quality >= self._least and record.predicted_ms < self._ms:
-            self._ms = record.predicted_ms
-            self._progress.best(f"best within 1 %: {self._unpruned_ms / self._ms:.2f}x")
 
 
 def conclude(searched: Searched) -> Front:

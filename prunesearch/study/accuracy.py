@@ -22,6 +22,8 @@ class Accuracy:
         growth: relative growth of the hypervolume, at its upper end, below which a search has converged.
         interval: half the 95 % interval of the change in quality of a point that is no contender for the verdict, as a
             share of the unpruned quality; a large change need be known to a quarter of itself only.
+        latency_error: half the 95 % interval of a latency that is measured end to end, relative to it, at which
+            measuring stops before its time.
     """
 
     table_error: float
@@ -30,6 +32,7 @@ class Accuracy:
     sensitivity_units: float
     growth: float
     interval: float
+    latency_error: float
 
 
 STANDARD = "standard"
@@ -37,16 +40,16 @@ ACCURACIES = make_table(
     "accuracy",
     {
         "quick": AccuracyRow(
-            Accuracy(0.05, 0.20, 512, 3.0, 0.01, 0.04),
-            "cost tables to 5 %, losses to 20 %, changes in quality to 4 %",
+            Accuracy(0.05, 0.20, 512, 3.0, 0.01, 0.04, 0.03),
+            "cost tables to 5 %, losses to 20 %, quality to 4 %, latencies to 3 %",
         ),
         STANDARD: AccuracyRow(
-            Accuracy(0.03, 0.10, 1024, 5.0, 0.005, 0.02),
-            "cost tables to 3 %, losses to 10 %, changes in quality to 2 %",
+            Accuracy(0.03, 0.10, 1024, 5.0, 0.005, 0.02, 0.02),
+            "cost tables to 3 %, losses to 10 %, quality to 2 %, latencies to 2 %",
         ),
         "thorough": AccuracyRow(
-            Accuracy(0.015, 0.05, 2048, 8.0, 0.0025, 0.01),
-            "cost tables to 1.5 %, losses to 5 %, changes in quality to 1 %",
+            Accuracy(0.015, 0.05, 2048, 8.0, 0.0025, 0.01, 0.01),
+            "cost tables to 1.5 %, losses to 5 %, quality to 1 %, latencies to 1 %",
         ),
     },
     AccuracyRow,

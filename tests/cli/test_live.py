@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from prunesearch.cli.live import Live, far_of
-from prunesearch.core.events import Event, Note, Planned, Progress, StepBegun
+from prunesearch.core.events import Event, FrontGrew, Note, Planned, Progress, SoFar, StepBegun
 
 
 class Clock:
@@ -83,3 +83,21 @@ def test_it_is_redrawn_at_most_twice_a_second():
 )
 def test_how_far_in_words(event, spent, words):
     assert far_of(event, spent) == words
+
+
+def test_the_front_grows_above_the_bar_and_goes_with_it():
+    points = tuple(SoFar(f"1:0.{k}", 1 + k / 10, 0.9 - k / 100, k / 10) for k in range(1, 30))
+    moves = [
+        (0.0, Progress("trials", 0, 10)),
+        (3.0, FrontGrew(points, "accuracy", 0.9)),
+        (0.0, Progress("trials", 4, 10)),
+    ]
+    text = shown([*moves, (0.0, Progress("trials", 4, 10, over=True)), (0, Note("end"))])
+    assert "accuracy, %" in text
+    assert "1.10x" in text
+    assert "3.90x" in text  # the ends of it
+    assert "-29.0" in text
+    assert text.count("1.10x") <= 2  # rich draws a frame twice when it ends
+    assert len([line for line in text.splitlines() if "x " in line and "." in line]) <= 2 * 12
+    assert text.endswith("end\n")
+    assert not shown(moves, terminal=False)

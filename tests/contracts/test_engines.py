@@ -78,7 +78,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 def found_by(name: str, files: dict[str, object], path: Path) -> Search:
     search = make_search(path, race=False)
     search.enqueue(SEEDS)
-    records = list(make_engine(name, functools.partial(load_evaluate, files)).run(search, len(SEEDS)))
+    records = list(make_engine(name, functools.partial(load_evaluate, files, 24)).run(search, len(SEEDS)))
     assert len(records) == len(SEEDS)
     assert search.stopped == "trials"
     return search

@@ -35,6 +35,7 @@ def measure_schedules(
     mode: str = "eager",
     concurrency: int = 1,
     keep: Path | None = None,
+    tolerance: float = 0.01,
 ) -> list[Samples]:
     """Time whole forwards of schedules, interleaved in random order; switching schedules is outside the timing.
 
@@ -42,7 +43,7 @@ def measure_schedules(
         model: a supported model, or a module around one; left as it was.
         inputs: a batch on the model's device.
         schedules: what to time, plans among them.
-        time_budget_s: wall time in seconds; stops earlier when every median is known to 1 %.
+        time_budget_s: wall time in seconds; stops earlier when every median is known to `tolerance`.
         min_rounds: timings of each schedule in any case.
         seed: of the order.
         label: of the progress bar.
@@ -51,6 +52,7 @@ def measure_schedules(
         concurrency: forwards under way at once, see `concurrency.background_load`.
         keep: file of what was timed, written as it comes: the same call goes on where one was interrupted. Whoever
             keeps what comes of it takes it away.
+        tolerance: half the 95 % interval of a median, relative to it.
 
     Returns:
         The samples of each schedule, in the order given.
@@ -74,5 +76,6 @@ def measure_schedules(
             seed=seed,
             label=label,
             keep=Appended(keep, {"schedules": [str(s) for s in schedules], "mode": mode, "concurrency": concurrency}),
+            tolerance=tolerance,
         )
     return list(measured.samples.values())

@@ -122,6 +122,7 @@ class LatencyPricing(Pricing):
             mode=config.mode,
             concurrency=config.concurrency,
             keep=bench.keep,
+            tolerance=config.promise.latency_error,
         )
         return [measured_latency(s, config.percentile) for s in samples]
 

@@ -37,7 +37,7 @@ from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet
 from prunesearch.tasks.quality import quality_of, unjudged
 
-_ROWS = 512  # holdout rows of the qualities
+_ROWS = 256  # holdout rows of the qualities
 _ROUNDS = 7
 _LONGEST = 160  # characters of a reason
 _TO_MAKE_S = 15.0  # what making the graphs of a runtime may take: with less left, it is skipped
@@ -67,7 +67,7 @@ def climb(bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Plan |
     takes half as long for it each time, so that it ends; those that are not ready by then are skipped.
 
     Args:
-        bench: of a device at hand; half of the time for a cost table is spent on making, half on timing at most.
+        bench: of a device at hand; half of the time for a cost table is spent on making, a fifth on timing, at most.
         variants: the precisions that torch has here, by `Plan.variant`.
         best: whose stages are put on top; None: nothing is.
         path: where the rungs are kept.
@@ -101,7 +101,7 @@ def _make(
 ) -> _Made:
     task, made = bench.task, _Made()
     inputs = task.timing_inputs(bench.config.batch_size)
-    device, deadline = device_of(inputs), time.monotonic() + bench.config.table_seconds / 2**interrupted
+    device, deadline = device_of(inputs), time.monotonic() + bench.config.table_seconds / 2 / 2**interrupted
     for mode in sorted(RUNTIMES, key=_patience):
         row = RUNTIMES.entry(mode)
         if not row.speeds or (row.devices and device.type not in row.devices):
@@ -173,8 +173,9 @@ def _measured(bench: Bench, made: _Made, timed: Appended) -> list[Rung]:
         made.jobs,
         clock=clock_for(device_of(inputs)),
         sentinel=first,
-        time_budget_s=config.table_seconds / 2,
+        time_budget_s=config.table_seconds / 5,
         min_rounds=_ROUNDS,
+        tolerance=config.promise.latency_error,
         seed=config.seed,
         label="measuring the ladder",
         keep=timed,

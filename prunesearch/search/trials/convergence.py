@@ -13,24 +13,25 @@ from prunesearch.search.samplers.improvement import LOST
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.incumbents import Incumbent, unpack_rows
 
-_WINDOW = 25  # results over which the growth is looked at
-_TOLERANCE = 0.005  # of the hypervolume
+_WINDOW = 15  # results over which the growth is looked at
 _EVERY = 5  # results between two looks
 _RESAMPLES = 100
 _SIGMAS = 2.0
 
 
 class Convergence:
-    """Says that a search has converged: over a window of results the hypervolume grew by less than half a percent.
+    """Says that a search has converged: over a window of results the hypervolume grew by little.
 
     The growth is an estimate from few rows. It is taken at its upper end: the mean over bootstrap samples of the rows
     plus two standard deviations, both fronts on the same rows. With several costs, each must have converged.
 
     Args:
         objectives: what is minimised beside the loss.
+        tolerance: growth that counts for little, relative.
     """
 
-    def __init__(self, objectives: Sequence[Objective]) -> None:
+    def __init__(self, objectives: Sequence[Objective], tolerance: float) -> None:
+        self.tolerance = tolerance
         self.bounds = [o.bound for o in objectives if o.minimised]
 
     def __call__(self, search: Search) -> bool:
@@ -45,7 +46,7 @@ class Convergence:
     def _settled(self, before: Sequence[Incumbent], after: Sequence[Incumbent], k: int) -> bool:
         areas = [self._areas(front, k) for front in (before, after)]
         growth = areas[1] - areas[0]
-        return bool(growth.mean() + _SIGMAS * growth.std() <= _TOLERANCE * areas[1].mean())
+        return bool(growth.mean() + _SIGMAS * growth.std() <= self.tolerance * areas[1].mean())
 
     def _areas(self, front: Sequence[Incumbent], k: int) -> NDArray[np.float64]:
         """Hypervolumes of a front, `[resamples]`, on resampled rows; the same rows for every front of a study."""

@@ -33,7 +33,7 @@ def incumbent(share: float, loss: float, spread: float = 0.0, seed: int = 0) -> 
 
 
 def results_until_converged(fronts: list[tuple[Incumbent, ...]]) -> int | None:
-    search, converged = Growing(), Convergence([Objective("latency", LinearCosts(), BOUND)])
+    search, converged = Growing(), Convergence([Objective("latency", LinearCosts(), BOUND)], 0.005)
     for k, front in enumerate(fronts, start=1):
         search.fronts.append(front)
         if converged(search):  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def test_doubtful_rows_are_given_the_benefit_of_the_doubt() -> None:
     for spread in (0.0, 3.0):
         before = incumbent(0.5, 0.1, spread, seed=1)
         after = incumbent(0.5, 0.0995, spread, seed=2)
-        ends.append(results_until_converged([(before,)] * 26 + [(after,)] * 14))
+        ends.append(results_until_converged([(before,)] * 16 + [(after,)] * 14))
     assert ends[0] is not None
     assert ends[1] is None or ends[1] > ends[0]
 
