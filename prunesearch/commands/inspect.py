@@ -20,8 +20,8 @@ from prunesearch.study.setup import Setting
 
 ROWS = 256  # that the unpruned model is judged on
 # What searches came to: evaluations of the unpruned model until the front had converged, the share of its time that the
-# schedules of a front take, forwards of a candidate when it is measured again, share of its time that a cost table takes, and of the holdout
-# rows that a candidate is read on.
+# schedules of a front take, forwards of a candidate when it is measured again, the share of its time that a cost table
+# takes, and that of the holdout rows that a candidate is read on.
 _UNITS = 20.0
 _SHARE = 0.6
 _REMEASURED = 12
