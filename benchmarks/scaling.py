@@ -141,13 +141,10 @@ def _points(points: int) -> None:
         load_json(Path(folder) / "front.json", "front")
 
 
+_FORWARDS = "forwards: rounds of unseen schedules"
 GROWTHS = (
-    Growth(
-        "cost table, by tokens (12 blocks)", TOKENS, lambda n: _table(n, 12), "forwards: rounds of unseen schedules"
-    ),
-    Growth(
-        "cost table, by depth (256 tokens)", DEPTHS, lambda n: _table(256, n), "forwards: rounds of unseen schedules"
-    ),
+    Growth("cost table, by tokens (12 blocks)", TOKENS, lambda n: _table(n, 12), _FORWARDS),
+    Growth("cost table, by depth (256 tokens)", DEPTHS, lambda n: _table(256, n), _FORWARDS),
     Growth("solving, by tokens (12 blocks)", TOKENS, lambda n: _solve(n, 12), "the grid of counts"),
     Growth("solving, by depth (256 tokens)", DEPTHS, lambda n: _solve(256, n), "blocks times counts"),
     Growth("a trial, by rows (64 tokens)", ROWS, _evaluate, "forwards"),
