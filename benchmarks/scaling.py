@@ -58,12 +58,12 @@ def _encoder(tokens: int, depth: int) -> tuple[Any, dict[str, Any]]:
 def _table(tokens: int, depth: int) -> None:
     """A cost table, as a run measures it by default."""
     from prunesearch.commands.profile import grid
+    from prunesearch.core.accuracy import ACCURACIES, STANDARD
     from prunesearch.core.plans.schedule import Schedule
     from prunesearch.cost.measure import measure_table
     from prunesearch.cost.shape import describe_shape
     from prunesearch.pruning.apply import apply_
     from prunesearch.search.space.space import SpaceFile
-    from prunesearch.study.accuracy import ACCURACIES, STANDARD
 
     model, inputs = _encoder(tokens, depth)
     with apply_(model, Schedule()) as handle:

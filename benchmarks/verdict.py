@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prunesearch.core.accuracy import ACCURACIES, STANDARD
 from prunesearch.search.finish.need import Prospect, rows_needed
 from prunesearch.search.finish.verdict import TOLERANCE, promised
-from prunesearch.study.accuracy import ACCURACIES, STANDARD
 from prunesearch.tasks.metrics.pairs import paired_lower_bound
 
 Floats = NDArray[np.float64]

@@ -16,10 +16,10 @@ from prunesearch.cli.export import register as register_export
 from prunesearch.cli.models import register as register_models
 from prunesearch.cli.option_help import explained, listed, modes, runtimes
 from prunesearch.cli.values import SeveralValues
+from prunesearch.core.accuracy import ACCURACIES, STANDARD
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.export_tables import LOGGERS
 from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, ENGINES, PRECISIONS, SAMPLERS
-from prunesearch.study.accuracy import ACCURACIES, STANDARD
 from prunesearch.tasks.table import METRICS, TASKS
 
 app = typer.Typer(

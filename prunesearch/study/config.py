@@ -16,11 +16,11 @@ from pydantic import (
     model_validator,
 )
 
+from prunesearch.core.accuracy import ACCURACIES, STANDARD, Promise
 from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.tables.registry import ACROSS, ATTENTIONS, DTYPES, ENGINES, SAMPLERS
 from prunesearch.cost.timing.modes import check_measurable, mode_of
-from prunesearch.study.accuracy import ACCURACIES, STANDARD, Accuracy
 from prunesearch.study.settings.as_typed import (
     BudgetSetting,
     Columns,
@@ -252,9 +252,9 @@ class RunConfig(BaseModel):
         return None if storage is None else hide_password(storage)
 
     @property
-    def promise(self) -> Accuracy:
+    def promise(self) -> Promise:
         """What `accuracy` promises."""
-        found: Accuracy = ACCURACIES.entry(self.accuracy).target
+        found: Promise = ACCURACIES.entry(self.accuracy).target
         return found
 
     @property

@@ -391,7 +391,7 @@ TABLES: dict[str, Registry[Any] | str] = {
     "dtypes": DTYPES,
     "attentions": ATTENTIONS,
     "efforts": EFFORTS,
-    "accuracies": "prunesearch.study.accuracy:ACCURACIES",
+    "accuracies": "prunesearch.core.accuracy:ACCURACIES",
     "picks": PICKS,
     "formats": FORMATS,
     "model_formats": MODEL_FORMATS,

@@ -161,7 +161,7 @@ class EffortRow(Row):
 
 @dataclass(frozen=True)
 class AccuracyRow(Row):
-    """How sure a run wants to be; `target` is what it promises, a `study.accuracy.Accuracy`."""
+    """How sure a run wants to be; `target` is what it promises, a `core.accuracy.Promise`."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from prunesearch.core.tables.row_kinds import AccuracyRow
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Promise:
     """What a preset promises. A verdict is at 95 % confidence in any of them; what differs is how often there is one.
 
     Attributes:
@@ -40,15 +40,15 @@ ACCURACIES = make_table(
     "accuracy",
     {
         "quick": AccuracyRow(
-            Accuracy(0.05, 0.20, 512, 3.0, 0.01, 0.04, 0.03),
+            Promise(0.05, 0.20, 512, 3.0, 0.01, 0.04, 0.03),
             "cost tables to 5 %, losses to 20 %, quality to 4 %, latencies to 3 %",
         ),
         STANDARD: AccuracyRow(
-            Accuracy(0.03, 0.10, 1024, 5.0, 0.005, 0.02, 0.02),
+            Promise(0.03, 0.10, 1024, 5.0, 0.005, 0.02, 0.02),
             "cost tables to 3 %, losses to 10 %, quality to 2 %, latencies to 2 %",
         ),
         "thorough": AccuracyRow(
-            Accuracy(0.015, 0.05, 2048, 8.0, 0.0025, 0.01, 0.01),
+            Promise(0.015, 0.05, 2048, 8.0, 0.0025, 0.01, 0.01),
             "cost tables to 1.5 %, losses to 5 %, quality to 1 %, latencies to 1 %",
         ),
     },
