@@ -166,7 +166,7 @@ def _alone(which: int, size: int, threads: int, pipe: Any) -> None:
 
 
 def measured(which: int, size: int, threads: int) -> tuple[float, float]:
-    """Seconds and MiB of a part at a size, in a process of its own; both NaN where it fails."""
+    """Seconds and MiB of a part at a size, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     process = context.Process(target=_alone, args=(which, size, threads, theirs))
@@ -175,7 +175,7 @@ def measured(which: int, size: int, threads: int) -> tuple[float, float]:
     try:
         found: tuple[float, float] = mine.recv()
     except EOFError:
-        found = (float("nan"), float("nan"))
+        raise SystemExit(f"{GROWTHS[which].name}: nothing at {size:,}, see above") from None
     process.join()
     return found
 

@@ -133,7 +133,8 @@ class Finish:
         step("ladder: the unpruned model in every runtime and precision that is here")
         named = (front.point(name) for name in (front.verdict.point, front.verdict.by_estimate) if name is not None)
         best = next((point.to_plan() for point in named if point is not None and len(point.to_plan())), None)
-        rungs = climb(self.bench, self.costing.space.variants, best, self.run.folder.path / "ladder.json")
+        rows = max(1, self.searched.probed.split.n // 2)  # fewer where they are slow, or losses are alike on all
+        rungs = climb(self.bench, self.costing.space.variants, best, self.run.folder.path / "ladder.json", rows)
         say_ladder(rungs)
         return front.model_copy(update={"ladder": rungs})
 

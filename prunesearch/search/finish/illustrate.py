@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from prunesearch.core.events import track
 from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import Handle
 from prunesearch.report.pictures import owners, to_data_uri
@@ -21,7 +22,7 @@ from prunesearch.tasks.loading import count_tokens
 
 _SHOWN = 2  # rows that are traced under every point
 _WORST = 2  # rows that are traced under a point because it changes their answer
-_SEARCHED = 128  # calibration rows that are looked through for these
+_SEARCHED = 32  # calibration rows that are looked through for these
 _WIDEST = 224  # pixels of a picture
 _SOUNDS = ("input_values", "input_features")
 
@@ -53,7 +54,7 @@ def illustrate(
         reference = [task.condensed(_outputs(task, batch)) for batch in split.batches]
     unpruned: dict[int, str] = {}
     traces = []
-    for point in points:
+    for point in track(points, len(points), "looking at rows"):
         plan = point.to_plan()
         with handle.under(plan):
             chosen = list(dict.fromkeys([*range(min(_SHOWN, split.n)), *_worst(task, split, reference)]))

@@ -37,7 +37,7 @@ from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet
 from prunesearch.tasks.quality import quality_of, unjudged
 
-_ROWS = 256  # holdout rows of the qualities
+_ROWS = 256  # holdout rows of the qualities, at most
 _ROUNDS = 7
 _LONGEST = 160  # characters of a reason
 _TO_MAKE_S = 15.0  # what making the graphs of a runtime may take: with less left, it is skipped
@@ -60,7 +60,9 @@ class _Made:
             self.skipped.append(rung)
 
 
-def climb(bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Plan | None, path: Path) -> list[Rung]:
+def climb(
+    bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Plan | None, path: Path, rows: int = _ROWS
+) -> list[Rung]:
     """The rungs, or those that were kept from before at `path`, of the same plan on the same machine.
 
     A run that was interrupted here goes on with what it had timed. What was interrupted while runtimes were made ready
@@ -71,6 +73,7 @@ def climb(bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Plan |
         variants: the precisions that torch has here, by `Plan.variant`.
         best: whose stages are put on top; None: nothing is.
         path: where the rungs are kept.
+        rows: of the holdout split, which qualities are of.
     """
     machine = platform.node(), torch.__version__, torch.get_num_threads()
     text = json.dumps([None if best is None else best.to_dict(), list(variants), *machine])
@@ -87,7 +90,7 @@ def climb(bench: Bench, variants: Mapping[str, tuple[Change, ...]], best: Plan |
         begun.add("made")
         begun.flush()
         timed = Appended(path.with_suffix(".timed.part"), [text, [list(key) for key in made.jobs]])
-        rungs = _measured(bench, made, timed) if made.jobs else []
+        rungs = _measured(bench, made, timed, min(_ROWS, rows)) if made.jobs else []
     rungs += made.skipped
     data = {"plan": text, "rungs": [rung.model_dump(mode="json") for rung in rungs]}
     write_text_atomic(path, json.dumps(data, indent=1) + "\n")
@@ -164,7 +167,7 @@ def _judge(task: Task, mode: str, runner: Eager, plan: Plan, split: EvalSet, fix
         return quality_of(mine, runner.forward_of(plan), split, fixed if graph else {}).value
 
 
-def _measured(bench: Bench, made: _Made, timed: Appended) -> list[Rung]:
+def _measured(bench: Bench, made: _Made, timed: Appended, rows: int) -> list[Rung]:
     """Time everything interleaved, and measure the qualities."""
     config, task = bench.config, bench.task
     inputs = task.timing_inputs(config.batch_size)
@@ -181,7 +184,7 @@ def _measured(bench: Bench, made: _Made, timed: Appended) -> list[Rung]:
         keep=timed,
     )
     ms = {key: samples.median_ms for key, samples in found.samples.items()}
-    split = task.holdout.take(_ROWS)
+    split = task.holdout.take(rows)
     fixed = {name: inputs[name].shape[-1] for name in split.padding if name in inputs}
     known = {tuple(record[1]): record[2] for record in timed.found if record[0] == "quality"}
     quality: dict[Key, float] = {}
