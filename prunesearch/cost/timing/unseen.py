@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from scipy.stats import spearmanr
-from scipy.stats import t as student
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
@@ -101,7 +101,7 @@ def at_most(found: NDArray[np.float64]) -> float:
     """One-sided 95 % upper bound of the mean of some errors; infinite for fewer than three."""
     if len(found) < 3:
         return math.inf
-    return float(found.mean() + student.ppf(0.95, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found)))
+    return float(found.mean() + stdtrit(len(found) - 1, 0.95) * found.std(ddof=1) / math.sqrt(len(found)))
 
 
 def compare(

@@ -169,7 +169,8 @@ class Evaluator:
                 beaten = rival is not None and len(losses) > 1 and rival.beats(torch.cat(losses).cpu())
                 if beaten or done >= last:
                     break
-        found = Evaluation(*(torch.cat(parts).cpu() for parts in (statistics, losses, same)), task.scoring)
+        of_rows, kl, agrees = (torch.cat(parts).cpu() for parts in (statistics, losses, same))
+        found = Evaluation(of_rows, kl, agrees, task.scoring)
         if not len(Plan.of(schedule)) and found.n == self.split.n:
             self._changed[Plan.of(schedule)] = found
         return found

@@ -49,6 +49,6 @@ def rows_for(task: Task, handle: Handle, most: EvalSet, pilots: Sequence[Plan], 
     if not finite:
         return most.n
     wanted = (median(finite) / error) ** 2
-    rows = min(most.n, max(_LEAST, 2 ** math.ceil(math.log2(max(wanted, 1.0)))))
+    rows: int = min(most.n, max(_LEAST, 1 << math.ceil(math.log2(max(wanted, 1.0)))))
     say(f"trials on {rows} rows: losses are then known to {median(finite) / math.sqrt(rows):.0%}")
     return rows
