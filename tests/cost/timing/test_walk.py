@@ -135,7 +135,9 @@ def test_walking_stops_when_there_is_enough(tiny, batch):
     with borrowed(tiny) as handle:
         walker = Walker(Eager(tiny, handle, batch), describe_shape(tiny, handle, batch), CountingClock())
         plan = plan_walks(3, 17, 1, WIDTHS, METHODS, 0)
-        walks = take_walks(walker, plan, time_budget_s=60, min_walks=10, enough=enough, now=lambda: next(seconds))
+        walks = take_walks(
+            walker, plan, time_budget_s=60, min_walks=10, enough=enough, sitting=Sitting(now=lambda: next(seconds))
+        )
     assert looked == [10, 13, 16, 19, 22]
     assert len(walks.steps) == 22
     assert walks.noise is not None
