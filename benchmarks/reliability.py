@@ -41,6 +41,7 @@ from typing import Any
 from gpu.provenance import commit_of
 from reliability_runs import TRIALS, Runs, Study, make_inputs
 
+from prunesearch.core.files import write_text_atomic
 from prunesearch.cost.devices.device import describe_device
 from tests.support.postgres import Server, server
 
@@ -261,18 +262,21 @@ def main() -> int:
                 continue
             if ("local" not in scenario and bench.postgres is None) or "postgresql" in scenario:
                 bench.postgres = bench.postgres or stack.enter_context(server())
-            began = time.monotonic()
+            part: dict[str, Any] = {"row": scenario, "seed": args.seed, "commit": commit_of()}
+            found["parts"].append(part)
+            found["device"], began = describe_device("cpu"), time.monotonic()
             for counted in run(bench, times):
                 for key, value in counted.items():
                     row[key] = row.get(key, 0) + value
-            told = {"rows": [scenario], "seconds": round(time.monotonic() - began), "seed": args.seed}
-            about = {"commit": commit_of(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
-            found["parts"].append({**told, **about, "load_1m": round(os.getloadavg()[0], 1)})
-            found["device"] = describe_device("cpu")
-            args.results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                part |= {"seconds": round(time.monotonic() - began), "load_1m": round(os.getloadavg()[0], 1)}
+                part |= {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+                write_text_atomic(args.results, json.dumps(found, indent=1) + "\n")  # a killed one goes on there
     show(rows)
-    wrong = [r for r in rows.values() if r["lost"] or r["twice"] or r["unclear"] or r["fronts"] < r["runs"]]
-    return int(bool(wrong))
+    bad = [
+        any(r.get(k) for k in ("lost", "twice", "unclear")) or r.get("fronts", 0) < r.get("runs", 0)
+        for r in rows.values()
+    ]
+    return int(any(bad))
 
 
 if __name__ == "__main__":
