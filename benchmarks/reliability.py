@@ -272,11 +272,12 @@ def main() -> int:
                 part |= {"date": datetime.now(UTC).isoformat(timespec="seconds")}
                 write_text_atomic(args.results, json.dumps(found, indent=1) + "\n")  # a killed one goes on there
     show(rows)
-    bad = [
-        any(r.get(k) for k in ("lost", "twice", "unclear")) or r.get("fronts", 0) < r.get("runs", 0)
-        for r in rows.values()
-    ]
-    return int(any(bad))
+    return int(any(map(is_wrong, rows.values())))
+
+
+def is_wrong(row: dict[str, int]) -> bool:
+    """Whether anything of a row is not as it must be."""
+    return any(row.get(key) for key in ("lost", "twice", "unclear")) or row.get("fronts", 0) < row.get("runs", 0)
 
 
 if __name__ == "__main__":
