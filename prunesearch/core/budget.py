@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 
 from prunesearch.core.costs import COSTS, cost_of_unit
-from prunesearch.core.duration import plain_unit
+from prunesearch.core.duration import NUMBER, plain_unit
 from prunesearch.core.errors import PruneSearchError
 
-_PATTERN = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z\u00b5\u03bc\u00d7%]*)\s*$")
+_PATTERN = re.compile(rf"({NUMBER})\s*([a-zA-Z\u00b5\u03bc\u00d7%]*)")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Budget:
         Raises:
             PruneSearchError: with the accepted forms, for a wrong unit or a value out of range.
         """
-        match = _PATTERN.match(text)
+        match = _PATTERN.fullmatch(text.strip())
         if match is None:
             raise PruneSearchError(f"budget '{text}' is not understood: {_forms()}")
         value, unit = float(match[1]), plain_unit(match[2])

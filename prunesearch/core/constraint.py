@@ -12,7 +12,7 @@ from prunesearch.core.errors import PruneSearchError, did_you_mean
 
 AGREEMENT = "agreement"
 QUALITIES = ("quality", AGREEMENT)  # bounded from below, as costs are of which more is better
-_PATTERN = re.compile(r"^\s*([A-Za-z_]*)\s*(<=|>=|=<|=>|==|<|>|=)\s*(.*?)\s*$")
+_PATTERN = re.compile(r"([A-Za-z_]*)\s*(<=|>=|=<|=>|==|<|>|=)\s*(.*)")
 _RELATIVE = re.compile(r"^(?:([^*]*)\*)?\s*unpruned$", re.IGNORECASE)
 _FORMS = "write 'quality >= 0.99*unpruned', 'agreement >= 0.98', 'latency <= 10ms' or 'macs <= 60%'"
 
@@ -40,7 +40,7 @@ class Constraint:
         Raises:
             PruneSearchError: in one line, for an unknown name, the wrong direction, or a bound that cannot be.
         """
-        match = _PATTERN.match(text)
+        match = _PATTERN.fullmatch(text.strip())
         if match is None:
             raise PruneSearchError(f"constraint '{text}' is not understood: {_FORMS}")
         name, sign, bound = match[1].lower(), match[2], match[3]

@@ -11,7 +11,7 @@ from prunesearch.core.plans.stage import ENCODER, Place, Stage, read_method
 from prunesearch.core.tables.registry import MERGES, SCORERS
 
 _EXAMPLE = "3:0.7 cls_attention+fuse > 6:0.5 bipartite"
-_SITE = r"(?:[a-z]+\s*/\s*)?\d+\s*:\s*(?:\d+\.?\d*|\.\d+)"
+_SITE = r"(?:[a-z]+\s*/\s*)?\d+\s*:\s*(?:\d+(?:\.\d*)?|\.\d+)"
 # blocks of one method may share it: `3:0.9, 6:0.7 value_norm+fuse`
 _RUN = re.compile(rf"({_SITE}(?:\s*,\s*{_SITE})*)\s+(\w(?:\([^()>]*\)|[^,:()>%])*)")
 

@@ -23,7 +23,7 @@ HEADER_NAMES = frozenset(
     | {"text", "sentence", "sentence1", "sentence2", "review", "content", "question", "title"}
     | {"description", "premise", "hypothesis", "image", "img", "path", "file"}
 )
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _DELIMITERS = (",", ";", "\t", "|")
 _TRIED = 200  # rows that a delimiter is tried on
 _LONGEST = 100  # characters of a name
