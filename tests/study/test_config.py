@@ -23,6 +23,7 @@ from tests.support.known_device import one_line
         ({"timeout_s": 5}, {"timeout_s": 5.0}),
         ({"energy_window": "8s"}, {"energy_window_s": 8.0}),
         ({"patience": "0s"}, {"patience_s": 0.0}),
+        ({"columns": "text=a, b,label=c=d"}, {"columns": {"text": "a, b", "label": "c=d"}}),
         ({"table_time": "1m"}, {"table_seconds": 60.0}),
         ({"budget": "2x"}, {"budget": Budget.parse("2x")}),
         ({"budget": Budget.parse("10ms")}, {"budget": Budget.parse("10ms")}),

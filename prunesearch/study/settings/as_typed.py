@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -45,7 +46,7 @@ def _read_paths(value: Any) -> Any:
 
 def _read_columns(text: str) -> dict[str, str]:
     """Read `role=name,role=name`."""
-    pairs = [part.partition("=") for part in text.split(",")]
+    pairs = [part.partition("=") for part in re.split(r",(?=[^,=]*=)", text)]  # names may have commas
     if not all(role.strip() and equals and name.strip() for role, equals, name in pairs):
         raise PruneSearchError(f"columns are written role=name,role=name (text=review,label=stars), but got '{text}'")
     return {role.strip(): name.strip() for role, _, name in pairs}

@@ -18,6 +18,7 @@ UNLABELLED = -1
 _MISSING = ("", "nan", "<na>")  # how pandas writes a missing cell into a file
 GENERIC = re.compile(r"label_?(\d+)", re.IGNORECASE)
 Raw = int | str
+_BLANKS = re.compile(r"[\s_-]+")
 _TRUTHS = {"false": 0, "true": 1}
 
 
@@ -70,12 +71,12 @@ def head_labels(raw: set[Raw], names: list[str] | None, id2label: dict[int, str]
         raise PruneSearchError(
             f"the head must have two classes or more, but has {len(classes)}: regression is not supported"
         )
-    by_name = {name.casefold(): i for i, name in enumerate(classes)}
+    by_name = _by_name(classes)
     generic = all(GENERIC.fullmatch(name) for name in classes)
     numbers = {label for label in raw if isinstance(label, int)}
     if numbers == raw:
         return _from_numbers(numbers, names, classes, by_name, generic)
-    lookup = {label: by_name.get(str(label).casefold(), UNLABELLED) for label in raw}
+    lookup = {label: _called(str(label), by_name) for label in raw}
     if UNLABELLED not in lookup.values():
         return LabelMap(classes, lookup)
     truths = {label: _TRUTHS.get(str(label).casefold()) for label in raw}
@@ -91,6 +92,24 @@ def head_labels(raw: set[Raw], names: list[str] | None, id2label: dict[int, str]
         unknown = sorted(str(label) for label, i in lookup.items() if i == UNLABELLED)
         raise PruneSearchError(_not_a_class(unknown, classes))
     return _alphabetical(raw, classes)
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: in small letters, with a blank for each `_`, `-` and run of blanks."""
+    return _BLANKS.sub(" ", name.strip().casefold())
+
+
+def _by_name(classes: list[str]) -> dict[str, int]:
+    """Class ids by name, by `_plain` name, and by the first of several ("tench, Tinca tinca"), where one has it."""
+    exact = {name.casefold(): i for i, name in enumerate(classes)}
+    plain, first = [_plain(name) for name in classes], [_plain(name.partition(",")[0]) for name in classes]
+    others = {name: i for names in (first, plain) for i, name in enumerate(names) if names.count(name) == 1}
+    return others | exact
+
+
+def _called(name: str, by_name: dict[str, int]) -> int:
+    """The id of the class that is called so, or `UNLABELLED`."""
+    return by_name.get(name.casefold(), by_name.get(_plain(name), UNLABELLED))
 
 
 def free_labels(raw: set[Raw], names: list[str] | None) -> LabelMap:
@@ -114,9 +133,13 @@ def _from_numbers(
     generic: bool,
 ) -> LabelMap:
     """Take integers as class ids, unless the data's own names say that the model orders them otherwise."""
-    if names is not None and all(name.casefold() in by_name for name in names):
+    if names is None and not generic and all(str(number) in by_name for number in numbers):
+        called: dict[Raw, int] = {number: by_name[str(number)] for number in numbers}
+        notes = ["labels are the names of the model's classes, which are numbers; LABEL_N is the class with the id N"]
+        return LabelMap(classes, called, notes if any(raw != i for raw, i in called.items()) else [])
+    if names is not None and all(_called(name, by_name) != UNLABELLED for name in names):
         _check_range(numbers, names)
-        lookup: dict[Raw, int] = {i: by_name[names[i].casefold()] for i in numbers}
+        lookup: dict[Raw, int] = {i: _called(names[i], by_name) for i in numbers}
         moved = any(raw != i for raw, i in lookup.items())
         notes = ["labels were matched to the model's classes by name (their order differs)"]
         return LabelMap(classes, lookup, notes if moved else [])

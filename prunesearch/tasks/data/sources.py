@@ -33,7 +33,12 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".a
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
 _MEDIA = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES, "video": VIDEO_SUFFIXES}
 SPLIT_NAMES = frozenset(("train", "training", "validation", "valid", "val", "dev", "test"))
-_LEFTOVERS = ("__MACOSX", "__pycache__")
+_LEFTOVERS = ("__MACOSX", "__pycache__", "@eaDir", "lost+found")
+_TABLES_OF_FILES = (
+    "metadata.csv",
+    "metadata.jsonl",
+    "metadata.parquet",
+)  # of the form that `datasets` calls imagefolder
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 Fetch = Callable[[str, str | None], Any]
@@ -166,6 +171,8 @@ def _load_folder(path: Path) -> DataSource:
             raise PruneSearchError(f"'{path}' cannot be read: {one_line(error)}") from error
         return DataSource(str(path), splits, notes=notes)
     folders = _folders(path)
+    if any((folder / name).is_file() for folder in (path, *folders) for name in _TABLES_OF_FILES):
+        return _load_hub(str(path))
     named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
     if named:
         read = {folder.name.lower(): _read_classes(folder) for folder in named}
@@ -214,6 +221,12 @@ def _read_classes(path: Path) -> tuple[Dataset, list[str]]:
 
 def _check_splits(path: Path, folders: list[Path], splits: list[Path]) -> None:
     """Raise `PruneSearchError` for filled folders beside those of splits: nobody knows what they are."""
+    names = [folder.name.lower() for folder in splits]
+    for folder in splits:
+        if names.count(folder.name.lower()) > 1:
+            raise PruneSearchError(
+                f"'{path}' must hold each split once, but '{folder.name}' is there in other case too"
+            )
     others = [folder.name for folder in folders if folder not in splits and any(folder.iterdir())]
     if others:
         raise PruneSearchError(

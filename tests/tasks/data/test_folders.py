@@ -67,3 +67,21 @@ def test_splits_of_other_names_are_not_taken_for_classes(tmp_path: Path):
         fill(tmp_path / "d" / split, CLASSES, start=1000 * k)
     with pytest.raises(PruneSearchError, match=r"part_a, part_b of .* each hold cat, dog, frog: if they are splits"):
         load_source(str(tmp_path / "d"))
+
+
+def test_a_split_is_there_once(tmp_path: Path):
+    folder = fill(tmp_path / "d", ["train/cat", "train/dog", "Train/cat", "Train/dog"])
+    with pytest.raises(PruneSearchError, match=r"must hold each split once, but 'Train' .* in other case too"):
+        load_source(str(folder))
+
+
+def test_a_table_beside_the_files_has_their_labels(tmp_path: Path):
+    """The form that `datasets` calls imagefolder: `metadata.csv` with `file_name`; folders are splits, no classes."""
+    folder = tmp_path / "d"
+    for split in ("train", "test"):
+        fill(folder, [split], start=50 * len(split))
+        rows = "".join(f"{i}.png,{i % 3}\n" for i in range(8))
+        (folder / split / "metadata.csv").write_text(f"file_name,label\n{rows}")
+    source = load_source(str(folder))
+    assert {*source.splits} == {"train", "test"}
+    assert source.splits["test"]["label"][:] == [i % 3 for i in range(8)]

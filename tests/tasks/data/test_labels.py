@@ -132,3 +132,25 @@ def test_names_that_differ_in_case_are_the_heads_but_no_classes_of_their_own():
 def test_fractions_are_no_names_of_classes():
     with pytest.raises(PruneSearchError, match=r"a label must be a whole number or a name, but got 0.5, 1.5"):
         head_labels({"0.5", "1.5"}, None, {0: "LABEL_0", 1: "LABEL_1"})
+
+
+def test_names_in_the_spelling_of_files_and_first_names_are_the_heads():
+    head = {0: "hot dog", 1: "tench, Tinca tinca", 2: "crane, bird", 3: "crane, machine"}
+    assert head_labels({"Hot_Dog", "tench"}, None, head).ids(["Hot_Dog", "tench"]).tolist() == [0, 1]
+    assert head_labels({"tench", "crane, bird"}, None, head).ids(["tench", "crane, bird"]).tolist() == [1, 2]
+    with pytest.raises(PruneSearchError, match="'crane' is not one of"):  # which of the two?
+        head_labels({"crane"}, None, head)
+    alike = {0: "a_b", 1: "a b", 2: "c"}
+    assert head_labels({"a_b", "a b"}, None, alike).ids(["a_b", "a b"]).tolist() == [0, 1]
+
+
+def test_names_that_are_numbers_are_names():
+    """Sorted as texts, as folders are, so that class 2 is called 10."""
+    head = dict(enumerate(sorted(map(str, range(11)))))
+    labels = head_labels(set(range(11)), None, head)
+    assert labels.ids([2, 10, "1"]).tolist() == [3, 2, 1]
+    assert "LABEL_N is the class with the id N" in labels.notes[0]
+    assert head_labels({"LABEL_2"}, None, head).ids(["LABEL_2"]).tolist() == [2]
+    stars = head_labels({1, 5}, None, dict(enumerate("12345")))
+    assert stars.ids([1, 5]).tolist() == [0, 4]
+    assert head_labels({0, 1}, None, {0: "0", 1: "1"}).notes == []

@@ -27,6 +27,8 @@ NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _DELIMITERS = (",", ";", "\t", "|")
 _TRIED = 200  # rows that a delimiter is tried on
 _LONGEST = 100  # characters of a name
+_SEP = re.compile(r"sep=(.)(?=[\r\n])")  # which Excel reads, and writes on request
+_WORD = re.compile(r"[^\W\d]\w*")
 _SENTENCE = re.compile(r"\S+\s.*[.!…]")
 _FILE = re.compile(r".*\.(png|jpe?g|webp|bmp|gif|tiff?|wav|flac|ogg|mp3|mp4|avi|mkv|mov|webm)", re.IGNORECASE)
 Rows = list[list[str]]
@@ -63,14 +65,18 @@ def read_delimited(path: Path, reading: TextTable) -> FileRows:
         PruneSearchError: naming the line of a row that has another number of columns, or of a quote that is never
             closed.
     """
-    tabs = path.suffix.lower() == ".tsv"
     with path.open(encoding="utf-8-sig", newline="") as file:
         text = file.read()
-    delimiter = reading.delimiter or ("\t" if tabs else _find_delimiter(text))
+    tabs = path.suffix.lower() == ".tsv" and "\t" in text
+    said = _SEP.match(text)
+    if said:  # Excel's own line; its end stays, so that lines keep their numbers
+        text = text[said.end() :]
+    delimiter = reading.delimiter or (said[1] if said else "\t" if tabs else _find_delimiter(text))
     numbered = list(_parse(text, delimiter, quotes=not tabs))
     if not numbered:
         return FileRows(Dataset.from_dict({}))
     _check_closed(text, numbered[-1], path, quotes=not tabs)
+    longer = _lengthen(numbered)
     width = len(numbered[0][1])
     bad = [(line, row) for line, row in numbered if len(row) != width]
     for line, row in bad[:1]:
@@ -80,18 +86,38 @@ def read_delimited(path: Path, reading: TextTable) -> FileRows:
                 f"row, leave such rows out with --skip-bad, or say what sets columns apart (taken: {delimiter!r})"
             )
     table = [row for _, row in numbered if len(row) == width]
-    header = _has_header(table, reading.columns) if reading.header is None else reading.header
+    header = longer or _has_header(table, reading.columns) if reading.header is None else reading.header
+    again = [line for line, row in numbered[1:] if header and row == numbered[0][1]]  # of files put together
     if header:
-        names, body = _unlike(table[0]), table[1:]
+        names, body = _unlike(table[0]), [row for row in table[1:] if row != table[0]]
         sure = reading.header or {*map(str.lower, names)} & HEADER_NAMES or {*names} & {*reading.columns}
         notes = [] if sure else [f"{path.name}: the first row is taken for a header ({_shown(names)})"]
     else:
         names, body = _name_columns(table), table
         notes = [f"{path.name} has no header: its columns are taken as {', '.join(names)}"]
+    notes += [f"{path.name}: the header comes again in line {again[0]}, and is no row there"] if again else []
     notes += skipped([f"line {line} of '{path}'" for line, _ in bad], "rows of another width were")
-    places = np.flatnonzero([len(row) == width for _, row in numbered[header:]])
+    kept = [len(row) == width and not (header and row == table[0]) for _, row in numbered[header:]]
     columns = {name: [row[i] for row in body] for i, name in enumerate(names)}
-    return FileRows(Dataset.from_dict(columns), notes, places)
+    if header:  # what has neither a name nor a cell is a delimiter too many
+        columns = {name: c for (name, c), cell in zip(columns.items(), table[0], strict=True) if cell.strip() or any(c)}
+    return FileRows(Dataset.from_dict(columns), notes, np.flatnonzero(kept))
+
+
+def _lengthen(numbered: list[tuple[int, list[str]]]) -> bool:
+    """Give a first row that has one cell less than all others its missing one, in place; say whether it was so.
+
+    R names no column for the numbers of rows, and some tools end rows, but not the header, with a delimiter. Where it
+    is neither, a comma too many may be in the texts.
+    """
+    (line, first), rest = numbered[0], [row for _, row in numbered[1:]]
+    if len(first) < 2 or not rest or {len(row) for row in rest} != {len(first) + 1}:
+        return False
+    counted = [row[0] for row in rest] in ([str(i + k) for i in range(len(rest))] for k in (0, 1))
+    if counted or not any(row[-1] for row in rest):
+        numbered[0] = (line, ["", *first] if counted else [*first, ""])
+        return True
+    return False
 
 
 def _check_closed(text: str, last: tuple[int, list[str]], path: Path, *, quotes: bool) -> None:
@@ -106,9 +132,14 @@ def _check_closed(text: str, last: tuple[int, list[str]], path: Path, *, quotes:
 
 
 def _parse(text: str, delimiter: str, *, quotes: bool = True) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not empty, each with the number of the line that it begins in, from 1."""
+    """Rows that are not empty, each with the number of the line that it begins in, from 1.
+
+    A quote may stand after a delimiter and a blank.
+    """
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    rows, begins = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting), 1
+    spaced = quotes and f'{delimiter} "' in text
+    lines = io.StringIO(text, newline="")
+    rows, begins = csv.reader(lines, delimiter=delimiter, quoting=quoting, skipinitialspace=spaced), 1
     for row in rows:
         if row:
             yield begins, row
@@ -118,13 +149,17 @@ def _parse(text: str, delimiter: str, *, quotes: bool = True) -> Iterator[tuple[
 def _find_delimiter(text: str) -> str:
     """The first of the usual delimiters by which all rows have the same number of columns, two at least; else a comma.
 
-    `csv.Sniffer` takes letters that every row has for one, and commas within texts.
+    `csv.Sniffer` takes letters that every row has for one, and commas within texts. R sets quoted cells apart by
+    blanks.
     """
-    for delimiter in _DELIMITERS:
+    for delimiter in (*_DELIMITERS, *(" " if text.startswith('"') else "")):
         try:
-            widths = {len(row) for _, row in islice(_parse(text, delimiter), _TRIED)}
+            rows = list(islice(_parse(text, delimiter), _TRIED))
         except csv.Error:
             continue
+        if rows:
+            _lengthen(rows)
+        widths = {len(row) for _, row in rows}
         if len(widths) == 1 and widths != {1}:
             return delimiter
     return ","
@@ -133,19 +168,35 @@ def _find_delimiter(text: str) -> str:
 def _has_header(table: Rows, wanted: Collection[str]) -> bool:
     """Whether the first row can be a header: columns may have any names, but not what is plainly a value."""
     first = [cell.strip() for cell in table[0]]
-    if {*first} & {*wanted} or {cell.lower() for cell in first} & HEADER_NAMES:
+    rest = [row for row in table[1:] if row != table[0]]
+    others = [[row[i].strip() for row in rest] for i in range(len(first))]
+    again = [bool(cell) and cell in column for cell, column in zip(first, others, strict=True)]
+    known = {cell.lower() for cell, twice in zip(first, again, strict=True) if not twice} & HEADER_NAMES
+    if {*first} & {*wanted} or known:
         return True
-    if not any(first) or len(first) < 2:
-        return False
-    return not any(_is_value(cell, [row[i].strip() for row in table[1:]]) for i, cell in enumerate(first) if cell)
+    named = first[1:] if first[0] == "" else first
+    if len(named) > 1 and named == [str(i) for i in range(len(named))]:  # pandas' numbers of columns
+        return not all(map(_numbers, others))
+    pairs = list(zip(first, others, strict=True))
+    values = any(_is_value(cell, column) for cell, column in pairs if cell)
+    # a word over texts: a column of labels may well be called as one of them (`message,spam`)
+    over_texts = any(_WORD.fullmatch(cell) and len(c) > 1 and all(" " in text for text in c) for cell, c in pairs)
+    if len(first) < 2 or any(again):
+        return over_texts and not values
+    return any(first) and not values
 
 
 def _is_value(cell: str, others: list[str]) -> bool:
-    """Whether a cell is one of its column's values: it comes again, is a number among numbers, a sentence or a file."""
-    if len(cell) > _LONGEST or "\n" in cell or _SENTENCE.fullmatch(cell) or _FILE.fullmatch(cell) or cell in others:
+    """Whether a cell is plainly one of its column's values: a number among numbers, a sentence, a file, or too long."""
+    if len(cell) > _LONGEST or "\n" in cell or _SENTENCE.fullmatch(cell) or _FILE.fullmatch(cell):
         return True
-    filled = [other for other in others if other]
-    return bool(NUMBER.fullmatch(cell)) and bool(filled) and all(NUMBER.fullmatch(other) for other in filled)
+    return bool(NUMBER.fullmatch(cell)) and _numbers(others)
+
+
+def _numbers(cells: list[str]) -> bool:
+    """Whether all cells that are filled are numbers, and there is one."""
+    filled = [cell for cell in cells if cell]
+    return bool(filled) and all(NUMBER.fullmatch(cell) for cell in filled)
 
 
 def _unlike(names: list[str]) -> list[str]:

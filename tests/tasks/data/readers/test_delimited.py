@@ -12,6 +12,7 @@ from prunesearch.tasks.data.sources import load_source
 
 TEXTS = ["a fine film", "dull, very dull", "what a bore"]
 LABELS = ["good", "bad", "bad"]
+ROWS = [(i, text, label) for i, (text, label) in enumerate(zip(TEXTS, LABELS, strict=True), 1)]
 
 
 def write(path: Path, header: list[str] | None, columns: list[list[str]], delimiter: str = ",") -> str:
@@ -27,7 +28,7 @@ def write(path: Path, header: list[str] | None, columns: list[list[str]], delimi
     ("header", "names"),
     [
         (["", "text", "label"], ["unnamed_0", "text", "label"]),  # pandas' index
-        (["v1", "v2", "", "", ""], ["v1", "v2", "unnamed_2", "unnamed_3", "unnamed_4"]),  # spam.csv of Kaggle
+        (["v1", "v2", "", "", ""], ["v1", "v2"]),  # spam.csv of Kaggle
         (["Review (raw)", "Stars [1-5]"], None),
         (["What was said?", "Spam?"], None),
         (["the_review_that_a_customer_wrote_about_the_product", "y"], None),
@@ -38,6 +39,9 @@ def write(path: Path, header: list[str] | None, columns: list[list[str]], delimi
         (["No.", "comment"], None),
         (["text'", '"label"'], None),
         (["0", "1"], None),  # pandas' numbers of columns
+        (["", "0", "1"], ["unnamed_0", "0", "1"]),  # and of rows
+        (["message", "bad"], None),  # a column of labels that is called as one of them
+        (["message"], None),
     ],
 )
 def test_a_first_row_is_a_header_unless_it_cannot_be_one(header: list[str], names: list[str] | None, tmp_path: Path):
@@ -53,6 +57,8 @@ def test_a_first_row_is_a_header_unless_it_cannot_be_one(header: list[str], name
     "columns",
     [
         [TEXTS, [*LABELS[1:], "bad"]],  # a label that comes again
+        [TEXTS, ["question", "remark", "question"]],  # one that is called as columns are
+        [["good", "bad", "worse"], ["0", "1", "1"]],
         [["I did not like it at all.", *TEXTS[1:]], LABELS],
         [["x" * 300, *TEXTS[1:]], LABELS],
         [["1", "0", "1"], TEXTS],
@@ -75,16 +81,56 @@ def test_the_delimiter_is_found_though_texts_have_commas(delimiter: str, tmp_pat
 
 
 def test_what_the_user_says_wins(tmp_path: Path):
-    twice = write(tmp_path / "a.csv", ["bad", "x"], [["good", "bad", "bad"], TEXTS])  # "bad" looks like a label
+    # "bad" looks like a label, and "a film" like a text
+    twice = write(tmp_path / "a.csv", ["bad", "a film"], [["good", "bad", "bad"], TEXTS])
     assert "no header" in load_source(twice).notes[0]
-    assert load_source(twice, TextTable(columns=["bad"])).splits["all"].column_names == ["bad", "x"]
-    assert load_source(twice, TextTable(header=True)).splits["all"].column_names == ["bad", "x"]
+    assert load_source(twice, TextTable(columns=["bad"])).splits["all"].column_names == ["bad", "a film"]
+    assert load_source(twice, TextTable(header=True)).splits["all"].column_names == ["bad", "a film"]
     named = write(tmp_path / "b.csv", ["text", "label"], [TEXTS, LABELS])
     assert len(load_source(named, TextTable(header=False)).splits["all"]) == 4
     odd = write(tmp_path / "c.csv", ["text", "label"], [TEXTS, LABELS], "~")
     assert load_source(odd, TextTable(delimiter="~")).splits["all"].column_names == ["text", "label"]
     with pytest.raises(PruneSearchError, match="one character, but got ';;'"):
         TextTable(delimiter=";;")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["sep=;", "text;label", *(f"{t};{x}" for t, x in zip(TEXTS, LABELS, strict=True))],  # Excel's
+        [
+            '"text" "label"',
+            *(f'"{i}" "{t}" "{x}"' for i, (t, x) in enumerate(zip(TEXTS, LABELS, strict=True), 1)),
+        ],  # R's
+        ["text,label", *(f'"{t}",{x},' for t, x in zip(TEXTS, LABELS, strict=True))],  # a delimiter too many
+        ["text, label", *(f'"{t}", "{x}"' for t, x in zip(TEXTS, LABELS, strict=True))],
+    ],
+    ids=["sep", "row numbers", "ending", "blanks"],
+)
+def test_what_tools_put_beside_the_rows_is_none_of_them(lines: list[str], tmp_path: Path):
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    rows = load_source(str(tmp_path / "a.csv")).splits["all"]
+    assert rows["text"][:] == TEXTS
+    assert rows["label"][:] == LABELS
+
+
+def test_a_comma_too_many_in_every_text_is_not_taken_for_a_column(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"fine, {t},{i}\n" for i, t in enumerate("abc")))
+    with pytest.raises(PruneSearchError, match=r"must have 2 columns, but that of line 2 .* has 3"):
+        load_source(str(tmp_path / "a.csv"))
+
+
+def test_tables_that_were_put_together_have_their_header_once(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("text,label\na b,0\nc d,1\ntext,label\ne f,1\n")
+    source = load_source(str(tmp_path / "a.csv"))
+    assert source.splits["all"]["text"][:] == ["a b", "c d", "e f"]
+    assert source.notes == ["a.csv: the header comes again in line 4, and is no row there"]
+    assert source.numbers["all"].tolist() == [0, 1, 3]
+
+
+def test_a_tsv_whose_columns_are_set_apart_by_something_else(tmp_path: Path):
+    rows = load_source(write(tmp_path / "a.tsv", ["text", "label"], [TEXTS, LABELS])).splits["all"]
+    assert rows["text"][:] == TEXTS
 
 
 def test_a_header_that_nothing_proves_is_said(tmp_path: Path):
