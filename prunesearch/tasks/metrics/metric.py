@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from statistics import NormalDist
@@ -26,6 +27,7 @@ from prunesearch.tasks.table import METRICS
 Floats = NDArray[np.float64]
 Interval = tuple[float, float, float]  # value, low, high
 RESAMPLES = 1000  # of a bootstrap interval: its ends are then off by about a tenth of its half-width
+_TEXTS_TRIED = 3
 _CHUNK = 4_000_000  # weights of resampled rows held at a time
 
 
@@ -203,6 +205,18 @@ def resampling_weights(n: int) -> Iterator[Floats]:
         count = min(left, max(1, _CHUNK // n))
         yield random.multinomial(n, np.full(n, 1 / n), size=count).astype(np.float64)
         left -= count
+
+
+def of_one_text(metric: Metric, references: Sequence[Any]) -> float:
+    """The most that one text for every row has: none at all, or a reference that comes again, the commonest ones tried.
+
+    Args:
+        metric: of texts.
+        references: a text for each row, or a list of them.
+    """
+    counts = Counter(text for row in references for text in {*([row] if isinstance(row, str) else row)})
+    tried = ["", *(text for text, count in counts.most_common(_TEXTS_TRIED) if count > 1)]
+    return max(metric.value(metric.statistics([text] * len(references), references)) for text in tried)
 
 
 def shares(labels: Any) -> Floats:

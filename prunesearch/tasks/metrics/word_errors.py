@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prunesearch.tasks.libraries import package
-from prunesearch.tasks.metrics.metric import Floats, OfSums, ratio
+from prunesearch.tasks.metrics.metric import Floats, OfSums, of_one_text, ratio
 
 _NO_WORD = re.compile(r"[^\w\s']|_")
 _UNSPACED = ("zh", "yue", "ja", "th", "lo", "my")  # languages written without spaces: characters count as words
@@ -64,6 +64,10 @@ class WordAccuracy(OfSums):
     def of_sums(self, sums: Floats) -> Floats:
         """1 - WER of counts `[..., 2]`."""
         return 1 - ratio(sums[..., 0], sums[..., 1])
+
+    def constant(self, wanted: Any) -> float | None:
+        """What a common reference has, said for every row."""
+        return of_one_text(self, wanted)
 
 
 def _edits(found: list[str], reference: list[str]) -> tuple[int, int]:

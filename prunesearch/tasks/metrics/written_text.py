@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.metrics.metric import Floats, OfSums, RowMean
+from prunesearch.tasks.metrics.metric import Floats, OfSums, RowMean, of_one_text
 
 _ORDER = 4
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -46,6 +46,10 @@ class Bleu(OfSums):
         found: Floats = np.where((grams > 0).all(axis=-1) & (hits.sum(axis=-1) > 0), brevity * score, 0.0)
         return found
 
+    def constant(self, wanted: Any) -> float | None:
+        """What a common reference has, said for every row."""
+        return of_one_text(self, wanted)
+
 
 class RougeL(RowMean):
     """Mean F-measure of the longest common subsequence of stemmed words, as Google's rouge-score (Lin 2004)."""
@@ -57,6 +61,10 @@ class RougeL(RowMean):
         scorer = _rouge()
         rows = [scorer.score(true, said)["rougeL"].fmeasure for said, true in zip(answers, wanted, strict=True)]
         return torch.tensor(rows, dtype=torch.float32)[:, None]
+
+    def constant(self, wanted: Any) -> float | None:
+        """What a common reference has, said for every row."""
+        return of_one_text(self, wanted)
 
 
 class ExactMatch(RowMean):
@@ -72,6 +80,10 @@ class ExactMatch(RowMean):
         ]
         return torch.tensor(rows, dtype=torch.float32)[:, None]
 
+    def constant(self, wanted: Any) -> float | None:
+        """What a common reference has, said for every row."""
+        return of_one_text(self, wanted)
+
 
 class AnswerF1(RowMean):
     """Mean F1 of the words of the answer against the best reference, as the SQuAD v1.1 script has it."""
@@ -84,6 +96,10 @@ class AnswerF1(RowMean):
             max(_word_f1(said, true) for true in references) for said, references in zip(answers, wanted, strict=True)
         ]
         return torch.tensor(rows, dtype=torch.float32)[:, None]
+
+    def constant(self, wanted: Any) -> float | None:
+        """What a common reference has, said for every row."""
+        return of_one_text(self, wanted)
 
 
 def normalised(text: str) -> str:

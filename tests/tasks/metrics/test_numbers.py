@@ -110,7 +110,16 @@ def test_other_constants_by_hand():
     assert find_metric("cosine").constant(states) == pytest.approx(0.5**0.5)
     assert find_metric("token_accuracy").constant([["O", "O", "B-X"], ["O"]]) == 0.75
     assert find_metric("ndcg10").constant([[1.0, 0.0]]) == pytest.approx(ndcg_score([[1, 0]], [[0, 0]]))
-    assert find_metric("exact_match").constant([["a"]]) is None
+    assert find_metric("exact_match").constant([["x", "y"], ["x"], ["z"], [""]]) == 0.5
+    assert find_metric("answer_f1").constant([["one two"], ["one two"], ["one"], ["three"]]) == pytest.approx(
+        (2 + 2 / 3) / 4
+    )
+    for name in ("bleu", "rouge_l"):  # of texts that have nothing in common, one is right on its own rows
+        assert find_metric(name).constant(["one two three four five", "six"]) == 0
+    assert find_metric("rouge_l").constant(["one two", "one two", "six"]) == pytest.approx(2 / 3)
+    # keywords, nearly all of them one: of four words three are right
+    assert find_metric("word_accuracy").constant(["yes", "yes", "yes", "no"]) == 0.75
+    assert find_metric("word_accuracy").constant(["all of them", "differ"]) == 0
 
 
 @pytest.mark.parametrize(
