@@ -152,7 +152,8 @@ def _find_delimiter(text: str) -> str:
     `csv.Sniffer` takes letters that every row has for one, and commas within texts. R sets quoted cells apart by
     blanks.
     """
-    for delimiter in (*_DELIMITERS, *(" " if text.startswith('"') else "")):
+    blank = (" ",) if text.startswith('"') else ()
+    for delimiter in (*_DELIMITERS, *blank):
         try:
             rows = list(islice(_parse(text, delimiter), _TRIED))
         except csv.Error:
