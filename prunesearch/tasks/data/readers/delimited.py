@@ -152,8 +152,8 @@ def _find_delimiter(text: str) -> str:
     `csv.Sniffer` takes letters that every row has for one, and commas within texts. R sets quoted cells apart by
     blanks.
     """
-    blank = (" ",) if text.startswith('"') else ()
-    for delimiter in (*_DELIMITERS, *blank):
+    tried: tuple[str, ...] = (*_DELIMITERS, " ") if text.startswith('"') else _DELIMITERS
+    for delimiter in tried:
         try:
             rows = list(islice(_parse(text, delimiter), _TRIED))
         except csv.Error:
