@@ -20,7 +20,7 @@ from prunesearch.tasks.kinds.seq2seq import Writing, writes_at_most
 from prunesearch.tasks.kinds.speech_columns import find_transcripts
 from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load_tokenizer, missing_note
-from prunesearch.tasks.metrics.word_errors import WordAccuracy, normaliser
+from prunesearch.tasks.metrics.word_errors import WordAccuracy, are_digits, by_digit, normaliser
 from prunesearch.tasks.request import TaskRequest
 from prunesearch.tasks.table import SPEECH
 
@@ -49,6 +49,8 @@ def load_speech_task(request: TaskRequest) -> Task:
         sets[role] = _with_decoder(data, encoded, int(request.config.decoder_start_token_id), request.device)
     most, limit = writes_at_most(model, longest - _PROMPT)
     metric, language = request.metric_of(SPEECH), spoken(model, tokenizer, sounds.sets["calibration"])
+    compare = normaliser(language, tokenizer)
+    digits = language == "en" and are_digits((text for rows in labels.values() for text in rows), compare)
     return Writing(
         name=SPEECH,
         model=model,
@@ -56,13 +58,14 @@ def load_speech_task(request: TaskRequest) -> Task:
         tokens=sounds.tokens,
         timing_inputs=_first_step(sounds.timing_inputs, int(request.config.decoder_start_token_id)),
         metric=metric,
-        own=WordAccuracy(normaliser(language, tokenizer)),
+        own=WordAccuracy(by_digit(compare) if digits else compare),
         notes=[
             f"columns: {columns}, transcript={texts}",
             f"metric: {metric} (1 - WER) of greedy decoding, {limit}; divergence: of the next token along the "
             "transcripts, over the unpruned model's 64 most probable",
             f"words are compared as transformers' {'English' if language == 'en' else 'Basic'}TextNormalizer leaves "
-            f"them (language: {language or 'unknown'})",
+            f"them (language: {language or 'unknown'})"
+            + ("; the transcripts are digits alone, each of which is a word" if digits else ""),
             *request.source.notes,
             *splits.notes,
             *missing_note(missing),

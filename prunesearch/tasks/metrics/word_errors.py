@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from prunesearch.tasks.libraries import package
 from prunesearch.tasks.metrics.metric import Floats, OfSums, of_one_text, ratio
 
 _NO_WORD = re.compile(r"[^\w\s']|_")
+_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_DIGITS = {name: str(i) for i, name in enumerate(_NAMES)}
 _UNSPACED = ("zh", "yue", "ja", "th", "lo", "my")  # languages written without spaces: characters count as words
 Normalise = Callable[[str], str]
 
@@ -42,6 +44,24 @@ def normaliser(language: str, tokenizer: Any) -> Normalise:
     else:
         made = basic(split_letters=language in _UNSPACED)
     return made
+
+
+def by_digit(normalise: Normalise) -> Normalise:
+    """The same with every digit a word: English makes one number of "one five", 15, and two of "1, 5"."""
+
+    def apart(text: str) -> str:
+        words = (_DIGITS.get(word, word) for word in normalise(text).split())
+        return " ".join(" ".join(word) if word.isdecimal() else word for word in words)
+
+    return apart
+
+
+def are_digits(texts: Iterable[str], normalise: Normalise) -> bool:
+    """Whether transcripts are strings of digits, and some of several: spelled numbers alone, as in "one five nine"."""
+    rows = [by_digit(normalise)(text).split() for text in texts]
+    return any(len(row) > 1 for row in rows) and all(
+        len(word) == 1 and word.isdecimal() for row in rows for word in row
+    )
 
 
 class WordAccuracy(OfSums):

@@ -17,7 +17,7 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.tasks import load_task
 from prunesearch.tasks.kinds.speech import spoken
-from prunesearch.tasks.metrics.word_errors import WordAccuracy, normaliser, plain
+from prunesearch.tasks.metrics.word_errors import WordAccuracy, are_digits, by_digit, normaliser, plain
 from tests.support.some import some
 from tests.support.tiny_media import RATE, encoded, make_whisper, sound, tone, write_sounds
 
@@ -116,6 +116,25 @@ def test_numbers_and_contractions_count_as_the_field_counts_them():
     rate = jiwer.wer([english(t) for t in true], [english(s) for s in said])
     assert metric.value(metric.statistics(said, true)) == pytest.approx(1 - rate)
     assert rate == 0 < jiwer.wer(true, [plain(s) for s in said])
+
+
+def test_strings_of_digits_are_compared_digit_by_digit():
+    """The field's rule makes one number of digits in words, and many of digits in figures: both say the same."""
+    english = normaliser("en", object())
+    said, true = ["1, 5, 9, 6.", "Three, 6-6", "four two"], ["one five nine six", "three six six", "four zero"]
+    assert jiwer.wer([english(t) for t in true], [english(s) for s in said]) > 2
+    assert are_digits(true, english)
+    metric = WordAccuracy(by_digit(english))
+    assert metric.value(metric.statistics(said, true)) == pytest.approx(1 - 1 / 9)
+    for others in (["one five", "call me at six"], ["seven", "eight"], ["in nineteen eighty four"], ["fourteen days"]):
+        assert not are_digits(others, english)
+
+
+def test_a_set_of_digit_strings_says_so(model: str, tmp_path: Path):
+    digits = load_task(model, write_sounds(tmp_path / "d.parquet", 6, sentence=["one two", "three", "four oh"] * 2))
+    assert any("digits alone, each of which is a word" in note for note in digits.notes)
+    words = load_task(model, write_sounds(tmp_path / "w.parquet", 6, sentence=["a b", "one two"] * 3))
+    assert not any("digits alone" in note for note in words.notes)
 
 
 def test_british_spelling_is_the_tokenizers_and_other_languages_have_the_basic_rule():
