@@ -84,6 +84,11 @@ class Driver:
         """See `Host`."""
         return any(stage.keep < 1 for stage in self.reductions.schedule)
 
+    @property
+    def asks_tower(self) -> bool:
+        """See `Host`."""
+        return any(stage.reads_tower for stage in self.reductions.schedule)
+
     # -- the schedule ----------------------------------------------------------------------------------
 
     @property
@@ -118,6 +123,11 @@ class Driver:
             raise PruneSearchError(
                 f"merge '{merging[0].merge}' would let tokens of a '{self.encoder.family.model_type}' see what comes "
                 "after them: use merge='drop'"
+            )
+        if any(s.reads_tower and s.place.part in (INPUT, DECODER) for s in schedule) and not self.encoder.family.tower:
+            raise PruneSearchError(
+                f"scorer 'tower_cls_attention' needs a tower whose patches are the tokens of a picture, one by one, "
+                f"which a '{self.encoder.family.model_type}' has not: use text_attention"
             )
         asking = [s for s in schedule if s.place.part == INPUT and s.reads_attention]
         if asking:

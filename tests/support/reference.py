@@ -120,6 +120,10 @@ def cls_attention(row: list[Token], heads: Heads, site: Site) -> list[float]:
     return [sum(w[site.cls][j] for w in weights) / len(weights) for j in range(len(row))]
 
 
+def tower_cls_attention(row: list[Token], heads: Heads, site: Site) -> list[float]:
+    return cls_attention(row, heads, site)  # an encoder is a tower itself
+
+
 def attention_received(row: list[Token], heads: Heads, site: Site) -> list[float]:
     weights, n = probabilities(heads, [t.size for t in row]), len(row)
     return [sum(w[i][j] for w in weights for i in range(n)) / (len(weights) * n) for j in range(n)]
@@ -198,6 +202,7 @@ SCORERS: dict[str, Callable[[list[Token], Heads, Site], list[float]]] = {
     f.__name__: f
     for f in (
         cls_attention,
+        tower_cls_attention,
         attention_received,
         attention_entropy,
         text_attention,

@@ -190,6 +190,11 @@ class Stage:
         return MERGES.entry(self.merge).uses_scores and SCORERS.entry(self.scorer).attends
 
     @property
+    def reads_tower(self) -> bool:
+        """Whether its scorer reads what the tower in front of a decoder attended to."""
+        return MERGES.entry(self.merge).uses_scores and SCORERS.entry(self.scorer).tower
+
+    @property
     def scorer_params(self) -> dict[str, float]:
         """Every parameter of its scorer, defaults included."""
         return all_params(SCORERS.entry(self.scorer).params, self.params)

@@ -62,6 +62,12 @@ SCORERS = make_table(
             order_free=True,
             attends=True,
         ),
+        "tower_cls_attention": ScorerRow(
+            f"{_SCORERS}.by_attention:tower_cls_attention",
+            "attention of the CLS query of a vision-language model's tower (VisionZip)",
+            order_free=True,
+            tower=True,
+        ),
         "value_norm": ScorerRow(f"{_SCORERS}.by_values:value_norm", "length of the value vector", order_free=True),
         "cls_attention_value": ScorerRow(
             f"{_SCORERS}.by_values:cls_attention_value", "CLS attention x value (ATS)", order_free=True, attends=True

@@ -12,10 +12,12 @@ from prunesearch.core.tables.params import Param
 @dataclass(frozen=True)
 class ScorerRow(Row):
     """A scorer. `order_free`: True if it says the same of tokens in whatever order they stand; `attends`: True if it
-    reads who attends to whom, so that it needs a block; `params`: the numbers that a stage may set, by name."""
+    reads who attends to whom, so that it needs a block; `tower`: True if in a decoder it reads what the model's tower
+    attended to; `params`: the numbers that a stage may set, by name."""
 
     order_free: bool = False
     attends: bool = False
+    tower: bool = False
     params: Mapping[str, Param] = field(default_factory=dict)
 
 

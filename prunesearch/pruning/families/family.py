@@ -58,6 +58,7 @@ class Family:
             and `num_channels`, where the model's config does not; None for the config.
         part: where its blocks are, a name in `PARTS`; of a decoder, tokens of pictures in a prompt may leave.
         merges: whether tokens may be merged.
+        tower: whether stages of a decoder are told what the tower in front of it attended to.
         secondary: True for the one of a model's two encoders that is reduced only when it is passed by itself.
     """
 
@@ -82,6 +83,7 @@ class Family:
     sizes: Any = None
     part: str = ENCODER
     merges: bool = True
+    tower: bool = False
     secondary: bool = False
 
     @property

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.pruning.families.tower import TOLD, rows_told, told_tokens
 from prunesearch.pruning.forward.mixed import MixedTokens
 from prunesearch.pruning.forward.past import Past, Prompt, note_past, past_of
 from prunesearch.pruning.forward.state import ForwardState, Host
@@ -70,10 +71,14 @@ class _Reader:
         if args:
             given = {**dict(inspect.signature(base.forward).bind_partial(*args).arguments), **kwargs}
         ids, shown = given.get("input_ids"), any(_has(given.get(name)) for name in _PICTURES)
-        self.host.state.notes[_READ] = (ids, shown, given.get("position_ids") is not None)
+        notes = self.host.state.notes
+        notes[_READ] = (ids, shown, given.get("position_ids") is not None)
+        if self.host.asks_tower:
+            notes[TOLD] = rows_told(given.get("mm_encoder_outputs"))
 
     def end(self, _: nn.Module, __: Any, ___: Any) -> None:
-        self.host.state.notes.pop(_READ, None)
+        for note in (_READ, TOLD):
+            self.host.state.notes.pop(note, None)
 
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The decoder's forward begins: what is in it that may leave, and what is behind it."""
@@ -98,6 +103,8 @@ class _Reader:
         named = [getattr(host.base.config, name, None) for name in _TOKEN_IDS]
         of_pictures = torch.isin(ids, torch.tensor([i for i in named if i is not None], device=ids.device))
         tokens = MixedTokens.given(of_pictures, valid, _end_of_prompt(host.state.notes.get(_TAUGHT), valid))
+        if host.asks_tower:
+            tokens = replace(tokens, told_of_all=told_tokens(host.state.notes.get(TOLD), of_pictures))
         _check_flash(forward, tokens)
         forward.prompt = Prompt(tokens, padding)
 

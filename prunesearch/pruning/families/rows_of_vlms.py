@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from prunesearch.core.plans.stage import DECODER
@@ -10,6 +10,7 @@ from prunesearch.pruning.families.blocks import PreNorm
 from prunesearch.pruning.families.family import Family
 from prunesearch.pruning.families.in_decoder import pictures
 from prunesearch.pruning.families.positions import InDecoder
+from prunesearch.pruning.families.tower import tower
 
 # decoders whose blocks are alike: `config.model_type` of the text model
 _DECODERS = ("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text")
@@ -40,7 +41,11 @@ def _why_not(config: Any) -> str | None:
 
 def _family(model_type: str, decoder: str = "language_model", **more: Any) -> Family:
     """A row: `decoder` is the path of the decoder from the model without its head."""
-    refuses: Callable[[Any], str | None] = _why_not
+    fields: dict[str, Any] = {
+        "limits": "ps.apply_ alone, as yet; stages at input/0 and decoder/K, tokens are dropped",
+        "attachments": (pictures(decoder),),
+        **more,
+    }
     return Family(
         model_type,
         f"{decoder}.layers",
@@ -50,17 +55,16 @@ def _family(model_type: str, decoder: str = "language_model", **more: Any) -> Fa
         cls=-1,
         tasks=_TASKS,
         by_config=_decoder,
-        refuses=refuses,
+        refuses=_why_not,
         positions=InDecoder(),
-        attachments=(pictures(decoder),),
         part=DECODER,
         merges=False,
-        **{"limits": "ps.apply_ alone, as yet; stages at input/0 and decoder/K, tokens are dropped", **more},
+        **fields,
     )
 
 
 VISION_LANGUAGE = (
-    _family("llava"),
+    _family("llava", attachments=(tower("vision_tower"), pictures("language_model")), tower=True),
     _family("llava_next"),
     _family("llava_onevision"),
     _family("internvl"),

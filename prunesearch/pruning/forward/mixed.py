@@ -32,6 +32,7 @@ class MixedTokens(Tokens):
     """
 
     counts: tuple[RowCounts, ...] = ()
+    told_of_all: Tensor | None = None
     counted: Tensor | None = None
     last: Tensor | None = None
     full: bool = False
@@ -93,6 +94,13 @@ class MixedTokens(Tokens):
     def asks(self) -> Tensor:
         """See `Tokens`."""
         return self.protected & (self._places <= self._last)
+
+    @property
+    def told(self) -> Tensor | None:
+        """See `Tokens`."""
+        if self.told_of_all is None or self.place is None:
+            return None
+        return self.told_of_all.gather(1, self.place)
 
     @property
     def real(self) -> Tensor | None:

@@ -225,6 +225,10 @@ class Host(Protocol):
     def reduces(self) -> bool:
         """Whether forwards of the calling thread take tokens away."""
 
+    @property
+    def asks_tower(self) -> bool:
+        """Whether a stage of the calling thread's forwards reads what a tower attended to."""
+
     def start(self, *_: Any) -> None:
         """A forward begins, before the first of its blocks."""
 

@@ -159,6 +159,11 @@ class Tokens:
         return self.protected
 
     @property
+    def told(self) -> Tensor | None:
+        """`[batch, n]` what a tower attended to in each token of a picture, where there is one, and it is asked."""
+        return None
+
+    @property
     def real(self) -> Tensor | None:
         """`[batch, n]` False on what attention must not see; None where it may see all."""
         return self.valid

@@ -27,6 +27,15 @@ def cls_attention(inputs: ScorerInput) -> Tensor:
     return _cls_rows(inputs).mean(1)
 
 
+def tower_cls_attention(inputs: ScorerInput) -> Tensor:
+    """Attention of the CLS query of the tower, in the block that made the features of a picture (VisionZip, VisPruner).
+
+    Without a CLS token it is the mean attention received there. An encoder is a tower: its own block is asked.
+    """
+    told = inputs.tokens.told
+    return cls_attention(inputs) if told is None else told.to(wide(told.dtype))
+
+
 def attention_received(inputs: ScorerInput) -> Tensor:
     """Mean attention a token receives, over heads and real queries (PoWER-BERT, Goyal et al. 2020)."""
     valid = inputs.tokens.valid

@@ -151,6 +151,75 @@ def test_models_whose_pictures_attend_both_ways_are_refused() -> None:
         ps.apply_(model, HALF)
 
 
+def of_tower(kind: str, layer: int) -> Any:
+    """A LLaVA with a tower of its own."""
+    tower = getattr(hf, kind)(**TOWER, image_size=16)
+    plain = kind == "SiglipVisionConfig"  # without CLS
+    config = hf.LlavaConfig(
+        vision_config=tower,
+        text_config=hf.LlamaConfig(**TEXT),
+        image_token_id=PICTURE,
+        vision_feature_layer=layer,
+        vision_feature_select_strategy="full" if plain else "default",
+    )
+    torch.manual_seed(1)
+    model = hf.LlavaForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.4)
+    model.generation_config.eos_token_id = None
+    model.generation_config.suppress_tokens = [PICTURE]
+    return model
+
+
+@pytest.mark.parametrize("kind", ["CLIPVisionConfig", "SiglipVisionConfig"])
+@pytest.mark.parametrize("layer", [-1, -2])
+@pytest.mark.parametrize("place", ["input/0", "decoder/2"])
+def test_what_the_tower_looks_at_stays(kind: str, layer: int, place: str) -> None:
+    model = of_tower(kind, layer)
+    inputs = prompts_for(model, "llava", [(4, 2, 5), (3, 1, 2)])
+    with torch.no_grad():
+        seen = model.model.vision_tower(inputs["pixel_values"], output_attentions=True).attentions[layer].mean(1)
+    seen = seen.mean(1) if kind == "SiglipVisionConfig" else seen[:, 0, 1:]
+    wanted = []
+    for row, pictures in ((0, [0, 1]), (1, [2])):
+        where = (inputs["input_ids"][row] == PICTURE).nonzero()[:, 0]
+        scores = torch.cat([seen[i] for i in pictures])
+        best = scores.sort(descending=True, stable=True).indices[: -(-len(scores) * 3 // 10)]
+        wanted.append(set(where[best].tolist()))
+    schedule = parse_schedule(f"{place}:0.3 tower_cls_attention+drop")
+    runs = (
+        lambda: model(**inputs),
+        lambda: model.generate(**inputs, max_new_tokens=1),
+        lambda: model.generate(**inputs, max_new_tokens=1, num_beams=2),
+    )
+    with ps.apply_(model, schedule) as handle, torch.no_grad():
+        for beams, run in zip((1, 1, 2), runs, strict=True):
+            run()
+            tokens = handle.tokens
+            assert tokens is not None
+            assert tokens.place is not None
+            for b, place_of in enumerate(tokens.place):
+                real = place_of if tokens.valid is None else place_of[tokens.valid[b]]
+                row = b // beams
+                pictures_left = {p for p in real.tolist() if inputs["input_ids"][row, p] == PICTURE}
+                assert pictures_left == wanted[row]
+
+
+def test_what_no_tower_told_is_refused() -> None:
+    model, schedule = of_tower("CLIPVisionConfig", -2), parse_schedule("input/0:0.3 tower_cls_attention+drop")
+    inputs = prompts_for(model, "llava", [(4, 1, 5)])
+    pixels = inputs.pop("pixel_values")
+    with torch.no_grad():
+        features = model.get_image_features(pixels)
+        with ps.apply_(model, schedule):
+            with pytest.raises(PruneSearchError, match=r"needs what the tower saw .* pass `pixel_values`"):
+                model(**inputs, mm_encoder_outputs={"image": features})
+            told = model(**inputs, mm_encoder_outputs={"image": model.get_image_features(pixels)})
+            assert torch.equal(told.logits, model(**inputs, pixel_values=pixels).logits)
+    with pytest.raises(PruneSearchError, match="which a 'idefics3' has not: use text_attention"):
+        ps.apply_(build_vlm("idefics3"), schedule)
+
+
 def test_what_knows_of_encoders_alone_is_told() -> None:
     model = build_vlm("llava")
     assert [tuple(part) for part in find_reduced(model).parts] == [("input", 1), ("decoder", 4)]

@@ -1,0 +1,122 @@
+"""What a model's tower looks at in its pictures, told to the stages of the decoder behind it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.pruning.attention import AttentionView
+from prunesearch.pruning.forward.state import Host
+from prunesearch.pruning.hooks import Hooks
+from prunesearch.pruning.scorers.by_attention import attention_slabs
+
+if TYPE_CHECKING:
+    from prunesearch.pruning.families.family import Attachment
+
+TOLD, _SEEN, _ON_FEATURES = "what a tower told", "what a tower saw", "_prunesearch_tower"
+# towers whose patches are the tokens of a picture, one by one: where their blocks are, and whether they have a CLS
+_TOWERS = {"clip_vision_model": ("encoder.layers", True), "siglip_vision_model": ("encoder.layers", False)}
+
+
+def tower(path: str) -> Attachment:
+    """Let stages know what the block of a tower that makes the features attends to.
+
+    Args:
+        path: of the tower, from the base model.
+    """
+    return partial(_attach_tower, path=path)
+
+
+def _attach_tower(host: Host, model: nn.Module, hooks: Hooks, *, path: str) -> None:
+    base: Any = host.base
+    found, which = base.get_submodule(path), base.config.vision_feature_layer
+    known = _TOWERS.get(found.config.model_type)
+    if known is None or not isinstance(which, int) or which >= 0:
+        return
+    blocks: Any = found.get_submodule(known[0])
+    looks = _Tower(host, known[1])
+    hooks.before(blocks[which].self_attn, looks.see, with_kwargs=True)
+    hooks.put(base, "get_image_features", _Features(host, base.get_image_features))
+
+
+@dataclass
+class _Tower:
+    """The hook of `tower` on the attention of a block: `has_cls` says whether its first token is one."""
+
+    host: Host
+    has_cls: bool
+
+    def see(self, core: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        notes = self.host.state.notes
+        if _SEEN in notes:
+            x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            notes[_SEEN] = self._attention(core, x)
+
+    @torch.no_grad()
+    def _attention(self, core: Any, x: Tensor) -> Tensor:
+        """`[pictures, patches]`, of CLS or, without one, the mean of all; projected once more, for this block alone."""
+        asking = x[:, :1] if self.has_cls else x
+        heads = core.num_heads
+        query, key = (
+            made.view(*made.shape[:2], heads, -1).transpose(1, 2) for made in (core.q_proj(asking), core.k_proj(x))
+        )
+        view = AttentionView(query, key, key, None, core.scale, None)
+        total = torch.stack([weights.mean(1).sum(1) for _, weights in attention_slabs(view)]).sum(0) / query.shape[2]
+        return total[:, 1:] if self.has_cls else total
+
+
+class _Features:
+    """Stands in for `get_image_features`: each picture's features carry what the tower saw, wherever they go."""
+
+    def __init__(self, host: Host, original: Any) -> None:
+        self.host, self.original = host, original
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.original)  # generate() reads it
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        notes = self.host.state.notes
+        if not self.host.asks_tower:
+            return self.original(*args, **kwargs)
+        notes[_SEEN] = None
+        try:
+            output = self.original(*args, **kwargs)
+        finally:
+            seen = notes.pop(_SEEN)
+        pictures = getattr(output, "pooler_output", None)
+        if seen is None or not isinstance(pictures, list) or len(pictures) != len(seen):
+            return output
+        for features, row in zip(pictures, seen, strict=True):
+            setattr(features, _ON_FEATURES, row)
+        if TOLD in notes:  # within the model's own forward
+            notes[TOLD] = list(seen)
+        return output
+
+
+def rows_told(given: Any) -> list[Tensor] | None:
+    """What the features of some pictures carry (`mm_encoder_outputs`); None where one of them carries nothing."""
+    pictures = getattr(given.get("image"), "pooler_output", None) if isinstance(given, dict) else None
+    rows = [getattr(features, _ON_FEATURES, None) for features in pictures or ()]
+    return None if not rows or any(row is None for row in rows) else rows
+
+
+def told_tokens(rows: list[Tensor] | None, of_pictures: Tensor) -> Tensor:
+    """`[batch, n]`: what the tower saw at each token of a picture, in order; 0 elsewhere.
+
+    Raises:
+        PruneSearchError: if that is not known of every one.
+    """
+    flat = None if rows is None else torch.cat(rows)
+    if flat is None or len(flat) != int(of_pictures.sum()):
+        raise PruneSearchError(
+            "scorer 'tower_cls_attention' needs what the tower saw of every token of a picture: pass `pixel_values`, "
+            "or features that get_image_features() made under this schedule"
+        )
+    return flat.new_zeros(of_pictures.shape).masked_scatter(of_pictures, flat.to(of_pictures.device))
