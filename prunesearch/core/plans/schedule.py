@@ -38,8 +38,11 @@ class Schedule:
         for stage in self.stages:
             if not isinstance(stage, Stage):
                 raise PruneSearchError(f"a schedule is a list of Stage, but got {stage!r}")
-        for before, after in itertools.pairwise(self.stages):
-            _check_order(before, after)
+        latest: dict[str, Stage] = {}  # by the tokens that it counts
+        for before, after in itertools.pairwise((None, *self.stages)):
+            assert after is not None  # only the first has nothing before it
+            _check_order(before, after, latest.get(after.place.tokens_of))
+            latest[after.place.tokens_of] = after
         self._hash = hash(self.stages)  # asked for over and over: schedules are the keys of what was measured
 
     def __iter__(self) -> Iterator[Stage]:
@@ -226,20 +229,20 @@ class Schedule:
         return cls.from_dict(data)
 
 
-def _check_order(before: Stage, after: Stage) -> None:
-    """Raise if a stage cannot follow another."""
-    if after.place.part != before.place.part and after.place.order < before.place.order:
+def _check_order(before: Stage | None, after: Stage, counted: Stage | None) -> None:
+    """Raise if a stage cannot follow another: `before`, and the last, `counted`, that counts the same tokens."""
+    if before is not None and after.place.part != before.place.part and after.place.order < before.place.order:
         raise PruneSearchError(
             f"stages must stand in the order in which tokens pass them, but {after.place} follows {before.place}"
         )
-    if after.place.tokens_of != before.place.tokens_of:
+    if counted is None:
         return
-    if after.place.order <= before.place.order:
-        raise PruneSearchError(f"layers must rise from stage to stage, but layer {after.place} follows {before.place}")
-    if after.keep >= before.keep:
+    if after.place.order <= counted.place.order:
+        raise PruneSearchError(f"layers must rise from stage to stage, but layer {after.place} follows {counted.place}")
+    if after.keep >= counted.keep:
         raise PruneSearchError(
             "keep must fall strictly from stage to stage (it counts the initial tokens), but "
-            f"{after.keep} at layer {after.place} follows {before.keep} at layer {before.place}"
+            f"{after.keep} at layer {after.place} follows {counted.keep} at layer {counted.place}"
         )
 
 

@@ -34,18 +34,19 @@ def changes() -> Iterator[None]:
 def schedules(draw: st.DrawFn) -> ps.Schedule:
     """Schedules with everything that a stage can say; keeps of two digits, as the printed form rounds them."""
     stages = []
-    for part in PARTS:
-        layers = sorted(draw(st.sets(st.integers(0, 40), max_size=3)))
-        keeps = draw(st.lists(st.integers(1, 100), min_size=len(layers), max_size=len(layers), unique=True))
-        for layer, keep in zip(layers, sorted(keeps, reverse=True), strict=True):
+    places = [Place(part, n) for part in PARTS for n in sorted(draw(st.sets(st.integers(0, 40), max_size=3)))]
+    for counted in dict.fromkeys(place.tokens_of for place in places):
+        mine = [place for place in places if place.tokens_of == counted]
+        keeps = draw(st.lists(st.integers(1, 100), min_size=len(mine), max_size=len(mine), unique=True))
+        for place, keep in zip(mine, sorted(keeps, reverse=True), strict=True):
             merge = draw(st.sampled_from(list(MERGES)))
             uses = MERGES.entry(merge).uses_scores
             scorer = draw(st.sampled_from(list(SCORERS))) if uses else Stage.scorer
             known = known_params(scorer, merge)
             chosen = draw(st.sets(st.sampled_from(sorted(known)))) if known else set()
             params = {name: draw(st.floats(known[name].low, known[name].high)) for name in sorted(chosen)}
-            stages.append(Stage(Place(part, layer), keep / 100, scorer, merge, params=params))
-    return ps.Schedule(stages)
+            stages.append(Stage(place, keep / 100, scorer, merge, params=params))
+    return ps.Schedule(sorted(stages, key=lambda stage: stage.place.order))
 
 
 @settings(max_examples=200, **CLOSED)
