@@ -88,14 +88,14 @@ class _Reader:
         assert forward is not None  # it has just begun
         ids, shown, placed = host.state.notes.get(_READ, (None, False, False))
         mask, cache = kwargs.get("attention_mask"), kwargs.get("cache")
-        past = past_of(cache)
         seen = 0 if cache is None else int(cache.get_seq_length())
+        past = past_of(cache, seen)
         padding = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
         if past is not None:
             _check_goes_on(past, kwargs["inputs_embeds"].shape[1], mask, padding, placed, shown and host.reduces)
             forward.prompt = Prompt(padding=padding, past=past)
             return
-        if not shown or not host.reduces:
+        if not host.reduces or (not shown and (seen or ids is not None)):
             forward.prompt = Prompt()
             return
         _check_prompt(ids, mask, padding, cache, seen)

@@ -67,7 +67,8 @@ class _Tower:
             made.view(*made.shape[:2], heads, -1).transpose(1, 2) for made in (core.q_proj(asking), core.k_proj(x))
         )
         view = AttentionView(query, key, key, None, core.scale, None)
-        total = torch.stack([weights.mean(1).sum(1) for _, weights in attention_slabs(view)]).sum(0) / query.shape[2]
+        slabs = [weights.mean(1).sum(1) for _, weights in attention_slabs(view)]
+        total: Tensor = torch.stack(slabs).sum(0) / int(query.shape[2])
         return total[:, 1:] if self.has_cls else total
 
 
@@ -104,7 +105,8 @@ def rows_told(given: Any) -> list[Tensor] | None:
     """What the features of some pictures carry (`mm_encoder_outputs`); None where one of them carries nothing."""
     pictures = getattr(given.get("image"), "pooler_output", None) if isinstance(given, dict) else None
     rows = [getattr(features, _ON_FEATURES, None) for features in pictures or ()]
-    return None if not rows or any(row is None for row in rows) else rows
+    known = [row for row in rows if isinstance(row, Tensor)]
+    return known if known and len(known) == len(rows) else None
 
 
 def told_tokens(rows: list[Tensor] | None, of_pictures: Tensor) -> Tensor:

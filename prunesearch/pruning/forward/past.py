@@ -103,9 +103,12 @@ def note_past(cache: Any, tokens: Tokens, stages: Sequence[tuple[int, Tokens]], 
     setattr(cache, _NOTE, Past(tokens.n_start, tuple(blocks)))
 
 
-def past_of(cache: Any) -> Past | None:
-    """The note on a cache, or None."""
+def past_of(cache: Any, seen: int) -> Past | None:
+    """The note on a cache that has `seen` tokens, or None; one that was emptied (`reset`) loses it."""
     found: Past | None = getattr(cache, _NOTE, None)
+    if found is not None and seen == 0:
+        delattr(cache, _NOTE)
+        return None
     return found
 
 

@@ -45,8 +45,12 @@ def test_a_prompt_without_its_ids_is_refused() -> None:
     model = build_vlm("llava")
     inputs = prompt(model)
     embeddings = model.get_input_embeddings()(inputs.pop("input_ids"))
-    with ps.apply_(model, HALF), torch.no_grad(), pytest.raises(PruneSearchError, match="read from `input_ids`"):
-        model(**inputs, inputs_embeds=embeddings)
+    with ps.apply_(model, HALF), torch.no_grad():
+        for given in (inputs, {"attention_mask": inputs["attention_mask"]}):  # pictures may be among them already
+            with pytest.raises(PruneSearchError, match="read from `input_ids`"):
+                model(**given, inputs_embeds=embeddings)
+        with pytest.raises(PruneSearchError, match="read from `input_ids`"):
+            model.model.language_model(inputs_embeds=embeddings)
     with ps.apply_(model, ps.Schedule()), torch.no_grad():
         model(**inputs, inputs_embeds=embeddings)
 
@@ -110,6 +114,21 @@ def test_a_cache_that_was_cropped_into_its_prompt_is_refused() -> None:
         cache.crop(-3)
         with pytest.raises(PruneSearchError, match="was cropped into it"):
             model(**more, cache=cache)
+
+
+def test_a_cache_that_was_emptied_starts_anew() -> None:
+    model = build_vlm("llava")
+    inputs, step = prompt(model), {"input_ids": torch.tensor([[5]])}
+    words = {"input_ids": torch.tensor([[5, 6, 7]])}
+    with ps.apply_(model, HALF), torch.no_grad():
+        cache = model(**inputs, use_cache=True).cache
+        fresh = model(**step, cache=model(**words, use_cache=True).cache).logits
+        cache.reset()
+        model(**words, cache=cache)
+        assert torch.equal(model(**step, cache=cache).logits, fresh)
+        cache.reset()
+        pruned = model(**inputs, cache=cache).logits
+        assert torch.equal(pruned, model(**inputs).logits)
 
 
 def test_a_row_of_padding_alone_is_refused() -> None:
