@@ -7,7 +7,7 @@
 
 Every run is a process of its own, so that its memory is its own: the most that was resident. The first front is that of
 five plans, solved and evaluated on calibration rows; the run says so on screen. A machine that is busy with something
-else gives other times: a table that was noisy is marked.
+else gives other times: a table that was noisy is marked, and the processor's seconds stand beside those of the clock.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Watch:
 
     def __init__(self) -> None:
         self.started = time.monotonic()
-        self.began: dict[str, float] = {}
-        self.first: float | None = None
+        self.began: dict[str, tuple[float, float]] = {}  # by the clock, and of the processor
+        self.first: tuple[float, float] | None = None
         self.notes: list[str] = []
 
     def __call__(self, event: Event) -> None:
         """Note the time of an event."""
-        now = time.monotonic() - self.started
+        now = self.now()
         if isinstance(event, StepBegun):
             part = next((part for said, part in PARTS.items() if event.text.startswith(said)), None)
             if part is not None:
@@ -63,10 +63,14 @@ class Watch:
         elif isinstance(event, Note):
             self.notes.append(event.text)
 
-    def parts(self, end: float) -> dict[str, float]:
-        """Seconds of each part, up to `end`."""
+    def now(self) -> tuple[float, float]:
+        """Seconds since the start, and seconds of the processor, all threads together."""
+        return time.monotonic() - self.started, time.process_time()
+
+    def parts(self, end: tuple[float, float], which: int) -> dict[str, float]:
+        """Seconds of each part, up to `end`: 0 by the clock, 1 of the processor."""
         marks = [*self.began.items(), ("end", end)]
-        return {part: round(marks[k + 1][1] - at, 1) for k, (part, at) in enumerate(marks[:-1])}
+        return {part: round(marks[k + 1][1][which] - at[which], 1) for k, (part, at) in enumerate(marks[:-1])}
 
 
 def bert() -> tuple[Any, Any]:
@@ -100,17 +104,20 @@ def one(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     root = args.studies or Path(tempfile.mkdtemp(prefix="time-to-front-"))
     with listening(watch):
         found = verbs.run(model, data, study=f"{args.name}-{seed}", root=root, **settings)
-    end = time.monotonic() - watch.started
-    front, loaded = found.front, watch.began.get("table", 0.0)
+    end = watch.now()
+    front, loaded = found.front, watch.began.get("table", (0.0, 0.0))
     point = front.point(front.verdict.point) if front.verdict.point else None
     return {
         "subject": args.name,
         "seed": seed,
         "accuracy": args.accuracy,
         "threads": args.threads,
-        "parts": watch.parts(end),
-        "first_front_s": None if watch.first is None else round(watch.first - loaded, 1),
-        "end_s": round(end - loaded, 1),
+        "parts": watch.parts(end, 0),
+        "cpu": watch.parts(end, 1),
+        "first_front_s": None if watch.first is None else round(watch.first[0] - loaded[0], 1),
+        "first_front_cpu_s": None if watch.first is None else round(watch.first[1] - loaded[1], 1),
+        "end_s": round(end[0] - loaded[0], 1),
+        "end_cpu_s": round(end[1] - loaded[1], 1),
         "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "trials": front.search.trials,
         "units": round(front.search.evaluations, 1),
@@ -131,20 +138,20 @@ def show(runs: list[dict[str, Any]], console: Console) -> None:
     for title in ("", *parts, "first front", "end", "MiB", "trials", "table", "hypervolume", "verdict"):
         table.add_column(title, justify="right" if title else "left")
     for run in runs:
-        spent = (f"{run['parts'].get(part, 0):.0f}" for part in parts)
-        first = "-" if run["first_front_s"] is None else f"{run['first_front_s']:.0f}"
+        spent = (f"{run['parts'].get(part, 0):.0f} ({run['cpu'].get(part, 0):.0f})" for part in parts)
+        first = "-" if run["first_front_s"] is None else f"{run['first_front_s']:.0f} ({run['first_front_cpu_s']:.0f})"
         table.add_row(
             f"{run['subject']} {run['seed']}",
             *spent,
             first,
-            f"{run['end_s']:.0f}",
+            f"{run['end_s']:.0f} ({run['end_cpu_s']:.0f})",
             str(run["mib"]),
             str(run["trials"]),
             f"{run['table_mape']:.1%}" + (" noisy" if run["noisy"] else ""),
             "-" if run["hypervolume"] is None else f"{run['hypervolume']:.4f}",
             "-" if run["verdict"] is None else f"{run['verdict']:.2f}x",
         )
-    console.print("seconds of each part; first front and end are counted from when the model was loaded")
+    console.print("seconds of each part (of the processor); first front and end count from when the model was loaded")
     console.print(table)
 
 
