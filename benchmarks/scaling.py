@@ -4,7 +4,8 @@
     options: --only tokens depth rows trials points  --threads N  --json FILE
 
 Every row is a process of its own, so that its memory is its own: the most that was resident, beyond what it was before
-the part began. What dominates is written beside it.
+the part began. The processor's seconds stand beside those of the clock: on a machine with other work they are what it
+would take alone, but for what stops by the clock. What dominates is written beside it.
 """
 
 from __future__ import annotations
@@ -159,21 +160,24 @@ def _alone(which: int, size: int, threads: int, pipe: Any) -> None:
     import prunesearch.api.verbs  # noqa: F401  (libraries are loaded before it is timed)
 
     torch.set_num_threads(threads)
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, started, worked = _most_mib(), time.monotonic(), time.process_time()
     GROWTHS[which].measure(size)
-    seconds = time.monotonic() - started
-    pipe.send((seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+    pipe.send((time.monotonic() - started, time.process_time() - worked, _most_mib() - before))
 
 
-def measured(which: int, size: int, threads: int) -> tuple[float, float]:
-    """Seconds and MiB of a part at a size, in a process of its own."""
+def _most_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measured(which: int, size: int, threads: int) -> tuple[float, float, float]:
+    """Seconds by the clock and of the processor, and MiB, of a part at a size, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     process = context.Process(target=_alone, args=(which, size, threads, theirs))
     process.start()
     theirs.close()
     try:
-        found: tuple[float, float] = mine.recv()
+        found: tuple[float, float, float] = mine.recv()
     except EOFError:
         raise SystemExit(f"{GROWTHS[which].name}: nothing at {size:,}, see above") from None
     process.join()
@@ -188,18 +192,19 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(words)
     table = Table(box=None, header_style="bold")
-    for title in ("", "size", "seconds", "MiB", "what dominates"):
-        table.add_column(title, justify="right" if title in ("size", "seconds", "MiB") else "left")
+    for title in ("", "size", "seconds", "processor", "MiB", "what dominates"):
+        table.add_column(title, justify="left" if title in ("", "what dominates") else "right")
     rows = []
     for which, growth in enumerate(GROWTHS):
         if not any(f"by {word}" in growth.name for word in args.only):
             continue
         for size in growth.sizes:
-            seconds, mib = measured(which, size, args.threads)
-            rows.append({"part": growth.name, "size": size, "seconds": round(seconds, 2), "mib": round(mib)})
+            seconds, cpu, mib = measured(which, size, args.threads)
+            found = {"seconds": round(seconds, 2), "cpu": round(cpu, 2), "mib": round(mib)}
+            rows.append({"part": growth.name, "size": size, **found})
             first = size == growth.sizes[0]
             table.add_row(
-                growth.name if first else "", f"{size:,}", f"{seconds:.1f}", f"{mib:.0f}",
+                growth.name if first else "", f"{size:,}", f"{seconds:.1f}", f"{cpu:.1f}", f"{mib:.0f}",
                 growth.dominated if first else "",
             )  # fmt: skip
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
