@@ -116,6 +116,11 @@ def _try(read: Callable[[str], object], text: str, found: Found) -> None:
             found, f"{type(error).__name__} in {Path(ours[-1].filename).name}:{ours[-1].lineno} ({error})"[:160], text
         )
     took = time.process_time() - began
+    if took > found.slowest_s:  # again, since Python may have been collecting garbage
+        began = time.process_time()
+        with contextlib.suppress(Exception, HangError):
+            read(text)
+        took = min(took, time.process_time() - began)
     if took > found.slowest_s:
         found.slowest_s, found.slowest = took, text[:SHOWN]
 
