@@ -244,7 +244,7 @@ def main() -> int:
     """Disturb, count, print; 1 where anything was lost, done twice, unclear or came out otherwise."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--only", nargs="+", choices=[*SCENARIOS], default=[*SCENARIOS])
-    options.add_argument("--times", type=int, help="disturbances of a row; none: as many as it is to have")
+    options.add_argument("--times", type=int, help="disturbances of a row at most")
     options.add_argument("--seconds", type=float, default=float("inf"))
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--results", type=Path, default=RESULTS)
@@ -257,7 +257,7 @@ def main() -> int:
         for scenario in args.only:
             target, run = SCENARIOS[scenario]
             row = rows.setdefault(scenario, {})
-            times = (args.times or target) - row.get("times", 0)
+            times = min(args.times or target, target) - row.get("times", 0)
             if times < 1 or bench.over:
                 continue
             if ("local" not in scenario and bench.postgres is None) or "postgresql" in scenario:
