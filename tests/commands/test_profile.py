@@ -41,7 +41,7 @@ def test_every_combination_is_measured_and_kept(folder, tmp_path, measured):
 
 def test_the_second_call_measures_nothing_and_redo_measures_all(folder, tmp_path, measured):
     first = profile(config(folder, tmp_path))
-    assert profile(config(folder, tmp_path)) == first
+    assert profile(config(folder, tmp_path)).tables == first.tables  # what the device is at may differ: its load
     assert len(measured.calls) == 2
     profile(config(folder, tmp_path, batch_sizes=[1, 4, 2]))
     assert [c["rows"] for c in measured.calls] == [1, 4, 2]
