@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -32,6 +33,11 @@ class Rule:
     select: Callable[[SelectionInput], Chosen] | None
     merge: Callable[[MergeInput], Assignment]
 
+    @cached_property
+    def params(self) -> tuple[Mapping[str, float], Mapping[str, float], Mapping[str, float]]:
+        """Those of the scorer, the selection and the merge, defaults included."""
+        return self.stage.scorer_params, self.stage.selection_params, self.stage.merge_params
+
     @classmethod
     def of(cls, stage: Stage, keep_before: float, later: Sequence[Stage]) -> Rule:
         """That of a stage, with the stages behind it."""
@@ -56,14 +62,15 @@ class Rule:
         """
         stage, keep = self.stage, self.stage.keep
         n_out = tokens.width_after(keep)
+        of_scorer, of_selection, of_merge = self.params
         score = selection = None
         if self.score is not None and self.select is not None:
             place = stage.layer, depth, seed, cls
-            score = self.score(ScorerInput(view, tokens, keep, *place, stage.scorer_params))
-            asked = tokens, view, score, keep, n_out, stage.selection_params, in_order or self.order_read
+            score = self.score(ScorerInput(view, tokens, keep, *place, of_scorer))
+            asked = tokens, view, score, keep, n_out, of_selection, in_order or self.order_read
             selection = self.select(SelectionInput(*asked))
         merging = tokens, view, score, selection, keep, self.keep_before, n_out
-        return self.merge(MergeInput(*merging, stage.merge_params, in_order))
+        return self.merge(MergeInput(*merging, of_merge, in_order))
 
 
 def reads_order(stage: Stage) -> bool:

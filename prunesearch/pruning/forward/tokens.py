@@ -21,7 +21,7 @@ def take_rows(x: Tensor, index: Tensor) -> Tensor:
         x: `[batch, n, ...]`.
         index: `[batch, m]` integers in `[0, n)`.
     """
-    if _single(x):
+    if is_single(x):
         return x[0].index_select(0, index[0])[None]
     batch, n = x.shape[:2]
     flat = index + row_starts(x, batch, n)
@@ -38,7 +38,7 @@ def split_rows(x: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor]:
         order: integers in `[0, n)`.
         count: how many come first.
     """
-    if _single(x) and not x.requires_grad:  # two views of one tensor, which is written into, have no gradients
+    if is_single(x) and not x.requires_grad:  # two views of one tensor, which is written into, have no gradients
         rows = x[0].index_select(0, order[0])
         return rows[:count][None], rows[count:][None]
     batch, n = x.shape[:2]
@@ -48,14 +48,14 @@ def split_rows(x: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return first, rest
 
 
-def _single(x: Tensor) -> bool:
+def is_single(x: Tensor) -> bool:
     """Whether there is one row, which needs no place among others; whoever traces is given a graph for any number."""
     return not torch.compiler.is_compiling() and x.shape[0] == 1
 
 
 def flat_slots(like: Tensor, slot: Tensor, n_out: int) -> Tensor:
     """`[batch x m]` places among the slots of all rows, one row after another; `slot` is `[batch, m]`."""
-    return slot[0] if _single(like) else (slot + row_starts(like, slot.shape[0], n_out)).reshape(-1)
+    return slot[0] if is_single(like) else (slot + row_starts(like, slot.shape[0], n_out)).reshape(-1)
 
 
 def add_rows(x: Tensor, slot: Tensor, n_out: int) -> Tensor:
@@ -247,7 +247,7 @@ class Tokens:
                 return None if self.valid is None else self.valid[:, None, None, :]
             bias = torch.zeros_like(self.valid, dtype=dtype)
         elif self.valid is None:
-            return self.size.to(wide(dtype)).log().to(dtype)[:, None, None, :]
+            return self.size.to(wide(dtype)).log().to(dtype).view(-1, 1, 1, self.n)
         else:
             size = self.size.to(wide(dtype))
             bias = size.where(self.valid, single(size, 1.0, size.dtype)).log().to(dtype)

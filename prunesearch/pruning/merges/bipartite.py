@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from prunesearch.core.plans.stage import kept_count
-from prunesearch.pruning.attention import mean_key
+from prunesearch.pruning.attention import mean_key, of_length_one
 from prunesearch.pruning.forward.assignment import Assignment, Grouped, Regrouping
-from prunesearch.pruning.forward.constants import places
-from prunesearch.pruning.forward.tokens import Tokens, take_rows
+from prunesearch.pruning.forward.constants import constant, places
+from prunesearch.pruning.forward.tokens import Tokens, is_single, take_rows
 from prunesearch.pruning.merges.base import MergeInput
 from prunesearch.pruning.selections.base import own_slots
 
@@ -64,7 +64,7 @@ def _halvings(count: int, goal: int) -> int:
 
 def _match_once(inputs: MergeInput, tokens: Tokens, key: Tensor, goal: Tensor | None) -> Assignment:
     """One round: merge as many pairs as are still too many, at most half of the reducible tokens."""
-    unit = torch.nn.functional.normalize(key, dim=-1)
+    unit = of_length_one(key)
     half = (tokens.n - tokens.n_protected) // 2
     width = tokens.n - min(tokens.n - inputs.n_out, half)
     if tokens.valid is None or goal is None:
@@ -78,25 +78,31 @@ def _match_once(inputs: MergeInput, tokens: Tokens, key: Tensor, goal: Tensor | 
 def _match_plain(inputs: MergeInput, tokens: Tokens, unit: Tensor, width: int) -> Assignment:
     leading, end, gone = tokens.leading, tokens.n - tokens.trailing, tokens.n - width
     gives, takes = leading + leading % 2, leading + 1 - leading % 2  # where each set starts
-    pairs = unit[:, gives:end:2] @ unit[:, takes:end:2].transpose(1, 2)
+    pairs = torch.bmm(unit[:, gives:end:2], unit[:, takes:end:2].transpose(1, 2))
     best, partner = pairs.max(-1)
     ranking = best.sort(stable=True, dim=1, descending=True).indices
     giver = torch.add(places(unit, gives + 1, gives), ranking, alpha=2)  # as tokens
     merged, left = giver[:, :gone], giver[:, gone:]
     target = partner.gather(1, ranking[:, :gone])
-    fixed = [places(unit, leading), places(unit, end, takes, 2), places(unit, tokens.n, end)]
-    first, takers, last = (x.expand(ranking.shape[0], -1) for x in fixed)
+    fixed = (places(unit, leading), _takers_and_last(unit, takes, end, tokens.n))
+    first, second = fixed if is_single(unit) else (x.expand(ranking.shape[0], -1) for x in fixed)
     if inputs.in_order:
-        kept = torch.cat([first, left, takers, last], 1).sort(1).values
+        kept = torch.cat([first, left, second], 1).sort(1).values
         order = torch.cat([kept, merged], 1)
         slots = places(unit, tokens.n).expand_as(order)
         into = torch.empty_like(order).scatter_(1, order, slots).gather(1, takes + 2 * target)
     else:
         left = left.sort(1).values if leading else left
-        order = torch.cat([first, left, takers, last, merged], 1)
+        order = torch.cat([first, left, second, merged], 1)
         into = target + (leading + left.shape[1])
     sizes = None if tokens.size is None else take_rows(tokens.size, order)
     return Regrouping(order, width, Grouped(into), size=sizes)
+
+
+@constant
+def _takers_and_last(device: torch.device, takes: int, end: int, n: int) -> Tensor:
+    """`[1, m]` places of the second set, then of the protected tokens at the end."""
+    return torch.cat([torch.arange(takes, end, 2, device=device), torch.arange(end, n, device=device)])[None]
 
 
 # -- rows of different lengths: the sets are lists -------------------------------------------------------------------
