@@ -233,3 +233,12 @@ def test_a_study_goes_on_whatever_the_capitals_of_its_device():
     RunConfig(device="a100").check_resumes({**before, "device": "A100"}, "s", tried=True)  # as it was once written
     with pytest.raises(PruneSearchError, match="device='a100', but got 'h100'"):
         RunConfig(device="h100").check_resumes(before, "s", tried=True)
+
+
+@pytest.mark.parametrize(("budget", "objective"), [(None, "latency"), ("2x", "latency"), ("2GMACs", "macs")])
+def test_a_study_of_before_that_left_its_objectives_to_the_budget_resumes(budget, objective):
+    before = {**RunConfig(budget=budget).to_dict(), "objectives": None}
+    RunConfig(budget=budget).check_resumes(before, "s", tried=True)
+    RunConfig(budget=budget, objectives=[objective]).check_resumes(before, "s", tried=True)
+    with pytest.raises(PruneSearchError, match="was begun with objectives"):
+        RunConfig(budget=budget, objectives=["memory"]).check_resumes(before, "s", tried=True)

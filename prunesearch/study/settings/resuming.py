@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prunesearch.core.budget import Budget
 from prunesearch.core.errors import PruneSearchError
 
 PATHS = ("model", "data")
@@ -39,8 +40,7 @@ def check_same(
         tried: whether it has evaluated schedules.
         found: settings that the data decide.
     """
-    before = {**before, **located(before)}
-    before["device"] = str(before.get("device", now["device"])).lower()  # some were written with capitals
+    before = {**before, **located(before), **_settled(before)}
     if before.get("given") != now["given"]:
         raise PruneSearchError(
             f"study '{study}' is of {_model_of(before)}, but got {_model_of(now)}: give the same one to resume it, "
@@ -68,6 +68,17 @@ def located(settings: Mapping[str, Any]) -> dict[str, Any]:
     space = settings.get("space")
     if space is not None:  # a folder of that name is none
         found["space"] = os.path.abspath(space) if Path(space).is_file() else space
+    return found
+
+
+def _settled(before: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that were once written as they were asked for: with capitals, and None for what the budget decides."""
+    found: dict[str, Any] = {}
+    if before.get("device") is not None:
+        found["device"] = str(before["device"]).lower()
+    if "objectives" in before and before["objectives"] is None:
+        budget = before.get("budget")
+        found["objectives"] = ["latency" if budget is None else Budget.parse(budget).cost("latency")]
     return found
 
 
