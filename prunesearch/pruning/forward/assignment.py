@@ -42,20 +42,21 @@ class Assignment:
             return take_rows(x, self.kept)
         return self._means(x, self.weight)[0]
 
-    def _means(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted means, and the sum of the weights `[batch, n_out]`."""
+    def _means(self, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Means by the first of the weights `[batch, n_in]`, and sums of the last `[batch, n_out]`, in one pass."""
         # half precision would lose small weights, and stall where hundreds of tokens are summed
-        dtype = wide(x.dtype)
-        total = self._sum(weight.to(dtype))
+        dtype, width = wide(x.dtype), x.shape[-1]
+        columns = [weight.to(dtype)[..., None] for weight in weights]
+        sums = self._sum(torch.cat([x * columns[0], *columns], -1))
         # a slot without a token sums to zero; it is masked from then on, but must not become NaN
-        least = total.clamp(min=torch.finfo(dtype).tiny)
-        return (self._sum(x * weight.to(dtype)[..., None]) / least[..., None]).to(x.dtype), total
+        least = sums[..., width : width + 1].clamp(min=torch.finfo(dtype).tiny)
+        return (sums[..., :width] / least).to(x.dtype), sums[..., -1]
 
     def apply(self, x: Tensor, tokens: Tokens) -> tuple[Tensor, Tokens]:
         """The features `x` `[batch, n_in, width]` and the description of the tokens that leave the stage."""
-        if self.weight is None or self.weight is not tokens.mass:
+        if self.weight is None:
             return self.features(x), self.advance(tokens)
-        features, size = self._means(x, self.weight)
+        features, size = self._means(x, self.weight, *([] if self.weight is tokens.mass else [tokens.mass]))
         return features, self._left(tokens, size)
 
     def advance(self, tokens: Tokens) -> Tokens:
@@ -65,6 +66,8 @@ class Assignment:
             size = self._sum(tokens.mass)
         elif tokens.size is not None:
             size = take_rows(tokens.size, self.kept)
+            if self.occupied is not None:
+                size = size * self.occupied  # an empty slot may hold a copy of a dropped token
         return self._left(tokens, size)
 
     def _left(self, tokens: Tokens, size: Tensor | None) -> Tokens:
@@ -73,7 +76,6 @@ class Assignment:
             ends = at_the_ends(self.kept, self.n_out, tokens.leading, tokens.trailing)
             return replace(tokens, n=self.n_out, size=size, ends=ends.expand_as(self.kept), place=place)
         valid = take_rows(tokens.valid, self.kept) if self.occupied is None else self.occupied
-        size = None if size is None else size * valid  # an empty slot may hold a copy of a dropped token
         ends = take_rows(tokens.ends, self.kept)
         return replace(tokens, n=self.n_out, size=size, valid=valid, ends=ends, place=place)
 

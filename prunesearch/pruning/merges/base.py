@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prunesearch.pruning.attention import AttentionView, unit_keys
-from prunesearch.pruning.forward.constants import closed_ends
+from prunesearch.pruning.forward.constants import closed_ends, zero
 from prunesearch.pruning.forward.tokens import Tokens, split_rows, take_rows
 from prunesearch.pruning.selections.base import Chosen
 
@@ -60,6 +60,7 @@ def similarity_to_kept(inputs: MergeInput, chosen: Chosen, scale: float = 1.0) -
     closed = take_rows(tokens.ends, chosen.kept)
     if chosen.occupied is not None:
         closed = closed | ~chosen.occupied
-    similarity = unit @ take_rows(unit, chosen.kept).transpose(1, 2)
+    kept = take_rows(unit, chosen.kept).transpose(1, 2)
+    similarity = torch.baddbmm(zero(unit, unit.dtype), unit, kept, beta=0, alpha=scale)
     # finite, since a row with nothing to give has no open slot: any value will do there, its weights are zero
-    return (similarity * scale).masked_fill(closed[:, None, :], torch.finfo(unit.dtype).min)
+    return similarity.masked_fill(closed[:, None, :], torch.finfo(unit.dtype).min)
