@@ -41,6 +41,7 @@ from typing import Any
 from gpu.provenance import commit_of
 from reliability_runs import TRIALS, Runs, Study, make_inputs
 
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import write_text_atomic
 from prunesearch.cost.devices.device import describe_device
 from tests.support.postgres import Server, server
@@ -60,13 +61,19 @@ class Bench:
         self._undisturbed: dict[str, tuple[Study, float]] = {}
         self.postgres: Server | None = None
 
+    @property
+    def server(self) -> Server:
+        """PostgreSQL, for what asks for it."""
+        if self.postgres is None:
+            raise PruneSearchError("this needs a PostgreSQL that runs: install it, or leave it out (--only)")
+        return self.postgres
+
     def fresh(self, storage: str, engine: str = "local", root: Path | None = None) -> Study:
         """A study that is not there yet."""
         self._studies += 1
         url = {"journal": None, "sqlite": f"sqlite:///{self.runs.folder}/{self._studies}.db"}.get(storage)
         if storage == "postgresql":
-            assert self.postgres is not None
-            url = self.postgres.url
+            url = self.server.url
         return Study(self.runs, f"s{self._studies}", url, engine, root)
 
     def undisturbed(self, engine: str) -> tuple[Study, float]:
@@ -149,10 +156,9 @@ def database_away(bench: Bench, times: int) -> Iterator[dict[str, int]]:
         study = bench.fresh("postgresql")
         child = study.begin()
         child.wait(bench.rng.uniform(0, whole))
-        assert bench.postgres is not None
-        bench.postgres.stop()
+        bench.server.stop()
         time.sleep(5)
-        bench.postgres.start()
+        bench.server.start()
         child.wait(None)
         unclear = int(child.code != 0)
         if unclear:

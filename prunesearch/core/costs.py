@@ -198,7 +198,7 @@ _ROWS = (
 )
 
 
-def _check(name: str, row: Cost, others: Mapping[str, Cost]) -> None:
+def check_cost(name: str, row: Cost, others: Mapping[str, Cost]) -> None:
     """Refuse a row whose name or one of whose typed units means something already."""
     if row.name != name:
         raise PruneSearchError(f"cost '{row.name}' is registered as '{name}': call it by one name")
@@ -209,7 +209,7 @@ def _check(name: str, row: Cost, others: Mapping[str, Cost]) -> None:
             raise PruneSearchError(f"cost '{row.name}' has the unit '{unit}', which is {reason}: choose another one")
 
 
-COSTS = make_table("cost", {row.name: row for row in _ROWS}, Cost, check=_check)
+COSTS = make_table("cost", {row.name: row for row in _ROWS}, Cost, check=check_cost)
 
 
 def register_cost(row: Cost) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from prunesearch.core.costs import _ROWS, COSTS, Cost, _check, cost_of_unit
+from prunesearch.core.costs import COSTS, Cost, check_cost, cost_of_unit
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.names import Registry
 
@@ -20,7 +20,7 @@ WATER = Cost(
 def brought(**rows: Cost) -> Registry[Cost]:
     """The table as a package with these entry points would have it."""
     points = {name: partial(lambda row: row, row) for name, row in rows.items()}
-    return Registry("cost", {row.name: row for row in _ROWS}, Cost, lambda: points, _check)
+    return Registry("cost", COSTS.entries(), Cost, lambda: points, check_cost)
 
 
 def test_a_package_brings_a_cost() -> None:

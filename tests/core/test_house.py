@@ -8,6 +8,7 @@ from pathlib import Path
 
 import prunesearch
 from prunesearch.core.tables.registry import TABLES, find_table
+from tests.support.some import some
 
 ROOT = Path(prunesearch.__file__).parent
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if "demo" not in path.parts]
@@ -92,6 +93,14 @@ ABOUT = {
     "report/views/parts.py": {"latency"},
     "report/views/study_view.py": {"latency"},
 }
+
+
+def test_nothing_is_checked_by_assert() -> None:
+    """`python -O` takes asserts out: what must hold is said by a type, or refused in words."""
+    benchmarks = {f"benchmarks/{path.name}": path for path in (ROOT.parent / "benchmarks").rglob("*.py")}
+    trees = {**TREES, **{place: ast.parse(path.read_text()) for place, path in some(benchmarks.items())}}
+    asserted = [place for place, tree in trees.items() if any(isinstance(n, ast.Assert) for n in ast.walk(tree))]
+    assert asserted == []
 
 
 def test_nobody_asks_what_a_row_is_called() -> None:

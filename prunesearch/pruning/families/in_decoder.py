@@ -85,7 +85,8 @@ class _Reader:
         host = self.host
         host.start()
         forward = host.state.forward
-        assert forward is not None  # it has just begun
+        if forward is None:
+            raise RuntimeError("a forward that has begun has a state")
         ids, shown, placed = host.state.notes.get(_READ, (None, False, False))
         mask, cache = kwargs.get("attention_mask"), kwargs.get("cache")
         seen = 0 if cache is None else int(cache.get_seq_length())
@@ -118,7 +119,8 @@ class _Reader:
         if cache is not None:
             note_past(cache, prompt.tokens, forward.stages, len(self.host.cores))
         left = forward.stages[-1][1]
-        assert left.place is not None  # `MixedTokens` has it
+        if left.place is None:
+            raise RuntimeError("the places of the tokens were not kept")
         hidden = output.last_hidden_state
         place = left.place if left.real is None else left.place.where(left.real, left.n_start)
         full = hidden.new_zeros(len(hidden), left.n_start + 1, hidden.shape[2])

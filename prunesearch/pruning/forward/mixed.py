@@ -22,6 +22,13 @@ class RowCounts(NamedTuple):
     others: int
 
 
+def _given(x: Tensor | None) -> Tensor:
+    """What `MixedTokens.given` finds; a dataclass whose parent has defaults must have one too."""
+    if x is None:
+        raise RuntimeError("tokens of which any may leave are made by `MixedTokens.given`")
+    return x
+
+
 @dataclass(frozen=True)
 class MixedTokens(Tokens):
     """`Tokens` whose reducible ones are given, one by one; how many each row has is known on the host.
@@ -109,20 +116,16 @@ class MixedTokens(Tokens):
 
     @property
     def _last(self) -> Tensor:
-        assert self.last is not None  # `given` found it
-        return self.last[:, None]
+        return _given(self.last)[:, None]
 
     @property
     def _counted(self) -> Tensor:
-        assert self.counted is not None  # as above
-        return self.counted
+        return _given(self.counted)
 
     @cached_property
     def _places(self) -> Tensor:
         """`place`, which is no token's on slots without one."""
-        assert self.place is not None  # as above
-        assert self.valid is not None
-        return self.place.where(self.valid, self.n_start)
+        return _given(self.place).where(_given(self.valid), self.n_start)
 
     def _lengths(self, keep: float) -> list[int]:
         return [row.others + kept_count(keep, row.reducible) for row in self.counts]

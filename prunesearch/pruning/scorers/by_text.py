@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
+import torch
 from torch import Tensor
 
 from prunesearch.pruning.scorers.base import ScorerInput
@@ -28,9 +31,6 @@ def text_attention_mean(inputs: ScorerInput) -> Tensor:
     What answers the prompt, where a model is taught, is not asked.
     """
     asks = inputs.tokens.asks
-    total: Tensor | None = None
-    for rows, weights in attention_slabs(inputs.attention):
-        part = (weights.mean(1) * asks[:, rows, None]).sum(1)
-        total = part if total is None else total + part
-    assert total is not None  # a sequence has at least one query
+    parts = ((weights.mean(1) * asks[:, rows, None]).sum(1) for rows, weights in attention_slabs(inputs.attention))
+    total = reduce(torch.add, parts)
     return total / asks.sum(1, keepdim=True).clamp(min=1)
