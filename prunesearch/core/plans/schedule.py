@@ -39,10 +39,10 @@ class Schedule:
             if not isinstance(stage, Stage):
                 raise PruneSearchError(f"a schedule is a list of Stage, but got {stage!r}")
         latest: dict[str, Stage] = {}  # by the tokens that it counts
-        for before, after in itertools.pairwise((None, *self.stages)):
-            assert after is not None  # only the first has nothing before it
-            _check_order(before, after, latest.get(after.place.tokens_of))
-            latest[after.place.tokens_of] = after
+        before: Stage | None = None
+        for stage in self.stages:
+            _check_order(before, stage, latest.get(stage.place.tokens_of))
+            before = latest[stage.place.tokens_of] = stage
         self._hash = hash(self.stages)  # asked for over and over: schedules are the keys of what was measured
 
     def __iter__(self) -> Iterator[Stage]:
