@@ -100,6 +100,8 @@ def _asked(
         raise PruneSearchError("data, a metric or an evaluation of one's own need a model beside them: give model=...")
     config = RunConfig(metric=metric if isinstance(metric, str) else None, **given)
     loading: dict[str, Any] = {"columns": config.columns or None, "length": config.length, "processor": processor}
+    reading = {"delimiter": config.delimiter, "header": config.header, "skip_bad": config.skip_bad or None}
+    loading |= {name: value for name, value in reading.items() if value is not None}
     if config.task != "auto":
         loading["task"] = config.task
     if named_model:

@@ -38,6 +38,8 @@ class Cost(Row):
         predicted_by: how an amount that was not measured came to be; empty: by the cost table, as that says of itself.
         around: what surrounds a measured amount.
         metered: measured by the device's energy counter.
+        of_activations: whether it is another where activations are in another dtype, of which its prediction knows
+            nothing.
         always: told in every study, asked for or not.
         blocks: what prices blocks by their sizes alone, for trials that were not told: `module:function`, which takes
             the shape that a cost table is keyed by and the flow of a schedule.
@@ -61,6 +63,7 @@ class Cost(Row):
     predicted_by: str = "predicted"
     around: str = "95 %"
     metered: bool = False
+    of_activations: bool = False
     always: bool = False
     blocks: str | Callable[..., float] | None = None
 
@@ -178,6 +181,7 @@ _ROWS = (
         less="smaller",
         on_device=False,
         predicted_by="estimated from shapes",
+        of_activations=True,
     ),
     Cost(
         target=f"{_PRICING}:SizePricing",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 
 _PAIR = re.compile(r"\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]\w\w|\\U0000[dD][89a-fA-F]\w\w")
+_READ = 2**25  # bytes of a file that are all read; of a larger one, pieces
+_PIECE, _APART = 256, 2**18  # bytes of a piece, and from one to the next
+_MANY = 64  # files, beyond which names and sizes alone tell
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
@@ -96,3 +100,37 @@ def data_folder(name: str) -> Path:
     package = Path(__file__).resolve().parents[1]
     installed = package / "_data" / name
     return installed if installed.is_dir() else package.parent / name
+
+
+def digest_of_files(files: Sequence[Path]) -> str:
+    """A digest that tells files from others of the same names.
+
+    Of large files it looks at pieces, of safetensors at the beginning of every tensor, and of many files at names and
+    sizes: enough for weights that were trained further, or a table with other rows, and fast.
+
+    Args:
+        files: that are there.
+    """
+    found = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        found.update(f"{file.parent.name}/{file.name}:{size}".encode())
+        if len(files) > _MANY:
+            continue
+        with file.open("rb") as stream:
+            places = _tensors(stream) if size > _READ and file.suffix == ".safetensors" else []
+            for place, count in [(0, size)] if size <= _READ else [*_pieces(size), *places]:
+                stream.seek(place)
+                found.update(stream.read(count))
+    return found.hexdigest()[:16]
+
+
+def _pieces(size: int) -> Iterator[tuple[int, int]]:
+    return ((place, _PIECE) for place in range(0, size, _APART))
+
+
+def _tensors(stream: BinaryIO) -> list[tuple[int, int]]:
+    """Where the tensors of a safetensors file begin, as pieces; nothing where its header cannot be read."""
+    start = 8 + int.from_bytes(stream.read(8), "little")
+    header = stream.read(start - 8) if start < _READ else b""
+    return [(start + int(place), _PIECE) for place in re.findall(rb'"data_offsets":\s*\[(\d+),', header)]

@@ -21,7 +21,7 @@ from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder
 from prunesearch.study.front import Front
-from prunesearch.study.setup import Setting, default_study, make_setting, source_of
+from prunesearch.study.setup import Setting, default_study, digest_of_source, make_setting, source_of, with_model
 from prunesearch.study.target import Target, resolve_target
 from prunesearch.study.trials import study_exists, study_place
 
@@ -65,9 +65,12 @@ def run(
     Raises:
         PruneSearchError: for bad input, in one line; nothing that was finished is lost.
     """
-    source = source_of(config, model if task is None else task.model)
-    if source.kind == "object":
-        config = config.model_copy(update={"given": source.name})
+    own = model if task is None else task.model
+    source = source_of(config, own)
+    if own is not None:
+        config = with_model(config, source, own)
+    elif source.kind == "files":
+        config = config.model_copy(update={"given_digest": digest_of_source(source)})
     plan(_STEPS)
     folder = StudyFolder.create(study or default_study(config, source), root)
     with Alone(folder) as lock:

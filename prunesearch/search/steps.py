@@ -75,7 +75,7 @@ def probe(priced: Priced) -> Probed:
     config = run.setting.config
     most = run.setting.task.calibration.take(config.search_samples)
     split = most.take(_begun_with(priced, most) or _enough_rows(priced, most))
-    sensitivities = _sensitivities(run, costing, split)
+    sensitivities = _sensitivities(run, costing, split, begun=priced.resumed is not None)
     evaluator = Evaluator(run.setting.task, run.handle, split)
     sensitivities = _with_base(run, costing.space, sensitivities, evaluator)
     space = costing.space.with_methods(sensitivities.methods)
@@ -116,12 +116,19 @@ def _kept(run: Run) -> Path:
     return run.folder.path / "sensitivities.json"
 
 
-def _sensitivities(run: Run, costing: Costing, split: EvalSet) -> Sensitivities:
+def _sensitivities(run: Run, costing: Costing, split: EvalSet, *, begun: bool) -> Sensitivities:
     path = _kept(run)
-    if path.exists():
-        step("sensitivities: kept from before")
-        return Sensitivities.load(path)
     config, space, objective = run.setting.config, costing.space.schedules, costing.objectives[0]
+    if path.exists():
+        found = Sensitivities.load(path)
+        if found.is_of(space):
+            step("sensitivities: kept from before")
+            return found
+        if begun:
+            raise PruneSearchError(
+                f"study '{run.folder.name}' was begun in another space than --space {config.space} describes now: "
+                "restore the file, or begin another --study"
+            )
     cells = len(space.layers) * (len(space.keeps) - 1) * len(space.methods)
     step(f"sensitivities: one-stage losses where the front could change ({cells} cells in all)")
     asked = [__version__, space.layers, space.keeps, space.methods, split.n, config.sensitivity_samples, config.dtype]

@@ -68,7 +68,8 @@ class RunConfig(BaseModel):
         data: file, folder or Hub id, or `calibration,holdout`.
         given: what the model is called, where it is an object of the caller's (`run(config, task=...)`); else None.
             Python alone has objects, so that the command line has no such option.
-        given_digest: of such a model's weights and its rows, so that a study goes on with the same ones alone.
+        given_digest: of the weights and the rows, of such objects or of files that are here, so that a study goes on
+            with the same ones alone; found by itself.
         task: a name in `TASKS`, or auto.
         columns: data columns by role (image, text, text_pair, label).
         delimiter: character that sets the columns of a CSV file apart; None: found out.
@@ -292,6 +293,14 @@ class RunConfig(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """As plain data: what `config.yaml` and `front.json` hold, and `RunConfig(**...)` takes."""
         return self.model_dump(mode="json")
+
+    def check_same_files(self, digest: str | None) -> None:
+        """Raise if a study's model or data, which have the `digest` now, are not those that it was begun with."""
+        if self.given is None and self.given_digest is not None and digest not in (None, self.given_digest):
+            raise PruneSearchError(
+                f"a study is of the weights and rows that it was begun with, but files of model {self.model} or data "
+                f"{self.data} have changed since: put them back, or run another --study"
+            )
 
     def check_resumes(self, before: dict[str, Any], study: str, *, tried: bool) -> None:
         """Raise if a study that was begun with the settings `before`, and has `tried` schedules, cannot go on so."""

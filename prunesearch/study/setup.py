@@ -7,10 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.files import digest_of_files
 from prunesearch.core.plans.flow import Geometry
-from prunesearch.core.tables.registry import ENGINES
+from prunesearch.core.tables.registry import ATTENTIONS, DTYPES, ENGINES
+from prunesearch.cost.devices.device import is_device
 from prunesearch.pruning.families.find import find_encoder
+from prunesearch.pruning.interface import base_name
 from prunesearch.study.config import RunConfig
 from prunesearch.study.settings.loads import Load, bucket_loads
 from prunesearch.study.target import Target, resolve_target
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
 _DEMO = Path(__file__).resolve().parents[1] / "demo"
 _LENGTH_NOTE = "latency is measured at"
+_OF_A_MODEL = ("*.safetensors", "pytorch_model*.bin", "*config.json", "tokenizer*.json", "vocab.*")
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,51 @@ def source_of(config: RunConfig, model: nn.Module | None = None) -> Origin:
         return Origin("demo", str(_DEMO / "vit-cifar10"), data, "demo", "prunesearch/demo/vit-cifar10")
     shown = config.model.rstrip("/") or config.model
     return Origin("files", config.model, config.data, Path(os.path.abspath(shown)).name, shown)
+
+
+def with_model(config: RunConfig, source: Origin, model: nn.Module) -> RunConfig:
+    """The configuration of a caller's own model: it is called as the source says, and in what it is in.
+
+    Raises:
+        PruneSearchError: if the configuration asks for another dtype, attention or device than the model is in.
+    """
+    encoder = find_encoder(model)
+    first, attention = next(encoder.base.parameters()), base_name(str(encoder.attention_config._attn_implementation))
+    own = {
+        "dtype": next((name for name in DTYPES if DTYPES[name] is first.dtype), config.dtype),
+        "attention": next((name for name in ATTENTIONS if ATTENTIONS[name] == attention), config.attention),
+    }
+    if is_device(config.device):  # else the device whose costs count is another one
+        if torch.device(config.device).type != first.device.type:
+            own["device"] = str(first.device)
+        for name, value in own.items():
+            if name in config.model_fields_set and value != getattr(config, name):
+                raise PruneSearchError(
+                    f"the model that was given is in {name} {value}, but got {name}={getattr(config, name)}: leave it "
+                    "out, or change the model"
+                )
+    return config.model_copy(update={**own, "given": source.name})
+
+
+def digest_of_source(source: Origin) -> str | None:
+    """A digest of what of model and data lies in files here; None for the demo, objects, and what the Hub has."""
+    if source.kind != "files":
+        return None
+    parts = [files for files in (_model_files(str(source.id)), _data_files(str(source.data))) if files]
+    return "-".join(map(digest_of_files, parts)) or None
+
+
+def _model_files(model: str) -> list[Path]:
+    """Weights, configuration and vocabulary of a model's folder, and of the modules in it."""
+    folder = Path(model).expanduser()
+    return [file for name in _OF_A_MODEL for where in ("", "[0-9]*_*/") for file in sorted(folder.glob(where + name))]
+
+
+def _data_files(data: str) -> list[Path]:
+    """The files of `data`, or of `calibration,holdout`; what libraries leave beside them is none."""
+    places = [Path(data)] if Path(data).exists() else [Path(part) for part in data.split(",")]
+    files = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*")))]
+    return [file for file in files if file.is_file() and not file.name.startswith((".", "cache-"))]
 
 
 @dataclass(frozen=True)
@@ -127,13 +178,15 @@ def make_setting(
         PruneSearchError: one line, for what cannot be found or loaded; or if the configuration is of a caller's own
             model, and that is not given.
     """
-    source = source_of(config, model if task is None else task.model)
+    given = model if task is None else task.model
+    source = source_of(config, given)
     config = config.located()
-    if source.kind == "object":
+    config.check_same_files(digest_of_source(source))
+    if given is not None:
         if not ENGINES.entry(config.engine).in_process:
             able = " or ".join(f"'{name}'" for name, row in ENGINES.entries().items() if row.in_process)
             raise PruneSearchError(f"a caller's own model is evaluated by engine {able}, but got '{config.engine}'")
-        config = config.model_copy(update={"given": source.name})
+        config = with_model(config, source, given)
     target = target or resolve_target(config.device)
     if task is None:
         task = _load(config, source, target, model, data, processor)

@@ -22,7 +22,7 @@ OPTIONS = {
 }
 NO_OPTION = {
     "given": "an object of the caller's exists in Python alone",
-    "given_digest": "of such an object",
+    "given_digest": "found by itself",
     "loads": "several values of --batch-size and --length are loads",
     "length_buckets": "--length buckets",
 }

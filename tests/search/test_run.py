@@ -26,7 +26,7 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
-from prunesearch.study.setup import make_setting
+from prunesearch.study.setup import digest_of_source, make_setting, source_of
 from prunesearch.study.trials import finished_trials, open_study
 from tests.support.known_device import command
 from tests.support.paths import ASSETS, DEV, SPACES, needs_assets
@@ -162,6 +162,23 @@ def test_the_same_call_again_gives_the_same_front_and_more_trials_go_on(folder: 
 def test_other_settings_do_not_mix_into_a_study(folder: Path, front: Front) -> None:
     with pytest.raises(PruneSearchError, match="batch_size=16, but got 4"):
         run(make_config(folder, batch_size=4), "first", root=folder / "studies")
+
+
+def test_a_study_does_not_go_on_in_another_space(folder: Path, front: Front, tmp_path: Path) -> None:
+    """Its trials are numbers of steps: in a space of other steps they would be other schedules."""
+    shutil.copytree(folder / "studies" / "first", tmp_path / "first")
+    file = folder / "space.yaml"
+    before = file.read_text()
+    file.write_text(before.replace("0.75", "0.8"))
+    try:
+        with pytest.raises(PruneSearchError, match=r"begun in another space than --space .*space\.yaml describes now"):
+            run(make_config(folder, trials=99), "first", root=tmp_path)
+    finally:
+        file.write_text(before)
+
+
+def test_a_study_knows_its_files(front: Front) -> None:
+    assert front.config["given_digest"] == digest_of_source(source_of(RunConfig(**front.config)))
 
 
 def test_unreachable_budgets_are_refused(folder: Path) -> None:

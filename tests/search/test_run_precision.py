@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import torch
 
 from prunesearch.commands.transfer_table import transfer_study
 from prunesearch.commands.verify import verify
+from prunesearch.compress.precision import Cast
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
+from prunesearch.core.tables.registry import PRECISIONS
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.export import export
 from prunesearch.pruning.apply import apply_
 from prunesearch.report.tables.frames import front_rows, trial_rows
+from prunesearch.search.costs.precisions import variants_to_search
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
@@ -138,6 +142,26 @@ def test_a_study_of_schedules_goes_on_as_it_was(folder: Path) -> None:
     more = run(asked(folder, precision=None, trials=6), "old", root=root)
     assert more.search.trials == 6
     assert all(not point.variant for point in more.points)
+
+
+def test_precisions_that_change_a_cost_unseen_are_not_searched(folder: Path) -> None:
+    """Memory is estimated from the shapes of the model's own activations; in int8 these stay, in another dtype not."""
+    with PRECISIONS.registered("made-up", Cast("float32"), "of the tests", bits=16):
+        for objectives, wanted in ((["latency"], {"int8", "made-up"}), (["latency", "memory"], {"int8"})):
+            setting = make_setting(asked(folder, precision=None, objectives=objectives))
+            with apply_(setting.task.model, Plan()) as handle:
+                found = {str(changes[0]) for changes in variants_to_search(setting, handle)[1:]}
+            assert found & {"int8", "made-up"} == wanted
+
+
+def test_a_study_does_not_go_on_where_its_precisions_cannot_be_had(
+    folder: Path, study: StudyFolder, tmp_path: Path
+) -> None:
+    shutil.copytree(study.path, tmp_path / "both")
+    table = tmp_path / "both" / "cost_table.json"
+    table.write_text(table.read_text().replace('"int8":', '"int9":'))
+    with pytest.raises(PruneSearchError, match="begun with plans in int9, which cannot be had here"):
+        run(asked(folder, trials=99), "both", root=tmp_path)
 
 
 def test_what_cannot_be_had_is_refused_before_anything_is_measured(folder: Path) -> None:

@@ -54,7 +54,8 @@ def export_study_model(
     plan = point.to_plan()
     check_methods(plan.schedule, target)
     check_changes(plan, target)
-    config = RunConfig(**{**front.config, **_TRACED})
+    own = {"attention": front.config["attention"]} if task is not None or model is not None else {}
+    config = RunConfig(**{**front.config, **_TRACED, **own})
     setting = make_setting(config, task=task, model=model)
     task = setting.task
     graph = target.applied  # a graph is all that is left of the model, and has to hold the answers

@@ -97,6 +97,7 @@ class Coster:
         variants = variants_to_search(self.setting, self.handle)
         loads = [self._load(load, variants) for load in self.setting.loads]
         table = loads[0].table
+        _check_had(table, variants)
         methods = runnable(self.space.methods, str(table.conditions["attention"]))
         known = [changes for changes in variants if all(variant_of(changes) in load.table.variants for load in loads)]
         if config.precision is not None:  # a table of before may lack one, and says so
@@ -184,3 +185,13 @@ class Coster:
         table.save(self.folder.cost_table)
         say(f"energy: mean error {fit.validation.mape:.1%}, worst {fit.validation.worst:.1%}")
         return table
+
+
+def _check_had(table: CostTable, variants: Variants) -> None:
+    """Refuse to go on with a study whose plans are in precisions that are not here: its trials are of them."""
+    lost = [name for name in table.variants if name not in set(map(variant_of, variants))]
+    if lost:
+        raise PruneSearchError(
+            f"the study was begun with plans in {' and '.join(lost)}, which cannot be had here: go on where they can, "
+            "or begin another --study"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
 from prunesearch.core.plans.plan import Change, Plan
@@ -55,6 +56,9 @@ def _absent(setting: Setting, name: str) -> str:
         return f"costs on '{config.device}' are known in {config.dtype} alone"
     if config.needs_energy:
         return f"energy is fitted to schedules in {config.dtype} alone"
+    blind = next((cost for cost in sorted(config.costs) if find_cost(cost).of_activations), None)
+    if blind is not None and not PRECISIONS.entry(name).linear:
+        return f"{blind} is estimated with activations in {config.dtype} alone"
     row = RUNTIMES.entry(config.mode)
     if row.precisions is not None and name not in row.precisions:
         return f"costs in '{config.mode}' are measured in {' and '.join((config.dtype, *row.precisions))}"

@@ -11,6 +11,7 @@ from prunesearch.core.events import say
 from prunesearch.core.plans.plan import Change
 from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.registry import MERGES
+from prunesearch.cost.devices.device import describe_device
 from prunesearch.cost.estimate.estimate import estimate_table
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import conditions_of, describe_shape
@@ -42,14 +43,18 @@ def cost_table(
         variants: changes of the model that a table is measured with.
 
     Raises:
-        PruneSearchError: if a table that is there was measured under other conditions, or the device's profile has
-            none that fits; with the `prunesearch profile` line that would mend it.
+        PruneSearchError: if a table that is there was measured under other conditions or on another device, or the
+            device's profile has none that fits; with the `prunesearch profile` line that would mend it.
     """
     task, config, target = setting.task, setting.config, setting.target
     asked = _asked(setting, handle)
     if path.exists():
         table = CostTable.load(path)
         table.check_conditions(**asked)
+        if target.here and target.profile is None:
+            table = _of_this_machine(
+                table, str(describe_device(target.device)["name"]), shared=config.storage is not None
+            )
         announce("cost table: kept from before")
     elif target.profile is not None:
         table = profile_table(target.profile, task, handle, space, asked, setting.source.shown)
@@ -76,6 +81,21 @@ def cost_table(
         unfinished.unlink(missing_ok=True)
     say_table(table)
     return table
+
+
+def _of_this_machine(table: CostTable, here: str, *, shared: bool) -> CostTable:
+    """A table that was kept, if it is of the device `here`; in a study that machines share, with a note if it is not.
+
+    Raises:
+        PruneSearchError: if a study would go on with the latencies of another device.
+    """
+    there = table.device.get("name", here)
+    if there == here:
+        return table
+    said = f"the cost table was measured on {there}, but this is {here}"
+    if not shared:
+        raise PruneSearchError(f"{said}: go on with the study there, or begin another --study here")
+    return CostTable(**{**dict(table), "notes": [*table.notes, said]})
 
 
 def _asked(setting: Setting, handle: Handle) -> dict[str, Any]:

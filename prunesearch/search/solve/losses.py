@@ -64,6 +64,10 @@ class Sensitivities:
             last = g
         return total
 
+    def is_of(self, space: Space) -> bool:
+        """Whether these are losses of the stages of a space."""
+        return (self.layers, self.keeps) == (space.layers, space.keeps) and set(space.methods) <= set(self.methods)
+
     def with_loss(self, loss: NDArray[np.float64]) -> Sensitivities:
         """The same with other losses."""
         return replace(self, loss=loss)

@@ -47,11 +47,12 @@ def check_same(
             "or another --study"
         )
     if before.get("given_digest") not in (None, now["given_digest"]):
+        same = "the same files" if before.get("given") is None else "the same objects"
         raise PruneSearchError(
-            f"study '{study}' was begun with other weights or other rows of {_model_of(before)}: give the same "
-            "objects to resume it, or another study"
+            f"study '{study}' was begun with other weights or other rows of {_model_of(before)}: give {same} to resume "
+            "it, or another --study"
         )
-    free = {*_FREE_TO_CHANGE, *found, *(() if tried else _FREE_BEFORE_TRIALS)}
+    free = {"given_digest", *_FREE_TO_CHANGE, *found, *(() if tried else _FREE_BEFORE_TRIALS)}
     name = next((k for k in now if k not in free and k in before and before[k] != now[k]), None)
     if name is not None:
         raise PruneSearchError(

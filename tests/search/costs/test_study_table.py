@@ -10,6 +10,8 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import step
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
+from prunesearch.cost.devices.device import describe_device
+from prunesearch.cost.shape import conditions_of
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import find_profile
 from prunesearch.pruning.apply import apply_
@@ -171,6 +173,26 @@ def test_the_studys_own_table_is_kept_and_its_conditions_are_checked(root, parts
     with pytest.raises(PruneSearchError) as error:
         get()
     one_line(error.value, "is not JSON", "delete it to measure again")
+
+
+def test_a_study_does_not_go_on_with_the_table_of_another_machine(parts, tmp_path):
+    """One that machines share does: each evaluates, and costs are those of the table."""
+    setting, handle, space = parts
+    setting = replace(setting, target=Target("cpu", None, True))
+    config, task = setting.config, setting.task
+    asked = conditions_of(handle, task.timing_inputs(config.batch_size), task.tokens, config.mode, config.concurrency)
+    table = known_table(**asked)
+    path = StudyFolder.create("s", tmp_path).cost_table
+    CostTable(**{**dict(table), "device": {**table.device, "name": "another machine"}}).save(path)
+    with pytest.raises(PruneSearchError) as error:
+        cost_table(path, setting, handle, space, step)
+    name = describe_device("cpu")["name"]
+    one_line(error.value, f"measured on another machine, but this is {name}", "begin another --study")
+    shared = replace(setting, config=config.model_copy(update={"storage": "sqlite:///shared.db"}))
+    found = cost_table(path, shared, handle, space, step)
+    assert found.notes == [f"the cost table was measured on another machine, but this is {name}"]
+    CostTable(**{**dict(table), "device": {**table.device, "name": name}}).save(path)
+    assert cost_table(path, setting, handle, space, step).notes == []
 
 
 def test_a_noisy_table_says_so(heard):
