@@ -1,7 +1,7 @@
 """Taking a schedule out of a study, or in from another tool: which point (`pick`), in which format (`FORMATS`).
 
-A new format is one `Format` in a file of its own and one row in `FORMATS` (`core/registry.py`); the contract
-tests pick it up.
+A new format is one `Format` in a file of its own and one row in `FORMATS` (`core/tables/export_tables.py`); the
+contract tests pick it up.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class ModelInfo(FrontRecord):
 class TaskInfo(FrontRecord):
     """What quality means: the metric, and how many rows each split has."""
 
-    name: str = Field(description="`image-classification` or `text-classification`")
+    name: str = Field(description="kind of task, a name of [tasks.md](tasks.md): `image-classification` say")
     metric: str = Field(
         description="what `quality` is: a name of [tasks.md](tasks.md), `accuracy` say; always a fraction, and higher "
         "is better"

@@ -1,7 +1,7 @@
 """Energy counters: what on this machine tells how much energy was used, by name, in the order tried.
 
 A new meter is a class with the members of `EnergyCounter`, a function that opens it, and a row in
-`COUNTERS` (`core/registry.py`).
+`COUNTERS` (`core/tables/registry.py`).
 """
 
 from __future__ import annotations

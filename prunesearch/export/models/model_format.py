@@ -59,7 +59,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class ModelFormat:
-    """A way to write a model; its row is in `core/registry.py`.
+    """A way to write a model; its row is in `core/tables/export_tables.py`.
 
     Args:
         name: what `--to` takes.

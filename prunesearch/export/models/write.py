@@ -1,7 +1,7 @@
 """Exporting a model with a schedule inside: written, checked against the applied model, timed against the unpruned one.
 
 A new format is one `ModelFormat` in a file of its own and one row in
-`MODEL_FORMATS` (`core/registry.py`); the contract tests pick it up.
+`MODEL_FORMATS` (`core/tables/export_tables.py`); the contract tests pick it up.
 """
 
 from __future__ import annotations

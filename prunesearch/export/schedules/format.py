@@ -51,7 +51,7 @@ Reader = Callable[[str, ModelShape | None, str | None], Read]
 
 @dataclass(frozen=True)
 class Format:
-    """An exchange format; its row is in `core/registry.py`.
+    """An exchange format; its row is in `core/tables/export_tables.py`.
 
     Args:
         name: what `--to` and `--from` take.
