@@ -28,7 +28,7 @@ from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
 from prunesearch.study.setup import digest_of_source, make_setting, source_of
 from prunesearch.study.trials import finished_trials, open_study
-from tests.support.known_device import command
+from tests.support.known_device import command, known_table, write_model, write_profile
 from tests.support.paths import ASSETS, DEV, SPACES, needs_assets
 from tests.support.some import some
 from tests.support.studies import load_study
@@ -41,7 +41,7 @@ SMALL = {
     "seeds": 6,
     "search_samples": 24,
     "sensitivity_samples": 8,
-    "table_seconds": 3.0,
+    "table_seconds": 0.5,
     "front_points": 4,
     "patience_s": 0.0,
     "objectives": ["latency", "macs"],  # what saves multiply-adds is on the front, however fast this machine is
@@ -189,28 +189,25 @@ def test_unreachable_budgets_are_refused(folder: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def prunesearch(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "prunesearch", *args], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
-
-
 def test_help_is_quick_to_import(tmp_path: Path) -> None:
     code = "import sys; sys.argv = ['prunesearch', '--help']\nfrom prunesearch.cli.app import main\ntry:\n    main()\n"
     code += "except SystemExit:\n    pass\nassert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "run" in done.stdout
 
 
-def test_show_and_export(folder: Path, front: Front) -> None:
-    shown = prunesearch("show", "first", cwd=folder)
-    assert shown.returncode == 0, shown.stderr
-    assert "unpruned" in shown.stdout
-    assert json.loads(prunesearch("show", "first", "--json", cwd=folder).stdout)["format"] == "prunesearch.front"
+def test_show_and_export(
+    folder: Path, front: Front, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    code, shown, err = command(monkeypatch, capsys, "show", "first")
+    assert code == 0, err
+    assert "unpruned" in shown
+    assert json.loads(command(monkeypatch, capsys, "show", "first", "--json")[1])["format"] == "prunesearch.front"
     latest = Front.load(folder / "studies" / "first" / "front.json")
-    done = prunesearch("export", "first", "--pick", latest.points[0].id, "-o", "s.json", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    code, _, err = command(monkeypatch, capsys, "export", "first", "--pick", latest.points[0].id, "-o", "s.json")
+    assert code == 0, err
     assert Schedule.from_json((folder / "s.json").read_text()) == latest.points[0].to_schedule()
 
 
@@ -263,20 +260,22 @@ def test_bad_input_is_one_clear_line(
         assert word in last
 
 
-def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(folder: Path) -> None:
+def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(tmp_path: Path) -> None:
+    folder = tmp_path
+    write_model(folder)
+    write_profile(folder / "profiles", "box", known_table())
     # a space that no search gets to the end of, whatever the plateaus take away
     wide = {**yaml.safe_load((folder / "space.yaml").read_text()), "max_stages": 4}
-    wide["keep"] = [n / 20 for n in range(1, 20)]
+    wide["keep"] = [n / 20 for n in range(3, 20)]  # that the known table prices
     (folder / "wide.yaml").write_text(yaml.safe_dump(wide))
-    args = ["run", "--model", "model", "--data", "data.parquet", "--space", "wide.yaml", "--batch-size", "16"]
-    args += ["--trials", "100000", "--study", "stopped", "--search-samples", "24", "--sensitivity-samples", "8"]
-    args += ["--table-time", "2s", "--patience", "0s"]
+    args = ["run", "--model", "model", "--data", "data.parquet", "--space", "wide.yaml", "--device", "box"]
+    args += ["--trials", "100000", "--study", "stopped", "--search-samples", "16", "--sensitivity-samples", "8"]
     process = subprocess.Popen(
         [sys.executable, "-m", "prunesearch", *args],
         cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PRUNESEARCH_PROFILES": str(folder / "profiles")},
         # tests that a shell runs in the background inherit that Ctrl-C is ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -287,7 +286,7 @@ def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(folder: Path)
             time.sleep(0.2)
             done = count_finished(database)
         process.send_signal(signal.SIGINT)
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=240)[1]
     finally:
         process.kill()
     assert process.returncode == 130, error

@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(folder: Path, **changes: Any) -> RunConfig:
-    mine = {"device": "cpu", "table_seconds": 2.0, "patience_s": 0.0, "trials": 8, "precision": ["float32", "int8"]}
+    mine = {"device": "cpu", "table_seconds": 1.0, "patience_s": 0.0, "trials": 8, "precision": ["float32", "int8"]}
     # size tells the precisions apart, however fast this machine is
     return RunConfig(**{**settings(folder), **mine, "objectives": ["latency", "size"], **changes})
 

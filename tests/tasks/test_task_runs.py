@@ -24,7 +24,7 @@ SMALL = {
     "search_samples": 16,
     "sensitivity_samples": 8,
     "sensitivity_units": 1.0,
-    "table_seconds": 1.0,
+    "table_seconds": 0.3,
     "front_points": 2,
     "patience_s": 0.0,
     "length": 32,
