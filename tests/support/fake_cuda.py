@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ import torch
 from prunesearch.core.tables.names import Row
 from prunesearch.core.tables.registry import DEVICE_KINDS
 from prunesearch.cost.devices.cuda import Cuda
+from tests.support.fake_nvml import UUID
 from tests.support.tables import in_place
 
 
@@ -29,7 +29,13 @@ def gpus_called(*names: str) -> Iterator[None]:
         yield
 
 
-def fake_cuda(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
-    """Let `torch.cuda.NAME` be what is given, until the test ends: of what NVML is asked by what torch calls a GPU."""
+def told_by_torch(monkeypatch: pytest.MonkeyPatch, count: int = 1) -> None:
+    """Until the test ends torch sees `count` GPUs, each the one that `FakeNvml` is: NVML is asked by its name there."""
+    functions = {
+        "is_available": lambda: True,
+        "current_device": lambda: 0,
+        "device_count": lambda: count,
+        "get_device_properties": lambda index: SimpleNamespace(uuid=UUID),
+    }
     for name, function in functions.items():
         monkeypatch.setattr(torch.cuda, name, function)

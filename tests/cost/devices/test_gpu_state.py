@@ -1,5 +1,4 @@
 import json
-from types import SimpleNamespace
 
 import pynvml
 import pytest
@@ -14,7 +13,7 @@ from prunesearch.cost.devices.gpu_state import (
     settle,
     throttle_reasons,
 )
-from tests.support.fake_cuda import fake_cuda
+from tests.support.fake_cuda import told_by_torch
 from tests.support.fake_nvml import UUID, FakeNvml, error, without_driver
 
 NOT_SUPPORTED = error(pynvml.NVML_ERROR_NOT_SUPPORTED)
@@ -22,13 +21,7 @@ NOT_SUPPORTED = error(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 @pytest.fixture(autouse=True)
 def _one_gpu(monkeypatch):
-    fake_cuda(
-        monkeypatch,
-        is_available=lambda: True,
-        current_device=lambda: 0,
-        device_count=lambda: 2,
-        get_device_properties=lambda index: SimpleNamespace(uuid=UUID),
-    )
+    told_by_torch(monkeypatch, count=2)
 
 
 def test_a_look_tells_clocks_power_and_temperature_in_their_units():

@@ -2,7 +2,6 @@ import math
 import sys
 import types
 from pathlib import Path
-from types import SimpleNamespace
 
 import pynvml
 import pytest
@@ -18,7 +17,7 @@ from prunesearch.cost.energy.nvml import PolledPower, open_polled_power, open_to
 from prunesearch.cost.energy.rapl import open_rapl
 from prunesearch.cost.energy.replay import ReplayClock
 from prunesearch.cost.energy.zeus import open_zeus
-from tests.support.fake_cuda import fake_cuda
+from tests.support.fake_cuda import told_by_torch
 from tests.support.fake_nvml import UUID, FakeNvml, error, without_driver
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -27,13 +26,7 @@ NOT_SUPPORTED = error(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 @pytest.fixture
 def _one_gpu(monkeypatch):
-    fake_cuda(
-        monkeypatch,
-        is_available=lambda: True,
-        current_device=lambda: 0,
-        device_count=lambda: 1,
-        get_device_properties=lambda index: SimpleNamespace(uuid=UUID),
-    )
+    told_by_torch(monkeypatch)
 
 
 # -- the table ---------------------------------------------------------------------------------------------
