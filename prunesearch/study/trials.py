@@ -182,7 +182,7 @@ def _readable(where: Path | str) -> Iterator[None]:
                 f"'{_written(where)}' is not a readable study ({reason_of(error)}): move it away, or use another "
                 "--study"
             ) from None
-        if isinstance(error, sa.exc.ArgumentError | ImportError):
+        if isinstance(error, sa.exc.ArgumentError | ImportError | ValueError):  # the last of a port that is no number
             raise PruneSearchError(
                 f"'{hide_password(where)}' is no storage that can be opened ({reason_of(error)}): write "
                 "postgresql+psycopg://USER@HOST/NAME, mysql+pymysql://USER@HOST/NAME or sqlite:///FILE, and install "

@@ -14,7 +14,7 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.study.config import RunConfig
 from prunesearch.study.storage.storage import storage_of
 from prunesearch.study.storage.worker import is_gone, this_worker
-from prunesearch.study.trials import check_same_costs, open_study, study_exists, study_place
+from prunesearch.study.trials import check_same_costs, open_study, read_trials, study_exists, study_place
 from tests.support.fakes import fake_evaluation, make_space
 from tests.support.searches import make_search, run_local
 from tests.support.studies import optuna_storage
@@ -108,6 +108,16 @@ def test_what_cannot_be_opened_is_one_line_without_the_password(tmp_path: Path) 
             study_exists(url, name="x")
         assert "\n" not in str(error.value)
         assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["sqlite://e:x/a.db", "postgresql+psycopg://me:secret@host:port/name", "a:b@c", "://"])
+def test_a_url_that_is_none_is_one_line_without_the_password(url: str) -> None:
+    assert "secret" not in RunConfig(storage=url).to_dict()["storage"]
+    for read in (open_study, study_exists, read_trials):
+        with pytest.raises(PruneSearchError, match="is no storage that can be opened") as error:
+            read(url)
+        assert "secret" not in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_the_password_is_not_written_down() -> None:
