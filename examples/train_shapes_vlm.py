@@ -7,7 +7,8 @@
 It is Hugging Face's ``LlavaForConditionalGeneration``: a CLIP tower of 224 pixels (196 image tokens) and a Llama. For
 the first part of the time (`LOOKING`) the tower alone learns to name what each patch lies on; then everything learns to
 answer, several questions of a picture in a row. Minutes are those that a core works on it. The learning rate hangs on
-the minutes used of ``--total``, however they are cut into pieces; a checkpoint is written to ``--work`` every minute.
+the minutes used of ``--total``, however they are cut into pieces; a checkpoint is written to ``--work`` every minute,
+at the end, and where a piece is asked to stop (ctrl-c, SIGTERM).
 
 The gate says whether the questions are worth pruning for: text alone must get at most 50 % right, and pictures shrunk
 to a quarter of the tokens at least 15 points less than whole ones.
@@ -19,6 +20,7 @@ import argparse
 import itertools
 import json
 import math
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -145,6 +147,25 @@ def patches_of(sample: Sample) -> tuple[Tensor, Tensor]:
 # -- training ------------------------------------------------------------------------------------------------------
 
 
+class Stopped:
+    """Within the block, whether somebody has asked this process to stop."""
+
+    def __enter__(self) -> Stopped:
+        self._asked = False
+        self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, *_: object) -> None:
+        self._asked = True
+
+    def __bool__(self) -> bool:
+        return self._asked
+
+
 class Trainee:
     """The model, what names its patches at first, and how far it is."""
 
@@ -181,24 +202,30 @@ class Trainee:
         source = samples(TRAIN, QUESTIONS, self.pictures)
         losses: dict[str, list[float]] = defaultdict(list)
         self.model.train()
-        while self.minutes < min(before + minutes, total):
-            batch = list(itertools.islice(source, BATCH))
-            way = self.minutes / total
-            self._set_rates(way)
-            what, loss = ("look", self._look(batch)) if way < LOOKING else ("answer", self._answer(batch))
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(itertools.chain(self.model.parameters(), self.naming.parameters()), 1.0)
-            self.optimizer.step()
-            losses[what].append(loss.item())
-            self.pictures += len(batch)
-            self.minutes = before + (time.process_time() - begun) / 60 / torch.get_num_threads()
-            if self.minutes - said >= 1:
-                self.save()
-                said = self.minutes
-                now = ", ".join(f"{k} {np.mean(v[-20:]):.3f}" for k, v in losses.items())
-                print(f"{self.minutes:.1f} min, {self.pictures} pictures: {now}", flush=True)
-        self.save()
+        with Stopped() as stopped:
+            while self.minutes < min(before + minutes, total) and not stopped:
+                self._step(list(itertools.islice(source, BATCH)), self.minutes / total, losses)
+                self.minutes = before + (time.process_time() - begun) / 60 / torch.get_num_threads()
+                if self.minutes - said >= 1:
+                    self.save()
+                    said = self.minutes
+                    self._say(losses)
+            self.save()
+        self._say(losses)
+
+    def _step(self, batch: list[Sample], way: float, losses: dict[str, list[float]]) -> None:
+        self._set_rates(way)
+        what, loss = ("look", self._look(batch)) if way < LOOKING else ("answer", self._answer(batch))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(itertools.chain(self.model.parameters(), self.naming.parameters()), 1.0)
+        self.optimizer.step()
+        losses[what].append(loss.item())
+        self.pictures += len(batch)
+
+    def _say(self, losses: dict[str, list[float]]) -> None:
+        now = ", ".join(f"{k} {np.mean(v[-20:]):.3f}" for k, v in losses.items())
+        print(f"{self.minutes:.1f} min, {self.pictures} pictures: {now}", flush=True)
 
     def _set_rates(self, way: float) -> None:
         rate = LEAST_LR + (1 - LEAST_LR) * (1 + math.cos(math.pi * way)) / 2

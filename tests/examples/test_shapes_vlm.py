@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def test_it_trains_in_pieces_is_judged_and_can_be_pruned(made: Any, tmp_path: Pa
     with ps.apply_(again.model, parse_schedule("input/0:0.5 position_stride+drop > decoder/0:0.2 text_attention+drop")):
         said = again.model.generate(**prompt, max_new_tokens=3, do_sample=False)
         assert said.shape[1] > prompt["input_ids"].shape[1]
+
+
+def test_a_piece_that_is_asked_to_stop_hears_it(made: Any) -> None:
+    _, training = made
+    before = signal.getsignal(signal.SIGTERM)
+    with training.Stopped() as stopped:
+        assert not stopped
+        signal.raise_signal(signal.SIGTERM)
+        assert stopped
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_words_are_spelled(made: Any) -> None:
