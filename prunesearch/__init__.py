@@ -12,6 +12,8 @@ _PUBLIC = {
     "run": "prunesearch.api.verbs",
     "inspect": "prunesearch.api.verbs",
     "load_study": "prunesearch.api.verbs",
+    "tune": "prunesearch.api.verbs",
+    "load_tuned": "prunesearch.api.verbs",
     "profile": "prunesearch.api.verbs",
     "measure": "prunesearch.api.verbs",
     "devices": "prunesearch.api.verbs",

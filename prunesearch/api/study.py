@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from prunesearch.commands.judging import Wanted
 from prunesearch.commands.transfer import Transfer
 from prunesearch.commands.transfer_table import transfer_study
+from prunesearch.commands.tune import tune as tune_study
 from prunesearch.commands.verify import Verification
 from prunesearch.commands.verify import verify as verify_study
 from prunesearch.core.files import write_text_atomic
@@ -32,6 +34,8 @@ from prunesearch.study.front import Front
 from prunesearch.study.front_items import Point
 from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import TrialRecord, read_trials, study_place
+from prunesearch.training.artefacts import load_, read_weights, with_weights
+from prunesearch.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,12 +84,15 @@ class StudyPoint:
                 the model that the study is of, loaded anew.
         """
         chosen = self.study.model_or(model)
-        with apply_(chosen, self.plan):
+        with with_weights(chosen, self.plan, self.study.folder.weights) as plan, apply_(chosen, plan):
             yield chosen
 
     def apply_(self, model: nn.Module | None = None) -> Handle:
-        """Put this plan into `model`, in place, until `handle.remove()`."""
-        return apply_(self.study.model_or(model), self.plan)
+        """Put this plan into `model`, in place, until `handle.remove()`; its trained weights, if any, stay."""
+        chosen, plan = self.study.model_or(model), self.plan
+        if plan.weights is not None:
+            load_(chosen, read_weights(self.study.folder.weights, plan.weights))
+        return apply_(chosen, plan.on_own_weights)
 
     def export(self, to: str = "json", path: str | Path | None = None, **options: Any) -> str | ModelExport:
         """Write it; see `Study.export`."""
@@ -232,6 +239,7 @@ class Study:
             int8=int8,
             seconds=seconds or None,
             task=self.task,
+            weights=self.folder.weights,
         )
 
     def report(self, path: str | Path) -> Path:
@@ -239,6 +247,29 @@ class Study:
         self.front  # noqa: B018  # a study without a front has no report either, and this says so
         write_text_atomic(path, self.folder.report.read_text(encoding="utf-8"))
         return Path(path)
+
+    def tune(
+        self,
+        pick: str | None = None,
+        train: Any = None,
+        **settings: Any,
+    ) -> Study:
+        """Train points under their schedules, judge them, and write what came of it into the study; see `docs/tune.md`.
+
+        The same call goes on where it was interrupted.
+
+        Args:
+            pick: which point, as `pick` takes it; None: all of the front.
+            train: rows to train on, none of which may be a calibration or holdout row: a file, folder or Hub id, a
+                `datasets.Dataset`, or batches of one's own; None: the study's own rows that it does not use.
+            settings: `epochs=3` or `time="30m"`, `parameters="full"`, `rate`, `batch_size`, ... (`TrainingSettings`).
+
+        Returns:
+            The study itself, whose points have their weights.
+        """
+        wanted = Wanted(TrainingSettings(**settings), pick, str(train) if isinstance(train, Path) else train)
+        tune_study(self.folder, self.front, wanted, task=self.task)
+        return self
 
     def verify(self, *, device: str | None = None, seconds: float = 25.0) -> Verification:
         """Measure the front again here, predicted against measured."""

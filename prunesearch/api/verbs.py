@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from prunesearch.api.study import Study
 from prunesearch.commands.inspect import Inspection
 from prunesearch.commands.inspect import inspect as inspect_setting
+from prunesearch.commands.judging import Wanted
 from prunesearch.commands.profile import ProfileConfig
 from prunesearch.commands.profile import profile as measure_profile
+from prunesearch.commands.tune_schedule import TunedSchedule, tune_schedule
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.schedule_text import read_schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.tables.device_profile import Profile
 from prunesearch.cost.timing.validate import measure_schedules
@@ -31,6 +34,7 @@ from prunesearch.study.target import resolve_target
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.objects import digest_of, task_of
 from prunesearch.tasks.shapes import load_shape, random_inputs
+from prunesearch.training.settings import TrainingSettings
 
 _PROFILE = tuple(field.name for field in fields(ProfileConfig))
 
@@ -130,6 +134,45 @@ def _shown(task: Task, metric: Any, evaluate: Any) -> str:
     """What results call objects: the model's class, and what judges it where that is the caller's own."""
     own = (metric is not None and not isinstance(metric, str)) or evaluate is not None
     return f"{type(task.model).__name__}-{task.metric}"[:60] if own else type(task.model).__name__
+
+
+def tune(
+    model: str | Path | nn.Module,
+    data: Any,
+    schedule: Schedule | str | Path,
+    path: str | Path,
+    *,
+    train: Any = None,
+    run: Mapping[str, Any] | None = None,
+    processor: Any = None,
+    **settings: Any,
+) -> TunedSchedule | None:
+    """Train a model under a schedule that is known already, and judge it; a point of a study: `Study.tune`.
+
+    Args:
+        model, data, processor: as `run` takes them; the data's calibration and holdout rows judge.
+        schedule: of one's own, as text, or the path of a JSON file.
+        path: of the folder for plan, weights and card; the same call goes on there.
+        train: rows to train on; None: those of `data` that do not judge.
+        run: further settings of the model and its data, fields of `RunConfig`.
+        settings: fields of `TrainingSettings`: `epochs=3` or `time="30m"`, `parameters="full"`, ...
+
+    Returns:
+        The plan with its weights (`.applied(model)`); None where training did not make it better.
+    """
+    config, task = _asked(model, data, None, None, processor, run or {})
+    stages = schedule if isinstance(schedule, Schedule) else read_schedule(str(schedule))
+    wanted = Wanted(TrainingSettings(**settings), train=str(train) if isinstance(train, Path) else train)
+    return tune_schedule(config, stages, wanted, Path(path), task=task)
+
+
+def load_tuned(folder: str | Path) -> TunedSchedule:
+    """What `tune` wrote into a folder.
+
+    Raises:
+        PruneSearchError: if it is not there.
+    """
+    return TunedSchedule.load(Path(folder))
 
 
 def load_study(study: str | Path, *, root: str | Path = DEFAULT_ROOT, task: Task | None = None) -> Study:

@@ -15,6 +15,8 @@ from prunesearch.cli.devices import StudyArgument, register
 from prunesearch.cli.export import register as register_export
 from prunesearch.cli.models import register as register_models
 from prunesearch.cli.option_help import explained, listed, modes, runtimes
+from prunesearch.cli.printing import print_front
+from prunesearch.cli.tune import register as register_tune
 from prunesearch.cli.values import SeveralValues
 from prunesearch.core.accuracy import ACCURACIES, STANDARD
 from prunesearch.core.errors import PruneSearchError
@@ -208,7 +210,7 @@ def run(
         check_logger(log)
     with quietly(quiet or json), interruptible("finished trials are kept"):
         found = verbs.run(**settings, study=study)
-    _print_front(found.front, json)
+    print_front(found.front, json)
     if log is not None:
         typer.echo(found.log(log), err=True)
 
@@ -221,7 +223,7 @@ def show(
     """Print the front of a study again."""
     from prunesearch.api.verbs import load_study
 
-    _print_front(load_study(study).front, json)
+    print_front(load_study(study).front, json)
 
 
 register(app)
@@ -229,6 +231,7 @@ register_export(app)
 register_models(app)
 register_dashboard(app)
 register_names(app)
+register_tune(app)
 
 
 def _accuracy(named: str | None, *, quick: bool, thorough: bool) -> str | None:
@@ -263,17 +266,6 @@ def _print_inspection(found: Any, as_json: bool) -> None:
     from prunesearch.commands.inspect import show_inspection
 
     show_inspection(found)
-
-
-def _print_front(front: Any, as_json: bool) -> None:
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(front.to_dict(), indent=2))
-        return
-    from prunesearch.report.tables.show import show_front
-
-    show_front(front)
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from prunesearch.study.front import Front
 from prunesearch.study.front_items import CostAmount, FrontItem, Measured
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.loading import check_device
+from prunesearch.training.artefacts import read_weights
 
 _FILE = "verify.json"
 
@@ -141,6 +142,9 @@ def verify(
         raise PruneSearchError(f"the front of study '{front.study}' has no point to verify: {front.verdict.text}")
     from prunesearch.study.setup import make_setting
 
+    for plan in (point.to_plan() for point in front.points):
+        if plan.weights is not None:
+            read_weights(folder.weights, plan.weights)  # that they are what was judged
     config = RunConfig(**{**front.config, "device": device})
     meter, notes = _meter(config, device)
     try:
@@ -181,7 +185,7 @@ def measured_points(front: Front, bench: Bench) -> list[VerifiedPoint]:
     """Every item of the front with its costs of now, the unpruned model first."""
     items: list[tuple[str, str, FrontItem]] = [("unpruned", "unpruned", front.unpruned)]
     items += [(p.id, p.text, p) for p in front.points]
-    plans = [Plan(), *(p.to_plan() for p in front.points)]
+    plans = [Plan(), *(p.to_plan().on_own_weights for p in front.points)]  # no cost depends on what weights are
     names = list(front.unpruned.costs)
     measured = remeasure(bench, names, plans)
     seen = {*measured[0].costs, *(name for load in measured[0].loads for name in load)}

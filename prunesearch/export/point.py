@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say, warn
-from prunesearch.core.files import write_text_atomic
+from prunesearch.core.files import write_bytes_atomic, write_text_atomic
 from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.export import export, find_format, import_file
 from prunesearch.export.schedules.model_shape import model_shape
 from prunesearch.export.schedules.native import imported_json
+from prunesearch.training.artefacts import read_weights, weights_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +37,7 @@ def export_point(
     seconds: float | None = None,
     task: Task | None = None,
     model: nn.Module | None = None,
+    weights: Path | None = None,
     write: Callable[..., ModelExport] | None = None,
 ) -> str | ModelExport:
     """Write the point that `spec` picks; what was found, changed or lost on the way is told as events.
@@ -49,6 +51,7 @@ def export_point(
         opset, int8: of a model, see `ModelOptions`.
         seconds: of a model: how long it is timed; None: not at all.
         task, model: of a study of a caller's own model, see `from_study.export_study_model`.
+        weights: the study's folder of weights, which tuned points need.
         write: as that function, in its place.
 
     Returns:
@@ -64,7 +67,8 @@ def export_point(
             raise PruneSearchError(
                 f"a model holds every schedule as it is, but got --lossy with --to {to}: leave it out"
             )
-        return _export_model(front, spec, to, path, opset, int8, seconds, task, model, write)
+        given = {"task": task, "model": model, "weights": weights}
+        return _export_model(front, spec, to, path, opset, int8, seconds, given, write)
     if opset is not None or int8:
         names = ", ".join(MODEL_FORMATS)
         raise PruneSearchError(f"--opset, --int8 and --no-timing are for models ({names}), but got --to {to}")
@@ -78,6 +82,11 @@ def export_point(
 
         _put(exported.text, path)
         _put(schedule_card(front, spec, to, exported), path.with_name(f"{path.name}.md"))
+        if exported.weights is not None and weights is not None:
+            read_weights(weights, exported.weights)  # what is damaged is not handed on
+            target = path.with_name(f"{path.name}.safetensors")
+            write_bytes_atomic(target, weights_path(weights, exported.weights).read_bytes())
+            say(f"written: {target} (the weights that the point was tuned to)")
     return exported.text
 
 
@@ -89,8 +98,7 @@ def _export_model(
     opset: int | None,
     int8: bool,
     seconds: float | None,
-    task: Task | None,
-    model: nn.Module | None,
+    given: dict[str, Any],
     write: Callable[..., ModelExport] | None,
 ) -> ModelExport:
     """Write, then say what was found."""
@@ -101,7 +109,7 @@ def _export_model(
 
     options = ModelOptions(opset, int8)
     write = write or from_study.export_study_model
-    done = write(front, spec, to, path, options=options, seconds=seconds, task=task, model=model)
+    done = write(front, spec, to, path, options=options, seconds=seconds, **given)
     for line in done.summary():
         say(line)
     if done.timing is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ class RunConfig(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise PruneSearchError(_one_line(error)) from None
+            raise PruneSearchError(first_of(error, RunConfig.model_fields)) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -308,13 +309,13 @@ class RunConfig(BaseModel):
         check_same(before, self.located().to_dict(), study, tried=tried, found=found)
 
 
-def _one_line(error: ValidationError) -> str:
-    """The first of the errors: the setting, the rule and the value."""
+def first_of(error: ValidationError, known: Iterable[str]) -> str:
+    """The first of the errors in one line: the setting, one of those that are `known`, the rule and the value."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, PruneSearchError):
         return str(cause)
     name = ".".join(map(str, first["loc"])) or "setting"
     if first["type"] == "extra_forbidden":
-        return f"unknown setting '{name}': {did_you_mean(name, RunConfig.model_fields)}"
+        return f"unknown setting '{name}': {did_you_mean(name, known)}"
     return f"`{name}`: {first['msg'].lower()}, but got {first.get('input')!r}"

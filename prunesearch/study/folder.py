@@ -88,6 +88,11 @@ class StudyFolder:
         return self.path / "samples.json"
 
     @property
+    def weights(self) -> Path:
+        """`weights/`: those of tuned points, by digest."""
+        return self.path / "weights"
+
+    @property
     def exists(self) -> bool:
         """Whether a run has written anything here."""
         return any((self.path / marker).exists() for marker in _MARKERS)

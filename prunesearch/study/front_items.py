@@ -200,6 +200,43 @@ class FrontItem(FrontRecord):
         return self.cost(name).value
 
 
+class Tuned(FrontRecord):
+    """How the weights of a point were trained, and what it was before; quality has two references then.
+
+    The one is the user's model (`difference` of the point's quality, as of every point), the other the unpruned model
+    after the same training.
+    """
+
+    parameters: str = Field(description="what was trained: `full`, `norms` (with biases) or `lora`")
+    data: str = Field(description="where the rows come from; none of them is a calibration or holdout row")
+    rows: int = Field(ge=1, description="rows that were trained on")
+    labels: bool = Field(description="whether their labels were part of the loss, beside the unpruned model's outputs")
+    epochs: float = Field(ge=0, description="passes over the rows")
+    steps: int = Field(ge=0, description="steps of the optimiser")
+    seconds: float = Field(ge=0, description="wall-clock time of the training, evaluations while it ran included")
+    batch_size: int = Field(ge=1, description="rows in a step")
+    learning_rate: float = Field(gt=0, description="at its height")
+    seed: int = Field(ge=0, description="of the order of rows, augmentation and dropout")
+    before: MetricValue = Field(description="quality of the same plan on the model's own weights")
+    equal: MetricValue = Field(
+        description="quality of the unpruned model after the same training; without labels the user's model itself, "
+        "which the loss leaves as it is"
+    )
+    difference: Difference = Field(description="the point minus the unpruned model after the same training")
+    speedup_before: float | None = Field(
+        default=None,
+        description="speed-up over the unpruned model on the model's own weights, measured beside `speedup`; null "
+        "where the device was not at hand",
+    )
+    speedup: float | None = Field(default=None, description="the same with the trained weights in place")
+
+    @property
+    def text(self) -> str:
+        """How it was trained, in a few words."""
+        time = f"{self.seconds / 60:.1f} min" if self.seconds >= 60 else f"{self.seconds:.0f} s"
+        return f"{self.parameters}, {self.epochs:.3g} epochs of {self.rows:,} rows, {time}"
+
+
 class Unpruned(FrontItem):
     """The reference that every point is compared with."""
 
@@ -220,6 +257,11 @@ class Point(FrontItem):
         gt=0,
         description="the unpruned model's latency divided by this point's: as measured, or of predictions where there "
         "is no measurement",
+    )
+    tuned: Tuned | None = Field(
+        default=None,
+        description="how the plan's `weights` were trained, a file in the study's folder `weights/`; null for the "
+        "model's own",
     )
 
     @field_validator("plan")
@@ -252,3 +294,9 @@ class Point(FrontItem):
     def variant(self) -> str:
         """What is done to the model beside its tokens: `int8`; empty where nothing is."""
         return self.to_plan().variant
+
+    @model_validator(mode="after")
+    def _tuned_to_its_weights(self) -> Self:
+        if (self.tuned is None) != (self.to_plan().weights is None):
+            raise ValueError("a point has `tuned` where its plan has `weights`, and nowhere else")
+        return self

@@ -41,6 +41,7 @@ class Origin:
         data: as `load_task` takes it; None where it is an object.
         name: of the model, in a study's name.
         shown: how results call the model.
+        training: rows to train it on that come with it; None: they are asked for.
     """
 
     kind: Literal["demo", "files", "object"]
@@ -48,6 +49,7 @@ class Origin:
     data: str | None
     name: str
     shown: str
+    training: str | None = None
 
 
 def source_of(config: RunConfig, model: nn.Module | None = None) -> Origin:
@@ -66,7 +68,8 @@ def source_of(config: RunConfig, model: nn.Module | None = None) -> Origin:
         )
     if config.model is None or config.data is None:
         data = ",".join(str(_DEMO / f"cifar10-{split}.parquet") for split in ("calibration", "holdout"))
-        return Origin("demo", str(_DEMO / "vit-cifar10"), data, "demo", "prunesearch/demo/vit-cifar10")
+        shown, rows = "prunesearch/demo/vit-cifar10", str(_DEMO / "cifar10-train.parquet")
+        return Origin("demo", str(_DEMO / "vit-cifar10"), data, "demo", shown, rows)
     shown = config.model.rstrip("/") or config.model
     return Origin("files", config.model, config.data, Path(os.path.abspath(shown)).name, shown)
 

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from prunesearch.tasks.base import Task
+    from prunesearch.tasks.data.sources import DataSource
 
 __all__ = ["METRICS", "TASKS", "load_task"]
 
 
 def load_task(
     model: str | Path | nn.Module,
-    data: str | Path | Dataset | DatasetDict,
+    data: str | Path | Dataset | DatasetDict | DataSource,
     *,
     task: str = "auto",
     columns: dict[str, str] | None = None,
@@ -43,6 +44,7 @@ def load_task(
     delimiter: str | None = None,
     header: bool | None = None,
     skip_bad: bool = False,
+    whole: bool = False,
 ) -> Task:
     """Load a model and its data, and cache both splits as batches.
 
@@ -59,7 +61,7 @@ def load_task(
 
     `delimiter` (one character) and `header` (whether the first row names the columns) are of CSV and TSV files; None:
     as they look. `skip_bad` leaves out rows that cannot be read or decoded, and counts them in a note, where they are
-    an error otherwise.
+    an error otherwise. `whole`: all rows are used, those that are not calibration rows for the holdout split.
 
     Raises `PruneSearchError`, in one line, for whatever cannot be loaded or does not fit together. Batches made by the
     caller: `objects.task_of`.
@@ -98,7 +100,7 @@ def load_task(
         source=as_source(data, TextTable(delimiter, header, tuple((columns or {}).values()), skip_bad)),
         columns=dict(columns or {}),
         batch_size=batch_size,
-        sizes=Sizes(calibration, holdout, train),
+        sizes=Sizes.whole(calibration or 1) if whole else Sizes(calibration, holdout, train),
         seed=seed,
         length=length,
         metric=metric,

@@ -122,6 +122,10 @@ class Task(ABC):
         """The metric's numbers of every row, `[b, k]`, while the schedule that made `outputs` is still in place."""
         return self.scoring.statistics(self.answers(outputs, batch), self.wanted(batch.labels))
 
+    def supervised(self, outputs: Outputs, batch: Batch) -> Tensor | None:
+        """A loss against the labels that can be trained with, `[b]`; None where there is none for this kind of task."""
+        return None
+
     def wanted(self, labels: Labels) -> Any:
         """Labels of rows as the metric takes them."""
         return labels

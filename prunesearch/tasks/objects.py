@@ -123,6 +123,11 @@ class OwnBatches(Fidelity):
         """Raw outputs only where a metric of the caller's is given them."""
         return outputs if self.own is not None else {name: x for name, x in outputs.items() if name != "raw"}
 
+    def supervised(self, outputs: Outputs, batch: Batch) -> Tensor | None:
+        """What fits the head, where the labels do."""
+        fits = "logits" in outputs and self.name != FIDELITY and self.head.fits(batch.labels)
+        return self.head.supervised(outputs["logits"], torch.as_tensor(batch.labels)) if fits else None
+
     def answers(self, outputs: Outputs, batch: Batch) -> Any:
         """Raw outputs for a function of the caller's, logits or states for the metrics of the house."""
         return super().answers(outputs, batch) if self.own is None else outputs["raw"]

@@ -11,6 +11,8 @@ KINDS = {
     "run": "function",
     "inspect": "function",
     "load_study": "function",
+    "tune": "function",
+    "load_tuned": "function",
     "profile": "function",
     "measure": "function",
     "devices": "function",

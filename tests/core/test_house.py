@@ -24,6 +24,7 @@ SAME_FILE = {
     "models.py": "the command; its verb",
     "devices.py": "the command; its verb",
     "dashboard.py": "the command; its verb",
+    "tune.py": "the command; its verb",
     "costs.py": "core: a row each; cost: what prices schedules",
     "base.py": "what the files of its folder build on",
 }

@@ -21,6 +21,7 @@ from prunesearch.core.plans.stage import Stage
 from prunesearch.core.tables.registry import CHANGES, find_table
 
 Value = str | int | float | bool
+WEIGHTS = "sha256:"  # what the name of weights in files begins with; the digest of the file follows
 _KEYS = {"stages", "changes", "weights"}
 
 
@@ -146,7 +147,7 @@ class Plan:
 
     def __str__(self) -> str:
         """The schedule as it prints itself, then each change and the weights behind a bar."""
-        more = [*map(str, self.changes), *([] if self.weights is None else [f"weights {self.weights}"])]
+        more = [*map(str, self.changes), *([] if self.weights is None else [f"weights {self.weights[:15]}"])]
         return " | ".join([str(self.schedule), *more])
 
     def __eq__(self, other: object) -> bool:
@@ -176,6 +177,11 @@ class Plan:
     def variant(self) -> str:
         """What is done to the model beside its tokens, in a word or two: `int8`; empty where nothing is."""
         return variant_of(self.changes)
+
+    @property
+    def on_own_weights(self) -> Plan:
+        """The same on the weights that the model has already."""
+        return Plan(self.schedule, self.changes)
 
     def flow(self, geometry: Geometry) -> Flow:
         """How tokens flow; see `Schedule.flow`."""

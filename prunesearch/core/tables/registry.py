@@ -387,6 +387,7 @@ TABLES: dict[str, Registry[Any] | str] = {
     "precisions": PRECISIONS,
     "samplers": SAMPLERS,
     "engines": ENGINES,
+    "parameters": "prunesearch.core.tables.training_tables:PARAMETERS",
     "spaces": SPACES,
     "curves": CURVES,
     "across": ACROSS,

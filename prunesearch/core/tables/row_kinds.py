@@ -70,6 +70,14 @@ class PrecisionRow(Row):
 
 
 @dataclass(frozen=True)
+class ParametersRow(Row):
+    """Which parameters of a model are trained; `target` is a `training.trainable.Trainable`. `rate`: learning rate that
+    suits them, of AdamW."""
+
+    rate: float = 1e-4
+
+
+@dataclass(frozen=True)
 class SamplerRow(Row):
     """A sampler. `solves`: it solves for good schedules itself, so that no seeds are tried before it is asked."""
 

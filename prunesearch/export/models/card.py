@@ -80,6 +80,24 @@ def _study_lines(p: Mapping[str, Any]) -> list[str]:
         f"- {p['metric']} {quality['value']:.4f} {_interval(quality)} on held-out rows; against the unpruned model "
         f"{difference['value']:+.4f} {_interval(difference)} (paired, 95 %).",
         f"- {p['speedup']:.2f}x faster, {how} on {p['device']} ({where}); {', '.join(said)}.",
+        *_tuned_lines(p),
+    ]
+
+
+def _tuned_lines(p: Mapping[str, Any]) -> list[str]:
+    """How the weights were trained, and what the point was before."""
+    tuned = p.get("tuned")
+    if tuned is None:
+        return []
+    before, equal, more = (tuned[k] for k in ("before", "equal", "difference"))
+    teacher = "the unpruned model's outputs" + (" and labels" if tuned["labels"] else "; labels were not used")
+    return [
+        f"- Its weights (`{p['weights']}`) were trained under this schedule, by {teacher}: parameters "
+        f"{tuned['parameters']}, {tuned['epochs']:.3g} epochs of {tuned['rows']:,} rows of {tuned['data']}, "
+        f"{tuned['seconds']:.0f} s, learning rate {tuned['learning_rate']:g}.",
+        f"- {p['metric']} of the same schedule before: {before['value']:.4f} {_interval(before)}; of the unpruned "
+        f"model after the same training: {equal['value']:.4f} {_interval(equal)}, against which it is "
+        f"{more['value']:+.4f} {_interval(more)} (paired, 95 %).",
     ]
 
 

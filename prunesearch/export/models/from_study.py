@@ -22,6 +22,7 @@ from prunesearch.study.front_items import Point
 from prunesearch.study.setup import make_setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.quality import quality_of, unjudged
+from prunesearch.training.artefacts import with_weights
 
 # what a graph is traced with; runtimes choose their own kernels
 _ROWS = 1024  # holdout rows that a float format is tried on: its outputs were compared already
@@ -38,12 +39,14 @@ def export_study_model(
     seconds: float | None = 20.0,
     task: Task | None = None,
     model: nn.Module | None = None,
+    weights: Path | None = None,
 ) -> ModelExport:
     """Write the point that `spec` picks as a model of the format `to`; see `write.export_model`.
 
     The quality of what was written is measured on holdout rows, beside the study's own of the same point: on all of
     them in fewer bits, which change outputs by design, else on `_ROWS`. A study of a caller's own model takes it again:
     `task` is the model with its data, on the CPU in float32; `model` alone goes with the data that the study names.
+    A tuned point is written with its weights, from the study's folder of them, `weights`.
 
     Raises:
         PruneSearchError: for an unknown format or pick, a path that is taken, or a model or data set that is gone.
@@ -59,20 +62,20 @@ def export_study_model(
     setting = make_setting(config, task=task, model=model)
     task = setting.task
     graph = target.applied  # a graph is all that is left of the model, and has to hold the answers
-    source = ModelSource(
-        model=task.answering if graph else task.model,
-        schedule=plan.schedule,
-        changes=plan.changes,
-        inputs=task.timing_inputs(config.batch_size),
-        model_id=setting.source.id,
-        provenance=provenance_of(point, front),
-        seed=config.seed,
-    )
-    done = export_model(source, target, path, options=options, seconds=seconds)
-    done = replace(
-        done, **_quality(task, target, done, front, point, source.inputs, written_in=source.written_in(options))
-    )
-    write_card(done, source)
+    with with_weights(task.model, plan, weights) as at_work:
+        source = ModelSource(
+            model=task.answering if graph else task.model,
+            schedule=at_work.schedule,
+            changes=at_work.changes,
+            inputs=task.timing_inputs(config.batch_size),
+            model_id=setting.source.id,
+            provenance=provenance_of(point, front),
+            seed=config.seed,
+        )
+        done = export_model(source, target, path, options=options, seconds=seconds)
+        written_in = source.written_in(options)
+        done = replace(done, **_quality(task, target, done, front, point, source.inputs, written_in=written_in))
+        write_card(done, source)
     return done
 
 

@@ -23,11 +23,15 @@ from prunesearch.export.schedules.parsing import read_text
 
 @dataclass(frozen=True)
 class Exported:
-    """The text of a file; `changes` of the schedule's meaning, and what else to know of it (`losses`)."""
+    """The text of a file; `changes` of the schedule's meaning, and what else to know of it (`losses`).
+
+    `weights` is what the text calls the weights that go with it.
+    """
 
     text: str
     changes: tuple[str, ...]
     losses: tuple[str, ...]
+    weights: str | None = None
 
 
 def export_schedule(plan: Plan | Schedule, to: Format, shape: ModelShape, *, lossy: bool = False) -> Exported:
@@ -46,9 +50,12 @@ def export_schedule(plan: Plan | Schedule, to: Format, shape: ModelShape, *, los
     schedule = plan.schedule
     schedule.check_depth(shape.depth)
     if to.lossless:
-        return Exported(to.write(plan if plan.changes else schedule, shape, ()), (), ())
+        whole = plan.changes or plan.weights is not None
+        return Exported(to.write(plan if whole else schedule, shape, ()), (), (), plan.weights)
     back = to.read(to.write(schedule, shape, ()), shape, None)
     left_out = [f"{change}, which the model is in, is left out" for change in plan.changes]
+    if plan.weights is not None:
+        left_out.append("the weights that it was tuned to are left out (--to hf, onnx or another model holds them)")
     changes = (*left_out, *differences(schedule, back.schedule, shape), *back.notes, *_protection(to, schedule, shape))
     if changes and not lossy:
         raise PruneSearchError(

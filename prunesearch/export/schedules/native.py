@@ -34,6 +34,7 @@ def provenance_of(point: Point, front: Front) -> dict[str, Any]:
         "difference": {name: getattr(point.difference, name) for name in ("value", "low", "high")},
         "costs": {name: amount.model_dump() for name, amount in point.costs.items()},
         "speedup": point.speedup,
+        **({} if point.tuned is None else {"tuned": point.tuned.model_dump(), "weights": point.to_plan().weights}),
     }
 
 

@@ -18,7 +18,9 @@ def front_rows(front: Front) -> list[dict[str, Any]]:
 
     Columns: `id`, `speedup`, the metric with `_low` and `_high` (95 %), the paired `difference` to the unpruned model
     with the same, each cost by its name and unit (`latency_ms`: as measured, or predicted where nothing was), with
-    `_predicted`, `agreement`, `kl`, `tokens` (leaving the last block) and `schedule`.
+    `_predicted`, `agreement`, `kl`, `tokens` (leaving the last block) and `schedule`; where points are tuned, the
+    metric with `_before` (the same plan on the model's own weights) and `_equal` (the unpruned model after the same
+    training), and `tuned`, how.
     """
     first: dict[str, Any] = {"id": UNPRUNED, "speedup": 1.0, **_measures(front, front.unpruned)}
     first |= {"agreement": 1.0, "kl": 0.0, "tokens": front.unpruned.tokens[-1], "schedule": UNPRUNED}
@@ -33,6 +35,19 @@ def _point(front: Front, point: Point) -> dict[str, Any]:
         "kl": fidelity.kl,
         "tokens": point.tokens[-1],
         "schedule": point.text,
+        **_tuned(front, point),
+    }
+
+
+def _tuned(front: Front, point: Point) -> dict[str, Any]:
+    """Of a front that has tuned points: what a point was before, and the unpruned model after the same training."""
+    if not any(other.tuned for other in front.points):
+        return {}
+    metric, tuned = front.task.metric, point.tuned
+    return {
+        f"{metric}_before": None if tuned is None else tuned.before.value,
+        f"{metric}_equal": None if tuned is None else tuned.equal.value,
+        "tuned": "" if tuned is None else tuned.text,
     }
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from prunesearch.core.costs import COSTS, Cost, digits, find_cost
 from prunesearch.report.tables.rungs import rung_head, rung_rows
+from prunesearch.report.tables.tuned_table import TUNED, tuned_table
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import CostAmount, FrontItem, Interval, Point
 
@@ -41,6 +42,9 @@ def show_front(front: Front, console: Console | None = None, *, plot: bool = Tru
     if front.points:
         out.print()
         out.print(_schedules_table(front, out.width))
+    if any(point.tuned for point in front.points):
+        out.print()
+        out.print(tuned_table(front))
     if plot and front.points:
         out.print()
         out.print(Text(front_plot(front)), no_wrap=True, overflow="crop")
@@ -225,7 +229,9 @@ def short_schedule(point: Point) -> str:
     stages = " > ".join(
         f"{', '.join(f'{stage.layer}:{stage.keep:.2f}' for stage in some)} {method}" for method, some in groups
     )
-    return " | ".join([stages or str(plan.schedule), *([plan.variant] if plan.changes else [])])
+    return " | ".join(
+        [stages or str(plan.schedule), *([plan.variant] if plan.changes else []), *([TUNED] if plan.weights else [])]
+    )
 
 
 def _wrap(schedule: str, width: int) -> str:

@@ -26,6 +26,7 @@ from prunesearch.report.views.axes import Drawn
 from prunesearch.report.views.figures import Figure, percent_text, signed
 from prunesearch.report.views.figures_point import piece_name, time_figure, time_rows, tokens_figure
 from prunesearch.report.views.study_view import Item, StudyView
+from prunesearch.study.front_items import Point
 
 Children = list[Any]
 _GRAPH: Any = {"displayModeBar": False, "displaylogo": False, "responsive": True}
@@ -117,6 +118,14 @@ def python_lines(given: Plan | Schedule) -> str:
     )
 
 
+def _study_lines(study: StudyView, item: Item) -> str:
+    """The same of a point with weights of its own, which are in the study."""
+    return (
+        f"import prunesearch as ps\n\nstudy = ps.load_study({study.name!r})\n"
+        f"with study[{item.id!r}].applied(model):  # on its trained weights\n    outputs = model(**batch)"
+    )
+
+
 # -- a point -------------------------------------------------------------------------------------------
 
 
@@ -141,7 +150,8 @@ def point_view(study: StudyView, item: Item, prefix: str = "") -> Children:
         label = "Bar chart of where the time goes; the table below has the same numbers"
         parts += [html.H3("Where the time goes"), plot(f"time {name}", time_figure(rows), label, "bars")]
         parts.append(details("The numbers", time_table(rows)))
-    parts += [html.H3("Use it"), code(python_lines(item.plan), "Python lines")]
+    lines = python_lines(item.plan) if item.plan.weights is None else _study_lines(study, item)
+    parts += [html.H3("Use it"), code(lines, "Python lines")]
     parts += [html.H3("Export it"), *exports(study, item)]
     return parts
 
@@ -149,6 +159,23 @@ def point_view(study: StudyView, item: Item, prefix: str = "") -> Children:
 def details(title: str, *children: Any) -> Component:
     """Something to open."""
     return html.Details([html.Summary(title), *children])
+
+
+def _tuned_facts(study: StudyView, point: Point) -> list[tuple[str, str, str]]:
+    """Of a tuned point: what it was before, and the second reference."""
+    tuned = point.tuned
+    if tuned is None:
+        return []
+    d = tuned.difference
+    interval = "no interval is known" if d.ends is None else f"95 %: {signed(d.ends[0])} to {signed(d.ends[1])}"
+    return [
+        (f"{study.metric} before it was tuned", f"{100 * tuned.before.value:.1f} %", tuned.text),
+        (
+            "unpruned after the same training",
+            f"{100 * tuned.equal.value:.1f} %",
+            f"change to it {signed(d.value)}, {interval}",
+        ),
+    ]
 
 
 def point_facts(study: StudyView, item: Item) -> Component:
@@ -169,6 +196,7 @@ def point_facts(study: StudyView, item: Item) -> Component:
         d, f = item.point.difference, item.point.fidelity
         interval = "no interval is known" if d.ends is None else f"95 %: {signed(d.ends[0])} to {signed(d.ends[1])}"
         pairs.append(("change, paired", f"{signed(d.value)} points", interval))
+        pairs += _tuned_facts(study, item.point)
         pairs.append(("same answer as unpruned", f"{100 * f.agreement:.1f} %", "of the holdout rows"))
         seen = item.point.quality.calibration
         calibration = "" if seen is None else f"calibration: {100 * seen:.1f} % {study.metric}"
@@ -300,10 +328,15 @@ def points_table(study: StudyView, chosen: str | None, href: str) -> Component:
             marked: dict[str, Any] = {"aria-current": "true"} if item.id == chosen else {}
             link = html.Span(dcc.Link(item.id, href=f"{href}?point={quote(item.id)}", className="point"), **marked)
             name = html.Span([link, " verdict" if item.id == verdict else ""])
-        rows.append([name, *_row(study, item, axes), str(len(item.plan)), item.plan.variant or study.dtype])
+        rows.append([name, *_row(study, item, axes), str(len(item.plan)), _done_to(study, item)])
     heads = [find_cost(a).unit for a in axes]
     head = ["point", "speed-up", *heads, f"{study.metric}, %", "95 %", "change", "stages", "precision"]
     return table(head, rows, range(1, len(head)), f"all points of {study.name}")
+
+
+def _done_to(study: StudyView, item: Item) -> str:
+    """What a point's weights are: their precision, and whether they were trained for it."""
+    return (item.plan.variant or study.dtype) + (", tuned" if item.plan.weights is not None else "")
 
 
 def _row(study: StudyView, item: Item, axes: Sequence[str]) -> list[str]:

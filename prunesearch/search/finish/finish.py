@@ -15,16 +15,16 @@ from prunesearch.core.constraint import relative_bound
 from prunesearch.core.costs import COSTS
 from prunesearch.core.events import moving, step
 from prunesearch.core.plans.plan import Plan
-from prunesearch.report.report import write_report
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Costing
 from prunesearch.search.finish.candidates import Bounds, blind_note, hypervolume, selection, selection_note, standing
-from prunesearch.search.finish.illustrate import illustrate
+from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.items import ItemMaker, Reference
 from prunesearch.search.finish.kept import Kept
 from prunesearch.search.finish.ladder import climb, say_ladder
 from prunesearch.search.finish.need import prospect_of, rows_needed, rows_note
 from prunesearch.search.finish.remeasure import Remeasured, remeasure
+from prunesearch.search.finish.tuned import keep_tuned
 from prunesearch.search.finish.verdict import TOLERANCE, Judge, with_promises
 from prunesearch.search.handed_on import Run, Searched
 from prunesearch.search.solve.seed import spread
@@ -121,7 +121,9 @@ class Finish:
         )
         blind = blind_note(self.task, reference, split.take(reference.n).labels)
         front = self._with_ladder(self._front(unpruned, points, chosen, blind))
-        self._report(front)
+        if self.run.folder.front.exists():
+            front = keep_tuned(front, Front.load(self.run.folder.front), blind=blind is not None)
+        report_study(self.run.folder, front, self.setting, self.run.handle, self.records)
         front.save(self.run.folder.front)  # last: where it lies, the study is finished
         return front
 
@@ -295,20 +297,6 @@ class Finish:
             )
             for load in self.costing.loads
         ]
-
-    def _report(self, front: Front) -> None:
-        rows, traces = illustrate(self.task, self.run.handle, front.points, self.setting.source.id)
-        trials = [
-            {
-                "number": r.number,
-                "predicted_ms": r.predicted_ms,
-                "kl": r.loss,
-                "quality": r.quality,
-                "schedule": r.plan.to_dict(),
-            }
-            for r in self.records
-        ]
-        write_report(self.run.folder.report, front, trials, rows, traces)
 
 
 def _spent(searched: Searched, records: Sequence[TrialRecord]) -> SearchInfo:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,18 @@ from prunesearch.core.events import track
 from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import Handle
 from prunesearch.report.pictures import owners, to_data_uri
+from prunesearch.report.report import write_report
 from prunesearch.report.spectrogram import picture, sound_view
 from prunesearch.report.views.shown_samples import ShownRow, ShownStage, ShownTrace
+from prunesearch.study.folder import StudyFolder
+from prunesearch.study.front import Front
 from prunesearch.study.front_items import Point
+from prunesearch.study.setup import Setting
+from prunesearch.study.trials import TrialRecord
 from prunesearch.tasks.base import Outputs, Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Inputs, trimmed
 from prunesearch.tasks.loading import count_tokens
+from prunesearch.training.artefacts import with_weights
 
 _SHOWN = 2  # rows that are traced under every point
 _WORST = 2  # rows that are traced under a point because it changes their answer
@@ -27,8 +35,26 @@ _WIDEST = 224  # pixels of a picture
 _SOUNDS = ("input_values", "input_features")
 
 
+def report_study(
+    folder: StudyFolder, front: Front, setting: Setting, handle: Handle, records: Sequence[TrialRecord]
+) -> None:
+    """Write the report of a study into its folder: its front, all finished trials, and what the points do to data."""
+    rows, traces = illustrate(setting.task, handle, front.points, setting.source.id, folder.weights)
+    trials = [
+        {
+            "number": r.number,
+            "predicted_ms": r.predicted_ms,
+            "kl": r.loss,
+            "quality": r.quality,
+            "schedule": r.plan.to_dict(),
+        }
+        for r in records
+    ]
+    write_report(folder.report, front, trials, rows, traces)
+
+
 def illustrate(
-    task: Task, handle: Handle, points: list[Point], model_id: str | None
+    task: Task, handle: Handle, points: list[Point], model_id: str | None, weights: Path | None = None
 ) -> tuple[list[ShownRow], list[ShownTrace]]:
     """Trace a few calibration rows through every point, and those whose answer it changes most.
 
@@ -41,6 +67,7 @@ def illustrate(
         points: of the front.
         model_id: folder or Hub id that tokenizer and image processor come from; None: nobody knows them, and only
             sounds are shown.
+        weights: the study's folder of weights, which tuned points need.
 
     Returns:
         The rows, and what each point made of which, as `report.views.shown_samples.Samples` holds them; none where the
@@ -55,12 +82,12 @@ def illustrate(
     unpruned: dict[int, str] = {}
     traces = []
     for point in track(points, len(points), "looking at rows"):
-        plan = point.to_plan()
-        with handle.under(plan):
+        full = point.to_plan()
+        with with_weights(task.model, full, weights) as plan, handle.under(plan):
             chosen = list(dict.fromkeys([*range(min(_SHOWN, split.n)), *_worst(task, split, reference)]))
         with handle.under(Plan()):
             unpruned |= {row: _answer(task, _row(split, row)) for row in chosen if row not in unpruned}
-        with handle.under(plan):
+        with with_weights(task.model, full, weights) as plan, handle.under(plan):
             traces += [_trace(task, handle, point.id, row, _row(split, row), unpruned[row]) for row in chosen]
     rows = []
     for row in sorted(unpruned):

@@ -48,7 +48,7 @@ class ItemMaker:
 
     def unpruned(self, measured: Remeasured) -> Unpruned:
         """The unpruned model."""
-        quality = _quality(self.reference.evaluation, self.reference.calibration)
+        quality = metric_value(self.reference.evaluation, self.reference.calibration)
         loads = self._loads(Plan(), measured)
         return Unpruned(
             qualities={self.metric: quality},
@@ -61,12 +61,10 @@ class ItemMaker:
     def point(self, record: TrialRecord, evaluation: Evaluation, measured: Remeasured, base: Remeasured) -> Point:
         """A candidate; `base` is what was measured of the unpruned model."""
         plan, reference = record.plan, self.reference.evaluation
-        metric, same = evaluation.metric, reference.first(evaluation.n)
-        value, low, high = metric.difference(same.statistics, evaluation.statistics)
-        at_least = metric.at_least(same.statistics, evaluation.statistics)
-        difference = Difference(value=value, low=_known(low), high=_known(high), at_least=_known(at_least))
-        moved = 0.0 if same is reference else reference.quality + value - evaluation.quality
-        quality = _quality(evaluation, record.quality, moved).model_copy(update={"difference": difference})
+        same = reference.first(evaluation.n)
+        difference = paired_difference_to(same, evaluation)
+        moved = 0.0 if same is reference else reference.quality + difference.value - evaluation.quality
+        quality = metric_value(evaluation, record.quality, moved).model_copy(update={"difference": difference})
         loads, whole = self._loads(plan, measured), self._loads(Plan(), base)
         costs = self._costs(plan, measured, evaluation, loads, whole)
         unpruned = self._costs(Plan(), base, reference, whole, whole)
@@ -169,8 +167,8 @@ def _each(values: Iterable[T | None]) -> list[T] | None:
     return found if len(found) == len(listed) else None
 
 
-def _quality(evaluation: Evaluation, calibration: float, moved: float = 0.0) -> MetricValue:
-    """A quality with its interval.
+def metric_value(evaluation: Evaluation, calibration: float | None, moved: float = 0.0) -> MetricValue:
+    """The metric with its interval, and on the calibration rows of the search.
 
     `moved` is what it would have more or less on all rows, by what the unpruned model has there: the difference to
     that model is known from few rows, the luck of these rows is both models' (a control variate).
@@ -183,6 +181,13 @@ def _quality(evaluation: Evaluation, calibration: float, moved: float = 0.0) -> 
     )
     ends = {"low": _known(low), "high": _known(high), "at_least": _known(at_least)}
     return MetricValue(value=value, calibration=calibration, **ends)
+
+
+def paired_difference_to(reference: Evaluation, evaluation: Evaluation) -> Difference:
+    """How much better than another evaluation of the same rows."""
+    value, low, high = evaluation.metric.difference(reference.statistics, evaluation.statistics)
+    at_least = evaluation.metric.at_least(reference.statistics, evaluation.statistics)
+    return Difference(value=value, low=_known(low), high=_known(high), at_least=_known(at_least))
 
 
 def _known(end: float) -> float | None:

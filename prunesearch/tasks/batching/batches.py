@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar, overload
 
@@ -72,6 +73,10 @@ class Batches(Sequence[Batch], ABC):
         """The same inputs with other labels, those of each batch."""
 
     @abstractmethod
+    def pick(self, numbers: list[int], padding: Mapping[str, int]) -> list[Batch]:
+        """Any rows by their numbers, ready for the model: one batch, or one for each number of texts that rows have."""
+
+    @abstractmethod
     def one(self, place: int) -> Batch:
         """The batch at a place, 0 <= place < len(self)."""
 
@@ -126,12 +131,26 @@ class Held(Batches):
         batch = self.batches[place]
         return batch if self.device is None else batch.to(self.device)
 
+    @cached_property
+    def _places(self) -> dict[int, tuple[int, int]]:
+        """Where each row is, by its number: the batch, and its place in it."""
+        return {n: (b, at) for b, batch in enumerate(self.batches) for at, n in enumerate(batch.index.tolist())}
+
+    def pick(self, numbers: list[int], padding: Mapping[str, int]) -> list[Batch]:
+        """Rows by their numbers."""
+        alike: dict[object, list[Batch]] = {}
+        for number in numbers:
+            batch, at = self._places[number]
+            row = trimmed(self.batches[batch].rows(torch.tensor([at])), padding)
+            alike.setdefault(_inner(row), []).append(row)
+        found = [merge_batches(rows, padding) for rows in alike.values()]
+        return found if self.device is None else [batch.to(self.device) for batch in found]
+
     def take(self, n: int, padding: Mapping[str, int]) -> Held:
         """The rows numbered 0 to n - 1; those of unlike numbers of texts are never in one batch."""
         alike: dict[object, list[Batch]] = {}
         for batch in self.batches:
-            shapes = (value.shape[1:-1] for value in batch.inputs.values())
-            alike.setdefault(tuple(shapes), []).append(batch)
+            alike.setdefault(_inner(batch), []).append(batch)
         kept: list[Batch] = []
         for batches in alike.values():
             pieces = (batch.rows((batch.index < n).nonzero().flatten()) for batch in batches)
@@ -172,6 +191,11 @@ class OnDemand(Batches):
         """The batch at a place, prepared."""
         index = self.rows[place]
         return Batch(self.inputs(index.tolist()), rows_of(self.held, index), index)
+
+    def pick(self, numbers: list[int], padding: Mapping[str, int]) -> list[Batch]:
+        """Rows by their numbers, prepared."""
+        index = torch.tensor(numbers)
+        return [Batch(self.inputs(numbers), rows_of(self.held, index), index)]
 
     def take(self, n: int, padding: Mapping[str, int]) -> OnDemand:
         """The rows numbered 0 to n - 1, in batches of the same size."""
@@ -244,6 +268,11 @@ def _stack(parts: list[Tensor], fill: int | None) -> Tensor:
 def rows_of(labels: Labels, keep: Tensor) -> Labels:
     """The labels of the rows at the positions `keep`, int64 `[k]` on the CPU."""
     return labels[keep.to(labels.device)] if isinstance(labels, Tensor) else [labels[int(i)] for i in keep]
+
+
+def _inner(batch: Batch) -> tuple[torch.Size, ...]:
+    """What rows of one batch have in common beside their length: how many texts each has."""
+    return tuple(value.shape[1:-1] for value in batch.inputs.values())
 
 
 def _join(parts: list[Labels]) -> Labels:

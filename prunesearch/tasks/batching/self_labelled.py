@@ -57,6 +57,10 @@ class SelfLabelled(Batches):
         """The batch at a place, to run the model on."""
         return self.inner.one(place)
 
+    def pick(self, numbers: list[int], padding: Mapping[str, int]) -> list[Batch]:
+        """Rows by their numbers, bare: what is trained on them is asked of the model itself."""
+        return self.inner.pick(numbers, padding)
+
     def settled(self, batch: Batch, outputs: Outputs) -> Batch:
         """A bare batch with the labels that the unpruned model's outputs are."""
         if not self._has(batch.index):

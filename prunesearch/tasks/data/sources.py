@@ -89,8 +89,10 @@ def load_source(data: str, reading: TextTable | None = None, fetch: Fetch | None
     return replace(source, splits=splits, skip_bad=reading is not None and reading.skip_bad)
 
 
-def as_source(data: str | Path | Dataset | DatasetDict, reading: TextTable | None = None) -> DataSource:
-    """Rows that a caller made, as they are, or those that `data` names (`load_source`)."""
+def as_source(data: str | Path | Dataset | DatasetDict | DataSource, reading: TextTable | None = None) -> DataSource:
+    """Rows that a caller made or that are read, as they are, or those that `data` names (`load_source`)."""
+    if isinstance(data, DataSource):
+        return data
     if isinstance(data, (str, Path)):
         return load_source(str(data), reading)
     if not isinstance(data, (Dataset, DatasetDict)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -36,10 +37,19 @@ class Sizes:
     train: int | None = None
     caps: Mapping[str, int] = field(default_factory=lambda: CAPS)
 
+    @classmethod
+    def whole(cls, calibration: int) -> Sizes:
+        """So many calibration rows, and all others for the holdout split."""
+        return cls(calibration, caps=dict.fromkeys(CAPS, sys.maxsize))
+
 
 def few(sizes: Sizes, calibration: int, holdout: int) -> Sizes:
     """`sizes` that take fewer rows unless the user says otherwise, for rows that take long."""
-    return replace(sizes, caps={**CAPS, "calibration": calibration, "holdout": holdout})
+    return (
+        sizes
+        if sizes.caps is not CAPS
+        else replace(sizes, caps={**CAPS, "calibration": calibration, "holdout": holdout})
+    )
 
 
 @dataclass(frozen=True)

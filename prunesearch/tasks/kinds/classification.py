@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
@@ -45,6 +46,10 @@ class Classification(Task):
     def answers(self, outputs: Outputs, batch: Batch) -> Tensor:
         """The logits `[b, classes]`."""
         return outputs["logits"]
+
+    def supervised(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """Cross-entropy of the classes, nats `[b]`."""
+        return nn.functional.cross_entropy(outputs["logits"].float(), torch.as_tensor(batch.labels), reduction="none")
 
     def shown(self, outputs: Outputs, batch: Batch) -> list[str]:
         """The predicted classes' names."""

@@ -44,6 +44,10 @@ class HeadOutputs(ABC):
         """How far outputs are from the unpruned model's, `[b]`, 0 where they are equal."""
 
     @abstractmethod
+    def supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss against labels that such heads are trained with, `[b]`."""
+
+    @abstractmethod
     def agrees(self, reference: Tensor, logits: Tensor) -> Tensor:
         """Whether both say the same, bool `[b]`."""
 
@@ -68,6 +72,10 @@ class OneClass(HeadOutputs):
     def divergence(self, reference: Tensor, logits: Tensor) -> Tensor:
         """KL divergence of the classes, nats."""
         return kl_divergence(reference, logits)
+
+    def supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy, nats."""
+        return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
     def agrees(self, reference: Tensor, logits: Tensor) -> Tensor:
         """Whether both choose the same class."""
@@ -97,6 +105,11 @@ class SomeClasses(HeadOutputs):
         on = before.sigmoid() * (nn.functional.logsigmoid(before) - nn.functional.logsigmoid(after))
         off = (-before).sigmoid() * (nn.functional.logsigmoid(-before) - nn.functional.logsigmoid(-after))
         return (on + off).sum(dim=-1)
+
+    def supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of every class being on or off, summed over the classes, nats."""
+        each = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+        return each.sum(dim=-1)
 
     def agrees(self, reference: Tensor, logits: Tensor) -> Tensor:
         """Whether both decide the same of every class."""
@@ -131,6 +144,10 @@ class SomeNumbers(HeadOutputs):
     def divergence(self, reference: Tensor, logits: Tensor) -> Tensor:
         """Squared error over the variance, its mean over the numbers of a row."""
         return (self._scaled(reference, logits) ** 2).mean(dim=-1)
+
+    def supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Squared error over the variance of the unpruned model's numbers."""
+        return self.divergence(labels.reshape(logits.shape), logits)
 
     def agrees(self, reference: Tensor, logits: Tensor) -> Tensor:
         """Whether all numbers are within a tenth of their spread."""
@@ -174,6 +191,10 @@ class Headed(Task):
     def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """What fits the head, `[b]`."""
         return self.head.divergence(reference["logits"], outputs["logits"])
+
+    def supervised(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """What fits the head, `[b]`."""
+        return self.head.supervised(outputs["logits"], torch.as_tensor(batch.labels))
 
     def agrees(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """Whether both say the same, `[b]`."""

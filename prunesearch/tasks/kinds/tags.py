@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from datasets.arrow_dataset import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification
 
 from prunesearch.core.errors import PruneSearchError
@@ -54,6 +54,14 @@ class Tagging(Task):
     def divergence(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """Mean KL divergence of the words' tags, nats `[b]`."""
         return _mean(kl_divergence(reference["logits"], outputs["logits"]), outputs["there"])
+
+    def supervised(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """Mean cross-entropy of the words' tags, nats `[b]`."""
+        logits, number = outputs["logits"].float(), {name: i for i, name in enumerate(self.label_names)}
+        width = logits.shape[1]
+        rows = [[*(number[tag] for tag in words.tags), *[0] * width][:width] for words in batch.labels]
+        wanted = torch.tensor(rows, device=logits.device)
+        return _mean(nn.functional.cross_entropy(logits.mT, wanted, reduction="none"), outputs["there"])
 
     def agrees(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """Share of words with the same tag, `[b]`."""

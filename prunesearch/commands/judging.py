@@ -1,0 +1,236 @@
+"""Training plans of a model, and judging what came of it: what `tune` does with a study, and without one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from prunesearch import __version__
+from prunesearch.core.events import say, step
+from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.schedule import Schedule
+from prunesearch.cost.timing.validate import measure_schedules
+from prunesearch.pruning.apply import Handle
+from prunesearch.search.finish.candidates import blind_note
+from prunesearch.search.finish.items import metric_value, paired_difference_to
+from prunesearch.search.trials.evaluate import Evaluation, Evaluator
+from prunesearch.study.folder import StudyFolder
+from prunesearch.study.front_items import Fidelity, MetricValue, Tuned
+from prunesearch.study.setup import Setting
+from prunesearch.tasks.base import Task
+from prunesearch.tasks.objects import digest_of
+from prunesearch.training.artefacts import loaded
+from prunesearch.training.distillation import fixed, teacher_of
+from prunesearch.training.recover import Learnt, School
+from prunesearch.training.settings import TrainingSettings
+from prunesearch.training.training_rows import TrainingRows, training_rows
+
+SCRATCH = "tuning"  # in the folder: trainings that are going on
+_SECONDS = 10.0  # of measuring whether trained weights run as fast
+_ROUNDS = 10  # of it, at least
+_SAME = 0.03  # of a speed-up: a smaller change is not told
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: points that `pick` names (None: all of a front), rows, and how they are trained.
+
+    Attributes:
+        train: rows to train on, as `training_rows` takes them; None: the study's own that it does not use.
+    """
+
+    settings: TrainingSettings
+    pick: str | None = None
+    train: Any = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Trains a model under plans.
+
+    Attributes:
+        folder: that weights are kept in, and what trainings that are going on need.
+        wanted: what is asked for.
+        setting: the model with its data; nothing here touches it.
+        school: what trains.
+    """
+
+    folder: StudyFolder
+    wanted: Wanted
+    setting: Setting
+    school: type[School] = School
+
+    @cached_property
+    def rows(self) -> TrainingRows:
+        """To train on."""
+        seed, model = self.wanted.settings.seed, teacher_of(self.setting.task).model
+        found = training_rows(self.setting, model, self.wanted.train, seed=seed)
+        say(f"{len(found.learnt):,} rows of {found.said} to train on, {len(found.stopping):,} more to stop by")
+        return found
+
+    def _school(self, share: float = 1.0) -> School:
+        """What all trainings have in common; each gets a `share` of the time."""
+        scratch = self.folder.path / SCRATCH
+        return self.school(self.setting.task, self.rows, self.wanted.settings, self.folder.weights, scratch, share)
+
+    def learn(self, plan: Plan, label: str, share: float = 0.5, steps: int | None = None) -> Learnt:
+        """Train a student under the stages of a plan, in a `share` of the time, or for so many steps."""
+        step(f"tuning {label}: {plan.schedule}")
+        if plan.changes:
+            say(f"{label} is trained without {plan.variant}, and judged with it")
+        return self._school(share).learn(fixed(plan.schedule), self.key(plan.schedule), label, steps=steps)
+
+    def reference(self, learnt: Learnt) -> Learnt | None:
+        """The unpruned model after the same training as one of a point; None: that leaves it as it is."""
+        if not learnt.labels:
+            step("no labels: the same training leaves the unpruned model as it is, and it is the only reference")
+            return None
+        step("training the unpruned model in the same way: the second reference")
+        return self._school().learn(fixed(Schedule()), self.key(Schedule()), "unpruned", steps=learnt.amount.steps)
+
+    def key(self, schedule: Schedule) -> str:
+        """What tells a training from all others of the study."""
+        asked = self.wanted.settings.to_dict()
+        facts = [schedule.to_dict(), asked, self.rows.digest, digest_of(self.setting.task), __version__]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A plan on its trained weights: quality on the holdout split, closeness to the unpruned model, and how it came."""
+
+    plan: Plan
+    quality: MetricValue
+    fidelity: Fidelity
+    tuned: Tuned
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Judges what trainings left, on the rows of the study.
+
+    Attributes:
+        work: the trainings.
+        equal: the unpruned model after the same training, where that changed it.
+        calibration, holdout: evaluators, made while the model had its own weights.
+        unpruned: the user's model on the holdout split.
+    """
+
+    work: Tuning
+    equal: Learnt | None
+    calibration: Evaluator
+    holdout: Evaluator
+    unpruned: Evaluation
+
+    @classmethod
+    def of(cls, work: Tuning, equal: Learnt | None, handle: Handle) -> Judging:
+        """With the model on its own weights, and a `handle` on it."""
+        task = work.setting.task
+        calibration = Evaluator(task, handle, task.calibration.take(work.setting.config.search_samples))
+        holdout = Evaluator(task, handle, task.holdout)
+        return cls(work, equal, calibration, holdout, holdout.unpruned())
+
+    @property
+    def task(self) -> Task:
+        """The model with its data."""
+        return self.work.setting.task
+
+    @cached_property
+    def blind(self) -> bool:
+        """Whether the unpruned model's quality is too low to tell schedules apart."""
+        return blind_note(self.task, self.unpruned, self.task.holdout.labels) is not None
+
+    @cached_property
+    def _equal(self) -> tuple[Evaluation, float]:
+        """The unpruned model after the same training: on the holdout split, and its quality on calibration rows."""
+        weights = {} if self.equal is None else self.equal.weights
+        with loaded(self.task.model, weights):
+            return self.holdout.evaluate(Plan()), self.calibration.evaluate(Plan()).quality
+
+    def outcome(self, plan: Plan, learnt: Learnt, label: str, before: MetricValue | None = None) -> Outcome | None:
+        """What a plan is on its trained weights; None where these are not better on calibration rows, which is said.
+
+        Args:
+            plan: on the model's own weights.
+            learnt: what was trained under it.
+            label: what people know it by.
+            before: its quality on the model's own weights, where that is known.
+        """
+        untrained = self.calibration.evaluate(plan)
+        with loaded(self.task.model, learnt.weights):
+            seen = self.calibration.evaluate(plan)
+            if (seen.quality, -seen.loss) <= (untrained.quality, -untrained.loss):
+                say(
+                    f"{label}: dropped, since its trained weights are not better on the calibration rows "
+                    f"({self.task.metric} {100 * untrained.quality:.2f} % before, {100 * seen.quality:.2f} % after)"
+                )
+                return None
+            judged = self.holdout.evaluate(plan)
+        if before is None:
+            before = self._to_unpruned(self.holdout.evaluate(plan), untrained.quality)
+        tuned = self._tuned(plan, learnt, judged, before)
+        say(
+            f"{label}: {self.task.metric} {100 * before.value:.2f} % before, {100 * judged.quality:.2f} % after; "
+            f"unpruned {100 * self.unpruned.quality:.2f} %, after the same training {100 * tuned.equal.value:.2f} %"
+        )
+        fidelity = Fidelity(
+            kl=judged.loss,
+            agreement=judged.agreement,
+            agreement_at_least=judged.agreement_at_least(),
+            calibration_kl=seen.loss,
+        )
+        whole = Plan(plan.schedule, plan.changes, learnt.name)
+        return Outcome(whole, self._to_unpruned(judged, seen.quality), fidelity, tuned)
+
+    def _to_unpruned(self, judged: Evaluation, calibration: float) -> MetricValue:
+        """A quality with its difference to the user's model."""
+        difference = paired_difference_to(self.unpruned, judged)
+        return metric_value(judged, calibration).model_copy(update={"difference": difference})
+
+    def _tuned(self, plan: Plan, learnt: Learnt, judged: Evaluation, before: MetricValue) -> Tuned:
+        settings, rows = self.work.wanted.settings, len(self.work.rows.learnt)
+        equal, equal_seen = self._equal
+        speeds = self._speeds(plan, learnt)
+        return Tuned(
+            parameters=settings.parameters,
+            data=self.work.rows.said,
+            rows=rows,
+            labels=learnt.labels,
+            epochs=learnt.trained.steps * settings.batch_size * settings.accumulate / rows,
+            steps=learnt.trained.steps,
+            seconds=learnt.trained.seconds,
+            batch_size=settings.batch_size * settings.accumulate,
+            learning_rate=settings.height,
+            seed=settings.seed,
+            before=before,
+            equal=self._to_unpruned(equal, equal_seen),
+            difference=paired_difference_to(equal, judged),
+            speedup_before=speeds[0],
+            speedup=speeds[1],
+        )
+
+    def _speeds(self, plan: Plan, learnt: Learnt) -> tuple[float | None, float | None]:
+        """The speed-up on the model's own weights and on the trained ones, measured one after the other."""
+        setting = self.work.setting
+        if not setting.target.here:
+            return None, None
+        found = []
+        for weights in ({}, learnt.weights):
+            with loaded(self.task.model, weights):
+                whole, pruned = measure_schedules(
+                    self.task.model,
+                    self.task.timing_inputs(setting.config.batch_size),
+                    [Plan(), plan],
+                    time_budget_s=_SECONDS / 2,
+                    min_rounds=_ROUNDS,
+                    label="re-measuring",
+                    mode=setting.config.mode,
+                    concurrency=setting.config.concurrency,
+                )
+            found.append(whole.median_ms / pruned.median_ms)
+        if abs(found[1] / found[0] - 1) > _SAME:
+            say(f"measured {found[0]:.2f}x on the model's own weights, {found[1]:.2f}x on the trained ones")
+        return found[0], found[1]

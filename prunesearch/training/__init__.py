@@ -1,0 +1,1 @@
+"""Training under real removal: what recovery, elastic networks and learned scorers have in common."""

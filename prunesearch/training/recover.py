@@ -1,0 +1,148 @@
+"""One training from beginning to end: a student of a task's model, under what each step draws, and what it learnt."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prunesearch.core.events import say
+from prunesearch.core.files import load_json, write_text_atomic
+from prunesearch.core.tables.training_tables import PARAMETERS
+from prunesearch.tasks.base import Task
+from prunesearch.training.artefacts import changed_weights, read_weights, save_weights
+from prunesearch.training.distillation import Distillation, Draw, student_of, teacher_of
+from prunesearch.training.settings import EPOCHS, TrainingSettings
+from prunesearch.training.trainable import Trainable, freeze
+from prunesearch.training.trainer import Trained, TrainingLength, train
+from prunesearch.training.training_rows import TrainingRows
+
+_TIMED = 3  # steps, the first of which warms up
+_OVERHEAD = 1.15  # of the optimiser, and of looking at the stopping rows, over forwards and backwards
+_DONE, _PLANNED = "done.json", "planned.json"
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a training left.
+
+    Attributes:
+        name: of its weights, as a plan has it.
+        weights: the parameters that changed.
+        trained: what it spent.
+        labels: whether labels were part of the loss.
+        amount: how much was asked for.
+    """
+
+    name: str
+    weights: Mapping[str, Tensor]
+    trained: Trained
+    labels: bool
+    amount: TrainingLength
+
+
+@dataclass(frozen=True)
+class School:
+    """What trainings of one model have in common.
+
+    Attributes:
+        task: the model with its data, untouched.
+        rows: to train on.
+        settings: how long, and what.
+        folder: of weights.
+        scratch: where trainings that are going on keep their checkpoints.
+        share: of the time asked for that one training gets.
+    """
+
+    task: Task
+    rows: TrainingRows
+    settings: TrainingSettings
+    folder: Path
+    scratch: Path
+    share: float = 1.0
+
+    def learn(self, draw: Draw, key: str, label: str, *, in_place: bool = False, steps: int | None = None) -> Learnt:
+        """Train a student on what `draw` gives at each step; a training of the same `key` goes on, or is done.
+
+        Args:
+            draw: plans of a step, all on the same rows.
+            key: of all that the outcome depends on, one for each training of a study.
+            label: what is trained, for people.
+            in_place: see `Distillation`.
+            steps: in place of what the settings come to: those of another training that this one is compared with.
+        """
+        place = self.scratch / key
+        known = self._done(place)
+        if known is not None:
+            say(f"{label}: trained before")
+            return known
+        settings = self.settings
+        chosen: Trainable = PARAMETERS.load(settings.parameters)
+        teacher, student = teacher_of(self.task), student_of(self.task.model)
+        freeze(student)
+        chosen.prepare(student)
+        made = Distillation(
+            teacher, student, self.rows, draw, seed=settings.seed, augment=settings.augment, in_place=in_place
+        )
+        labels = made.uses_labels()
+        count = self._planned(place, made) if steps is None else steps
+        amount = TrainingLength(count, settings.batch_size, settings.height, settings.accumulate, settings.seed)
+        trained = train(made, (self.rows.learnt, self.rows.stopping), amount, place, label=label)
+        made.remove()
+        chosen.end(student)
+        weights = changed_weights(student, teacher.model)
+        name = save_weights(self.folder, weights, {"format": "pt", "tuned": label})
+        facts = {"weights": name, "steps": trained.steps, "seconds": trained.seconds, "loss": trained.loss}
+        write_text_atomic(place / _DONE, json.dumps({**facts, "labels": labels, "planned": count}) + "\n")
+        for old in place.glob("checkpoint-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        return Learnt(name, weights, trained, labels, amount)
+
+    def _done(self, place: Path) -> Learnt | None:
+        path = place / _DONE
+        if not path.exists():
+            return None
+        found, settings = load_json(path, "training"), self.settings
+        weights = read_weights(self.folder, found["weights"])
+        trained = Trained(found["steps"], found["seconds"], found["loss"])
+        amount = TrainingLength(
+            found["planned"], settings.batch_size, settings.height, settings.accumulate, settings.seed
+        )
+        return Learnt(found["weights"], weights, trained, found["labels"], amount)
+
+    def _planned(self, place: Path, made: Distillation) -> int:
+        """Steps of a training: those that the epochs have, or that fit into the time; the same when it goes on."""
+        path = place / _PLANNED
+        if path.exists():
+            return int(load_json(path, "training")["steps"])
+        settings = self.settings
+        in_epoch = len(self.rows.learnt) / (settings.batch_size * settings.accumulate)
+        if settings.seconds is None:
+            steps = math.ceil((EPOCHS if settings.epochs is None else settings.epochs) * in_epoch)
+        else:
+            steps = int(settings.seconds * self.share / self._step_seconds(made))
+        steps = max(1, steps)
+        write_text_atomic(path, json.dumps({"steps": steps}) + "\n")
+        return steps
+
+    def _step_seconds(self, made: Distillation) -> float:
+        """What a step takes, by a few of them whose gradients are thrown away."""
+        took = []
+        made.train()
+        for number in range(_TIMED):
+            started = time.perf_counter()
+            for part in range(self.settings.accumulate):
+                first = (number * self.settings.accumulate + part) * self.settings.batch_size
+                picked = (torch.arange(first, first + self.settings.batch_size)) % len(self.rows.learnt)
+                made(self.rows.learnt[picked])["loss"].backward()
+            took.append(time.perf_counter() - started)
+            made.zero_grad(set_to_none=True)
+        made.eval()
+        return _OVERHEAD * min(took[1:])
