@@ -117,8 +117,12 @@ def kill(name: str, bench: Bench, times: int) -> Iterator[dict[str, int]]:
         told = set(child.told()) - {number for number, _, _ in now}
         yield {"lost": len(known - now) + len(told)}
         known = now
-        if child.code is not None and child.code >= 0:
-            yield {"unclear": int(child.code != 0), **bench.ended(study, engine)}
+        if child.code == 0:
+            yield bench.ended(study, engine)
+            study = None
+        elif child.code is not None and child.code > 0:
+            print(f"exit code {child.code}: {child.lines()[-1:]}", flush=True)
+            yield {"unclear": 1}
             study = None
 
 

@@ -31,6 +31,9 @@ class Child:
     def told(self) -> list[int]:
         return self._told
 
+    def lines(self) -> list[str]:
+        return ["why"]
+
 
 class Study:
     """What is there after each of its processes, which were told of some trials."""
