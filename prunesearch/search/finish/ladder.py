@@ -37,7 +37,7 @@ from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet
 from prunesearch.tasks.quality import quality_of, unjudged
 
-_ROWS = 256  # holdout rows of the qualities, at most
+_ROWS = 128  # holdout rows of the qualities, at most
 _ROUNDS = 7
 _LONGEST = 160  # characters of a reason
 _TO_MAKE_S = 15.0  # what making the graphs of a runtime may take: with less left, it is skipped
@@ -69,7 +69,7 @@ def climb(
     takes half as long for it each time, so that it ends; those that are not ready by then are skipped.
 
     Args:
-        bench: of a device at hand; half of the time for a cost table is spent on making, a fifth on timing, at most.
+        bench: of a device at hand; half of the time for a cost table is spent on making, a tenth on timing, at most.
         variants: the precisions that torch has here, by `Plan.variant`.
         best: whose stages are put on top; None: nothing is.
         path: where the rungs are kept.
@@ -176,7 +176,7 @@ def _measured(bench: Bench, made: _Made, timed: Appended, rows: int) -> list[Run
         made.jobs,
         clock=clock_for(device_of(inputs)),
         sentinel=first,
-        time_budget_s=config.table_seconds / 5,
+        time_budget_s=config.table_seconds / 10,
         min_rounds=_ROUNDS,
         tolerance=config.promise.latency_error,
         seed=config.seed,
