@@ -29,13 +29,13 @@ def _captions() -> Any:
     )
 
 
-def _llava() -> Any:
+def _vip_llava() -> Any:
     tower = hf.CLIPVisionConfig(**_IMAGE, intermediate_size=16)
     text = hf.LlamaConfig(**_TEXT, num_key_value_heads=2)
-    return hf.LlavaForConditionalGeneration(hf.LlavaConfig(vision_config=tower, text_config=text))
+    return hf.VipLlavaForConditionalGeneration(hf.VipLlavaConfig(vision_config=tower, text_config=text))
 
 
-@pytest.mark.parametrize("make", [_bert2bert, _captions, _llava])
+@pytest.mark.parametrize("make", [_bert2bert, _captions, _vip_llava])
 def test_a_model_that_counts_its_tokens_is_refused_at_once_and_left_as_it_was(make: Any) -> None:
     model = make()
     with pytest.raises(UnsupportedModelError, match=rf"{type(model).__name__} counts the tokens .* by itself"):
