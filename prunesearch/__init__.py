@@ -35,6 +35,8 @@ _PUBLIC = {
     "MERGES": "prunesearch.core.tables.registry",
     "apply_": "prunesearch.pruning.apply",
     "handle_of": "prunesearch.pruning.apply",
+    "fit_plan": "prunesearch.api.fitting",
+    "load_fits": "prunesearch.compress.fits",
     "mean_pool": "prunesearch.pruning.families.pooling",
     "register_family": "prunesearch.pruning.families.find",
     "Family": "prunesearch.pruning.families.family",

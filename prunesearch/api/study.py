@@ -17,6 +17,7 @@ from prunesearch.commands.transfer_table import transfer_study
 from prunesearch.commands.tune import tune as tune_study
 from prunesearch.commands.verify import Verification
 from prunesearch.commands.verify import verify as verify_study
+from prunesearch.compress.fits import Fits, fits_for
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
@@ -84,7 +85,7 @@ class StudyPoint:
                 the model that the study is of, loaded anew.
         """
         chosen = self.study.model_or(model)
-        with with_weights(chosen, self.plan, self.study.folder.weights) as plan, apply_(chosen, plan):
+        with with_weights(chosen, self.plan, self.study.folder.weights) as plan, apply_(chosen, plan, fits=self._fits):
             yield chosen
 
     def apply_(self, model: nn.Module | None = None) -> Handle:
@@ -92,7 +93,11 @@ class StudyPoint:
         chosen, plan = self.study.model_or(model), self.plan
         if plan.weights is not None:
             load_(chosen, read_weights(self.study.folder.weights, plan.weights))
-        return apply_(chosen, plan.on_own_weights)
+        return apply_(chosen, plan.on_own_weights, fits=self._fits)
+
+    @property
+    def _fits(self) -> Fits:
+        return fits_for([self.plan], self.study.folder.path)
 
     def export(self, to: str = "json", path: str | Path | None = None, **options: Any) -> str | ModelExport:
         """Write it; see `Study.export`."""

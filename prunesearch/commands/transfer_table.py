@@ -59,8 +59,10 @@ def transfer_study(
         space = space.with_methods([m for m in space.methods if m in used] or space.methods)
         asked = {**Target("cpu", profile, False).conditions(there), "tokens": task.tokens}
         table = profile_table(profile, task, handle, space, asked, front.model.id)
-    priced = [PricedTrial(t.plan, t.quality, t.predicted_ms) for t in trials if t.plan.variant in table.variants]
-    points = [point for point in front.points if point.variant in table.variants]
+    known = [t for t in trials if t.plan.variant in table.variants and not t.plan.halves]
+    priced = [PricedTrial(t.plan, t.quality, t.predicted_ms) for t in known]
+    plans = {point.id: point.to_plan() for point in front.points}
+    points = [p for p in front.points if plans[p.id].variant in table.variants and not plans[p.id].halves]
     left_out = len(front.points) - len(points)
     if left_out and not points:
         raise PruneSearchError(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import spearmanr
 from torch import nn
 
+from prunesearch.compress.fits import fits_for
 from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import write_text_atomic
@@ -149,7 +150,8 @@ def verify(
     meter, notes = _meter(config, device)
     try:
         setting = make_setting(config, task=task, model=model)
-        with apply_(setting.task.model, Plan()) as handle:
+        fits = fits_for([point.to_plan() for point in front.points], folder.path)
+        with apply_(setting.task.model, Plan(), fits=fits) as handle:
             bench = Bench(setting, handle, meter=meter, seconds=seconds / len(setting.loads))
             points = measured_points(front, bench)
             inputs = setting.task.timing_inputs(config.batch_size)

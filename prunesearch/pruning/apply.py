@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import Stage, parse_method
+from prunesearch.core.plans.stage import ENCODER, Stage, parse_method
 from prunesearch.core.tables.registry import MERGES
 from prunesearch.pruning.driver import NO_BIAS, Driver
 from prunesearch.pruning.families.blocks import Layout
@@ -23,6 +23,7 @@ from prunesearch.pruning.forward.leaves import Leaves
 from prunesearch.pruning.forward.state import Departure, Reductions, carrier_of, hide_state, mark_carrier, show_state
 from prunesearch.pruning.forward.tokens import Tokens
 from prunesearch.pruning.forward.trace import Trace
+from prunesearch.pruning.forward.twins import Fits, Twins
 from prunesearch.pruning.hooks import Hooks
 from prunesearch.pruning.interface import ObservedConfig
 
@@ -31,7 +32,12 @@ if TYPE_CHECKING:
 
 
 def apply_(
-    model: nn.Module, schedule: Schedule | Plan | Iterable[Stage], *, trace: bool = False, seed: int = 0
+    model: nn.Module,
+    schedule: Schedule | Plan | Iterable[Stage],
+    *,
+    trace: bool = False,
+    seed: int = 0,
+    fits: Fits | None = None,
 ) -> Handle:
     """Reduce tokens inside `model` from now on, as `schedule` says. In place; undone by `handle.remove()`.
 
@@ -54,6 +60,7 @@ def apply_(
             as it was.
         trace: keep, for the latest forward, which inputs every surviving token holds (`handle.trace`).
         seed: of the `random` scorer.
+        fits: weights that were fitted for changes of halves of blocks (`width`, `rank`), as `load_fits` reads them.
 
     Returns:
         The handle that takes other schedules (`set`, `under`) and undoes everything (`remove`).
@@ -63,7 +70,7 @@ def apply_(
         PruneSearchError: if the model already carries a schedule, the schedule does not fit it, or the plan has weights
             of its own.
     """
-    return Handle(model, schedule, trace=trace, seed=seed)
+    return Handle(model, schedule, trace=trace, seed=seed, fits=fits)
 
 
 def handle_of(model: nn.Module) -> Handle | None:
@@ -86,7 +93,9 @@ class Handle:
     calling thread: others go on as they were.
     """
 
-    def __init__(self, model: nn.Module, schedule: Any, *, trace: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, schedule: Any, *, trace: bool = False, seed: int = 0, fits: Fits | None = None
+    ) -> None:
         encoder, schedule = find_reduced(model), as_planned(schedule)
         if carrier_of(model) is not None:  # of this package, or of an exported file
             raise PruneSearchError(
@@ -98,6 +107,10 @@ class Handle:
         self._leaves = Leaves(
             model, encoder.blocks, [*encoder.blocks, *encoder.cores], self._driver.threads, self._hooks
         )
+        self._twins = Twins(
+            encoder.blocks, encoder.family.layout.core, getattr(encoder.family.positions, "by_head", "")
+        )
+        self._twins.fits.update(fits or {})
         self._driver.check(Reductions.of(schedule).schedule)
         self._driver.around = holders(model, encoder.base)
         try:
@@ -136,9 +149,12 @@ class Handle:
 
     def _choose(self, *_: Any) -> None:
         """A forward begins: the twins of the calling thread's plan run until the next one does."""
-        variant = self._driver.state.variant = self._driver.reductions.variant
-        if variant:
-            self._leaves.refresh(variant)
+        state, reductions = self._driver.state, self._driver.reductions
+        state.variant = reductions.variant
+        if state.variant:
+            self._leaves.refresh(state.variant)
+        changes = getattr(reductions.given, "changes", ())
+        state.twins = self._twins.of(changes) if changes else {}
 
     @property
     def encoder(self) -> Encoder:
@@ -171,13 +187,20 @@ class Handle:
         else:
             self._driver.standing = reductions
         self._driver.state.variant = reductions.variant
+        self._driver.state.twins = self._twins.of(getattr(reductions.given, "changes", ()))
+
+    def give(self, fits: Fits) -> None:
+        """Take weights that were fitted for changes, beside those that are known."""
+        self._twins.fits.update(fits)
 
     def _reductions(self, given: Any) -> Reductions:
         """A plan as blocks look it up, checked, its twins made."""
         given = as_planned(given)
+        if self.encoder.family.part != ENCODER and getattr(given, "halves", {}):
+            raise PruneSearchError("halves of blocks can be changed in encoders, but this model's decoder is reduced")
         reductions = Reductions.of(given)
         self._driver.check(reductions.schedule)
-        self._leaves.prepare(reductions.variant, getattr(given, "changes", ()))
+        self._leaves.prepare(reductions.variant, getattr(given, "whole", ()))
         return reductions
 
     @contextmanager
@@ -190,7 +213,8 @@ class Handle:
         """
         reductions = self._reductions(schedule)
         tracing: dict[str, Any] = {} if traced is None else {"trace": Trace() if traced else None}
-        with self._driver.state.changed(reductions=reductions, variant=reductions.variant, **tracing):
+        twins = self._twins.of(getattr(reductions.given, "changes", ()))
+        with self._driver.state.changed(reductions=reductions, variant=reductions.variant, twins=twins, **tracing):
             yield self
 
     def remove(self) -> None:
@@ -199,7 +223,7 @@ class Handle:
         if carrier_of(base) is not self:
             return
         self._driver.installed = False
-        self._driver.state.variant = ""
+        self._driver.state.variant, self._driver.state.twins = "", {}
         self._hooks.remove()
         for core in self.encoder.cores:
             hide_state(core)
@@ -236,6 +260,11 @@ class Handle:
         inputs: list[Tensor] = []
         with self._driver.state.changed(recorded=inputs):
             yield inputs
+
+    def watched(self, entering: Callable[[], None], passing: Callable[[], None]) -> AbstractContextManager[None]:
+        """Within the block, the calling thread's forwards call `entering` where a block begins, and `passing` where its
+        attention ends, where its MLP begins and where that ends."""
+        return self._driver.state.changed(watchers=(entering, passing))
 
     def resuming(self, layer: int, hidden: Tensor) -> AbstractContextManager[None]:
         """Within the block, forwards skip the blocks before `layer` and give it `hidden` as its input.
@@ -285,6 +314,8 @@ class Handle:
 
 class BlockForward:
     """Stands in for the forward of a block; held on to by somebody when the schedule is gone, it is the block's."""
+
+    ours = True  # see `forward.twins.shadow`
 
     def __init__(self, driver: Driver, block: nn.Module, place: int | None) -> None:
         self.driver, self.block, self.place = driver, block, place

@@ -220,20 +220,29 @@ class Driver:
 
     def run_block(self, index: int, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         """Compute block `index` on `x` `[batch, n, width]`, its stage included; `begin` comes before the first."""
-        forward = self.state.forward or self.begin()
+        forward, state = self.state.forward or self.begin(), self.state
         block, family = self.encoder.blocks[index], self.encoder.family
-        layout = family.layout
+        layout, (entering, passing) = family.layout, state.watchers
         if index == 0:
             x = self._reduce_input(forward, x, mask)
-        given_mask, given = self._for_tokens_left(forward, index, x, mask, kwargs)
-        rule = forward.rule(family.part, index)
-        forward.looking = None if rule is None else self.encoder.cores[index]
-        x = layout.attend(block, x, given_mask, given)
-        if "weights" in given:
-            kwargs["weights"] = given["weights"]
+        own = state.twins.get(index)
+        block, core = (block, self.encoder.cores[index]) if own is None else own
+        rule, skips = forward.rule(family.part, index), forward.reductions.skips
+        entering()
+        if (index, "attention") not in skips:
+            given_mask, given = self._for_tokens_left(forward, index, x, mask, kwargs)
+            forward.looking = None if rule is None else core
+            x = layout.attend(block, x, given_mask, given)
+            if "weights" in given:
+                kwargs["weights"] = given["weights"]
+        passing()
         if rule is not None:
             x = self._reduce(forward, rule, forward.take_view(), x, mask, first=index + 1)
-        return layout.feed(block, x)
+        passing()
+        if (index, "mlp") not in skips:
+            x = layout.feed(block, x)
+        passing()
+        return x
 
     def _reduce_input(self, forward: ForwardState, x: Tensor, mask: Tensor | None) -> Tensor:
         """Carry out a stage before the first block, to which the features are queries, keys and values of one head."""

@@ -292,8 +292,8 @@ class Point(FrontItem):
 
     @property
     def variant(self) -> str:
-        """What is done to the model beside its tokens: `int8`; empty where nothing is."""
-        return self.to_plan().variant
+        """What is done to the model beside its tokens, for people: `int8`; empty where nothing is."""
+        return self.to_plan().done
 
     @model_validator(mode="after")
     def _tuned_to_its_weights(self) -> Self:

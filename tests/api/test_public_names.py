@@ -23,6 +23,8 @@ KINDS = {
     "dashboard": "function",
     "apply_": "function",
     "handle_of": "function",
+    "fit_plan": "function",
+    "load_fits": "function",
     "mean_pool": "function",
     "register_family": "function",
     "Study": "type",

@@ -8,6 +8,7 @@ A file of a plan is version 2 of that of a schedule, and the reader takes both.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,9 @@ from prunesearch.core.tables.registry import CHANGES, find_table
 
 Value = str | int | float | bool
 WEIGHTS = "sha256:"  # what the name of weights in files begins with; the digest of the file follows
+HALVES = ("attention", "mlp")
 _KEYS = {"stages", "changes", "weights"}
+_TOLD = re.compile(r"(?P<block>\d+):(?P<kind>[\w-]+)\((?P<name>\w+)=(?P<value>\w+)\)")
 
 
 @dataclass(frozen=True, init=False)
@@ -54,6 +57,8 @@ class Change:
         if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 0):
             raise PruneSearchError(f"`block` must be an integer >= 0 or None, but got {block!r}")
         row, given = CHANGES.entry(kind), dict(params)
+        if row.halves:
+            _check_half(kind, block, given)
         if row.names:
             if set(given) != {row.param}:
                 raise PruneSearchError(f"a change of {kind} has the parameter `{row.param}`, but got {sorted(given)}")
@@ -71,6 +76,22 @@ class Change:
         return f"{where}{self.kind}" + (f"({said})" if said else "")
 
     @property
+    def half(self) -> str:
+        """Of a change of half a block, `attention` or `mlp`; empty for any other."""
+        halves = CHANGES.entry(self.kind).halves
+        if not halves:
+            return ""
+        name, value = self.params[0]
+        return halves[name] or str(value)
+
+    @property
+    def word(self) -> str:
+        """What the half is called in cost tables: `heads4`, `none`; empty of a change of anything else."""
+        return (
+            CHANGES.entry(self.kind).word.format(name=self.params[0][0], value=self.params[0][1]) if self.half else ""
+        )
+
+    @property
     def help(self) -> str:
         """What it does, in one line."""
         row = CHANGES.entry(self.kind)
@@ -78,11 +99,15 @@ class Change:
 
     @classmethod
     def parse(cls, text: str) -> Change:
-        """Read what a change prints, of kinds whose values have names: `int8`, `3:int8`.
+        """Read what a change prints: `int8`, `3:int8`, `3:width(heads=4)`.
 
         Raises:
             PruneSearchError: for a name that is in no table of theirs.
         """
+        told = _TOLD.fullmatch(text.strip())
+        if told is not None and told["kind"] in CHANGES and CHANGES.entry(told["kind"]).halves:
+            value = int(told["value"]) if told["value"].isdecimal() else told["value"]
+            return cls(told["kind"], int(told["block"]), {told["name"]: value})
         block, _, name = text.strip().rpartition(":")
         rows = {kind: CHANGES.entry(kind) for kind in CHANGES}
         tables = {kind: find_table(row.names) for kind, row in rows.items() if row.names}
@@ -113,6 +138,23 @@ class Change:
         return cls(**data)
 
 
+def _check_half(kind: str, block: int | None, given: dict[str, Value]) -> None:
+    """Refuse a change of half a block that says no block, or not one thing of it."""
+    halves = CHANGES.entry(kind).halves
+    if block is None:
+        raise PruneSearchError(f"a change of {kind} is of one block: give its number (`block`)")
+    if len(given) != 1 or not set(given) <= set(halves):
+        raise PruneSearchError(
+            f"a change of {kind} has one of the parameters {sorted(halves)}, but got {sorted(given)}"
+        )
+    (name, value), *_ = given.items()
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if halves[name] and not whole:
+        raise PruneSearchError(f"`{name}` of a change of {kind} must be an integer >= 1, but got {value!r}")
+    if not halves[name] and value not in HALVES:
+        raise PruneSearchError(f"`{name}` of a change of {kind} must be one of {', '.join(HALVES)}, but got {value!r}")
+
+
 @dataclass(frozen=True, init=False, eq=False)
 class Plan:
     """What is done to a model; the empty plan is the unpruned model.
@@ -140,6 +182,7 @@ class Plan:
         for change in found:
             if not isinstance(change, Change):
                 raise PruneSearchError(f"the changes of a plan are a list of Change, but got {change!r}")
+        _check_together(stages, found)
         if weights is not None and not (isinstance(weights, str) and weights.strip()):
             raise PruneSearchError(f"`weights` must be a name or None, but got {weights!r}")
         for name, value in (("schedule", stages), ("changes", found), ("weights", weights)):
@@ -175,13 +218,36 @@ class Plan:
 
     @property
     def variant(self) -> str:
-        """What is done to the model beside its tokens, in a word or two: `int8`; empty where nothing is."""
+        """What is done to all of the model beside its tokens, in a word or two: `int8`; empty where nothing is."""
         return variant_of(self.changes)
 
     @property
     def on_own_weights(self) -> Plan:
         """The same on the weights that the model has already."""
         return Plan(self.schedule, self.changes)
+
+    @property
+    def whole(self) -> tuple[Change, ...]:
+        """Its changes but those of half a block."""
+        return whole_of(self.changes)
+
+    @property
+    def halves(self) -> dict[tuple[int, str], Change]:
+        """Its changes of half a block, by block and half."""
+        return {(change.block or 0, change.half): change for change in self.changes if change.half}
+
+    @property
+    def skips(self) -> frozenset[tuple[int, str]]:
+        """The halves of blocks that are left out."""
+        return frozenset(half for half, change in self.halves.items() if CHANGES.entry(change.kind).removes)
+
+    @property
+    def done(self) -> str:
+        """What is done beside tokens, for people: `int8, 3 half blocks smaller, 1 left out`; empty: nothing."""
+        out = len(self.skips)
+        smaller = len(self.halves) - out
+        said = [f"{n} half block{'s'[: n > 1]} {what}" for n, what in ((smaller, "smaller"), (out, "left out")) if n]
+        return ", ".join(filter(None, (self.variant, *said)))
 
     def flow(self, geometry: Geometry) -> Flow:
         """How tokens flow; see `Schedule.flow`."""
@@ -263,6 +329,28 @@ class Plan:
         return cls.from_dict(data)
 
 
+def whole_of(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """Of some changes, those that are not of half a block."""
+    return tuple(change for change in changes if not change.half)
+
+
 def variant_of(changes: Iterable[Change]) -> str:
-    """The key of some changes in cost tables, and how people read them: `int8`; empty for none."""
-    return " | ".join(map(str, changes))
+    """The key of some changes in cost tables, and how people read them: `int8`; empty for none of the whole model."""
+    return " | ".join(map(str, whole_of(changes)))
+
+
+def _check_together(stages: Schedule, changes: Iterable[Change]) -> None:
+    """Refuse two changes of one half of a block, and a stage of a block whose attention is left out."""
+    seen: set[tuple[int | None, str]] = set()
+    for change in changes:
+        key = change.block, change.half
+        if change.half and key in seen:
+            raise PruneSearchError(
+                f"a plan has one change of the {change.half} of block {change.block}, but got {change}"
+            )
+        seen.add(key)
+        bare = change.half == HALVES[0] and CHANGES.entry(change.kind).removes
+        if bare and any(stage.layer == change.block for stage in stages):
+            raise PruneSearchError(
+                f"block {change.block} has a stage, which its attention scores: it cannot be left out"
+            )

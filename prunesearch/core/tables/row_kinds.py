@@ -45,13 +45,25 @@ class ChangeRow(Row):
     """A kind of change; `target` takes a change's parameters and gives what makes the twins of a model's modules
     (`pruning.forward.leaves.MakesTwins`).
 
+    One that changes a half of a block (`halves`) gives what changes a twin of the block instead
+    (`pruning.forward.twins.ChangesBlock`).
+
     Attributes:
         param: the parameter that says it all, whose value stands for the change where people read it.
         names: table of the values that this parameter takes.
+        halves: of a change of half a block, `attention` or `mlp`: the half by the one parameter that is given, a whole
+            number; empty where the parameter's value is the half.
+        word: what the half is called in cost tables then, `{name}` and `{value}` of that parameter filled in.
+        removes: the half is left out.
+        fitted: it has weights that are fitted on calibration rows.
     """
 
     param: str = ""
     names: str = ""
+    halves: Mapping[str, str] = field(default_factory=dict)
+    word: str = ""
+    removes: bool = False
+    fitted: bool = False
 
 
 @dataclass(frozen=True)

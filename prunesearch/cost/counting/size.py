@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
+from prunesearch.compress.halves import find_half
 from prunesearch.core.plans.flow import Flow, Geometry
-from prunesearch.core.plans.plan import Change
-from prunesearch.core.tables.registry import PRECISIONS
+from prunesearch.core.plans.plan import Change, Plan, whole_of
+from prunesearch.core.tables.registry import CHANGES, PRECISIONS
 from prunesearch.cost.costs import OfOneModel
+from prunesearch.pruning.families.find import find_encoder
 
 _MB = 1e6
 _SCALES = 8  # bytes of a scale and a zero point, for every row of a quantised weight
@@ -29,19 +33,35 @@ class SizeCosts(OfOneModel):
     def _count(self) -> float:
         total, seen = 0.0, set()
         linear = {id(m.weight): m for m in self.model.modules() if type(m) is nn.Linear}
+        whole, left = whole_of(self.changes), self._left()
         for value in self.model.state_dict(keep_vars=True).values():
             if id(value) in seen:  # tied weights are stored once
                 continue
             seen.add(id(value))
             layer, item = linear.get(id(value)), float(value.element_size())
             scales = 0
-            for change in self.changes:
+            numel = left.get(id(value), value.numel())
+            for change in whole:
                 row = PRECISIONS.entry(str(change))
                 if value.is_floating_point() and (layer is not None or not row.linear):
                     item = row.bits / 8
                     scales = _SCALES * layer.out_features if row.linear and layer is not None else 0
-            total += value.numel() * item + scales
+            total += numel * item + scales * (numel > 0)
         return total
+
+    def _left(self) -> dict[int, int]:
+        """What changes of halves of blocks leave of the weights of their linear layers, in numbers."""
+        halves, found = Plan(changes=self.changes).halves, dict[int, int]()
+        if not halves:
+            return found
+        encoder = find_encoder(self.model)
+        for (block, half), change in halves.items():
+            module = encoder.blocks[block]
+            makes: Any = CHANGES.load(change.kind)(**dict(change.params))
+            parts = find_half(module, encoder.family.layout.core, half)
+            for path, numel in makes.weights(module, parts).items():
+                found[id(module.get_submodule(path).weight)] = numel
+        return found
 
     @property
     def geometry(self) -> Geometry:

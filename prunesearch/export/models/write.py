@@ -58,6 +58,11 @@ def check_changes(source: Plan, to: ModelFormat) -> None:
     """Raise `PruneSearchError`, with the reason, for a precision that the format cannot hold."""
     for change in source.changes:
         if str(change) not in to.precisions:
+            if change.half:
+                raise PruneSearchError(
+                    f"no {to.tool} file is written of a model with {change} yet: choose --to json for the plan (what "
+                    "was fitted is in the study's folder), or a point without"
+                )
             raise PruneSearchError(
                 f"{to.tool} cannot hold a model in {change} ({to.float_alone}): choose --to onnx for int8, --to hf "
                 "for bfloat16 and float16, --to json for the plan, or a point in float32"

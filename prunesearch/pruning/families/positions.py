@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -210,6 +210,7 @@ class SharedBias(_Plain):
             does that before its blocks.
     """
 
+    by_head: ClassVar[str] = "a bias between places is made for each of them"
     make: Callable[[list[nn.Module], Tensor], Tensor] | None = None
 
     @property
@@ -292,6 +293,8 @@ def grid_bias(block: nn.Module, n_start: int, kwargs: dict[str, Any]) -> Tensor 
 @dataclass(frozen=True)
 class GridBias(_Plain):
     """A bias of each block between the places of a grid, and perhaps one for all blocks inside the mask (BEiT)."""
+
+    by_head: ClassVar[str] = "a bias between places is made for each of them"
 
     @property
     def in_mask(self) -> bool:

@@ -96,6 +96,8 @@ class Leaves:
 class LeafForward:
     """Stands in for the forward of a module that has twins; held on to by somebody later, it is the module's."""
 
+    ours = True  # see `twins.shadow`
+
     def __init__(self, module: nn.Module, threads: Threads) -> None:
         self.module, self.threads = module, threads
         self.makes: dict[str, MakesTwins] = {}

@@ -23,6 +23,7 @@ from prunesearch.pruning.forward.assignment import Assignment
 from prunesearch.pruning.forward.past import Prompt
 from prunesearch.pruning.forward.tokens import Tokens
 from prunesearch.pruning.forward.trace import Trace
+from prunesearch.pruning.forward.twins import Twin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +33,8 @@ _STATE, _CARRIER = "_prunesearch_state", "_prunesearch_handle"
 
 @dataclass(frozen=True)
 class Reductions:
-    """A plan as blocks look it up: the rule of each block of a part that has one, and which twins of modules run.
+    """A plan as blocks look it up: the rule of each block of a part that has one, which twins of modules run, what is
+    left out.
 
     Plans are asked, not imported: this goes into files that know of schedules alone.
     """
@@ -41,6 +43,7 @@ class Reductions:
     schedule: Schedule
     rules: Mapping[str, Mapping[int, Rule]]
     variant: str = ""
+    skips: frozenset[tuple[int, str]] = frozenset()
 
     @classmethod
     def of(cls, given: Any) -> Reductions:
@@ -54,7 +57,7 @@ class Reductions:
             keep_before = before.keep if before is not None and counted else 1.0
             rules.setdefault(stage.place.part, {})[stage.layer] = Rule.of(stage, keep_before, stages[i + 1 :])
             before = stage
-        return cls(given, schedule, rules, getattr(given, "variant", ""))
+        return cls(given, schedule, rules, getattr(given, "variant", ""), getattr(given, "skips", frozenset()))
 
     def rule(self, part: str, block: int) -> Rule | None:
         """That of a block of a part, if it has one."""
@@ -142,6 +145,10 @@ class ForwardState:
         return view() if callable(view) else view
 
 
+def _nothing() -> None:
+    """A border that nobody watches."""
+
+
 class ThreadState:
     """What one thread is doing with one model.
 
@@ -149,6 +156,8 @@ class ThreadState:
         forward: the latest; None before the first, and after one that failed.
         reductions: another plan than the handle's (`Handle.under`).
         variant: which twins of modules run (`leaves`); empty: the modules themselves.
+        twins: blocks that run in the place of the model's own (`forward.twins`), by their numbers.
+        watchers: called where a block begins, and at the other three borders of its halves.
         trace: what forwards are traced in.
         recorded: the inputs of the blocks of the latest forward, where they are observed.
         resume: the block at which forwards begin, and its input `[batch, tokens, width]`.
@@ -162,6 +171,8 @@ class ThreadState:
         self.forward: ForwardState | None = None
         self.reductions: Reductions | None = None
         self.variant = ""
+        self.twins: Mapping[int, Twin] = {}
+        self.watchers: tuple[Callable[[], None], Callable[[], None]] = (_nothing, _nothing)
         self.trace: Trace | None = Trace() if traced else None
         self.recorded: list[Tensor] | None = None
         self.resume: tuple[int, Tensor] | None = None

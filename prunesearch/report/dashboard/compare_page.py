@@ -93,7 +93,7 @@ def _numbers(first: Pair, second: Pair) -> Any:
         title = " / ".join(dict.fromkeys(f"{study.metric}, %, {study.split}" for study, _ in (first, second)))
         rows.append([title, f"{100 * a:.1f}", f"{100 * b:.1f}", f"{signed(b - a)} points"])
     rows.append(["stages", *(str(len(item.plan)) for _, item in (first, second)), ""])
-    rows.append(["precision", *(item.plan.variant or study.dtype for study, item in (first, second)), ""])
+    rows.append(["precision", *(item.plan.done or study.dtype for study, item in (first, second)), ""])
     rows.append(["costs are", *(study.source for study, _ in (first, second)), ""])
     rows.append(["device", *(study.device for study, _ in (first, second)), ""])
     heads = [f"{study.name} {item.id}" for study, item in (first, second)]

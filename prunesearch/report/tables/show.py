@@ -230,7 +230,7 @@ def short_schedule(point: Point) -> str:
         f"{', '.join(f'{stage.layer}:{stage.keep:.2f}' for stage in some)} {method}" for method, some in groups
     )
     return " | ".join(
-        [stages or str(plan.schedule), *([plan.variant] if plan.changes else []), *([TUNED] if plan.weights else [])]
+        [stages or str(plan.schedule), *([plan.done] if plan.changes else []), *([TUNED] if plan.weights else [])]
     )
 
 

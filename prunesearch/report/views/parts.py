@@ -19,6 +19,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
+from prunesearch.core.tables.registry import CHANGES
 from prunesearch.export import FORMATS, MODEL_FORMATS, ModelShape, export_schedule
 from prunesearch.export.schedules.native import provenance_of
 from prunesearch.report.tables.show import export_command
@@ -111,9 +112,10 @@ def python_lines(given: Plan | Schedule) -> str:
         changes = "".join(f"    Change.parse({str(change)!r}),\n" for change in plan.changes)
         made += f"plan = ps.Plan(schedule, [\n{changes}])\n"
     more = "from prunesearch.core.plans.plan import Change\n" if plan.changes else ""
+    fits = ", fits=ps.load_fits(STUDY)" if any(CHANGES.entry(c.kind).fitted for c in plan.changes) else ""
     return (
         f"import prunesearch as ps\n{more}\n{made}"
-        f"handle = ps.apply_(model, {'plan' if plan.changes else 'schedule'})\noutputs = model(**batch)\n"
+        f"handle = ps.apply_(model, {'plan' if plan.changes else 'schedule'}{fits})\noutputs = model(**batch)\n"
         "handle.remove()  # exactly as before"
     )
 
@@ -336,7 +338,7 @@ def points_table(study: StudyView, chosen: str | None, href: str) -> Component:
 
 def _done_to(study: StudyView, item: Item) -> str:
     """What a point's weights are: their precision, and whether they were trained for it."""
-    return (item.plan.variant or study.dtype) + (", tuned" if item.plan.weights is not None else "")
+    return (item.plan.done or study.dtype) + (", tuned" if item.plan.weights is not None else "")
 
 
 def _row(study: StudyView, item: Item, axes: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ WARM = ps.Schedule([Stage(1, 0.5, "value_norm", "soft", params={"temperature": 0
 @pytest.fixture
 def changes() -> Iterator[None]:
     """Two kinds of change that this prunesearch has not, for the tests."""
-    with CHANGES.registered("int4", lambda: None, "for the tests"), CHANGES.registered("rank", lambda: None, "also"):
+    with CHANGES.registered("int4", lambda: None, "for the tests"), CHANGES.registered("thin", lambda: None, "also"):
         yield
 
 
@@ -62,13 +62,13 @@ def test_what_is_printed_and_what_is_written_is_read_back(schedule: ps.Schedule)
 
 def test_a_plan_is_a_value(changes: None) -> None:
     int4 = Change("int4", params={"group": 32, "attention": True})
-    plan = ps.Plan(WARM, [int4, Change("rank", 3, {"share": 0.5})], "fine-tuned")
-    assert plan == ps.Plan(WARM, (int4, Change("rank", 3, {"share": 0.5})), "fine-tuned")
+    plan = ps.Plan(WARM, [int4, Change("thin", 3, {"share": 0.5})], "fine-tuned")
+    assert plan == ps.Plan(WARM, (int4, Change("thin", 3, {"share": 0.5})), "fine-tuned")
     assert len({plan, ps.Plan(WARM), ps.Plan(), ps.Plan(ps.Schedule())}) == 3
     assert ps.Plan.from_json(plan.to_json()) == plan
     assert str(ps.Plan()) == "unpruned"
     assert str(plan) == (
-        "1:0.50 value_norm+soft(temperature=0.5) | int4(attention=True, group=32) | 3:rank(share=0.5) | "
+        "1:0.50 value_norm+soft(temperature=0.5) | int4(attention=True, group=32) | 3:thin(share=0.5) | "
         "weights fine-tuned"
     )
     with pytest.raises(AttributeError):
@@ -114,7 +114,10 @@ def test_weights_that_are_not_in_the_model_are_not_applied() -> None:
 @pytest.mark.parametrize(
     ("make", "rule"),
     [
-        (lambda: Change("int4"), "unknown kind of change 'int4': this prunesearch has precision; use a newer one"),
+        (
+            lambda: Change("int4"),
+            "unknown kind of change 'int4': this prunesearch has precision, skip, width, rank; use a",
+        ),
         (lambda: Change("precision"), r"a change of precision has the parameter `to`, but got \[\]"),
         (lambda: Change("precision", params={"to": "int9"}), "unknown precision 'int9': did you mean 'int8'"),
         (lambda: ps.Plan("1:0.5 bipartite"), "a plan begins with a Schedule, but got '1:0.5 bipartite'"),

@@ -1,0 +1,104 @@
+"""The linear layers of half a block by what they do, and what a change of it is given.
+
+Read off shapes: whatever the names in its class, an attention half has layers that make what all heads read and one
+that brings it back to the width; an MLP has layers that lead to its neurons and one that leads back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from torch import nn
+
+from prunesearch.core.errors import PruneSearchError
+
+_HEADS = ("num_attention_heads", "num_heads", "n_heads")
+_HEAD = ("head_dim", "attention_head_size", "key_value_proj_dim")
+
+
+class Changing(Protocol):
+    """A block that is being changed, as another that stands in for it (`pruning.forward.twins.Shadow`)."""
+
+    block: nn.Module  # the other block so far
+    core: str  # path, from the block, of the module that computes its attention
+
+    def put(self, path: str, module: nn.Module) -> None:
+        """Put a module where another is."""
+
+    def recount(self, before: int, after: int, size: int) -> None:
+        """Tell its attention that there are fewer heads, of `size` each."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """Half a block.
+
+    Attributes:
+        into: paths, from the block, of the layers that make what `out` reads.
+        out: path of the layer that brings it back to the width.
+        ways: for each of `into`, how many parts lie in its outputs one after the other (3 of queries, keys and values
+            in one layer; 2 of an MLP that is gated).
+        groups: what can be removed one by one: heads, or neurons.
+        size: columns of `out` that each of them takes.
+    """
+
+    into: tuple[str, ...]
+    out: str
+    ways: tuple[int, ...]
+    groups: int
+    size: int
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """All of its linear layers."""
+        return (*self.into, self.out)
+
+
+def layer_of(block: nn.Module, path: str) -> nn.Linear:
+    """The linear layer at a path of `Half`."""
+    return cast(nn.Linear, block.get_submodule(path))
+
+
+def find_half(block: nn.Module, core: str, half: str) -> Half:
+    """The attention or the MLP of a block whose attention is computed at `core`.
+
+    Raises:
+        PruneSearchError: for one that computes otherwise, with what it has; in one line.
+    """
+    path = core.split(".")
+    around = ".".join(path[:-1] or path)
+    linear = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+    mine = {name: m for name, m in linear.items() if name.startswith(f"{around}.") == (half == "attention")}
+    out = next((name for name in reversed(mine) if mine[name].out_features == _width(linear)), None)
+    into = [name for name in mine if name != out]
+    if out is None or not into or any(type(m) is not nn.Linear for m in mine.values()):
+        raise PruneSearchError(
+            f"the {half} of {type(block).__name__} is not made of plain linear layers: leave it whole"
+        )
+    inner, width = mine[out].in_features, mine[out].out_features
+    for name in into:
+        if mine[name].in_features != width or mine[name].out_features % inner:
+            raise PruneSearchError(
+                f"the {half} of {type(block).__name__} has a layer besides ('{name}', {mine[name].in_features} to "
+                f"{mine[name].out_features}), so that nothing can be taken out of it: leave it whole"
+            )
+    size = _head_size(block.get_submodule(core), inner) if half == "attention" else 1
+    return Half(tuple(into), out, tuple(mine[name].out_features // inner for name in into), inner // size, size)
+
+
+def _width(linear: dict[str, nn.Linear]) -> int:
+    """Of what flows through the block: what most of its linear layers begin or end with."""
+    sizes = [size for m in linear.values() for size in {m.in_features, m.out_features}]
+    return max(sorted(set(sizes)), key=sizes.count, default=0)
+
+
+def _head_size(core: nn.Module, inner: int) -> int:
+    """The width of a head."""
+    said = {name: getattr(core, name, None) for name in (*_HEAD, *_HEADS)}
+    size = next((said[name] for name in _HEAD if isinstance(said[name], int)), None)
+    count = next((said[name] for name in _HEADS if isinstance(said[name], int)), None)
+    found = size or (inner // count if count else 0)
+    if not found or inner % found or (count and count * found != inner):
+        raise PruneSearchError(f"{type(core).__name__} does not say how wide its heads are: leave its heads alone")
+    return int(found)

@@ -1,0 +1,235 @@
+"""Blocks that are smaller under the changes of a plan: shadows of a model's own, which each thread's forwards run.
+
+A shadow is the block with other modules in the places of some of its own, and other numbers of heads said; all that is
+not changed is the block's own. Who runs the blocks takes it instead, and the block stays as it is, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.tables.registry import CHANGES
+
+_HEADS = ("num_attention_heads", "num_heads", "n_heads")  # what attention modules call them
+_ALL_HEADS = ("all_head_size", "inner_dim", "embed_dim", "dim")  # and their width together
+_MOST_PLANS = 16  # whose blocks are at hand
+_MOST_BYTES = 2**30  # of weights that shadows have beside the model's own
+Fits = Mapping[str, Mapping[str, Tensor]]  # what was fitted on calibration rows, by change as it prints itself
+
+
+class ChangesBlock(Protocol):
+    """What a row of `CHANGES` with `halves` makes of a change's parameters."""
+
+    def change(self, own: Shadow, fit: Mapping[str, Tensor]) -> None:
+        """Change a shadow of a block."""
+
+
+class Twin(NamedTuple):
+    """A block as a plan has it, and its attention module."""
+
+    block: nn.Module
+    core: nn.Module
+
+
+class _Made(NamedTuple):
+    """A shadow with one change, the weights that it was made of, and about how many bytes it has beside them."""
+
+    own: Shadow
+    weights: tuple[Any, ...]
+    extra: int
+
+
+class Twins:
+    """The blocks of a model that plans have made smaller.
+
+    Args:
+        blocks: of the encoder.
+        core: path, from each, of its attention module.
+        bound: see `Shadow`.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], core: str, bound: str = "") -> None:
+        self.blocks, self.core, self.bound, self.fits = list(blocks), core, bound, dict[str, Mapping[str, Tensor]]()
+        self._made: OrderedDict[Any, _Made] = OrderedDict()
+        # blocks by all changes of a plan, with the weights that they were made of: asked for at every forward
+        self._blocks: OrderedDict[tuple[Any, ...], tuple[list[Any], dict[int, Twin]]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": OrderedDict(), "_blocks": OrderedDict()}  # a copy makes its own
+
+    def of(self, changes: Iterable[Any]) -> dict[int, Twin]:
+        """The blocks that are others under some changes, by their numbers.
+
+        Raises:
+            PruneSearchError: for a block that the model does not have, one that a change does not fit, or weights that
+                were not given.
+        """
+        every = tuple(changes)
+        own = self._own(every)
+        weights = [_weights(self.blocks[index]) for index in own]
+        known = self._blocks.get(every)
+        if known is None or known[0] != weights:
+            made = {
+                index: self._twin(index, mine, tuple(c for c in every if not c.half and c.block in (None, index)))
+                for index, mine in own.items()
+            }
+            known = self._blocks[every] = (weights, made)
+            while len(self._blocks) > _MOST_PLANS:
+                self._blocks.popitem(last=False)
+        return known[1]
+
+    def _own(self, changes: Iterable[Any]) -> dict[int, list[Any]]:
+        """The changes that make blocks others, by the numbers of these."""
+        own: dict[int, list[Any]] = {}
+        for change in changes:
+            if change.half and change.block >= len(self.blocks):
+                raise PruneSearchError(
+                    f"`block < {len(self.blocks)}` must hold for a model of {len(self.blocks)} blocks, but got {change}"
+                )
+            if change.half and not CHANGES.entry(change.kind).removes:
+                own.setdefault(change.block, []).append(change)
+        return own
+
+    def _twin(self, index: int, mine: Iterable[Any], whole: tuple[Any, ...]) -> Twin:
+        twin = Shadow(self.blocks[index], self.core, self.bound)
+        for change in mine:
+            twin.take(self._half(index, change, whole))
+        return Twin(twin.block, twin.block.get_submodule(self.core))
+
+    def _half(self, index: int, change: Any, whole: tuple[Any, ...]) -> Shadow:
+        """A shadow with one change, made once for all plans that have it, as long as the weights are the same."""
+        key, block = (index, change, whole), self.blocks[index]
+        weights, made = _weights(block), self._made.get(key)
+        if made is None or made.weights != weights:
+            made = self._made[key] = _Made(self._make(block, change, whole), weights, _bytes_of(self.fits[str(change)]))
+            while len(self._made) > 1 and sum(one.extra for one in self._made.values()) > _MOST_BYTES:
+                self._made.popitem(last=False)
+        if key in self._made:  # another thread may have let go of it
+            self._made.move_to_end(key)
+        return made.own
+
+    def _make(self, block: nn.Module, change: Any, whole: Iterable[Any]) -> Shadow:
+        fit = self.fits.get(str(change))
+        if fit is None:
+            raise PruneSearchError(
+                f"'{change}' has weights that were fitted on calibration rows: give them, "
+                "ps.apply_(model, plan, fits=ps.load_fits(STUDY)), or those of ps.fit_plan(model, plan, batches)"
+            )
+        own = Shadow(block, self.core, self.bound)
+        makes: ChangesBlock = CHANGES.load(change.kind)(**dict(change.params))
+        makes.change(own, fit)
+        for one in whole:
+            own.convert(CHANGES.load(one.kind)(**dict(one.params)))
+        return own
+
+
+def _weights(block: nn.Module) -> tuple[Any, ...]:
+    """Tells whether the weights of a block are others than before: moved, replaced, or written to."""
+    return tuple((v.data_ptr(), v.device, 0 if v.is_inference() else v._version) for v in block.parameters())
+
+
+def _bytes_of(fit: Mapping[str, Tensor]) -> int:
+    """About what a change has of weights of its own; the layers before a half's last one have as many again."""
+    return 2 * sum(value.numel() * value.element_size() for value in fit.values())
+
+
+class Shadow:
+    """A block with other modules in the places of some of its own.
+
+    Args:
+        original: stays as it is.
+        core: path of the module that computes its attention.
+        bound: what its heads are bound to, in a clause; empty where they can be fewer.
+    """
+
+    def __init__(self, original: nn.Module, core: str, bound: str = "") -> None:
+        self.core, self.bound = core, bound
+        self.block = _apart(original)
+        self._mine = {"": self.block}  # modules that are no longer the original's, by their paths
+        self.others: dict[str, nn.Module] = {}  # what was put into it
+        self.counts: tuple[int, int, int] | None = None  # what was said of its heads
+
+    def put(self, path: str, module: nn.Module) -> None:
+        """Put a module where another is."""
+        above, _, name = path.rpartition(".")
+        self._own(above)._modules[name] = module
+        self.others[path] = module
+
+    def take(self, other: Shadow) -> None:
+        """Make the changes that another shadow of the same block has."""
+        for path, module in other.others.items():
+            self.put(path, module)
+        if other.counts is not None:
+            self.recount(*other.counts)
+
+    def recount(self, before: int, after: int, size: int) -> None:
+        """Tell its attention that there are fewer heads, of `size` each.
+
+        Raises:
+            PruneSearchError: where something else counts them too.
+        """
+        if self.bound:
+            raise PruneSearchError(f"the heads of this model cannot be fewer ({self.bound}): leave them alone")
+        path, self.counts = self.core.split("."), (before, after, size)
+        known = {**dict.fromkeys(_HEADS, before), **dict.fromkeys(_ALL_HEADS, before * size)}
+        new = {before: after, before * size: after * size}
+        for end in range(1, len(path) + 1):
+            own = self._own(".".join(path[:end])).__dict__
+            own.update({name: new[value] for name, value in known.items() if own.get(name) == value})
+
+    def convert(self, makes: Any) -> None:
+        """Put twins of single modules (`leaves.MakesTwins`) in the places of those that are other than the block's;
+        the block's own have theirs (`leaves.Leaves`)."""
+        for path, module in [*self.others.items()]:
+            for name, leaf in [*module.named_modules()]:
+                made = makes.twin(leaf)
+                if made is None:
+                    continue
+                if not name:
+                    self.put(path, made)
+                    break
+                above, _, last = name.rpartition(".")
+                module.get_submodule(above)._modules[last] = made
+
+    def _own(self, path: str) -> nn.Module:
+        """The module at `path`, which is the shadow's own from now on."""
+        if path not in self._mine:
+            above, _, name = path.rpartition(".")
+            parent = self._own(above)
+            parent._modules[name] = self._mine[path] = _apart(self.block.get_submodule(path))
+        return self._mine[path]
+
+
+def _apart(module: nn.Module) -> nn.Module:
+    """The same module as another object, whose parts can be others; what was put over its forward here is left out.
+
+    Raises:
+        PruneSearchError: for one that has methods or hooks of its own, which would go on with the original.
+    """
+    own = module.__dict__
+    forward = own.get("forward")
+    tied = [name for name, value in own.items() if name != "forward" and getattr(value, "__self__", None) is not None]
+    hooks = [
+        h for m in (module, *module.children()) for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
+    ]
+    watched = any(_is_of_a_family(hook) for hook in hooks)
+    if not getattr(forward, "ours", forward is None) or tied or (watched and not hasattr(forward, "driver")):
+        raise PruneSearchError(
+            f"{type(module).__name__} is looked into from outside, so that its layers cannot be others: leave it whole"
+        )
+    made: nn.Module = object.__new__(type(module))
+    made.__dict__.update(own)
+    made.__dict__.pop("forward", None)
+    for name in ("_parameters", "_buffers", "_modules"):
+        made.__dict__[name] = dict(own[name])
+    return made
+
+
+def _is_of_a_family(hook: Any) -> bool:
+    """Whether a hook looks into one module for a family here; transformers' own look into any that they are on."""
+    return str(getattr(getattr(hook, "func", hook), "__module__", "")).startswith("prunesearch.pruning.families")
