@@ -153,7 +153,8 @@ class Finish:
         judge_by, unpruned = [c for c in self.config.constraints if c.on_quality], self.searched.unpruned
         base = unpruned.quality
         limits = [c.limit(base) - base for c in judge_by] or [relative_bound(1 - TOLERANCE, base) - base]
-        unsaid = any(c.on_agreement for c in judge_by) or base <= 0
+        blind = blind_note(self.task, unpruned, self.searched.probed.split.labels)  # divergences are of the same rows
+        unsaid = any(c.on_agreement for c in judge_by) or base <= 0 or blind is not None
         kept = self.searched.study.get_trials(deepcopy=False)
         prospects = [prospect_of(kept[r.number].user_attrs.get("per_row"), unpruned) for r in candidates]
         interval = self.config.promise.interval * base
