@@ -108,14 +108,17 @@ def test_generation_equals_a_slow_one_without_a_cache(name: str, attention: str,
 @EVERY_WAY
 @pytest.mark.parametrize("text", [LATE, EARLY, BY_PLACE], ids=["late", "early", "by place"])
 def test_rows_of_a_padded_batch_are_what_they_are_alone(name: str, attention: str, text: str) -> None:
-    model = build_vlm(name, attention, torch.float64)
+    # eager attention is softmaxed in float32, where float64's lowest mask is -inf: padding is NaN, unpruned too
+    dtype = torch.float64 if attention == "sdpa" else torch.float32
+    near = 1e-5 if attention == "sdpa" else 1e-4
+    model = build_vlm(name, attention, dtype)
     prompts = [(2, 1, 9), (3, 2, 2, 1, 4), (5,), (6, 1, 3)]
-    together = prompts_for(model, name, prompts, torch.float64)
+    together = prompts_for(model, name, prompts, dtype)
     with ps.apply_(model, parse_schedule(text)):
         answers, logits = said(model, together), logits_of(model, together)[:, -1]
         for seed, prompt in enumerate(prompts):
-            alone = prompts_for(model, name, [prompt], torch.float64, [seed])
-            torch.testing.assert_close(logits_of(model, alone)[0, -1], logits[seed], rtol=1e-5, atol=1e-5)
+            alone = prompts_for(model, name, [prompt], dtype, [seed])
+            torch.testing.assert_close(logits_of(model, alone)[0, -1], logits[seed], rtol=near, atol=near)
             assert said(model, alone)[0].tolist() == answers[seed].tolist()
 
 

@@ -154,7 +154,7 @@ CHANGES = make_table(
         ),
         "width": ChangeRow(
             f"{_COMPRESS}.width:make_width",
-            "a block has fewer heads, or fewer neurons in its MLP; what is left is fitted to make up for them",
+            "fewer heads or MLP neurons in a block; what is left is fitted to make up for them",
             halves={"heads": "attention", "mlp": "mlp"},
             word="{name}{value}",
             fitted=True,
