@@ -198,7 +198,7 @@ class RunConfig(BaseModel):
         if "runtime" in found:
             found["mode"] = mode_of(found.get("mode"), found.pop("runtime")) or cls.model_fields["mode"].default
         asked = found.get("accuracy", STANDARD)
-        if asked in ACCURACIES:  # else it is refused below
+        if isinstance(asked, str) and asked in ACCURACIES:  # else it is refused below
             found = {name: getattr(ACCURACIES[asked], name) for name in _BY_ACCURACY} | found
         if found.get("loads"):
             found["loads"] = read_loads(found["loads"])

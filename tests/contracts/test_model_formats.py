@@ -66,7 +66,7 @@ def _loud(model: torch.nn.Module) -> torch.nn.Module:
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
                 fan_in = parameter[0].numel() if parameter.dim() == 2 and "embed" not in name else 1
-                parameter.copy_(1.5 * torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
+                parameter.copy_(1.2 * torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
     return model.eval().requires_grad_(False)
 
 

@@ -61,7 +61,7 @@ def errors_of(table, spec, vit, inputs, mode) -> np.ndarray:
 
 def test_the_table_adds_up_to_whole_forwards(table, vit, batch_of_64):
     errors = errors_of(table, A100, vit, batch_of_64, "cuda-graph")
-    assert errors[0] < 1e-3  # the unpruned model
+    assert errors[0] < 2e-3  # the unpruned model; a kernel of a tenth of a percent lies between two pieces
     assert errors.mean() < 0.03
     assert errors.max() < 0.08
 

@@ -37,7 +37,8 @@ def test_a_table_under_load_states_its_concurrency_and_leaves_no_process(tiny, b
         hook.remove()
     assert table.conditions["concurrency"] == 2
     assert table.noise.others is None
-    assert set(seen) == {1}
+    assert seen == sorted(seen)  # what is run to wait for a quiet machine comes first, without the load
+    assert set(seen) == {0, 1}
     assert multiprocessing.active_children() == []
 
 

@@ -9,6 +9,7 @@ import torch
 
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
+from prunesearch.cost.devices.device import describe_device
 from prunesearch.cost.devices.machine import usable_cores
 from prunesearch.cost.tables.table_records import PROMISED, Validation
 from prunesearch.search.costs.latency import LoadCosts
@@ -48,7 +49,9 @@ def test_a_run_goes_on_and_does_not_rank_by_it(tmp_path: Path):
     folder = StudyFolder.create("noisy", tmp_path / "studies")
     here = {"threads": torch.get_num_threads(), "cores": usable_cores(), "mode": "eager"}
     # a table that says that stages cost the most: ranked by it, nothing would be faster
-    slower(known_table(validation=BROKEN, **here), reduce=1000.0).save(folder.cost_table)
+    table = slower(known_table(validation=BROKEN, **here), reduce=1000.0)
+    machine = {"name": str(describe_device(torch.device("cpu"))["name"]), "kind": "cpu"}
+    table.model_copy(update={"device": machine}).save(folder.cost_table)
     with hearing() as heard:
         front = run(config, "noisy", root=tmp_path / "studies")
     assert "nothing is ranked by the cost table" in str(heard)
