@@ -125,6 +125,7 @@ def test_a_tuned_point_has_weights_of_its_own_and_both_references(folder: Path, 
     assert point.tuned.rows + 25 == 256  # a tenth of the rows tells when to stop; the study's own 60 are left out
     assert point.tuned.labels
     assert point.tuned.equal.difference is not None
+    assert point.tuned.difference.value == pytest.approx(point.quality.value - point.tuned.equal.value)
     assert Front.load(folder / "studies" / "tuned" / "front.json") == tuned
 
 
