@@ -30,7 +30,7 @@ from prunesearch.commands.profile import grid
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, parse_method
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.counting.flops import closed_form_gmacs
 from prunesearch.cost.devices.device import clock_for, describe_device
 from prunesearch.cost.measure import measure_table

@@ -21,7 +21,7 @@ from gpu.day import Step
 from gpu.stand import Stand
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
-from prunesearch.core.tables.registry import MERGES, SCORERS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 from prunesearch.pruning.apply import Handle, apply_
 from tests.support.small_models import CASES, answer, build, inputs_of
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import ENCODER, Stage, parse_method
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.pruning.driver import NO_BIAS, Driver
 from prunesearch.pruning.families.blocks import Layout
 from prunesearch.pruning.families.compiled import CompiledLayout

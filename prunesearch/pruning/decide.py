@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import Tensor
 
 from prunesearch.core.plans.stage import Stage
-from prunesearch.core.tables.registry import MERGES, SCORERS, SELECTIONS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.forward.assignment import Assignment
 from prunesearch.pruning.forward.tokens import Tokens

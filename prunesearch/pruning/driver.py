@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import DECODER, INPUT
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.decide import Rule
 from prunesearch.pruning.families.find import Encoder

@@ -12,7 +12,8 @@ from prunesearch.cli.app import app
 from prunesearch.cli.option_help import explained, listed, modes, runtimes
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.names import Registry, Row
-from prunesearch.core.tables.registry import ENGINES, SAMPLERS, SCORERS, TABLES, find_table
+from prunesearch.core.tables.registry import ENGINES, SAMPLERS, TABLES, find_table
+from prunesearch.core.tables.token_tables import SCORERS
 
 
 def run(*args: str) -> str:

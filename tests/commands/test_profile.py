@@ -12,7 +12,8 @@ from prunesearch.commands.profile import ProfileConfig, describe, grid, open_pro
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import kept_count, parse_method
-from prunesearch.core.tables.registry import EFFORTS, MERGES
+from prunesearch.core.tables.registry import EFFORTS
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import describe_device, kind_called
 from prunesearch.cost.tables.device_profile import Profile, find_profile

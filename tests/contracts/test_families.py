@@ -11,7 +11,7 @@ from torch import nn
 
 import prunesearch as ps
 from prunesearch.core.plans.stage import ENCODER
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.counting.flops_report import flops_report
 from prunesearch.cost.devices.device import clock_for
 from prunesearch.cost.shape import describe_shape

@@ -11,7 +11,7 @@ import pytest
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
-from prunesearch.core.tables.registry import MERGES, SCORERS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 from prunesearch.export import FORMATS, ModelShape, export_schedule, import_file, import_schedule
 from tests.support.paths import DOCS
 

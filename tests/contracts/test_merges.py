@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import prunesearch as ps
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.pruning.forward.assignment import Assignment
 from tests.support.small_models import build, inputs_of
 from tests.support.some import some

@@ -18,7 +18,8 @@ from transformers import (
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.export_tables import MODEL_FORMATS
-from prunesearch.core.tables.registry import MERGES, RUNTIMES, SCORERS
+from prunesearch.core.tables.registry import RUNTIMES
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 from prunesearch.export.models.model_format import ModelOptions, ModelSource
 from prunesearch.export.models.write import check_batches, export_model, find_model_format
 from tests.support.generated import generated

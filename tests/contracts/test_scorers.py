@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import prunesearch as ps
-from prunesearch.core.tables.registry import SCORERS
+from prunesearch.core.tables.token_tables import SCORERS
 from tests.support.small_models import build, inputs_of, last_hidden, rows
 from tests.support.some import some
 from tests.support.states import Shape, State, make_state

@@ -16,7 +16,8 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import data_folder
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.tables.registry import MERGES, SCORERS, SPACES
+from prunesearch.core.tables.registry import SPACES
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.search.solve.listing import ListedSolver
 from prunesearch.search.solve.losses import Sensitivities

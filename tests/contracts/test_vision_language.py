@@ -14,7 +14,7 @@ from torch import Tensor
 import prunesearch as ps
 from prunesearch.core.plans.schedule_text import parse_schedule
 from prunesearch.core.plans.stage import ENCODER
-from prunesearch.core.tables.registry import SCORERS
+from prunesearch.core.tables.token_tables import SCORERS
 from prunesearch.pruning.families.find import FAMILIES
 from tests.contracts.test_families import state_of
 from tests.support.reference_decoder import Decoder, Leave, Row

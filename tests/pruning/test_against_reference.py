@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, example, given, settings
 from torch import Tensor
 
-from prunesearch.core.tables.registry import MERGES, SCORERS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 from prunesearch.pruning.forward.assignment import Assignment
 from tests.support import reference as ref
 from tests.support.states import Shape, State, make_state, shapes

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
 from prunesearch.core.tables.names import Row
-from prunesearch.core.tables.registry import MERGES, SCORERS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 from prunesearch.pruning.families import find as families
 from prunesearch.pruning.scorers.base import ScorerInput
 from tests.support.small_models import build, inputs_of, last_hidden

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import prunesearch as ps
-from prunesearch.core.tables.registry import MERGES, SCORERS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 from tests.support.small_models import build, inputs_of
 
 # what makes the host wait for the device, and (lift_fresh) tensors made from host data: on a GPU a blocking copy

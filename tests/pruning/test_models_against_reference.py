@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import prunesearch as ps
-from prunesearch.core.tables.registry import MERGES, SCORERS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 from tests.support import reference as ref
 from tests.support import reference_models as slow
 from tests.support.reference_families import MATHS

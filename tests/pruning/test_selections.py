@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 
 import prunesearch as ps
 from prunesearch.core.plans.stage import Stage
-from prunesearch.core.tables.registry import SELECTIONS
+from prunesearch.core.tables.token_tables import SELECTIONS
 from prunesearch.pruning.selections.base import SelectionInput
 from tests.support import reference as ref
 from tests.support.small_models import build, inputs_of, last_hidden, rows

@@ -14,7 +14,8 @@ from typing import Any
 from torch import nn
 
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.tables.registry import DEVICE_KINDS, MERGES
+from prunesearch.core.tables.registry import DEVICE_KINDS
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.devices.cpu import Cpu
 from tests.support.energy_machine import Machine
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prunesearch.core.tables.names import Registry
-from prunesearch.core.tables.registry import MERGES, SCORERS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.forward.tokens import Tokens
 from prunesearch.pruning.merges.base import MergeInput

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.stage import ENCODER, Place, Stage
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

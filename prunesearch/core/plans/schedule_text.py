@@ -8,7 +8,7 @@ from pathlib import Path
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import ENCODER, Place, Stage, read_method
-from prunesearch.core.tables.registry import MERGES, SCORERS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 
 _EXAMPLE = "3:0.7 cls_attention+fuse > 6:0.5 bipartite"
 _SITE = r"(?:[a-z]+\s*/\s*)?\d+\s*:\s*(?:\d+(?:\.\d*)?|\.\d+)"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
 from prunesearch.core.tables.params import Param, Params, all_params, checked_params, params_text, parse_params
-from prunesearch.core.tables.registry import MERGES, SCORERS, SELECTIONS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
 
 ENCODER, INPUT, DECODER = "encoder", "input", "decoder"
 # where a stage may be, in the order in which tokens pass; `input`: what a decoder is given, before its first block

@@ -11,124 +11,18 @@ from typing import Any
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.tables.export_tables import FORMATS, LOGGERS, MODEL_FORMATS, PICKS
 from prunesearch.core.tables.names import Registry, Row, load_target, make_table
-from prunesearch.core.tables.params import Param
 from prunesearch.core.tables.row_kinds import (
     AcrossRow,
     AttentionRow,
     ChangeRow,
     EffortRow,
     EngineRow,
-    MergeRow,
     PrecisionRow,
     RuntimeRow,
     SamplerRow,
-    ScorerRow,
-    SelectionRow,
     SpaceRow,
 )
-
-# -- what is done to tokens ----------------------------------------------------------------------------------------
-
-_SCORERS = "prunesearch.pruning.scorers"
-_MERGES = "prunesearch.pruning.merges"
-_SELECTIONS = "prunesearch.pruning.selections"
-
-SCORERS = make_table(
-    "scorer",
-    {
-        "cls_attention": ScorerRow(
-            f"{_SCORERS}.by_attention:cls_attention", "attention of the CLS query (EViT)", order_free=True, attends=True
-        ),
-        "attention_received": ScorerRow(
-            f"{_SCORERS}.by_attention:attention_received",
-            "mean attention received (PoWER-BERT)",
-            order_free=True,
-            attends=True,
-        ),
-        "attention_entropy": ScorerRow(
-            f"{_SCORERS}.by_attention:attention_entropy",
-            "how focused a token's own attention is",
-            order_free=True,
-            attends=True,
-        ),
-        "text_attention": ScorerRow(
-            f"{_SCORERS}.by_text:text_attention",
-            "attention of the last token of the prompt (FastV, PyramidDrop)",
-            attends=True,
-        ),
-        "text_attention_mean": ScorerRow(
-            f"{_SCORERS}.by_text:text_attention_mean",
-            "mean attention of the tokens that are never reduced: the text (SparseVLM)",
-            order_free=True,
-            attends=True,
-        ),
-        "tower_cls_attention": ScorerRow(
-            f"{_SCORERS}.by_attention:tower_cls_attention",
-            "attention of the CLS query of a vision-language model's tower (VisionZip)",
-            order_free=True,
-            tower=True,
-        ),
-        "value_norm": ScorerRow(f"{_SCORERS}.by_values:value_norm", "length of the value vector", order_free=True),
-        "cls_attention_value": ScorerRow(
-            f"{_SCORERS}.by_values:cls_attention_value", "CLS attention x value (ATS)", order_free=True, attends=True
-        ),
-        "key_norm": ScorerRow(
-            f"{_SCORERS}.by_keys:key_norm", "sum of the key's absolute values (DART's pivots)", order_free=True
-        ),
-        "key_redundancy": ScorerRow(
-            f"{_SCORERS}.by_keys:key_redundancy",
-            "1 - energy of similarity to all keys (PiToMe)",
-            order_free=True,
-            params={"margin": Param(0.9, 0.0, 1.0, "cosine of keys that counts as alike, at the first block")},
-        ),
-        "position": ScorerRow(f"{_SCORERS}.by_place:position", "fixed length: keep the first n"),
-        "position_stride": ScorerRow(f"{_SCORERS}.by_place:position_stride", "fixed length: keep every k-th"),
-        "random": ScorerRow(f"{_SCORERS}.by_place:random", "seeded random order, the floor to beat"),
-    },
-    ScorerRow,
-)
-
-MERGES = make_table(
-    "merge",
-    {
-        "drop": MergeRow(f"{_MERGES}.drop:drop", "tokens that are not kept disappear", order_free=True),
-        "fuse": MergeRow(
-            f"{_MERGES}.fuse:fuse", "they become one weighted token (EViT)", makes_sizes=True, order_free=True
-        ),
-        "nearest": MergeRow(
-            f"{_MERGES}.nearest:nearest",
-            "each is averaged into the most similar kept token",
-            makes_sizes=True,
-            order_free=True,
-        ),
-        "soft": MergeRow(
-            f"{_MERGES}.soft:soft",
-            "each is spread over the kept tokens by similarity",
-            makes_sizes=True,
-            order_free=True,
-            params={"temperature": Param(0.1, 1e-3, 10.0, "of the softmax over cosines of keys", log=True)},
-        ),
-        "bipartite": MergeRow(
-            f"{_MERGES}.bipartite:bipartite",
-            "bipartite soft matching (ToMe); ignores the scorer",
-            uses_scores=False,
-            makes_sizes=True,
-        ),
-    },
-    MergeRow,
-)
-
-SELECTIONS = make_table(
-    "selection",
-    {
-        "top_k": SelectionRow(f"{_SELECTIONS}.top_k:top_k", "the best-scored ones, as many as the stage says"),
-        "diversity": SelectionRow(
-            f"{_SELECTIONS}.greedy:diversity", "the least alike, one by one, whatever the scorer says (DivPrune)"
-        ),
-        "dpp": SelectionRow(f"{_SELECTIONS}.greedy:dpp", "well scored and unlike each other, one by one (CDPruner)"),
-    },
-    SelectionRow,
-)
+from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
 
 # -- what is done to the model beside its tokens -------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import data_folder, load_json
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import parse_method
-from prunesearch.core.tables.registry import MERGES, RUNTIMES
+from prunesearch.core.tables.registry import RUNTIMES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.estimate.ops import inputs_to_meta, record, to_meta
 from prunesearch.cost.estimate.roofline import Efficiency, Roofline, RooflineClock
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls  # type: ignore[attr-defined]
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 
 _SCORER_TERMS = 3
 _MERGE_TERMS = 6

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Change
 from prunesearch.core.plans.stage import parse_method
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.devices.device import clock_for, describe_device
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape, device_of

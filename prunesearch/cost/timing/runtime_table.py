@@ -28,7 +28,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.params import all_params
-from prunesearch.core.tables.registry import MERGES, SCORERS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 from prunesearch.cost.devices.device import describe_device, kind_of
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable

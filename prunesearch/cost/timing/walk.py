@@ -22,7 +22,7 @@ from prunesearch.core.plans.flow import Flow
 from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, parse_method
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import Shape
 from prunesearch.cost.timing.loop import Sitting, undisturbed

@@ -27,7 +27,8 @@ from prunesearch import __version__
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.names import Registry
-from prunesearch.core.tables.registry import DTYPES, MERGES, PRECISIONS, SCORERS, SELECTIONS
+from prunesearch.core.tables.registry import DTYPES, PRECISIONS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
 from prunesearch.cost.timing.runtimes import Forward, answers_of
 from prunesearch.export.models.bundle import Bundle, Key
 from prunesearch.export.models.model_format import ModelFormat, ModelSource

@@ -16,7 +16,7 @@ from typing import Any
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.export.schedules.format import Format, ModelShape, Read, leaving, reducing
 from prunesearch.export.schedules.parsing import read_text
 

@@ -11,7 +11,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import parse_method
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.costs import Costs
 from prunesearch.search.costs.objectives import Objective
 from prunesearch.search.solve.losses import Sensitivities

@@ -10,7 +10,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
 from prunesearch.core.plans.plan import Change
 from prunesearch.core.plans.stage import parse_method
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.devices.device import describe_device
 from prunesearch.cost.estimate.estimate import estimate_table
 from prunesearch.cost.measure import measure_table

@@ -15,7 +15,7 @@ from prunesearch.core.pareto import non_dominated
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import parse_method
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.costs import Costs
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import Seed, spread

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.stage import parse_method
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.costs import Costs, breakdown
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import Seed, spread

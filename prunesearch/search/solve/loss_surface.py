@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.plans.stage import parse_method
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.search.solve.gaussian import Array, Posterior, Refits, fit_scales
 from prunesearch.search.space.space import Space
 

@@ -16,7 +16,8 @@ from prunesearch.core.files import data_folder
 from prunesearch.core.plans.plan import Change
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, kept_count, read_method
-from prunesearch.core.tables.registry import MERGES, SPACES
+from prunesearch.core.tables.registry import SPACES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.study.folder import parse_yaml
 

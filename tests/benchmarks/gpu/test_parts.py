@@ -20,7 +20,7 @@ from gpu.subjects import SUBJECTS, constant_r, schedules
 from papers import ToMe, patched
 
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.tables.registry import SCORERS
+from prunesearch.core.tables.token_tables import SCORERS
 from prunesearch.cost.estimate.estimate import estimate_table
 from prunesearch.cost.shape import describe_shape
 from prunesearch.cost.tables.cost_table import CostTable

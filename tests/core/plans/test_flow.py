@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.stage import Place
-from prunesearch.core.tables.registry import MERGES, SCORERS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 
 CLOSED = {"deadline": None, "derandomize": True, "database": None}
 SIZING = {"fuse", "nearest", "soft", "bipartite"}

@@ -15,7 +15,8 @@ from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.plans.plan import Change
 from prunesearch.core.plans.schedule_text import parse_schedule
 from prunesearch.core.plans.stage import PARTS, Place, Stage, known_params
-from prunesearch.core.tables.registry import CHANGES, MERGES, SCORERS
+from prunesearch.core.tables.registry import CHANGES
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 from tests.support.paths import ROOT
 
 CLOSED = {"deadline": None, "derandomize": True, "database": None}

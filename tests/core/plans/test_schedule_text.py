@@ -8,7 +8,7 @@ from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.schedule_text import parse_schedule, read_schedule
 from prunesearch.core.plans.stage import Stage
-from prunesearch.core.tables.registry import MERGES, SCORERS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 
 WRITTEN = "3:0.70 cls_attention+fuse > 6:0.50 bipartite"
 MEANT = Schedule([Stage(3, 0.7, "cls_attention", "fuse"), Stage(6, 0.5, "cls_attention", "bipartite")])

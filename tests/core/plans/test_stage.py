@@ -11,7 +11,7 @@ import prunesearch as ps
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.plans.stage import Keep, Place, Stage, read_method
 from prunesearch.core.tables.params import Param
-from prunesearch.core.tables.registry import MERGES, SCORERS, SELECTIONS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
 
 
 def test_a_stage_by_layer_and_keep_is_one_by_place_and_amount() -> None:

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
-from prunesearch.core.tables.registry import MERGES, SCORERS
+from prunesearch.core.tables.token_tables import MERGES, SCORERS
 from prunesearch.cost.estimate.ops import Op, inputs_to_meta, record, record_forward, to_meta
 from prunesearch.pruning.apply import apply_, handle_of
 from tests.support.some import some

@@ -13,7 +13,7 @@ import transformers
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.tables.registry import SCORERS
+from prunesearch.core.tables.token_tables import SCORERS
 from prunesearch.export.models.huggingface import HUGGING_FACE, modelling_file, write
 from prunesearch.export.models.model_format import ModelSource
 from prunesearch.export.models.write import export_model

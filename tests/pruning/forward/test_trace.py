@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import prunesearch as ps
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.pruning.forward.trace import Trace
 from tests.support.small_models import CASES, answer, build, inputs_of, last_hidden
 
