@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from prunesearch.commands.judging import Wanted
 from prunesearch.commands.transfer import Transfer
 from prunesearch.commands.transfer_table import transfer_study
-from prunesearch.commands.tune import tune as tune_study
+from prunesearch.commands.tuning.judging import Wanted
+from prunesearch.commands.tuning.tune import tune as tune_study
+from prunesearch.commands.tuning.tune_elastic import ElasticWeights, tune_elastic
 from prunesearch.commands.verify import Verification
 from prunesearch.commands.verify import verify as verify_study
+from prunesearch.compress.artefacts import load_, read_weights, with_weights
 from prunesearch.compress.fits import Fits, fits_for
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.plans.plan import Plan
@@ -35,7 +37,6 @@ from prunesearch.study.front import Front
 from prunesearch.study.front_items import Point
 from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import TrialRecord, read_trials, study_place
-from prunesearch.training.artefacts import load_, read_weights, with_weights
 from prunesearch.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -275,6 +276,20 @@ class Study:
         wanted = Wanted(TrainingSettings(**settings), pick, str(train) if isinstance(train, Path) else train)
         tune_study(self.folder, self.front, wanted, task=self.task)
         return self
+
+    def tune_elastic(self, train: Any = None, **settings: Any) -> ElasticWeights:
+        """Train one set of weights for all schedules near the front, into `STUDY/elastic`; see `docs/tune.md`.
+
+        `ps.run(..., weights=found.folder)` searches on it. The same call goes on where it was interrupted.
+
+        Args:
+            train, settings: as of `tune`.
+
+        Returns:
+            The folder, and what the points of this study are on these weights.
+        """
+        wanted = Wanted(TrainingSettings(**settings), train=str(train) if isinstance(train, Path) else train)
+        return tune_elastic(self.folder, self.front, wanted, task=self.task)
 
     def verify(self, *, device: str | None = None, seconds: float = 25.0) -> Verification:
         """Measure the front again here, predicted against measured."""

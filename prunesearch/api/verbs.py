@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from prunesearch.api.study import Study
 from prunesearch.commands.inspect import Inspection
 from prunesearch.commands.inspect import inspect as inspect_setting
-from prunesearch.commands.judging import Wanted
 from prunesearch.commands.profile import ProfileConfig
 from prunesearch.commands.profile import profile as measure_profile
-from prunesearch.commands.tune_schedule import TunedSchedule, tune_schedule
+from prunesearch.commands.tuning.judging import Wanted
+from prunesearch.commands.tuning.tune_schedule import TunedSchedule, tune_schedule
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule

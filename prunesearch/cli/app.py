@@ -57,6 +57,9 @@ def run(
         str | None,
         typer.Option(help="Parquet, CSV, TSV, JSONL, image folder, Hub id, or CALIBRATION,HOLDOUT."),
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Folder of a training (STUDY/elastic) to search on, in place of the model's own.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help=f"{listed(TASKS)}; none: from head and data.")] = None,
     columns: Annotated[str | None, typer.Option(help="Column names by role, as in text=review,label=stars.")] = None,
     delimiter: Annotated[str | None, typer.Option(help="Of a CSV file; the default finds it out.")] = None,
@@ -158,6 +161,7 @@ def run(
     settings: dict[str, Any] = {
         "model": model,
         "data": data,
+        "weights": weights,
         "task": task,
         "columns": columns,
         "delimiter": delimiter,

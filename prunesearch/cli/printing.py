@@ -17,3 +17,18 @@ def print_front(front: Any, as_json: bool) -> None:
     from prunesearch.report.tables.show import show_front
 
     show_front(front)
+
+
+def print_elastic(found: Any, as_json: bool) -> None:
+    """What the points of a study are on weights that all share, or the same as data."""
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({"folder": str(found.folder), "judged": found.judged, "equal": found.equal}, indent=2))
+        return
+    from rich.console import Console
+
+    from prunesearch.report.tables.tuned_table import elastic_table
+
+    Console().print(elastic_table(found.judged))
+    typer.echo(f"search on them: prunesearch run --weights {found.folder} ...")

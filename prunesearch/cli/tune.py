@@ -10,7 +10,7 @@ import typer
 from prunesearch.cli.border import interruptible, quietly
 from prunesearch.cli.devices import JsonOption, QuietOption
 from prunesearch.cli.option_help import explained
-from prunesearch.cli.printing import print_front
+from prunesearch.cli.printing import print_elastic, print_front
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.training_tables import PARAMETERS
 
@@ -23,6 +23,9 @@ def tune(
         str | None, typer.Option(help="best@10ms, best@2x, fastest@0.99, knee, a point (p3) or a trial number.")
     ] = None,
     front: Annotated[bool, typer.Option("--front", help="All points that have stages, each by itself.")] = False,
+    elastic: Annotated[
+        bool, typer.Option("--elastic", help="One training for all schedules near the front, for run --weights.")
+    ] = False,
     train: Annotated[
         str | None,
         typer.Option(help="Rows to train on, as of run --data; none: the study's own rows that it does not use."),
@@ -62,20 +65,40 @@ def tune(
     }
     with quietly(quiet or json), interruptible("what was trained until the last checkpoint is kept"):
         if study is None:
+            _refuse(["--elastic"] if elastic else [], "needs the schedules that a study has tried", "give STUDY")
             _without_study(model, data, schedule, output, train, settings)
             return
         alone = {"--model": model, "--data": data, "--schedule": schedule, "-o": output}
-        _refuse([name for name, value in alone.items() if value is not None], "goes without a study")
-        found = _of_study(study, pick, front, train, settings)
-    print_front(found.front, json)
+        _refuse(
+            [name for name, value in alone.items() if value is not None],
+            "goes without a study",
+            "leave it out, or the study",
+        )
+        if elastic:
+            given = [*(["--pick"] if pick is not None else []), *(["--front"] if front else [])]
+            _refuse(given, "goes without --elastic", "leave one of them out")
+            shared = _load(study).tune_elastic(train, **settings)
+        else:
+            found = _of_study(study, pick, front, train, settings)
+    if elastic:
+        print_elastic(shared, json)
+    else:
+        print_front(found.front, json)
+
+
+def _load(study: str) -> Any:
+    from prunesearch.api.verbs import load_study
+
+    return load_study(study)
 
 
 def _of_study(study: str, pick: str | None, front: bool, train: str | None, settings: dict[str, Any]) -> Any:
-    from prunesearch.api.verbs import load_study
-
     if front == (pick is not None):
-        raise PruneSearchError("what is tuned is one point or all of them: give --pick (as in best@2x) or --front")
-    return load_study(study).tune(pick, train, **settings)
+        raise PruneSearchError(
+            "what is tuned is one point, all of them, or one network for all: give --pick (as in best@2x), --front or "
+            "--elastic"
+        )
+    return _load(study).tune(pick, train, **settings)
 
 
 def _without_study(
@@ -97,9 +120,9 @@ def _without_study(
         typer.echo(found.folder / "plan.json")
 
 
-def _refuse(given: list[str], why: str) -> None:
+def _refuse(given: list[str], why: str, way_out: str) -> None:
     if given:
-        raise PruneSearchError(f"{given[0]} {why}: leave it out, or the study")
+        raise PruneSearchError(f"{given[0]} {why}: {way_out}")
 
 
 def register(app: typer.Typer) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import spearmanr
 from torch import nn
 
+from prunesearch.compress.artefacts import read_weights
 from prunesearch.compress.fits import fits_for
 from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
@@ -32,7 +33,6 @@ from prunesearch.study.front import Front
 from prunesearch.study.front_items import CostAmount, FrontItem, Measured
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.loading import check_device
-from prunesearch.training.artefacts import read_weights
 
 _FILE = "verify.json"
 

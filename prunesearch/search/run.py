@@ -69,8 +69,8 @@ def run(
     source = source_of(config, own)
     if own is not None:
         config = with_model(config, source, own)
-    elif source.kind == "files":
-        config = config.model_copy(update={"given_digest": digest_of_source(source)})
+    else:
+        config = config.model_copy(update={"given_digest": digest_of_source(source, config.weights)})
     plan(_STEPS)
     folder = StudyFolder.create(study or default_study(config, source), root)
     with Alone(folder) as lock:

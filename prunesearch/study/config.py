@@ -67,6 +67,7 @@ class RunConfig(BaseModel):
     Attributes:
         model: folder or Hub id; None with `data` None: the bundled demo.
         data: file, folder or Hub id, or `calibration,holdout`.
+        weights: folder of a training (`tune --elastic`), whose weights are searched on in place of the model's own.
         given: what the model is called, where it is an object of the caller's (`run(config, task=...)`); else None.
             Python alone has objects, so that the command line has no such option.
         given_digest: of the weights and the rows, of such objects or of files that are here, so that a study goes on
@@ -134,6 +135,7 @@ class RunConfig(BaseModel):
 
     model: str | None = None
     data: str | None = None
+    weights: str | None = None
     given: str | None = Field(default=None, min_length=1, max_length=60)
     given_digest: str | None = None
     task: str = "auto"

@@ -207,6 +207,11 @@ class Tuned(FrontRecord):
     after the same training.
     """
 
+    shared: bool = Field(
+        default=False,
+        description="whether the weights are those of every point, which the run searched on (`run --weights`); else "
+        "the point's own",
+    )
     parameters: str = Field(description="what was trained: `full`, `norms` (with biases) or `lora`")
     data: str = Field(description="where the rows come from; none of them is a calibration or holdout row")
     rows: int = Field(ge=1, description="rows that were trained on")
@@ -289,6 +294,11 @@ class Point(FrontItem):
             PruneSearchError: if the plan does more than its token stages.
         """
         return self.to_plan().tokens_only
+
+    @property
+    def recovered(self) -> Tuned | None:
+        """How weights of its own were trained; None where it has none, or those of all points."""
+        return None if self.tuned is None or self.tuned.shared else self.tuned
 
     @property
     def variant(self) -> str:

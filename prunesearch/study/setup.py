@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +20,7 @@ from prunesearch.cost.devices.device import is_device
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.pruning.interface import base_name
 from prunesearch.study.config import RunConfig
+from prunesearch.study.settings.given_weights import PLAN, GivenWeights
 from prunesearch.study.settings.loads import Load, bucket_loads
 from prunesearch.study.target import Target, resolve_target
 from prunesearch.tasks import load_task
@@ -98,12 +102,14 @@ def with_model(config: RunConfig, source: Origin, model: nn.Module) -> RunConfig
     return config.model_copy(update={**own, "given": source.name})
 
 
-def digest_of_source(source: Origin) -> str | None:
-    """A digest of what of model and data lies in files here; None for the demo, objects, and what the Hub has."""
-    if source.kind != "files":
-        return None
-    parts = [files for files in (_model_files(str(source.id)), _data_files(str(source.data))) if files]
-    return "-".join(map(digest_of_files, parts)) or None
+def digest_of_source(source: Origin, weights: str | None = None) -> str | None:
+    """A digest of what of model, data and weights lies in files here; None for the demo, objects, and the Hub's."""
+    parts = []
+    if source.kind == "files":
+        parts = [_model_files(str(source.id)), _data_files(str(source.data))]
+    if weights is not None and source.kind != "object":
+        parts += [sorted(Path(weights).glob(PLAN))]  # the digest of the weights is in it
+    return "-".join(map(digest_of_files, filter(None, parts))) or None
 
 
 def _model_files(model: str) -> list[Path]:
@@ -131,6 +137,7 @@ class Setting:
         task: the model with its data, its latency at the length of the first load.
         geometry: of the model, at the length of the first load.
         loads: what forwards are timed under; never empty, the greatest length first.
+        weights: that the model has in place of its own; None: it has its own.
     """
 
     config: RunConfig
@@ -139,6 +146,16 @@ class Setting:
     task: Task
     geometry: Geometry
     loads: tuple[Load, ...]
+    weights: GivenWeights | None = None
+
+    @contextmanager
+    def on_own_weights(self) -> Iterator[None]:
+        """Within the block, the model is the user's, whatever weights it was given."""
+        if self.weights is None:
+            yield
+            return
+        with self.weights.taken_out():
+            yield
 
     @property
     def notes(self) -> list[str]:
@@ -184,7 +201,7 @@ def make_setting(
     given = model if task is None else task.model
     source = source_of(config, given)
     config = config.located()
-    config.check_same_files(digest_of_source(source))
+    config.check_same_files(digest_of_source(source, config.weights))
     if given is not None:
         if not ENGINES.entry(config.engine).in_process:
             able = " or ".join(f"'{name}'" for name, row in ENGINES.entries().items() if row.in_process)
@@ -194,10 +211,15 @@ def make_setting(
     if task is None:
         task = _load(config, source, target, model, data, processor)
     config, task = with_buckets(config, task)
+    weights = None
+    if config.weights is not None:
+        if given is not None:  # the caller's own stays as it is
+            task = replace(task, model=copy.deepcopy(task.model))
+        weights = GivenWeights.load_(task.model, Path(config.weights))
     first = Load(batch_size=config.batch_size, length=config.length)
     encoder = find_encoder(task.model)
     geometry = Geometry(encoder.depth, task.tokens, encoder.protected)
-    return Setting(config, source, target, task, geometry, tuple(config.loads or [first]))
+    return Setting(config, source, target, task, geometry, tuple(config.loads or [first]), weights)
 
 
 def _load(

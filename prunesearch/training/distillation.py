@@ -35,7 +35,9 @@ class Distillation(nn.Module):
         draw: the plans of a step; each one's stages are real removal.
         seed: of the `random` scorer.
         augment: whether inputs are.
-        in_place: distil reduced passes from the step's own unpruned pass, which comes first, in place of the teacher.
+        in_place: while it is trained, distil reduced passes from the step's own unpruned pass, which comes first, in
+            place of the teacher; the student teaches then, and has no dropout.
+        looks: plans that the stopping rows are looked at under; None: what is drawn.
     """
 
     def __init__(
@@ -48,18 +50,22 @@ class Distillation(nn.Module):
         seed: int = 0,
         augment: bool = True,
         in_place: bool = False,
+        looks: Sequence[Plan] | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self._parts: tuple[Task, Task] = (task, replace(task, model=student))  # a tuple holds no submodule
         self._rows, self._draw, self._in_place, self._augment = rows, draw, in_place, augment
+        self._looks = looks
         self._handle = apply_(student, Plan(), seed=seed)
 
     def forward(self, rows: Tensor, return_loss: bool = True) -> dict[str, Tensor]:
-        """The mean loss of rows `[b, 2]`, over the plans of a step; while evaluating, over what is drawn first."""
+        """The mean loss of rows `[b, 2]`, over the plans of a step; while evaluating, over those that are looked at."""
         losses: list[Tensor] = []
         weights: list[int] = []
-        plans = self._draw()
+        plans = self._draw() if self.training or self._looks is None else self._looks
+        if self._in_place:
+            self.student.eval()
         for batch in self._rows.pick(rows):
             losses.append(self._loss(batch, plans))
             weights.append(len(batch))
@@ -77,7 +83,7 @@ class Distillation(nn.Module):
             with self._handle.under(plan):
                 outputs = mine.outputs(self.student, batch)
             total.append(self._of(mine, target, outputs, batch))
-            if self._in_place and not len(plan):
+            if self.training and self._in_place and not len(plan):
                 target = teacher.condensed({name: value.detach() for name, value in outputs.items()})
         return torch.stack(total).mean()
 

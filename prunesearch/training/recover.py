@@ -6,18 +6,20 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from prunesearch.compress.artefacts import changed_weights, read_weights, save_weights
 from prunesearch.core.events import say
 from prunesearch.core.files import load_json, write_text_atomic
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.training_tables import PARAMETERS
 from prunesearch.tasks.base import Task
-from prunesearch.training.artefacts import changed_weights, read_weights, save_weights
 from prunesearch.training.distillation import Distillation, Draw, student_of, teacher_of
 from prunesearch.training.settings import EPOCHS, TrainingSettings
 from prunesearch.training.trainable import Trainable, freeze
@@ -59,6 +61,7 @@ class School:
         folder: of weights.
         scratch: where trainings that are going on keep their checkpoints.
         share: of the time asked for that one training gets.
+        given: parameters that the model was given in place of its own: what is learnt stands on them.
     """
 
     task: Task
@@ -67,15 +70,18 @@ class School:
     folder: Path
     scratch: Path
     share: float = 1.0
+    given: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def learn(self, draw: Draw, key: str, label: str, *, in_place: bool = False, steps: int | None = None) -> Learnt:
+    def learn(
+        self, draw: Draw, key: str, label: str, *, looks: Sequence[Plan] | None = None, steps: int | None = None
+    ) -> Learnt:
         """Train a student on what `draw` gives at each step; a training of the same `key` goes on, or is done.
 
         Args:
             draw: plans of a step, all on the same rows.
             key: of all that the outcome depends on, one for each training of a study.
             label: what is trained, for people.
-            in_place: see `Distillation`.
+            looks: where several plans are trained at once, in place: those that the stopping rows look at.
             steps: in place of what the settings come to: those of another training that this one is compared with.
         """
         place = self.scratch / key
@@ -88,16 +94,20 @@ class School:
         teacher, student = teacher_of(self.task), student_of(self.task.model)
         freeze(student)
         chosen.prepare(student)
-        made = Distillation(
-            teacher, student, self.rows, draw, seed=settings.seed, augment=settings.augment, in_place=in_place
-        )
+        how: dict[str, Any] = {
+            "seed": settings.seed,
+            "augment": settings.augment,
+            "in_place": looks is not None,
+            "looks": looks,
+        }
+        made = Distillation(teacher, student, self.rows, draw, **how)
         labels = made.uses_labels()
         count = self._planned(place, made) if steps is None else steps
         amount = TrainingLength(count, settings.batch_size, settings.height, settings.accumulate, settings.seed)
         trained = train(made, (self.rows.learnt, self.rows.stopping), amount, place, label=label)
         made.remove()
         chosen.end(student)
-        weights = changed_weights(student, teacher.model)
+        weights = {**self.given, **changed_weights(student, teacher.model)}
         name = save_weights(self.folder, weights, {"format": "pt", "tuned": label})
         facts = {"weights": name, "steps": trained.steps, "seconds": trained.seconds, "loss": trained.loss}
         write_text_atomic(place / _DONE, json.dumps({**facts, "labels": labels, "planned": count}) + "\n")

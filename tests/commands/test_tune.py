@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 
 import prunesearch as ps
-from prunesearch.commands.judging import Wanted
-from prunesearch.commands.tune import tune
-from prunesearch.commands.tune_schedule import tune_schedule
+from prunesearch.commands.tuning.judging import Wanted
+from prunesearch.commands.tuning.tune import tune
+from prunesearch.commands.tuning.tune_schedule import tune_schedule
 from prunesearch.commands.verify import verify
+from prunesearch.compress.artefacts import loaded, read_weights, save_weights, weights_path
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.export_tables import FORMATS
@@ -30,7 +31,6 @@ from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
 from prunesearch.study.setup import make_setting
-from prunesearch.training.artefacts import loaded, read_weights, save_weights, weights_path
 from prunesearch.training.recover import Learnt, School
 from prunesearch.training.settings import TrainingSettings
 from prunesearch.training.trainer import Trained, TrainingLength

@@ -62,6 +62,7 @@ SUB_ROOMS = {
     "export": (("schedules",), ("models",)),
     "report": (("tables",), ("views",), ("dashboard",)),
     "search": (("space",), ("solve",), ("costs",), ("samplers",), ("trials",), ("engines", "finish")),
+    "commands": (("tuning",),),
     "pruning": (("forward",), ("scorers", "selections"), ("merges",), ("families",)),
 }
 

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 import prunesearch as ps
+from prunesearch.compress.artefacts import changed_weights
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Held
-from prunesearch.training.artefacts import changed_weights
 from prunesearch.training.augment import augmented
 from prunesearch.training.distillation import LABELS, Distillation, fixed, student_of, teacher_of
 from prunesearch.training.recover import School
@@ -25,19 +25,6 @@ from prunesearch.training.trainer import TrainingLength, last_checkpoint, train
 from prunesearch.training.training_rows import TrainingRows, row_digests
 
 STAGES = ps.Schedule([ps.Stage(1, 0.5, "cls_attention", "fuse")])
-
-
-@pytest.fixture
-def task(vit_task: Task) -> Task:
-    """The tiny ViT in float32."""
-    model = copy.deepcopy(vit_task.model).float().requires_grad_(False)
-
-    def single(split: EvalSet) -> EvalSet:
-        batches = [replace(b, inputs={name: value.float() for name, value in b.inputs.items()}) for b in split.batches]
-        return replace(split, batches=Held(batches))
-
-    splits = {name: single(split) for name, split in vit_task.splits.items()}
-    return replace(vit_task, model=model, splits=splits)
 
 
 def rows_of(task: Task, *, labelled: bool = True) -> TrainingRows:
@@ -175,7 +162,7 @@ def test_in_place_distillation_learns_from_the_steps_own_unpruned_pass(task: Tas
         student.classifier.bias.add_(torch.linspace(-1, 1, len(student.classifier.bias)))
     made = Distillation(task, student, rows_of(task, labelled=False), lambda: plans, augment=False, in_place=True)
     rows = made._rows.learnt[:4]
-    loss = made.eval()(rows)["loss"].item()
+    loss = made.train()(rows)["loss"].item()
     (batch,) = made._rows.pick(rows)
     with torch.no_grad():
         teacher = task.model(**batch.inputs).logits.log_softmax(-1)

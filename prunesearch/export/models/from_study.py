@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunesearch.compress.artefacts import with_weights
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.export.models.card import write_card
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
@@ -22,7 +23,6 @@ from prunesearch.study.front_items import Point
 from prunesearch.study.setup import make_setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.quality import quality_of, unjudged
-from prunesearch.training.artefacts import with_weights
 
 # what a graph is traced with; runtimes choose their own kernels
 _ROWS = 1024  # holdout rows that a float format is tried on: its outputs were compared already

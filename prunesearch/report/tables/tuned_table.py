@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from rich import box
 from rich.table import Table
 
@@ -24,6 +27,25 @@ def tuned_table(front: Front) -> Table:
             qualities = (f"{100 * q.value:.1f} %" for q in (tuned.before, point.quality, tuned.equal))
             table.add_row(point.id, *qualities, _points(tuned.difference), tuned.text)
     return table
+
+
+def elastic_table(judged: Sequence[Mapping[str, Any]]) -> Table:
+    """A row each plan: its quality on the model's own weights and on shared ones, and the changes to all references."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("elastic", no_wrap=True)
+    for title in ("speed", "before", "after", "change", "to unpruned", "to unpruned, same training"):
+        table.add_column(title, justify="right", overflow="fold")
+    for row in judged:
+        qualities = (f"{100 * row[key]['value']:.1f} %" for key in ("before", "after"))
+        changes = (
+            _points(Interval.model_validate(_ends(row[key]))) for key in ("to_before", "to_unpruned", "to_equal")
+        )
+        table.add_row(row["point"], f"{row['speedup']:.2f}x", *qualities, *changes)
+    return table
+
+
+def _ends(difference: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: difference[name] for name in ("value", "low", "high")}
 
 
 def _points(difference: Interval) -> str:

@@ -18,6 +18,7 @@ from prunesearch.core.plans.plan import Plan
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Costing
 from prunesearch.search.finish.candidates import Bounds, blind_note, hypervolume, selection, selection_note, standing
+from prunesearch.search.finish.carried import Carried
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.items import ItemMaker, Reference
 from prunesearch.search.finish.kept import Kept
@@ -104,13 +105,16 @@ class Finish:
         rows = self._rows(candidates, split.n)
         evaluations, reference = self._hold_out(candidates, split.take(max(rows, default=split.n)), rows)
         base, *measured = self._measure([Plan(), *(r.plan for r in candidates)])
-        known = Reference(reference, self.searched.unpruned.quality)
+        known = Reference(reference, self._seen.quality)
         maker = ItemMaker(self.costing, self.bench, self.task.metric, known)
         unpruned = maker.unpruned(base)
         points = [
             maker.point(record, evaluation, costs, base)
             for record, evaluation, costs in zip(candidates, evaluations, measured, strict=True)
         ]
+        carried = self._carried(reference)
+        if carried is not None:
+            points = [carried.point(point, found) for point, found in zip(points, evaluations, strict=True)]
         common = min(rows, default=split.n)
         chosen = selection(
             [r.quality for r in candidates],
@@ -120,9 +124,12 @@ class Finish:
             reference.first(common),
         )
         blind = blind_note(self.task, reference, split.take(reference.n).labels)
-        front = self._with_ladder(self._front(unpruned, points, chosen, blind))
+        notes = [] if carried is None else [carried.note()]
+        front = self._with_ladder(self._front(unpruned, points, chosen, blind, notes))
         if self.run.folder.front.exists():
             front = keep_tuned(front, Front.load(self.run.folder.front), blind=blind is not None)
+        if self.setting.weights is not None:
+            self.setting.weights.copy_to(self.run.folder.weights)
         report_study(self.run.folder, front, self.setting, self.run.handle, self.records)
         front.save(self.run.folder.front)  # last: where it lies, the study is finished
         return front
@@ -150,7 +157,7 @@ class Finish:
 
     def _rows(self, candidates: Sequence[TrialRecord], total: int) -> list[int]:
         """Holdout rows of every candidate; see `need`."""
-        judge_by, unpruned = [c for c in self.config.constraints if c.on_quality], self.searched.unpruned
+        judge_by, unpruned = [c for c in self.config.constraints if c.on_quality], self._seen
         base = unpruned.quality
         limits = [c.limit(base) - base for c in judge_by] or [relative_bound(1 - TOLERANCE, base) - base]
         blind = blind_note(self.task, unpruned, self.searched.probed.split.labels)  # divergences are of the same rows
@@ -165,7 +172,7 @@ class Finish:
     ) -> tuple[list[Evaluation], Evaluation]:
         few = "" if min(rows, default=split.n) == split.n else f"{min(rows)} to "
         step(f"holdout: {len(candidates)} candidates on {few}{split.n} rows that the search has not seen")
-        evaluator = cache(lambda: Evaluator(self.task, self.run.handle, split))  # where all is kept, none is needed
+        evaluator = partial(self._holdout, split.n)
         found = []
         with moving("holdout", max(1, sum(rows))) as bar:
             for plan, n in zip((r.plan for r in candidates), rows, strict=True):
@@ -176,6 +183,31 @@ class Finish:
         scoring = self.task.scoring
         reference, _ = self._kept.evaluation(Plan(), split.n, scoring, lambda: evaluator().unpruned())
         return found, reference
+
+    @cached_property
+    def _seen(self) -> Evaluation:
+        """The user's model on the rows of the search."""
+        if self.setting.weights is None:
+            return self.searched.unpruned
+        return self._made(self.searched.probed.split).unpruned()
+
+    @cached_property
+    def _holdout(self) -> Callable[[int], Evaluator]:
+        """What evaluates plans on so many holdout rows, made once: where all is kept from before, none is needed."""
+        return cache(lambda rows: self._made(self.task.holdout.take(rows)))
+
+    def _made(self, split: EvalSet) -> Evaluator:
+        """Its reference is the user's model."""
+        with self.setting.on_own_weights():
+            found = Evaluator(self.task, self.run.handle, split)
+            found.unpruned()
+        return found
+
+    def _carried(self, reference: Evaluation) -> Carried | None:
+        """What makes points carry the weights that the run was given."""
+        if self.setting.weights is None:
+            return None
+        return Carried(self.setting.weights, self.task, self._kept, partial(self._holdout, reference.n), reference)
 
     @staticmethod
     def _evaluate(
@@ -210,6 +242,7 @@ class Finish:
         candidates: list[Point],
         chosen: Selection | None,
         blind: str | None,
+        said: Sequence[str] = (),
     ) -> Front:
         config, costing = self.config, self.costing
         first = config.objectives[0]
@@ -231,7 +264,7 @@ class Finish:
             bounds.inside(tested), unpruned, config.objectives, blind=blind is not None, keep=judge.promise(tested)
         )
         notes = [blind, rows_note(points), selection_note(chosen, self.task.metric), costing.ranking_note]
-        notes += self._remarks(points)
+        notes += [*said, *self._remarks(points)]
         return Front(
             study=self.run.folder.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from prunesearch.compress.artefacts import with_weights
 from prunesearch.core.events import track
 from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import Handle
@@ -26,7 +27,6 @@ from prunesearch.study.trials import TrialRecord
 from prunesearch.tasks.base import Outputs, Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Inputs, trimmed
 from prunesearch.tasks.loading import count_tokens
-from prunesearch.training.artefacts import with_weights
 
 _SHOWN = 2  # rows that are traced under every point
 _WORST = 2  # rows that are traced under a point because it changes their answer

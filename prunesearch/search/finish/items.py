@@ -61,10 +61,7 @@ class ItemMaker:
     def point(self, record: TrialRecord, evaluation: Evaluation, measured: Remeasured, base: Remeasured) -> Point:
         """A candidate; `base` is what was measured of the unpruned model."""
         plan, reference = record.plan, self.reference.evaluation
-        same = reference.first(evaluation.n)
-        difference = paired_difference_to(same, evaluation)
-        moved = 0.0 if same is reference else reference.quality + difference.value - evaluation.quality
-        quality = metric_value(evaluation, record.quality, moved).model_copy(update={"difference": difference})
+        quality = value_beside(reference, evaluation, record.quality)
         loads, whole = self._loads(plan, measured), self._loads(Plan(), base)
         costs = self._costs(plan, measured, evaluation, loads, whole)
         unpruned = self._costs(Plan(), base, reference, whole, whole)
@@ -181,6 +178,14 @@ def metric_value(evaluation: Evaluation, calibration: float | None, moved: float
     )
     ends = {"low": _known(low), "high": _known(high), "at_least": _known(at_least)}
     return MetricValue(value=value, calibration=calibration, **ends)
+
+
+def value_beside(reference: Evaluation, evaluation: Evaluation, calibration: float | None) -> MetricValue:
+    """The metric with its difference to a reference, which may be of more rows: see `metric_value` for those."""
+    same = reference.first(evaluation.n)
+    difference = paired_difference_to(same, evaluation)
+    moved = 0.0 if same is reference else reference.quality + difference.value - evaluation.quality
+    return metric_value(evaluation, calibration, moved).model_copy(update={"difference": difference})
 
 
 def paired_difference_to(reference: Evaluation, evaluation: Evaluation) -> Difference:

@@ -28,7 +28,7 @@ def with_tuned(front: Front, tuned: Sequence[Point], *, blind: bool) -> Front:
     made = {point.id: point for point in map(_stricter, tuned)}
     points = [made.get(point.id, point) for point in front.points]
     promised = {
-        point.id: point for point in with_promises([p for p in points if p.tuned is not None], front.objectives[0])
+        point.id: point for point in with_promises([p for p in points if p.recovered is not None], front.objectives[0])
     }
     points = [promised.get(point.id, point) for point in points]
     return front.model_copy(
@@ -42,10 +42,10 @@ def with_tuned(front: Front, tuned: Sequence[Point], *, blind: bool) -> Front:
 
 def keep_tuned(front: Front, before: Front, *, blind: bool) -> Front:
     """A front that was made anew, with what was tuned of the one before: points of the same plans, on their weights."""
-    known = {point.to_plan().on_own_weights: point for point in before.points if point.tuned is not None}
+    known = {point.to_plan().on_own_weights: point for point in before.points if point.recovered is not None}
     found = []
     for point in front.points:
-        old = known.get(point.to_plan())
+        old = known.get(point.to_plan().on_own_weights)
         if old is not None:
             kept = {name: getattr(old, name) for name in ("plan", "text", "qualities", "fidelity", "rows", "tuned")}
             found.append(point.model_copy(update=kept))
@@ -73,7 +73,7 @@ def _verdict(front: Front, points: Sequence[Point], tuned: Sequence[Point], blin
         blind=blind,
     )
     sure = judge.promise(tuned)
-    plain = [point for point in points if point.tuned is None]
+    plain = [point for point in points if point.recovered is None]
     before = next((point for point in plain if point.id == front.verdict.point), None)
     if before is not None and (sure is None or judge.gain(before) >= judge.gain(sure)):
         return front.verdict

@@ -147,7 +147,8 @@ class Evaluator:
     ) -> Evaluation:
         """Run the split under a plan, `schedule`; `progress` is told the rows done after each batch.
 
-        With `rows`, stop after the batch in which so many are done, the same ones whatever the plan. With a `rival`,
+        With `rows`, stop after the batch in which so many are done, the same ones whatever the plan; nothing is taken
+        from before then, so that the model may have other weights by now. With a `rival`,
         stop after the batch that shows, by paired differences of the divergence, that it is beaten.
         """
         known = self._changed.get(Plan.of(schedule))
@@ -171,7 +172,7 @@ class Evaluator:
                     break
         of_rows, kl, agrees = (torch.cat(parts).cpu() for parts in (statistics, losses, same))
         found = Evaluation(of_rows, kl, agrees, task.scoring)
-        if not len(Plan.of(schedule)) and found.n == self.split.n:
+        if rows is None and not len(Plan.of(schedule)) and found.n == self.split.n:
             self._changed[Plan.of(schedule)] = found
         return found
 

@@ -10,7 +10,7 @@ from typing import Any
 from prunesearch.core.budget import Budget
 from prunesearch.core.errors import PruneSearchError
 
-PATHS = ("model", "data")
+PATHS = ("model", "data", "weights")
 # Settings that may differ when a study is resumed: they change how long it goes on, not what its trials mean.
 _FREE_TO_CHANGE = (
     "accuracy",

@@ -10,9 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.plans.plan import Plan
-from prunesearch.training.artefacts import (
+from prunesearch.compress.artefacts import (
     changed_weights,
     loaded,
     read_weights,
@@ -20,6 +18,8 @@ from prunesearch.training.artefacts import (
     weights_path,
     with_weights,
 )
+from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.plans.plan import Plan
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import nn
 
 from prunesearch import __version__
-from prunesearch.commands.judging import Judging, Outcome, Tuning, Wanted
+from prunesearch.commands.tuning.judging import Judging, Outcome, Tuning, Wanted
+from prunesearch.compress.artefacts import with_weights
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
 from prunesearch.core.events import say, step
@@ -23,12 +24,10 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
+from prunesearch.study.settings.given_weights import PLAN
 from prunesearch.study.setup import make_setting
 from prunesearch.tasks.base import Task
-from prunesearch.training.artefacts import with_weights
 from prunesearch.training.recover import School
-
-_PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class TunedSchedule:
         Raises:
             PruneSearchError: if it is not there, or not that.
         """
-        data = load_json(folder / _PLAN, "plan", "give the folder that `prunesearch tune --schedule` wrote")
+        data = load_json(folder / PLAN, "plan", "give the folder that `prunesearch tune --schedule` wrote")
         return cls(folder, Plan.from_dict(data))
 
     @contextmanager
@@ -102,11 +101,11 @@ def tune_schedule(
             outcome = Judging.of(work, equal, handle).outcome(plan, learnt, "the schedule")
     if outcome is None:
         return None
-    _write(folder.path, outcome, setting.source.shown, setting.task.metric)
+    _write(folder.path, outcome, setting.source.shown, setting.task.metric, None if equal is None else equal.name)
     return TunedSchedule(folder.path, outcome.plan)
 
 
-def _write(folder: Path, outcome: Outcome, model: str, metric: str) -> None:
+def _write(folder: Path, outcome: Outcome, model: str, metric: str, equal: str | None) -> None:
     quality, tuned = outcome.quality, outcome.tuned
     facts = {
         "model": {"id": model},
@@ -114,9 +113,10 @@ def _write(folder: Path, outcome: Outcome, model: str, metric: str) -> None:
         "quality": quality.model_dump(),
         "fidelity": outcome.fidelity.model_dump(),
         "tuned": tuned.model_dump(),
+        "equal": equal,
         "prunesearch": __version__,
     }
-    write_text_atomic(folder / _PLAN, schedule_json(outcome.plan, facts))
+    write_text_atomic(folder / PLAN, schedule_json(outcome.plan, facts))
     speed = "" if tuned.speedup is None else f" It was measured at {tuned.speedup:.2f}x the unpruned model's speed."
     remarks = [
         f"Its weights (`{outcome.plan.weights}`) were trained under this schedule: {tuned.text}.{speed}",

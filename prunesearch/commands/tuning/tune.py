@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from prunesearch.commands.judging import Judging, Tuning, Wanted
+from prunesearch.commands.tuning.judging import Judging, Tuning, Wanted
+from prunesearch.compress.artefacts import weights_path
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
 from prunesearch.core.events import step
@@ -24,7 +25,6 @@ from prunesearch.study.front_items import Point
 from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import TrialRecord, read_trials, study_place
 from prunesearch.tasks.base import Task
-from prunesearch.training.artefacts import weights_path
 from prunesearch.training.recover import Learnt, School
 
 
@@ -79,7 +79,9 @@ def tune(
 def _judged(judging: Judging, point: Point, learnt: Learnt) -> Point | None:
     """The point on its trained weights; None where it stays as it is."""
     first, old = next(iter(point.qualities.items()))
-    before = old if point.tuned is None else point.tuned.before
+    before = None if point.tuned is None else point.tuned.before
+    if before is None and point.rows in (None, judging.task.holdout.n):
+        before = old  # else it is of fewer rows than what it is compared with
     found = judging.outcome(point.to_plan().on_own_weights, learnt, point.id, before)
     if found is None:
         return None

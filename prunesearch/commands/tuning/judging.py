@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from prunesearch import __version__
+from prunesearch.compress.artefacts import loaded
 from prunesearch.core.events import say, step
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
@@ -22,8 +24,8 @@ from prunesearch.study.front_items import Fidelity, MetricValue, Tuned
 from prunesearch.study.setup import Setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.objects import digest_of
-from prunesearch.training.artefacts import loaded
 from prunesearch.training.distillation import fixed, teacher_of
+from prunesearch.training.elastic import looked_at, sandwich
 from prunesearch.training.recover import Learnt, School
 from prunesearch.training.settings import TrainingSettings
 from prunesearch.training.training_rows import TrainingRows, training_rows
@@ -73,15 +75,21 @@ class Tuning:
 
     def _school(self, share: float = 1.0) -> School:
         """What all trainings have in common; each gets a `share` of the time."""
-        scratch = self.folder.path / SCRATCH
-        return self.school(self.setting.task, self.rows, self.wanted.settings, self.folder.weights, scratch, share)
+        scratch, given = self.folder.path / SCRATCH, self.setting.weights
+        asked = self.setting.task, self.rows, self.wanted.settings, self.folder.weights, scratch, share
+        return self.school(*asked, {} if given is None else given.tensors)
 
     def learn(self, plan: Plan, label: str, share: float = 0.5, steps: int | None = None) -> Learnt:
         """Train a student under the stages of a plan, in a `share` of the time, or for so many steps."""
         step(f"tuning {label}: {plan.schedule}")
         if plan.changes:
             say(f"{label} is trained without {plan.variant}, and judged with it")
-        return self._school(share).learn(fixed(plan.schedule), self.key(plan.schedule), label, steps=steps)
+        return self._school(share).learn(fixed(plan.schedule), self.key([plan.schedule]), label, steps=steps)
+
+    def learn_elastic(self, near: Sequence[Schedule], share: float) -> Learnt:
+        """Train a student that serves all of these schedules, from the slowest to the fastest."""
+        step(f"training one network for {len(near)} schedules near the front; the smallest: {near[-1]}")
+        return self._school(share).learn(sandwich(near), self.key(near), "elastic", looks=looked_at(near))
 
     def reference(self, learnt: Learnt) -> Learnt | None:
         """The unpruned model after the same training as one of a point; None: that leaves it as it is."""
@@ -89,12 +97,28 @@ class Tuning:
             step("no labels: the same training leaves the unpruned model as it is, and it is the only reference")
             return None
         step("training the unpruned model in the same way: the second reference")
-        return self._school().learn(fixed(Schedule()), self.key(Schedule()), "unpruned", steps=learnt.amount.steps)
+        return self._school().learn(fixed(Schedule()), self.key([Schedule()]), "unpruned", steps=learnt.amount.steps)
 
-    def key(self, schedule: Schedule) -> str:
+    def told(self, learnt: Learnt) -> dict[str, Any]:
+        """How weights were trained, fields of `Tuned`."""
+        settings, rows = self.wanted.settings, len(self.rows.learnt)
+        return {
+            "parameters": settings.parameters,
+            "data": self.rows.said,
+            "rows": rows,
+            "labels": learnt.labels,
+            "epochs": learnt.trained.steps * settings.batch_size * settings.accumulate / rows,
+            "steps": learnt.trained.steps,
+            "seconds": learnt.trained.seconds,
+            "batch_size": settings.batch_size * settings.accumulate,
+            "learning_rate": settings.height,
+            "seed": settings.seed,
+        }
+
+    def key(self, schedules: Sequence[Schedule]) -> str:
         """What tells a training from all others of the study."""
-        asked = self.wanted.settings.to_dict()
-        facts = [schedule.to_dict(), asked, self.rows.digest, digest_of(self.setting.task), __version__]
+        asked, drawn = self.wanted.settings.to_dict(), [schedule.to_dict() for schedule in schedules]
+        facts = [drawn, asked, self.rows.digest, digest_of(self.setting.task), __version__]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -129,9 +153,11 @@ class Judging:
     def of(cls, work: Tuning, equal: Learnt | None, handle: Handle) -> Judging:
         """With the model on its own weights, and a `handle` on it."""
         task = work.setting.task
-        calibration = Evaluator(task, handle, task.calibration.take(work.setting.config.search_samples))
-        holdout = Evaluator(task, handle, task.holdout)
-        return cls(work, equal, calibration, holdout, holdout.unpruned())
+        with work.setting.on_own_weights():
+            calibration = Evaluator(task, handle, task.calibration.take(work.setting.config.search_samples))
+            holdout = Evaluator(task, handle, task.holdout)
+            unpruned = holdout.unpruned()
+        return cls(work, equal, calibration, holdout, unpruned)
 
     @property
     def task(self) -> Task:
@@ -148,7 +174,31 @@ class Judging:
         """The unpruned model after the same training: on the holdout split, and its quality on calibration rows."""
         weights = {} if self.equal is None else self.equal.weights
         with loaded(self.task.model, weights):
-            return self.holdout.evaluate(Plan()), self.calibration.evaluate(Plan()).quality
+            judged = self.holdout.evaluate(Plan(), rows=self.holdout.split.n)
+            return judged, self.calibration.evaluate(Plan(), rows=self.calibration.split.n).quality
+
+    @property
+    def equal_quality(self) -> MetricValue:
+        """The unpruned model after the same training, with its difference to the user's."""
+        return self._to_unpruned(*self._equal)
+
+    def on_shared(self, plans: Mapping[str, Plan], learnt: Learnt) -> list[dict[str, Any]]:
+        """Every plan on the model's own weights and on those that all share; see `ElasticWeights`."""
+        splits = [(evaluator, evaluator.split.n) for evaluator in (self.calibration, self.holdout)]
+        found = []
+        for name, plan in plans.items():
+            with self.work.setting.on_own_weights():
+                seen, before = (evaluator.evaluate(plan, rows=rows) for evaluator, rows in splits)
+            with loaded(self.task.model, learnt.weights):
+                seen_after, after = (evaluator.evaluate(plan, rows=rows) for evaluator, rows in splits)
+            row: dict[str, Any] = {"point": name, "text": str(plan)}
+            row |= {"calibration_before": seen.quality, "calibration_after": seen_after.quality}
+            row["before"] = metric_value(before, seen.quality).model_dump()
+            row["after"] = metric_value(after, seen_after.quality).model_dump()
+            references = {"to_before": before, "to_unpruned": self.unpruned, "to_equal": self._equal[0]}
+            row |= {key: paired_difference_to(one, after).model_dump() for key, one in references.items()}
+            found.append(row)
+        return found
 
     def outcome(self, plan: Plan, learnt: Learnt, label: str, before: MetricValue | None = None) -> Outcome | None:
         """What a plan is on its trained weights; None where these are not better on calibration rows, which is said.
@@ -170,7 +220,8 @@ class Judging:
                 return None
             judged = self.holdout.evaluate(plan)
         if before is None:
-            before = self._to_unpruned(self.holdout.evaluate(plan), untrained.quality)
+            with self.work.setting.on_own_weights():
+                before = self._to_unpruned(self.holdout.evaluate(plan), self.calibration.evaluate(plan).quality)
         tuned = self._tuned(plan, learnt, judged, before)
         say(
             f"{label}: {self.task.metric} {100 * before.value:.2f} % before, {100 * judged.quality:.2f} % after; "
@@ -191,23 +242,12 @@ class Judging:
         return metric_value(judged, calibration).model_copy(update={"difference": difference})
 
     def _tuned(self, plan: Plan, learnt: Learnt, judged: Evaluation, before: MetricValue) -> Tuned:
-        settings, rows = self.work.wanted.settings, len(self.work.rows.learnt)
-        equal, equal_seen = self._equal
         speeds = self._speeds(plan, learnt)
         return Tuned(
-            parameters=settings.parameters,
-            data=self.work.rows.said,
-            rows=rows,
-            labels=learnt.labels,
-            epochs=learnt.trained.steps * settings.batch_size * settings.accumulate / rows,
-            steps=learnt.trained.steps,
-            seconds=learnt.trained.seconds,
-            batch_size=settings.batch_size * settings.accumulate,
-            learning_rate=settings.height,
-            seed=settings.seed,
+            **self.work.told(learnt),
             before=before,
-            equal=self._to_unpruned(equal, equal_seen),
-            difference=paired_difference_to(equal, judged),
+            equal=self.equal_quality,
+            difference=paired_difference_to(self._equal[0], judged),
             speedup_before=speeds[0],
             speedup=speeds[1],
         )

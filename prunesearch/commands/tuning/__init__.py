@@ -1,0 +1,1 @@
+"""Trainings of points and of whole models, and what is judged of them."""

@@ -1,0 +1,146 @@
+"""`prunesearch tune STUDY --elastic`: one training whose weights serve every schedule near the front of a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prunesearch import __version__
+from prunesearch.commands.tuning.judging import Judging, Tuning, Wanted
+from prunesearch.compress.artefacts import weights_path
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import plan as plan_steps
+from prunesearch.core.events import say, step
+from prunesearch.core.files import load_json, write_bytes_atomic, write_text_atomic
+from prunesearch.core.plans.plan import Plan
+from prunesearch.export.models.card import model_card
+from prunesearch.export.schedules.native import schedule_json
+from prunesearch.pruning.apply import apply_
+from prunesearch.study.alone import Alone
+from prunesearch.study.config import RunConfig
+from prunesearch.study.folder import StudyFolder
+from prunesearch.study.front import Front
+from prunesearch.study.settings.given_weights import PLAN
+from prunesearch.study.setup import make_setting
+from prunesearch.study.trials import read_trials, study_place
+from prunesearch.tasks.base import Task
+from prunesearch.training.elastic import near_the_front
+from prunesearch.training.recover import Learnt, School
+
+ELASTIC = "elastic"  # the folder, in that of the study
+_SHARE = 0.7  # of the time asked for: a step has four passes of the student, one of the second reference has one
+
+
+@dataclass(frozen=True)
+class ElasticWeights:
+    """Weights for a whole front, in a folder that `run --weights` takes.
+
+    Attributes:
+        folder: with `plan.json`, `weights/` and a card.
+        judged: the unpruned model and every point of the study that has stages: its quality on the model's own
+            weights (`before`) and on these (`after`) on the holdout split, with paired differences to `before`, to the
+            user's model (`to_unpruned`) and to the unpruned model after the same training (`to_equal`).
+        equal: quality of that model.
+    """
+
+    folder: Path
+    judged: list[dict[str, Any]]
+    equal: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path) -> ElasticWeights:
+        """What `tune_elastic` wrote.
+
+        Raises:
+            PruneSearchError: if it is not there, or not that.
+        """
+        data = load_json(folder / PLAN, "plan", "give the folder that `prunesearch tune STUDY --elastic` wrote")
+        facts = data.get("provenance", {})
+        if "judged" not in facts:
+            raise PruneSearchError(f"{folder} must be of an elastic training, but it is of one schedule")
+        return cls(folder, facts["judged"], facts["equal_quality"])
+
+
+def tune_elastic(
+    folder: StudyFolder,
+    front: Front,
+    wanted: Wanted,
+    *,
+    task: Task | None = None,
+    model: nn.Module | None = None,
+    school: type[School] = School,
+) -> ElasticWeights:
+    """Train one set of weights for every schedule near a study's front, judge it at its points, and write it down.
+
+    The same call goes on where it was interrupted.
+
+    Args:
+        folder: of the study.
+        front: its front.
+        wanted: rows, and how long; epochs are passes over the rows, each with four schedules.
+        task, model: as `tune` takes them.
+        school: what trains.
+
+    Raises:
+        PruneSearchError: for bad input, in one line.
+    """
+    storage = folder.load_config().get("storage")
+    trials = [r for r in read_trials(**study_place(folder, storage)) if r.rows is None]
+    near = near_the_front([(r.plan.schedule, r.predicted_ms, r.loss) for r in trials if not r.plan.changes])
+    if not near:
+        raise PruneSearchError(
+            f"an elastic training draws schedules that study '{folder.name}' has tried, but none of them has stages: "
+            "run it with --precision float32"
+        )
+    plan_steps(4)
+    with Alone(folder):
+        step(f"loading {front.model.id}")
+        setting = make_setting(RunConfig(**front.config), task=task, model=model)
+        work = Tuning(folder, wanted, setting, school)
+        learnt = work.learn_elastic(near, _SHARE)
+        equal = work.reference(learnt)
+        step("judging the points of the study on rows that no training has seen")
+        with apply_(setting.task.model, Plan(), seed=setting.config.seed) as handle:
+            judging = Judging.of(work, equal, handle)
+            plans = {p.id: p.to_plan().on_own_weights for p in front.points if len(p.to_plan())}
+            judged = judging.on_shared({"unpruned": Plan(), **plans}, learnt)
+        speeds = {p.id: p.speedup for p in front.points}
+        judged = [{**row, "speedup": speeds.get(row["point"], 1.0)} for row in judged]
+        better = sum(row["calibration_after"] > row["calibration_before"] for row in judged)
+        say(f"on the calibration rows {better} of {len(judged)} are better than on the model's own weights")
+        _write(folder, judging, learnt, judged, front)
+    return ElasticWeights.load(folder.path / ELASTIC)
+
+
+def _write(folder: StudyFolder, judging: Judging, learnt: Learnt, judged: list[dict[str, Any]], front: Front) -> None:
+    place = folder.path / ELASTIC
+    names = [learnt.name, *([] if judging.equal is None else [judging.equal.name])]
+    for name in names:
+        write_bytes_atomic(weights_path(place / "weights", name), weights_path(folder.weights, name).read_bytes())
+    metric, equal = judging.task.metric, judging.equal_quality
+    plan = Plan(weights=learnt.name)
+    facts = {
+        "model": {"id": front.model.id},
+        "metric": metric,
+        "tuned": judging.work.told(learnt),
+        "equal": None if judging.equal is None else judging.equal.name,
+        "equal_quality": equal.model_dump(),
+        "judged": judged,
+        "prunesearch": __version__,
+    }
+    remarks = [
+        f"Its weights (`{learnt.name}`) serve schedules near the front of study `{front.study}`; each step trained "
+        "the unpruned model, the smallest schedule and two others.",
+        *(
+            f"{row['point']} ({row['text']}): {metric} on held-out rows {row['before']['value']:.4f} on the model's "
+            f"own weights, {row['after']['value']:.4f} on these."
+            for row in judged
+        ),
+        f"The unpruned model after the same training alone: {equal.value:.4f}.",
+        "`prunesearch run --weights FOLDER ...` searches on it.",
+    ]
+    write_text_atomic(place / "README.md", model_card(plan, {}, remarks=remarks))
+    write_text_atomic(place / PLAN, schedule_json(plan, facts))  # last: where it lies, the training is finished
