@@ -87,7 +87,7 @@ def load_json(path: str | os.PathLike[str], what: str, way_out: str = "") -> dic
     try:
         data = parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise PruneSearchError(f"{what} {path} cannot be read: {error.strerror}") from None
+        raise PruneSearchError(f"{what} {path} cannot be read: {error.strerror}{end}") from None
     except ValueError as error:
         raise CorruptFileError(f"{what} {path} is not JSON ({error}){end}") from None
     if not isinstance(data, dict):
