@@ -26,6 +26,7 @@ HEADER_NAMES = frozenset(
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _DELIMITERS = (",", ";", "\t", "|")
 _TRIED = 200  # rows that a delimiter is tried on
+_DAMAGED = 0.1  # share of rows that may be of another width; the first of them is named then, as with a comma
 _LONGEST = 100  # characters of a name
 _SEP = re.compile(r"sep=(.)(?=[\r\n])")  # which Excel reads, and writes on request
 _WORD = re.compile(r"[^\W\d]\w*")
@@ -147,23 +148,27 @@ def _parse(text: str, delimiter: str, *, quotes: bool = True) -> Iterator[tuple[
 
 
 def _find_delimiter(text: str) -> str:
-    """The first of the usual delimiters by which all rows have the same number of columns, two at least; else a comma.
+    """The first of the usual delimiters by which most rows have as many columns as the first, two at least.
 
-    `csv.Sniffer` takes letters that every row has for one, and commas within texts. R sets quoted cells apart by
-    blanks.
+    One by which all have comes before one by which most have; where there is neither, a comma. `csv.Sniffer` takes
+    letters that every row has for one, and commas within texts. R sets quoted cells apart by blanks.
     """
     tried: tuple[str, ...] = (*_DELIMITERS, " ") if text.startswith('"') else _DELIMITERS
-    for delimiter in tried:
-        try:
-            rows = list(islice(_parse(text, delimiter), _TRIED))
-        except csv.Error:
-            continue
-        if rows:
-            _lengthen(rows)
-        widths = {len(row) for _, row in rows}
-        if len(widths) == 1 and widths != {1}:
-            return delimiter
-    return ","
+    best = max(tried, key=lambda delimiter: _even(text, delimiter))  # the first of equals
+    return best if _even(text, best) >= 1 - _DAMAGED else ","
+
+
+def _even(text: str, delimiter: str) -> float:
+    """Share of rows that have as many columns as the first, two at least; 0 where that has one."""
+    try:
+        rows = list(islice(_parse(text, delimiter), _TRIED))
+    except csv.Error:
+        return 0.0
+    if rows:
+        _lengthen(rows)
+    if not rows or len(rows[0][1]) < 2:
+        return 0.0
+    return sum(len(row) == len(rows[0][1]) for _, row in rows) / len(rows)
 
 
 def _has_header(table: Rows, wanted: Collection[str]) -> bool:

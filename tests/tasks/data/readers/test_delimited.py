@@ -80,6 +80,17 @@ def test_the_delimiter_is_found_though_texts_have_commas(delimiter: str, tmp_pat
     assert rows["label"][:] == LABELS
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
+def test_one_row_of_another_width_hides_no_delimiter(delimiter: str, tmp_path: Path):
+    file = tmp_path / "a.csv"
+    rows = [f"text, {i}" if delimiter != "," else f"text {i}" for i in range(20)]
+    lines = [delimiter.join(["text", "label"]), *(delimiter.join([row, str(i % 2)]) for i, row in enumerate(rows))]
+    file.write_text("\n".join([*lines[:7], delimiter.join(["a", "b", "1"]), *lines[7:]]))
+    with pytest.raises(PruneSearchError, match=r"line 8 of '.*a.csv' has 3: fix that"):
+        load_source(str(file))
+    assert load_source(str(file), TextTable(skip_bad=True)).splits["all"]["text"][:] == rows
+
+
 def test_what_the_user_says_wins(tmp_path: Path):
     # "bad" looks like a label, and "a film" like a text
     twice = write(tmp_path / "a.csv", ["bad", "a film"], [["good", "bad", "bad"], TEXTS])
