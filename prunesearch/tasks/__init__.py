@@ -67,6 +67,7 @@ def load_task(
     caller: `objects.task_of`.
     """
     from prunesearch.pruning.families.find import check_model_type
+    from prunesearch.tasks.data.columns import by_role
     from prunesearch.tasks.data.readers.delimited import TextTable
     from prunesearch.tasks.data.sources import as_source
     from prunesearch.tasks.data.split import Sizes
@@ -98,7 +99,7 @@ def load_task(
         model_id=model_id,
         config=config,
         source=as_source(data, TextTable(delimiter, header, tuple((columns or {}).values()), skip_bad)),
-        columns=dict(columns or {}),
+        columns=by_role(columns or {}),
         batch_size=batch_size,
         sizes=Sizes.whole(calibration or 1) if whole else Sizes(calibration, holdout, train),
         seed=seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,12 @@ from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.video_cells import VIDEO_NAMES, is_video, raw_videos, video_bytes
 
 ROLES = ("image", "audio", "video", "text", "text_pair", "label")
+# what kinds of task call them when they say which columns they took: whoever gives that back is understood
+_CALLED = {
+    **dict.fromkeys(("words", "question", "query", "source"), "text"),
+    **dict.fromkeys(("context", "documents"), "text_pair"),
+    **dict.fromkeys(("tags", "transcript", "answers", "relevance", "target", "speaker", "objects"), "label"),
+}
 _MEDIA = {"video": VIDEO_NAMES, "audio": AUDIO_NAMES}
 IMAGE_NAMES = ("image", "img", "picture", "photo")
 TEXT_NAMES = (
@@ -125,6 +131,21 @@ def find_columns(
         )
     text = _choose("text", worded, TEXT_NAMES, source, rows)
     return Columns(label=label, text=text, text_pair=given.get("text_pair"))
+
+
+def by_role(given: Mapping[str, str]) -> dict[str, str]:
+    """Columns as a user names them (`words=tokens`), by role (`text=tokens`).
+
+    Raises:
+        PruneSearchError: for a role that is named twice.
+    """
+    found: dict[str, str] = {}
+    for called, name in given.items():
+        role = _CALLED.get(called, called)
+        if role in found:
+            raise PruneSearchError(f"a column role must be named once, but '{called}' is '{role}', which is there too")
+        found[role] = name
+    return found
 
 
 def check_given(source: DataSource, rows: Dataset, given: dict[str, str]) -> None:

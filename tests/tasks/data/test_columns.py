@@ -4,7 +4,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Image
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.tasks.data.columns import Columns, content_kind, digests, find_columns
+from prunesearch.tasks.data.columns import Columns, by_role, content_kind, digests, find_columns
 from prunesearch.tasks.data.image_cells import decode_image, raw_images
 from prunesearch.tasks.data.sources import DataSource
 from tests.support.tiny import png
@@ -60,6 +60,14 @@ def test_errors_name_the_way_out(given: dict[str, str], message: str):
     rows = Dataset.from_dict({"one": ["a"], "two": ["b"], "label": [0]})
     with pytest.raises(PruneSearchError, match=message):
         find(rows, "text", **given)
+
+
+def test_columns_may_be_named_as_the_notes_of_a_task_call_them():
+    assert by_role({"words": "tokens", "tags": "ner_tags"}) == {"text": "tokens", "label": "ner_tags"}
+    assert by_role({"audio": "a", "transcript": "t"}) == {"audio": "a", "label": "t"}
+    assert by_role({"lable": "x"}) == {"lable": "x"}  # is refused where roles are checked
+    with pytest.raises(PruneSearchError, match="must be named once, but 'tags' is 'label', which is there too"):
+        by_role({"label": "a", "tags": "b"})
 
 
 def test_missing_columns():
