@@ -237,7 +237,11 @@ def to_device(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Input
 
 
 def count_tokens(model: nn.Module, inputs: Inputs) -> int:
-    """Return the sequence length that the first encoder block sees, special tokens included."""
+    """Return the sequence length that the first encoder block sees, special tokens included.
+
+    Raises:
+        PruneSearchError: if the model does not run on its first row as it is.
+    """
     seen: list[int] = []
 
     def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -248,6 +252,14 @@ def count_tokens(model: nn.Module, inputs: Inputs) -> int:
     try:
         with torch.inference_mode():
             model(**{name: value[:1] for name, value in inputs.items()})
+    except (PruneSearchError, torch.OutOfMemoryError):
+        raise
+    except (ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise PruneSearchError(
+            f"a model must run on what its own processor or tokenizer makes of a row, but this "
+            f"{type(model).__name__} stops ({type(error).__name__}: {said}): put the files of one checkpoint together"
+        ) from error
     finally:
         hook.remove()
     return seen[0]

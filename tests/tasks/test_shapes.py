@@ -30,6 +30,15 @@ def test_inputs_fit_the_model():
     assert random_inputs(half, 1)["pixel_values"].dtype == torch.bfloat16
 
 
+def test_a_model_that_does_not_run_on_its_own_inputs_is_one_line():
+    image = load_shape("deit-tiny")
+    larger = {"pixel_values": torch.zeros(1, 3, 256, 256)}
+    with pytest.raises(
+        PruneSearchError, match=r"must run on what its own processor.*\(256\*256\) doesn't match.*put the"
+    ):
+        count_tokens(image, larger)
+
+
 def test_a_folder_is_read_for_its_configuration_alone(tmp_path):
     config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32)
     config.save_pretrained(tmp_path / "model")
