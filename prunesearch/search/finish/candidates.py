@@ -111,6 +111,22 @@ def standing(
     return [p.model_copy(update={"id": f"p{i}"}) for i, p in enumerate(kept, start=1)]
 
 
+def sensible(points: Sequence[Point], unpruned: Unpruned) -> list[Point]:
+    """Without points whose quality is below 0 where the unpruned model's is not.
+
+    Writing nothing has a word accuracy of 0, and a mean an r2 of 0; a model that repeats itself until it is stopped has
+    far less, and nobody wants it however fast it is.
+    """
+    return [p for p in points if p.quality.value >= min(0.0, unpruned.quality.value)]
+
+
+def senseless_note(left_out: int, metric: str) -> str | None:
+    """A line for the reader where there were such points; else None."""
+    if not left_out:
+        return None
+    return f"left out, as {metric} below 0 is worse than no answer at all: {left_out} of the candidates"
+
+
 def hypervolume(points: Sequence[Point], unpruned: Unpruned, cost: str) -> Hypervolume:
     """Of the final front: share of the unpruned cost by divergence on the holdout split."""
     base = unpruned.cost(cost).value

@@ -17,7 +17,16 @@ from prunesearch.core.events import moving, step
 from prunesearch.core.plans.plan import Plan
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Costing
-from prunesearch.search.finish.candidates import Bounds, blind_note, hypervolume, selection, selection_note, standing
+from prunesearch.search.finish.candidates import (
+    Bounds,
+    blind_note,
+    hypervolume,
+    selection,
+    selection_note,
+    senseless_note,
+    sensible,
+    standing,
+)
 from prunesearch.search.finish.carried import Carried
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.items import ItemMaker, Reference
@@ -260,11 +269,11 @@ class Finish:
             blind=blind is not None,
         )
         tested = with_promises(bounds.affordable(candidates), first)
-        points = standing(
-            bounds.inside(tested), unpruned, config.objectives, blind=blind is not None, keep=judge.promise(tested)
-        )
+        inside = bounds.inside(tested)
+        answering = sensible(inside, unpruned)
+        points = standing(answering, unpruned, config.objectives, blind=blind is not None, keep=judge.promise(tested))
         notes = [blind, rows_note(points), selection_note(chosen, self.task.metric), costing.ranking_note]
-        notes += [*said, *self._remarks(points)]
+        notes += [*said, senseless_note(len(inside) - len(answering), self.task.metric), *self._remarks(points)]
         return Front(
             study=self.run.folder.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

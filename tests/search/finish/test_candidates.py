@@ -8,7 +8,16 @@ import torch
 
 from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import Constraint
-from prunesearch.search.finish.candidates import Bounds, blind_note, hypervolume, selection, selection_note, standing
+from prunesearch.search.finish.candidates import (
+    Bounds,
+    blind_note,
+    hypervolume,
+    selection,
+    selection_note,
+    senseless_note,
+    sensible,
+    standing,
+)
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.front_items import CostAmount
 from prunesearch.tasks.kinds.classification import Classification
@@ -49,6 +58,16 @@ def test_final_bounds(budget, constraints, kept):
 def test_what_broke_a_constraint_is_counted_with_what_it_came_to():
     (found,) = bounds(None, "quality >= 0.98*unpruned").constraint_infos(POINTS)
     assert (found.limit, found.broken) == (pytest.approx(0.784), 1)
+
+
+def test_less_than_no_answer_is_no_point():
+    babbling = point("p4", 2.0, -9.8)
+    assert sensible([*POINTS, babbling], UNPRUNED) == POINTS
+    assert "word_accuracy below 0 is worse than no answer at all: 1 of" in (senseless_note(1, "word_accuracy") or "")
+    assert senseless_note(0, "word_accuracy") is None
+    quality = UNPRUNED.quality.model_copy(update={"value": -0.5})
+    hopeless = UNPRUNED.model_copy(update={"qualities": {next(iter(UNPRUNED.qualities)): quality}})
+    assert [p.id for p in sensible([point("p5", 3.0, -0.4), babbling], hopeless)] == ["p5"]
 
 
 def test_a_bound_in_ms_holds_under_every_load():
