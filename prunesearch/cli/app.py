@@ -21,7 +21,16 @@ from prunesearch.cli.values import SeveralValues
 from prunesearch.core.accuracy import ACCURACIES, STANDARD
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.export_tables import LOGGERS
-from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, ENGINES, PRECISIONS, SAMPLERS
+from prunesearch.core.tables.registry import (
+    ATTENTIONS,
+    CHANGES,
+    DEVICE_KINDS,
+    DTYPES,
+    ENGINES,
+    FREE,
+    PRECISIONS,
+    SAMPLERS,
+)
 from prunesearch.tasks.table import METRICS, TASKS
 
 app = typer.Typer(
@@ -96,6 +105,12 @@ def run(
     precision: Annotated[
         str | None,
         typer.Option(help=f"Searched beside tokens: {listed(PRECISIONS)}, as in float32,int8; none: all that is here."),
+    ] = None,
+    free: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What plans may do: tokens, {listed(CHANGES)}; none: {','.join(FREE)}, or what the space says."
+        ),
     ] = None,
     attention: Annotated[str | None, typer.Option("--attn", help=f"{listed(ATTENTIONS, 'sdpa')}.")] = None,
     mode: Annotated[str | None, typer.Option(help=f"{modes()}: as you will deploy it.")] = None,
@@ -178,6 +193,7 @@ def run(
         "across": across,
         "dtype": dtype,
         "precision": precision,
+        "free": free,
         "attention": attention,
         "mode": mode,
         "runtime": runtime,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from prunesearch.core.plans.plan import Change
+from prunesearch.core.plans.plan import Change, Options
 from prunesearch.core.tables.names import load_target
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import device_of
@@ -34,6 +34,7 @@ def measure_table(
     label: str = "measuring cost table",
     variants: Sequence[tuple[Change, ...]] = ((),),
     keep: Path | None = None,
+    options: Options | None = None,
 ) -> CostTable:
     """Measure what the pieces of `model` cost on a batch, and the table's error on schedules it has not seen.
 
@@ -58,6 +59,7 @@ def measure_table(
         variants: changes that the model is measured with too, in the same run; the first is none.
         keep: file of what was timed, written as it comes: the same call goes on where one was interrupted. Whoever
             keeps the table takes it away.
+        options: what may be done to halves of its blocks: plans of all of it are measured.
 
     Raises:
         PruneSearchError: for a count, method or mode that cannot be.
@@ -79,6 +81,7 @@ def measure_table(
         label=label,
         variants=variants,
         keep=keep,
+        options=options or {},
     )
     table: CostTable = load_target(row.table)(model, inputs, wanted)
     return table

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from torch import Tensor, nn
 
 from prunesearch.core.plans.flow import Geometry
+from prunesearch.core.plans.plan import HALVES, Change, Halves
 from prunesearch.cost.devices.device import process_conditions
 from prunesearch.pruning.apply import Handle
 
@@ -35,7 +36,8 @@ class Variant(NamedTuple):
     A half is words with numbers, joined by `-`. Attention: `window65` (tokens that a token sees to either side),
     `kv2` (heads of keys and values), `inner512` (width of all heads together, where it is not the model's). MLP:
     `glu1152` (gated, its hidden units), `mlp512` (plain, but of other hidden units than the first block's). `w9000` in
-    either: weights that none of these explain.
+    either: weights that none of these explain. What a plan makes of a half stands behind (`Change.word`): `heads4`,
+    `mlp512`, `rank96`, `none`.
     """
 
     attention: str = ""
@@ -88,6 +90,16 @@ class Shape(Record):
         """The variant of every block."""
         return _parsed(self.variants) if self.variants else (PLAIN,) * self.depth
 
+    def under(self, halves: Halves) -> Shape:
+        """That of the model with these changes of halves of its blocks."""
+        if not halves:
+            return self
+        blocks = [
+            Variant(*(_joined(own, halves.get((layer, half))) for half, own in zip(HALVES, block, strict=True)))
+            for layer, block in enumerate(self.blocks)
+        ]
+        return self.model_copy(update={"variants": tuple(f"{block.attention}/{block.mlp}" for block in blocks)})
+
     def serves(self, other: Shape) -> bool:
         """Whether every block of `other` costs what a block of this one does."""
         return self.differs(other) is None
@@ -105,6 +117,10 @@ class Shape(Record):
         """`vit, width 384, 6 heads, MLP 1536, gelu`."""
         said = f"{self.kind}, width {self.width}, {self.heads} heads, MLP {self.mlp_width}, {self.activation}"
         return f"{said}, {_listed(self.blocks)}" if self.variants else said
+
+
+def _joined(own: str, change: Change | None) -> str:
+    return own if change is None else "-".join(filter(None, (own, change.word)))
 
 
 @cache  # asked for with every schedule that is priced

@@ -27,7 +27,7 @@ from prunesearch.search.finish.candidates import blind_note
 from prunesearch.search.finish.finish import Finish
 from prunesearch.search.handed_on import Priced, Probed, Run, Searched
 from prunesearch.search.solve.losses import Sensitivities
-from prunesearch.search.solve.sensitivity import measure_sensitivities
+from prunesearch.search.solve.sensitivity import measure_halves, measure_sensitivities
 from prunesearch.search.space.given import given_seed
 from prunesearch.search.space.plan_space import PlanSpace
 from prunesearch.search.trials.ask_tell import Search
@@ -48,6 +48,7 @@ from prunesearch.study.trials import (
 from prunesearch.tasks.batching.batches import EvalSet
 
 _TYPICAL = 40  # trials that searches of one model took to converge, for the time that is left
+_HALF_ROWS = 48  # that what a change of half a block loses is measured on
 _FALLBACKS = 24  # schedules inside the budget, at hand for proposals that cannot be brought inside
 
 
@@ -78,6 +79,7 @@ def probe(priced: Priced) -> Probed:
     sensitivities = _sensitivities(run, costing, split, begun=priced.resumed is not None)
     evaluator = Evaluator(run.setting.task, run.handle, split)
     sensitivities = _with_base(run, costing.space, sensitivities, evaluator)
+    sensitivities = _with_halves(run, costing, sensitivities, split)
     space = costing.space.with_methods(sensitivities.methods)
     wanted = max(config.first_seeds, _FALLBACKS)
     seeds = seeds_within(space, sensitivities, costing.objectives, wanted, config.asked)
@@ -112,6 +114,27 @@ def _with_base(run: Run, space: PlanSpace, found: Sensitivities, evaluator: Eval
     return found
 
 
+def _with_halves(run: Run, costing: Costing, found: Sensitivities, split: EvalSet) -> Sensitivities:
+    """With what every change of half a block loses by itself."""
+    options = {key: [c for c in known if str(c) not in found.halves] for key, known in costing.space.options.items()}
+    many = sum(map(len, options.values()))
+    if not many:
+        return found
+    with moving("losses of halves of blocks", many) as progress:
+        halves = measure_halves(
+            run.setting.task,
+            run.handle,
+            split.take(_HALF_ROWS),
+            costing.space.schedules,
+            costing.objectives[0].costs,
+            options,
+            progress.advance,
+        )
+    found = replace(found, halves={**found.halves, **halves})
+    found.save(_kept(run))
+    return found
+
+
 def _kept(run: Run) -> Path:
     return run.folder.path / "sensitivities.json"
 
@@ -129,6 +152,8 @@ def _sensitivities(run: Run, costing: Costing, split: EvalSet, *, begun: bool) -
                 f"study '{run.folder.name}' was begun in another space than --space {config.space} describes now: "
                 "restore the file, or begin another --study"
             )
+    if not space.max_stages:
+        return Sensitivities.free(space)
     cells = len(space.layers) * (len(space.keeps) - 1) * len(space.methods)
     step(f"sensitivities: one-stage losses where the front could change ({cells} cells in all)")
     asked = [__version__, space.layers, space.keeps, space.methods, split.n, config.sensitivity_samples, config.dtype]
@@ -233,7 +258,7 @@ def _given(config: RunConfig, space: PlanSpace, asking: Search) -> list[Plan]:
     found = []
     for path in config.start_from:
         plan, notes = given_seed(Path(path), space.schedules)
-        if plan.variant not in space.variants:
+        if plan.variant not in space.variants or (plan.halves and space.encode(plan) is None):
             raise PruneSearchError(f"seed {path} is in {plan.variant}, which is not searched: use --precision")
         for note in notes:
             say(note)

@@ -26,6 +26,7 @@ from prunesearch.study.settings.as_typed import (
     BudgetSetting,
     Columns,
     Constraints,
+    Free,
     Objectives,
     Paths,
     Precisions,
@@ -95,6 +96,8 @@ class RunConfig(BaseModel):
         precision: what plans may put the model in beside its tokens, names in `PRECISIONS`, as a list or
             `float32,int8`; the model's own dtype is always among them. None: those of fewer bits that the device at
             hand has in this runtime.
+        free: what plans may do: `tokens`, and kinds of `CHANGES`, as a list or `tokens,precision,width`. None: what the
+            space's file says, or tokens and precision.
         attention: a name in `ATTENTIONS`.
         mode: how forwards are executed, a name in `RUNTIMES`; `runtime="onnxruntime"` says it too.
         concurrency: forwards under way at once, the measured one among them.
@@ -155,6 +158,7 @@ class RunConfig(BaseModel):
     eval_batch_size: int = Field(default=64, ge=1)
     dtype: str = "float32"
     precision: Precisions | None = None
+    free: Free | None = None
     attention: str = "sdpa"
     mode: str = "eager"
     concurrency: int = Field(default=1, ge=1)

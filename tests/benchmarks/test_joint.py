@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from joint import INT8, Tried, best_within, plans_of, rows_of, table
+from pathlib import Path
+
+from joint import INT8, Tried, best_within, plans_of, rows_of, seeds_of, table
 
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
@@ -26,6 +28,11 @@ def test_the_plans_of_every_way() -> None:
     assert found["int8 after tokens"] == [Plan(changes=INT8), Plan(TOKENS.schedule, INT8)]
     assert found["joint"] == [Plan(), both]
     assert found["int8 only"] == [Plan(), Plan(changes=INT8)]
+
+
+def test_a_joint_search_starts_from_what_one_has_after_the_other(tmp_path: Path) -> None:
+    paths = seeds_of(Study(TOKENS), tmp_path / "seeds")  # type: ignore[arg-type]
+    assert [Plan.from_json(Path(path).read_text()) for path in paths] == [Plan(TOKENS.schedule, INT8)]
 
 
 def test_the_best_at_a_latency() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from prunesearch.core.tables.registry import CHANGES, find_table
 Value = str | int | float | bool
 WEIGHTS = "sha256:"  # what the name of weights in files begins with; the digest of the file follows
 HALVES = ("attention", "mlp")
+Halves = Mapping[tuple[int, str], "Change"]  # what is done to halves of blocks, by block and half
+Options = Mapping[tuple[int, str], Sequence["Change"]]  # what may be
 _KEYS = {"stages", "changes", "weights"}
 _TOLD = re.compile(r"(?P<block>\d+):(?P<kind>[\w-]+)\((?P<name>\w+)=(?P<value>\w+)\)")
 

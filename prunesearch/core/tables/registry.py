@@ -6,6 +6,7 @@ other rooms too; `prunesearch names` prints them. Packages add rows by entry poi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
@@ -64,6 +65,25 @@ CHANGES = make_table(
     ChangeRow,
     "changes",
 )
+
+
+TOKENS = "tokens"
+FREE = (TOKENS, "precision")  # what plans may do where nothing is said
+
+
+def check_free(names: Sequence[str]) -> list[str]:
+    """What plans may do, each once: `tokens`, and kinds of changes.
+
+    Raises:
+        PruneSearchError: for anything else, or nothing.
+    """
+    known = (TOKENS, *CHANGES)
+    for name in names:
+        if name not in known:
+            raise PruneSearchError(f"plans cannot be free in '{name}': {did_you_mean(str(name), known)}")
+    if not names:
+        raise PruneSearchError(f"plans must be free in something: {', '.join(known)}")
+    return list(dict.fromkeys(names))
 
 
 PRECISIONS = make_table(
@@ -140,7 +160,11 @@ ENGINES = make_table(
 _SPACES = "prunesearch.search.space"
 
 
-_LISTED = {"solver": "prunesearch.search.solve.listing:ListedSolver", "moves": f"{_SPACES}.listed:listed_moves"}
+_LISTED: dict[str, Any] = {
+    "solver": "prunesearch.search.solve.listing:ListedSolver",
+    "moves": f"{_SPACES}.listed:listed_moves",
+    "halves": False,
+}
 
 SPACES = make_table(
     "kind of space",
@@ -189,7 +213,9 @@ _WALKED = f"{_TIMING}.walked_table:measure_walked_table"
 RUNTIMES = make_table(
     "runtime",
     {
-        "eager": RuntimeRow(f"{_TIMING}.modes:Eager", "op by op, as transformers runs", "eager torch", _WALKED),
+        "eager": RuntimeRow(
+            f"{_TIMING}.modes:Eager", "op by op, as transformers runs", "eager torch", _WALKED, halves=True
+        ),
         "compile": RuntimeRow(
             f"{_TIMING}.modes:Compiled",
             "torch.compile on each half of a block, stages eager",
@@ -206,6 +232,7 @@ RUNTIMES = make_table(
             _WALKED,
             devices=("cuda",),
             launches=False,
+            halves=True,
         ),
         "onnxruntime": RuntimeRow(
             f"{_TIMING}.modes:OnnxRuntime",

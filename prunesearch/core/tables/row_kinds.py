@@ -117,10 +117,12 @@ class SpaceRow(Row):
     Attributes:
         solver: what solves it: `(space, costs, limit) -> search.solve.seed.Solves`.
         moves: all that one move makes of a member: `(space, schedule, swaps) -> schedules`.
+        halves: its solver takes what may be done to halves of blocks too: `(..., options, whole)`.
     """
 
     solver: str = "prunesearch.search.solve.dynamic:Solver"
     moves: str = "prunesearch.search.space.moves:stage_moves"
+    halves: bool = True
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class RuntimeRow(Row):
         speeds: people take it to make a model faster, so that a run tells what it gives.
         makes: it writes or compiles a model first, which takes long.
         precisions: in which costs are measured in it, beside the model's own; None: all that torch has on the device.
+        halves: costs are measured in it of blocks whose halves are smaller or left out.
     """
 
     shown: str = ""
@@ -157,6 +160,7 @@ class RuntimeRow(Row):
     speeds: bool = True
     makes: bool = False
     precisions: tuple[str, ...] | None = None
+    halves: bool = False
 
 
 @dataclass(frozen=True)

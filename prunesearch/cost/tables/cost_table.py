@@ -11,7 +11,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import load_json, write_text_atomic
 from prunesearch.core.plans.flow import Flow, Geometry
-from prunesearch.core.plans.plan import Change, variant_of
+from prunesearch.core.plans.plan import Change, Halves, Plan, variant_of
 from prunesearch.cost.costs import OfOneModel, breakdown
 from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.surface import Line, ReducePoint, ReduceSurface, fit_straight_line
@@ -64,16 +64,24 @@ class CostTable(TableFacts, OfOneModel):
 
     def attention(self, n: int, sized: bool, layer: int) -> float:
         """The attention half of block `layer` at `n` tokens; `sized` with `+ log(size)` on the keys."""
-        seen, key = self._seen_attention, (n, sized, layer)
+        return self.attention_of(self.shape.blocks[layer].attention, n, sized)
+
+    def attention_of(self, variant: str, n: int, sized: bool) -> float:
+        """The attention half of blocks of a `shape.Variant`."""
+        seen, key = self._seen_attention, (n, sized, variant)
         if key not in seen:
-            seen[key] = self._attention_line(self.shape.blocks[layer].attention, sized)(n)
+            seen[key] = self._attention_line(variant, sized)(n)
         return seen[key]
 
     def mlp(self, n: int, layer: int) -> float:
         """The MLP half of block `layer` at `n` tokens."""
-        seen, key = self._seen_mlp, (n, layer)
+        return self.mlp_of(self.shape.blocks[layer].mlp, n)
+
+    def mlp_of(self, variant: str, n: int) -> float:
+        """The MLP half of blocks of a `shape.Variant`."""
+        seen, key = self._seen_mlp, (n, variant)
         if key not in seen:
-            seen[key] = self._mlp_line(self.shape.blocks[layer].mlp)(n)
+            seen[key] = self._mlp_line(variant)(n)
         return seen[key]
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
@@ -93,13 +101,16 @@ class CostTable(TableFacts, OfOneModel):
         """What the model was measured with, as `Plan.variant` says it; the first, nothing, is empty."""
         return ("", *self.changed)
 
-    def under(self, changes: tuple[Change, ...]) -> CostTable:
+    def under(self, changes: tuple[Change, ...]) -> CostTable | Narrowed:
         """The table of the model with these changes.
 
         Raises:
             PruneSearchError: if they were not measured.
         """
-        variant = variant_of(changes)
+        table, halves = self._of_whole(variant_of(changes)), Plan(changes=changes).halves
+        return Narrowed(table, halves) if halves else table
+
+    def _of_whole(self, variant: str) -> CostTable:
         if not variant:
             return self
         if variant not in self._under:
@@ -176,11 +187,11 @@ class CostTable(TableFacts, OfOneModel):
         return {}
 
     @cached_property
-    def _seen_attention(self) -> dict[tuple[int, bool, int], float]:
+    def _seen_attention(self) -> dict[tuple[int, bool, str], float]:
         return {}
 
     @cached_property
-    def _seen_mlp(self) -> dict[tuple[int, int], float]:
+    def _seen_mlp(self) -> dict[tuple[int, str], float]:
         return {}
 
     @cached_property
@@ -290,6 +301,57 @@ class CostTable(TableFacts, OfOneModel):
             return cls.model_validate(data)
         except ValidationError as error:
             raise CorruptFileError(f"cost table {path}, {first_error(error)}: {way_out}") from None
+
+
+class Narrowed(OfOneModel):
+    """A table's prices of the model with changes of halves of its blocks.
+
+    Args:
+        table: with the cells of such halves, by their words (`shape.Variant`).
+        halves: the changes.
+    """
+
+    def __init__(self, table: CostTable, halves: Halves) -> None:
+        self.table, self.halves = table, halves
+        self._blocks = table.shape.under(halves).blocks
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the model."""
+        return self.table.geometry
+
+    def under(self, changes: tuple[Change, ...]) -> CostTable | Narrowed:
+        """The table of the model with these changes instead."""
+        return self.table.under(changes)
+
+    def price(self, flow: Flow) -> float:
+        """Latency of a whole forward, in ms."""
+        return sum(self.breakdown(flow).values())
+
+    def breakdown(self, flow: Flow) -> dict[str, float]:
+        """See `CostTable`."""
+        return breakdown(self, flow)
+
+    def attention(self, n: int, sized: bool, layer: int) -> float:
+        """The attention half of block `layer` at `n` tokens; `sized` with `+ log(size)` on the keys."""
+        return self.table.attention_of(self._blocks[layer].attention, n, sized)
+
+    def mlp(self, n: int, layer: int) -> float:
+        """The MLP half of block `layer` at `n` tokens."""
+        return self.table.mlp_of(self._blocks[layer].mlp, n)
+
+    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+        """One stage."""
+        return self.table.reduce(scorer, merge, n_in, n_out)
+
+    @property
+    def stem(self) -> float:
+        """Everything before the first block, and the head."""
+        return self.table.stem
+
+    def head(self, n: int) -> float:
+        """What `n` tokens at the end cost more or less than the whole sequence."""
+        return self.table.head(n)
 
 
 def _of(variant: str) -> str:

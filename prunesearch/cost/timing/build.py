@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.plan import Change
+from prunesearch.core.plans.plan import HALVES, Change, Options
 from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.devices.device import clock_for, describe_device
@@ -63,6 +63,7 @@ def build_table(
     go_on: Callable[[Walks], bool] = lambda walks: False,
     variants: Sequence[tuple[Change, ...]] = ((),),
     sitting: Sitting | None = None,
+    options: Options | None = None,
 ) -> CostTable:
     """Measure what every piece of `model` costs on a batch, at every token count and with every method given.
 
@@ -89,6 +90,7 @@ def build_table(
         go_on: asked when the time is up, and at times after that; at most `LONGEST` budgets.
         variants: changes that the model is measured with too, in turns; the first is none.
         sitting: what others have walked of the same table, and where walks are kept.
+        options: of halves of its blocks, some in most forwards.
 
     Raises:
         PruneSearchError: for a count or a method that cannot be, or an unsupported device.
@@ -101,7 +103,7 @@ def build_table(
         shape = describe_shape(model, handle, inputs)
         grid = check_counts(counts, shape)
         plan = in_turns(
-            lambda s: plan_walks(shape.depth, shape.tokens, shape.protected, grid, methods, s), variants, seed
+            lambda s: plan_walks(shape.depth, shape.tokens, shape.protected, grid, methods, s), variants, seed, options
         )
         walker = Walker(runner_for(mode, model, handle, inputs), shape, clock or clock_for(device))
         walks = take_walks(
@@ -115,7 +117,7 @@ def build_table(
             alone=concurrency == 1,
             label=label,
             go_on=go_on,
-            lacking=lambda walks: not covers(walks, shape, grid, methods),
+            lacking=lambda walks: not covers(walks, shape, grid, methods, options),
             sitting=sitting,
         )
         conditions = conditions_of(handle, inputs, shape.tokens, mode, concurrency)
@@ -158,14 +160,25 @@ def check_counts(counts: Iterable[int], shape: Shape) -> list[int]:
     return grid
 
 
-def covers(walks: Walks, shape: Shape, grid: Sequence[int], methods: Sequence[str]) -> bool:
-    """Whether the least width of the grid was met by every kind of attention and MLP: a table does not extrapolate."""
+def covers(
+    walks: Walks, shape: Shape, grid: Sequence[int], methods: Sequence[str], options: Options | None = None
+) -> bool:
+    """Whether the least width of the grid was met by every kind of attention and MLP: a table does not extrapolate.
+
+    Those that plans make of halves of blocks are to be met at all tokens too.
+    """
     if not grid or shape.depth < 3:
         return True
     sized = {MERGES.entry(parse_method(method)[1]).makes_sizes for method in methods}
     behind = set(shape.blocks[2:])  # a stage in one of the first two blocks comes before all of them
     wanted: list[Piece] = [("attention", grid[0], s, variant.attention) for s in sized for variant in behind]
     wanted += [("mlp", grid[0], variant.mlp) for variant in behind]
+    for (block, half), known in (options or {}).items():
+        for change in known if block > 1 else ():
+            own = getattr(shape.under({(block, half): change}).blocks[block], half)
+            kinds = [(s, own) for s in sized] if half == HALVES[0] else [(own,)]
+            wanted += [(half, grid[0], *kind) for kind in kinds]
+            wanted.append((half, shape.tokens, *((False, own) if half == HALVES[0] else (own,))))
     met = {(variant_of_piece(piece), plain_piece(piece)) for piece in walks.pieces}
     return all((changed, piece) in met for changed in {changed for changed, _ in met} for piece in wanted)
 

@@ -19,9 +19,10 @@ from typing import Any
 
 from prunesearch.core.events import passing
 from prunesearch.core.plans.flow import Flow
-from prunesearch.core.plans.plan import Change, Plan
+from prunesearch.core.plans.plan import HALVES, Change, Options, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, parse_method
+from prunesearch.core.tables.registry import CHANGES
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import Shape
@@ -111,7 +112,8 @@ class Walker:
 
     def named(self, plan: Plan | Schedule, ms: Sequence[float]) -> list[tuple[Piece, float]]:
         """What the pieces of a plan's forward took, in order."""
-        names = piece_names(plan.flow(self.shape.geometry), self.shape, Plan.of(plan).variant)
+        whole = Plan.of(plan)
+        names = piece_names(plan.flow(self.shape.geometry), self.shape.under(whole.halves), whole.variant)
         return list(zip(names, ms, strict=True))
 
 
@@ -186,18 +188,34 @@ def plan_walks(
 
 
 def in_turns(
-    schedules: Callable[[int], Iterator[Schedule]], variants: Sequence[tuple[Change, ...]], seed: int
+    schedules: Callable[[int], Iterator[Schedule]],
+    variants: Sequence[tuple[Change, ...]],
+    seed: int,
+    options: Options | None = None,
 ) -> Iterator[Plan]:
     """Schedules with changes of the model, each of the `variants` as often as any other, in random order.
 
     Args:
         schedules: makes an endless row of them from a seed; each variant has one of its own, which visits all pieces.
+        options: of halves of blocks; some of them are in most plans.
     """
     rng = random.Random(seed)
     rows = [schedules(seed + place) for place in range(len(variants))]
     while True:
         for place in rng.sample(range(len(variants)), len(variants)):
-            yield Plan(next(rows[place]), variants[place])
+            schedule = next(rows[place])
+            yield Plan(schedule, (*variants[place], *some_halves(options or {}, schedule, rng)))
+
+
+def some_halves(options: Options, schedule: Schedule, rng: random.Random) -> list[Change]:
+    """Random changes of halves of blocks, of none of them to nearly all; a stage keeps the attention of its block."""
+    found, share = [], rng.random() if options else 0.0
+    staged = {stage.layer for stage in schedule}
+    for (block, half), known in options.items():
+        fit = [c for c in known if not (block in staged and half == HALVES[0] and CHANGES.entry(c.kind).removes)]
+        if fit and rng.random() < share:
+            found.append(rng.choice(fit))
+    return found
 
 
 def take_walks(

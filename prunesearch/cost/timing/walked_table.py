@@ -25,7 +25,7 @@ from prunesearch.cost.timing.loop import Sitting
 from prunesearch.cost.timing.modes import Eager, runner_for
 from prunesearch.cost.timing.samples import Samples
 from prunesearch.cost.timing.unseen import UNSEEN, at_most, compare, draw_unseen, errors
-from prunesearch.cost.timing.walk import Walks
+from prunesearch.cost.timing.walk import Walks, some_halves
 from prunesearch.cost.timing.wanted import TableWanted
 from prunesearch.pruning.borders import borrowed
 
@@ -74,6 +74,7 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
             go_on=lambda walks: float(forwards.watched(walks).mean()) > PROMISED,
             variants=wanted.variants,
             sitting=sitting,
+            options=wanted.options,
         )
     table.noise.waited_s = round(ready.waited_s, 1)
     if ready.doubt:
@@ -108,7 +109,9 @@ def _plans(shape: Shape, wanted: TableWanted, judged: int) -> tuple[list[Plan], 
     )
     turns = itertools.cycle(wanted.variants)
     few = len(drawn) - _WATCHED if len(drawn) >= 2 * _WATCHED else len(drawn)
-    return [Plan(), *(Plan(schedule, next(turns)) for schedule in drawn)], min(judged, few)
+    rng = random.Random(wanted.seed + 2)
+    plans = [Plan(schedule, (*next(turns), *some_halves(wanted.options, schedule, rng))) for schedule in drawn]
+    return [Plan(), *plans], min(judged, few)
 
 
 def _watched_beside(judged: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunesearch import __version__
 from prunesearch.core.appended import Appended
-from prunesearch.core.plans.plan import Change, variant_of
+from prunesearch.core.plans.plan import Change, Options, variant_of
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import Shape, conditions_of
 from prunesearch.pruning.apply import Handle
@@ -29,6 +29,7 @@ class TableWanted:
         unseen: schedules for the error; None: as many as the runtime's builder takes by itself.
         variants: changes that the model is measured with; the first is none.
         keep: file of what was timed; None: nothing is kept.
+        options: what may be done to halves of its blocks.
     """
 
     counts: Sequence[int]
@@ -45,6 +46,7 @@ class TableWanted:
     label: str = "measuring cost table"
     variants: Sequence[tuple[Change, ...]] = ((),)
     keep: Path | None = None
+    options: Options = field(default_factory=dict)
 
     def kept(self, handle: Handle, inputs: Mapping[str, Tensor], shape: Shape) -> Appended:
         """What was timed of this table before, of a model of that shape, on this machine and by the same software."""
@@ -53,6 +55,7 @@ class TableWanted:
             "counts": sorted(self.counts),
             "methods": list(self.methods),
             "variants": [variant_of(changes) for changes in self.variants],
+            "options": [str(change) for known in self.options.values() for change in known],
             "shape": shape.model_dump(),
             **conditions_of(handle, inputs, shape.tokens, self.mode, self.concurrency),
             "machine": [platform.node(), torch.__version__, __version__],

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from prunesearch.core.costs import COSTS
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say, step
-from prunesearch.core.plans.plan import Plan, variant_of
+from prunesearch.core.plans.plan import Options, Plan, variant_of
+from prunesearch.core.tables.registry import FREE, TOKENS
 from prunesearch.cost.costs import Costs
 from prunesearch.cost.counting.flops import MacCosts
 from prunesearch.cost.energy.schedules import FITTED, fit_table_energy
@@ -17,6 +18,7 @@ from prunesearch.cost.tables.percentile import MEDIAN, tail_of
 from prunesearch.cost.tables.plateaus import block_curve, plateaus
 from prunesearch.pruning.apply import Handle, runnable
 from prunesearch.search.costs.bench import Bench
+from prunesearch.search.costs.half_options import options_to_search
 from prunesearch.search.costs.latency import Across, LoadCosts
 from prunesearch.search.costs.objectives import Objective, make_objectives
 from prunesearch.search.costs.precisions import Variants, variants_to_search
@@ -94,8 +96,12 @@ class Coster:
             PruneSearchError: if a cost is asked for that the device, or its profile, cannot tell.
         """
         config = self.setting.config
-        variants = variants_to_search(self.setting, self.handle)
-        loads = [self._load(load, variants) for load in self.setting.loads]
+        free = self.space.file.free or FREE if config.free is None else config.free
+        variants: Variants = variants_to_search(self.setting, self.handle) if FREE[1] in free else [()]
+        options = options_to_search(self.setting, self.handle, self.folder, self.space.file, free)
+        if not options and len(variants) == 1 and TOKENS not in free:
+            raise PruneSearchError(f"--free {','.join(free)} leaves nothing to search here: add {TOKENS}")
+        loads = [self._load(load, variants, options) for load in self.setting.loads]
         table = loads[0].table
         _check_had(table, variants)
         methods = runnable(self.space.methods, str(table.conditions["attention"]))
@@ -104,14 +110,15 @@ class Coster:
             known = variants
             for load in loads:
                 list(map(load.table.under, variants))
-        space = PlanSpace(self.space.with_methods(methods), known, config.dtype)
+        stages = self.space.with_methods(methods)
+        space = PlanSpace(stages if TOKENS in free else stages.without_stages(), known, config.dtype, options)
         if len(loads) == 1:  # with several, what saves nothing under one may save under another
             space = self._at_edges(space, table)
         several = {load.name: load.costs for load in loads} if len(loads) > 1 else None
         objectives = make_objectives(config.objectives, config.budget, self._costs(loads), config.constraints, several)
         return Costing(table, loads, objectives, space)
 
-    def _load(self, load: Load, variants: Variants) -> LoadCosts:
+    def _load(self, load: Load, variants: Variants, options: Options) -> LoadCosts:
         """One load's table; the first has the energy."""
         setting, first = self.setting.under(load), load == self.setting.loads[0]
         config, task, geometry = setting.config, setting.task, setting.geometry
@@ -120,7 +127,7 @@ class Coster:
         if not first:
             path = path.with_name(f"{path.stem}-b{load.batch_size}-n{task.tokens}{path.suffix}")
         announce = step if first else say
-        table = cost_table(path, setting, self.handle, space, announce, variants)
+        table = cost_table(path, setting, self.handle, space, announce, variants, options)
         if first and config.needs_energy and not self._energy_known(table):
             table = self._with_energy(table)
         tail = None

@@ -37,7 +37,7 @@ def check_reachable(space: PlanSpace, objectives: Sequence[Objective], asked: st
         if objective.limit >= objective.costs.predict(Schedule()):
             continue
         cheap = space.with_methods(cheapest_methods(space, objective.costs))
-        free = Sensitivities.free(cheap.schedules)
+        free = Sensitivities.free(cheap.schedules, cheap.options)
         if not solve(cheap, free, objective.costs, objective.limit, 1):
             _refuse(cheap, free, objective, asked)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
-from prunesearch.core.plans.plan import Change
+from prunesearch.core.plans.plan import Change, Options
 from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.devices.device import describe_device
@@ -31,6 +31,7 @@ def cost_table(
     space: Space,
     announce: Callable[[str], None],
     variants: Sequence[tuple[Change, ...]] = ((),),
+    options: Options | None = None,
 ) -> CostTable:
     """Return the cost table of a setting's model under its load, with its error inside.
 
@@ -41,6 +42,7 @@ def cost_table(
         space: its counts are measured.
         announce: told where the table comes from.
         variants: changes of the model that a table is measured with.
+        options: of halves of its blocks, that it is measured with.
 
     Raises:
         PruneSearchError: if a table that is there was measured under other conditions or on another device, or the
@@ -76,6 +78,7 @@ def cost_table(
             concurrency=config.concurrency,
             variants=variants,
             keep=unfinished,
+            options=options,
         )
         table.save(path)
         unfinished.unlink(missing_ok=True)

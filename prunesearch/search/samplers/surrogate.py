@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ _LENGTHS = (0.6, 1.0, 1.6)  # factors on both lengths that are tried
 # how far the prior lets the logarithms of common, noise, stages and pairs go; set by `benchmarks/loss_models.py`
 _SPREADS = (0.7, 1.0, 0.7, 0.7)
 _VARIANT = 0.2  # prior standard deviation of the log correction of all plans in a precision
+_HALVES = 0.5  # of that of changes of halves of blocks, where they are all that a plan loses by
 _OTHER_VARIANT = 0.9  # correlation of a stage's correction with that of the same stage in another precision
 
 
@@ -61,7 +62,8 @@ class CorrectionScales(NamedTuple):
 class _Encoded:
     """Plans as arrays `[n, stages]`: index of each stage's cell, its share of the estimate (0: no such stage).
 
-    `variant` `[n]`: index of what is done to the model beside its tokens.
+    `variant` `[n]`: index of what is done to all of the model beside its tokens; `halves` `[n]`: share of the estimate
+    that changes of halves of blocks have.
     """
 
     layer: NDArray[np.int64]
@@ -70,17 +72,28 @@ class _Encoded:
     share: Array
     estimate: Array  # [n], nats
     variant: NDArray[np.int64]
+    halves: Array
 
     def reshaped(self, *shape: int) -> _Encoded:
         """The same plans along axes that broadcast."""
         layer, level, method = (x.reshape(*shape, x.shape[-1]) for x in (self.layer, self.level, self.method))
         share = self.share.reshape(*shape, self.share.shape[-1])
-        return _Encoded(layer, level, method, share, self.estimate, self.variant.reshape(*shape))
+        return _Encoded(
+            layer, level, method, share, self.estimate, self.variant.reshape(*shape), self.halves.reshape(*shape)
+        )
 
     def rows(self, index: NDArray[np.int64]) -> _Encoded:
         """Some of the schedules."""
         layer, level, method = (x[index] for x in (self.layer, self.level, self.method))
-        return _Encoded(layer, level, method, self.share[index], self.estimate[index], self.variant[index])
+        return _Encoded(
+            layer,
+            level,
+            method,
+            self.share[index],
+            self.estimate[index],
+            self.variant[index],
+            self.halves[index],
+        )
 
     def against(self, other: _Encoded) -> tuple[_Encoded, _Encoded]:
         """Both along axes of their own: what is computed of them is `[n, m]`."""
@@ -93,8 +106,11 @@ def _kin(a: _Encoded, b: _Encoded) -> Array:
 
 
 def _of_variant(a: _Encoded, b: _Encoded) -> Array:
-    """Prior covariance of what all plans of one precision share; the model as it is has none of it."""
-    return np.where((a.variant == b.variant) & (a.variant > 0), _VARIANT**2, 0.0)
+    """Prior covariance of what all plans of one precision share, the model as it is has none of it; and of what all
+    changes of halves of blocks do together beyond what each does by itself."""
+    same = np.where((a.variant == b.variant) & (a.variant > 0), _VARIANT**2, 0.0)
+    found: Array = same + _HALVES**2 * a.halves * b.halves
+    return found
 
 
 def _likeliest(
@@ -181,11 +197,23 @@ class LossModel:
         if self._train is not None and self._posterior is not None:
             layer, level, method = np.indices(loss.shape).reshape(3, -1, 1)
             none = np.zeros(loss.size, dtype=np.int64)
-            cells = _Encoded(layer, level, method, np.ones((loss.size, 1)), np.ones(loss.size), none)
+            ones = np.ones(loss.size)
+            cells = _Encoded(layer, level, method, ones[:, None], ones, none, np.zeros(loss.size))
             cross = self.scales.common**2 + self._stages(*cells.against(self._train))
             multipliers = self._posterior.mean(cross)
             loss = loss * np.exp(multipliers).reshape(loss.shape)
-        return self.sensitivities.with_loss(np.maximum.accumulate(loss, axis=1))
+        return replace(self.sensitivities.with_loss(np.maximum.accumulate(loss, axis=1)), halves=self._halves(sigmas))
+
+    def _halves(self, sigmas: float) -> dict[str, float]:
+        """What changes of halves of blocks lose, times the one multiplier learnt of them; lowered likewise."""
+        halves, factor = self.sensitivities.halves, 1.0
+        if halves and self._train is not None and self._posterior is not None:
+            none = np.zeros((1, 1), dtype=np.int64)
+            alone = _Encoded(none, none, none, np.zeros((1, 1)), np.ones(1), none[0], np.ones(1))
+            cross = self._kernel(alone, self._train)
+            sd = np.sqrt(self._posterior.variance(cross, np.array([self.scales.common**2 + _HALVES**2])))
+            factor = float(np.exp(self._posterior.mean(cross) - sigmas * sd)[0])
+        return {name: loss * factor for name, loss in halves.items()}
 
     def _encode(self, schedules: Sequence[Plan | Schedule]) -> _Encoded:
         width = max([1, *(len(s) for s in schedules)])
@@ -199,10 +227,12 @@ class LossModel:
                 last = g
         variants = [Plan.of(s).variant for s in schedules]
         base = np.array([self.sensitivities.base.get(variant, 0.0) for variant in variants])
+        halves = np.array([self.sensitivities.of_halves(Plan.of(s)) for s in schedules])
+        base = base + halves
         estimate = base + added.sum(1)  # what is not of a stage is measured, and has no correction
         share = added / np.maximum(estimate, FLOOR)[:, None]
         variant = np.array([self._variants.setdefault(v, len(self._variants)) for v in variants], dtype=np.int64)
-        return _Encoded(index[0], index[1], index[2], share, estimate, variant)
+        return _Encoded(index[0], index[1], index[2], share, estimate, variant, halves / np.maximum(estimate, FLOOR))
 
     def _kernel(self, a: _Encoded, b: _Encoded) -> Array:
         """Prior covariances of schedules `[n]` with schedules `[m]`, `[n, m]`."""

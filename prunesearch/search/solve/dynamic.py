@@ -1,20 +1,25 @@
 """Score and solve: a whole front of schedules from one-stage losses and the cost table, by dynamic programming.
 
 Blocks are passed in order; a state is (keep level, are sizes in play, stages used, cost bucket), its value the least
-additive loss that reaches it. Exact for the additive model up to the width of a bucket.
+additive loss that reaches it. Exact for the additive model up to the width of a bucket. A block with options for its
+halves is passed in three steps, attention, stage and MLP, each with its own costs and losses.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.pareto import non_dominated
-from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.plan import HALVES, Change, Options, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import parse_method
+from prunesearch.core.tables.registry import CHANGES
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.costs import Costs
 from prunesearch.search.solve.losses import Sensitivities
@@ -22,15 +27,18 @@ from prunesearch.search.solve.seed import Seed, spread
 from prunesearch.search.space.space import Space
 
 _BUCKETS = 500
-State = tuple[int, bool]  # keep level, are token sizes in play
+_FINE = 1000  # buckets where blocks are passed in three steps, each of which is rounded
+State = tuple[int, bool, bool]  # keep level, are token sizes in play, is the block's attention left out
 
 
 class _Move(NamedTuple):
-    """A step through one block: where it came from, by which method (-1: none), how many buckets it costs."""
+    """A step through a block: where it came from, by which method (-1: none), how many buckets it costs, and what was
+    done to half the block."""
 
     before: State
     method: int
     shift: int
+    change: Change | None = None
 
 
 class Solver:
@@ -40,15 +48,28 @@ class Solver:
         space: free stages.
         costs: of one objective.
         limit: no seed costs more than this.
+        options: what may be done to halves of blocks.
+        whole: what is done to all of the model in `costs`.
+        unchanged: the costs without that, which those of forms are asked of.
     """
 
-    def __init__(self, space: Space, costs: Costs, limit: float) -> None:
+    def __init__(
+        self,
+        space: Space,
+        costs: Costs,
+        limit: float,
+        options: Options | None = None,
+        whole: tuple[Change, ...] = (),
+        unchanged: Costs | None = None,
+    ) -> None:
         self.space, self.costs, self.limit = space, costs, limit
+        self.options, self.whole, self.unchanged = options or {}, whole, unchanged or costs
+        self.buckets = _FINE if self.options else _BUCKETS
         counts, parts = space.counts, [parse_method(m) for m in space.methods]
         self.makes_sizes = np.array([MERGES.entry(merge).makes_sizes for _, merge in parts])
         top = min(limit, costs.price(Schedule().flow(costs.geometry))) - costs.stem
         # every block's cost is rounded to a bucket: room for that, or what fits exactly would fall off the end
-        self.width = max(top, 1e-9) / (_BUCKETS - 1 - 2 * space.depth)
+        self.width = max(top, 1e-9) / (self.buckets - 1 - (6 if self.options else 2) * space.depth)
         self._halves: dict[tuple[int, int, bool], float] = {}
         self._mlps: dict[tuple[int, int], float] = {}
         self.reduce = np.zeros((len(counts), len(counts), len(parts)))
@@ -69,6 +90,18 @@ class Solver:
         if key not in self._mlps:
             self._mlps[key] = self.costs.mlp(self.space.counts[level], layer)
         return self._mlps[key]
+
+    @cached_property
+    def changed(self) -> dict[tuple[int, str], list[tuple[Change | None, Costs]]]:
+        """What may be done to each half of a block, nothing first, with the costs of the model where it is."""
+        return {
+            key: [(None, self.costs), *((c, self.unchanged.under((*self.whole, c))) for c in known)]
+            for key, known in self.options.items()
+        }
+
+    def halves_of(self, layer: int, half: str) -> list[tuple[Change | None, Costs]]:
+        """Of one half."""
+        return self.changed.get((layer, half), [(None, self.costs)])
 
     def solve(self, sensitivities: Sensitivities, points: int) -> list[Seed]:
         """Up to `points` seeds spread evenly over the front's costs, dearest first."""
@@ -100,23 +133,83 @@ class _Pass:
     def __init__(self, solver: Solver, sensitivities: Sensitivities) -> None:
         self.solver, self.space, self.sensitivities = solver, solver.space, sensitivities
         self.width = self.space.max_stages + 1  # of the axis `stages used`
-        start = np.full((self.width, _BUCKETS), np.inf)
+        self.buckets = solver.buckets
+        start = np.full((self.width, self.buckets), np.inf)
         start[0, 0] = 0.0
-        self.values: dict[State, NDArray[np.float64]] = {(0, False): start}
+        self.values: dict[State, NDArray[np.float64]] = {(0, False, False): start}
         self.moves: list[list[_Move]] = []
-        # per block and state: `[stages used, bucket]` -> index into `moves`, the step that reached it
+        # per step and state: `[stages used, bucket]` -> index into `moves`, the step that reached it
         self.steps: list[dict[State, NDArray[np.int32]]] = []
+        self.layers: list[int] = []  # the block of each step
         for layer in range(self.space.depth):
-            self._advance(layer)
+            site = self.space.layers.index(layer) if layer in self.space.layers else None
+            if any((layer, half) in solver.options for half in HALVES):
+                self._attend(layer)
+                self._reduce(layer, site)
+                self._feed(layer)
+            else:
+                self._advance(layer, site)
 
-    def _advance(self, layer: int) -> None:
-        """Pass one block: relax every state by going on unreduced or by each stage that fits."""
+    def _begin(self, layer: int) -> dict[State, NDArray[np.float64]]:
+        """A step begins; returns what the one before reached."""
         before, self.values = self.values, {}
         self.moves.append([])
         self.steps.append({})
-        site = self.space.layers.index(layer) if layer in self.space.layers else None
-        for state, losses in before.items():
-            level, biased = state
+        self.layers.append(layer)
+        return before
+
+    def _attend(self, layer: int) -> None:
+        """The attention of a block, in each of its forms that none beats."""
+        for state, losses in self._begin(layer).items():
+            level, biased, _ = state
+            n = self.space.counts[level]
+            prices = [costs.attention(n, biased, layer) for _, costs in self.solver.halves_of(layer, HALVES[0])]
+            for change, cost, added in self._worthwhile(layer, HALVES[0], prices):
+                bare = change is not None and CHANGES.entry(change.kind).removes
+                self._relax(_Move(state, -1, self._shift(cost), change), (level, biased, bare), losses + added)
+
+    def _reduce(self, layer: int, site: int | None) -> None:
+        """Its stage, or none; one whose attention is left out has none."""
+        for state, losses in self._begin(layer).items():
+            level, biased, bare = state
+            self._relax(_Move(state, -1, 0), (level, biased, False), losses)
+            for after in range(level + 1, len(self.space.counts)) if site is not None and not bare else ():
+                added = self.sensitivities.added(site or 0, level, after)
+                for m in self.solver.useful(level, after, added, biased):
+                    reached = (after, biased or bool(self.solver.makes_sizes[m]), False)
+                    shift = self._shift(self.solver.reduce[level, after, m])
+                    self._relax(_Move(state, m, shift), reached, losses[:-1] + added[m])
+
+    def _feed(self, layer: int) -> None:
+        """Its MLP, in each of its forms that none beats."""
+        for state, losses in self._begin(layer).items():
+            n = self.space.counts[state[0]]
+            prices = [costs.mlp(n, layer) for _, costs in self.solver.halves_of(layer, HALVES[1])]
+            for change, cost, added in self._worthwhile(layer, HALVES[1], prices):
+                self._relax(_Move(state, -1, self._shift(cost), change), state, losses + added)
+
+    def _worthwhile(self, layer: int, half: str, prices: Sequence[float]) -> list[tuple[Change | None, float, float]]:
+        """The forms of half a block that lose less than every cheaper one: change, cost, added loss.
+
+        Args:
+            prices: of every form.
+        """
+        halves = self.sensitivities.halves
+        every = [
+            (change, price, 0.0 if change is None else halves.get(str(change), math.inf))
+            for (change, _), price in zip(self.solver.halves_of(layer, half), prices, strict=True)
+        ]
+        found, least = [], math.inf
+        for one in sorted(every, key=lambda one: (one[1], one[2])):
+            if one[2] < least:
+                found.append(one)
+                least = one[2]
+        return found
+
+    def _advance(self, layer: int, site: int | None) -> None:
+        """Pass one block: relax every state by going on unreduced or by each stage that fits."""
+        for state, losses in self._begin(layer).items():
+            level, biased, _ = state
             attention = self.solver.attention(layer, level, biased)
             self._relax(_Move(state, -1, self._shift(attention + self.solver.mlp(layer, level))), state, losses)
             if site is None:
@@ -125,7 +218,7 @@ class _Pass:
                 added = self.sensitivities.added(site, level, after)
                 for m in self.solver.useful(level, after, added, biased):
                     cost = attention + self.solver.reduce[level, after, m] + self.solver.mlp(layer, after)
-                    reached = (after, biased or bool(self.solver.makes_sizes[m]))
+                    reached = (after, biased or bool(self.solver.makes_sizes[m]), False)
                     self._relax(_Move(state, m, self._shift(cost)), reached, losses[:-1] + added[m])
 
     def _shift(self, cost: float) -> int:
@@ -133,15 +226,15 @@ class _Pass:
 
     def _relax(self, move: _Move, after: State, losses: NDArray[np.float64]) -> None:
         """Offer `losses` (`[stages used before, bucket]`; a stage uses one more) to the state `after`."""
-        if move.shift >= _BUCKETS:
+        if move.shift >= self.buckets:
             return
         if after not in self.values:
-            self.values[after] = np.full((self.width, _BUCKETS), np.inf)
-            self.steps[-1][after] = np.full((self.width, _BUCKETS), -1, dtype=np.int32)
+            self.values[after] = np.full((self.width, self.buckets), np.inf)
+            self.steps[-1][after] = np.full((self.width, self.buckets), -1, dtype=np.int32)
         rows = slice(0 if move.method < 0 else 1, None)
         values = self.values[after][rows, move.shift :]
         steps = self.steps[-1][after][rows, move.shift :]
-        offered = losses[:, : _BUCKETS - move.shift]
+        offered = losses[:, : self.buckets - move.shift]
         better = offered < values
         np.copyto(values, offered, where=better)  # twice as fast as an index of booleans
         np.copyto(steps, len(self.moves[-1]), where=better)
@@ -153,24 +246,30 @@ class _Pass:
         if not states:  # the limit is below a single pass
             return []
         stacked = np.stack([self.values[s] for s in states])
-        seeds: dict[Schedule, Seed] = {}
-        for bucket in range(_BUCKETS):
+        seeds: dict[Plan, Seed] = {}
+        for bucket in range(self.buckets):
             best, used = np.unravel_index(int(stacked[:, :, bucket].argmin()), stacked.shape[:2])
             loss = float(stacked[best, used, bucket])
             if np.isfinite(loss):
-                schedule = self._trace_back(states[best], int(used), bucket)
-                seeds.setdefault(
-                    schedule,
-                    Seed(Plan(schedule), loss, self.solver.costs.price(schedule.flow(self.solver.costs.geometry))),
-                )
+                plan = self._trace_back(states[best], int(used), bucket)
+                if plan not in seeds:
+                    seeds[plan] = Seed(plan, loss, self._price(plan))
         return list(seeds.values())
 
-    def _trace_back(self, state: State, used: int, bucket: int) -> Schedule:
-        stages = []
-        for layer in reversed(range(self.space.depth)):
-            move = self.moves[layer][int(self.steps[layer][state][used, bucket])]
+    def _price(self, plan: Plan) -> float:
+        costs, changes = self.solver.costs, plan.changes
+        return (self.solver.unchanged.under((*self.solver.whole, *changes)) if changes else costs).price(
+            plan.flow(costs.geometry)
+        )
+
+    def _trace_back(self, state: State, used: int, bucket: int) -> Plan:
+        stages, changes = [], dict[tuple[int, str], Change]()
+        for step in reversed(range(len(self.moves))):
+            move, layer = self.moves[step][int(self.steps[step][state][used, bucket])], self.layers[step]
             if move.method >= 0:
                 stages.append(self.space.stage(layer, state[0], self.space.methods[move.method]))
                 used -= 1
+            if move.change is not None:
+                changes[layer, move.change.half] = move.change
             state, bucket = move.before, bucket - move.shift
-        return Schedule(reversed(stages))
+        return Plan(Schedule(reversed(stages)), [changes[key] for key in self.solver.options if key in changes])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.files import parse_json, write_text_atomic
-from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.plan import Options, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.space.space import Space
 
@@ -27,6 +27,7 @@ class Sensitivities:
         passes: what measuring cost, in forwards of one row through the unpruned model.
         seconds: how long it took.
         base: what changes of the model lose without a stage, by `Plan.variant`.
+        halves: what each change of half a block loses by itself, by how it prints itself.
     """
 
     layers: list[int]
@@ -39,6 +40,7 @@ class Sensitivities:
     passes: float = 0.0
     seconds: float = 0.0
     base: dict[str, float] = field(default_factory=dict)
+    halves: dict[str, float] = field(default_factory=dict)
 
     def added(self, layer: int, before: int, after: int) -> NDArray[np.float64]:
         """What a stage from one level to another adds to the loss, by every method, `[methods]`.
@@ -57,7 +59,7 @@ class Sensitivities:
 
     def estimate(self, plan: Plan | Schedule) -> float:
         """Additive estimate of a plan's loss: what its changes lose, and the sum of what its stages add."""
-        total, last = self.base.get(Plan.of(plan).variant, 0.0), 0
+        total, last = self.of_changes(Plan.of(plan)), 0
         for stage in plan:
             i, g = self.layers.index(stage.layer), self.keeps.index(stage.keep)
             total += float(self.added(i, last, g)[self.methods.index(stage.method)])
@@ -68,15 +70,24 @@ class Sensitivities:
         """Whether these are losses of the stages of a space."""
         return (self.layers, self.keeps) == (space.layers, space.keeps) and set(space.methods) <= set(self.methods)
 
+    def of_changes(self, plan: Plan) -> float:
+        """What a plan's changes lose."""
+        return self.base.get(plan.variant, 0.0) + self.of_halves(plan)
+
+    def of_halves(self, plan: Plan) -> float:
+        """What its changes of halves of blocks lose, each by itself."""
+        return sum(self.halves.get(str(change), 0.0) for change in plan.halves.values())
+
     def with_loss(self, loss: NDArray[np.float64]) -> Sensitivities:
         """The same with other losses."""
         return replace(self, loss=loss)
 
     @classmethod
-    def free(cls, space: Space) -> Sensitivities:
+    def free(cls, space: Space, options: Options | None = None) -> Sensitivities:
         """As if nothing were lost anywhere."""
         zeros = np.zeros((len(space.layers), len(space.keeps), len(space.methods)))
-        return cls(space.layers, space.keeps, space.methods, zeros, zeros, 0, 0)
+        halves = {str(change): 0.0 for known in (options or {}).values() for change in known}
+        return cls(space.layers, space.keeps, space.methods, zeros, zeros, 0, 0, halves=halves)
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""

@@ -37,7 +37,11 @@ class PlanSolver:
     def solve(self, sensitivities: Sensitivities, points: int) -> list[Seed]:
         """Up to `points` seeds spread evenly over the front's costs, dearest first."""
         found = [
-            Seed(Plan(seed.plan.schedule, changes), seed.loss + sensitivities.base.get(variant, 0.0), seed.cost)
+            Seed(
+                Plan(seed.plan.schedule, (*changes, *seed.plan.changes)),
+                seed.loss + sensitivities.base.get(variant, 0.0),
+                seed.cost,
+            )
             for variant, changes, solver in self._each
             for seed in solver.solve(sensitivities, _ALL)
         ]

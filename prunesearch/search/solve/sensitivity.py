@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prunesearch.core.appended import Appended
+from prunesearch.core.plans.plan import Options, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import Handle
 from prunesearch.search.solve.loss_surface import Cell, LossSurface
@@ -134,6 +135,25 @@ class KeptProbe:
         self._keep.flush()
 
 
+def measure_halves(
+    task: Task,
+    handle: Handle,
+    rows: EvalSet,
+    space: Space,
+    costs: Costs,
+    options: Options,
+    advance: Callable[[int], None] = lambda done: None,
+) -> dict[str, float]:
+    """What each change of half a block loses by itself, by how it prints itself: mean divergence, as of one stage."""
+    probe, found = Probe(task, handle, rows, space, costs), dict[str, float]()
+    for (block, _), known in options.items():
+        for change in known:
+            found[str(change)] = float(probe.losses_under(Plan(changes=[change]), block).mean())
+        advance(len(known))
+    probe.close()
+    return found
+
+
 def first_cells(space: Space, rng: np.random.Generator) -> list[Cell]:
     """One cell for every method, and every block as often as any other, the levels spread evenly."""
     methods, layers = len(space.methods), len(space.layers)
@@ -191,16 +211,20 @@ class Probe:
     def losses(self, cell: Cell) -> NDArray[np.float64]:
         """Divergence of every row under the one stage of `cell`, `[rows]`."""
         layer = self.space.layers[cell[0]]
-        schedule = Schedule([self.space.stage(layer, cell[1], self.space.methods[cell[2]])])
+        return self.losses_under(Schedule([self.space.stage(layer, cell[1], self.space.methods[cell[2]])]), layer)
+
+    @torch.inference_mode()
+    def losses_under(self, plan: Plan | Schedule, layer: int) -> NDArray[np.float64]:
+        """Divergence of every row under a plan that leaves the blocks before `layer` alone, `[rows]`."""
         found = []
         for index, batch in enumerate(self.rows.batches):
             reference, inputs = self._entering(index, batch)
-            with self.handle.under(schedule), self.handle.resuming(layer, inputs[layer]):
+            with self.handle.under(plan), self.handle.resuming(layer, inputs[layer]):
                 outputs = self.task.outputs(self.task.model, batch)
             # an output that is not finite loses everything: the method is not chosen there
             lost = self.task.divergence(reference, outputs, batch)
             found.append(lost.nan_to_num(1e3, 1e3).double().cpu().numpy())
-        self.passes += self.rows.n * self._share(layer, schedule)
+        self.passes += self.rows.n * self._share(layer, plan)
         losses: NDArray[np.float64] = np.maximum(np.concatenate(found), 0.0)
         return losses
 
@@ -208,11 +232,11 @@ class Probe:
         """Let go of the activations."""
         self._kept.clear()
 
-    def _share(self, layer: int, schedule: Schedule) -> float:
+    def _share(self, layer: int, plan: Plan | Schedule) -> float:
         """Cost of the blocks from `layer` on, as a share of a forward of the unpruned model."""
         n = self.space.tokens
         skipped = sum(self.costs.attention(n, False, block) + self.costs.mlp(n, block) for block in range(layer))
-        return (self.costs.predict(schedule) - skipped) / self.costs.predict(Schedule())
+        return (self.costs.predict(plan) - skipped) / self.costs.predict(Schedule())
 
     def _entering(self, index: int, batch: Batch) -> tuple[Outputs, list[Tensor]]:
         """Unpruned outputs of a batch, and what enters each block, `[batch, tokens, width]`."""

@@ -28,7 +28,13 @@ def solve(
 def solver_for(space: Space | PlanSpace, costs: Costs, limit: float) -> Solves:
     """The solver that the kind of the space names, for each change of the model that it has."""
     stages = space.schedules
-    make: Callable[[Space, Costs, float], Solves] = load_target(SPACES.entry(stages.file.kind).solver)
+    make: Callable[..., Solves] = load_target(SPACES.entry(stages.file.kind).solver)
     return PlanSolver(
-        {name: (changes, make(stages, costs.under(changes), limit)) for name, changes in space.variants.items()}
+        {
+            name: (
+                changes,
+                make(stages, costs.under(changes), limit, *((space.options, changes, costs) if space.options else ())),
+            )
+            for name, changes in space.variants.items()
+        }
     )

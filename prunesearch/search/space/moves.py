@@ -34,8 +34,15 @@ def neighbours(space: Space | PlanSpace, plan: Plan | Schedule, swaps: Sequence[
     """
     plan, stages = Plan.of(plan), space.schedules
     made: list[Schedule] = load_target(SPACES.entry(stages.file.kind).moves)(stages, plan.schedule, swaps)
-    others = [changes for changes in space.variants.values() if changes != plan.changes]
-    return [*(Plan(schedule, plan.changes) for schedule in made), *(Plan(plan.schedule, other) for other in others)]
+    others = [changes for changes in space.variants.values() if changes != plan.whole]
+    if isinstance(space, Space) or not space.options:
+        return [*(Plan(schedule, plan.changes) for schedule in made), *(Plan(plan.schedule, other) for other in others)]
+    halves = plan.halves.values()
+    return [
+        *(space.planned(schedule, plan.whole, halves) for schedule in made),
+        *(space.planned(plan.schedule, other, halves) for other in others),
+        *space.narrower(plan),
+    ]
 
 
 def stage_moves(space: Space, schedule: Schedule, swaps: Sequence[int]) -> list[Schedule]:

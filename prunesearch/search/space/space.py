@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder
-from prunesearch.core.plans.plan import Change
+from prunesearch.core.plans.plan import Change, Options
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage, kept_count, read_method
-from prunesearch.core.tables.registry import SPACES
+from prunesearch.core.tables.registry import SPACES, check_free
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.study.folder import parse_yaml
@@ -36,6 +37,7 @@ class SpaceFile(BaseModel):
     scorers: list[str] = Field(min_length=1)
     merges: list[str] = Field(min_length=1)
     max_stages: int = Field(default=4, ge=1)
+    free: list[str] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -55,6 +57,11 @@ class SpaceFile(BaseModel):
             if not 0 < value < 1:
                 raise ValueError(f"`0 < keep < 1` must hold, but got {value}")
         return sorted(set(keep), reverse=True)
+
+    @field_validator("free")
+    @classmethod
+    def _freed(cls, names: list[str] | None) -> list[str] | None:
+        return None if names is None else check_free(names)
 
     @field_validator("scorers")
     @classmethod
@@ -182,13 +189,28 @@ class Space:
         """As of a `PlanSpace`: a space of schedules changes nothing else."""
         return {"": ()}
 
+    @property
+    def options(self) -> Options:
+        """As of a `PlanSpace`."""
+        return {}
+
+    def without_stages(self) -> Space:
+        """The space of the empty schedule."""
+        found = copy.copy(self)
+        found.max_stages = 0
+        return found
+
     def _grid(self) -> list[float]:
         """Fractions below 1 that a stage may keep, falling."""
         return self.file.keep
 
     def with_methods(self, methods: list[str]) -> Space:
         """The same space with other methods."""
-        return self.file.fit(self.depth, self.tokens, self.protected, methods)
+        return self._fit(self.file, methods)
+
+    def _fit(self, file: SpaceFile, methods: list[str]) -> Space:
+        found = file.fit(self.depth, self.tokens, self.protected, methods)
+        return found if self.max_stages else found.without_stages()
 
     def at_edges(self, plateaus: Sequence[Plateau]) -> Space:
         """The same space with every count moved to the right edge of its plateau, where more tokens cost the same.
@@ -201,7 +223,7 @@ class Space:
         if not keeps:
             return self
         file = self.file.model_copy(update={"keep": keeps})
-        return file.fit(self.depth, self.tokens, self.protected, self.methods)
+        return self._fit(file, self.methods)
 
     def stage(self, layer: int, level: int, method: str) -> Stage:
         """The stage at a layer, keep level and method."""
@@ -282,7 +304,7 @@ class Space:
 
         How many stages, to what level and by which one method is drawn.
         """
-        stages = rng.randint(1, self.max_stages)
+        stages = rng.randint(min(1, self.max_stages), self.max_stages)
         deepest = rng.randint(1, len(self.keeps) - 1)
         method = rng.choice(self.methods)
         params: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from prunesearch.core.constraint import Constraint
 from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.core.duration import seconds_of
 from prunesearch.core.errors import PruneSearchError, did_you_mean
-from prunesearch.core.tables.registry import PRECISIONS
+from prunesearch.core.tables.registry import PRECISIONS, check_free
 
 _MOST_OBJECTIVES = 3  # fronts of more (beside quality) hold nearly everything
 _SEVERAL = (list, tuple, set, frozenset)
@@ -84,6 +84,12 @@ def _read_precisions(value: Any) -> Any:
     return list(dict.fromkeys(names))
 
 
+def _read_free(value: Any) -> Any:
+    """Read `tokens,precision`; each counts once."""
+    names = _named(value)
+    return check_free(names) if isinstance(names, list) else names
+
+
 Seconds = Annotated[float, BeforeValidator(seconds_of)]
 BudgetSetting = Annotated[InstanceOf[Budget], _parsed(Budget.parse), PlainSerializer(_text)]
 ConstraintSetting = Annotated[InstanceOf[Constraint], _parsed(Constraint.parse), PlainSerializer(_text)]
@@ -92,3 +98,4 @@ Paths = Annotated[list[str], BeforeValidator(_read_paths)]
 Columns = Annotated[dict[str, str], _parsed(_read_columns)]
 Objectives = Annotated[list[str], BeforeValidator(_read_objectives)]
 Precisions = Annotated[list[str], BeforeValidator(_read_precisions)]
+Free = Annotated[list[str], BeforeValidator(_read_free)]
