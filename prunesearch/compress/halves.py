@@ -7,11 +7,13 @@ that brings it back to the width; an MLP has layers that lead to its neurons and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from torch import nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import HALVES, Change
+from prunesearch.core.tables.registry import CHANGES
 
 _HEADS = ("num_attention_heads", "num_heads", "n_heads")
 _HEAD = ("head_dim", "attention_head_size", "key_value_proj_dim")
@@ -55,9 +57,48 @@ class Half:
         return (*self.into, self.out)
 
 
+class Left(NamedTuple):
+    """What is left of half a block: weights of each linear layer by path, in numbers, and what its last is given."""
+
+    weights: dict[str, int]
+    inner: int
+
+
+class Smaller(Protocol):
+    """What a row of `CHANGES` that makes halves smaller makes of a change's parameters."""
+
+    def weights(self, block: nn.Module, half: Half) -> dict[str, int]:
+        """What is left of the weights of each linear layer, in numbers."""
+
+    def inner(self, half: Half) -> int:
+        """Width of what its last layer is given."""
+
+
 def layer_of(block: nn.Module, path: str) -> nn.Linear:
     """The linear layer at a path of `Half`."""
     return cast(nn.Linear, block.get_submodule(path))
+
+
+def names_of(block: nn.Module, core: str, half: str) -> list[str]:
+    """Paths of the linear layers of half a block."""
+    path = core.split(".")
+    around = ".".join(path[:-1] or path)
+    linear = [name for name, module in block.named_modules() if isinstance(module, nn.Linear)]
+    return [name for name in linear if name.startswith(f"{around}.") == (half == HALVES[0])]
+
+
+def left_of(block: nn.Module, core: str, change: Change) -> Left:
+    """What a change of half a block leaves of it.
+
+    Raises:
+        PruneSearchError: as `find_half`, for a change that makes it smaller.
+    """
+    row = CHANGES.entry(change.kind)
+    if row.removes:
+        return Left(dict.fromkeys(names_of(block, core, change.half), 0), 0)
+    makes: Smaller = CHANGES.load(change.kind)(**dict(change.params))
+    parts = find_half(block, core, change.half)
+    return Left(makes.weights(block, parts), makes.inner(parts))
 
 
 def find_half(block: nn.Module, core: str, half: str) -> Half:
@@ -66,10 +107,8 @@ def find_half(block: nn.Module, core: str, half: str) -> Half:
     Raises:
         PruneSearchError: for one that computes otherwise, with what it has; in one line.
     """
-    path = core.split(".")
-    around = ".".join(path[:-1] or path)
     linear = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
-    mine = {name: m for name, m in linear.items() if name.startswith(f"{around}.") == (half == "attention")}
+    mine = {name: linear[name] for name in names_of(block, core, half)}
     out = next((name for name in reversed(mine) if mine[name].out_features == _width(linear)), None)
     into = [name for name in mine if name != out]
     if out is None or not into or any(type(m) is not nn.Linear for m in mine.values()):

@@ -44,6 +44,10 @@ class Rank:
         """What is left of the weights of each linear layer, in numbers."""
         return {path: self.rank * sum(layer_of(block, path).weight.shape) for path in half.layers}
 
+    def inner(self, half: Half) -> int:
+        """Width of what its last layer is given: as it was."""
+        return half.groups * half.size
+
     def fit(self, block: nn.Module, core: str, moments: Mapping[str, Moments]) -> dict[str, Tensor]:
         """What `change` wants, of the moments of the inputs of linear layers by their paths in the block."""
         found: dict[str, Tensor] = {}

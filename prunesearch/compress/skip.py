@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from prunesearch.compress.halves import Changing, Half
+from prunesearch.compress.halves import Changing
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,6 @@ class Skip:
 
     def change(self, own: Changing, fit: Mapping[str, Tensor]) -> None:
         """See `ChangesBlock`: nothing; `Reductions.skips` says it."""
-
-    def weights(self, block: nn.Module, half: Half) -> dict[str, int]:
-        """What is left of the weights of each linear layer, in numbers."""
-        return dict.fromkeys(half.layers, 0)
 
 
 def make_skip(part: str) -> Skip:

@@ -52,6 +52,10 @@ class Width:
         """What is left of the weights of each linear layer, in numbers."""
         return {path: layer_of(block, path).weight.numel() * self.keep // half.groups for path in half.layers}
 
+    def inner(self, half: Half) -> int:
+        """Width of what its last layer is given."""
+        return self.keep * half.size
+
     def fit(self, block: nn.Module, core: str, moments: Mapping[str, Moments]) -> dict[str, Tensor]:
         """What `change` wants, of the moments of the inputs of linear layers by their paths in the block."""
         found = find_half(block, core, self.half)

@@ -43,6 +43,7 @@ class Cost(Row):
         always: told in every study, asked for or not.
         blocks: what prices blocks by their sizes alone, for trials that were not told: `module:function`, which takes
             the shape that a cost table is keyed by and the flow of a schedule.
+        halves: it knows plans whose halves of blocks are smaller or left out.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Cost(Row):
     of_activations: bool = False
     always: bool = False
     blocks: str | Callable[..., float] | None = None
+    halves: bool = False
 
     @property
     def title(self) -> str:
@@ -129,6 +131,7 @@ _ROWS = (
         predicted_by="",
         around="p10–p90",
         always=True,
+        halves=True,
     ),
     Cost(
         target=f"{_PRICING}:EnergyPricing",
@@ -198,6 +201,7 @@ _ROWS = (
         on_device=False,
         exact=True,
         predicted_by="counted",
+        halves=True,
     ),
 )
 

@@ -223,15 +223,27 @@ def sizes_of(shape: Shape) -> Iterator[BlockSizes]:
     for variant in shape.blocks:
         attention, mlp = _numbers(variant.attention), _numbers(variant.mlp)
         inner = attention.get("inner", shape.width)
-        kv = attention.get("kv", shape.heads)
-        projections = 2 * shape.width * inner + 2 * shape.width * inner * kv // shape.heads
-        plain = 2 * shape.width * mlp.get("mlp", shape.mlp_width)
-        gated = 3 * shape.width * mlp.get("glu", 0)
-        yield BlockSizes(attention.get("w", projections), mlp.get("w", gated or plain), inner)
+        keys = inner * attention.get("kv", shape.heads) // shape.heads
+        projections = attention.get("w", 2 * shape.width * (inner + keys))
+        rank = attention.get("rank")
+        if rank is not None:
+            projections = rank * 2 * (2 * shape.width + inner + keys)
+        heads = attention.get("heads", 0 if "none" in attention else shape.heads)
+        hidden = mlp.get("glu", mlp.get("mlp", shape.mlp_width))
+        layers = 3 if "glu" in mlp else 2
+        products = mlp.get("w", layers * shape.width * hidden)
+        rank = mlp.get("rank")
+        if rank is not None:
+            products = rank * layers * (shape.width + hidden)
+        if "glu" in mlp and "mlp" in mlp:  # some of its hidden units
+            products = products * mlp["mlp"] // hidden
+        yield BlockSizes(
+            projections * heads // shape.heads, 0 if "none" in mlp else products, inner * heads // shape.heads
+        )
 
 
 def _numbers(half: str) -> dict[str, int]:
-    return {word: int(number) for word, number in re.findall(r"([a-z]+)(\d+)", half)}
+    return {word: int(number or 0) for word, number in re.findall(r"([a-z]+)(\d*)", half)}
 
 
 # -- conditions ----------------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ from torch import nn
 
 from prunesearch.commands.tuning.judging import Judging, Tuning, Wanted
 from prunesearch.compress.artefacts import weights_path
+from prunesearch.compress.fits import fits_for
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
-from prunesearch.core.events import step
+from prunesearch.core.events import say, step
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.plans.plan import Plan
 from prunesearch.export.models.card import model_card
@@ -65,7 +66,8 @@ def tune(
             learnt[point.id] = work.learn(point.to_plan().on_own_weights, point.id, share, steps)
         equal = work.reference(next(iter(learnt.values())))
         step(f"judging {len(points)} tuned points on rows that no training has seen")
-        with apply_(setting.task.model, Plan(), seed=setting.config.seed) as handle:
+        fits = fits_for([point.to_plan() for point in front.points], folder.path)
+        with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=fits) as handle:
             judging = Judging.of(work, equal, handle)
             tuned = [found for point in points if (found := _judged(judging, point, learnt[point.id])) is not None]
             front = with_tuned(front, tuned, blind=judging.blind)
@@ -104,7 +106,14 @@ def _trials(folder: StudyFolder) -> list[TrialRecord]:
 def _asked(front: Front, spec: str | None) -> list[Point]:
     """The points to train: those that reduce tokens."""
     chosen = [pick(front, spec)] if spec is not None else front.points
-    able = [point for point in chosen if len(point.to_plan())]
+    smaller = [point for point in chosen if point.to_plan().halves]
+    able = [point for point in chosen if len(point.to_plan()) and point not in smaller]
+    if not able and smaller:
+        raise PruneSearchError(
+            f"points whose blocks are whole are tuned, but {smaller[0].id} is {smaller[0].text}: choose another --pick"
+        )
+    if smaller:
+        say(f"{', '.join(point.id for point in smaller)} stay as they are: weights of smaller blocks are not trained")
     if not able:
         named = f"{chosen[0].id} ({chosen[0].text}) has none" if chosen else "the front has no point"
         raise PruneSearchError(f"points with token stages are tuned, but {named}: there is nothing to recover from")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from prunesearch.compress.halves import left_of
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.plan import HALVES, Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.costs import OfOneModel
 from prunesearch.cost.shape import BlockSizes, Shape, block_sizes, sizes_of
@@ -80,12 +82,17 @@ class MacCosts(OfOneModel):
         tokens, protected: of the model, as `Geometry` takes them.
         blocks: what each block computes.
         around: MACs outside the blocks.
+        encoder: whose blocks plans may make smaller, `whole` what they compute unchanged; None: they may not. `known`:
+            what changes were found to leave.
     """
 
     tokens: int
     protected: int
     blocks: tuple[BlockSizes, ...]
     around: int
+    encoder: Encoder | None = field(default=None, compare=False, repr=False)
+    whole: tuple[BlockSizes, ...] = ()
+    known: dict[Change, BlockSizes] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, encoder: Encoder, tokens: int, head_macs: int = 0) -> MacCosts:
@@ -93,12 +100,29 @@ class MacCosts(OfOneModel):
         width = int(encoder.sizes.hidden_size)
         blocks = tuple(block_sizes(encoder, layer, width) for layer in range(encoder.depth))
         around = _around_blocks(encoder, tokens) + head_macs
-        return cls(tokens, encoder.protected, blocks, around)
+        return cls(tokens, encoder.protected, blocks, around, encoder, blocks)
 
     @property
     def geometry(self) -> Geometry:
         """Of the model."""
         return Geometry(len(self.blocks), self.tokens, self.protected)
+
+    def under(self, changes: tuple[Change, ...]) -> MacCosts:
+        """Of the model with these changes: fewer bits are as many products, smaller halves are fewer."""
+        halves = Plan(changes=changes).halves
+        if self.encoder is None or (not halves and self.blocks == self.whole):
+            return self
+        blocks = list(self.whole)
+        for (layer, half), change in halves.items():
+            if change not in self.known:
+                self.known[change] = _smaller(self.encoder, layer, half, change, self.whole[layer])
+            found = self.known[change]
+            blocks[layer] = (
+                blocks[layer]._replace(attention=found.attention, inner=found.inner)
+                if half == HALVES[0]
+                else blocks[layer]._replace(mlp=found.mlp)
+            )
+        return replace(self, blocks=tuple(blocks))
 
     def price(self, flow: Flow) -> float:
         """A whole forward."""
@@ -124,6 +148,13 @@ class MacCosts(OfOneModel):
     def head(self, n: int) -> float:
         """Nothing: it works on one token."""
         return 0.0
+
+
+def _smaller(encoder: Encoder, layer: int, half: str, change: Change, block: BlockSizes) -> BlockSizes:
+    """A block of which one half is changed."""
+    left = left_of(encoder.blocks[layer], encoder.family.layout.core, change)
+    weights = sum(left.weights.values())
+    return block._replace(attention=weights, inner=left.inner) if half == HALVES[0] else block._replace(mlp=weights)
 
 
 def _around_blocks(encoder: Encoder, tokens: int) -> int:

@@ -118,6 +118,9 @@ class Validation(Record):
     worst: float = Field(description="the largest")
     bias: float = Field(description="the mean with its sign")
     rank_correlation: float = Field(description="Spearman's")
+    by_precision: dict[str, float] = Field(
+        default_factory=dict, description="mean relative error of the schedules in each precision; empty for one alone"
+    )
     unseen: int = Field(
         ge=1, description="how many whole random schedules, mixing scorers and merges, were predicted and measured"
     )

@@ -104,6 +104,14 @@ def at_most(found: NDArray[np.float64]) -> float:
     return float(found.mean() + stdtrit(len(found) - 1, 0.95) * found.std(ddof=1) / math.sqrt(len(found)))
 
 
+def _by_precision(plans: Sequence[Plan | Schedule], error: NDArray[np.float64], own: str) -> dict[str, float]:
+    """Means of errors by what plans do to all of the model, `own` for nothing; none where all do the same."""
+    names = [Plan.of(plan).variant or own for plan in plans]
+    if len(set(names)) < 2:
+        return {}
+    return {one: float(error[[name == one for name in names]].mean()) for one in dict.fromkeys(names)}
+
+
 def compare(
     table: CostTable,
     schedules: Sequence[Plan | Schedule],
@@ -128,6 +136,7 @@ def compare(
         mape=float(np.abs(error).mean()),
         worst=float(np.abs(error).max()),
         bias=float(error.mean()),
+        by_precision=_by_precision(schedules[1:], np.abs(error), str(table.conditions["dtype"])),
         rank_correlation=float(np.nan_to_num(spearmanr(predicted[1:], real[1:])[0])),  # NaN where all are equal
         unseen=len(schedules) - 1,
         schedules=[str(s) for s in schedules],

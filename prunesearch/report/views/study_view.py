@@ -247,7 +247,7 @@ class StudyView:
         if blocks is None or row.name not in self.front.unpruned.costs:
             return None
         geometry = self.shape.geometry
-        whole, mine = (blocks(self.table.shape, s.flow(geometry)) for s in (Plan(), trial.plan))
+        whole, mine = (blocks(self.table.shape.under(p.halves), p.flow(geometry)) for p in (Plan(), trial.plan))
         return self.front.unpruned.cost(row.name).value - (whole - mine)
 
     def best_at_budget(self) -> Item | None:

@@ -9,6 +9,7 @@ import torch
 from prunesearch.compress.fits import FILE, fit_changes, load_fits, save_fits
 from prunesearch.compress.halves import find_half, layer_of
 from prunesearch.compress.rank import least_rank_of
+from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import moving, say
 from prunesearch.core.plans.plan import HALVES, Change, Options, Plan
@@ -53,7 +54,7 @@ def _absent(setting: Setting, file: SpaceFile) -> str:
     config = setting.config
     if not setting.target.here or setting.target.profile is not None:
         return f"costs on '{config.device}' are known of whole blocks alone"
-    costs = [name for name in config.costs if name not in ("latency", "size")]
+    costs = [name for name in config.costs if not find_cost(name).halves]
     if costs:
         return f"{costs[0]} is known of whole blocks alone"
     if not RUNTIMES.entry(config.mode).halves:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prunesearch.core.plans.flow import Flow, Geometry
-from prunesearch.core.plans.plan import Change
+from prunesearch.core.plans.plan import Change, whole_of
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import kept_count
 from prunesearch.core.tables.registry import ACROSS
@@ -59,6 +59,23 @@ class Scaled(OfOneModel):
 
 
 @dataclass(frozen=True)
+class ByMacs(Scaled):
+    """Multiply-adds in the unit of a latency; a precision's are as much faster as the table says of the unpruned model.
+
+    Attributes:
+        table: of the model in every precision.
+    """
+
+    table: CostTable = field(kw_only=True)
+
+    def under(self, changes: tuple[Change, ...]) -> Scaled:
+        """Those of the model with these changes."""
+        unpruned = Schedule().flow(self.geometry)
+        share = self.table.under(whole_of(changes)).price(unpruned) / self.table.price(unpruned)
+        return Scaled(self.costs.under(changes), self.factor * share)
+
+
+@dataclass(frozen=True)
 class LoadCosts:
     """A load with the table of its latencies, ms.
 
@@ -87,12 +104,12 @@ class LoadCosts:
     def costs(self) -> Costs:
         """What forwards take, at the percentile that counts.
 
-        By a table that breaks its promise nothing is ranked: then it is the unpruned model's latency times the share of
-        multiply-adds, which are known exactly.
+        By a table that breaks its promise nothing is ranked: then it is the unpruned model's latency in each precision
+        times the share of multiply-adds, which are known exactly.
         """
         median: Costs = self.table
         if self.macs is not None:
-            median = Scaled(self.macs, self._unpruned_ms / self.macs.predict(Schedule()))
+            median = ByMacs(self.macs, self._unpruned_ms / self.macs.predict(Schedule()), table=self.table)
         return median if self.tail is None else Scaled(median, self.tail.factor)
 
     @property

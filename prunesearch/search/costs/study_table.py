@@ -177,6 +177,8 @@ def say_table(table: CostTable) -> None:
             f"rank correlation {checked.rank_correlation:.3f}"
             + (f" ({checked.against})" if table.status == "estimated" else "")
         )
+        if checked.by_precision:
+            say("mean by precision: " + ", ".join(f"{name} {mape:.1%}" for name, mape in checked.by_precision.items()))
     for note in table.notes:
         say(f"{note}")
     if table.noise.waited_s:

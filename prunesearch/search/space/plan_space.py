@@ -137,7 +137,8 @@ class PlanSpace:
     def plain(self, rng: random.Random) -> dict[str, Any]:
         """Parameters of a schedule as one would set it by hand, with any of the changes."""
         params = self.schedules.plain(rng)
-        return self._said(params, rng.choice(list(self._choices.values())))
+        changes = rng.choice(list(self._choices.values())) if len(self._choices) > 1 else ()
+        return self._said(params, changes)
 
     def between(self, params: Mapping[str, Any], name: str) -> tuple[int, int]:
         """See `Space.between`."""

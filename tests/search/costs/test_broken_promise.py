@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.devices.device import describe_device
@@ -61,3 +62,14 @@ def test_a_run_goes_on_and_does_not_rank_by_it(tmp_path: Path):
     for record in some(records):
         assert record.predicted_ms <= 8.0
     assert all(point.costs["latency"].measured is not None for point in front.points)
+
+
+def test_a_precision_is_then_as_much_faster_as_the_table_says_of_the_unpruned_model():
+    table = known_table(validation=BROKEN, changed={"int8": slower(known_table(), attention=0.5).cells})
+    macs = slower(known_table(), attention=0.1)
+    macs = macs.model_copy(update={"changed": {"int8": macs.cells}})  # as many in any precision
+    costs, half, int8 = LoadCosts(8, 65, 1.0, table, None, macs).costs, Schedule([Stage(1, 0.5)]), Change.parse("int8")
+    share = table.predict(Plan(changes=[int8])) / table.predict(Plan())
+    assert share < 1
+    assert costs.predict(Plan(half, [int8])) == pytest.approx(share * costs.predict(half))
+    assert costs.under((int8,)).mlp(65, 0) == pytest.approx(share * costs.mlp(65, 0))
