@@ -19,7 +19,7 @@ from prunesearch.cost.devices.device import clock_for, describe_device
 from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import Shape, conditions_of, describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.tables.smooth import smooth
+from prunesearch.cost.tables.smooth import smooth, smooth_form
 from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, ReduceCell
 from prunesearch.cost.timing.loop import Sitting
 from prunesearch.cost.timing.modes import runner_for
@@ -41,6 +41,7 @@ _PASSES = 3
 _REACHES = (4, 16)  # walks to either side that may tell the pace of the one in their middle
 _MEDIAN_ERROR = 0.005  # a cell is known well enough when its median is
 _STAGES_EACH = 100  # stages that every scorer and merge needs before walking may stop early
+Forms = Mapping[tuple[str, str], str]  # see `forms_of`
 
 
 def build_table(
@@ -122,7 +123,7 @@ def build_table(
         )
         conditions = conditions_of(handle, inputs, shape.tokens, mode, concurrency)
     taken(walks)
-    cells = all_cells(walks, typical_ms(walks))
+    cells = all_cells(walks, typical_ms(walks), forms_of(shape, options or {}))
     return CostTable(
         status="measured",
         shape=shape,
@@ -269,16 +270,26 @@ def _rolling_median(ratio: NDArray[np.float64], reach: int) -> tuple[NDArray[np.
 
 def cells_of(walks: Walks, variant: str = "") -> Cells:
     """All cells of a table, from the walks; those of the model with the changes `variant`."""
-    return _cells(walks, typical_ms(walks), variant)
+    return _cells(walks, typical_ms(walks), variant, {})
 
 
-def all_cells(walks: Walks, typical: Typical) -> dict[str, Cells]:
+def all_cells(walks: Walks, typical: Typical, forms: Forms | None = None) -> dict[str, Cells]:
     """The cells of the model as it is, by the name "", and with every change that was walked with, by its name."""
     names = dict.fromkeys(["", *map(str, map(variant_of_piece, walks.pieces))])
-    return {name: _cells(walks, typical, name) for name in names}
+    return {name: _cells(walks, typical, name, forms or {}) for name in names}
 
 
-def _cells(walks: Walks, typical_of_all: Typical, variant: str) -> Cells:
+def forms_of(shape: Shape, options: Options) -> Forms:
+    """What smaller halves are called, by half and name, and the whole halves that they are of."""
+    found: dict[tuple[str, str], str] = {}
+    for (block, half), known in options.items():
+        for change in known:
+            name = getattr(shape.under({(block, half): change}).blocks[block], half)
+            found[half, name] = getattr(shape.blocks[block], half)
+    return found
+
+
+def _cells(walks: Walks, typical_of_all: Typical, variant: str, forms: Forms) -> Cells:
     found = _of_variant(typical_of_all, variant)
     samples = {plain_piece(piece): s for piece, s in walks.pieces.items() if variant_of_piece(piece) == variant}
     typical = dict(found.ms)
@@ -287,7 +298,9 @@ def _cells(walks: Walks, typical_of_all: Typical, variant: str) -> Cells:
     kinds: dict[str, list[Piece]] = {}
     for piece in sorted(typical, key=str):
         kinds.setdefault(piece[0], []).append(piece)
-    typical |= _leaning(kinds.get("attention", []), found) | _leaning(kinds.get("mlp", []), found)
+    for half in HALVES:
+        typical |= _leaning([piece for piece in kinds.get(half, []) if (half, piece[-1]) not in forms], found)
+        typical |= _shares(half, kinds.get(half, []), forms, found, typical)
 
     def cell(piece: Piece, extra: float = 0.0) -> dict[str, Any]:
         return {**_statistics(samples[piece]), "ms": typical[piece] + extra}
@@ -316,6 +329,22 @@ def _leaning(pieces: Sequence[Piece], found: Typical) -> dict[Piece, float]:
     for piece in pieces:
         alike.setdefault((piece[0], *piece[2:]), {})[piece[1]] = (found.ms[piece], found.error_ms[piece])
     return {(kind, n, *rest): ms for (kind, *rest), points in alike.items() for n, ms in smooth(points).items()}
+
+
+def _shares(
+    half: str, pieces: Sequence[Piece], forms: Forms, found: Typical, whole: Mapping[Piece, float]
+) -> dict[Piece, float]:
+    """Pieces that are smaller halves, each form smoothed as a share of the `whole` half."""
+    alike: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        if (half, piece[-1]) in forms:
+            alike.setdefault(piece[-1], []).append(piece)
+    near: dict[Piece, float] = {}
+    for name, mine in alike.items():
+        own = {piece: (*piece[:-1], forms[half, name]) for piece in mine}
+        known = {piece: whole[own[piece]] for piece in mine if own[piece] in whole}
+        near |= smooth_form({piece: (found.ms[piece], found.error_ms[piece]) for piece in mine}, known)
+    return near
 
 
 def _statistics(samples: Samples) -> dict[str, Any]:

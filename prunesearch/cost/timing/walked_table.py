@@ -19,7 +19,7 @@ from prunesearch.cost.devices.kind import Clock, DeviceKind, Ready
 from prunesearch.cost.shape import Shape, describe_shape, device_of
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.table_records import PROMISED
-from prunesearch.cost.timing.build import all_cells, build_table, typical_ms
+from prunesearch.cost.timing.build import Forms, all_cells, build_table, forms_of, typical_ms
 from prunesearch.cost.timing.concurrency import background_load
 from prunesearch.cost.timing.loop import Sitting
 from prunesearch.cost.timing.modes import Eager, runner_for
@@ -53,7 +53,8 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
         runner = runner_for(wanted.mode, model, handle, inputs)
         judged, rounds = _begun_with(runner, timer, wanted, sitting)
         plans, judged = _plans(shape, wanted, judged)
-        forwards = _Forwards(runner, timer, shape, plans, judged, wanted.seed, sitting)
+        forms = forms_of(shape, wanted.options)
+        forwards = _Forwards(runner, timer, shape, forms, plans, judged, wanted.seed, sitting)
         all_walks: list[Walks] = []
         table = build_table(
             model,
@@ -125,6 +126,7 @@ class _Forwards:
         runner: of the model.
         timer: of its device.
         shape: of the model.
+        forms: of its halves, see `forms_of`.
         plans: the unpruned model first.
         judged: so many of those after it are what the stored error is of; the others say when to stop.
         seed: of the order.
@@ -132,9 +134,17 @@ class _Forwards:
     """
 
     def __init__(
-        self, runner: Eager, timer: Clock, shape: Shape, plans: Sequence[Plan], judged: int, seed: int, sitting: Sitting
+        self,
+        runner: Eager,
+        timer: Clock,
+        shape: Shape,
+        forms: Forms,
+        plans: Sequence[Plan],
+        judged: int,
+        seed: int,
+        sitting: Sitting,
     ) -> None:
-        self.runner, self.timer, self.shape, self.plans = runner, timer, shape, plans
+        self.runner, self.timer, self.shape, self.forms, self.plans = runner, timer, shape, forms, plans
         self._judged, self._watched = slice(0, 1 + judged), slice(1 + judged, None)
         self._samples = [Samples() for _ in plans]
         self._when: list[list[int]] = [[] for _ in plans]  # the walk before each timing
@@ -162,7 +172,7 @@ class _Forwards:
         """The errors, so far, of the plans that say when to stop."""
         typical, part = typical_ms(walks), self._watched
         pace = self._pace(typical.pace)[part]
-        found = errors(self.shape, all_cells(walks, typical), self.plans[part], self._samples[part], pace)
+        found = errors(self.shape, all_cells(walks, typical, self.forms), self.plans[part], self._samples[part], pace)
         return found if len(found) else np.zeros(1)
 
     def within(self, error: float) -> Callable[[Walks], bool]:

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from prunesearch.cost.tables.smooth import smooth
+from prunesearch.cost.tables.smooth import smooth, smooth_form
 from prunesearch.cost.tables.table_records import PROMISED
 from prunesearch.cost.timing.build import pace_of
 from prunesearch.cost.timing.unseen import unseen_schedules
@@ -41,6 +41,30 @@ def test_noisy_cells_come_nearer_to_the_truth():
 def test_few_points_are_left_alone():
     points = {n: (true(n), 0.2) for n in COUNTS[:4]}
     assert smooth(points) == {n: ms for n, (ms, _) in points.items()}
+
+
+def test_a_smaller_half_leans_on_the_whole_one():
+    """Of a few timings that are long now and then, as where cores are shared; one of them lies far off."""
+    rng, before, after = np.random.default_rng(0), [], []
+    whole = {n: true(n) * (1.2 if n > 1000 else 1.0) for n in COUNTS}
+    form = {n: 0.05 + 0.5 * whole[n] for n in COUNTS}
+    for _ in range(100):
+        seen = {n: form[n] * float(rng.normal(1, 0.3) if n > 16 else 6.0) for n in COUNTS}
+        told = smooth_form({n: (ms, 0.3 * ms) for n, ms in seen.items()}, whole)
+        before += [abs(seen[n] / form[n] - 1) for n in COUNTS[1:]]
+        after += [abs(told[n] / form[n] - 1) for n in COUNTS]
+    assert np.mean(after) < 0.6 * np.mean(before)
+
+
+def test_a_smaller_half_that_is_known_well_stays_as_it_is():
+    whole = {n: true(n) for n in COUNTS}
+    steps = {n: 0.5 * true(n) * (1.3 if n > 1000 else 1.0) for n in COUNTS}
+    told = smooth_form({n: (ms, 1e-3 * ms) for n, ms in steps.items()}, whole)
+    assert [told[n] for n in COUNTS] == pytest.approx([steps[n] for n in COUNTS], rel=0.01)
+    exact = smooth_form({n: (0.5 * true(n), 0.0) for n in COUNTS}, whole)
+    assert [exact[n] for n in COUNTS] == pytest.approx([0.5 * true(n) for n in COUNTS])
+    nothing = smooth_form(dict.fromkeys(COUNTS, (0.0, 0.0)), whole)
+    assert set(nothing.values()) == {0.0}
 
 
 def test_a_pace_is_taken_from_a_few_walks_where_the_machine_wanders_and_from_all_where_each_is_disturbed_by_itself():
