@@ -61,6 +61,7 @@ TYPED = {
     "--across": ("worst", "across", "worst"),
     "--dtype": ("float16", "dtype", "float16"),
     "--precision": ("float16,int8", "precision", ["float16", "int8"]),
+    "--free": ("tokens,width", "free", ["tokens", "width"]),
     "--attn": ("eager", "attention", "eager"),
     "--mode": ("compile", "mode", "compile"),
     "--concurrency": ("2", "concurrency", 2),
@@ -125,6 +126,7 @@ def test_what_is_typed_is_what_is_asked_for(monkeypatch, capsys):
         (["--holdout", "3"], ["`holdout`", "got 3"]),
         (["--objective", "latency,enrgy"], ["did you mean 'energy'"]),
         (["--precision", "float32,int9"], ["unknown precision 'int9'", "did you mean 'int8'"]),
+        (["--free", "tokens,widht"], ["plans cannot be free in 'widht'", "did you mean 'width'"]),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_line(monkeypatch, capsys, args, words):
