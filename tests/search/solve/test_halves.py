@@ -14,7 +14,7 @@ from prunesearch.core.plans.flow import Flow
 from prunesearch.core.plans.plan import Change, Options, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
-from prunesearch.core.tables.registry import MERGES
+from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.costs import Costs
 from prunesearch.search.samplers.surrogate import LossModel
 from prunesearch.search.solve.losses import Sensitivities
