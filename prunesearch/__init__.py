@@ -31,8 +31,8 @@ _PUBLIC = {
     "Stage": "prunesearch.core.plans.stage",
     "Budget": "prunesearch.core.budget",
     "PruneSearchError": "prunesearch.core.errors",
-    "SCORERS": "prunesearch.core.tables.registry",
-    "MERGES": "prunesearch.core.tables.registry",
+    "SCORERS": "prunesearch.core.tables.token_tables",
+    "MERGES": "prunesearch.core.tables.token_tables",
     "apply_": "prunesearch.pruning.apply",
     "handle_of": "prunesearch.pruning.apply",
     "fit_plan": "prunesearch.api.fitting",
@@ -51,3 +51,7 @@ def __getattr__(name: str) -> Any:
     except KeyError:
         raise AttributeError(f"module 'prunesearch' has no attribute '{name}'") from None
     return getattr(importlib.import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -19,6 +19,7 @@ from prunesearch.cli.printing import print_front
 from prunesearch.cli.tune import register as register_tune
 from prunesearch.cli.values import SeveralValues
 from prunesearch.core.accuracy import ACCURACIES, STANDARD
+from prunesearch.core.costs import COSTS
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.export_tables import LOGGERS
 from prunesearch.core.tables.registry import (
@@ -39,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Find the Pareto-optimal token-pruning schedules for your model, data, device and budget.",
-    epilog="Start with: prunesearch run (the bundled demo, a few minutes on two cores)",
+    epilog="Start with: prunesearch run (the bundled demo; --dry-run says how long here)",
 )
 
 
@@ -88,7 +89,7 @@ def run(
         typer.Option(help="10ms a batch, 40mJ or 2GMACs an input, 64MiB a batch, 60% or 2x; none: the whole front."),
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="Beside quality: latency, energy, macs, memory, size, or several (latency,size).")
+        str | None, typer.Option(help=f"Beside quality: {listed(COSTS)}, or several (latency,size).")
     ] = None,
     constraint: Annotated[
         list[str] | None,

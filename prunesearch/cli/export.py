@@ -28,7 +28,10 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="ONNX: quantise; quality is measured on the holdout.")] = False,
     no_timing: Annotated[bool, typer.Option("--no-timing", help="Models: do not time them.")] = False,
 ) -> None:
-    """Write one point of a study for use elsewhere: its schedule, or the model with the schedule inside."""
+    """Write a point of a study, or its model, for use elsewhere.
+
+    Its schedule as another tool reads it, or the model with the schedule inside.
+    """
     from prunesearch.api.verbs import load_study
     from prunesearch.export.point import TIMED_S
 

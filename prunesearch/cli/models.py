@@ -8,7 +8,10 @@ from prunesearch.cli.devices import JsonOption
 
 
 def models(json: JsonOption = False) -> None:
-    """List the model families that can be reduced, what is never reduced in them, and what does not work."""
+    """List the model families that can be reduced.
+
+    With what is never reduced in them, and what does not work.
+    """
     from prunesearch.report.tables.family_list import list_families, list_refused, show_families
 
     rows, refused = list_families(), list_refused()

@@ -49,9 +49,10 @@ def tune(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Train a point's weights under its schedule, judge them on the holdout.
+    """Train a point's weights under its schedule.
 
-    The unpruned model teaches; labels are not needed. Ctrl-C and kill -9 lose little: the same command goes on.
+    They are judged on the holdout rows. The unpruned model teaches; labels are not needed. Ctrl-C and kill -9 lose
+    little: the same command goes on.
     """
     settings = {
         "epochs": epochs,

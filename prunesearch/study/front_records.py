@@ -201,6 +201,7 @@ class Rung(FrontRecord):
     quality: float | None = Field(default=None, description="of the unpruned model, on the rows of the ladder")
     plan_ms: float | None = Field(default=None, gt=0, description="median latency with the stages of the best plan")
     plan_quality: float | None = Field(default=None, description="likewise")
+    rows: int | None = Field(default=None, ge=1, description="holdout rows of both qualities; null where older")
     skipped: str | None = Field(default=None, description="why it was not measured; null where it was")
 
 

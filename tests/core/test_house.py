@@ -114,7 +114,7 @@ def test_nobody_asks_what_a_row_is_called() -> None:
             texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
             asked = {text for text in texts if isinstance(text, str) and text in names} - ABOUT.get(place, set())
             wrong += [f"{place}:{node.lineno} asks for '{name}'" for name in sorted(asked)]
-    assert not wrong, "make it a fact of the row"
+    assert not wrong, "make it a fact of the row, or, if the word means something else there, add the file to ABOUT"
 
 
 def test_nobody_asks_whose_instance_a_row_is() -> None:

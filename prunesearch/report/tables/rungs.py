@@ -13,6 +13,12 @@ def rung_head(front: Front) -> list[str]:
     return ["unpruned in", "", "ms", "speed", f"{metric}, %", "with stages", "speed", "%"]
 
 
+def rung_note(front: Front) -> str | None:
+    """Of how many rows the qualities are, where that is known."""
+    rows = next((rung.rows for rung in front.ladder if rung.rows is not None), None)
+    return None if rows is None else f"qualities are of {rows:,} of the holdout rows, the same for all"
+
+
 def rung_rows(front: Front) -> list[list[str]]:
     """One row a rung that was measured: the unpruned model, then with the stages of the recommended plan."""
     known = [rung for rung in front.ladder if rung.ms is not None]

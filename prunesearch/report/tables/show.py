@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunesearch.core.costs import COSTS, Cost, digits, find_cost
-from prunesearch.report.tables.rungs import rung_head, rung_rows
+from prunesearch.report.tables.rungs import rung_head, rung_note, rung_rows
 from prunesearch.report.tables.tuned_table import TUNED, tuned_table
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import CostAmount, FrontItem, Interval, Point
@@ -263,6 +263,8 @@ def _footer(front: Front) -> list[Text]:
         outside = " or out of bounds" if front.budget is not None or front.constraints else ""
         lines.append(Text(f"dropped  {front.dropped} {plural}, dominated{outside} {why}", "dim"))
     lines += [Text(f"note     {note}", "yellow") for note in front.notes]
+    ladder = rung_note(front)
+    lines += [] if ladder is None else [Text(f"ladder   {ladder}", "dim")]
     lines += [
         Text(f"skipped  {rung.runtime}{f' in {rung.precision}' if rung.precision else ''}: {rung.skipped}", "dim")
         for rung in front.ladder

@@ -8,7 +8,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from prunesearch.core.costs import digits
-from prunesearch.report.tables.rungs import rung_head, rung_rows, rungs_skipped
+from prunesearch.report.tables.rungs import rung_head, rung_note, rung_rows, rungs_skipped
 from prunesearch.report.views.conditions import conditions, threads_text
 from prunesearch.report.views.figures import CLOUD
 from prunesearch.report.views.figures_point import predicted_figure
@@ -155,5 +155,7 @@ def ladder_section(front: Front) -> list[Any]:
         return []
     said = "The UNPRUNED model as other runtimes and precisions would run it here, timed interleaved in one run, its "
     said += "quality on the same rows; then with the stages of the recommended plan on top."
+    rows = rung_note(front)
+    said += "" if rows is None else f" {rows[0].upper()}{rows[1:]}."
     shown = table(rung_head(front), rung_rows(front), range(2, 8), "the unpruned model in every runtime and precision")
     return [section("What one line of each gives", small(said), shown, *map(small, rungs_skipped(front)))]

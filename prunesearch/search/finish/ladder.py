@@ -214,6 +214,7 @@ def _measured(bench: Bench, made: _Made, timed: Appended, rows: int) -> list[Run
                 quality=quality.get(mine),
                 plan_ms=ms.get(on_top),
                 plan_quality=quality.get(on_top),
+                rows=split.n,
             )
         )
     return rungs
