@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,11 @@ import pandas as pd
 from prunesearch.commands.transfer import Transfer
 from prunesearch.commands.transfer_table import transfer_study
 from prunesearch.commands.tuning.judging import Wanted
+from prunesearch.commands.tuning.learn_scorers import METHODS, LearntScorers, learn_scorers
 from prunesearch.commands.tuning.tune import tune as tune_study
 from prunesearch.commands.tuning.tune_elastic import ElasticWeights, tune_elastic
 from prunesearch.commands.verify import Verification
 from prunesearch.commands.verify import verify as verify_study
-from prunesearch.compress.artefacts import load_, read_weights, with_weights
 from prunesearch.compress.fits import Fits, fits_for
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.plans.plan import Plan
@@ -28,6 +28,7 @@ from prunesearch.export.models.record import ModelExport
 from prunesearch.export.pick import pick
 from prunesearch.export.point import TIMED_S, export_point
 from prunesearch.pruning.apply import Handle, apply_
+from prunesearch.pruning.forward.artefacts import load_, read_weights, with_weights
 from prunesearch.report.loggers import log_finished
 from prunesearch.report.tables.frames import front_rows, trial_rows
 from prunesearch.report.tables.show import show_front
@@ -290,6 +291,22 @@ class Study:
         """
         wanted = Wanted(TrainingSettings(**settings), train=str(train) if isinstance(train, Path) else train)
         return tune_elastic(self.folder, self.front, wanted, task=self.task)
+
+    def learn_scorers(self, train: Any = None, methods: Sequence[str] = METHODS, **settings: Any) -> LearntScorers:
+        """Train scorers that have weights, without labels, into `STUDY/scorers`; see `docs/tune.md`.
+
+        `ps.run(..., weights=found.folder)` searches with them. The same call goes on where it was interrupted.
+
+        Args:
+            train: as of `tune`.
+            methods: names in `LEARNED` (`prunesearch names learned_scorers`).
+            settings: `epochs`, `rate`, `batch_size`, `seed`, ... (`TrainingSettings`).
+
+        Returns:
+            The folder, and how every scorer does at single stages.
+        """
+        wanted = Wanted(TrainingSettings(**settings), train=str(train) if isinstance(train, Path) else train)
+        return learn_scorers(self.folder, self.front, wanted, methods, task=self.task)
 
     def verify(self, *, device: str | None = None, seconds: float = 25.0) -> Verification:
         """Measure the front again here, predicted against measured."""

@@ -32,3 +32,19 @@ def print_elastic(found: Any, as_json: bool) -> None:
 
     Console().print(elastic_table(found.judged))
     typer.echo(f"search on them: prunesearch run --weights {found.folder} ...")
+
+
+def print_scorers(found: Any, as_json: bool) -> None:
+    """How learned scorers and rules do at single stages, or the same as data."""
+    if as_json:
+        import json
+
+        facts = {"folder": str(found.folder), "judged": found.judged, "best_rule": found.best_rule}
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    from rich.console import Console
+
+    from prunesearch.report.tables.tuned_table import scorers_table
+
+    Console().print(scorers_table(found.judged))
+    typer.echo(f"search with them: prunesearch run --weights {found.folder} ...")

@@ -1,4 +1,4 @@
-"""`prunesearch tune`: parse, call one function, print."""
+"""`prunesearch tune` and `learn-scorers`: parse, call one function, print."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import typer
 from prunesearch.cli.border import interruptible, quietly
 from prunesearch.cli.devices import JsonOption, QuietOption
 from prunesearch.cli.option_help import explained
-from prunesearch.cli.printing import print_elastic, print_front
+from prunesearch.cli.printing import print_elastic, print_front, print_scorers
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.tables.token_tables import LEARNED
 from prunesearch.core.tables.training_tables import PARAMETERS
 
 
@@ -126,6 +127,31 @@ def _refuse(given: list[str], why: str, way_out: str) -> None:
         raise PruneSearchError(f"{given[0]} {why}: {way_out}")
 
 
+def learn_scorers(
+    study: Annotated[str, typer.Argument(help="Name of a study, or its folder.")],
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"{explained(LEARNED)}; may be repeated; none: the first two.")
+    ] = None,
+    train: Annotated[str | None, typer.Option(help="Rows to train on, as of tune; labels are not used.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the rows for each method (1).")] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate at its height (1e-3).")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows in a step (64).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train scorers that have weights, for run --weights STUDY/scorers.
+
+    A control is trained beside them on noise; both are compared with the rules. Ctrl-C and kill -9 lose little.
+    """
+    settings = {"epochs": epochs, "rate": rate, "batch_size": batch_size, "seed": seed}
+    chosen = {} if not method else {"methods": method}
+    with quietly(quiet or json), interruptible("what was trained until the last checkpoint is kept"):
+        found = _load(study).learn_scorers(train, **chosen, **settings)
+    print_scorers(found, json)
+
+
 def register(app: typer.Typer) -> None:
-    """Add this command to the application."""
+    """Add these commands to the application."""
     app.command()(tune)
+    app.command("learn-scorers")(learn_scorers)

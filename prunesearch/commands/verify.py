@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import spearmanr
 from torch import nn
 
-from prunesearch.compress.artefacts import read_weights
 from prunesearch.compress.fits import fits_for
 from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
@@ -24,6 +23,7 @@ from prunesearch.cost.energy.schedules import open_meter
 from prunesearch.cost.energy.window import EnergyMeter
 from prunesearch.cost.shape import conditions_of
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.forward.artefacts import read_weights
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.finish.items import combine_measured
 from prunesearch.search.finish.remeasure import Remeasured, remeasure

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunesearch.compress.artefacts import read_weights, weights_path
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say, warn
 from prunesearch.core.files import write_bytes_atomic, write_text_atomic
@@ -14,6 +13,7 @@ from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.export import export, find_format, import_file
 from prunesearch.export.schedules.model_shape import model_shape
 from prunesearch.export.schedules.native import imported_json
+from prunesearch.pruning.forward.artefacts import read_weights, weights_path
 
 if TYPE_CHECKING:
     from torch import nn

@@ -20,7 +20,15 @@ from prunesearch.pruning.families.find import Encoder, find_reduced
 from prunesearch.pruning.families.restoring import restore_places
 from prunesearch.pruning.families.surroundings import check_surroundings, holders
 from prunesearch.pruning.forward.leaves import Leaves
-from prunesearch.pruning.forward.state import Departure, Reductions, carrier_of, hide_state, mark_carrier, show_state
+from prunesearch.pruning.forward.state import (
+    Departure,
+    Reductions,
+    Soften,
+    carrier_of,
+    hide_state,
+    mark_carrier,
+    show_state,
+)
 from prunesearch.pruning.forward.tokens import Tokens
 from prunesearch.pruning.forward.trace import Trace
 from prunesearch.pruning.forward.twins import Fits, Twins
@@ -272,6 +280,16 @@ class Handle:
         `hidden` must come from a forward on the same inputs without a stage before `layer` (`observing`).
         """
         return self._driver.state.changed(resume=(layer, hidden))
+
+    def softened(self, soften: Soften) -> AbstractContextManager[None]:
+        """Within the block, tokens of the calling thread's forwards count for less behind a block's attention.
+
+        Args:
+            soften: `(block, hidden states [batch, n, width], tokens) -> sizes [batch, n]` in (0, 1], or None;
+                `log(size)` is added to every later attention to a token. It has gradients, and near 0 is as good as
+                removal.
+        """
+        return self._driver.state.changed(soften=soften)
 
     @contextmanager
     def departing(self) -> Iterator[list[Departure]]:

@@ -48,7 +48,16 @@ class Rule:
         return cls(stage, keep_before, read, SCORERS.load(stage.scorer), SELECTIONS.load(stage.selection), merge)
 
     def decide(
-        self, tokens: Tokens, view: AttentionView, depth: int, seed: int, cls: int | None, *, in_order: bool
+        self,
+        tokens: Tokens,
+        view: AttentionView,
+        depth: int,
+        seed: int,
+        cls: int | None,
+        *,
+        in_order: bool,
+        features: Tensor | None = None,
+        probe: Mapping[str, Tensor] | None = None,
     ) -> Assignment:
         """Decide what becomes of `tokens`, by the attention of the block they are in.
 
@@ -59,6 +68,7 @@ class Rule:
             seed: of the `random` scorer.
             cls: see `ScorerInput`.
             in_order: whether the order of tokens means something to the model.
+            features, probe: see `ScorerInput`.
         """
         stage, keep = self.stage, self.stage.keep
         n_out = tokens.width_after(keep)
@@ -66,7 +76,7 @@ class Rule:
         score = selection = None
         if self.score is not None and self.select is not None:
             place = stage.layer, depth, seed, cls
-            score = self.score(ScorerInput(view, tokens, keep, *place, of_scorer))
+            score = self.score(ScorerInput(view, tokens, keep, *place, of_scorer, features, probe))
             asked = tokens, view, score, keep, n_out, of_selection, in_order or self.order_read
             selection = self.select(SelectionInput(*asked))
         merging = tokens, view, score, selection, keep, self.keep_before, n_out

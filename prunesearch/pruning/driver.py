@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,12 +12,21 @@ from transformers import PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import DECODER, INPUT
+from prunesearch.core.plans.stage import DECODER, ENCODER, INPUT, Stage
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.decide import Rule
 from prunesearch.pruning.families.find import Encoder
-from prunesearch.pruning.forward.state import Departure, Followed, ForwardState, Reductions, Threads, ThreadState
+from prunesearch.pruning.forward.probes import probes_of
+from prunesearch.pruning.forward.state import (
+    Departure,
+    Followed,
+    ForwardState,
+    Reductions,
+    Soften,
+    Threads,
+    ThreadState,
+)
 from prunesearch.pruning.forward.tokens import Tokens, key_validity
 from prunesearch.pruning.interface import base_name
 
@@ -238,6 +248,8 @@ class Driver:
         passing()
         if rule is not None:
             x = self._reduce(forward, rule, forward.take_view(), x, mask, first=index + 1)
+        if state.soften is not None:
+            self._soften(forward, state.soften, index, x, mask)
         passing()
         if (index, "mlp") not in skips:
             x = layout.feed(block, x)
@@ -284,7 +296,8 @@ class Driver:
         if family.positions is None and view.mask is not None:
             view.mask = view.mask[..., :1, :]  # the same for all queries, as `key_validity` takes it to be
         place = self.encoder.depth, self.seed, family.cls
-        assignment = rule.decide(tokens, view, *place, in_order=family.keeps_order)
+        probe = self._probe(rule.stage)
+        assignment = rule.decide(tokens, view, *place, in_order=family.keeps_order, features=x, probe=probe)
         if state.trace is not None:
             state.trace.add(rule.stage, assignment, tokens, x)
         if state.departures is not None:
@@ -293,6 +306,18 @@ class Driver:
         forward.tokens = left.kept(rule.stage.keep)
         forward.stages.append((first, forward.tokens))
         return x
+
+    def _soften(self, forward: ForwardState, soften: Soften, index: int, x: Tensor, mask: Tensor | None) -> None:
+        """Let tokens count as `soften` says, for every attention that follows."""
+        tokens = forward.tokens or self._start(x, mask)
+        size = soften(index, x, tokens)
+        if size is not None:
+            forward.tokens = replace(tokens, size=size)
+
+    def _probe(self, stage: Stage) -> dict[str, Tensor] | None:
+        """The weights of a stage's scorer, where it is a learned one."""
+        held = probes_of(self.around) if stage.place.part == ENCODER else None
+        return None if held is None else held.of(stage.scorer, stage.layer)
 
     def _start(self, x: Tensor, mask: Tensor | None) -> Tokens:
         encoder, positions, real = self.encoder, self.encoder.family.positions, self.state.real

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan, say, step
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.energy.schedules import open_meter
 from prunesearch.cost.energy.window import EnergyMeter
@@ -116,6 +117,8 @@ def _through(
     """Install on the model what takes schedules, go through the steps, and leave the model as it was."""
     with apply_(setting.task.model, Schedule(), seed=setting.config.seed) as handle:
         geometry = setting.geometry
+        if setting.weights is not None and RUNTIMES.entry(setting.config.mode).by_torch:
+            space_file = space_file.with_scorers(setting.weights.scorers)
         space = space_file.fit(geometry.depth, geometry.tokens, geometry.protected)
         found: Any = Run(setting, folder, lock, handle, space, meter)
         for one in steps:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunesearch.compress.artefacts import changed_weights, read_weights, save_weights
 from prunesearch.core.events import say
 from prunesearch.core.files import load_json, write_text_atomic
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.training_tables import PARAMETERS
+from prunesearch.pruning.forward.artefacts import changed_weights, read_weights, save_weights
 from prunesearch.tasks.base import Task
 from prunesearch.training.distillation import Distillation, Draw, student_of, teacher_of
 from prunesearch.training.settings import EPOCHS, TrainingSettings

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback
@@ -25,11 +25,12 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import Moving, moving
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.tasks.libraries import package, quiet_libraries
-from prunesearch.training.distillation import Distillation, named_parts
+from prunesearch.training.distillation import named_parts
 
 _LOOKS = 10  # times that the stopping rows are looked at, and a checkpoint is written
 _PATIENCE = 5  # looks without a better one, after which training ends
 _PREFIX = "checkpoint-"
+STUDENT = "student"  # the part of a module that is trained
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class DistillingTrainer(Trainer):
 
 
 def train(
-    distillation: Distillation,
+    distillation: nn.Module,
     rows: tuple[Tensor, Tensor],
     amount: TrainingLength,
     folder: Path,
@@ -127,7 +128,7 @@ def train(
     """Train the student of a distillation, in place; a training that was interrupted goes on where it was last saved.
 
     Args:
-        distillation: what is trained, and by which loss.
+        distillation: what is trained (its part `student`), and by which loss, which its forward gives of rows.
         rows: to train on, and to stop by, as `TrainingRows` numbers them.
         amount: how much.
         folder: of the checkpoints; it must be of this training alone.
@@ -159,8 +160,8 @@ def train(
     return Trained(int(state.global_step), clock.seconds, float(best))
 
 
-def _arguments(amount: TrainingLength, folder: Path, distillation: Distillation) -> TrainingArguments:
-    device = next(distillation.student.parameters()).device
+def _arguments(amount: TrainingLength, folder: Path, distillation: nn.Module) -> TrainingArguments:
+    device = next(distillation.get_submodule(STUDENT).parameters()).device
     accelerator, every = kind_of(str(device)).accelerator, max(1, amount.steps // _LOOKS)
     if device.index not in (None, 0):  # accelerate takes the first of its kind
         raise PruneSearchError(

@@ -20,12 +20,12 @@ from prunesearch.commands.tuning.judging import Wanted
 from prunesearch.commands.tuning.tune import tune
 from prunesearch.commands.tuning.tune_schedule import tune_schedule
 from prunesearch.commands.verify import verify
-from prunesearch.compress.artefacts import loaded, read_weights, save_weights, weights_path
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.export_tables import FORMATS
 from prunesearch.export.models.from_study import export_study_model
 from prunesearch.export.models.model_format import ModelOptions
+from prunesearch.pruning.forward.artefacts import loaded, read_weights, save_weights, weights_path
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder

@@ -15,9 +15,9 @@ import prunesearch as ps
 from prunesearch.commands.tuning.judging import Wanted
 from prunesearch.commands.tuning.tune import tune
 from prunesearch.commands.tuning.tune_elastic import ElasticWeights, tune_elastic
-from prunesearch.compress.artefacts import read_weights, save_weights
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
+from prunesearch.pruning.forward.artefacts import read_weights, save_weights
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder

@@ -85,6 +85,7 @@ ABOUT = {
     "tasks/kinds/sentence_modules.py": {"mean", "cosine"},  # words of sentence-transformers
     "pruning/families/pooling.py": {"mean"},  # and of ModernBERT
     "tasks/kinds/video.py": {"vivit"},  # whose automatic class asks for a package that it does not need
+    "pruning/families/timm.py": {"gate"},  # a part of its attention
     "tasks/loading.py": {"timm_wrapper"},  # another library's models
     # a speed-up is one of latency
     "search/costs/costing.py": {"latency"},

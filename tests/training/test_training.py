@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import prunesearch as ps
-from prunesearch.compress.artefacts import changed_weights
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
+from prunesearch.pruning.forward.artefacts import changed_weights
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Held
 from prunesearch.training.augment import augmented

@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from prunesearch import __version__
-from prunesearch.compress.artefacts import loaded
 from prunesearch.core.events import say, step
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import Handle
+from prunesearch.pruning.forward.artefacts import loaded
 from prunesearch.search.finish.candidates import blind_note
 from prunesearch.search.finish.items import metric_value, paired_difference_to
 from prunesearch.search.trials.evaluate import Evaluation, Evaluator
@@ -119,6 +119,8 @@ class Tuning:
         """What tells a training from all others of the study."""
         asked, drawn = self.wanted.settings.to_dict(), [schedule.to_dict() for schedule in schedules]
         facts = [drawn, asked, self.rows.digest, digest_of(self.setting.task), __version__]
+        if self.setting.weights is not None:
+            facts.append(self.setting.weights.name)
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import nn
 
 from prunesearch.commands.tuning.judging import Judging, Tuning, Wanted
-from prunesearch.compress.artefacts import weights_path
 from prunesearch.compress.fits import fits_for
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
@@ -16,6 +15,7 @@ from prunesearch.export.models.card import model_card
 from prunesearch.export.pick import pick
 from prunesearch.export.schedules.native import provenance_of
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.forward.artefacts import weights_path
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.tuned import with_tuned
 from prunesearch.study.alone import Alone

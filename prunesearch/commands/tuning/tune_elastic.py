@@ -10,7 +10,6 @@ from torch import nn
 
 from prunesearch import __version__
 from prunesearch.commands.tuning.judging import Judging, Tuning, Wanted
-from prunesearch.compress.artefacts import weights_path
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
 from prunesearch.core.events import say, step
@@ -19,6 +18,7 @@ from prunesearch.core.plans.plan import Plan
 from prunesearch.export.models.card import model_card
 from prunesearch.export.schedules.native import schedule_json
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.forward.artefacts import weights_path
 from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder

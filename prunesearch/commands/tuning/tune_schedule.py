@@ -11,7 +11,6 @@ from torch import nn
 
 from prunesearch import __version__
 from prunesearch.commands.tuning.judging import Judging, Outcome, Tuning, Wanted
-from prunesearch.compress.artefacts import with_weights
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
 from prunesearch.core.events import say, step
@@ -21,6 +20,7 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.models.card import model_card
 from prunesearch.export.schedules.native import schedule_json
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.forward.artefacts import with_weights
 from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder

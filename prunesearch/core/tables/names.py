@@ -42,6 +42,7 @@ class Registry(Generic[R]):
         row: the class of its rows, for `register`.
         outside: the rows that installed packages bring, by name, each behind a call (see `plugins.find`); asked on the
             first miss, and when names are listed.
+        beside: a table whose names are taken where these are, though they are not listed with them.
         check: called with name and row before a row from outside is taken in, and the rows that are there; raises
             `PruneSearchError` where it must not be.
     """
@@ -53,8 +54,10 @@ class Registry(Generic[R]):
         row: Callable[..., R] | None = None,
         outside: Callable[[], Mapping[str, Callable[[], Any]]] | None = None,
         check: Callable[[str, R, Mapping[str, R]], None] | None = None,
+        beside: Registry[Any] | None = None,
     ) -> None:
         self.kind = kind
+        self._beside = beside
         self._rows: dict[str, R] = dict(rows)
         self._make: Callable[..., Any] = row or Row
         self._check = check
@@ -69,7 +72,7 @@ class Registry(Generic[R]):
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._rows or name in self._outside()
+        return name in self._rows or name in self._outside() or (self._beside is not None and name in self._beside)
 
     def entry(self, name: str) -> R:
         """Return the row called `name`.
@@ -81,6 +84,8 @@ class Registry(Generic[R]):
             raise PruneSearchError(f"a {self.kind} must be a name, but got {name!r}")
         if name not in self._rows:
             outside = self._outside()
+            if self._beside is not None and name not in outside and name in self._beside:
+                return self._beside.entry(name)  # type: ignore[no-any-return]
             if name not in outside:
                 raise PruneSearchError(f"unknown {self.kind} '{name}': {did_you_mean(name, self)}")
             found = outside[name]()
@@ -175,9 +180,10 @@ def make_table(
     row: Callable[..., R],
     group: str = "",
     check: Callable[[str, R, Mapping[str, R]], None] | None = None,
+    beside: Registry[Any] | None = None,
 ) -> Registry[R]:
     """A table that packages may add to by entry points of `prunesearch.GROUP` (none: the kind's plural)."""
-    return Registry(kind, rows, row, partial(plugins.find, group or f"{kind.replace(' ', '_')}s"), check)
+    return Registry(kind, rows, row, partial(plugins.find, group or f"{kind.replace(' ', '_')}s"), check, beside)
 
 
 def load_target(target: Any) -> Any:

@@ -323,6 +323,7 @@ COUNTERS = make_table(
 # what a newcomer may ask for by name; a text says where a table of another room is
 TABLES: dict[str, Registry[Any] | str] = {
     "scorers": SCORERS,
+    "learned_scorers": "prunesearch.core.tables.token_tables:LEARNED",
     "merges": MERGES,
     "selections": SELECTIONS,
     "changes": CHANGES,

@@ -22,6 +22,19 @@ class ScorerRow(Row):
 
 
 @dataclass(frozen=True)
+class LearnedRow(ScorerRow):
+    """A scorer with weights that are learned (`prunesearch learn-scorers`).
+
+    Attributes:
+        learning: what trains them, as `module:attribute`: a `training.scorers.scene.LearnsScorer`.
+        control: it learns nothing, and is what the others are compared with.
+    """
+
+    learning: str = ""
+    control: bool = False
+
+
+@dataclass(frozen=True)
 class MergeRow(Row):
     """A merge. `uses_scores`: False if the scorer is ignored (matching by similarity alone); `makes_sizes`: True if
     kept tokens may come to stand for several inputs; `order_free`, `params`: as of a scorer."""

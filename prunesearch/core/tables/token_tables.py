@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from prunesearch.core.tables.names import make_table
 from prunesearch.core.tables.params import Param
-from prunesearch.core.tables.row_kinds import MergeRow, ScorerRow, SelectionRow
+from prunesearch.core.tables.row_kinds import LearnedRow, MergeRow, ScorerRow, SelectionRow
 
 _SCORERS = "prunesearch.pruning.scorers"
 _MERGES = "prunesearch.pruning.merges"
 _SELECTIONS = "prunesearch.pruning.selections"
+
+_BY_PROBE, _LEARNING = f"{_SCORERS}.by_probe:by_probe", "prunesearch.training.scorers"
+
+
+def _learned(name: str, help: str, *, control: bool = False) -> LearnedRow:
+    """A row of `LEARNED`: one probe for all, whose weights the file of that name trains."""
+    return LearnedRow(_BY_PROBE, help, order_free=True, learning=f"{_LEARNING}.{name}:{name}", control=control)
+
+
+# scorers whose weights are learned; stages take them as they take rules, where the model has the weights
+LEARNED = make_table(
+    "learned scorer",
+    {
+        "saliency": _learned("saliency", "predicts gradient x activation of the divergence"),
+        "leave_one_out": _learned("leave_one_out", "ranks groups of tokens by what outputs lose without them"),
+        "gate": _learned("gate", "keep decisions trained through masked tokens (DynamicViT)"),
+        "random_targets": _learned("random_targets", "the same weights trained on noise: the control", control=True),
+    },
+    LearnedRow,
+)
 
 SCORERS = make_table(
     "scorer",
@@ -63,6 +83,7 @@ SCORERS = make_table(
         "random": ScorerRow(f"{_SCORERS}.by_place:random", "seeded random order, the floor to beat"),
     },
     ScorerRow,
+    beside=LEARNED,
 )
 
 MERGES = make_table(

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunesearch.compress.artefacts import with_weights
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.export.models.card import write_card
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
@@ -17,6 +16,7 @@ from prunesearch.export.models.record import ModelExport
 from prunesearch.export.models.write import check_changes, check_methods, check_output, export_model, find_model_format
 from prunesearch.export.pick import pick
 from prunesearch.export.schedules.native import provenance_of
+from prunesearch.pruning.forward.artefacts import with_weights
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
 from prunesearch.study.front_items import Point

@@ -28,7 +28,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.names import Registry
 from prunesearch.core.tables.registry import DTYPES, PRECISIONS
-from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
+from prunesearch.core.tables.token_tables import LEARNED, MERGES, SCORERS, SELECTIONS
 from prunesearch.cost.timing.runtimes import Forward, answers_of
 from prunesearch.export.models.bundle import Bundle, Key
 from prunesearch.export.models.model_format import ModelFormat, ModelSource
@@ -281,6 +281,9 @@ HUGGING_FACE = ModelFormat(
     load=load_folder,
     suffix="",
     precisions={"bfloat16": "torch", "float16": "torch"},
+    unable=dict.fromkeys(
+        LEARNED, "the weights of a learned scorer are none of the model's, and such a folder has those"
+    ),
     float_alone="its weights are floating-point numbers, and transformers quantises when it loads",
     tolerance=1e-5,  # float32 sums in another memory layout may differ in their last digits
     applied=False,

@@ -28,6 +28,8 @@ from prunesearch.pruning.forward.twins import Twin
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# block, hidden states `[batch, n, width]` and tokens -> sizes `[batch, n]` in (0, 1]; None: as they are
+Soften = Callable[[int, Tensor, Tokens], "Tensor | None"]
 _STATE, _CARRIER = "_prunesearch_state", "_prunesearch_handle"
 
 
@@ -162,6 +164,7 @@ class ThreadState:
         recorded: the inputs of the blocks of the latest forward, where they are observed.
         resume: the block at which forwards begin, and its input `[batch, tokens, width]`.
         departures: the stages of the latest forward, where a head needs every token back.
+        soften: gives tokens of the unpruned model other sizes behind a block's attention (`Handle.softened`).
         real: bool `[batch, n_start]`, where a model's padding is not in its mask.
         mask: for an attention whose block passes no mask on.
         notes: what hooks around the blocks leave for each other within one call of the model.
@@ -177,6 +180,7 @@ class ThreadState:
         self.recorded: list[Tensor] | None = None
         self.resume: tuple[int, Tensor] | None = None
         self.departures: list[Departure] | None = None
+        self.soften: Soften | None = None
         self.real: Tensor | None = None
         self.mask: Tensor | None = None
         self.notes: dict[str, Any] = {}

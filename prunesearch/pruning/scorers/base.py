@@ -21,7 +21,9 @@ class ScorerInput:
 
     `cls` is the place of the CLS token among a row's real tokens (-1: the last), or None if the model has none; `share`
     is the fraction of the initial reducible tokens that will be left; `depth` is the number of blocks of the model;
-    `params` every parameter of the scorer, by name (`core.tables.registry.SCORERS`).
+    `params` every parameter of the scorer, by name (`core.tables.registry.SCORERS`). A learned scorer reads `features`,
+    the hidden states `[batch, tokens, width]` behind the attention, with the weights of its `probe` at this block; None
+    where there are none.
     """
 
     attention: AttentionView
@@ -32,6 +34,8 @@ class ScorerInput:
     seed: int
     cls: int | None
     params: Mapping[str, float]
+    features: Tensor | None = None
+    probe: Mapping[str, Tensor] | None = None
 
     @property
     def keep(self) -> int | Tensor:

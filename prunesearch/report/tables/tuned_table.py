@@ -44,6 +44,19 @@ def elastic_table(judged: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def scorers_table(judged: Sequence[Mapping[str, Any]]) -> Table:
+    """A row each scorer, the best first: its divergence over the control's, in the mean and at each single stage."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("scorer", no_wrap=True)
+    table.add_column("to control", justify="right")
+    for stage in judged[0]["losses"]:
+        table.add_column(stage, justify="right", overflow="fold")
+    for row in judged:
+        name = f"{row['scorer']} (learned)" if row["learned"] else row["scorer"]
+        table.add_row(name, f"{row['to_control']:.2f}", *(f"{loss:.3g}" for loss in row["losses"].values()))
+    return table
+
+
 def _ends(difference: Mapping[str, Any]) -> dict[str, Any]:
     return {name: difference[name] for name in ("value", "low", "high")}
 

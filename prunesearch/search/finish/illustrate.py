@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from prunesearch.compress.artefacts import with_weights
 from prunesearch.core.events import track
 from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import Handle
+from prunesearch.pruning.forward.artefacts import with_weights
 from prunesearch.report.pictures import owners, to_data_uri
 from prunesearch.report.report import write_report
 from prunesearch.report.spectrogram import picture, sound_view

@@ -7,7 +7,7 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -111,6 +111,10 @@ class SpaceFile(BaseModel):
             PruneSearchError: if the space does not fit the model.
         """
         return Space(self, depth, tokens, protected, methods)
+
+    def with_scorers(self, names: Sequence[str]) -> Self:
+        """The same with more scorers."""
+        return self.model_copy(update={"scorers": list(dict.fromkeys([*self.scorers, *names]))})
 
     def methods(self) -> list[str]:
         """All methods of the space, `scorer+merge`; merges that ignore the scorer stand once."""

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from prunesearch.compress.artefacts import load_, loaded, read_weights, weights_path
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import load_json
 from prunesearch.core.plans.plan import Plan
+from prunesearch.pruning.forward.artefacts import load_, loaded, read_weights, weights_path
+from prunesearch.pruning.forward.probes import made_probes, split_tensors
 
 PLAN = "plan.json"  # in the folder of a training: the plan, how its weights were trained, and what it is
 _WEIGHTS = "weights"  # beside it
@@ -77,6 +79,12 @@ class GivenWeights:
         place = folder / _WEIGHTS
         weights = read_weights(place, name)
         return cls(name, weights, load_(model, weights), equal, told, place, model)
+
+    @property
+    def scorers(self) -> list[str]:
+        """The learned scorers that have weights in it."""
+        held = made_probes(split_tensors(self.tensors)[1], torch.device("cpu"))
+        return [] if held is None else held.scorers
 
     @contextmanager
     def taken_out(self) -> Iterator[None]:

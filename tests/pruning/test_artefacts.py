@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from prunesearch.compress.artefacts import (
+from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.plans.plan import Plan
+from prunesearch.pruning.forward.artefacts import (
     changed_weights,
     loaded,
     read_weights,
@@ -18,8 +20,6 @@ from prunesearch.compress.artefacts import (
     weights_path,
     with_weights,
 )
-from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.plans.plan import Plan
 
 
 @pytest.fixture

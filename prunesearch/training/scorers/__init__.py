@@ -1,0 +1,1 @@
+"""Learned scorers: one file a method, and what they share: the probe, what a step sees, and saving."""
