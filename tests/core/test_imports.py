@@ -63,6 +63,7 @@ SUB_ROOMS = {
     "report": (("tables",), ("views",), ("dashboard",)),
     "search": (("space",), ("solve",), ("costs",), ("samplers",), ("trials",), ("engines", "finish")),
     "commands": (("tuning",),),
+    "training": (("scorers",),),
     "pruning": (("forward",), ("scorers", "selections"), ("merges",), ("families",)),
 }
 
