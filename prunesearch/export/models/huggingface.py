@@ -114,9 +114,9 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule) -> str:
         ("prunesearch.pruning.apply", "handle_of"),
     ]
     replaced = {
-        ("prunesearch.core.tables.registry", "SCORERS"): 'Registry("scorer", {}, ScorerRow)',
-        ("prunesearch.core.tables.registry", "MERGES"): 'Registry("merge", {}, MergeRow)',
-        ("prunesearch.core.tables.registry", "SELECTIONS"): 'Registry("selection", {}, SelectionRow)',
+        ("prunesearch.core.tables.token_tables", "SCORERS"): 'Registry("scorer", {}, ScorerRow)',
+        ("prunesearch.core.tables.token_tables", "MERGES"): 'Registry("merge", {}, MergeRow)',
+        ("prunesearch.core.tables.token_tables", "SELECTIONS"): 'Registry("selection", {}, SelectionRow)',
         (_TABLES, "FAMILIES"): 'Registry("model family", {row.model_type: Row(row, "") for row in ROWS}, Row)',
         **_rows(find_encoder(model).family.model_type),
         ("prunesearch.core.tables.registry", "CHANGES"): 'Registry("kind of change", {}, ChangeRow)',
