@@ -178,3 +178,25 @@ def test_learned_names_are_taken_but_not_listed_among_the_rules() -> None:
     with pytest.raises(PruneSearchError, match="already registered"):
         SCORERS.register("saliency", lambda inputs: inputs, "mine")
     assert sum(row.control for row in LEARNED.entries().values()) == 1
+
+
+def test_a_policy_comes_to_keep_what_is_rewarded(task: Task) -> None:
+    """A divergence made up: the share of tokens of the first half that are gone. Nothing else tells them apart."""
+    scene, _ = scene_of(task)
+    n = scene.entering.shape[1]
+    first = torch.arange(n) <= n // 2
+    scene._seen = scene.entering, scene_tokens(scene)
+    probe = torch.zeros(n, requires_grad=True)
+    scene.logits = lambda x, tokens: probe.expand(x.shape[:2])  # type: ignore[method-assign]
+    scene.divergence = lambda size_of: (size_of(*scene.seen) < 0.5)[:, first].float().mean(1)  # type: ignore
+    torch.manual_seed(0)
+    for _ in range(30):
+        (gradient,) = torch.autograd.grad(load_target(LEARNED.entry("policy").learning)(scene), probe)
+        probe.data -= 5 * gradient
+    assert probe[1:][first[1:]].min() > probe[~first].max()
+
+
+def scene_tokens(scene: Scene) -> Any:
+    with torch.no_grad():
+        scene.divergence(lambda x, tokens: torch.ones(x.shape[:2]))
+    return scene.seen[1]

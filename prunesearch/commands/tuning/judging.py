@@ -84,12 +84,14 @@ class Tuning:
         step(f"tuning {label}: {plan.schedule}")
         if plan.changes:
             say(f"{label} is trained without {plan.variant}, and judged with it")
-        return self._school(share).learn(fixed(plan.schedule), self.key([plan.schedule]), label, steps=steps)
+        return self._school(share).learn(
+            fixed(plan.schedule), self.key([plan.schedule], steps or share), label, steps=steps
+        )
 
     def learn_elastic(self, near: Sequence[Schedule], share: float) -> Learnt:
         """Train a student that serves all of these schedules, from the slowest to the fastest."""
         step(f"training one network for {len(near)} schedules near the front; the smallest: {near[-1]}")
-        return self._school(share).learn(sandwich(near), self.key(near), "elastic", looks=looked_at(near))
+        return self._school(share).learn(sandwich(near), self.key(near, share), "elastic", looks=looked_at(near))
 
     def reference(self, learnt: Learnt) -> Learnt | None:
         """The unpruned model after the same training as one of a point; None: that leaves it as it is."""
@@ -97,7 +99,11 @@ class Tuning:
             step("no labels: the same training leaves the unpruned model as it is, and it is the only reference")
             return None
         step("training the unpruned model in the same way: the second reference")
-        return self._school().learn(fixed(Schedule()), self.key([Schedule()]), "unpruned", steps=learnt.amount.steps)
+        return self.unpruned(learnt.amount.steps)
+
+    def unpruned(self, steps: int) -> Learnt:
+        """The unpruned model trained for so many steps."""
+        return self._school().learn(fixed(Schedule()), self.key([Schedule()], steps), "unpruned", steps=steps)
 
     def told(self, learnt: Learnt) -> dict[str, Any]:
         """How weights were trained, fields of `Tuned`."""
@@ -115,12 +121,19 @@ class Tuning:
             "seed": settings.seed,
         }
 
-    def key(self, schedules: Sequence[Schedule]) -> str:
-        """What tells a training from all others of the study."""
+    def key(self, schedules: Sequence[Schedule], length: float) -> str:
+        """What tells a training from all others of the study.
+
+        Args:
+            schedules: that it draws from.
+            length: its steps, or its share of a time that was asked for; epochs are the same for all.
+        """
         asked, drawn = self.wanted.settings.to_dict(), [schedule.to_dict() for schedule in schedules]
         facts = [drawn, asked, self.rows.digest, digest_of(self.setting.task), __version__]
         if self.setting.weights is not None:
             facts.append(self.setting.weights.name)
+        if self.wanted.settings.seconds is not None:
+            facts.append(str(length))
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from prunesearch import __version__
 from prunesearch.commands.tuning.judging import Judging, Tuning, Wanted
+from prunesearch.compress.fits import fits_for
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
 from prunesearch.core.events import say, step
@@ -103,7 +104,8 @@ def tune_elastic(
         learnt = work.learn_elastic(near, _SHARE)
         equal = work.reference(learnt)
         step("judging the points of the study on rows that no training has seen")
-        with apply_(setting.task.model, Plan(), seed=setting.config.seed) as handle:
+        fits = fits_for([point.to_plan() for point in front.points], folder.path)
+        with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=fits) as handle:
             judging = Judging.of(work, equal, handle)
             plans = {p.id: p.to_plan().on_own_weights for p in front.points if len(p.to_plan())}
             judged = judging.on_shared({"unpruned": Plan(), **plans}, learnt)

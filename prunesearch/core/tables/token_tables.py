@@ -25,6 +25,7 @@ LEARNED = make_table(
         "saliency": _learned("saliency", "predicts gradient x activation of the divergence"),
         "leave_one_out": _learned("leave_one_out", "ranks groups of tokens by what outputs lose without them"),
         "gate": _learned("gate", "keep decisions trained through masked tokens (DynamicViT)"),
+        "policy": _learned("policy", "draws what is kept, and learns by reward (REINFORCE; TR-BERT)"),
         "random_targets": _learned("random_targets", "the same weights trained on noise: the control", control=True),
     },
     LearnedRow,
