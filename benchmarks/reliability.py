@@ -152,7 +152,10 @@ def disk_full(bench: Bench, times: int) -> Iterator[dict[str, int]]:
 
 
 def database_away(bench: Bench, times: int) -> Iterator[dict[str, int]]:
-    """PostgreSQL is stopped, which breaks every connection, and comes back after five seconds."""
+    """PostgreSQL is stopped, which breaks every connection, and comes back after five seconds.
+
+    A run that meets it for the first time then refuses the storage in a line, and has nothing to lose yet.
+    """
     _, whole = bench.undisturbed("local")
     for _ in range(times):
         if bench.over:
@@ -164,12 +167,14 @@ def database_away(bench: Bench, times: int) -> Iterator[dict[str, int]]:
         time.sleep(5)
         bench.server.start()
         child.wait(None)
-        unclear = int(child.code != 0)
-        if unclear:
+        refused = child.code == 2 and "cannot be used" in child.lines()[-1] and not child.told()
+        unclear = int(child.code != 0 and not refused)
+        if child.code:
             study.run_to_the_end()
         told = set(child.told()) - {number for number, _, _ in study.finished()}
         found = bench.ended(study)
-        yield {**found, "times": 1, "unclear": unclear, "lost": found["lost"] + len(told)}
+        lost = found["lost"] + len(told)
+        yield {**found, "times": 1, "unclear": unclear, "lost": lost, "refused at its start": int(refused)}
 
 
 def processes(many: int, bench: Bench, times: int) -> Iterator[dict[str, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
@@ -14,24 +15,30 @@ import sqlalchemy as sa
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.study import StudyDirection
 
-from prunesearch.core.events import say
+from prunesearch.core.events import say, warn
 from prunesearch.study.storage.journal import StudyFile, lock_of
-from prunesearch.study.storage.patience import DELAYS_S, Patient
+from prunesearch.study.storage.patience import DELAYS_S, Patient, reason_of
 from prunesearch.study.storage.places import backend_of, journal_of, sqlite_file
 from prunesearch.study.storage.storage import StudyStorage
 from prunesearch.study.storage.urls import hide_password
 
-_TRIES = 5  # to open a database that other processes are making at the same moment
+# seconds between tries to open a database: other processes may be making it at the same moment
+_MAKING_S = (0.2, 0.2, 0.2, 0.2)
+_AWAY_S = (0.25, 0.5, 1.0, 2.0, 4.0)  # and one that was there before may be away for a moment
 
 
-def open_storage(where: Path | str, study: str, directions: int = 0) -> StudyStorage:
+def open_storage(
+    where: Path | str, study: str, directions: int = 0, sleep: Callable[[float], None] = time.sleep
+) -> StudyStorage:
     """Open a storage and its study.
 
     Args:
         where: a journal, or the URL of a database as Optuna takes it. Beside a journal that is not there yet, a
             database that an earlier version wrote is taken over.
         study: name of the study.
-        directions: how many values a trial minimises, for a study that is not there yet; 0: it must be there.
+        directions: how many values a trial minimises, for a study that is not there yet; 0: it must be there. Who gives
+            them is patient: the database of a server was seen before, when it was asked whether the study is there.
+        sleep: waits so many seconds.
 
     Raises:
         KeyError: if the study is not there, and `directions` is 0.
@@ -41,17 +48,20 @@ def open_storage(where: Path | str, study: str, directions: int = 0) -> StudySto
         file = StudyFile(where)
         journal = journal_of(file)
         return StudyStorage(journal, _study_id(journal, study, directions), file.together)
-    for attempt in range(_TRIES):
+    server = sqlite_file(where) is None
+    for attempt, delay in enumerate((*(_AWAY_S if server and directions else _MAKING_S), None)):
         try:
             backend = backend_of(where, write=True)
             study_id = _study_id(backend, study, directions)
             break
-        except (sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError):
+        except (sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError) as error:
             # two processes that make the tables at once: the later one finds them there
-            if attempt == _TRIES - 1:
+            if delay is None:
                 raise
-            time.sleep(0.1 + 0.2 * random.random())
-    delays = DELAYS_S if sqlite_file(where) is None else ()
+            if attempt == 1 and server and directions:
+                warn(f"storage '{hide_password(where)}' is away ({reason_of(error)}): trying again for eight seconds")
+            sleep(delay * random.uniform(0.5, 1.5))
+    delays = DELAYS_S if server else ()
     patient = cast(BaseStorage, Patient(backend, hide_password(where), delays))
     return StudyStorage(patient, study_id, nullcontext)
 

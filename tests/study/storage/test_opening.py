@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
+import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.events import Note, listening
-from prunesearch.study.storage.opening import take_over
+from prunesearch.study.storage.opening import open_storage, take_over
 from prunesearch.study.trials import finished_trials, open_study, read_trials, study_exists
 from tests.support.searches import make_search, run_local
 from tests.support.studies import load_study
@@ -29,6 +30,20 @@ def shown(study):
     names = ("number", "state", "values", "params", "distributions", "user_attrs", "system_attrs")
     times = ("datetime_start", "datetime_complete")
     return [[getattr(trial, name) for name in (*names, *times)] for trial in study.trials]
+
+
+def test_a_server_that_was_there_is_waited_for_a_while_and_a_wrong_one_is_not():
+    nowhere, slept, heard = "postgresql+psycopg://me:hunter2@127.0.0.1:1/none", [], []
+    with listening(heard.append), pytest.raises(sa.exc.OperationalError):
+        open_storage(nowhere, "x", 2, slept.append)
+    assert 3 < sum(slept) < 12
+    (said,) = [e.text for e in heard if isinstance(e, Note)]
+    assert "is away" in said
+    assert "hunter2" not in said
+    slept.clear()
+    with pytest.raises(sa.exc.OperationalError):
+        open_storage(nowhere, "x", 0, slept.append)
+    assert sum(slept) < 2
 
 
 def test_its_trials_are_copied_once_and_it_stays_as_it_is(old):
