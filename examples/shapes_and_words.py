@@ -1,11 +1,12 @@
-"""Pictures of small shapes and printed words, with questions of place, count and reading that need a sharp picture.
+"""Pictures of small shapes and printed words, with questions of looks, place, count and reading that need a picture.
 
     python examples/shapes_and_words.py --out DIR --count 2000 --seed 1     # DIR/questions.parquet, for a look
     python examples/shapes_and_words.py --text-alone                         # what one gets right without the pictures
 
 A picture has 224 x 224 pixels: 4 to 9 things in a grid of 4 x 4 cells, shapes of about 30 pixels and words of three
 letters 10 pixels high. "left of" means the nearest thing in the same row on that side, and so on. A question has one
-answer: a colour, a shape, a digit or a word. Pictures with the same seed are the same.
+answer: a colour, a shape, a digit or a word. Pictures with the same seed are the same. `FEW` has less to draw than
+`ALL`, for models that are trained for minutes.
 """
 
 from __future__ import annotations
@@ -40,13 +41,26 @@ WORDS = (  # noqa: SIM905
     "LIP MAP MUG NET NUT OAK OIL OWL PAN PEN PIG PIN PIT POT RAT RUG SUN TEA TIN TOY VAN VET WAX WEB YAK ZIP"
 ).split()
 SIDES = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}
-KINDS = ("place", "count", "reading")
+KINDS = ("looks", "place", "count", "reading")
 _INK = (30, 30, 30)
 # shares of the questions with these answers that are asked: most counts are small, and would be guessed
 _ASKED = {"0": 0.08, "1": 0.25, "2": 0.7}
 
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class Repertoire:
+    """What there is to draw."""
+
+    shapes: tuple[str, ...]
+    colours: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+ALL = Repertoire(SHAPES, tuple(COLOURS), tuple(WORDS))
+FEW = Repertoire(("circle", "star", "cross"), ("red", "green", "blue", "yellow"), ("BUS", "FOX", "MAP", "WEB"))
 
 
 @dataclass(frozen=True)
@@ -84,20 +98,21 @@ class Sample:
     questions: list[Question]
 
 
-def make_scene(rng: np.random.Generator) -> list[Thing]:
+def make_scene(rng: np.random.Generator, repertoire: Repertoire = ALL) -> list[Thing]:
     """Draw what is in a picture; no two words are the same."""
+    shapes, colours, printed = repertoire.shapes, repertoire.colours, repertoire.words
     count = int(rng.integers(FEWEST, MOST + 1))
     words = int(rng.integers(1, count // 2 + 1))
     cells = rng.permutation(CELLS * CELLS)[:count]
-    names = rng.permutation(len(WORDS))[:words]
+    names = rng.permutation(len(printed))[:words]
     things = []
     for i, cell in enumerate(cells.tolist()):
         row, column = divmod(cell, CELLS)
         if i < words:
-            things.append(Thing(WORDS[names[i]], "", row, column))
+            things.append(Thing(printed[names[i]], "", row, column))
         else:
-            colour = list(COLOURS)[rng.integers(len(COLOURS))]
-            things.append(Thing(SHAPES[rng.integers(len(SHAPES))], colour, row, column))
+            colour = colours[rng.integers(len(colours))]
+            things.append(Thing(shapes[rng.integers(len(shapes))], colour, row, column))
     return things
 
 
@@ -143,9 +158,9 @@ def _corners(name: str, x: float, y: float, r: float) -> list[tuple[float, float
     return points
 
 
-def all_questions(things: list[Thing]) -> list[Question]:
+def all_questions(things: list[Thing], repertoire: Repertoire = ALL) -> list[Question]:
     """Every question that has one answer."""
-    found = []
+    found = _of_looks(things)
     for thing in things:
         if sum((t.name, t.colour) == (thing.name, thing.colour) for t in things) > 1:
             continue
@@ -153,10 +168,21 @@ def all_questions(things: list[Thing]) -> list[Question]:
             near = _nearest(things, thing, down, right)
             if near is not None:
                 found += _of_neighbour(near, f"{side} {thing.said}", f"{side} {'shape' if thing.colour else 'word'}")
-    for name in (*SHAPES, *COLOURS, "word"):
+    for name in (*repertoire.shapes, *repertoire.colours, "word"):
         count = sum(name in (t.name, t.colour) or (name == "word" and not t.colour) for t in things)
         what = f"{name} things" if name in COLOURS else f"{name}s" if name != "cross" else "crosses"
         found.append(Question(f"how many {what} are there ?", str(count), "count", f"count {name}"))
+    return found
+
+
+def _of_looks(things: list[Thing]) -> list[Question]:
+    """Of shapes that are the only ones of their name, or of their colour."""
+    found, shapes = [], [thing for thing in things if thing.colour]
+    for thing in shapes:
+        if sum(other.name == thing.name for other in shapes) == 1:
+            found.append(Question(f"which colour is the {thing.name} ?", thing.colour, "looks", f"colour {thing.name}"))
+        if sum(other.colour == thing.colour for other in shapes) == 1:
+            found.append(Question(f"which shape is {thing.colour} ?", thing.name, "looks", f"shape {thing.colour}"))
     return found
 
 
@@ -179,11 +205,11 @@ def _of_neighbour(near: Thing, where: str, form: str) -> list[Question]:
     ]
 
 
-def ask(things: list[Thing], rng: np.random.Generator, count: int) -> list[Question]:
+def ask(things: list[Thing], rng: np.random.Generator, count: int, repertoire: Repertoire = ALL) -> list[Question]:
     """Draw questions of a picture: the kinds in turn, as far as it has them."""
     asked: list[Question] = []
     by_kind: dict[str, list[Question]] = defaultdict(list)
-    for question in all_questions(things):
+    for question in all_questions(things, repertoire):
         if rng.random() < _ASKED.get(question.answer, 1.0):
             by_kind[question.kind].append(question)
     for questions in by_kind.values():
@@ -195,22 +221,22 @@ def ask(things: list[Thing], rng: np.random.Generator, count: int) -> list[Quest
     return asked
 
 
-def samples(seed: int, questions: int = 1, first: int = 0) -> Iterator[Sample]:
+def samples(seed: int, questions: int = 1, first: int = 0, repertoire: Repertoire = ALL) -> Iterator[Sample]:
     """Pictures without end, from the one numbered `first` on."""
     for number in itertools.count(first):
         rng = np.random.default_rng([seed, number])
-        things = make_scene(rng)
+        things = make_scene(rng, repertoire)
         picture, boxes = draw_scene(things, rng)
-        yield Sample(picture, things, boxes, ask(things, rng, questions))
+        yield Sample(picture, things, boxes, ask(things, rng, questions, repertoire))
 
 
-def text_alone(fitted: int = 20_000, judged: int = 5_000) -> dict[str, float]:
+def text_alone(fitted: int = 20_000, judged: int = 5_000, repertoire: Repertoire = ALL) -> dict[str, float]:
     """Shares that are right without a look: for each form of a question the answer that is most frequent elsewhere."""
     best: dict[str, Counter[str]] = defaultdict(Counter)
-    for question in _questions(1, fitted):
+    for question in _questions(1, fitted, repertoire):
         best[question.form][question.answer] += 1
     right: dict[str, list[bool]] = defaultdict(list)
-    for question in _questions(2, judged):
+    for question in _questions(2, judged, repertoire):
         known = best[question.form].most_common(1)
         hit = bool(known) and known[0][0] == question.answer
         right["all"].append(hit)
@@ -218,16 +244,16 @@ def text_alone(fitted: int = 20_000, judged: int = 5_000) -> dict[str, float]:
     return {kind: float(np.mean(hits)) for kind, hits in right.items()}
 
 
-def _questions(seed: int, count: int) -> Iterator[Question]:
+def _questions(seed: int, count: int, repertoire: Repertoire) -> Iterator[Question]:
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        yield from ask(make_scene(rng), rng, 1)
+        yield from ask(make_scene(rng, repertoire), rng, 1, repertoire)
 
 
-def write(out: Path, count: int, seed: int) -> None:
+def write(out: Path, count: int, seed: int, repertoire: Repertoire = ALL) -> None:
     """Write `count` pictures with a question each: columns image, question, answer, kind."""
     rows: dict[str, list[object]] = {"image": [], "question": [], "answer": [], "kind": []}
-    for sample in itertools.islice(samples(seed), count):
+    for sample in itertools.islice(samples(seed, repertoire=repertoire), count):
         data, question = io.BytesIO(), sample.questions[0]
         sample.picture.save(data, "PNG")
         rows["image"].append({"bytes": data.getvalue(), "path": None})
@@ -246,11 +272,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--text-alone", action="store_true")
+    parser.add_argument("--few", action="store_true", help="fewer shapes, colours and words")
     given = parser.parse_args()
+    repertoire = FEW if given.few else ALL
     if given.out is not None:
-        write(given.out, given.count, given.seed)
+        write(given.out, given.count, given.seed, repertoire)
     if given.text_alone or given.out is None:
-        for kind, share in text_alone().items():
+        for kind, share in text_alone(repertoire=repertoire).items():
             print(f"text alone, {kind}: {share:.1%} right")
 
 

@@ -30,27 +30,36 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from shapes_and_words import COLOURS, KINDS, SHAPES, SIDE, WORDS, Question, Sample, samples
+from shapes_and_words import ALL, COLOURS, FEW, KINDS, SHAPES, SIDE, WORDS, Question, Sample, samples
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
-PATCH, BATCH, QUESTIONS = 16, 16, 6
+PATCH, BATCH, QUESTIONS = 16, 16, 10
+ANSWER = 4  # tokens at most: three letters and the end
 LOOKING = 0.15  # share of the time
 TOWER_LR, TEXT_LR, LEAST_LR, DECAY, WARMUP = 1e-3, 1e-3, 0.02, 0.05, 0.02
 SIZES = {
     "small": {"tower": (192, 6, 6), "text": (256, 6, 4)},  # width, blocks, heads: 7.7 M parameters
+    "mini": {"tower": (96, 3, 3), "text": (128, 4, 4)},  # 1.2 M, with few shapes and words: for minutes
     "tiny": {"tower": (32, 2, 2), "text": (32, 2, 2)},  # to try the script
 }
+REPERTOIRES = {"small": ALL, "mini": FEW, "tiny": ALL}
 TRAIN, JUDGE = 7, 8  # seeds of pictures
 NAMES = (*SHAPES, *WORDS)
 _SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
+_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ ' ' + part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
 _SAID = "which how many colour shape word words things are there is the left right of above below ? crosses"
 
 
@@ -65,6 +74,20 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
     return PreTrainedTokenizerFast(tokenizer_object=made, **special, additional_special_tokens=["<image>"])
+
+
+def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """What makes prompts of pictures and questions, as `rows_of` and `pixels_of` do."""
+    half: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    pixels = CLIPImageProcessorPil(size={"height": SIDE, "width": SIDE}, do_center_crop=False, **half)
+    return LlavaProcessor(
+        pixels,
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_TEMPLATE,
+    )
 
 
 def make_model(size: str, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
@@ -97,7 +120,9 @@ def make_model(size: str, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditi
         image_seq_length=(SIDE // PATCH) ** 2,
         vision_feature_layer=-1,
     )
-    return LlavaForConditionalGeneration(config)
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.max_new_tokens = ANSWER
+    return model
 
 
 # -- what it reads -------------------------------------------------------------------------------------------------
@@ -170,6 +195,7 @@ class Trainee:
     """The model, what names its patches at first, and how far it is."""
 
     def __init__(self, work: Path, size: str) -> None:
+        self.repertoire = REPERTOIRES[size]
         self.path, self.tokenizer = work / "checkpoint.pt", make_tokenizer()
         torch.manual_seed(0)
         self.model = make_model(size, self.tokenizer)
@@ -199,7 +225,7 @@ class Trainee:
     def piece(self, minutes: float, total: float) -> None:
         """Train for some minutes, of `total` in all."""
         begun, before, said = time.process_time(), self.minutes, self.minutes
-        source = samples(TRAIN, QUESTIONS, self.pictures)
+        source = samples(TRAIN, QUESTIONS, self.pictures, self.repertoire)
         losses: dict[str, list[float]] = defaultdict(list)
         self.model.train()
         with Stopped() as stopped:
@@ -260,7 +286,7 @@ def judge(trainee: Trainee, count: int, side: int | None = SIDE) -> dict[str, fl
         side: of the pictures, in pixels: shrunk ones have fewer tokens. None: no picture is shown.
     """
     model, right = trainee.model.eval(), defaultdict(list)
-    for batch in _in_batches(itertools.islice(samples(JUDGE), count)):
+    for batch in _in_batches(itertools.islice(samples(JUDGE, repertoire=trainee.repertoire), count)):
         tokens = 0 if side is None else (side // PATCH) ** 2
         ids, mask, labels = rows_of(trainee.tokenizer, [s.questions[:1] for s in batch], tokens)
         shown = {}
@@ -312,7 +338,7 @@ def main() -> None:
         print(json.dumps(found, indent=2))
         if given.out is not None:
             trainee.model.save_pretrained(given.out)
-            trainee.tokenizer.save_pretrained(given.out)
+            make_processor(trainee.tokenizer).save_pretrained(given.out)
             (given.out / "card.json").write_text(json.dumps(found, indent=2) + "\n")
 
 

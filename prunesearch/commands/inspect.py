@@ -113,7 +113,7 @@ def inspect(setting: Setting) -> Inspection:
         family=encoder.family.model_type,
         depth=encoder.depth,
         tokens=task.tokens,
-        protected=encoder.protected,
+        protected=setting.geometry.protected,
         task=task.name,
         metric=task.metric,
         classes=task.label_names,

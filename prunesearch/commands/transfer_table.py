@@ -51,10 +51,11 @@ def transfer_study(
     config = RunConfig(**{**front.config, "device": "cpu"})
     there = RunConfig(**{**front.config, "dtype": dtype or config.dtype, "mode": mode or config.mode})
     trials = read_trials(**place)
-    task = make_setting(config, task=task, model=model).task
+    setting = make_setting(config, task=task, model=model)
+    task, geometry = setting.task, setting.geometry
     with apply_(task.model, Schedule()) as handle:
-        encoder = handle.encoder
-        space = SpaceFile.load(config.space_path).fit(encoder.depth, task.tokens, encoder.protected)
+        space_file = SpaceFile.load(config.space_path or handle.encoder.family.space)
+        space = space_file.fit(geometry.depth, geometry.tokens, geometry.protected)
         used = {stage.method for trial in trials for stage in trial.schedule}
         space = space.with_methods([m for m in space.methods if m in used] or space.methods)
         asked = {**Target("cpu", profile, False).conditions(there), "tokens": task.tokens}

@@ -79,6 +79,9 @@ class OfOneModel:
 def breakdown(pieces: Pieces, flow: Flow) -> dict[str, float]:
     """What a forward costs by kind of piece: `attention`, `mlp`, `reduce` over all blocks, and the `rest`."""
     attention = mlp = reduce = 0.0
+    entry = flow.entry
+    if entry is not None:
+        reduce += pieces.reduce(entry.scorer, entry.merge, flow.geometry.tokens, flow.n_in)
     for step in flow:
         attention += pieces.attention(step.n_in, step.sized, step.layer)
         if step.stage is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prunesearch.core.plans.flow import Geometry
 from prunesearch.core.plans.plan import HALVES, Change, Halves
+from prunesearch.core.plans.stage import ENCODER
 from prunesearch.cost.devices.device import process_conditions
 from prunesearch.pruning.apply import Handle
 
@@ -69,6 +70,7 @@ class Shape(Record):
     mlp_width: int = Field(ge=1)
     activation: str
     variants: tuple[str, ...] = ()
+    part: str = ENCODER
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
@@ -78,12 +80,14 @@ class Shape(Record):
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if name != "variants" or value}
+        said: dict[str, Any] = handler(self)
+        usual = {"variants": not self.variants, "part": self.part == ENCODER}
+        return {name: value for name, value in said.items() if not usual.get(name)}
 
     @property
     def geometry(self) -> Geometry:
         """How tokens flow through the model."""
-        return _geometry(self.depth, self.tokens, self.protected)
+        return _geometry(self.depth, self.tokens, self.protected, self.part)
 
     @property
     def blocks(self) -> tuple[Variant, ...]:
@@ -124,8 +128,8 @@ def _joined(own: str, change: Change | None) -> str:
 
 
 @cache  # asked for with every schedule that is priced
-def _geometry(depth: int, tokens: int, protected: int) -> Geometry:
-    return Geometry(depth, tokens, protected)
+def _geometry(depth: int, tokens: int, protected: int, part: str) -> Geometry:
+    return Geometry(depth, tokens, protected, part)
 
 
 @cache
@@ -280,12 +284,13 @@ def describe_shape(model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor
         kind=encoder.family.layout.kind,
         depth=encoder.depth,
         tokens=tokens,
-        protected=encoder.protected,
+        protected=encoder.protected_in(inputs),
         width=width,
         heads=encoder.sizes.num_attention_heads,
         mlp_width=_mlp_units(encoder, 0, width)[0],
         activation=str(_setting(encoder.sizes, *_ACTIVATIONS)),
         variants=() if set(variants) == {PLAIN} else tuple(str(variant) for variant in variants),
+        part=encoder.family.part,
     )
 
 

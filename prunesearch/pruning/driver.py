@@ -134,7 +134,8 @@ class Driver:
                 f"merge '{merging[0].merge}' would let tokens of a '{self.encoder.family.model_type}' see what comes "
                 "after them: use merge='drop'"
             )
-        if any(s.reads_tower and s.place.part in (INPUT, DECODER) for s in schedule) and not self.encoder.family.tower:
+        behind = self.encoder.family.part != ENCODER
+        if behind and any(s.reads_tower for s in schedule) and not self.encoder.family.tower:
             raise PruneSearchError(
                 f"scorer 'tower_cls_attention' needs a tower whose patches are the tokens of a picture, one by one, "
                 f"which a '{self.encoder.family.model_type}' has not: use text_attention"
@@ -316,7 +317,8 @@ class Driver:
 
     def _probe(self, stage: Stage) -> dict[str, Tensor] | None:
         """The weights of a stage's scorer, where it is a learned one."""
-        held = probes_of(self.around) if stage.place.part == ENCODER else None
+        own = self.encoder.family.part == stage.place.part == ENCODER
+        held = probes_of(self.around) if own else None
         return None if held is None else held.of(stage.scorer, stage.layer)
 
     def _start(self, x: Tensor, mask: Tensor | None) -> Tokens:

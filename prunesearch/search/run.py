@@ -79,14 +79,14 @@ def run(
         if front is not None:
             say(f"study {folder.name} is complete; --trials N goes on, another --study starts anew")
             return front
-        space_file = SpaceFile.load(config.space_path)
+        SpaceFile.load(config.space_path)  # a wrong one is refused before a model is loaded
         target = resolve_target(config.device)
         with _meter(config, target, meter) as used:  # refused before a model is loaded
             step(f"loading {source.name}")
             setting = make_setting(config, target=target, task=task, model=model, data=data, processor=processor)
             for note in setting.notes:
                 say(note)
-            return _through(steps, setting, folder, lock, space_file, used)
+            return _through(steps, setting, folder, lock, used)
 
 
 def _begun(config: RunConfig, folder: StudyFolder) -> Front | None:
@@ -111,12 +111,12 @@ def _through(
     setting: Setting,
     folder: StudyFolder,
     lock: Alone,
-    space_file: SpaceFile,
     meter: EnergyMeter | None,
 ) -> Front:
     """Install on the model what takes schedules, go through the steps, and leave the model as it was."""
     with apply_(setting.task.model, Schedule(), seed=setting.config.seed) as handle:
         geometry = setting.geometry
+        space_file = SpaceFile.load(setting.config.space_path or handle.encoder.family.space)
         if setting.weights is not None and RUNTIMES.entry(setting.config.mode).by_torch:
             space_file = space_file.with_scorers(setting.weights.scorers)
         space = space_file.fit(geometry.depth, geometry.tokens, geometry.protected)

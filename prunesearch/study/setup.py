@@ -17,7 +17,7 @@ from prunesearch.core.files import digest_of_files
 from prunesearch.core.plans.flow import Geometry
 from prunesearch.core.tables.registry import ATTENTIONS, DTYPES, ENGINES
 from prunesearch.cost.devices.device import is_device
-from prunesearch.pruning.families.find import find_encoder
+from prunesearch.pruning.families.find import find_reduced
 from prunesearch.pruning.interface import base_name
 from prunesearch.study.config import RunConfig
 from prunesearch.study.settings.given_weights import PLAN, GivenWeights
@@ -84,7 +84,7 @@ def with_model(config: RunConfig, source: Origin, model: nn.Module) -> RunConfig
     Raises:
         PruneSearchError: if the configuration asks for another dtype, attention or device than the model is in.
     """
-    encoder = find_encoder(model)
+    encoder = find_reduced(model)
     first, attention = next(encoder.base.parameters()), base_name(str(encoder.attention_config._attn_implementation))
     own = {
         "dtype": next((name for name in DTYPES if DTYPES[name] is first.dtype), config.dtype),
@@ -217,8 +217,9 @@ def make_setting(
             task = replace(task, model=copy.deepcopy(task.model))
         weights = GivenWeights.load_(task.model, Path(config.weights))
     first = Load(batch_size=config.batch_size, length=config.length)
-    encoder = find_encoder(task.model)
-    geometry = Geometry(encoder.depth, task.tokens, encoder.protected)
+    encoder = find_reduced(task.model)
+    protected = encoder.protected_in(task.timing_inputs(1))
+    geometry = Geometry(encoder.depth, task.tokens, protected, encoder.family.part)
     return Setting(config, source, target, task, geometry, tuple(config.loads or [first]), weights)
 
 

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES
-from prunesearch.pruning.families.find import find_encoder
+from prunesearch.pruning.families.find import find_reduced
 from prunesearch.tasks.batching.batches import Inputs
 from prunesearch.tasks.data.hub import model_cached, only_cached
 from prunesearch.tasks.data.sources import one_line
@@ -120,7 +120,7 @@ def load_model(
     """
     options = {"attn_implementation": attention, "dtype": dtype, "output_loading_info": True}
     model, info = load(auto, model_id, "model", **options)
-    find_encoder(model)
+    find_reduced(model)
     missing = check_weights(model, info, model_id)
     model.requires_grad_(False)
     return model.eval().to(device), missing
@@ -207,7 +207,7 @@ def given_model(model: nn.Module, processor: Any = None) -> tuple[PreTrainedMode
             f"rows are prepared for transformers models alone, but got {type(model).__name__}: give batches, as "
             "(inputs, labels) or a DataLoader"
         )
-    find_encoder(model)
+    find_reduced(model)
     if processor is not None:
         folder = tempfile.mkdtemp(prefix="prunesearch-processor-")
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
@@ -248,7 +248,7 @@ def count_tokens(model: nn.Module, inputs: Inputs) -> int:
         hidden = args[0] if args else kwargs["hidden_states"]
         seen.append(hidden.shape[1])
 
-    hook = find_encoder(model).blocks[0].register_forward_pre_hook(look, with_kwargs=True)
+    hook = find_reduced(model).blocks[0].register_forward_pre_hook(look, with_kwargs=True)
     try:
         with torch.inference_mode():
             model(**{name: value[:1] for name, value in inputs.items()})

@@ -19,6 +19,7 @@ TRANSLATION, SUMMARY = "translation", "summarization"
 SIMILARITY, RETRIEVAL = "sentence-similarity", "text-retrieval"
 AUDIO, CTC, SPEECH = "audio-classification", "speech-recognition-ctc", "speech-recognition"
 SPEAKER = "speaker-verification"
+VISUAL_QA = "visual-question-answering"
 VIDEO, ZERO_SHOT, DETECTION = "video-classification", "zero-shot-image-classification", "object-detection"
 
 
@@ -208,6 +209,13 @@ TASKS = make_table(
             reads="image",
             metrics=("map", "map50"),
         ),
+        VISUAL_QA: TaskKind(
+            "prunesearch.tasks.kinds.visual_qa_data:load_visual_qa_task",
+            "questions of pictures, answered by a decoder (LLaVA and its kin); pictures are reduced",
+            heads=("ForConditionalGeneration",),
+            reads="image",
+            metrics=("exact_match", "vqa_accuracy", "anls", "answer_f1"),
+        ),
         FIDELITY: TaskKind(
             "prunesearch.tasks.kinds.fidelity:load_fidelity_task",
             "rows without labels: how close to the unpruned model",
@@ -249,6 +257,10 @@ METRICS = make_table(
         "exact_match": MetricRow(
             f"{_TEXT_METRICS}:ExactMatch", "share of answers that are a reference, as SQuAD v1.1's"
         ),
+        "vqa_accuracy": MetricRow(
+            f"{_TEXT_METRICS}:VqaAccuracy", "how many of the people who were asked gave the answer, a third at most"
+        ),
+        "anls": MetricRow(f"{_TEXT_METRICS}:Anls", "similarity in characters to the nearest reference (DocVQA)"),
         "pearson": MetricRow(f"{_NUMBERS}:Pearson", "correlation of answers with labels"),
         "spearman": MetricRow(f"{_NUMBERS}:Spearman", "rank correlation of answers, or of cosines, with labels"),
         "r2": MetricRow(f"{_NUMBERS}:RSquared", "1 - mean squared error over the labels' variance"),

@@ -25,6 +25,7 @@ from prunesearch.core.tables.token_tables import LEARNED
 from prunesearch.export.models.card import model_card
 from prunesearch.export.schedules.native import schedule_json
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.families.find import find_encoder
 from prunesearch.pruning.forward.artefacts import loaded, save_weights, weights_path
 from prunesearch.search.space.space import SpaceFile
 from prunesearch.search.trials.evaluate import Evaluator
@@ -108,6 +109,7 @@ def learn_scorers(
     with Alone(folder):
         step(f"loading {front.model.id}")
         setting = make_setting(RunConfig(**front.config), task=task, model=model)
+        find_encoder(setting.task.model)  # decoders are not trained yet
         rows = Tuning(folder, wanted, setting).rows
         school = ScorerSchool(setting.task, rows, wanted.settings, folder.path / SCRATCH)
         tensors: dict[str, Tensor] = {} if setting.weights is None else dict(setting.weights.tensors)

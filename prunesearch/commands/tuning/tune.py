@@ -15,6 +15,7 @@ from prunesearch.export.models.card import model_card
 from prunesearch.export.pick import pick
 from prunesearch.export.schedules.native import provenance_of
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.families.find import find_encoder
 from prunesearch.pruning.forward.artefacts import weights_path
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.tuned import with_tuned
@@ -59,6 +60,7 @@ def tune(
     with Alone(folder):
         step(f"loading {front.model.id}")
         setting = make_setting(RunConfig(**front.config), task=task, model=model)
+        find_encoder(setting.task.model)  # decoders are not trained yet
         work, share = Tuning(folder, wanted, setting, school), 1 / (len(points) + 1)  # the second reference has one too
         learnt: dict[str, Learnt] = {}
         for point in points:  # the slowest first: as many steps of any other fit into its time

@@ -19,6 +19,7 @@ from prunesearch.core.plans.plan import Plan
 from prunesearch.export.models.card import model_card
 from prunesearch.export.schedules.native import schedule_json
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.families.find import find_encoder
 from prunesearch.pruning.forward.artefacts import weights_path
 from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
@@ -100,6 +101,7 @@ def tune_elastic(
     with Alone(folder):
         step(f"loading {front.model.id}")
         setting = make_setting(RunConfig(**front.config), task=task, model=model)
+        find_encoder(setting.task.model)  # decoders are not trained yet
         work = Tuning(folder, wanted, setting, school)
         learnt = work.learn_elastic(near, _SHARE)
         equal = work.reference(learnt)

@@ -20,6 +20,7 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export.models.card import model_card
 from prunesearch.export.schedules.native import schedule_json
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.families.find import find_encoder
 from prunesearch.pruning.forward.artefacts import with_weights
 from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
@@ -90,6 +91,7 @@ def tune_schedule(
     with Alone(folder):
         step("loading the model")
         setting = make_setting(config, task=task, model=model)
+        find_encoder(setting.task.model)  # decoders are not trained yet
         for note in setting.notes:
             say(note)
         plan = Plan(schedule)

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.stage import ENCODER, Place, Stage
+from prunesearch.core.plans.stage import ENCODER, INPUT, Place, Stage
 from prunesearch.core.tables.token_tables import MERGES
 
 if TYPE_CHECKING:
@@ -25,6 +25,12 @@ class Part(NamedTuple):
     depth: int
 
 
+def parts_of(part: str, depth: int) -> tuple[Part, ...]:
+    """The parts of a model whose blocks are in `part`: a decoder's come behind its input."""
+    own = Part(part, depth)
+    return (own,) if part == ENCODER else (Part(INPUT, 1), own)
+
+
 @dataclass(frozen=True)
 class Geometry:
     """What of a model decides how tokens flow.
@@ -35,6 +41,7 @@ class Geometry:
         depth: number of blocks.
         tokens: sequence length at the start, protected tokens included, padding left out.
         protected: how many of them are never reduced.
+        part: that has the blocks; a decoder's tokens may leave before its first block too.
 
     Raises:
         PruneSearchError: for numbers that no model can have.
@@ -43,6 +50,7 @@ class Geometry:
     depth: int
     tokens: int
     protected: int
+    part: str = ENCODER
 
     def __post_init__(self) -> None:
         if self.depth < 1:
@@ -52,8 +60,8 @@ class Geometry:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts in the order in which tokens pass them; an encoder alone, today."""
-        return (Part(ENCODER, self.depth),)
+        """The parts in the order in which tokens pass them, the one with the blocks last."""
+        return parts_of(self.part, self.depth)
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
@@ -112,6 +120,17 @@ class Flow:
     def __len__(self) -> int:
         return len(self.steps)
 
+    @cached_property
+    def entry(self) -> Stage | None:
+        """The stage before the first block, where it removes something."""
+        found = next((stage for stage in self.stages if stage.place.part == INPUT), None)
+        return found if found is not None and self.n_in < self.geometry.tokens else None
+
+    @cached_property
+    def n_in(self) -> int:
+        """Tokens that the first block is given."""
+        return _given(self.geometry, self.stages)
+
     @property
     def counts(self) -> list[int]:
         """Tokens leaving each block."""
@@ -127,11 +146,18 @@ class Flow:
         return self if geometry == self.geometry else Flow(geometry, self.stages)
 
 
+def _given(geometry: Geometry, stages: Iterable[Stage]) -> int:
+    """Tokens that the first block is given."""
+    before = [stage.amount.kept(geometry.reducible) for stage in stages if stage.place.part == INPUT]
+    return min([geometry.tokens, *(geometry.protected + left for left in before)])
+
+
 def _walk(geometry: Geometry, stages: Iterable[Stage]) -> Iterator[Step]:
-    by_place = {stage.place: stage for stage in stages}
-    n, sized, reducible = geometry.tokens, False, geometry.reducible
-    for place in geometry.places:
-        stage = by_place.get(place)
+    stages = tuple(stages)
+    by_block = {stage.layer: stage for stage in stages if stage.place.part != INPUT}
+    n, sized, reducible = _given(geometry, stages), False, geometry.reducible
+    for block in range(geometry.depth):
+        place, stage = Place(geometry.part, block), by_block.get(block)
         if stage is None:
             yield Step(place, n, n, sized, None)
             continue

@@ -69,17 +69,25 @@ class Schedule:
         self.check_parts((Part(ENCODER, depth),))
 
     def check_parts(self, parts: Sequence[Part]) -> None:
-        """Raise if a stage is where a model of these parts, the one with its blocks last, has no block."""
+        """Raise if a stage is where a model of these parts, the one with its blocks last, has no block.
+
+        A number alone is a block of the part that has the model's blocks, its encoder or its decoder.
+        """
         depths = {part.name: part.depth for part in parts}
         main = parts[-1]
+        named = {stage.place.part for stage in self.stages}
+        if main.name != ENCODER and ENCODER in named and len(named) > 1:
+            bare = next(stage for stage in self.stages if stage.place.part == ENCODER)
+            raise PruneSearchError(
+                f"all stages must name their parts where one does, but got {self}: write {bare.layer} as "
+                f"{main.name}/{bare.layer}"
+            )
         for stage in self.stages:
-            part = stage.place.part
+            part = main.name if stage.place.part == ENCODER else stage.place.part
             if part not in depths:
-                way_out = f"leave the stage at {stage.place} out"
-                if len(parts) > 1 and part == ENCODER:
-                    way_out = f"write block {stage.layer} of its {main.name} as {main.name}/{stage.layer}"
                 raise PruneSearchError(
-                    f"the model has no part '{part}' but its {' and '.join(reversed(depths))}: {way_out}"
+                    f"the model has no part '{part}' but its {' and '.join(reversed(depths))}: leave the stage at "
+                    f"{stage.place} out"
                 )
             if stage.layer >= depths[part]:
                 where = f"a model of {depths[part]} blocks" if part == main.name else f"the part '{part}'"
@@ -91,7 +99,7 @@ class Schedule:
         Raises:
             PruneSearchError: if a stage is where the model has no block.
         """
-        self.check_depth(geometry.depth)
+        self.check_parts(geometry.parts)
         return Flow(geometry, self.stages)
 
     def counts(self, depth: int, tokens: int, protected: int) -> list[int]:

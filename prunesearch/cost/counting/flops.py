@@ -15,6 +15,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.core.plans.plan import HALVES, Change, Plan
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import ENCODER
 from prunesearch.cost.costs import OfOneModel
 from prunesearch.cost.shape import BlockSizes, Shape, block_sizes, sizes_of
 
@@ -79,9 +80,9 @@ class MacCosts(OfOneModel):
     """The closed form as costs that a search minimises or bounds, in GMACs of one sample; exact, and additive.
 
     Attributes:
-        tokens, protected: of the model, as `Geometry` takes them.
+        tokens, protected, part: of the model, as `Geometry` takes them.
         blocks: what each block computes.
-        around: MACs outside the blocks.
+        around: MACs outside the blocks; none of a decoder's, of which the blocks alone are counted.
         encoder: whose blocks plans may make smaller, `whole` what they compute unchanged; None: they may not. `known`:
             what changes were found to leave.
     """
@@ -93,19 +94,22 @@ class MacCosts(OfOneModel):
     encoder: Encoder | None = field(default=None, compare=False, repr=False)
     whole: tuple[BlockSizes, ...] = ()
     known: dict[Change, BlockSizes] = field(default_factory=dict, compare=False, repr=False)
+    part: str = ENCODER
 
     @classmethod
-    def of(cls, encoder: Encoder, tokens: int, head_macs: int = 0) -> MacCosts:
-        """Read the sizes off an encoder; arguments as in `closed_form_gmacs`."""
+    def of(cls, encoder: Encoder, tokens: int, head_macs: int = 0, protected: int | None = None) -> MacCosts:
+        """Read the sizes off an encoder; arguments as in `closed_form_gmacs`. `protected`: of a prompt."""
         width = int(encoder.sizes.hidden_size)
         blocks = tuple(block_sizes(encoder, layer, width) for layer in range(encoder.depth))
-        around = _around_blocks(encoder, tokens) + head_macs
-        return cls(tokens, encoder.protected, blocks, around, encoder, blocks)
+        part = encoder.family.part
+        around = (_around_blocks(encoder, tokens) if part == ENCODER else 0) + head_macs
+        never = encoder.protected if protected is None else protected
+        return cls(tokens, never, blocks, around, encoder, blocks, part=part)
 
     @property
     def geometry(self) -> Geometry:
         """Of the model."""
-        return Geometry(len(self.blocks), self.tokens, self.protected)
+        return Geometry(len(self.blocks), self.tokens, self.protected, self.part)
 
     def under(self, changes: tuple[Change, ...]) -> MacCosts:
         """Of the model with these changes: fewer bits are as many products, smaller halves are fewer."""

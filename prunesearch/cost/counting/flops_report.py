@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.flow import Geometry
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import ENCODER
 from prunesearch.cost.counting.flops import closed_form_gmacs, count_macs
 from prunesearch.cost.counting.memory import Memory, peak_activation_mib
 from prunesearch.cost.devices.device import kind_of
@@ -98,6 +99,11 @@ def flops_report(model: nn.Module, inputs: Mapping[str, Tensor], schedule: Sched
     batch = {key: value for key, value in inputs.items() if key != "attention_mask"}
     row = {key: value[:1] for key, value in batch.items()}
     with borrowed(model) as handle, handle.under(Schedule()):
+        if handle.encoder.family.part != ENCODER:
+            raise PruneSearchError(
+                f"multiply-adds are counted in encoders, but a '{handle.encoder.family.model_type}' is a decoder "
+                "behind a tower: prunesearch run measures its time to the first token"
+            )
         schedule.check_depth(handle.encoder.depth)
         shape = describe_shape(model, handle, row)
         conditions = conditions_of(handle, batch, shape.tokens)

@@ -34,6 +34,7 @@ from prunesearch.cost.timing.modes import Eager
 from prunesearch.cost.timing.walk import Piece, Walker, Walks, plan_walks
 from prunesearch.pruning.apply import Handle, handle_of
 from prunesearch.pruning.borders import borrowed
+from prunesearch.pruning.families.find import find_encoder
 
 ESTIMATOR = data_folder("hw_profiles") / "estimator.json"
 _ATTENTION = ("sdpa", "eager")
@@ -127,6 +128,7 @@ def estimate_table(
         UnsupportedModelError: if the model's family is unknown.
     """
     fitted, start = estimator or shipped_estimator(), time.monotonic()
+    find_encoder(model)  # how many tokens of a prompt may leave is in its values, which nothing looks at here
     for method in methods:
         parse_method(method)
     with _on_meta(spec, model, inputs, dtype, attention, mode, fitted) as (clone, handle, batch, clock):

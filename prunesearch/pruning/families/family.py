@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,6 +60,7 @@ class Family:
         part: where its blocks are, a name in `PARTS`; of a decoder, tokens of pictures in a prompt may leave.
         merges: whether tokens may be merged.
         tower: whether stages of a decoder are told what the tower in front of it attended to.
+        space: the search space where none is asked for; None: the default one.
         secondary: True for the one of a model's two encoders that is reduced only when it is passed by itself.
     """
 
@@ -84,6 +86,7 @@ class Family:
     part: str = ENCODER
     merges: bool = True
     tower: bool = False
+    space: Path | None = None
     secondary: bool = False
 
     @property

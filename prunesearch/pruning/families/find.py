@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
-from prunesearch.core.plans.flow import Part
-from prunesearch.core.plans.stage import ENCODER, INPUT
+from prunesearch.core.plans.flow import Part, parts_of
+from prunesearch.core.plans.stage import ENCODER
 from prunesearch.core.tables.names import Registry, Row, make_table
 from prunesearch.pruning.families.family import Family
+from prunesearch.pruning.families.in_decoder import of_pictures
 from prunesearch.pruning.families.rows import AROUND, NEAREST, REFUSED, ROWS
 from prunesearch.pruning.interface import own_config
 
@@ -72,8 +73,7 @@ class Encoder:
     @property
     def parts(self) -> tuple[Part, ...]:
         """Where stages may be, the part with its blocks last; a decoder's come behind its input."""
-        own = Part(self.family.part, self.depth)
-        return (own,) if self.family.part == ENCODER else (Part(INPUT, 1), own)
+        return parts_of(self.family.part, self.depth)
 
     @property
     def leading(self) -> int:
@@ -84,6 +84,20 @@ class Encoder:
     def protected(self) -> int:
         """Protected tokens of a row without padding."""
         return self.leading + self.family.trailing
+
+    def protected_in(self, inputs: Mapping[str, Tensor]) -> int:
+        """Protected tokens of a row of a batch without padding; in a prompt, of its first row, all but its pictures.
+
+        Raises:
+            PruneSearchError: for a prompt that is not given as `input_ids`.
+        """
+        if self.family.part == ENCODER:
+            return self.protected
+        ids = inputs.get("input_ids")
+        if ids is None:
+            raise PruneSearchError(f"a '{self.family.model_type}' reads prompts: give input_ids with their pictures")
+        may_leave = of_pictures(self.base.config, ids[:1, :-1])  # the last token of a prompt stays, whatever it is
+        return int(ids.shape[1] - may_leave.sum())
 
     @property
     def sizes(self) -> Any:
@@ -141,8 +155,9 @@ def find_encoder(model: nn.Module) -> Encoder:
     found = find_reduced(model)
     if found.family.part != ENCODER:
         raise UnsupportedModelError(
-            f"a '{found.family.model_type}' can be reduced (ps.apply_), but not yet searched, measured or exported: "
-            f"its stages are written by hand, as in {found.parts[-1].name}/2:0.5 text_attention+drop"
+            f"a '{found.family.model_type}' can be reduced (ps.apply_) and searched (prunesearch run) on the device at "
+            "hand, but not yet trained, exported as a model, profiled or estimated for others, run at a "
+            "concurrency, or given as batches"
         )
     return found
 

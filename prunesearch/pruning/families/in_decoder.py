@@ -101,11 +101,10 @@ class _Reader:
             return
         _check_prompt(ids, mask, padding, cache, seen)
         valid = torch.ones_like(ids, dtype=torch.bool) if padding is None else padding
-        named = [getattr(host.base.config, name, None) for name in _TOKEN_IDS]
-        of_pictures = torch.isin(ids, torch.tensor([i for i in named if i is not None], device=ids.device))
-        tokens = MixedTokens.given(of_pictures, valid, _end_of_prompt(host.state.notes.get(_TAUGHT), valid))
+        seen_as = of_pictures(host.base.config, ids)
+        tokens = MixedTokens.given(seen_as, valid, _end_of_prompt(host.state.notes.get(_TAUGHT), valid))
         if host.asks_tower:
-            tokens = replace(tokens, told_of_all=told_tokens(host.state.notes.get(TOLD), of_pictures))
+            tokens = replace(tokens, told_of_all=told_tokens(host.state.notes.get(TOLD), seen_as))
         _check_flash(forward, tokens)
         forward.prompt = Prompt(tokens, padding)
 
@@ -126,6 +125,12 @@ class _Reader:
         full = hidden.new_zeros(len(hidden), left.n_start + 1, hidden.shape[2])
         full = full.scatter(1, place[..., None].expand_as(hidden), hidden)[:, : left.n_start]
         return replace(output, last_hidden_state=full)
+
+
+def of_pictures(config: Any, ids: Tensor) -> Tensor:
+    """Which tokens of prompts stand for pictures or videos: bool, like `ids` `[batch, n]`."""
+    named = [getattr(config, name, None) for name in _TOKEN_IDS]
+    return torch.isin(ids, torch.tensor([i for i in named if i is not None], device=ids.device))
 
 
 def _has(given: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from prunesearch.core.plans.stage import DECODER
@@ -42,7 +43,7 @@ def _why_not(config: Any) -> str | None:
 def _family(model_type: str, decoder: str = "language_model", **more: Any) -> Family:
     """A row: `decoder` is the path of the decoder from the model without its head."""
     fields: dict[str, Any] = {
-        "limits": "ps.apply_ alone, as yet; stages at input/0 and decoder/K, tokens are dropped",
+        "limits": "stages at input/0 and decoder/K, tokens are dropped; searched, neither trained nor exported",
         "attachments": (pictures(decoder),),
         **more,
     }
@@ -59,6 +60,7 @@ def _family(model_type: str, decoder: str = "language_model", **more: Any) -> Fa
         positions=InDecoder(),
         part=DECODER,
         merges=False,
+        space=Path("pictures"),
         **fields,
     )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor, nn
 
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import Stage
+from prunesearch.core.plans.stage import DECODER, ENCODER, Stage
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.decide import Rule
 from prunesearch.pruning.forward.assignment import Assignment
@@ -62,8 +62,9 @@ class Reductions:
         return cls(given, schedule, rules, getattr(given, "variant", ""), getattr(given, "skips", frozenset()))
 
     def rule(self, part: str, block: int) -> Rule | None:
-        """That of a block of a part, if it has one."""
-        return self.rules[part].get(block) if part in self.rules else None
+        """That of a block of a part, if it has one; a stage whose part is not named is at a block of a decoder too."""
+        named = ENCODER if part == DECODER and ENCODER in self.rules else part
+        return self.rules[named].get(block) if named in self.rules else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Reductions.of, (self.given,)  # a copy looks its rules up

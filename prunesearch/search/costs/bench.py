@@ -14,6 +14,7 @@ from typing import Any
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.stage import ENCODER
 from prunesearch.cost.costs import Costs
 from prunesearch.cost.counting.flops import MacCosts, count_macs
 from prunesearch.cost.counting.memory import peak_activation_mib
@@ -183,6 +184,11 @@ class MacPricing(Pricing):
                 the closed form knows of (position products, a decoder, convolutions).
         """
         costs, task = self.told(bench), bench.task
+        if costs is None:
+            raise PruneSearchError(
+                f"multiply-adds of {type(task.model).__name__} have no closed form here, with a tower before its "
+                "decoder: use --objective latency"
+            )
         closed, counted = costs.predict(Plan()), count_macs(task.model, task.timing_inputs(1)) / 1e9
         if abs(closed - counted) > _MACS_OFF * counted:
             raise PruneSearchError(
@@ -191,9 +197,10 @@ class MacPricing(Pricing):
             )
         return costs
 
-    def told(self, bench: Bench) -> MacCosts:
-        """The closed form of embeddings, blocks and what follows in the encoder."""
-        return MacCosts.of(bench.handle.encoder, bench.task.tokens)
+    def told(self, bench: Bench) -> MacCosts | None:
+        """The closed form of embeddings, blocks and what follows in the encoder; None of a decoder behind a tower."""
+        geometry = bench.setting.geometry
+        return MacCosts.of(bench.handle.encoder, bench.task.tokens) if geometry.part == ENCODER else None
 
 
 class SizePricing(Pricing):

@@ -139,7 +139,7 @@ class Coster:
             )
         macs = None
         if table.broken_promise:
-            macs = MacCosts.of(self.handle.encoder, task.tokens)
+            macs = MacCosts.of(self.handle.encoder, task.tokens, protected=geometry.protected)
             say(f"{_BY_MACS}; {table.broken_promise} (close what else runs here, or give --table-time)")
         return LoadCosts(load.batch_size, task.tokens, load.weight, table, tail, macs)
 

@@ -15,6 +15,7 @@ from prunesearch.core.constraint import relative_bound
 from prunesearch.core.costs import COSTS
 from prunesearch.core.events import moving, step
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.stage import ENCODER
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Costing
 from prunesearch.search.finish.candidates import (
@@ -147,6 +148,9 @@ class Finish:
         """With what other runtimes would give the unpruned model here, and the recommended plan's stages on top."""
         if not self.here:
             step("ladder: none, since the device is not at hand")
+            return front
+        if self.setting.geometry.part != ENCODER:
+            step("ladder: none, since no other runtime here takes a decoder with its pictures")
             return front
         step("ladder: the unpruned model in every runtime and precision that is here")
         named = (front.point(name) for name in (front.verdict.point, front.verdict.by_estimate) if name is not None)
@@ -320,7 +324,7 @@ class Finish:
             family=encoder.family.model_type,
             depth=encoder.depth,
             tokens=self.task.tokens,
-            protected=encoder.protected,
+            protected=self.setting.geometry.protected,
         )
 
     def _percentile(self) -> Percentile | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prunesearch.core.events import track
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.stage import ENCODER
 from prunesearch.pruning.apply import Handle
 from prunesearch.pruning.forward.artefacts import with_weights
 from prunesearch.report.pictures import owners, to_data_uri
@@ -146,6 +147,8 @@ def _row(split: EvalSet, row: int) -> Batch:
 
 def _shown_by(task: Task, handle: Handle, split: EvalSet, model_id: str | None) -> Any:
     """What makes a row of a report from an input, or None where there is nothing to look at."""
+    if handle.encoder.family.part != ENCODER:  # pictures within a prompt are not drawn yet
+        return None
     inputs, config = split.batches[0].inputs, handle.encoder.sizes
     if "input_ids" in inputs:
         return None if model_id is None else _texts(handle, model_id)

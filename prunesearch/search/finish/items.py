@@ -132,8 +132,7 @@ class ItemMaker:
         return costs
 
     def _tokens(self, plan: Plan) -> list[int]:
-        encoder = self.bench.handle.encoder
-        return plan.counts(encoder.depth, self.bench.task.tokens, encoder.protected)
+        return plan.flow(self.bench.setting.geometry).counts
 
 
 def combine(

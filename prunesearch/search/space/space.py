@@ -16,7 +16,7 @@ from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder
 from prunesearch.core.plans.plan import Change, Options
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import Stage, kept_count, read_method
+from prunesearch.core.plans.stage import DECODER, ENCODER, Stage, kept_count, read_method
 from prunesearch.core.tables.registry import SPACES, check_free
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.tables.plateaus import Plateau
@@ -268,7 +268,8 @@ class Space:
             return None
         sites = []
         for stage in schedule:
-            in_space = stage.layer in self.layers and stage.keep in self.keeps and stage.method in self.methods
+            in_space = stage.place.part in (ENCODER, DECODER) and stage.layer in self.layers
+            in_space = in_space and stage.keep in self.keeps and stage.method in self.methods
             if not in_space:
                 return None
             sites.append((self.layers.index(stage.layer), self.keeps.index(stage.keep), stage.method))

@@ -24,11 +24,12 @@ from prunesearch.tasks.kinds.image import load_images
 from prunesearch.tasks.kinds.pooled import Pooled, embeddings, lacking
 from prunesearch.tasks.kinds.text import load_texts
 from prunesearch.tasks.kinds.video import load_videos
+from prunesearch.tasks.kinds.visual_qa_data import load_visual_qa_task
 from prunesearch.tasks.loading import missing_note
 from prunesearch.tasks.metrics.classes import Accuracy
 from prunesearch.tasks.metrics.metric import RowMean
-from prunesearch.tasks.request import TaskRequest
-from prunesearch.tasks.table import FIDELITY, choose_metric, fidelity_metric, metric_facts
+from prunesearch.tasks.request import TaskRequest, head_of
+from prunesearch.tasks.table import FIDELITY, VISUAL_QA, choose_metric, fidelity_metric, metric_facts
 
 LOADERS: dict[str, Callable[..., Prepared]] = {
     "image": load_images,
@@ -132,6 +133,8 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 def load_fidelity_task(request: TaskRequest) -> Task:
     """Load model and rows, and label them with what the unpruned model makes of them."""
+    if head_of(request.config) == VISUAL_QA:
+        return load_visual_qa_task(request, labelled=False)
     first = next(iter(request.source.splits.values()))
     kind, columns = unlabelled_content(request.source, first, request.columns)
     splits = split_rows(request.source, columns, request.sizes, seed=request.seed)

@@ -65,11 +65,16 @@ class Writing(Task):
         # a rounding error below 0 must not become NaN; in a vocabulary of 64 nothing is left
         rest = [torch.log1p(-x.exp().sum(dim=-1).clamp(max=1 - 1e-6)) for x in (before, after)]
         kl = (before.exp() * (before - after)).sum(dim=-1) + rest[0].exp() * (rest[0] - rest[1])
-        return _mean(kl, batch)
+        return _mean(kl, self.there(batch))
 
     def agrees(self, reference: Outputs, outputs: Outputs, batch: Batch) -> Tensor:
         """Share of the reference's positions with the same most probable next token, `[b]`."""
-        return _mean((reference["token"][..., 0] == outputs["logits"].argmax(dim=-1)).float(), batch)
+        same = reference["token"][..., 0] == outputs["logits"].argmax(dim=-1)
+        return _mean(same.float(), self.there(batch))
+
+    def there(self, batch: Batch) -> Tensor:
+        """The real positions of what is compared, bool `[b, t]`."""
+        return batch.inputs["decoder_attention_mask"].bool()
 
     def answers(self, outputs: Outputs, batch: Batch) -> list[str]:
         """What the model writes for every source, greedily, as far as it goes when it is served."""
@@ -122,7 +127,6 @@ def writes_at_most(model: Any, room: int) -> tuple[int | None, str]:
     return None, f"{limit} tokens at most, as its generation settings say"
 
 
-def _mean(values: Tensor, batch: Batch) -> Tensor:
-    """The mean of `[b, t]` over the reference's real positions."""
-    there = batch.inputs["decoder_attention_mask"].bool()
+def _mean(values: Tensor, there: Tensor) -> Tensor:
+    """The mean of `[b, t]` over the positions that are `there`."""
     return values.where(there, 0.0).sum(dim=1) / there.sum(dim=1)

@@ -1,4 +1,4 @@
-"""Metrics of texts that a model writes, from those it wrote and the references, one of each a row."""
+"""Metrics of texts that a model writes, from those it wrote and the references of each row, one or several."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ from prunesearch.tasks.metrics.metric import Floats, OfSums, RowMean, of_one_tex
 _ORDER = 4
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_WORDS)}
+_BEFORE_NOUNS = frozenset(("a", "an", "the"))
+_AGREED = 3  # people who say the same, for an answer that is wholly right
+_ALIKE = 0.5  # of the characters that may differ
 
 
 class Bleu(OfSums):
@@ -102,6 +107,43 @@ class AnswerF1(RowMean):
         return of_one_text(self, wanted)
 
 
+class VqaAccuracy(RowMean):
+    """Mean accuracy of VQA (Antol et al. 2015): an answer is as right as a third of the people who gave it, 1 at most.
+
+    It is averaged over all choices of all references but one, as the official script does; a single reference is right
+    or wrong. Apostrophes are taken out, where that script puts them into words that lack them.
+    """
+
+    name, binary = "vqa_accuracy", False
+
+    def statistics(self, answers: list[str], wanted: list[list[str]]) -> Tensor:
+        """Accuracy of every row, `[b, 1]`."""
+        rows = [_agreed(said, references) for said, references in zip(answers, wanted, strict=True)]
+        return torch.tensor(rows, dtype=torch.float32)[:, None]
+
+    def constant(self, wanted: Any) -> float | None:
+        """What a common reference has, said for every row."""
+        return of_one_text(self, wanted)
+
+
+class Anls(RowMean):
+    """Mean normalised Levenshtein similarity to the nearest reference, 0 below one half (Biten et al. 2019: DocVQA)."""
+
+    name, binary = "anls", False
+
+    def statistics(self, answers: list[str], wanted: list[list[str]]) -> Tensor:
+        """Similarity of every row, `[b, 1]`."""
+        rows = [
+            max(_similarity(said, true) for true in references)
+            for said, references in zip(answers, wanted, strict=True)
+        ]
+        return torch.tensor(rows, dtype=torch.float32)[:, None]
+
+    def constant(self, wanted: Any) -> float | None:
+        """What a common reference has, said for every row."""
+        return of_one_text(self, wanted)
+
+
 def normalised(text: str) -> str:
     """Lower case, without punctuation, articles and surplus blanks (SQuAD v1.1's `normalize_answer`)."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
@@ -111,6 +153,41 @@ def _word_f1(said: str, true: str) -> float:
     one, other = normalised(said).split(), normalised(true).split()
     same = sum((Counter(one) & Counter(other)).values())
     return 2 * same / (len(one) + len(other)) if same else 0.0
+
+
+def _agreed(said: str, references: list[str]) -> float:
+    mine, others = in_words(said), [in_words(text) for text in references]
+    if len(others) == 1:
+        return float(mine == others[0])
+    same = sum(mine == other for other in others)
+    # leave each out in turn: one of those that say the same, or one of the rest
+    left = [min(1.0, (same - (mine == other)) / _AGREED) for other in others]
+    return sum(left) / len(left)
+
+
+def in_words(text: str) -> str:
+    """Lower case, numbers in digits, without articles and punctuation (but for points and commas within numbers)."""
+    bare = re.sub(r"(?<!\d)[.,]|[.,](?!\d)", " ", text.lower().replace("'", ""))
+    bare = re.sub(r"(?<=\d),(?=\d)", "", bare)
+    words = re.sub(r"[^\w\s.:$]|_", " ", bare).split()
+    return " ".join(_NUMBERS.get(word, word) for word in words if word not in _BEFORE_NOUNS)
+
+
+def _similarity(said: str, true: str) -> float:
+    one, other = (" ".join(text.lower().split()) for text in (said, true))
+    longest = max(len(one), len(other))
+    far = edits(one, other) / longest if longest else 0.0
+    return 1 - far if far < _ALIKE else 0.0
+
+
+def edits(one: str, other: str) -> int:
+    """Least insertions, deletions and replacements of a character that make one text of another (Levenshtein)."""
+    row = list(range(len(other) + 1))
+    for i, mine in enumerate(one, 1):
+        before, row[0] = row[0], i
+        for j, theirs in enumerate(other, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (mine != theirs))
+    return row[-1]
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.stage import Place
 from prunesearch.core.tables.token_tables import MERGES, SCORERS
+from prunesearch.cost.costs import sum_of_pieces
 
 CLOSED = {"deadline": None, "derandomize": True, "database": None}
 SIZING = {"fuse", "nearest", "soft", "bipartite"}
@@ -93,3 +94,35 @@ def test_a_place_that_the_model_does_not_have() -> None:
         ps.Schedule([ps.Stage(3, 0.5)]).flow(geometry)
     with pytest.raises(PruneSearchError, match=r"no part 'tower' but its encoder: leave the stage at tower/1 out"):
         ps.Schedule([ps.Stage(Place("tower", 1), 0.5)]).flow(geometry)
+
+
+def test_a_decoder_loses_tokens_before_its_first_block_too() -> None:
+    geometry = ps.Geometry(3, 26, 6, "decoder")
+    assert [str(place) for place in geometry.places] == ["input/0", "decoder/0", "decoder/1", "decoder/2"]
+    at_input = ps.Plan.parse("input/0:0.5 random+drop > decoder/1:0.2 key_norm+drop").flow(geometry)
+    assert (at_input.n_in, at_input.entry is not None) == (16, True)
+    assert [(step.n_in, step.n_out) for step in at_input] == [(16, 16), (16, 10), (10, 10)]
+    assert [str(step.place) for step in at_input] == ["decoder/0", "decoder/1", "decoder/2"]
+    named, bare = (ps.Plan.parse(f"{where}:0.5 random+drop").flow(geometry) for where in ("decoder/1", "1"))
+    assert named.counts == bare.counts == [26, 16, 16]
+    assert bare.entry is None
+
+
+def test_a_stage_at_the_input_is_priced_as_a_stage() -> None:
+    class Told:
+        stem = 1.0
+
+        def attention(self, n: int, sized: bool, layer: int) -> float:
+            return n
+
+        def mlp(self, n: int, layer: int) -> float:
+            return 0.0
+
+        def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+            return 1000.0 * (n_in - n_out)
+
+        def head(self, n: int) -> float:
+            return 0.0
+
+    flow = ps.Plan.parse("input/0:0.5 random+drop").flow(ps.Geometry(3, 26, 6, "decoder"))
+    assert sum_of_pieces(Told(), flow) == 1.0 + 3 * 16 + 1000.0 * 10

@@ -25,7 +25,8 @@ def prompt(model: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("schedule", "why"),
     [
-        ("2:0.5 value_norm+drop", r"no part 'encoder' but its decoder and input: write block 2 .* as decoder/2"),
+        ("input/0:0.5 value_norm+drop > 2:0.2 value_norm+drop", r"must name their parts .*: write 2 as decoder/2"),
+        ("4:0.5 value_norm+drop", r"`layer < 4` must hold for a model of 4 blocks, but got layer=4"),
         ("tower/1:0.5 value_norm+drop", r"no part 'tower' .* leave the stage at tower/1 out"),
         ("decoder/4:0.5 value_norm+drop", r"`layer < 4` must hold"),
         ("input/1:0.5 value_norm+drop", r"`layer < 1` must hold for the part 'input'"),
@@ -242,5 +243,8 @@ def test_what_no_tower_told_is_refused() -> None:
 def test_what_knows_of_encoders_alone_is_told() -> None:
     model = build_vlm("llava")
     assert [tuple(part) for part in find_reduced(model).parts] == [("input", 1), ("decoder", 4)]
-    with pytest.raises(UnsupportedModelError, match=r"'llava' can be reduced \(ps.apply_\), but not yet searched"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"'llava' can be reduced \(ps.apply_\) and searched .* but not yet trained, exported",
+    ):
         find_encoder(model)

@@ -1,0 +1,191 @@
+"""Published ways of pruning the pictures of a LLaVA against the points of a study, at equal times to the first token.
+
+    python benchmarks/pictures.py STUDY --root DIR --rows 200 --seconds 60 --out FILE.json
+
+All forwards are timed interleaved in one process, in random order; medians are told. Answers are written by `generate`
+on holdout rows, which the search has not seen. FastV, PyramidDrop, VisionZip (its dominant tokens, without the merged
+ones) and DivPrune are stated as schedules; beside them stand random tokens and a smaller picture, whose tower is
+cheaper too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import prunesearch as ps
+from prunesearch.core.plans.plan import Plan
+from prunesearch.pruning.apply import Handle
+from prunesearch.pruning.families.in_decoder import of_pictures
+from prunesearch.study.config import RunConfig
+from prunesearch.study.setup import make_setting
+from prunesearch.tasks.batching.batches import Inputs
+from prunesearch.tasks.kinds.visual_qa import VisualAnswers, prompt_of
+
+SHARES = (0.75, 0.5, 0.33, 0.222, 0.111)
+SIDES = (0.75, 0.5, 0.25)  # of a smaller picture
+TIMES = 12  # at which the methods are compared
+WARM_UPS = 3
+
+
+def rivals(depth: int) -> dict[str, list[Plan]]:
+    """Schedules of other people's methods, each at several shares of tokens."""
+    thirds = [max(1, round(depth * k / 4)) - 1 for k in (1, 2, 3)]
+    pyramid = [
+        " > ".join(f"decoder/{block}:{share**k:.4f} text_attention+drop" for k, block in enumerate(thirds, 1))
+        for share in (0.75, 0.5, 0.3)
+    ]
+    found = {
+        "FastV": [f"decoder/1:{share} text_attention+drop" for share in SHARES],
+        "PyramidDrop": pyramid,
+        "VisionZip": [f"input/0:{share} tower_cls_attention+drop" for share in SHARES],
+        "DivPrune": [f"input/0:{share} random+drop@diversity" for share in SHARES],
+        "random": [f"input/0:{share} random+drop" for share in SHARES],
+    }
+    return {name: [Plan.parse(text) for text in texts] for name, texts in found.items()}
+
+
+@contextmanager
+def any_size(model: Any) -> Iterator[None]:
+    """Within the block, the tower takes pictures of any size."""
+    inner, before = model.model, model.model.get_image_features
+    inner.get_image_features = partial(before, interpolate_pos_encoding=True)
+    try:
+        yield
+    finally:
+        del inner.get_image_features
+
+
+def smaller(model: Any, inputs: Inputs, share: float) -> Inputs:
+    """Prompts whose pictures have `share` of the side, in whole patches, and as many tokens fewer."""
+    patch, pixels = model.config.vision_config.patch_size, inputs["pixel_values"]
+    side = round(pixels.shape[-1] * share / patch) * patch
+    shrunk = torch.nn.functional.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
+    shown = of_pictures(model.config, inputs["input_ids"])
+    kept = ~shown | (shown.cumsum(1) <= (side // patch) ** 2)
+    rows = {name: inputs[name][kept].view(len(kept), -1) for name in ("input_ids", "attention_mask")}
+    return {**inputs, **rows, "pixel_values": shrunk}
+
+
+class Bench:
+    """What is timed and judged: name, label, and what runs a batch under it."""
+
+    def __init__(self, task: VisualAnswers, handle: Handle, rows: int) -> None:
+        self.task, self.handle, self.split = task, handle, task.holdout.take(rows)
+        self.model: Any = task.model
+        self.inputs = task.timing_inputs(1)
+        self.prompts = [(prompt_of(batch.inputs), batch.labels) for batch in self.split.batches]
+
+    def under(self, plan: Plan) -> dict[str, Callable[[], Any]]:
+        """A plan's forward, and its answers."""
+
+        def timed() -> None:
+            with self.handle.under(plan):
+                self.model(**self.inputs)
+
+        def quality() -> float:
+            with self.handle.under(plan):
+                return self._right(lambda prompt: prompt)
+
+        return {"timed": timed, "quality": quality}
+
+    def shrunk(self, share: float) -> dict[str, Callable[[], Any]]:
+        """The same of smaller pictures, unpruned."""
+        given = smaller(self.model, self.inputs, share)
+
+        def timed() -> None:
+            with any_size(self.model):
+                self.model(**given)
+
+        def quality() -> float:
+            with any_size(self.model):
+                return self._right(lambda prompt: smaller(self.model, prompt, share))
+
+        return {"timed": timed, "quality": quality}
+
+    def _right(self, change: Callable[[Inputs], Inputs]) -> float:
+        found = []
+        for prompt, labels in self.prompts:
+            written = self.task.read(self.task.write(change(prompt)))
+            found.append(self.task.scoring.statistics(written, labels))
+        return self.task.scoring.value(torch.cat(found))
+
+
+@torch.inference_mode()
+def medians(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Median milliseconds of each, interleaved."""
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    order, rng, end = list(runs), random.Random(0), None
+    for number in range(10_000):
+        if number == WARM_UPS:
+            took, end = {name: [] for name in runs}, time.monotonic() + seconds
+        rng.shuffle(order)
+        for name in order:
+            started = time.perf_counter()
+            runs[name]()
+            took[name].append(1e3 * (time.perf_counter() - started))
+        if end is not None and time.monotonic() > end:
+            break
+    return {name: statistics.median(ms) for name, ms in took.items()}
+
+
+def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The best quality of each method that is no slower, at times between the fastest and the unpruned model."""
+    first = next(row for row in rows if row["method"] == "unpruned")
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    table = []
+    for ms in np.linspace(min(row["ms"] for row in rows), first["ms"], TIMES + 1)[1:]:
+        best = {
+            name: max((r["quality"] for r in rows if r["method"] == name and r["ms"] <= ms), default=None)
+            for name in methods
+        }
+        table.append({"ms": round(float(ms), 3), **best})
+    return table
+
+
+def main() -> None:
+    """Time and judge everything, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study")
+    parser.add_argument("--root", type=Path, default=Path("studies"))
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    front = ps.load_study(given.study, root=given.root).front
+    setting = make_setting(RunConfig(**front.config))
+    task: Any = setting.task
+    with ps.apply_(task.model, Plan()) as handle, torch.inference_mode():
+        bench = Bench(task, handle, given.rows)
+        made = [("unpruned", "", bench.under(Plan()))]
+        made += [("prunesearch", point.id, bench.under(point.to_plan())) for point in front.points]
+        for name, plans in rivals(setting.geometry.depth).items():
+            made += [(name, str(plan), bench.under(plan)) for plan in plans]
+        made += [("smaller picture", f"{share:g} of the side", bench.shrunk(share)) for share in SIDES]
+        ms = medians({f"{name} {said}": job["timed"] for name, said, job in made}, given.seconds)
+        rows = [
+            {"method": name, "what": said, "ms": ms[f"{name} {said}"], "quality": job["quality"]()}
+            for name, said, job in made
+        ]
+    table = compared(rows)
+    for row in rows:
+        print(f"{row['method']:16} {row['ms']:8.2f} ms {row['quality']:7.1%}  {row['what']}")
+    print(json.dumps(table, indent=1))
+    if given.out is not None:
+        facts = {"rows": bench.split.n, "tokens": task.tokens, "metric": task.metric, "table": table, "all": rows}
+        given.out.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

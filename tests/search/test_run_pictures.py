@@ -1,0 +1,95 @@
+"""A whole run on a model that reads pictures in its prompt: its points prune the decoder as its cost table says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import prunesearch as ps
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
+from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.search.run import run
+from prunesearch.study.config import RunConfig
+from prunesearch.study.front import Front
+from prunesearch.study.setup import Setting, make_setting
+from tests.support.tiny_vlm import IMAGES, write_questions, write_vlm
+
+SMALL = {
+    "trials": 4,
+    "seeds": 2,
+    "search_samples": 12,
+    "calibration": 12,
+    "holdout": 12,
+    "sensitivity_samples": 8,
+    "sensitivity_units": 1.0,
+    "table_seconds": 0.3,
+    "front_points": 2,
+    "patience_s": 0.0,
+    "precision": ["float32"],
+}
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    root = tmp_path_factory.mktemp("pictures")
+    return RunConfig(model=write_vlm(root / "model"), data=str(write_questions(root / "rows.parquet", 40)), **SMALL)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studies")
+
+
+@pytest.fixture(scope="module")
+def front(asked: RunConfig, root: Path) -> Front:
+    return run(asked, "pictures", root=root)
+
+
+@pytest.fixture(scope="module")
+def setting(asked: RunConfig) -> Setting:
+    return make_setting(asked)
+
+
+def test_trials_prune_the_decoder_to_the_tokens_that_they_are_priced_by(
+    front: Front, root: Path, setting: Setting
+) -> None:
+    task, inputs = setting.task, setting.task.timing_inputs(2)
+    assert (front.model.tokens - front.model.protected, front.model.depth) == (IMAGES, 4)
+    plans = [trial.plan for trial in ps.load_study("pictures", root=root).trials]
+    assert any(len(plan) for plan in plans)
+    for plan in plans:
+        assert {stage.merge for stage in plan} <= {"drop"}
+        with ps.apply_(task.model, plan) as handle, torch.inference_mode(), handle.observing() as seen:
+            task.model(**inputs)
+        left = plan.flow(setting.geometry).counts
+        assert [x.shape[1] for x in seen] == [front.model.tokens, *left[:-1]]
+
+
+def test_its_table_is_of_the_time_to_the_first_token(front: Front, root: Path) -> None:
+    table = CostTable.load(root / "pictures" / "cost_table.json")
+    assert table.shape.part == "decoder"
+    assert table.shape.geometry.reducible == IMAGES
+    assert table.predict(Plan.parse("input/0:0.5 key_norm+drop")) > 0
+    assert any("time to the first token" in note for note in front.task.notes)
+    assert any("to the last of" in note for note in front.notes)
+    assert set(front.unpruned.costs) == {"latency"}  # of multiply-adds nothing is said
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"objectives": ["macs"]}, "multiply-adds of LlavaForConditionalGeneration have no closed form here"),
+        ({"objectives": ["memory"]}, "memory is estimated for encoders, but a 'llava' is a decoder"),
+        ({"device": "a100"}, "but not yet trained, .* profiled or estimated for others"),
+        ({"concurrency": 2}, "but not yet trained, .* run at a concurrency"),
+    ],
+)
+def test_costs_that_are_of_encoders_are_refused(
+    asked: RunConfig, root: Path, more: dict[str, object], why: str
+) -> None:
+    config = RunConfig(**{**asked.to_dict(), **more})
+    with pytest.raises(PruneSearchError, match=why):
+        run(config, f"refused-{next(iter(more))}", root=root)
