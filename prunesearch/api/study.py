@@ -23,6 +23,7 @@ from prunesearch.compress.fits import Fits, fits_for
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.cost.devices.device import at_hand
 from prunesearch.export.models.record import ModelExport
 from prunesearch.export.pick import pick
@@ -247,6 +248,7 @@ class Study:
             seconds=seconds or None,
             task=self.task,
             weights=self.folder.weights,
+            fits=fits_for([pick(self.front, spec).to_plan()], self.folder.path) if to in MODEL_FORMATS else {},
         )
 
     def report(self, path: str | Path) -> Path:

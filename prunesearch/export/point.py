@@ -18,6 +18,7 @@ from prunesearch.pruning.forward.artefacts import read_weights, weights_path
 if TYPE_CHECKING:
     from torch import nn
 
+    from prunesearch.compress.fits import Fits
     from prunesearch.export.models.record import ModelExport
     from prunesearch.study.front import Front
     from prunesearch.tasks.base import Task
@@ -38,6 +39,7 @@ def export_point(
     task: Task | None = None,
     model: nn.Module | None = None,
     weights: Path | None = None,
+    fits: Fits | None = None,
     write: Callable[..., ModelExport] | None = None,
 ) -> str | ModelExport:
     """Write the point that `spec` picks; what was found, changed or lost on the way is told as events.
@@ -52,6 +54,7 @@ def export_point(
         seconds: of a model: how long it is timed; None: not at all.
         task, model: of a study of a caller's own model, see `from_study.export_study_model`.
         weights: the study's folder of weights, which tuned points need.
+        fits: what the study fitted of the point's changes of halves of blocks.
         write: as that function, in its place.
 
     Returns:
@@ -67,7 +70,7 @@ def export_point(
             raise PruneSearchError(
                 f"a model holds every schedule as it is, but got --lossy with --to {to}: leave it out"
             )
-        given = {"task": task, "model": model, "weights": weights}
+        given = {"task": task, "model": model, "weights": weights, "fits": fits}
         return _export_model(front, spec, to, path, opset, int8, seconds, given, write)
     if opset is not None or int8:
         names = ", ".join(MODEL_FORMATS)

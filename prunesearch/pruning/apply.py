@@ -51,7 +51,7 @@ def apply_(
 
     A plan may change the model too (`Plan.changes`): its weights are converted once, into twins of its modules that run
     in their place, and stay as they are, so that everything is undone to the last bit. Twins follow weights that are
-    changed or moved.
+    changed or moved, but not what is written through `.data`, which torch does not count: apply the plan anew then.
 
     A head that answers for every token (`restoring.RESTORED`: tags, spans, CTC) is given all of them, put back in their
     places; any other reads the tokens that are left.
@@ -94,6 +94,13 @@ def runnable(methods: Iterable[str], attention: str) -> list[str]:
     return [m for m in methods if not MERGES.entry(parse_method(m)[1]).makes_sizes]
 
 
+def twins_of(encoder: Encoder, fits: Fits | None = None) -> Twins:
+    """Those of an encoder's blocks."""
+    found = Twins(encoder.blocks, encoder.family.layout.core, getattr(encoder.family.positions, "by_head", ""))
+    found.fits.update(fits or {})
+    return found
+
+
 class Handle:
     """A plan at work in a model: puts it in and takes it out; the model's own `Driver` runs the blocks.
 
@@ -115,10 +122,7 @@ class Handle:
         self._leaves = Leaves(
             model, encoder.blocks, [*encoder.blocks, *encoder.cores], self._driver.threads, self._hooks
         )
-        self._twins = Twins(
-            encoder.blocks, encoder.family.layout.core, getattr(encoder.family.positions, "by_head", "")
-        )
-        self._twins.fits.update(fits or {})
+        self._twins = twins_of(encoder, fits)
         self._driver.check(Reductions.of(schedule).schedule)
         self._driver.around = holders(model, encoder.base)
         try:

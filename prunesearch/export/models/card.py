@@ -55,7 +55,9 @@ def model_card(
     lines += ["", "## Token pruning", "", f"{base or 'The model'} computes on fewer tokens from block to block:", ""]
     lines += ["| block | keep | scorer and merge |", "|---|---|---|"]
     lines += [f"| {s.layer} | {s.keep:.4g} of the initial tokens | {s.method} |" for s in plan] or ["| – | all | – |"]
-    lines += [f"\nThe model is in {change}: {change.help}." for change in plan.changes]
+    lines += [f"\nThe model is in {change}: {change.help}." for change in plan.whole]
+    if plan.halves:
+        lines += ["", f"Of its blocks, by number: {', '.join(f'`{change}`' for change in plan.halves.values())}."]
     if provenance:
         lines += ["", *_study_lines(provenance)]
     if done is not None:

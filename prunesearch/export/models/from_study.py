@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunesearch.compress.fits import Fits
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.export.models.card import write_card
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
@@ -40,13 +41,15 @@ def export_study_model(
     task: Task | None = None,
     model: nn.Module | None = None,
     weights: Path | None = None,
+    fits: Fits | None = None,
 ) -> ModelExport:
     """Write the point that `spec` picks as a model of the format `to`; see `write.export_model`.
 
     The quality of what was written is measured on holdout rows, beside the study's own of the same point: on all of
     them in fewer bits, which change outputs by design, else on `_ROWS`. A study of a caller's own model takes it again:
     `task` is the model with its data, on the CPU in float32; `model` alone goes with the data that the study names.
-    A tuned point is written with its weights, from the study's folder of them, `weights`.
+    A tuned point is written with its weights, from the study's folder of them, `weights`; one whose halves of blocks
+    are smaller with what the study fitted for them, `fits`.
 
     Raises:
         PruneSearchError: for an unknown format or pick, a path that is taken, or a model or data set that is gone.
@@ -67,6 +70,7 @@ def export_study_model(
             model=task.answering if graph else task.model,
             schedule=at_work.schedule,
             changes=at_work.changes,
+            fits=fits or {},
             inputs=task.timing_inputs(config.batch_size),
             model_id=setting.source.id,
             provenance=provenance_of(point, front),

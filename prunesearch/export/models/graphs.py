@@ -27,11 +27,13 @@ _TENSORRT_ROWS = (1, 8, 32)  # least, usual and greatest batch of the engine whe
 def _onnx(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, ...]:
     """Write the ONNX file, with schedule and provenance in its metadata."""
     notes = {"prunesearch.schedule": source.schedule.to_json(None)}
+    if source.changes:
+        notes["prunesearch.plan"] = source.plan.to_json(None)
     if source.provenance:
         notes["prunesearch.provenance"] = json.dumps(dict(source.provenance), ensure_ascii=False)
     opset = options.opset or OPSET
     write_onnx(trace(source.model, source.inputs), path, opset, notes)
-    int8 = options.int8 or bool(source.changes)
+    int8 = options.int8 or bool(source.plan.whole)
     if int8:
         onnx_to_int8(path)
     said = f"int8: dynamic quantisation of the matrix products ({_ONNX_INT8})"

@@ -41,6 +41,7 @@ FILE = "modeling_pruned"
 _VARIANT = "pruned"  # of the file of weights: `model.pruned.safetensors`
 _LINE = 120  # of what is written
 _TABLE, _TABLES = "prunesearch.pruning.families.rows", "prunesearch.pruning.families.find"
+_RESHAPED = "prunesearch.pruning.forward.reshaped"
 _EMPTIED = ("AROUND", "REFUSED", "NEAREST")  # what is said of models that the file is not for
 
 _HEAD = '''"""{name}: tokens leave on the way through the blocks.
@@ -79,7 +80,7 @@ class {name}({base}):
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         said = self.config.prunesearch
-        Handle(self, Schedule.from_dict(said["schedule"]), seed=said["seed"])
+{shaping}        Handle(self, {planned}, seed=said["seed"])
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -92,8 +93,22 @@ class {name}({base}):
 '''
 
 
-def modelling_file(model: PreTrainedModel, schedule: Schedule) -> str:
+_SCHEDULE = 'Schedule.from_dict(said["schedule"])'
+# of a model with changes of halves of blocks
+_SHAPING = """\
+        take_shape_(self, said["shape"])
+        skips = frozenset((block, half) for block, half in said["skips"])
+"""
+_WITHOUT_HALVES = f"WithoutHalves({_SCHEDULE}, skips)"
+
+
+def modelling_file(model: PreTrainedModel, schedule: Schedule, *, halves: bool = False) -> str:
     """The source of a module with the class `Pruned…` of `model`'s class, for the scorers and merges of `schedule`.
+
+    Args:
+        model: with the layers of its class.
+        schedule: what leaves.
+        halves: whether halves of its blocks are smaller, or left out, as its config is to say.
 
     Raises:
         PruneSearchError: for a model class that is not transformers' own, or a scorer, merge or family that was
@@ -112,6 +127,7 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule) -> str:
         *(_home(table, name) for (_, name), table in used.items()),
         ("prunesearch.pruning.apply", "Handle"),
         ("prunesearch.pruning.apply", "handle_of"),
+        *((_RESHAPED, name) for name in ("take_shape_", "WithoutHalves") if halves),
     ]
     replaced = {
         ("prunesearch.core.tables.token_tables", "SCORERS"): 'Registry("scorer", {}, ScorerRow)',
@@ -139,6 +155,8 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule) -> str:
         model_type=model.config.model_type,
         prefix=PRUNED,
         variant=_VARIANT,
+        shaping=_SHAPING if halves else "",
+        planned=_WITHOUT_HALVES if halves else _SCHEDULE,
         dashes="-" * 90,
         registrations=registrations or "# an empty schedule: nothing is reduced",
     )
@@ -218,8 +236,11 @@ def write(source: ModelSource, path: Path) -> tuple[str, ...]:
             f"{type(model).__name__} is no transformers model (prunesearch fitted its head), so that no Hugging Face "
             "folder can hold it: choose --to onnx or torch-export"
         )
-    text = modelling_file(model, source.schedule)
-    for change in source.changes:  # one that `HUGGING_FACE.precisions` has
+    plan = source.plan
+    text = modelling_file(model, source.schedule, halves=bool(plan.halves))
+    if plan.halves:
+        model, shape = source.reshaped()
+    for change in plan.whole:  # one that `HUGGING_FACE.precisions` has
         model = copy.deepcopy(model).to(DTYPES.load(PRECISIONS.entry(str(change)).dtype))
     with quiet_libraries():
         model.save_pretrained(path, variant=_VARIANT)
@@ -232,6 +253,8 @@ def write(source: ModelSource, path: Path) -> tuple[str, ...]:
         "AutoConfig": f"{FILE}.{_config_name(type(model))}",
     }
     config["prunesearch"] = {"version": __version__, "seed": source.seed, "schedule": source.schedule.to_dict()}
+    if plan.halves:
+        config["prunesearch"] |= {"shape": shape, "skips": sorted(map(list, plan.skips))}
     (path / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (path / f"{FILE}.py").write_text(text, encoding="utf-8")
     return _save_processor(source, path)

@@ -29,6 +29,7 @@ class ModelSource:
         provenance: see `native.provenance_of`; empty for a schedule by hand.
         seed: of the `random` scorer.
         changes: what else is done to the model.
+        fits: weights that were fitted for changes of halves of blocks.
     """
 
     model: nn.Module
@@ -38,11 +39,20 @@ class ModelSource:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     changes: tuple[Change, ...] = ()
+    fits: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:
         """All that is done to the model."""
         return Plan(self.schedule, self.changes)
+
+    def reshaped(self) -> tuple[nn.Module, dict[str, Any]]:
+        """A copy of the model with the smaller layers of its plan as its own; see `forward.reshaped`."""
+        from prunesearch.pruning.apply import twins_of
+        from prunesearch.pruning.families.find import find_encoder
+        from prunesearch.pruning.forward.reshaped import reshaped
+
+        return reshaped(self.model, twins_of(find_encoder(self.model), self.fits), self.plan.halves.values())
 
     def written_in(self, options: ModelOptions) -> str:
         """What the model is written in, for people: `int8`; empty for its own float32."""

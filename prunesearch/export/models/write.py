@@ -56,13 +56,8 @@ def check_methods(schedule: Schedule, to: ModelFormat) -> None:
 
 def check_changes(source: Plan, to: ModelFormat) -> None:
     """Raise `PruneSearchError`, with the reason, for a precision that the format cannot hold."""
-    for change in source.changes:
+    for change in source.whole:
         if str(change) not in to.precisions:
-            if change.half:
-                raise PruneSearchError(
-                    f"no {to.tool} file is written of a model with {change} yet: choose --to json for the plan (what "
-                    "was fitted is in the study's folder), or a point without"
-                )
             raise PruneSearchError(
                 f"{to.tool} cannot hold a model in {change} ({to.float_alone}): choose --to onnx for int8, --to hf "
                 "for bfloat16 and float16, --to json for the plan, or a point in float32"
@@ -115,11 +110,16 @@ def export_model(
 def write_format(source: ModelSource, to: ModelFormat, path: Path, options: ModelOptions) -> tuple[str, ...]:
     """Write alone, with nothing checked; see `ModelFormat.write`."""
     from prunesearch.pruning.apply import apply_
+    from prunesearch.pruning.forward.reshaped import WithoutHalves
 
     if not to.applied:
         return to.write(source, path, options)
-    with apply_(source.model, source.schedule, seed=source.seed):
-        return to.write(source, path, options)
+    model, schedule = source.model, cast(Any, source.schedule)
+    if source.plan.halves:  # a graph is of modules that are in the model
+        model, _ = source.reshaped()
+        schedule = WithoutHalves(source.schedule, source.plan.skips)
+    with apply_(model, schedule, seed=source.seed):
+        return to.write(replace(source, model=model), path, options)
 
 
 def remove_export(path: Path) -> None:
@@ -164,7 +164,8 @@ def _check(source: ModelSource, to: ModelFormat, path: Path, notes: tuple[str, .
 
     forward, batches = to.load(path), check_batches(source.inputs)
     wanted = []
-    with apply_(source.model, source.plan, seed=source.seed), torch.inference_mode():
+    applied = apply_(source.model, source.plan, seed=source.seed, fits=source.fits)
+    with applied, torch.inference_mode():
         for batch in batches:
             wanted.append(answers_of(source.model(**batch)))
     error = _worst(_off(forward(batch), want) for batch, want in zip(batches, wanted, strict=True))
@@ -202,7 +203,7 @@ def _time(source: ModelSource, to: ModelFormat, path: Path, options: ModelOption
         write_format(replace(source, schedule=Schedule(), changes=()), to, other, options)
         unpruned, pruned = to.load(other), to.load(path)
         inputs = dict(source.inputs)
-        with apply_(source.model, Schedule(), seed=source.seed) as handle:
+        with apply_(source.model, Schedule(), seed=source.seed, fits=source.fits) as handle:
             eager = Job(lambda: source.model(**inputs), lambda: handle.set(Schedule()))
             eager_pruned = Job(lambda: source.model(**inputs), lambda: handle.set(source.plan))
             jobs = {"eager": eager, "eager_pruned": eager_pruned, **_jobs(unpruned, pruned, inputs)}

@@ -95,11 +95,19 @@ class Twins:
                 own.setdefault(change.block, []).append(change)
         return own
 
-    def _twin(self, index: int, mine: Iterable[Any], whole: tuple[Any, ...]) -> Twin:
-        twin = Shadow(self.blocks[index], self.core, self.bound)
+    def shadows(self, changes: Iterable[Any]) -> dict[int, Shadow]:
+        """Those of the blocks that are others under changes of halves, by their numbers; raises as `of`."""
+        return {index: self._shadow(index, mine, ()) for index, mine in self._own(changes).items()}
+
+    def _shadow(self, index: int, mine: Iterable[Any], whole: tuple[Any, ...]) -> Shadow:
+        found = Shadow(self.blocks[index], self.core, self.bound)
         for change in mine:
-            twin.take(self._half(index, change, whole))
-        return Twin(twin.block, twin.block.get_submodule(self.core))
+            found.take(self._half(index, change, whole))
+        return found
+
+    def _twin(self, index: int, mine: Iterable[Any], whole: tuple[Any, ...]) -> Twin:
+        block = self._shadow(index, mine, whole).block
+        return Twin(block, block.get_submodule(self.core))
 
     def _half(self, index: int, change: Any, whole: tuple[Any, ...]) -> Shadow:
         """A shadow with one change, made once for all plans that have it, as long as the weights are the same."""
@@ -153,6 +161,7 @@ class Shadow:
         self._mine = {"": self.block}  # modules that are no longer the original's, by their paths
         self.others: dict[str, nn.Module] = {}  # what was put into it
         self.counts: tuple[int, int, int] | None = None  # what was said of its heads
+        self.said: dict[str, dict[str, int]] = {}  # the numbers, by the paths of the modules that have them
 
     def put(self, path: str, module: nn.Module) -> None:
         """Put a module where another is."""
@@ -179,8 +188,10 @@ class Shadow:
         known = {**dict.fromkeys(_HEADS, before), **dict.fromkeys(_ALL_HEADS, before * size)}
         new = {before: after, before * size: after * size}
         for end in range(1, len(path) + 1):
-            own = self._own(".".join(path[:end])).__dict__
-            own.update({name: new[value] for name, value in known.items() if own.get(name) == value})
+            place = ".".join(path[:end])
+            own = self._own(place).__dict__
+            self.said[place] = {name: new[value] for name, value in known.items() if own.get(name) == value}
+            own.update(self.said[place])
 
     def convert(self, makes: Any) -> None:
         """Put twins of single modules (`leaves.MakesTwins`) in the places of those that are other than the block's;
