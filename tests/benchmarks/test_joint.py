@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from joint import INT8, Tried, best_within, plans_of, rows_of, seeds_of, table
+from joint import INT8, Tried, best_within, held_by, plans_of, rows_of, table, write_seeds
 
-from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 
@@ -22,17 +22,26 @@ TOKENS = Plan(Schedule([Stage(1, 0.5)]))
 
 
 def test_the_plans_of_every_way() -> None:
-    both = Plan(Schedule([Stage(2, 0.5)]), INT8)
-    found = plans_of(Study(TOKENS), Study(both))  # type: ignore[arg-type]
+    both, less = Plan(Schedule([Stage(2, 0.5)]), INT8), Plan(changes=[Change.parse("0:width(mlp=32)")])
+    found = plans_of({"tokens": Study(TOKENS), "joint": Study(both), "width": Study(less)})  # type: ignore[dict-item]
     assert found["tokens only"] == [Plan(), TOKENS]
     assert found["int8 after tokens"] == [Plan(changes=INT8), Plan(TOKENS.schedule, INT8)]
     assert found["joint"] == [Plan(), both]
     assert found["int8 only"] == [Plan(), Plan(changes=INT8)]
+    assert found["width only"] == [Plan(), less]
+    assert "all" not in found
 
 
 def test_a_joint_search_starts_from_what_one_has_after_the_other(tmp_path: Path) -> None:
-    paths = seeds_of(Study(TOKENS), tmp_path / "seeds")  # type: ignore[arg-type]
+    plans = plans_of({"tokens": Study(TOKENS)})["int8 after tokens"]  # type: ignore[dict-item]
+    paths = write_seeds(plans, tmp_path / "seeds")
     assert [Plan.from_json(Path(path).read_text()) for path in paths] == [Plan(TOKENS.schedule, INT8)]
+
+
+def test_who_holds_a_plan() -> None:
+    assert "hf" in held_by(TOKENS)
+    assert "hf" not in held_by(Plan(TOKENS.schedule, INT8))
+    assert "onnx" in held_by(Plan(TOKENS.schedule, INT8))
 
 
 def test_the_best_at_a_latency() -> None:
