@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -239,7 +239,8 @@ def write(source: ModelSource, path: Path) -> tuple[str, ...]:
     plan = source.plan
     text = modelling_file(model, source.schedule, halves=bool(plan.halves))
     if plan.halves:
-        model, shape = source.reshaped()
+        made, shape = source.reshaped()
+        model = cast(PreTrainedModel, made)
     for change in plan.whole:  # one that `HUGGING_FACE.precisions` has
         model = copy.deepcopy(model).to(DTYPES.load(PRECISIONS.entry(str(change)).dtype))
     with quiet_libraries():
