@@ -26,6 +26,8 @@ from prunesearch.core.tables.export_tables import FORMATS
 from prunesearch.export.models.from_study import export_study_model
 from prunesearch.export.models.model_format import ModelOptions
 from prunesearch.pruning.forward.artefacts import loaded, read_weights, save_weights, weights_path
+from prunesearch.search.finish.need import rows_note
+from prunesearch.search.finish.tuned import with_tuned
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
@@ -127,6 +129,14 @@ def test_a_tuned_point_has_weights_of_its_own_and_both_references(folder: Path, 
     assert point.tuned.equal.difference is not None
     assert point.tuned.difference.value == pytest.approx(point.quality.value - point.tuned.equal.value)
     assert Front.load(folder / "studies" / "tuned" / "front.json") == tuned
+
+
+def test_a_note_says_of_how_many_rows_points_are_now(searched: Front, tuned: Front) -> None:
+    few = searched.points[0].model_copy(update={"rows": 7})
+    before = searched.model_copy(update={"points": [few, *searched.points[1:]]})
+    before = before.model_copy(update={"notes": ["mine", str(rows_note(before.points))]})
+    after = with_tuned(before, [p for p in tuned.points if p.tuned is not None], blind=False)
+    assert after.notes == [note for note in ("mine", rows_note(after.points)) if note]
 
 
 def test_what_is_in_the_front_is_what_the_weights_do(folder: Path, tuned: Front) -> None:

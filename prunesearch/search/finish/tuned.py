@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunesearch.search.finish.candidates import hypervolume
+from prunesearch.search.finish.need import rows_note
 from prunesearch.search.finish.verdict import Judge, with_promises
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import Point
@@ -34,6 +35,7 @@ def with_tuned(front: Front, tuned: Sequence[Point], *, blind: bool) -> Front:
     return front.model_copy(
         update={
             "points": points,
+            "notes": _notes(front, points),
             "verdict": _verdict(front, points, list(promised.values()), blind),
             "hypervolume": hypervolume(points, front.unpruned, front.objectives[0]),
         }
@@ -50,6 +52,13 @@ def keep_tuned(front: Front, before: Front, *, blind: bool) -> Front:
             kept = {name: getattr(old, name) for name in ("plan", "text", "qualities", "fidelity", "rows", "tuned")}
             found.append(point.model_copy(update=kept))
     return with_tuned(front, found, blind=blind)
+
+
+def _notes(front: Front, points: Sequence[Point]) -> list[str]:
+    """Those of the front, with the holdout rows that its points are of now."""
+    before, now = rows_note(front.points), rows_note(points)
+    kept = [now if note == before else note for note in front.notes]
+    return [note for note in kept if note]
 
 
 def _stricter(point: Point) -> Point:
