@@ -23,7 +23,7 @@ class Rule:
     """A stage and what carries it out, looked up once.
 
     `keep_before` is the fraction that left the stage before it; `order_read` says whether a stage behind it asks in
-    which order tokens stand.
+    which order tokens stand, `learned` whether the scorer has weights.
     """
 
     stage: Stage
@@ -32,6 +32,7 @@ class Rule:
     score: Callable[[ScorerInput], Tensor] | None
     select: Callable[[SelectionInput], Chosen] | None
     merge: Callable[[MergeInput], Assignment]
+    learned: bool = False
 
     @cached_property
     def params(self) -> tuple[Mapping[str, float], Mapping[str, float], Mapping[str, float]]:
@@ -45,7 +46,8 @@ class Rule:
         merge, scored = MERGES.load(stage.merge), MERGES.entry(stage.merge).uses_scores
         if not scored:
             return cls(stage, keep_before, read, None, None, merge)
-        return cls(stage, keep_before, read, SCORERS.load(stage.scorer), SELECTIONS.load(stage.selection), merge)
+        score, learned = SCORERS.load(stage.scorer), SCORERS.entry(stage.scorer).learned
+        return cls(stage, keep_before, read, score, SELECTIONS.load(stage.selection), merge, learned)
 
     def decide(
         self,

@@ -297,7 +297,7 @@ class Driver:
         if family.positions is None and view.mask is not None:
             view.mask = view.mask[..., :1, :]  # the same for all queries, as `key_validity` takes it to be
         place = self.encoder.depth, self.seed, family.cls
-        probe = self._probe(rule.stage)
+        probe = self._probe(rule.stage) if rule.learned else None
         assignment = rule.decide(tokens, view, *place, in_order=family.keeps_order, features=x, probe=probe)
         if state.trace is not None:
             state.trace.add(rule.stage, assignment, tokens, x)

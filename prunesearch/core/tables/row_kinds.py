@@ -13,11 +13,13 @@ from prunesearch.core.tables.params import Param
 class ScorerRow(Row):
     """A scorer. `order_free`: True if it says the same of tokens in whatever order they stand; `attends`: True if it
     reads who attends to whom, so that it needs a block; `tower`: True if in a decoder it reads what the model's tower
-    attended to; `params`: the numbers that a stage may set, by name."""
+    attended to; `learned`: True if it has weights, which lie beside the model; `params`: the numbers that a stage may
+    set, by name."""
 
     order_free: bool = False
     attends: bool = False
     tower: bool = False
+    learned: bool = False
     params: Mapping[str, Param] = field(default_factory=dict)
 
 
@@ -30,6 +32,7 @@ class LearnedRow(ScorerRow):
         control: it learns nothing, and is what the others are compared with.
     """
 
+    learned: bool = True
     learning: str = ""
     control: bool = False
 

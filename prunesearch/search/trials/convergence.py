@@ -13,7 +13,7 @@ from prunesearch.search.samplers.improvement import LOST
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.incumbents import Incumbent, unpack_rows
 
-_WINDOW = 15  # results over which the growth is looked at
+_WINDOW = 25  # results over which the growth is looked at
 _EVERY = 5  # results between two looks
 _RESAMPLES = 100
 _SIGMAS = 2.0
