@@ -41,7 +41,7 @@ WARM_UPS = 3
 
 def rivals(depth: int) -> dict[str, list[Plan]]:
     """Schedules of other people's methods, each at several shares of tokens."""
-    thirds = [max(1, round(depth * k / 4)) - 1 for k in (1, 2, 3)]
+    thirds = sorted({max(1, round(depth * k / 4)) - 1 for k in (1, 2, 3)})
     pyramid = [
         " > ".join(f"decoder/{block}:{share**k:.4f} text_attention+drop" for k, block in enumerate(thirds, 1))
         for share in (0.75, 0.5, 0.3)
@@ -59,12 +59,15 @@ def rivals(depth: int) -> dict[str, list[Plan]]:
 @contextmanager
 def any_size(model: Any) -> Iterator[None]:
     """Within the block, the tower takes pictures of any size."""
-    inner, before = model.model, model.model.get_image_features
-    inner.get_image_features = partial(before, interpolate_pos_encoding=True)
+    inner, name = model.model, "get_image_features"
+    own = inner.__dict__.get(name)  # what a handle put there
+    setattr(inner, name, partial(getattr(inner, name), interpolate_pos_encoding=True))
     try:
         yield
     finally:
-        del inner.get_image_features
+        delattr(inner, name)
+        if own is not None:
+            setattr(inner, name, own)
 
 
 def smaller(model: Any, inputs: Inputs, share: float) -> Inputs:
