@@ -229,6 +229,7 @@ def test_a_curve_is_followed_in_as_many_steps_as_stages_are_allowed() -> None:
         ("multi-stage", {"keep": [0.5], "sites": [0.5], "layers": "all"}, "given by `sites`"),
         ("multi-stage", {"keep": [0.5], "sites": [1.5]}, "but got 1.5"),
         ("multi-stage", {"keep": [0.5], "sites": [-1]}, "but got -1"),
+        ("multi-stage", {"keep": [0.5], "sites": [float("nan"), 0.5]}, "but got nan"),
         ("constant-r", {"keep": [0.5]}, "follows from `r`"),
         ("constant-r", {"r": [0]}, "greater than or equal to 1"),
         ("constant-r", {"r": []}, "at least 1 item"),

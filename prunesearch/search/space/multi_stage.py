@@ -34,7 +34,7 @@ class MultiStageFile(SpaceFile):
     @classmethod
     def _sites(cls, sites: list[int | float]) -> list[int | float]:
         for site in sites:
-            if site < 0 or (isinstance(site, float) and site >= 1):
+            if not (0 <= site < 1 if isinstance(site, float) else site >= 0):  # nor NaN
                 raise ValueError(f"a site is a block index >= 0, or a part of the depth in [0, 1), but got {site}")
         return sites
 
