@@ -27,13 +27,14 @@ from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import as_planned
 from prunesearch.report.tables.device_list import list_devices
 from prunesearch.search.run import run as search
-from prunesearch.study.config import RunConfig
+from prunesearch.study.config import VIEW_ROWS, RunConfig
 from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder, resolve_study
 from prunesearch.study.setup import make_setting
 from prunesearch.study.target import resolve_target
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.objects import digest_of, task_of
 from prunesearch.tasks.shapes import load_shape, random_inputs
+from prunesearch.tasks.views.alter import Alterations
 from prunesearch.training.settings import TrainingSettings
 
 _PROFILE = tuple(field.name for field in fields(ProfileConfig))
@@ -106,6 +107,8 @@ def _asked(
     loading: dict[str, Any] = {"columns": config.columns or None, "length": config.length, "processor": processor}
     reading = {"delimiter": config.delimiter, "header": config.header, "skip_bad": config.skip_bad or None}
     loading |= {name: value for name, value in reading.items() if value is not None}
+    if config.robust:
+        loading["views"] = Alterations(config.robust, config.severity or None, VIEW_ROWS, config.seed)
     if config.task != "auto":
         loading["task"] = config.task
     if named_model:

@@ -33,6 +33,7 @@ from prunesearch.core.tables.registry import (
     SAMPLERS,
 )
 from prunesearch.tasks.table import METRICS, TASKS
+from prunesearch.tasks.views.view_table import VIEWS, groups
 
 app = typer.Typer(
     add_completion=False,
@@ -94,6 +95,19 @@ def run(
     constraint: Annotated[
         list[str] | None,
         typer.Option(help="'quality >= 0.99*unpruned', 'agreement >= 0.98', 'macs <= 60%', ...; may be repeated."),
+    ] = None,
+    robust: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Judge rows in these views too: {', '.join(groups())}, or {listed(VIEWS)}; several: fog,snow."
+        ),
+    ] = None,
+    over: Annotated[str | None, typer.Option(help="Of several views: mean (default) or worst.")] = None,
+    severity: Annotated[
+        int | None, typer.Option(help="Of views, 1 to 5, or 0: each in turn; none: by --accuracy.")
+    ] = None,
+    robust_rows: Annotated[
+        int | None, typer.Option(help="Rows in each view that results are of; none: by --accuracy.")
     ] = None,
     percentile: Annotated[float | None, typer.Option(help="Of the latency that counts: 90; none: the median.")] = None,
     batch_size: Annotated[
@@ -188,6 +202,10 @@ def run(
         "budget": budget,
         "objectives": objective,
         "constraints": constraint,
+        "robust": robust,
+        "over": over,
+        "severity": severity,
+        "robust_rows": robust_rows,
         "percentile": percentile,
         "batch_size": batch_size,
         "length": length,

@@ -24,6 +24,8 @@ class Promise:
             share of the unpruned quality; a large change need be known to a quarter of itself only.
         latency_error: half the 95 % interval of a latency that is measured end to end, relative to it, at which
             measuring stops before its time.
+        robust_rows: rows in each view of `--robust`.
+        severity: of these views; 0: each of them in turn.
     """
 
     table_error: float
@@ -33,6 +35,8 @@ class Promise:
     growth: float
     interval: float
     latency_error: float
+    robust_rows: int
+    severity: int
 
 
 STANDARD = "standard"
@@ -40,15 +44,15 @@ ACCURACIES = make_table(
     "accuracy",
     {
         "quick": AccuracyRow(
-            Promise(0.05, 0.20, 512, 3.0, 0.01, 0.04, 0.03),
+            Promise(0.05, 0.20, 512, 3.0, 0.01, 0.04, 0.03, 64, 3),
             "cost tables to 5 %, losses to 20 %, quality to 4 %, latencies to 3 %",
         ),
         STANDARD: AccuracyRow(
-            Promise(0.03, 0.10, 1024, 5.0, 0.005, 0.02, 0.02),
+            Promise(0.03, 0.10, 1024, 5.0, 0.005, 0.02, 0.02, 128, 3),
             "cost tables to 3 %, losses to 10 %, quality to 2 %, latencies to 2 %",
         ),
         "thorough": AccuracyRow(
-            Promise(0.015, 0.05, 2048, 8.0, 0.0025, 0.01, 0.01),
+            Promise(0.015, 0.05, 2048, 8.0, 0.0025, 0.01, 0.01, 500, 0),
             "cost tables to 1.5 %, losses to 5 %, quality to 1 %, latencies to 1 %",
         ),
     },

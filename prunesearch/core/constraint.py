@@ -12,8 +12,8 @@ from prunesearch.core.errors import PruneSearchError, did_you_mean
 
 AGREEMENT = "agreement"
 QUALITIES = ("quality", AGREEMENT)  # bounded from below, as costs are of which more is better
-_PATTERN = re.compile(r"([A-Za-z_]*)\s*(<=|>=|=<|=>|==|<|>|=)\s*(.*)")
-_RELATIVE = re.compile(r"^(?:([^*]*)\*)?\s*unpruned$", re.IGNORECASE)
+_PATTERN = re.compile(r"([A-Za-z_]*)(?:@(\w+))?\s*(<=|>=|=<|=>|==|<|>|=)\s*(.*)")
+_RELATIVE = re.compile(r"^(?:([^*]*)\*)?\s*unpruned(?:@(\w+))?$", re.IGNORECASE)
 _FORMS = "write 'quality >= 0.99*unpruned', 'agreement >= 0.98', 'latency <= 10ms' or 'macs <= 60%'"
 
 
@@ -26,12 +26,14 @@ class Constraint:
         value: the bound: a fraction for a quality, in the cost's unit for a cost; of a `relative` one, the factor.
         relative: whether the bound is `value` times what the unpruned model has, as `relative_bound` says.
         text: as typed, blanks made regular.
+        view: of `quality@fog`, the view of the rows that it is in; empty: what all of them come to.
     """
 
     name: str
     value: float
     relative: bool
     text: str
+    view: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Constraint:
@@ -43,7 +45,7 @@ class Constraint:
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
             raise PruneSearchError(f"constraint '{text}' is not understood: {_FORMS}")
-        name, sign, bound = match[1].lower(), match[2], match[3]
+        name, view, sign, bound = match[1].lower(), (match[2] or "").lower(), match[3], match[4]
         known = (*QUALITIES, *COSTS)
         if name not in known:
             raise PruneSearchError(f"constraint '{text}': unknown name '{match[1]}', {did_you_mean(name, known)}")
@@ -52,8 +54,15 @@ class Constraint:
             raise PruneSearchError(
                 f"`{name} {needed} bound` is what can be asked for, but got '{text}': write '{name} {needed} {bound}'"
             )
+        other = _RELATIVE.match(bound)
+        if view and name not in QUALITIES:
+            raise PruneSearchError(f"a quality has views, a cost has none, but got '{text}': leave '@{view}' out")
+        if other is not None and other[2] is not None and other[2].lower() != view:
+            raise PruneSearchError(
+                f"a bound is on one view, but got '{text}': write '{name}@{other[2]} {sign} {bound}'"
+            )
         value, relative = _quality(name, bound, text) if name in QUALITIES else _cost(name, bound, text)
-        return cls(name, value, relative, f"{name} {sign} {bound}")
+        return cls(name, value, relative, f"{name}{f'@{view}' if view else ''} {sign} {bound}", view)
 
     @property
     def on_quality(self) -> bool:

@@ -16,7 +16,7 @@ from prunesearch.core.appended import Appended
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import moving, say, step
 from prunesearch.core.plans.plan import Plan
-from prunesearch.core.tables.registry import ENGINES
+from prunesearch.core.tables.registry import ACROSS, ENGINES
 from prunesearch.cost.devices.device import is_device, kind_of
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.costs.costing import Coster, Costing
@@ -25,6 +25,7 @@ from prunesearch.search.engines.engine import Engine, EngineContext, Evaluate
 from prunesearch.search.engines.time_limit import trial_limit
 from prunesearch.search.finish.candidates import blind_note
 from prunesearch.search.finish.finish import Finish
+from prunesearch.search.finish.robustness import searched_rows
 from prunesearch.search.handed_on import Priced, Probed, Run, Searched
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.sensitivity import measure_halves, measure_sensitivities
@@ -74,7 +75,7 @@ def probe(priced: Priced) -> Probed:
     """Measure what single stages lose, where it could matter, and solve for seeds."""
     run, costing = priced.run, priced.costing
     config = run.setting.config
-    most = run.setting.task.calibration.take(config.search_samples)
+    most = searched_rows(run.setting)
     split = most.take(_begun_with(priced, most) or _enough_rows(priced, most))
     sensitivities = _sensitivities(run, costing, split, begun=priced.resumed is not None)
     evaluator = Evaluator(run.setting.task, run.handle, split)
@@ -225,7 +226,7 @@ def _asking(probed: Probed, study: Study, unpruned: Evaluation) -> Search:
         probed.seeds,
         probed.sensitivities,
         config.seed,
-        race=config.race,
+        race=config.race and (not config.robust or ACROSS.entry(config.over).weighted),  # races go by means
         constraints=QualityConstraints(bounds, unpruned) if bounds else None,
     )
 
@@ -247,9 +248,9 @@ def load_evaluate(settings: dict[str, Any], rows: int) -> Evaluate:
     config = RunConfig(**settings)
     if is_device(config.device):  # a worker sees its own GPU alone
         config = config.model_copy(update={"device": config.device.partition(":")[0]})
-    task = make_setting(config).task
-    handle = apply_(task.model, Plan(), seed=config.seed)
-    evaluator = Evaluator(task, handle, task.calibration.take(rows))
+    setting = make_setting(config)
+    handle = apply_(setting.task.model, Plan(), seed=config.seed)
+    evaluator = Evaluator(setting.task, handle, searched_rows(setting).take(rows))
     return lambda schedule, rival: evaluator.evaluate(schedule, rival=rival)
 
 

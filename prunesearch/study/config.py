@@ -31,14 +31,18 @@ from prunesearch.study.settings.as_typed import (
     Paths,
     Precisions,
     Seconds,
+    Views,
 )
 from prunesearch.study.settings.loads import Load, in_order, read_loads, spread_loads
 from prunesearch.study.settings.resuming import PATHS, check_same, located
 from prunesearch.study.storage.urls import hide_password
 from prunesearch.tasks.table import METRICS, TASKS
+from prunesearch.tasks.views.view_table import SEVERITIES
+
+VIEW_ROWS = 500  # of a split, that are made in every view
 
 _SEEDS = 24
-_BY_ACCURACY = ("search_samples", "sensitivity_units")  # where they are not given
+_BY_ACCURACY = ("search_samples", "sensitivity_units", "robust_rows", "severity")  # where they are not given
 _TABLES: dict[str, Any] = {
     "task": TASKS,
     "metric": METRICS,
@@ -47,6 +51,7 @@ _TABLES: dict[str, Any] = {
     "sampler": SAMPLERS,
     "engine": ENGINES,
     "across": ACROSS,
+    "over": ACROSS,
     "accuracy": ACCURACIES,
 }
 
@@ -128,6 +133,11 @@ class RunConfig(BaseModel):
         patience_s: how long to wait for a busy CPU before measuring (`patience="30s"`), seconds.
         energy_window_s: length of a window over which energy is measured (`energy_window="5s"`), seconds.
         front_points: candidates that go to the holdout split and are re-measured.
+        robust: views that rows are judged in beside themselves as they are: names in `VIEWS` or groups of them, as a
+            list or `corruptions`; quality and loss are what all views come to. Empty: none.
+        over: a name in `ACROSS`: how the qualities in several views become the one that counts.
+        severity: of views, 1 to 5; 0: each of them in turn, row by row; None: by `accuracy`.
+        robust_rows: rows of each view that results are of, 500 at most; None: by `accuracy`.
         seed: of everything random.
 
     Raises:
@@ -185,6 +195,10 @@ class RunConfig(BaseModel):
     patience_s: Seconds = Field(default=30.0, ge=0)
     energy_window_s: Seconds = Field(default=5.0, ge=5)
     front_points: int = Field(default=12, ge=1)
+    robust: Views = Field(default_factory=list)
+    over: str = "mean"
+    severity: int = Field(default=3, ge=0, le=SEVERITIES)
+    robust_rows: int = Field(default=0, ge=8, le=VIEW_ROWS)
     seed: int = Field(default=0, ge=0)
 
     def __init__(self, **settings: Any) -> None:
@@ -212,7 +226,7 @@ class RunConfig(BaseModel):
             found |= spread_loads(found.pop("batch_size", None), found.pop("length", None))
         return found
 
-    @field_validator("task", "metric", "dtype", "attention", "sampler", "engine", "mode", "across", "accuracy")
+    @field_validator("task", "metric", "dtype", "attention", "sampler", "engine", "mode", "across", "over", "accuracy")
     @classmethod
     def _known(cls, value: str | None, info: Any) -> str | None:
         """Names are those of the tables."""
@@ -247,6 +261,11 @@ class RunConfig(BaseModel):
         if (self.model is None) != (self.data is None):
             missing, given_one = ("--data", "--model") if self.data is None else ("--model", "--data")
             raise PruneSearchError(f"{given_one} needs {missing} beside it; neither of them: the bundled demo")
+        if self.robust and self.weights is not None:
+            raise PruneSearchError("weights of a study are judged on rows as they are, but got --robust: leave one out")
+        views = [c for c in self.constraints if c.view]
+        if views and not self.robust:
+            raise PruneSearchError(f"constraint '{views[0].text}' needs --robust {views[0].view}, but got no --robust")
         settled = self.__dict__  # frozen for everybody else
         if "objectives" not in self.model_fields_set and self.budget is not None:
             settled["objectives"] = [self.budget.cost("latency")]

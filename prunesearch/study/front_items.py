@@ -176,6 +176,16 @@ class FrontItem(FrontRecord):
         """The quality that counts."""
         return next(iter(self.qualities.values()))
 
+    def quality_in(self, view: str) -> MetricValue:
+        """The quality in a view of the rows; empty: the one that counts.
+
+        Raises:
+            PruneSearchError: if the study has no such view.
+        """
+        if view and view not in list(self.qualities)[1:]:
+            raise PruneSearchError(f"this study has no view '{view}' of its rows: run it with --robust {view}")
+        return self.qualities[view] if view else self.quality
+
     @property
     def latency(self) -> CostAmount:
         """Of a batch, which every study knows."""

@@ -19,11 +19,12 @@ from prunesearch.core.tables.registry import ATTENTIONS, DTYPES, ENGINES
 from prunesearch.cost.devices.device import is_device
 from prunesearch.pruning.families.find import find_reduced
 from prunesearch.pruning.interface import base_name
-from prunesearch.study.config import RunConfig
+from prunesearch.study.config import VIEW_ROWS, RunConfig
 from prunesearch.study.settings.given_weights import PLAN, GivenWeights
 from prunesearch.study.settings.loads import Load, bucket_loads
 from prunesearch.study.target import Target, resolve_target
 from prunesearch.tasks import load_task
+from prunesearch.tasks.views.alter import Alterations
 
 if TYPE_CHECKING:
     from torch import nn
@@ -210,7 +211,12 @@ def make_setting(
     target = target or resolve_target(config.device)
     if task is None:
         task = _load(config, source, target, model, data, processor)
-    config, task = with_buckets(config, task)
+    if config.robust and not task.views:
+        raise PruneSearchError(
+            "views are of rows that are read (--data, or a datasets.Dataset), but got a task without them: leave "
+            "robust out"
+        )
+    config, task = with_buckets(config, replace(task, over=config.over))
     weights = None
     if config.weights is not None:
         if given is not None:  # the caller's own stays as it is
@@ -247,6 +253,7 @@ def _load(
         seed=config.seed,
         length=config.length,
         processor=processor,
+        views=Alterations(config.robust, config.severity or None, VIEW_ROWS, config.seed) if config.robust else None,
     )
 
 

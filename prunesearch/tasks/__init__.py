@@ -7,6 +7,7 @@ imports no torch; `load_task` does.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from prunesearch.tasks.base import Task
     from prunesearch.tasks.data.sources import DataSource
+    from prunesearch.tasks.views.alter import Alterations
 
 __all__ = ["METRICS", "TASKS", "load_task"]
 
@@ -45,6 +47,7 @@ def load_task(
     header: bool | None = None,
     skip_bad: bool = False,
     whole: bool = False,
+    views: Alterations | None = None,
 ) -> Task:
     """Load a model and its data, and cache both splits as batches.
 
@@ -61,7 +64,8 @@ def load_task(
 
     `delimiter` (one character) and `header` (whether the first row names the columns) are of CSV and TSV files; None:
     as they look. `skip_bad` leaves out rows that cannot be read or decoded, and counts them in a note, where they are
-    an error otherwise. `whole`: all rows are used, those that are not calibration rows for the holdout split.
+    an error otherwise. `whole`: all rows are used, those that are not calibration rows for the holdout split. `views`
+    are further splits, `holdout@fog`, of rows of the two that judge.
 
     Raises `PruneSearchError`, in one line, for whatever cannot be loaded or does not fit together. Batches made by the
     caller: `objects.task_of`.
@@ -95,10 +99,11 @@ def load_task(
         weights = {"dtype": first.dtype, "device": first.device, "attention": config._attn_implementation}
     check_model_type(config.model_type)
     check_head(config, model_id, task)
+    source = as_source(data, TextTable(delimiter, header, tuple((columns or {}).values()), skip_bad))
     request = TaskRequest(
         model_id=model_id,
         config=config,
-        source=as_source(data, TextTable(delimiter, header, tuple((columns or {}).values()), skip_bad)),
+        source=replace(source, views=views),
         columns=by_role(columns or {}),
         batch_size=batch_size,
         sizes=Sizes.whole(calibration or 1) if whole else Sizes(calibration, holdout, train),
@@ -108,7 +113,14 @@ def load_task(
         given=given,
         **weights,
     )
-    loaded: Task = TASKS.load(infer_task(request) if task == "auto" else task)(request)
+    kind = infer_task(request) if task == "auto" else task
+    if views is not None and not TASKS.entry(kind).views:
+        able = ", ".join(name for name, row in TASKS.entries().items() if row.views)
+        raise PruneSearchError(
+            f"task {kind} has no views of its rows (its labels are tied to what they hold): leave --robust out, or use "
+            f"one of {able}"
+        )
+    loaded: Task = TASKS.load(kind)(request)
     loaded.check_measure()
     inferred = " (from the model's head and the data)" if task == "auto" else ""
     loaded.notes.append(f"task: {loaded.name}{inferred}; metric: {loaded.metric}")

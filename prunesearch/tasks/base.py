@@ -14,8 +14,11 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import Handle
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Inputs, Labels
+from prunesearch.tasks.batching.mixed_views import mixed
+from prunesearch.tasks.data.split import view_of_split
 from prunesearch.tasks.metrics.metric import Metric, find_metric
 from prunesearch.tasks.table import TASKS
+from prunesearch.tasks.views.view_table import CLEAN
 
 _LITTLE = 0.5  # of what a constant answer has on a metric that is blind to it
 
@@ -44,7 +47,8 @@ class Task(ABC):
     `timing_at(n)` gives the same function for `n` tokens; None where a model has a length of its own. `lengths` are the
     tokens of the calibration rows, padding left out, where these differ.
     `label_names` are the classes, where there are any; `metric` is a name in `table.METRICS`, or that of `own`, the
-    metric of a caller. `notes` tells a user in one line each what was inferred or decided.
+    metric of a caller. `over`, a row of `ACROSS`, is how the qualities in several views become one.
+    `notes` tells a user in one line each what was inferred or decided.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Task(ABC):
     timing_at: Callable[[int], Callable[[int], Inputs]] | None = None
     lengths: list[int] = field(default_factory=list)
     own: Metric | None = None
+    over: str = "mean"
 
     @property
     def calibration(self) -> EvalSet:
@@ -69,6 +74,19 @@ class Task(ABC):
     def holdout(self) -> EvalSet:
         """The split that results are reported on."""
         return self.splits["holdout"]
+
+    @property
+    def views(self) -> list[str]:
+        """The views that rows of the splits are in beside the rows as they are."""
+        head = view_of_split("holdout", "")
+        return [name.removeprefix(head) for name in self.splits if name.startswith(head)]
+
+    def judging(self, role: str) -> EvalSet:
+        """The rows of a split that schedules are judged on: the split, or where there are views, its rows in all."""
+        if not self.views:
+            return self.splits[role]
+        others = {view: self.splits[view_of_split(role, view)] for view in self.views}
+        return mixed({CLEAN: self.splits[role], **others}, role, self.over)
 
     @property
     def scoring(self) -> Metric:

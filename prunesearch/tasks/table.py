@@ -34,6 +34,7 @@ class TaskKind(Row):
         columns: sets of columns, one of which only data for it have: they tell kinds of one head apart, and find those
             that need no head.
         unlabelled: whether a model with this head and data without a label column is taken for `fidelity`.
+        views: whether its rows can be altered, their labels staying as they are (`--robust`).
         problem: what the outputs of such a head say, in transformers' words (`problem_type`); None: its heads say one
             thing alone.
     """
@@ -44,6 +45,7 @@ class TaskKind(Row):
     columns: tuple[tuple[str, ...], ...] = ()
     unlabelled: bool = False
     problem: str | None = None
+    views: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ TASKS = make_table(
             metrics=_CLASSES,
             unlabelled=True,
             problem=CLASSES,
+            views=True,
         ),
         TEXT: TaskKind(
             "prunesearch.tasks.kinds.text:load_text_task",
@@ -87,6 +90,7 @@ TASKS = make_table(
             metrics=_CLASSES,
             unlabelled=True,
             problem=CLASSES,
+            views=True,
         ),
         REGRESSION: TaskKind(
             "prunesearch.tasks.kinds.vectors:load_regression_task",
@@ -95,6 +99,7 @@ TASKS = make_table(
             metrics=("pearson", "spearman", "r2"),
             unlabelled=True,
             problem=NUMBERS,
+            views=True,
         ),
         RANKING: TaskKind(
             "prunesearch.tasks.kinds.ranking_pairs:load_ranking_task",
@@ -112,6 +117,7 @@ TASKS = make_table(
             metrics=("micro_f1", "macro_f1", "mean_ap", "label_accuracy"),
             unlabelled=True,
             problem=FLAGS,
+            views=True,
         ),
         TAGS: TaskKind(
             "prunesearch.tasks.kinds.tags:load_tagging_task",
@@ -165,6 +171,7 @@ TASKS = make_table(
             metrics=(*_CLASSES, "eer_accuracy"),
             unlabelled=True,
             problem=CLASSES,
+            views=True,
         ),
         SPEAKER: TaskKind(
             "prunesearch.tasks.kinds.verification_data:load_verification_task",
@@ -220,6 +227,7 @@ TASKS = make_table(
             "prunesearch.tasks.kinds.fidelity:load_fidelity_task",
             "rows without labels: how close to the unpruned model",
             metrics=("agreement", "cosine", "pearson", "spearman", "r2"),
+            views=True,
         ),
     },
     TaskKind,

@@ -57,7 +57,7 @@ def test_imports_go_down_only() -> None:
 SUB_ROOMS = {
     "cost": (("devices",), ("tables",), ("counting", "timing"), ("energy", "estimate")),
     "core": (("tables",), ("plans",)),
-    "tasks": (("data", "metrics"), ("batching",), ("kinds",)),
+    "tasks": (("data", "metrics"), ("views", "batching"), ("kinds",)),
     "study": (("settings", "storage"),),
     "export": (("schedules",), ("models",)),
     "report": (("tables",), ("views",), ("dashboard",)),

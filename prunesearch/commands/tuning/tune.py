@@ -107,6 +107,11 @@ def _trials(folder: StudyFolder) -> list[TrialRecord]:
 
 def _asked(front: Front, spec: str | None) -> list[Point]:
     """The points to train: those that reduce tokens."""
+    if front.combined is not None:
+        raise PruneSearchError(
+            f"weights are trained for one quality, but study '{front.study}' has {len(front.unpruned.qualities) - 1} "
+            "(--robust): tune a study without"
+        )
     chosen = [pick(front, spec)] if spec is not None else front.points
     smaller = [point for point in chosen if point.to_plan().halves]
     able = [point for point in chosen if len(point.to_plan()) and point not in smaller]

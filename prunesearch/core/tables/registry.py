@@ -350,6 +350,7 @@ TABLES: dict[str, Registry[Any] | str] = {
     "metrics": "prunesearch.tasks.table:METRICS",
     "shapes": "prunesearch.tasks.table:SHAPES",
     "readers": "prunesearch.tasks.table:READERS",
+    "views": "prunesearch.tasks.views.view_table:VIEWS",
     "families": "prunesearch.pruning.families.find:FAMILIES",
 }
 

@@ -175,16 +175,17 @@ def _loads_table(front: Front) -> Table:
 
 
 def _qualities_table(front: Front) -> Table:
-    """The qualities that were combined into the one that counts, each with its change."""
+    """The qualities that were combined into the one that counts, one a row: the unpruned model's, and every change."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("", no_wrap=True)
-    parts = list(front.unpruned.qualities)[1:]
-    for name in parts:
-        table.add_column(f"{name}, %", no_wrap=True)
-    for shown, item in _items(front):
-        found = [item.qualities[name] for name in parts]
-        changes = ["" if q.difference is None else f"  {change_text(q.difference)}" for q in found]
-        table.add_row(shown, *(f"{_quality(q, False)}{change}" for q, change in zip(found, changes, strict=True)))
+    table.add_column(f"{_metric(front)}, %, by view", no_wrap=True)
+    for shown, _ in _items(front):
+        table.add_column(shown, justify="right", no_wrap=True)
+    for name in front.unpruned.qualities:
+        changes = [point.qualities[name].difference for point in front.points]
+        said = ["" if change is None else _signed(change.value) for change in changes]
+        first = name == _metric(front)
+        title = f"{front.combined} of all" if first else name
+        table.add_row(title, _quality(front.unpruned.qualities[name], False), *said, style="bold" if first else "")
     return table
 
 

@@ -10,7 +10,7 @@ from dash.development.base_component import Component
 from prunesearch.core.costs import digits
 from prunesearch.report.tables.rungs import rung_head, rung_note, rung_rows, rungs_skipped
 from prunesearch.report.views.conditions import conditions, threads_text
-from prunesearch.report.views.figures import CLOUD
+from prunesearch.report.views.figures import CLOUD, signed
 from prunesearch.report.views.figures_point import predicted_figure
 from prunesearch.report.views.figures_search import (
     Contribution,
@@ -146,7 +146,28 @@ def trust_section(study: StudyView) -> list[Any]:
     shown = [plot("predicted", figure, "Scatter plot of predicted against measured latency")] if figure else []
     left = section("Predicted against measured latency", small(said), *shown)
     both = html.Div([left, section("Conditions and provenance", conditions(study))], className="columns even")
-    return [*ladder_section(front), both]
+    return [*views_section(front), *ladder_section(front), both]
+
+
+def views_section(front: Front) -> list[Any]:
+    """The quality of every point in every view of the rows; nothing where there is one view."""
+    if front.combined is None or not front.points:
+        return []
+    first, *views = front.unpruned.qualities
+    rows = []
+    for name in (first, *views):
+        cells = [f"{100 * front.unpruned.qualities[name].value:.1f}"]
+        for point in front.points:
+            found = point.qualities[name]
+            cells.append(f"{100 * found.value:.1f} ({signed(found.difference.value) if found.difference else ''})")
+        rows.append([f"{front.combined} of all" if name == first else name, *cells])
+    head = ["view", "unpruned", *(point.id for point in front.points)]
+    said = (
+        f"{first}, %, of every point in every view of the same rows, and its change from the unpruned model's there. "
+    )
+    said += f"The first row, the {front.combined} of all, is what the search went by."
+    shown = table(head, rows, range(1, len(head)), "quality in every view")
+    return [section("Quality in every view", small(said), shown)]
 
 
 def ladder_section(front: Front) -> list[Any]:

@@ -58,14 +58,15 @@ class Bounds:
         if constraint.on_agreement:
             return constraint.value
         if constraint.on_quality:
-            return constraint.limit(self.unpruned.quality.value)
+            return constraint.limit(self.unpruned.quality_in(constraint.view).value)
         return constraint.limit(self.unpruned.cost(constraint.name).value)
 
     def keeps(self, constraint: Constraint, point: Point) -> bool:
         """Whether the point keeps a constraint."""
         limit = self.limit(constraint)
         if constraint.on_quality:
-            return (point.quality.value if constraint.name == "quality" else point.fidelity.agreement) >= limit
+            value = point.fidelity.agreement if constraint.on_agreement else point.quality_in(constraint.view).value
+            return value >= limit
         row = find_cost(constraint.name)
         return row.keeps(point.cost(row.name).value if constraint.relative else point.dearest(row.name), limit)
 

@@ -35,6 +35,7 @@ from prunesearch.search.finish.kept import Kept
 from prunesearch.search.finish.ladder import climb, say_ladder
 from prunesearch.search.finish.need import prospect_of, rows_needed, rows_note
 from prunesearch.search.finish.remeasure import Remeasured, remeasure
+from prunesearch.search.finish.robustness import judged_rows, robust_notes
 from prunesearch.search.finish.tuned import keep_tuned
 from prunesearch.search.finish.verdict import TOLERANCE, Judge, with_promises
 from prunesearch.search.handed_on import Run, Searched
@@ -111,7 +112,7 @@ class Finish:
     def go(self) -> Front:
         """Evaluate and re-measure the candidates, drop the dominated ones, and write front and report."""
         candidates = self._candidates()
-        split = self.task.holdout
+        split = judged_rows(self.setting)
         rows = self._rows(candidates, split.n)
         evaluations, reference = self._hold_out(candidates, split.take(max(rows, default=split.n)), rows)
         base, *measured = self._measure([Plan(), *(r.plan for r in candidates)])
@@ -126,12 +127,16 @@ class Finish:
         if carried is not None:
             points = [carried.point(point, found) for point, found in zip(points, evaluations, strict=True)]
         common = min(rows, default=split.n)
-        chosen = selection(
-            [r.quality for r in candidates],
-            known.calibration,
-            self.searched.probed.split.n,
-            [e.first(common) for e in evaluations],
-            reference.first(common),
+        chosen = (
+            None
+            if split.views
+            else selection(
+                [r.quality for r in candidates],
+                known.calibration,
+                self.searched.probed.split.n,
+                [e.first(common) for e in evaluations],
+                reference.first(common),
+            )
         )
         blind = blind_note(self.task, reference, split.take(reference.n).labels)
         notes = [] if carried is None else [carried.note()]
@@ -174,7 +179,7 @@ class Finish:
         base = unpruned.quality
         limits = [c.limit(base) - base for c in judge_by] or [relative_bound(1 - TOLERANCE, base) - base]
         blind = blind_note(self.task, unpruned, self.searched.probed.split.labels)  # divergences are of the same rows
-        unsaid = any(c.on_agreement for c in judge_by) or base <= 0 or blind is not None
+        unsaid = any(c.on_agreement for c in judge_by) or base <= 0 or blind is not None or bool(self.task.views)
         kept = self.searched.study.get_trials(deepcopy=False)
         prospects = [prospect_of(kept[r.number].user_attrs.get("per_row"), unpruned) for r in candidates]
         interval = self.config.promise.interval * base
@@ -190,11 +195,11 @@ class Finish:
         with moving("holdout", max(1, sum(rows))) as bar:
             for plan, n in zip((r.plan for r in candidates), rows, strict=True):
                 made = partial(self._evaluate, evaluator, plan, n, bar.advance)
-                evaluation, before = self._kept.evaluation(plan, n, self.task.scoring, made)
+                evaluation, before = self._kept.evaluation(plan, n, self.task.scoring, made, split)
                 bar.advance(n if before else 0)
                 found.append(evaluation)
         scoring = self.task.scoring
-        reference, _ = self._kept.evaluation(Plan(), split.n, scoring, lambda: evaluator().unpruned())
+        reference, _ = self._kept.evaluation(Plan(), split.n, scoring, lambda: evaluator().unpruned(), split)
         return found, reference
 
     @cached_property
@@ -207,7 +212,7 @@ class Finish:
     @cached_property
     def _holdout(self) -> Callable[[int], Evaluator]:
         """What evaluates plans on so many holdout rows, made once: where all is kept from before, none is needed."""
-        return cache(lambda rows: self._made(self.task.holdout.take(rows)))
+        return cache(lambda rows: self._made(judged_rows(self.setting).take(rows)))
 
     def _made(self, split: EvalSet) -> Evaluator:
         """Its reference is the user's model."""
@@ -234,7 +239,7 @@ class Finish:
         config = self.config
         conditions = {
             "prunesearch": __version__,
-            "rows": self.task.holdout.n,
+            "rows": [self.task.holdout.n, *config.robust, config.severity, config.robust_rows, config.over],
             "metric": self.task.metric,
             "asked": [config.eval_batch_size, config.percentile, config.mode, config.concurrency],
             "machine": [platform.node(), torch.__version__, torch.get_num_threads()],
@@ -277,7 +282,12 @@ class Finish:
         answering = sensible(inside, unpruned)
         points = standing(answering, unpruned, config.objectives, blind=blind is not None, keep=judge.promise(tested))
         notes = [blind, rows_note(points), selection_note(chosen, self.task.metric), costing.ranking_note]
-        notes += [*said, senseless_note(len(inside) - len(answering), self.task.metric), *self._remarks(points)]
+        notes += [
+            *said,
+            senseless_note(len(inside) - len(answering), self.task.metric),
+            *robust_notes(points, unpruned),
+        ]
+        notes += self._remarks(points)
         return Front(
             study=self.run.folder.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -298,6 +308,7 @@ class Finish:
             percentile=self._percentile(),
             loads=self._load_infos(),
             across=None if costing.across is None else config.across,
+            combined=config.over if len(unpruned.qualities) > 1 else None,
             budget=bounds.budget_info(),
             constraints=constraints,
             unpruned=unpruned,

@@ -15,6 +15,7 @@ from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Costing
 from prunesearch.search.costs.latency import together
 from prunesearch.search.finish.remeasure import Remeasured
+from prunesearch.search.finish.robustness import combine_differences, combine_values
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.front_items import CostAmount, Difference, Fidelity, Measured, MetricValue, Point, Unpruned
 from prunesearch.study.trials import TrialRecord
@@ -51,7 +52,7 @@ class ItemMaker:
         quality = metric_value(self.reference.evaluation, self.reference.calibration)
         loads = self._loads(Plan(), measured)
         return Unpruned(
-            qualities={self.metric: quality},
+            qualities={self.metric: quality, **self._in_views(self.reference.evaluation)},
             costs=self._costs(Plan(), measured, self.reference.evaluation, loads, loads),
             loads=self._several(loads),
             tokens=self._tokens(Plan()),
@@ -71,7 +72,7 @@ class ItemMaker:
             plan=plan.to_dict(),
             text=str(plan),
             rows=evaluation.n,
-            qualities={self.metric: quality},
+            qualities={self.metric: quality, **self._in_views(evaluation, reference.first(evaluation.n))},
             fidelity=Fidelity(
                 kl=evaluation.loss,
                 agreement=evaluation.agreement,
@@ -83,6 +84,17 @@ class ItemMaker:
             tokens=self._tokens(plan),
             speedup=unpruned["latency"].value / costs["latency"].value,
         )
+
+    @staticmethod
+    def _in_views(evaluation: Evaluation, unpruned: Evaluation | None = None) -> dict[str, MetricValue]:
+        """The quality in every view, with the change from the `unpruned` model's there."""
+        found = {name: metric_value(there, None) for name, there in evaluation.in_views.items()}
+        if unpruned is None:
+            return found
+        changes = {
+            name: paired_difference_to(base, evaluation.in_views[name]) for name, base in unpruned.in_views.items()
+        }
+        return {name: value.model_copy(update={"difference": changes[name]}) for name, value in found.items()}
 
     @cached_property
     def _told(self) -> dict[str, Costs]:
@@ -169,6 +181,9 @@ def metric_value(evaluation: Evaluation, calibration: float | None, moved: float
     `moved` is what it would have more or less on all rows, by what the unpruned model has there: the difference to
     that model is known from few rows, the luck of these rows is both models' (a control variate).
     """
+    if evaluation.views is not None:
+        each = [metric_value(there, None) for there in evaluation.in_views.values()]
+        return combine_values(each, evaluation.views.over, calibration)
     metric = evaluation.metric
     at_least = metric.interval(evaluation.statistics, 0.90)[1]  # of two sides, each 5 %
     value, low, high, at_least = (
@@ -189,6 +204,11 @@ def value_beside(reference: Evaluation, evaluation: Evaluation, calibration: flo
 
 def paired_difference_to(reference: Evaluation, evaluation: Evaluation) -> Difference:
     """How much better than another evaluation of the same rows."""
+    if evaluation.views is not None:
+        bases = reference.in_views
+        each = [paired_difference_to(bases[name], there) for name, there in evaluation.in_views.items()]
+        qualities = [base.quality for base in bases.values()]
+        return combine_differences(each, qualities, evaluation.quality - reference.quality, evaluation.views.over)
     value, low, high = evaluation.metric.difference(reference.statistics, evaluation.statistics)
     at_least = evaluation.metric.at_least(reference.statistics, evaluation.statistics)
     return Difference(value=value, low=_known(low), high=_known(high), at_least=_known(at_least))

@@ -16,8 +16,9 @@ from safetensors.torch import load, save
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import load_json, write_bytes_atomic, write_text_atomic
 from prunesearch.core.plans.plan import Plan
-from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.search.trials.evaluate import Evaluation, InViews
 from prunesearch.study.front_items import Measured
+from prunesearch.tasks.batching.batches import EvalSet
 from prunesearch.tasks.metrics.metric import Metric
 
 
@@ -34,18 +35,21 @@ class Kept:
     conditions: dict[str, Any]
 
     def evaluation(
-        self, plan: Plan, rows: int, metric: Metric, evaluate: Callable[[], Evaluation]
+        self, plan: Plan, rows: int, metric: Metric, evaluate: Callable[[], Evaluation], split: EvalSet | None = None
     ) -> tuple[Evaluation, bool]:
         """The evaluation of a plan on so many rows of the holdout split, and whether it was kept from before."""
         path = self._path("safetensors", plan=plan.to_dict(), evaluated=rows)
         if path.exists():
             try:
                 parts = load(path.read_bytes())
-                return Evaluation(parts["statistics"], parts["kl"], parts["agrees"], metric), True
+                views = InViews(split.views, parts["views"], split.over) if split and split.views else None
+                return Evaluation(parts["statistics"], parts["kl"], parts["agrees"], metric, views), True
             except (safetensors.SafetensorError, KeyError):
                 pass
         found = evaluate()
         parts = {"statistics": found.statistics, "kl": found.kl, "agrees": found.agrees}
+        if found.views is not None:
+            parts["views"] = found.views.of
         write_bytes_atomic(path, save({name: part.contiguous() for name, part in parts.items()}))
         return found, False
 

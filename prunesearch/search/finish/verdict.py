@@ -130,10 +130,11 @@ class Judge:
         if constraint.on_agreement:
             sure = point.fidelity.agreement_at_least
             return (point.fidelity.agreement if sure is None else sure) >= constraint.value
-        base = self.unpruned.quality.value
+        quality, base = point.quality_in(constraint.view), self.unpruned.quality_in(constraint.view).value
         if constraint.relative:
-            return point.difference.bound >= constraint.limit(base) - base
-        at_least = point.quality.low if point.quality.at_least is None else point.quality.at_least
+            change = quality.difference
+            return change is not None and change.bound >= constraint.limit(base) - base
+        at_least = quality.low if quality.at_least is None else quality.at_least
         return at_least is not None and at_least >= constraint.value
 
     @property

@@ -28,10 +28,13 @@ class QualityConstraints:
 
     def __call__(self, schedule: Plan, evaluation: Evaluation) -> dict[str, float]:
         """How far each constraint is broken, by its text; 0 or less is feasible, as Optuna has it."""
-        found = {"quality": evaluation.quality, "agreement": evaluation.agreement}
         # one that lost its race has the first rows alone: both models are judged by the same
-        unpruned = self.unpruned.first(evaluation.n).quality
-        return {bound.text: bound.violation(found[bound.name], unpruned) for bound in self.bounds}
+        unpruned, found = self.unpruned.first(evaluation.n), {}
+        for bound in self.bounds:
+            mine, base = ((e.in_views.get(bound.view, e) if bound.view else e) for e in (evaluation, unpruned))
+            value = mine.agreement if bound.on_agreement else mine.quality
+            found[bound.text] = bound.violation(value, base.quality)
+        return found
 
 
 def feasible_records(study: optuna.Study, records: Sequence[TrialRecord]) -> list[TrialRecord]:

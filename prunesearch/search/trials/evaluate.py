@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import NormalDist
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from prunesearch.core.events import track
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import ACROSS
 from prunesearch.pruning.apply import Handle
 from prunesearch.tasks.base import Outputs, Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet
@@ -27,31 +29,75 @@ _LEAST_ROWS = 64  # of a paired difference whose standard error is believed
 
 
 @dataclass(frozen=True)
+class InViews:
+    """The views that rows were evaluated in.
+
+    Attributes:
+        names: of the views.
+        of: int64 `[n]`, the number of each row's view.
+        over: a row of `ACROSS`: how what is found in each becomes one number.
+    """
+
+    names: tuple[str, ...]
+    of: Tensor
+    over: str
+
+    def together(self, values: Sequence[float]) -> float:
+        """What numbers come to of which less is better, such as losses; one a view."""
+        return float(ACROSS[self.over](values, [1.0] * len(values)))
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a pass over a split found; tensors have rows first, in the order of the evaluator's batches, on the CPU.
 
     `statistics` `[n, k]` are what the metric is computed from; `kl` `[n]` the divergence of the pruned from the
     unpruned outputs (`Task.divergence`: nats where it is one of Kullback and Leibler); `agrees` `[n]` says where, or in
-    what share, both answer the same. A candidate that lost its race has the first rows alone.
+    what share, both answer the same. A candidate that lost its race has the first rows alone. Of rows in several
+    `views` every number is what those of the views come to.
     """
 
     statistics: Tensor
     kl: Tensor
     agrees: Tensor
     metric: Metric = field(default_factory=Accuracy)
+    views: InViews | None = None
+
+    @cached_property
+    def in_views(self) -> dict[str, Evaluation]:
+        """What was found in each view that has rows; empty where there is one view alone."""
+        views, found = self.views, {}
+        for number, name in enumerate(() if views is None else views.names):
+            mine = torch.empty(0) if views is None else (views.of == number).nonzero().flatten()
+            if len(mine):
+                found[name] = Evaluation(self.statistics[mine], self.kl[mine], self.agrees[mine], self.metric)
+        return found
+
+    def _over_views(self, read: Callable[[Evaluation], float], *, high: bool = True) -> float:
+        """What a number comes to over the views; `high`: more of it is better."""
+        if self.views is None:
+            raise ValueError("rows of one view have one number")
+        sign = -1.0 if high else 1.0
+        return sign * self.views.together([sign * read(found) for found in self.in_views.values()])
 
     @property
     def quality(self) -> float:
         """The task metric."""
+        if self.views is not None:
+            return self._over_views(lambda found: found.quality)
         return self.metric.value(self.statistics)
 
     @property
     def agreement(self) -> float:
         """Share of answers that are the unpruned model's."""
+        if self.views is not None:
+            return self._over_views(lambda found: found.agreement)
         return float(self.agrees.double().mean())
 
     def agreement_at_least(self, level: float = 0.95) -> float:
         """One-sided lower bound of `agreement`: Wilson's where rows agree or do not, else a normal one."""
+        if self.views is not None:
+            return self._over_views(lambda found: found.agreement_at_least(level))
         if self.agrees.dtype == torch.bool:
             return wilson(int(self.agrees.sum()), self.n, 2 * level - 1)[1]
         spread = float(self.agrees.double().std()) if self.n > 1 else math.inf
@@ -60,6 +106,8 @@ class Evaluation:
     @property
     def loss(self) -> float:
         """Mean divergence from the unpruned model."""
+        if self.views is not None:
+            return self._over_views(lambda found: found.loss, high=False)
         return float(self.kl.double().mean())
 
     @property
@@ -74,11 +122,10 @@ class Evaluation:
 
     def first(self, n: int) -> Evaluation:
         """The same of the first `n` rows."""
-        return (
-            self
-            if n >= self.n
-            else replace(self, statistics=self.statistics[:n], kl=self.kl[:n], agrees=self.agrees[:n])
-        )
+        if n >= self.n:
+            return self
+        views = None if self.views is None else replace(self.views, of=self.views.of[:n])
+        return Evaluation(self.statistics[:n], self.kl[:n], self.agrees[:n], self.metric, views)
 
 
 @dataclass(frozen=True)
@@ -155,7 +202,7 @@ class Evaluator:
         if known is not None and rows is None:
             return known
         task = self.task
-        statistics, losses, same = [], [], []
+        statistics, losses, same, numbers = [], [], [], []
         done, last = 0, self.split.n if rows is None else rows
         with self.handle.under(schedule):
             for bare, reference in zip(self.batches(), self._reference, strict=True):
@@ -164,6 +211,7 @@ class Evaluator:
                 statistics.append(task.statistics(outputs, batch))
                 losses.append(task.divergence(reference, outputs, batch))
                 same.append(task.agrees(reference, outputs, batch))
+                numbers.append(batch.index)
                 if progress is not None:
                     progress(len(batch))
                 done += len(batch)
@@ -171,7 +219,7 @@ class Evaluator:
                 if beaten or done >= last:
                     break
         of_rows, kl, agrees = (torch.cat(parts).cpu() for parts in (statistics, losses, same))
-        found = Evaluation(of_rows, kl, agrees, task.scoring)
+        found = Evaluation(of_rows, kl, agrees, task.scoring, self._views(torch.cat(numbers)))
         if rows is None and not len(Plan.of(schedule)) and found.n == self.split.n:
             self._changed[Plan.of(schedule)] = found
         return found
@@ -182,8 +230,14 @@ class Evaluator:
             statistics = self._unpruned_statistics()
             n = len(statistics)
             ones = torch.ones(n, dtype=torch.bool)
-            self._unpruned = Evaluation(statistics, torch.zeros(n), ones, self.task.scoring)
+            views = self._views(torch.cat([self.split.batches.numbers[i] for i in self._order]))
+            self._unpruned = Evaluation(statistics, torch.zeros(n), ones, self.task.scoring, views)
         return self._unpruned
+
+    def _views(self, index: Tensor) -> InViews | None:
+        """The views of rows by their numbers."""
+        of = self.split.batches.view_of(index)
+        return None if of is None else InViews(self.split.views, of, self.split.over)
 
     @torch.inference_mode()
     def _unpruned_statistics(self) -> Tensor:

@@ -15,6 +15,7 @@ from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.core.duration import seconds_of
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.tables.registry import PRECISIONS, check_free
+from prunesearch.tasks.views.view_table import check_views
 
 _MOST_OBJECTIVES = 3  # fronts of more (beside quality) hold nearly everything
 _SEVERAL = (list, tuple, set, frozenset)
@@ -90,6 +91,15 @@ def _read_free(value: Any) -> Any:
     return check_free(names) if isinstance(names, list) else names
 
 
+def _read_views(value: Any) -> Any:
+    """Read `corruptions`, or `fog,snow`; each counts once."""
+    names = _named(value)
+    if isinstance(names, list):
+        check_views(names)
+        return list(dict.fromkeys(names))
+    return names
+
+
 Seconds = Annotated[float, BeforeValidator(seconds_of)]
 BudgetSetting = Annotated[InstanceOf[Budget], _parsed(Budget.parse), PlainSerializer(_text)]
 ConstraintSetting = Annotated[InstanceOf[Constraint], _parsed(Constraint.parse), PlainSerializer(_text)]
@@ -99,3 +109,4 @@ Columns = Annotated[dict[str, str], _parsed(_read_columns)]
 Objectives = Annotated[list[str], BeforeValidator(_read_objectives)]
 Precisions = Annotated[list[str], BeforeValidator(_read_precisions)]
 Free = Annotated[list[str], BeforeValidator(_read_free)]
+Views = Annotated[list[str], BeforeValidator(_read_views)]

@@ -85,6 +85,14 @@ class Batches(Sequence[Batch], ABC):
         """Whether the labels are what the unpruned model says, which is asked only when they are needed."""
         return False
 
+    def wrapped(self, inner: Batches) -> Batches:
+        """Other batches of rows that are labelled in the same way, with what labels them."""
+        return inner
+
+    def view_of(self, index: Tensor) -> Tensor | None:
+        """The number of the view that each row is in, `[b]`, by the rows' numbers; None where there is one."""
+        return None
+
     def bare(self, place: int) -> Batch:
         """The batch at a place, to run the model on; it has its labels once it is `settled`."""
         return self.one(place)
@@ -213,11 +221,15 @@ class EvalSet:
     """A split in batches.
 
     `padding` gives, per input, the value that fills a short row (empty where all rows are of one length).
+    `views` are the views that its rows are in (empty for one), and `over`, a row of `ACROSS`, is how what is found in
+    each becomes one number.
     """
 
     name: str
     batches: Batches
     padding: Mapping[str, int] = field(default_factory=dict)
+    views: tuple[str, ...] = ()
+    over: str = "mean"
 
     @property
     def n(self) -> int:

@@ -53,6 +53,14 @@ class SelfLabelled(Batches):
             return self.settled(batch, self.run(batch))
         return replace(batch, labels=self._known(batch.index))
 
+    def wrapped(self, inner: Batches) -> Batches:
+        """Other batches whose labels the unpruned model is asked for."""
+        return replace(self, inner=inner, known={})
+
+    def view_of(self, index: Tensor) -> Tensor | None:
+        """As the rows have it that are labelled."""
+        return self.inner.view_of(index)
+
     def bare(self, place: int) -> Batch:
         """The batch at a place, to run the model on."""
         return self.inner.one(place)

@@ -69,6 +69,12 @@ def decode_sound(cell: Any, base: Path | None, rate: int | None) -> Samples:
     Raises:
         PruneSearchError: if it cannot be read, is empty, holds values that no sound has, or a library is missing.
     """
+    samples, given = read_sound(cell, base)
+    return samples if rate is None or rate == given else _resample(samples, given, rate)
+
+
+def read_sound(cell: Any, base: Path | None) -> tuple[Samples, int]:
+    """The samples of a cell at the rate that it has, and that rate; see `decode_sound`."""
     if isinstance(cell, dict) and cell.get("array") is not None:
         samples, given = np.asarray(cell["array"], dtype=np.float32), cell.get("sampling_rate")
         if samples.ndim == 2:
@@ -82,7 +88,7 @@ def decode_sound(cell: Any, base: Path | None, rate: int | None) -> Samples:
     if samples.ndim != 1 or len(samples) == 0:
         raise PruneSearchError(f"a sound must have samples, but got shape {samples.shape}: leave that row out")
     _check_range(samples)
-    return samples if rate is None or rate == given else _resample(samples, given, rate)
+    return samples, given
 
 
 def _check_range(samples: Samples) -> None:

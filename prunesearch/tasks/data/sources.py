@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from datasets.arrow_dataset import Dataset
@@ -44,12 +44,24 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 Fetch = Callable[[str, str | None], Any]
 
 
+class Views(Protocol):
+    """Makes views of rows: `(rows, columns, base)` -> the same rows by the name of each view."""
+
+    @property
+    def rows(self) -> int:
+        """Of a split, at most."""
+
+    def __call__(self, rows: Dataset, columns: Any, base: Path | None) -> Iterable[tuple[str, Dataset]]:
+        """The views of all the rows that are given."""
+
+
 @dataclass(frozen=True)
 class DataSource:
     """Rows as read. `base` is the folder that relative image paths in a table start from.
 
     `skip_bad` says whether rows that cannot be decoded are left out, and counted, in place of an error.
     `numbers` `[n]` are the places of a split's rows in its file, from 0, where some have been left out already.
+    `views` makes other views of rows, of the first `views.rows` of each split that is judged by; None: there are none.
     """
 
     name: str
@@ -57,6 +69,7 @@ class DataSource:
     base: Path | None = None
     notes: list[str] = field(default_factory=list)
     skip_bad: bool = False
+    views: Views | None = None
     numbers: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def select(self, keep: dict[str, NDArray[np.int64]], notes: list[str]) -> DataSource:

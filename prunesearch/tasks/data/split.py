@@ -132,7 +132,26 @@ def make_splits(
     parts, bad_notes = _drop_bad(parts, columns, source) if source.skip_bad else (parts, [])
     parts, duplicate_notes = _drop_duplicates(parts, columns, source)
     notes += _one_class(parts, label_map.names)
+    parts |= _in_views(parts, columns, source)
     return Splits(parts, label_map.names, [*notes, *label_map.notes, *bad_notes, *duplicate_notes])
+
+
+def view_of_split(role: str, view: str) -> str:
+    """What the rows of a split are called in a view: `holdout@fog`."""
+    return f"{role}@{view}"
+
+
+def _in_views(parts: dict[str, SplitPart], columns: Columns, source: DataSource) -> dict[str, SplitPart]:
+    """The first rows of the splits that judge, in every view of the source."""
+    found: dict[str, SplitPart] = {}
+    views = source.views
+    if views is None:
+        return found
+    for role in ("calibration", "holdout"):
+        few = parts[role].select(np.arange(min(views.rows, len(parts[role].labels))))
+        for view, rows in views(few.rows, columns, source.base):
+            found[view_of_split(role, view)] = replace(few, rows=rows)
+    return found
 
 
 def _one_class(parts: dict[str, SplitPart], names: list[str]) -> list[str]:

@@ -1,0 +1,125 @@
+"""Quality in several views of the rows: which rows it is of, how it becomes one number, and what a reader is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from scipy import stats
+
+from prunesearch.core.tables.registry import ACROSS
+from prunesearch.study.front_items import Difference, MetricValue, Point, Unpruned
+from prunesearch.study.setup import Setting
+from prunesearch.tasks.batching.batches import EvalSet
+from prunesearch.tasks.views.view_table import CLEAN
+
+_FEW = 3  # points, below which ranks say nothing
+
+
+def judged_rows(setting: Setting) -> EvalSet:
+    """The holdout rows that results are of; of rows in several views as many in each as were asked for."""
+    split = setting.task.judging("holdout")
+    return split.take(len(split.views) * setting.config.robust_rows) if split.views else split
+
+
+def searched_rows(setting: Setting) -> EvalSet:
+    """The calibration rows that trials may be evaluated on, at most."""
+    return setting.task.judging("calibration").take(setting.config.search_samples)
+
+
+def combine_values(each: Sequence[MetricValue], over: str, calibration: float | None) -> MetricValue:
+    """The quality over all views.
+
+    Ends of the mean's interval are the means of the views': rows are the same in all, and their luck is not taken for
+    independent, so that the interval is wide enough in any case. The worst view's lower end is the least of all views',
+    which holds whichever is the worst one; its upper end is that of the view that looks worst.
+    """
+    worst = min(each, key=lambda found: found.value)
+    return MetricValue(**_ends(each, over, worst), calibration=calibration)
+
+
+def combine_differences(each: Sequence[Difference], unpruned: Sequence[float], value: float, over: str) -> Difference:
+    """The change of the quality over all views, paired in each.
+
+    The least of all views changes by no less than the least change; and by no more than that of the view which is the
+    unpruned model's worst.
+
+    Args:
+        each: in every view.
+        unpruned: the unpruned model's quality there.
+        value: the change.
+        over: a row of `ACROSS`.
+    """
+    worst = each[min(range(len(each)), key=lambda i: unpruned[i])]
+    return Difference(**{**_ends(each, over, worst), "value": value})
+
+
+def _ends(each: Sequence[Any], over: str, worst: Any) -> dict[str, float | None]:
+    row, found = ACROSS.entry(over), {}
+    for name in ("value", "low", "high", "at_least"):
+        values = [getattr(one, name) for one in each]
+        top = name == "high" and not row.weighted
+        found[name] = getattr(worst, name) if top else None if None in values else _least(over, values)
+    return found
+
+
+def _least(over: str, values: Sequence[float]) -> float:
+    """What qualities come to: more is better, so that the worst of them is the least."""
+    return -float(ACROSS[over]([-value for value in values], [1.0] * len(values)))
+
+
+def robust_notes(points: Sequence[Point], unpruned: Unpruned) -> list[str]:
+    """What a reader should know of points in several views: their order, and who is best where it is hardest."""
+    views = list(unpruned.qualities)[1:]
+    if len(points) < 2 or not views:
+        return []
+    found = []
+    clean = [point.qualities[CLEAN].value for point in points]
+    rank = _rank(clean, [point.quality.value for point in points])
+    if rank is not None:
+        found.append(
+            f"over {len(views)} views the {len(points)} points are ordered as on clean rows with a rank correlation of "
+            f"{rank:.2f}"
+        )
+    hardest = min(views, key=lambda view: unpruned.qualities[view].value)
+    winner, there = _best(points, CLEAN), _best(points, hardest)
+    same = "it is too" if winner.id == there.id else f"{there.id} is"
+    found.append(
+        f"the best point on clean rows is {winner.id}; in {hardest}, hardest for the unpruned model, "
+        f"{same} ({100 * there.qualities[hardest].value:.1f} %, unpruned {100 * unpruned.qualities[hardest].value:.1f} %)"
+    )
+    staged = [point for point in points if len(point.to_plan())]
+    early = _rank([float(first_stage(p)) for p in staged], [held(p, views) for p in staged])
+    if early is not None:
+        word = "later" if early > 0 else "earlier"
+        found.append(
+            f"points whose first stage is {word} hold better in the views, beyond what they lose on clean rows: rank "
+            f"correlation with the first stage's block {early:+.2f}"
+        )
+    return found
+
+
+def _best(points: Sequence[Point], view: str) -> Point:
+    """The best in a view; of equals the fastest."""
+    return max(points, key=lambda point: (point.qualities[view].value, point.speedup))
+
+
+def first_stage(point: Point) -> int:
+    """The block of its first stage."""
+    return min(stage.layer for stage in point.to_plan())
+
+
+def held(point: Point, views: Sequence[str]) -> float:
+    """How much better its change is over the altered views than on clean rows."""
+    changes = {view: found.difference.value for view in views if (found := point.qualities[view]).difference}
+    others = [value for view, value in changes.items() if view != CLEAN]
+    return sum(others) / len(others) - changes.get(CLEAN, 0.0) if others else 0.0
+
+
+def _rank(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Spearman's rank correlation; None where it says nothing."""
+    if len(one) < _FEW or len(set(one)) < 2 or len(set(other)) < 2:
+        return None
+    found = float(stats.spearmanr(one, other).statistic)
+    return found if math.isfinite(found) else None
