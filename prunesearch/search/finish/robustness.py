@@ -85,9 +85,10 @@ def robust_notes(points: Sequence[Point], unpruned: Unpruned) -> list[str]:
     hardest = min(views, key=lambda view: unpruned.qualities[view].value)
     winner, there = _best(points, CLEAN), _best(points, hardest)
     same = "it is too" if winner.id == there.id else f"{there.id} is"
+    mine, base = (100 * item.qualities[hardest].value for item in (there, unpruned))
     found.append(
-        f"the best point on clean rows is {winner.id}; in {hardest}, hardest for the unpruned model, "
-        f"{same} ({100 * there.qualities[hardest].value:.1f} %, unpruned {100 * unpruned.qualities[hardest].value:.1f} %)"
+        f"the best point on clean rows is {winner.id}; in {hardest}, hardest for the unpruned model, {same} "
+        f"({mine:.1f} %, unpruned {base:.1f} %)"
     )
     staged = [point for point in points if len(point.to_plan())]
     early = _rank([float(first_stage(p)) for p in staged], [held(p, views) for p in staged])
