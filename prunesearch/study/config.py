@@ -261,8 +261,6 @@ class RunConfig(BaseModel):
         if (self.model is None) != (self.data is None):
             missing, given_one = ("--data", "--model") if self.data is None else ("--model", "--data")
             raise PruneSearchError(f"{given_one} needs {missing} beside it; neither of them: the bundled demo")
-        if self.robust and self.weights is not None:
-            raise PruneSearchError("weights of a study are judged on rows as they are, but got --robust: leave one out")
         views = [c for c in self.constraints if c.view]
         if views and not self.robust:
             raise PruneSearchError(f"constraint '{views[0].text}' needs --robust {views[0].view}, but got no --robust")

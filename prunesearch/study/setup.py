@@ -211,6 +211,8 @@ def make_setting(
     target = target or resolve_target(config.device)
     if task is None:
         task = _load(config, source, target, model, data, processor)
+    if config.robust and config.weights is not None:
+        raise PruneSearchError("weights of a study are judged on rows as they are, but got --robust: leave one out")
     if config.robust and not task.views:
         raise PruneSearchError(
             "views are of rows that are read (--data, or a datasets.Dataset), but got a task without them: leave "
