@@ -49,6 +49,7 @@ def test_every_setting_has_an_option_and_every_option_is_a_setting_or_says_why_n
 TYPED = {
     "--model": ("m", "model", "m"),
     "--data": ("d", "data", "d"),
+    "--weights": ("s/elastic", "weights", "s/elastic"),
     "--task": ("text-classification", "task", "text-classification"),
     "--columns": ("text=a,label=b", "columns", {"text": "a", "label": "b"}),
     "--delimiter": (";", "delimiter", ";"),
