@@ -16,7 +16,7 @@ from prunesearch.cli.app import app
 from prunesearch.core.tables.registry import TABLES, find_table
 
 SCHEDULE = "3:0.7 cls_attention+fuse > 6:0.5 bipartite"
-METHODS = {"show", "export", "verify", "transfer"}  # of a study
+METHODS = {"show", "export", "verify", "transfer", "learn_scorers"}  # of a study
 CALLED = {"import": "import_schedule"}  # a word of Python's
 
 
@@ -27,7 +27,7 @@ def printed(*args: str) -> str:
 
 
 def test_every_command_has_a_function_of_its_name() -> None:
-    for name in get_command(app).commands:
+    for name in (command.replace("-", "_") for command in get_command(app).commands):
         assert callable(getattr(Study, name) if name in METHODS else getattr(ps, CALLED.get(name, name)))
 
 
