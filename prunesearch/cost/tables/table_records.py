@@ -135,6 +135,14 @@ class Validation(Record):
         default_factory=list, description="how fast the machine was at each timing (1: as usual)"
     )
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Of one precision alone it is written as it was before there were several."""
+        found: dict[str, Any] = handler(self)
+        if not self.by_precision:
+            found.pop("by_precision", None)
+        return found
+
 
 PROMISED = 0.05  # mean relative error of a measured table on schedules that it has not seen
 
