@@ -41,6 +41,12 @@ def test_questions_have_one_answer_that_is_in_the_picture(made: Any) -> None:
                 count = len(words) if what == "word" else sum(what in (t.name, t.colour) for t in things)
                 assert question.answer == str(count)
                 continue
+            if question.kind == "looks":
+                asked, given = question.form.split()
+                (thing,) = [t for t in things if t.colour and given in (t.name, t.colour)]
+                assert question.answer == (thing.colour if asked == "colour" else thing.name)
+                assert f" {given} ?" in question.text
+                continue
             side = next(s for s in shapes.SIDES if f" {s} " in question.text)
             down, right = shapes.SIDES[side]
             anchor = question.text.partition(f"{side} the ")[2].removesuffix(" ?").removeprefix("word ")
