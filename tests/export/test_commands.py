@@ -160,7 +160,7 @@ def test_a_model_export_says_what_it_found(make_front, tmp_path, heard):
 
     asked = []
 
-    def export(front, spec, to, path, *, options, seconds, task, model, weights):
+    def export(front, spec, to, path, *, options, seconds, task, model, weights, fits):
         asked.append((spec, to, options.opset, seconds))
         timing = Timing("ONNX Runtime", "this CPU", 2, 8, 10.0, 5.0, 4.0, 3.9, 20, "")
         return ModelExport(path, to, "ONNX", "ONNX Runtime", True, ("opset 20",), 1e-6, 3.0, (1, 3, 8), timing)
