@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
@@ -11,6 +9,7 @@ from optuna.trial import TrialState
 from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.events import Note, listening
 from prunesearch.study.storage.opening import open_storage, take_over
+from prunesearch.study.storage.worker import this_worker
 from prunesearch.study.trials import finished_trials, open_study, read_trials, study_exists
 from tests.support.searches import make_search, run_local
 from tests.support.studies import load_study
@@ -19,7 +18,7 @@ from tests.support.studies import load_study
 @pytest.fixture
 def old(tmp_path):
     """A study as an earlier version left it: three results, a failure, a trial that was cut off."""
-    search = make_search(f"sqlite:///{tmp_path / 'study.db'}", worker=f"{os.uname().nodename}||999999999|1")
+    search = make_search(f"sqlite:///{tmp_path / 'study.db'}", worker=f"{this_worker().rsplit('|', 2)[0]}|999999999|1")
     list(run_local(search, 3))
     search.fail(search.ask(), "out of memory")
     search.ask()
