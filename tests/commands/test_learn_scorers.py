@@ -30,7 +30,7 @@ from prunesearch.study.front import Front
 from prunesearch.study.setup import make_setting
 from prunesearch.training.settings import TrainingSettings
 from tests.commands.test_tune import write_rows
-from tests.support.known_device import command, known_table, one_line, settings, write_model, write_profile
+from tests.support.known_device import command, on_box, one_line, settings
 
 TRAIN = "train.parquet"
 STAGES = Schedule([ps.Stage(0, 0.5, "saliency", "drop"), ps.Stage(1, 0.25, "leave_one_out", "fuse")])
@@ -38,13 +38,8 @@ STAGES = Schedule([ps.Stage(0, 0.5, "saliency", "drop"), ps.Stage(1, 0.25, "leav
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("learned")
-    write_model(root)
-    write_profile(root / "profiles", "box", known_table())
-    write_rows(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRUNESEARCH_PROFILES", str(root / "profiles"))
-        patch.chdir(root)
+    with on_box(tmp_path_factory.mktemp("learned")) as root:
+        write_rows(root)
         yield root
 
 

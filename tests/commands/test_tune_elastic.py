@@ -27,7 +27,7 @@ from prunesearch.training.recover import Learnt, School
 from prunesearch.training.settings import TrainingSettings
 from prunesearch.training.trainer import Trained, TrainingLength
 from tests.commands.test_tune import QUICK, Crammer, write_rows
-from tests.support.known_device import command, known_table, one_line, settings, write_model, write_profile
+from tests.support.known_device import command, on_box, one_line, settings
 
 TRAIN = "train.parquet"
 
@@ -46,13 +46,8 @@ class Shifter(School):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("elastic")
-    write_model(root)
-    write_profile(root / "profiles", "box", known_table())
-    write_rows(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRUNESEARCH_PROFILES", str(root / "profiles"))
-        patch.chdir(root)
+    with on_box(tmp_path_factory.mktemp("elastic")) as root:
+        write_rows(root)
         yield root
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 import yaml
 from PIL import Image
@@ -133,6 +136,17 @@ def write_model(root: Path) -> None:
         "max_stages": 2,
     }
     (root / "space.yaml").write_text(yaml.safe_dump(space))
+
+
+@contextmanager
+def on_box(root: Path) -> Iterator[Path]:
+    """Within the block, `root` is the folder that commands run in, with `write_model`'s files and the device `box`."""
+    write_model(root)
+    write_profile(root / "profiles", "box", known_table())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNESEARCH_PROFILES", str(root / "profiles"))
+        patch.chdir(root)
+        yield root
 
 
 def settings(root: Path, **changes: Any) -> dict[str, Any]:

@@ -61,8 +61,8 @@ class ElasticWeights:
         """
         data = load_json(folder / PLAN, "plan", "give the folder that `prunesearch tune STUDY --elastic` wrote")
         facts = data.get("provenance", {})
-        if "judged" not in facts:
-            raise PruneSearchError(f"{folder} must be of an elastic training, but it is of one schedule")
+        if "equal_quality" not in facts:
+            raise PruneSearchError(f"{folder} must be of an elastic training, but it is of another")
         return cls(folder, facts["judged"], facts["equal_quality"])
 
 

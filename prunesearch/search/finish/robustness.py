@@ -31,9 +31,10 @@ def searched_rows(setting: Setting) -> EvalSet:
 def combine_values(each: Sequence[MetricValue], over: str, calibration: float | None) -> MetricValue:
     """The quality over all views.
 
-    Ends of the mean's interval are the means of the views': rows are the same in all, and their luck is not taken for
-    independent, so that the interval is wide enough in any case. The worst view's lower end is the least of all views',
-    which holds whichever is the worst one; its upper end is that of the view that looks worst.
+    Ends of the mean's interval are the means of the views': rows may be the same in several, and their luck is not
+    taken for independent, so that the interval is wide enough in any case, and wider than it need be where all rows are
+    different ones. The worst view's lower end is the least of all views', which holds whichever is the worst one; its
+    upper end is that of the view that looks worst.
     """
     worst = min(each, key=lambda found: found.value)
     return MetricValue(**_ends(each, over, worst), calibration=calibration)

@@ -163,7 +163,7 @@ _PICTURES = {
     ),
 }
 
-# words are shares of a text's; decibels of the sound over the noise; factors of the speed; seconds of a room's echo
+# words are shares of a text's; decibels of the sound over the noise; factors of the speed
 _OTHERS = {
     "typos": ViewRow(
         f"{_TEXTS}:typos",
