@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import Handle
 from prunesearch.tasks.base import Forward, Outputs, Task, output
-from prunesearch.tasks.batching.batches import Batch
+from prunesearch.tasks.batching.batches import Batch, Inputs
 from prunesearch.tasks.libraries import quiet_libraries
 
 _TOP = 64  # log-probabilities that are kept of every position of the unpruned model
@@ -32,8 +32,11 @@ class Writing(Task):
         tokenizer: of the model.
         most: tokens that are written at most; None: as the model's own generation settings have it.
         usual: tokens of a reference on average, the number that decoding is timed at.
+        timed, beside: what is said of that time: of how many tokens it is, and what latencies are instead.
     """
 
+    timed: ClassVar[str] = "encoding and writing {} tokens"
+    beside: ClassVar[str] = "latencies are of encoder and first token alone"
     tokenizer: Any = None
     most: int | None = 64
     usual: int = 32
@@ -78,15 +81,19 @@ class Writing(Task):
 
     def answers(self, outputs: Outputs, batch: Batch) -> list[str]:
         """What the model writes for every source, greedily, as far as it goes when it is served."""
-        source = {name: value for name, value in batch.inputs.items() if not name.startswith("decoder_")}
-        written = self._generate(source, **({} if self.most is None else {"max_new_tokens": self.most}))
+        written = self._generate(
+            self.source(batch.inputs), **({} if self.most is None else {"max_new_tokens": self.most})
+        )
         texts: list[str] = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
+    def source(self, inputs: Mapping[str, Tensor]) -> Inputs:
+        """Of what a forward takes, what `generate` does."""
+        return {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+
     def remarks(self, handle: Handle, schedules: Mapping[str, Plan], batch_size: int) -> list[str]:
-        """The time that encoding and decoding take together, unpruned and pruned: the columns have the encoder's."""
-        inputs = self.timing_inputs(batch_size)
-        source = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+        """The time to the last token that is written, unpruned and pruned: the columns have that to the first."""
+        source = self.source(self.timing_inputs(batch_size))
         named = {"unpruned": Plan(), **schedules}
         seconds: dict[str, list[float]] = {name: [] for name in named}
         for _ in range(_RUNS):
@@ -99,8 +106,8 @@ class Writing(Task):
         first = ms.pop("unpruned")
         each = ", ".join(f"{name} {value:.0f} ms ({first / value:.2f}x)" for name, value in ms.items())
         return [
-            f"encoding and writing {self.usual} tokens, batch {batch_size}: unpruned {first:.0f} ms"
-            f"{', ' + each if each else ''} (median of {_RUNS}; latencies are of encoder and first token alone)"
+            f"{self.timed.format(self.usual)}, batch {batch_size}: unpruned {first:.0f} ms"
+            f"{', ' + each if each else ''} (median of {_RUNS}; {self.beside})"
         ]
 
     @torch.inference_mode()

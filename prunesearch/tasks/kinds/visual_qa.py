@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from prunesearch.core.plans.plan import Plan
-from prunesearch.pruning.apply import Handle
 from prunesearch.tasks.base import Forward, Outputs, output
 from prunesearch.tasks.batching.batches import Batch, Inputs
 from prunesearch.tasks.kinds.seq2seq import Writing
@@ -20,7 +16,6 @@ from prunesearch.tasks.libraries import quiet_libraries
 
 IGNORED = -100  # labels of what is not an answer
 LAST = "logits_to_keep"  # the input that says whose logits a prefill gives
-_RUNS = 3  # of decoding, timed; their median is told
 
 
 @dataclass
@@ -36,6 +31,8 @@ class VisualAnswers(Writing):
         ends: tokens that end an answer.
     """
 
+    timed: ClassVar[str] = "to the last of {} tokens"
+    beside: ClassVar[str] = "latencies are those to the first token"
     ends: list[int] = field(default_factory=list)
 
     def outputs(self, forward: Forward, batch: Batch) -> Outputs:
@@ -73,24 +70,9 @@ class VisualAnswers(Writing):
         written = self._generate(prompt, max_new_tokens=self.most or 1)
         return written[:, prompt["input_ids"].shape[1] :]
 
-    def remarks(self, handle: Handle, schedules: Mapping[str, Plan], batch_size: int) -> list[str]:
-        """The time to the last token of an answer, unpruned and pruned: the columns have that to the first."""
-        prompt = {name: value for name, value in self.timing_inputs(batch_size).items() if name != LAST}
-        named = {"unpruned": Plan(), **schedules}
-        seconds: dict[str, list[float]] = {name: [] for name in named}
-        for _ in range(_RUNS):
-            for name, schedule in named.items():  # interleaved, so that a machine's moods hit all alike
-                with handle.under(schedule):
-                    started = time.perf_counter()
-                    self._generate(prompt, min_new_tokens=self.usual, max_new_tokens=self.usual).cpu()
-                    seconds[name].append(time.perf_counter() - started)
-        ms = {name: 1000 * statistics.median(found) for name, found in seconds.items()}
-        first = ms.pop("unpruned")
-        each = ", ".join(f"{name} {value:.0f} ms ({first / value:.2f}x)" for name, value in ms.items())
-        return [
-            f"to the last of {self.usual} tokens, batch {batch_size}: unpruned {first:.0f} ms"
-            f"{', ' + each if each else ''} (median of {_RUNS}; latencies are those to the first token)"
-        ]
+    def source(self, inputs: Mapping[str, Tensor]) -> Inputs:
+        """Of what a forward takes, what `generate` does."""
+        return {name: value for name, value in inputs.items() if name != LAST}
 
     def shown_labels(self, batch: Batch) -> list[str]:
         """The first reference of each."""
