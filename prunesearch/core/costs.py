@@ -164,6 +164,7 @@ _ROWS = (
         exact=True,
         predicted_by="counted",
         always=True,
+        halves=True,
         blocks="prunesearch.cost.counting.flops:blocks_gmacs",
     ),
     Cost(

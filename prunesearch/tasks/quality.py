@@ -46,7 +46,6 @@ def unjudged(task: Task, given: Collection[str]) -> str:
     return task.unable(given)
 
 
-@torch.inference_mode()
 def quality_of(task: Task, forward: Forward, split: EvalSet, fixed: Mapping[str, int] | None = None) -> Quality:
     """Measure the task's own metric of a forward.
 
@@ -60,6 +59,13 @@ def quality_of(task: Task, forward: Forward, split: EvalSet, fixed: Mapping[str,
     Raises:
         PruneSearchError: if no row is short enough.
     """
+    found = statistics_of(task, forward, split, fixed)
+    return Quality(task.scoring.value(found), len(found), split.n - len(found))
+
+
+@torch.inference_mode()
+def statistics_of(task: Task, forward: Forward, split: EvalSet, fixed: Mapping[str, int] | None = None) -> Tensor:
+    """The metric's numbers of every row, `[n, k]`, in the order of the split's batches; see `quality_of`."""
     lengths = {name: n for name, n in (fixed or {}).items() if name in split.padding}
 
     def padded(**inputs: Tensor) -> Any:
@@ -67,19 +73,18 @@ def quality_of(task: Task, forward: Forward, split: EvalSet, fixed: Mapping[str,
         found = forward(**filled)
         return _Named(found) if type(found) is dict else found
 
-    found, rows = [], 0
+    found = []
     for batch in track(split.batches, len(split.batches), "Measuring the quality"):
         fits = _fitting(batch, lengths)
         if len(fits):
             kept = trimmed(batch.rows(fits), split.padding)
             found.append(task.statistics(task.outputs(padded, kept), kept).cpu())
-            rows += len(fits)
     if not found:
         raise PruneSearchError(
             f"rows must be {max(lengths.values())} long at most for this forward, but all {split.n} of {split.name} "
             "are longer: export it for a greater length"
         )
-    return Quality(task.scoring.value(torch.cat(found)), rows, split.n - rows)
+    return torch.cat(found)
 
 
 def _fitting(batch: Batch, lengths: Mapping[str, int]) -> Tensor:

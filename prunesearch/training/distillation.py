@@ -105,9 +105,9 @@ class Distillation(nn.Module):
             return mine.supervised(mine.outputs(self.student, batch), batch) is not None
 
 
-def fixed(schedule: Schedule) -> Draw:
-    """Every step trains one schedule."""
-    plans = [Plan(schedule)]
+def fixed(plan: Plan | Schedule) -> Draw:
+    """Every step trains one plan."""
+    plans = [Plan.of(plan)]
     return lambda: plans
 
 

@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from prunesearch.commands.tuning.tune import tune
 from prunesearch.commands.tuning.tune_schedule import tune_schedule
 from prunesearch.commands.verify import verify
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.tables.export_tables import FORMATS
 from prunesearch.export.models.from_study import export_study_model
 from prunesearch.export.models.model_format import ModelOptions
@@ -279,3 +279,30 @@ def test_without_a_study_all_of_it_is_named(monkeypatch: Any, capsys: Any) -> No
     code, _, err = command(monkeypatch, capsys, "tune", "tuned", "--pick", "p1", "--model", "model")
     assert code == 2
     one_line(err, "--model goes without a study")
+
+
+class Watched(Crammer):
+    """The same, which remembers what was trained under."""
+
+    drawn: ClassVar[list[Plan]] = []
+
+    def learn(self, draw: Any, key: str, label: str, **more: Any) -> Learnt:
+        """See `Crammer`."""
+        self.drawn.extend(draw())
+        return super().learn(draw, key, label, **more)
+
+
+def test_what_a_point_leaves_out_is_left_out_in_training(folder: Path, searched: Front) -> None:
+    shutil.copytree(folder / "studies" / "plain", folder / "studies" / "shorter")
+    wanted = Wanted(TrainingSettings(**QUICK), train=str(folder / "train.parquet"))
+    point = searched.points[0]
+    short = Plan(point.to_plan().schedule, [Change("skip", 1, {"part": "mlp"})])
+    changed = point.model_copy(update={"plan": short.to_dict(), "text": str(short)})
+    front = searched.model_copy(update={"points": [changed]})
+    found = tune(StudyFolder(folder / "studies", "shorter"), front, wanted, school=Watched)
+    assert Watched.drawn[0] == short
+    assert the_first(found).to_plan().on_own_weights == short
+    narrow = Plan(short.schedule, [Change("width", 1, {"mlp": 8})])
+    changed = point.model_copy(update={"plan": narrow.to_dict(), "text": str(narrow)})
+    with pytest.raises(PruneSearchError, match="points whose blocks are whole are tuned"):
+        tune(StudyFolder(folder / "studies", "shorter"), front.model_copy(update={"points": [changed]}), wanted)

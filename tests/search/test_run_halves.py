@@ -13,6 +13,7 @@ import prunesearch as ps
 from prunesearch.compress.fits import FILE, load_fits
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Change, Plan
+from prunesearch.cost.counting.flops import count_macs
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.search.run import run
 from prunesearch.search.solve.losses import Sensitivities
@@ -107,12 +108,17 @@ def test_a_study_goes_on_with_what_it_has(folder: Path, study: StudyFolder, fron
 
 
 def test_width_alone_proposes_no_stage(folder: Path) -> None:
-    alone = {"free": "width", "precision": None, "trials": 6}
+    alone = {"free": "width", "precision": None, "trials": 6, "objectives": ["latency", "macs"]}
     front = run(asked(folder, **alone), "width", root=folder / "studies")
     tried = plans(folder, StudyFolder(folder / "studies", "width"), **alone)
     assert front.search.trials == 6
     assert all(not len(plan) and not plan.whole for plan in tried)
     assert {change.kind for plan in tried for change in plan.changes} == {"width"}
+    model = ps.load_study("width", root=folder / "studies").model_or(None)
+    for point in front.points:  # as fvcore counts them of the model that runs
+        with ps.apply_(model, point.to_plan(), fits=load_fits(folder / "studies" / "width")):
+            counted = count_macs(model, {"pixel_values": torch.zeros(1, 3, 32, 32)}) / 1e9
+        assert point.cost("macs").value == pytest.approx(counted, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,7 @@ def test_width_alone_proposes_no_stage(folder: Path) -> None:
     [
         ({"free": "tokens,breadth"}, "plans cannot be free in 'breadth'"),
         ({"free": ""}, "plans cannot be free in ''"),
-        ({"free": "tokens,width", "objectives": ["latency", "macs"]}, "macs is known of whole blocks alone"),
+        ({"free": "tokens,width", "objectives": ["latency", "memory"]}, "memory is known of whole blocks alone"),
         (
             {"free": "tokens,width", "space": "constant-r-small"},
             "kind 'constant-r' is solved for stages alone",

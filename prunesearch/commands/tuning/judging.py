@@ -80,13 +80,20 @@ class Tuning:
         return self.school(*asked, {} if given is None else given.tensors)
 
     def learn(self, plan: Plan, label: str, share: float = 0.5, steps: int | None = None) -> Learnt:
-        """Train a student under the stages of a plan, in a `share` of the time, or for so many steps."""
-        step(f"tuning {label}: {plan.schedule}")
-        if plan.changes:
+        """Train a student under the stages of a plan, and without what it leaves out, in a `share` of the time.
+
+        Args:
+            plan: of which precision, and layers that are smaller, are no part of the training.
+            label: what is trained, for people.
+            share: of the time that was asked for.
+            steps: in place of it.
+        """
+        trained = plan.shortened
+        step(f"tuning {label}: {trained}")
+        if plan.whole:
             say(f"{label} is trained without {plan.variant}, and judged with it")
-        return self._school(share).learn(
-            fixed(plan.schedule), self.key([plan.schedule], steps or share), label, steps=steps
-        )
+        key = self.key([trained if trained.changes else trained.schedule], steps or share)
+        return self._school(share).learn(fixed(trained), key, label, steps=steps)
 
     def learn_elastic(self, near: Sequence[Schedule], share: float) -> Learnt:
         """Train a student that serves all of these schedules, from the slowest to the fastest."""
@@ -121,7 +128,7 @@ class Tuning:
             "seed": settings.seed,
         }
 
-    def key(self, schedules: Sequence[Schedule], length: float) -> str:
+    def key(self, schedules: Sequence[Plan | Schedule], length: float) -> str:
         """What tells a training from all others of the study.
 
         Args:

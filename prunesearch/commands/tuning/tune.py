@@ -106,15 +106,16 @@ def _trials(folder: StudyFolder) -> list[TrialRecord]:
 
 
 def _asked(front: Front, spec: str | None) -> list[Point]:
-    """The points to train: those that reduce tokens."""
+    """The points to train: those that reduce tokens, or leave out halves of blocks."""
     if front.combined is not None:
         raise PruneSearchError(
             f"weights are trained for one quality, but study '{front.study}' has {len(front.unpruned.qualities) - 1} "
             "(--robust): tune a study without"
         )
     chosen = [pick(front, spec)] if spec is not None else front.points
-    smaller = [point for point in chosen if point.to_plan().halves]
-    able = [point for point in chosen if len(point.to_plan()) and point not in smaller]
+    plans = [(point, point.to_plan()) for point in chosen]
+    smaller = [point for point, plan in plans if plan.halves.keys() - plan.skips]
+    able = [point for point, plan in plans if (len(plan) or plan.skips) and point not in smaller]
     if not able and smaller:
         raise PruneSearchError(
             f"points whose blocks are whole are tuned, but {smaller[0].id} is {smaller[0].text}: choose another --pick"
@@ -123,7 +124,9 @@ def _asked(front: Front, spec: str | None) -> list[Point]:
         say(f"{', '.join(point.id for point in smaller)} stay as they are: weights of smaller blocks are not trained")
     if not able:
         named = f"{chosen[0].id} ({chosen[0].text}) has none" if chosen else "the front has no point"
-        raise PruneSearchError(f"points with token stages are tuned, but {named}: there is nothing to recover from")
+        raise PruneSearchError(
+            f"points with token stages, or blocks left out, are tuned, but {named}: nothing is to be recovered"
+        )
     return able
 
 

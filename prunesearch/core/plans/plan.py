@@ -229,6 +229,11 @@ class Plan:
         return Plan(self.schedule, self.changes)
 
     @property
+    def shortened(self) -> Plan:
+        """Its stages, and the halves of blocks that it leaves out: what of it weights can be trained under."""
+        return Plan(self.schedule, (change for change in self.changes if CHANGES.entry(change.kind).removes))
+
+    @property
     def whole(self) -> tuple[Change, ...]:
         """Its changes but those of half a block."""
         return whole_of(self.changes)
