@@ -33,6 +33,7 @@ from models import MODELS, TUNED, config_of
 from torch import Tensor
 
 from prunesearch.core.plans.plan import Plan
+from prunesearch.search.solve.seed import spread
 from prunesearch.study.setup import make_setting
 from prunesearch.tasks.metrics.metric import Interval, Metric
 
@@ -210,8 +211,10 @@ class Comparison:
             runs.time(self._plans(runs), self.asked.seconds)
 
     def _plans(self, runs: Runs) -> list[Plan]:
-        """Of all ways, what the runtime holds; the unpruned model first."""
-        return [p for p in dict.fromkeys([Plan(), *(p for some in self.ways.values() for p in some)]) if runs.able(p)]
+        """Of all ways, what the runtime holds, of graphs a few a way; the unpruned model first."""
+        most = 10**6 if runs.runtime == EAGER else self.asked.graphs
+        some = [plan for plans in self.ways.values() for plan in spread(plans, most, plans.index)]
+        return [plan for plan in dict.fromkeys([Plan(), *some]) if runs.able(plan)]
 
     def _rows(self, runs: Runs, plan: Plan) -> tuple[Tensor, Tensor]:
         rows = self.asked.rows
@@ -282,8 +285,9 @@ def main() -> None:
     )
     parser.add_argument("--table-time", type=float, default=60.0)
     parser.add_argument("--seconds", type=float, default=200.0, help="of timing all plans in a runtime")
+    parser.add_argument("--graphs", type=int, default=8, help="plans of each way in another runtime, at most")
     parser.add_argument("--survey", action="store_true", help="the survey's second table too, with a student")
-    parser.add_argument("--epochs", type=float, default=6.0, help="of the student's training")
+    parser.add_argument("--epochs", type=float, default=4.0, help="of the student's training")
     parser.add_argument("--until", choices=PIECES, default=None, help="stop behind this piece")
     parser.add_argument("--picture", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=None)
