@@ -48,8 +48,8 @@ INT8 = (Change.parse("int8"),)
 EAGER = "eager"
 FORMATS = {"onnxruntime": "onnx", "openvino": "openvino"}  # what a runtime reads
 _SHARED = ("cost_table.json", "sensitivities.json", FILE)
-# of a front, spread over its latencies: one that is found together is denser, and thinned to 12 it lost up to 0.9 points
-# to ways whose points lay just below a latency
+# of a front, spread over its latencies: one that is found together is denser, and thinned to 12 it lost up to 0.9
+# points to ways that happened to have a plan just below a latency
 _POINTS = {"tokens": 12, "width": 12, "joint": 24, "all": 24}
 _EVERY = {"precision": ["float32", "int8"], "free": ["tokens", *CHANGES]}
 _ASKED: Mapping[str, Mapping[str, Any]] = {
