@@ -19,7 +19,7 @@ from prunesearch.core.duration import seconds_of
 from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.schedule_text import parse_schedule
-from prunesearch.core.plans.stage import Stage, read_method
+from prunesearch.core.plans.stage import DECODER, ENCODER, INPUT, Place, Stage, read_method
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.device_profile import Profile
 from prunesearch.export import FORMATS, export_schedule, import_schedule
@@ -37,11 +37,15 @@ from prunesearch.study.trials import open_study, read_trials
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "studies" / "example"
-SHAPE = ModelShape(12, 197, 1)
+SHAPE, PROMPT = ModelShape(12, 197, 1), ModelShape(12, 205, 9, part=DECODER)
 _SCHEDULES = [
     Schedule(),
     Schedule([Stage(3, 0.7), Stage(6, 0.5, "value_norm", "fuse"), Stage(9, 0.25, merge="bipartite")]),
     Schedule([Stage(1, 0.8, "key_redundancy", "fuse", params={"margin": 0.5})]),
+]
+_OF_PICTURES = [
+    Schedule([Stage(Place(INPUT, 0), 0.4, "tower_cls_attention")]),
+    Schedule([Stage(2, 0.7, "text_attention"), Stage(6, 0.5, "text_attention")]),
 ]
 
 
@@ -206,12 +210,14 @@ def imports(name: str) -> Callable[[], Parser]:
 
     def made() -> Parser:
         form = FORMATS[name]
-        texts = [export_schedule(s, form, SHAPE, lossy=True).text for s in _SCHEDULES[1:]]
+        encoder = ENCODER in form.parts
+        shape, schedules = (SHAPE, _SCHEDULES[1:]) if encoder else (PROMPT, _OF_PICTURES)
+        texts = [export_schedule(s, form, shape, lossy=True).text for s in schedules]
         kind = {"json": "json", "pruna": "json", "lightcompress": "yaml"}.get(name, "text")
 
         def read(text: str) -> object:
             entry = text[:5] if form.entries and len(text) % 2 else None
-            return str(import_schedule(text, form, SHAPE, entry).schedule)
+            return str(import_schedule(text, form, shape, entry).schedule)
 
         return Parser(texts, kind, _plain(read))
 

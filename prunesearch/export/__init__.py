@@ -12,6 +12,7 @@ from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.tables.export_tables import FORMATS, MODEL_FORMATS
 from prunesearch.export.schedules.exchange import Exported, export_schedule, import_file, import_schedule
 from prunesearch.export.schedules.format import Format, ModelShape
+from prunesearch.export.schedules.model_shape import shape_of
 from prunesearch.export.schedules.native import provenance_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,5 @@ def export(front: Front, spec: str, to: str = "json", *, lossy: bool = False) ->
 
     target = find_format(to)
     point = pick(front, spec)
-    model = front.model
-    shape = ModelShape(model.depth, model.tokens, model.protected, provenance_of(point, front))
+    shape = shape_of(front, provenance_of(point, front))
     return export_schedule(point.to_plan(), target, shape, lossy=lossy)

@@ -154,7 +154,7 @@ def import_schedule_file(
         PruneSearchError: for a file that cannot be read as that, or a model that is not known.
     """
     origin = find_format(source)
-    shape = model_shape(model, depth=depth, tokens=tokens, protected=protected)
+    shape = model_shape(model, depth=depth, tokens=tokens, protected=protected, part=origin.parts[0])
     read = import_file(file, origin, shape, entry)
     for note in read.notes:
         warn(f"imported from {source}: {note}")

@@ -63,7 +63,7 @@ def report_html(
     from prunesearch.report.views.freeze import Frozen
     from prunesearch.report.views.study_view import ShownShape, StudyView
 
-    shape = ShownShape(front.model.depth, front.model.tokens, front.model.protected)
+    shape = ShownShape.of(front.model.geometry)
     tried = [_trial(trial) for trial in trials]
     study = StudyView("study", front.study, front, tried, front.config, shape, lambda: table, samples)
     frozen = Frozen()

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from prunesearch.core.costs import find_cost
+from prunesearch.core.plans.flow import Geometry
 from prunesearch.study.front_items import CostName, FrontItem, FrontRecord
 
 
@@ -23,6 +24,15 @@ class ModelInfo(FrontRecord):
         ge=1, description="sequence length at the start at which latency was measured, protected tokens included"
     )
     protected: int = Field(ge=0, description="tokens that are never reduced (CLS, registers, separators)")
+    part: Literal["encoder", "decoder"] = Field(
+        default="encoder",
+        description="that has the blocks; of a `decoder` `tokens` are those of a prompt with pictures",
+    )
+
+    @property
+    def geometry(self) -> Geometry:
+        """How tokens flow through it."""
+        return Geometry(self.depth, self.tokens, self.protected, self.part)
 
 
 class TaskInfo(FrontRecord):

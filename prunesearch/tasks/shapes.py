@@ -103,8 +103,21 @@ def load_shape(
         device: `meta` builds it without any memory.
 
     Raises:
-        PruneSearchError: if it cannot be built that way.
+        PruneSearchError: if it cannot be built that way, or its encoder not be reduced.
     """
+    built = build_shape(model, attention=attention, dtype=dtype, device=device)
+    find_encoder(built)
+    return built.eval().requires_grad_(False)
+
+
+def build_shape(
+    model: str,
+    *,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """As `load_shape`, of any model that is known, as it is built."""
     config = shape_config(model)
     # a backbone of convolutions has no attention to choose
     chosen: Any = {"": attention} if hasattr(config, "backbone_config") else attention
@@ -116,8 +129,7 @@ def load_shape(
         raise PruneSearchError(
             f"'{model}' cannot be built with attention {attention} ({one_line(error)}): use --attn {others}"
         ) from error
-    find_encoder(built)
-    return built.eval().requires_grad_(False)
+    return built
 
 
 def _head_of(config: Any) -> Any:

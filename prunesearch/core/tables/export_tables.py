@@ -22,6 +22,8 @@ _EXCHANGE = "prunesearch.export.schedules"
 _LISTS = f"{_EXCHANGE}.length_lists"
 
 # how a schedule goes to another tool and comes back
+_PICTURES = f"{_EXCHANGE}.image_tokens"
+
 FORMATS = make_table(
     "exchange format",
     {
@@ -38,6 +40,12 @@ FORMATS = make_table(
         "pruna": Row(f"{_EXCHANGE}.pruna:PRUNA", "Pruna's SmashConfig (token_merging): one r for all blocks"),
         "lightcompress": Row(
             f"{_EXCHANGE}.lightcompress:LIGHTCOMPRESS", "LightCompress YAML: ToMe, FastV or PyramidDrop"
+        ),
+        "fastv": Row(f"{_PICTURES}:FASTV", "FastV's K and R: tokens of pictures, before one block of a decoder"),
+        "pyramiddrop": Row(f"{_PICTURES}:PYRAMIDDROP", "PyramidDrop's flags: before several blocks of a decoder"),
+        "visionzip": Row(f"{_PICTURES}:VISIONZIP", "VisionZip's dominant tokens: before the decoder"),
+        "openvino-genai": Row(
+            f"{_PICTURES}:OPENVINO_GENAI", "OpenVINO GenAI's pruning_ratio (CDPruner): before the decoder"
         ),
     },
     Row,

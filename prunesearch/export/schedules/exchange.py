@@ -16,8 +16,10 @@ from typing import Any
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import ENCODER, INPUT
+from prunesearch.core.tables.export_tables import FORMATS
 from prunesearch.core.tables.token_tables import MERGES
-from prunesearch.export.schedules.format import Format, ModelShape, Read, leaving, reducing
+from prunesearch.export.schedules.format import Format, ModelShape, Read, leaving, reducing, site
 from prunesearch.export.schedules.parsing import read_text
 
 
@@ -48,10 +50,11 @@ def export_schedule(plan: Plan | Schedule, to: Format, shape: ModelShape, *, los
     """
     plan = Plan.of(plan)
     schedule = plan.schedule
-    schedule.check_depth(shape.depth)
+    schedule.check_parts(shape.geometry.parts)
     if to.lossless:
         whole = plan.changes or plan.weights is not None
         return Exported(to.write(plan if whole else schedule, shape, ()), (), (), plan.weights)
+    _check_part(to, shape)
     back = to.read(to.write(schedule, shape, ()), shape, None)
     left_out = [f"{change}, which the model is in, is left out" for change in plan.changes]
     if plan.weights is not None:
@@ -83,6 +86,8 @@ def import_schedule(text: str, source: Format, shape: ModelShape | None = None, 
     """
     if entry is not None and not source.entries:
         raise PruneSearchError(f"a {source.tool} file holds one schedule, but got entry '{entry}': leave it out")
+    if shape is not None and not source.lossless:
+        _check_part(source, shape)
     found = source.read(text, shape, entry)
     if shape is None or source.lossless:
         return found
@@ -127,20 +132,32 @@ def differences(before: Schedule, after: Schedule, shape: ModelShape) -> list[st
         first = wrong[0]
         more = f" ({len(wrong)} blocks differ)" if len(wrong) > 1 else ""
         changes.append(f"block {first} leaves {got[first]} tokens, not {wanted[first]}{more}")
-    methods = {stage.layer: stage.method for stage, _, _ in reducing(after, shape)}
-    replaced: dict[tuple[str, str], list[int]] = defaultdict(list)
+    given, wanted_in = after.flow(shape.geometry).n_in, before.flow(shape.geometry).n_in
+    if given != wanted_in:
+        changes.insert(0, f"the first block is given {given} tokens, not {wanted_in}")
+    methods = {site(stage): stage.method for stage, _, _ in reducing(after, shape)}
+    replaced: dict[tuple[str, str], list[str]] = defaultdict(list)
     for stage, _, _ in reducing(before, shape):
-        method = methods.get(stage.layer, stage.method)
+        method = methods.get(site(stage), stage.method)
         if method != stage.method:
-            replaced[stage.method, method].append(stage.layer)
+            replaced[stage.method, method].append(site(stage))
     for (old, new), blocks in replaced.items():
-        where = f"block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}"
-        changes.append(f"{old} becomes {new} ({where})")
+        where = f"block{'s' if len(blocks) > 1 else ''} {', '.join(blocks)}"
+        changes.append(f"{old} becomes {new} ({'input' if blocks == [INPUT] else where})")
     return changes
 
 
+def _check_part(tool: Format, shape: ModelShape) -> None:
+    if shape.part not in tool.parts:
+        able = ", ".join(name for name in FORMATS if shape.part in FORMATS[name].parts)
+        raise PruneSearchError(
+            f"{tool.tool} is for tokens in the {tool.parts[0]}, but those of this model are in its {shape.part}: use "
+            f"one of {able}"
+        )
+
+
 def _protection(tool: Format, schedule: Schedule, shape: ModelShape) -> list[str]:
-    if not schedule.stages or shape.protected <= tool.protects:
+    if not schedule.stages or tool.protects is None or shape.part != ENCODER or shape.protected <= tool.protects:
         return []
     what = "CLS alone" if tool.protects == 1 else f"the first {tool.protects} tokens alone"
     return [f"{tool.tool} protects {what}, prunesearch {shape.protected} tokens of this model"]

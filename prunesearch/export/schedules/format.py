@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.flow import Geometry
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import Stage
+from prunesearch.core.plans.stage import ENCODER, INPUT, Place, Stage
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class ModelShape:
         tokens: sequence length at the start, protected tokens included.
         protected: how many of them are never reduced here.
         provenance: where a schedule comes from (see `native.provenance_of`); formats with room for it write it down.
+        in_order: whether the model keeps tokens in order; None where that is not known.
+        part: that has the blocks; tokens of a decoder are those of a whole prompt, the reducible ones its pictures'.
     """
 
     depth: int
@@ -27,6 +30,7 @@ class ModelShape:
     protected: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
     in_order: bool | None = None
+    part: str = ENCODER
 
     def __post_init__(self) -> None:
         if self.depth < 1:
@@ -35,6 +39,16 @@ class ModelShape:
             raise PruneSearchError(
                 f"`0 <= protected < tokens` must hold, but got {self.protected} protected of {self.tokens} tokens"
             )
+
+    @property
+    def geometry(self) -> Geometry:
+        """How tokens flow through it."""
+        return Geometry(self.depth, self.tokens, self.protected, self.part)
+
+    @property
+    def reducible(self) -> int:
+        """Tokens that stages may take away."""
+        return self.tokens - self.protected
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,8 @@ class Format:
         read: `(text, shape, entry) -> Read`; `entry` picks one of several schedules in a file.
         limits: the rule that makes a schedule inexpressible, as a clause for the refusal.
         variants: how the tool computes the same words differently; said with every export, never a refusal.
-        protects: tokens at the start of a row that the tool never reduces.
+        protects: tokens at the start of a row that the tool never reduces; None: all that are no picture's.
+        parts: of models whose blocks it is about.
         lossless: True if the format says every schedule, for every model.
         entries: True if a file may hold several schedules.
         source: repository and file that define the format.
@@ -73,7 +88,8 @@ class Format:
     read: Reader
     limits: str
     variants: tuple[str, ...] = ()
-    protects: int = 1
+    protects: int | None = 1
+    parts: tuple[str, ...] = (ENCODER,)
     lossless: bool = False
     entries: bool = False
     source: str = ""
@@ -90,14 +106,19 @@ def needed(shape: ModelShape | None) -> ModelShape:
 
 def leaving(schedule: Schedule, shape: ModelShape) -> list[int]:
     """Tokens leaving each block, protected ones included."""
-    return schedule.counts(shape.depth, shape.tokens, shape.protected)
+    return schedule.flow(shape.geometry).counts
 
 
 def reducing(schedule: Schedule, shape: ModelShape) -> list[tuple[Stage, int, int]]:
     """The stages that take tokens away at this length, each with the tokens before and after it."""
-    counts = [shape.tokens, *leaving(schedule, shape)]
-    flows = [(stage, counts[stage.layer], counts[stage.layer + 1]) for stage in schedule]
-    return [(stage, before, after) for stage, before, after in flows if after < before]
+    flow = schedule.flow(shape.geometry)
+    entry = [] if flow.entry is None else [(flow.entry, shape.tokens, flow.n_in)]
+    return [*entry, *((step.stage, step.n_in, step.n_out) for step in flow if step.stage is not None)]
+
+
+def site(stage: Stage) -> str:
+    """Where a stage is, by the number of the block alone; `input` before the first."""
+    return INPUT if stage.place.part == INPUT else str(stage.layer)
 
 
 def from_counts(
@@ -115,7 +136,10 @@ def from_counts(
     if len(counts) != shape.depth:
         raise PruneSearchError(f"a model of {shape.depth} blocks needs {shape.depth} counts, but got {len(counts)}")
     plain = Schedule.from_counts(counts, shape.tokens, shape.protected, scorer, merge)
-    return Schedule(stage.replace(merge=(merges or {}).get(stage.layer, merge)) for stage in plain)
+    return Schedule(
+        stage.replace(layer=Place(shape.part, stage.layer), merge=(merges or {}).get(stage.layer, merge))
+        for stage in plain
+    )
 
 
 def shortest(value: float, holds: Callable[[float], bool]) -> float:

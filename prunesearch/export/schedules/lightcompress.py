@@ -9,6 +9,7 @@ import yaml
 
 from prunesearch.core.errors import CorruptFileError, did_you_mean
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import DECODER, ENCODER
 from prunesearch.export.schedules.dynamicvit import BEFORE_BLOCK, kept_before_blocks, kept_ratio
 from prunesearch.export.schedules.format import (
     Format,
@@ -21,6 +22,7 @@ from prunesearch.export.schedules.format import (
     reducing,
     shortest,
 )
+from prunesearch.export.schedules.image_tokens import fastv_schedule, fastv_words, pyramid_schedule, pyramid_words
 from prunesearch.export.schedules.parsing import integer, integers, layers, number, ratio, section, show
 from prunesearch.export.schedules.tome import leaving_after, padded, removals
 from prunesearch.study.folder import parse_yaml
@@ -30,8 +32,10 @@ _LAST_TOKEN = "image tokens of a decoder are scored by the last token's attentio
 
 def _write(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -> str:
     """Return the `sparse` section: ToMe if all stages match by similarity, else FastV (one stage) or PyramidDrop."""
+    if shape.part == DECODER:
+        return _section(_of_a_decoder(schedule, shape), remarks)
     flows = reducing(schedule, shape)
-    image = shape.tokens - shape.protected
+    image = shape.reducible
     kept = [after - shape.protected for _, _, after in flows]
     sites = [stage.layer for stage, _, _ in flows]
     special: dict[str, Any]
@@ -45,6 +49,19 @@ def _write(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -> str
     else:
         ratios = [kept_ratio(k, image) for k in kept]
         special = {"method": "PyramidDrop", "layer_list": sites, "image_token_ratio_list": ratios}
+    return _section(special, remarks)
+
+
+def _of_a_decoder(schedule: Schedule, shape: ModelShape) -> dict[str, Any]:
+    """As tools say it that are about prompts alone: FastV for one stage, else PyramidDrop."""
+    if len(reducing(schedule, shape)) == 1:
+        block, rate = fastv_words(schedule, shape)
+        return {"method": "FastV", "pruning_loc": block, "rate": rate}
+    sites, ratios = pyramid_words(schedule, shape)
+    return {"method": "PyramidDrop", "layer_list": sites, "image_token_ratio_list": ratios}
+
+
+def _section(special: dict[str, Any], remarks: Sequence[str]) -> str:
     reduction = {"method": "TokenReduction", "special": special}
     sparse = {"vision": reduction} if special["method"] == "ToMe" else reduction
     body: str = yaml.safe_dump({"sparse": sparse}, sort_keys=False, default_flow_style=None, width=1000)
@@ -82,6 +99,9 @@ def _read_tome(special: Mapping[Any, Any], shape: ModelShape) -> Read:
 
 
 def _read_fastv(special: Mapping[Any, Any], shape: ModelShape) -> Read:
+    if shape.part == DECODER:
+        block = integer(special.get("pruning_loc"), "pruning_loc")
+        return Read(fastv_schedule(block, number(special.get("rate"), "rate"), shape))
     sites = layers([special.get("pruning_loc")], shape.depth, "pruning_loc")
     rate = number(special.get("rate"), "rate")
     if not 0 <= rate < 1:
@@ -90,6 +110,9 @@ def _read_fastv(special: Mapping[Any, Any], shape: ModelShape) -> Read:
 
 
 def _read_pyramiddrop(special: Mapping[Any, Any], shape: ModelShape) -> Read:
+    if shape.part == DECODER:
+        schedule = pyramid_schedule(special.get("layer_list"), special.get("image_token_ratio_list"), shape)
+        return Read(schedule, (BEFORE_BLOCK,) if len(schedule) else ())
     sites = layers(special.get("layer_list"), shape.depth, "layer_list")
     ratios = special.get("image_token_ratio_list")
     if not isinstance(ratios, list) or len(ratios) != len(sites):
@@ -120,5 +143,6 @@ LIGHTCOMPRESS = Format(
         "LightCompress's ToMe carries no sizes: plain means, and attention gets no + log(size)",
         "the sections base, model, eval and save: add them",
     ),
+    parts=(ENCODER, DECODER),
     source="ModelTC/LightCompress: llmc/compression/token_reduction, configs/sparsification/methods",
 )

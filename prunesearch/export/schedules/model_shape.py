@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.stage import DECODER, ENCODER
 from prunesearch.export.schedules.format import ModelShape
+
+if TYPE_CHECKING:
+    from prunesearch.study.front import Front
 
 
 def model_shape(
-    model: str | None = None, *, depth: int | None = None, tokens: int | None = None, protected: int | None = None
+    model: str | None = None,
+    *,
+    depth: int | None = None,
+    tokens: int | None = None,
+    protected: int | None = None,
+    part: str = ENCODER,
 ) -> ModelShape | None:
     """Return the shape of `model`, or the one that the numbers give; None if there is neither.
 
     Args:
         model: a built-in shape, a folder or a Hub id; only its configuration is read.
         depth: number of blocks.
-        tokens: sequence length at the start; with a text model, which has any length, it is needed too.
-        protected: tokens that are never reduced.
+        tokens: sequence length at the start; with a text model, which has any length, it is needed too. Of a model
+            that reads pictures in its prompt: those of the prompt.
+        protected: tokens that are never reduced; of a prompt: those that are no picture's.
+        part: that has the blocks, where there is no model to say so.
 
     Raises:
         PruneSearchError: if numbers are missing, or given beside a model that has its own.
@@ -29,16 +43,36 @@ def model_shape(
         return None
     if depth is None or tokens is None or protected is None:
         raise PruneSearchError(f"a shape needs --depth, --tokens and --protected: add {', '.join(missing)}, or --model")
-    return ModelShape(depth, tokens, protected)
+    return ModelShape(depth, tokens, protected, part=part)
+
+
+def shape_of(front: Front, provenance: Mapping[str, Any]) -> ModelShape:
+    """The model of a study."""
+    model = front.model
+    return ModelShape(model.depth, model.tokens, model.protected, provenance, part=model.part)
+
+
+def _of_prompts(model: str, depth: int, numbers: dict[str, int | None]) -> ModelShape:
+    tokens, protected = numbers["--tokens"], numbers["--protected"]
+    if numbers["--depth"] is not None:
+        raise PruneSearchError(f"--model {model} has its own --depth: leave it out, or leave --model out")
+    if tokens is None or protected is None:
+        raise PruneSearchError(
+            f"'{model}' reads prompts of any length: add --tokens N, those of a prompt with its pictures, and "
+            "--protected P, how many of them are no picture's"
+        )
+    return ModelShape(depth, tokens, protected, {"model": {"id": model}}, True, DECODER)
 
 
 def _from_model(model: str, numbers: dict[str, int | None]) -> ModelShape:
-    from prunesearch.pruning.families.find import find_encoder
+    from prunesearch.pruning.families.find import find_reduced
     from prunesearch.tasks.loading import count_tokens
-    from prunesearch.tasks.shapes import load_shape, random_inputs
+    from prunesearch.tasks.shapes import build_shape, random_inputs
 
-    built = load_shape(model, device="meta")
-    encoder = find_encoder(built)
+    built = build_shape(model, device="meta")
+    encoder = find_reduced(built)
+    if encoder.family.part == DECODER:
+        return _of_prompts(model, encoder.depth, numbers)
     is_image = hasattr(encoder.sizes, "image_size")
     own = ["--depth", "--protected", *(["--tokens"] if is_image else [])]
     extra = [name for name in own if numbers[name] is not None]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prunesearch.core.errors import CorruptFileError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import DECODER, ENCODER
 from prunesearch.export.schedules.format import Format, ModelShape, Read
 from prunesearch.export.schedules.parsing import json_object
 
@@ -80,6 +81,7 @@ JSON = Format(
     write=_write,
     read=_read,
     limits="it can say every schedule",
+    parts=(ENCODER, DECODER),
     lossless=True,
     source="prunesearch/core/plans/schedule.py",
 )

@@ -99,9 +99,9 @@ class StudySource:
         table = read(folder.cost_table, partial(CostTable.load, folder.cost_table))
         shape = None
         if front is not None:
-            shape = ShownShape(front.model.depth, front.model.tokens, front.model.protected)
+            shape = ShownShape.of(front.model.geometry)
         elif table is not None:
-            shape = ShownShape(table.shape.depth, table.shape.tokens, table.shape.protected)
+            shape = ShownShape.of(table.shape.geometry)
         problem = "; ".join(problems)
         return StudyView(self.key, self.name, front, trials, config, shape, lambda: table, samples, problem)
 

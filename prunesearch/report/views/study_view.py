@@ -15,6 +15,7 @@ from prunesearch.core.costs import COSTS, Cost, find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.flow import Geometry
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.stage import ENCODER
 from prunesearch.report.views.axes import Drawn, read
 from prunesearch.report.views.shown_samples import ShownSamples
 from prunesearch.study.front import Front, trust
@@ -34,11 +35,17 @@ class ShownShape:
     depth: int
     tokens: int
     protected: int
+    part: str = ENCODER
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> ShownShape:
+        """Those of a model."""
+        return cls(geometry.depth, geometry.tokens, geometry.protected, geometry.part)
 
     @property
     def geometry(self) -> Geometry:
         """How tokens flow through the model."""
-        return Geometry(self.depth, self.tokens, self.protected)
+        return Geometry(self.depth, self.tokens, self.protected, self.part)
 
     def counts(self, plan: Plan) -> list[int]:
         """Tokens leaving each block."""

@@ -336,6 +336,7 @@ class Finish:
             depth=encoder.depth,
             tokens=self.task.tokens,
             protected=self.setting.geometry.protected,
+            part=encoder.family.part,
         )
 
     def _percentile(self) -> Percentile | None:
