@@ -81,7 +81,7 @@ def per_block(value: Any, depth: int) -> list[int]:
 
 
 def _protected(shape: ModelShape) -> int:
-    return min(shape.protected, TOME.protects)
+    return min(shape.protected, TOME.protects or 0)
 
 
 TOME = Format(
