@@ -144,6 +144,11 @@ class Front(FrontRecord):
         return next((p for p in self.points if p.id == point_id), None)
 
     @property
+    def views(self) -> list[str]:
+        """The views that rows were judged in; empty where they were judged as they are alone."""
+        return list(self.unpruned.qualities)[1:]
+
+    @property
     def measured(self) -> bool:
         """Whether latencies were measured end to end on the device, not only predicted."""
         return self.unpruned.latency.measured is not None

@@ -16,7 +16,8 @@ def rung_head(front: Front) -> list[str]:
 def rung_note(front: Front) -> str | None:
     """Of how many rows the qualities are, where that is known."""
     rows = next((rung.rows for rung in front.ladder if rung.rows is not None), None)
-    return None if rows is None else f"qualities are of {rows:,} of the holdout rows, the same for all"
+    clean = "" if front.combined is None else " as they are, in no view"
+    return None if rows is None else f"qualities are of {rows:,} of the holdout rows{clean}, the same for all"
 
 
 def rung_rows(front: Front) -> list[list[str]]:

@@ -40,6 +40,8 @@ def threads_text(threads: int | None) -> str:
 def _model(front: Front) -> Pairs:
     m, task = front.model, front.task
     rows = f"{task.holdout} holdout rows; the search saw {task.calibration} calibration rows"
+    if front.combined is not None:
+        rows = f"the {front.combined} of {len(front.views)} views, {front.unpruned.rows or 'some'} holdout rows in all"
     return [
         ("model", f"{m.id} ({m.class_name}, {m.depth} blocks, {m.tokens} tokens, {m.protected} protected)"),
         ("task", f"{task.name}: {task.metric} on {rows}"),

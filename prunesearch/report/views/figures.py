@@ -63,7 +63,7 @@ def front_figure(
         traces += _points(study, cost, shade, {name for key, name in chosen if key == study.key}, colour, several)
     layout: Figure = {
         "xaxis": {"title": {"text": _cost_title(known or [main], cost)}},
-        "yaxis": {"title": {"text": f"{plain(main.metric)}, %" + ("" if main.front else ", calibration")}},
+        "yaxis": {"title": {"text": f"{plain(main.metric_title)}, %" + ("" if main.front else ", calibration")}},
         "uirevision": f"{main.key}/{axis}",
         "showlegend": several,
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},

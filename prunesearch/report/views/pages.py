@@ -153,7 +153,7 @@ def views_section(front: Front) -> list[Any]:
     """The quality of every point in every view of the rows; nothing where there is one view."""
     if front.combined is None or not front.points:
         return []
-    first, *views = front.unpruned.qualities
+    first, views = front.task.metric, front.views
     rows = []
     for name in (first, *views):
         cells = [f"{100 * front.unpruned.qualities[name].value:.1f}"]

@@ -128,6 +128,14 @@ class StudyView:
         return self.front.task.metric if self.front else "quality"
 
     @property
+    def metric_title(self) -> str:
+        """The same with the views that it is over."""
+        front = self.front
+        if front is None or front.combined is None:
+            return self.metric
+        return f"{self.metric}, {front.combined} of {len(front.views)} views"
+
+    @property
     def split(self) -> str:
         """Where the quality of the items was found."""
         return "holdout" if self.front else "calibration"

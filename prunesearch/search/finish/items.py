@@ -10,15 +10,17 @@ from typing import TypeVar
 
 from prunesearch.core.costs import COSTS, find_cost
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.tables.registry import ACROSS
 from prunesearch.cost.costs import Costs
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.costing import Costing
 from prunesearch.search.costs.latency import together
 from prunesearch.search.finish.remeasure import Remeasured
-from prunesearch.search.finish.robustness import combine_differences, combine_values
-from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.search.trials.evaluate import Evaluation, InViews
 from prunesearch.study.front_items import CostAmount, Difference, Fidelity, Measured, MetricValue, Point, Unpruned
 from prunesearch.study.trials import TrialRecord
+from prunesearch.tasks.metrics.metric import Metric
+from prunesearch.tasks.views.by_row import OverViews
 
 T = TypeVar("T")
 
@@ -182,8 +184,9 @@ def metric_value(evaluation: Evaluation, calibration: float | None, moved: float
     that model is known from few rows, the luck of these rows is both models' (a control variate).
     """
     if evaluation.views is not None:
-        each = [metric_value(there, None) for there in evaluation.in_views.values()]
-        return combine_values(each, evaluation.views.over, calibration)
+        (value, low, high), bound = _over(evaluation.metric, evaluation.views).interval(evaluation.statistics)
+        found = {"low": _known(low), "high": _known(high), "at_least": _known(bound)}
+        return MetricValue(value=value, calibration=calibration, **found)
     metric = evaluation.metric
     at_least = metric.interval(evaluation.statistics, 0.90)[1]  # of two sides, each 5 %
     value, low, high, at_least = (
@@ -205,13 +208,17 @@ def value_beside(reference: Evaluation, evaluation: Evaluation, calibration: flo
 def paired_difference_to(reference: Evaluation, evaluation: Evaluation) -> Difference:
     """How much better than another evaluation of the same rows."""
     if evaluation.views is not None:
-        bases = reference.in_views
-        each = [paired_difference_to(bases[name], there) for name, there in evaluation.in_views.items()]
-        qualities = [base.quality for base in bases.values()]
-        return combine_differences(each, qualities, evaluation.quality - reference.quality, evaluation.views.over)
+        together = _over(evaluation.metric, evaluation.views)
+        (value, low, high), at_least = together.difference(reference.statistics, evaluation.statistics)
+        return Difference(value=value, low=_known(low), high=_known(high), at_least=_known(at_least))
     value, low, high = evaluation.metric.difference(reference.statistics, evaluation.statistics)
     at_least = evaluation.metric.at_least(reference.statistics, evaluation.statistics)
     return Difference(value=value, low=_known(low), high=_known(high), at_least=_known(at_least))
+
+
+def _over(metric: Metric, views: InViews) -> OverViews:
+    """What the metric comes to over the views."""
+    return OverViews(metric, views.of, views.rows, mean=ACROSS.entry(views.over).weighted)
 
 
 def _known(end: float) -> float | None:

@@ -42,14 +42,16 @@ class Kept:
         if path.exists():
             try:
                 parts = load(path.read_bytes())
-                views = InViews(split.views, parts["views"], split.over) if split and split.views else None
+                views = None
+                if split and split.views:
+                    views = InViews(split.views, parts["views"], parts["rows"], split.over)
                 return Evaluation(parts["statistics"], parts["kl"], parts["agrees"], metric, views), True
             except (safetensors.SafetensorError, KeyError):
                 pass
         found = evaluate()
         parts = {"statistics": found.statistics, "kl": found.kl, "agrees": found.agrees}
         if found.views is not None:
-            parts["views"] = found.views.of
+            parts |= {"views": found.views.of, "rows": found.views.rows}
         write_bytes_atomic(path, save({name: part.contiguous() for name, part in parts.items()}))
         return found, False
 

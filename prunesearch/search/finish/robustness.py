@@ -1,15 +1,13 @@
-"""Quality in several views of the rows: which rows it is of, how it becomes one number, and what a reader is told."""
+"""Quality in several views of the rows: which rows it is of, and what a reader is told."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from scipy import stats
 
-from prunesearch.core.tables.registry import ACROSS
-from prunesearch.study.front_items import Difference, MetricValue, Point, Unpruned
+from prunesearch.study.front_items import Point, Unpruned
 from prunesearch.study.setup import Setting
 from prunesearch.tasks.batching.batches import EvalSet
 from prunesearch.tasks.views.view_table import CLEAN
@@ -26,48 +24,6 @@ def judged_rows(setting: Setting) -> EvalSet:
 def searched_rows(setting: Setting) -> EvalSet:
     """The calibration rows that trials may be evaluated on, at most."""
     return setting.task.judging("calibration").take(setting.config.search_samples)
-
-
-def combine_values(each: Sequence[MetricValue], over: str, calibration: float | None) -> MetricValue:
-    """The quality over all views.
-
-    Ends of the mean's interval are the means of the views': rows may be the same in several, and their luck is not
-    taken for independent, so that the interval is wide enough in any case, and wider than it need be where all rows are
-    different ones. The worst view's lower end is the least of all views', which holds whichever is the worst one; its
-    upper end is that of the view that looks worst.
-    """
-    worst = min(each, key=lambda found: found.value)
-    return MetricValue(**_ends(each, over, worst), calibration=calibration)
-
-
-def combine_differences(each: Sequence[Difference], unpruned: Sequence[float], value: float, over: str) -> Difference:
-    """The change of the quality over all views, paired in each.
-
-    The least of all views changes by no less than the least change; and by no more than that of the view which is the
-    unpruned model's worst.
-
-    Args:
-        each: in every view.
-        unpruned: the unpruned model's quality there.
-        value: the change.
-        over: a row of `ACROSS`.
-    """
-    worst = each[min(range(len(each)), key=lambda i: unpruned[i])]
-    return Difference(**{**_ends(each, over, worst), "value": value})
-
-
-def _ends(each: Sequence[Any], over: str, worst: Any) -> dict[str, float | None]:
-    row, found = ACROSS.entry(over), {}
-    for name in ("value", "low", "high", "at_least"):
-        values = [getattr(one, name) for one in each]
-        top = name == "high" and not row.weighted
-        found[name] = getattr(worst, name) if top else None if None in values else _least(over, values)
-    return found
-
-
-def _least(over: str, values: Sequence[float]) -> float:
-    """What qualities come to: more is better, so that the worst of them is the least."""
-    return -float(ACROSS[over]([-value for value in values], [1.0] * len(values)))
 
 
 def robust_notes(points: Sequence[Point], unpruned: Unpruned) -> list[str]:

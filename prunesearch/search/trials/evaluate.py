@@ -35,11 +35,13 @@ class InViews:
     Attributes:
         names: of the views.
         of: int64 `[n]`, the number of each row's view.
+        rows: int64 `[n]`, the number of each row before there were views; it comes again in other views.
         over: a row of `ACROSS`: how what is found in each becomes one number.
     """
 
     names: tuple[str, ...]
     of: Tensor
+    rows: Tensor
     over: str
 
     def together(self, values: Sequence[float]) -> float:
@@ -124,7 +126,9 @@ class Evaluation:
         """The same of the first `n` rows."""
         if n >= self.n:
             return self
-        views = None if self.views is None else replace(self.views, of=self.views.of[:n])
+        views = self.views
+        if views is not None:
+            views = replace(views, of=views.of[:n], rows=views.rows[:n])
         return Evaluation(self.statistics[:n], self.kl[:n], self.agrees[:n], self.metric, views)
 
 
@@ -236,8 +240,8 @@ class Evaluator:
 
     def _views(self, index: Tensor) -> InViews | None:
         """The views of rows by their numbers."""
-        of = self.split.batches.view_of(index)
-        return None if of is None else InViews(self.split.views, of, self.split.over)
+        found = self.split.batches.view_of(index)
+        return None if found is None else InViews(self.split.views, *found, self.split.over)
 
     @torch.inference_mode()
     def _unpruned_statistics(self) -> Tensor:

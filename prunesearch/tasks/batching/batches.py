@@ -89,8 +89,8 @@ class Batches(Sequence[Batch], ABC):
         """Other batches of rows that are labelled in the same way, with what labels them."""
         return inner
 
-    def view_of(self, index: Tensor) -> Tensor | None:
-        """The number of the view that each row is in, `[b]`, by the rows' numbers; None where there is one."""
+    def view_of(self, index: Tensor) -> tuple[Tensor, Tensor] | None:
+        """By the rows' numbers, the view that each is in and its number there, int64 `[b]`; None where there is one."""
         return None
 
     def bare(self, place: int) -> Batch:

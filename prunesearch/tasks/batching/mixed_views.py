@@ -45,7 +45,7 @@ class MixedViews(Batches):
     def one(self, place: int) -> Batch:
         """The batch at a place."""
         index = self.groups[place]
-        rows, of = index % self.n, self.view_of(index)
+        of, rows = self.view_of(index)
         parts, order = [], []
         for view in sorted(set(of.tolist())):
             places = (of == view).nonzero().flatten()
@@ -56,9 +56,10 @@ class MixedViews(Batches):
         inputs = {name: value[back.to(value.device)] for name, value in whole.inputs.items()}
         return Batch(inputs, rows_of(whole.labels, back), index)
 
-    def view_of(self, index: Tensor) -> Tensor:
-        """The view of rows, int64 `[b]`, by their numbers."""
-        return (index % self.n + index // self.n) % len(self.views)
+    def view_of(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The views of rows, and the rows' numbers in them, int64 `[b]`."""
+        rows = index % self.n
+        return (rows + index // self.n) % len(self.views), rows
 
     def pick(self, numbers: list[int], padding: Mapping[str, int]) -> list[Batch]:
         """Any rows by their numbers."""

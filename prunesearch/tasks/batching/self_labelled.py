@@ -57,7 +57,7 @@ class SelfLabelled(Batches):
         """Other batches whose labels the unpruned model is asked for."""
         return replace(self, inner=inner, known={})
 
-    def view_of(self, index: Tensor) -> Tensor | None:
+    def view_of(self, index: Tensor) -> tuple[Tensor, Tensor] | None:
         """As the rows have it that are labelled."""
         return self.inner.view_of(index)
 

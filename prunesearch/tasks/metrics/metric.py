@@ -35,11 +35,14 @@ class Metric(ABC):
     """A quality of a set of rows. Stateless; `name` is what tables and files call it.
 
     `lowest` and `highest` are the ends of its range; `runs_model`: it runs the task's model itself, whatever the
-    answers are of, so that nothing else can be judged by it.
+    answers are of, so that nothing else can be judged by it. `mean_of_rows`: it is the mean of one number a row, which
+    is 0 or 1 in every row where it is `binary`.
     """
 
     name: ClassVar[str]
     runs_model: ClassVar[bool] = False
+    mean_of_rows: ClassVar[bool] = False
+    binary: ClassVar[bool] = False
     lowest: ClassVar[float] = 0.0
     highest: ClassVar[float] = 1.0
 
@@ -59,6 +62,11 @@ class Metric(ABC):
     @abstractmethod
     def resampled(self, *sets: Tensor) -> Floats:
         """Values `[len(sets), RESAMPLES]` on rows drawn with replacement, the same rows for every set `[n, k]`."""
+
+    def weighted(self, rows: Tensor, times: Floats) -> Floats:
+        """Values `[r]` of statistics `[n, k]` of which each counts so many times, `[r, n]` whole numbers."""
+        counts = torch.from_numpy(times).long()
+        return np.array([self.value(rows.repeat_interleave(count, dim=0)) for count in counts])
 
     def constant(self, wanted: Any) -> float | None:
         """The most that one answer, the same for every row, can have with the labels `wanted`; None: nobody knows."""
@@ -96,9 +104,10 @@ class Metric(ABC):
 class RowMean(Metric):
     """A metric that is the mean of one number a row, `[n, 1]`; its intervals are exact or normal.
 
-    `binary` ones are 0 or 1 in every row: Wilson's interval, and for pairs that of Agresti and Min.
+    Of `binary` ones Wilson's interval, and for pairs that of Agresti and Min.
     """
 
+    mean_of_rows: ClassVar[bool] = True
     binary: ClassVar[bool] = True
 
     def value(self, rows: Tensor) -> float:
@@ -113,11 +122,15 @@ class RowMean(Metric):
         """Values on resampled rows."""
         return np.stack([drawn[:, 0] for drawn in resampled_sums(*sets)]) / len(sets[0])
 
+    def weighted(self, rows: Tensor, times: Floats) -> Floats:
+        """Means with weights."""
+        return ratio(times @ rows.double().numpy()[:, 0], times.sum(axis=1))
+
     def interval(self, rows: Tensor, level: float = 0.95) -> Interval:
         """The mean with its interval."""
         if self.binary:
             return wilson(int(rows.sum()), len(rows), level)
-        value, half = self.value(rows), _half_width(rows.double().flatten(), level)
+        value, half = self.value(rows), half_width(_error(rows.double()), level)
         return value, max(self.lowest, value - half), min(self.highest, value + half)
 
     def difference(self, before: Tensor, after: Tensor, level: float = 0.95) -> Interval:
@@ -125,7 +138,7 @@ class RowMean(Metric):
         if self.binary:
             return paired_difference(before.flatten(), after.flatten(), level)
         _check_paired(before, after)
-        value, half = self.contrast(before, after), _half_width((after.double() - before.double()).flatten(), level)
+        value, half = self.contrast(before, after), half_width(_error(after.double() - before.double()), level)
         width = self.highest - self.lowest
         return value, max(-width, value - half), min(width, value + half)
 
@@ -156,6 +169,10 @@ class OfSums(Metric):
     def resampled(self, *sets: Tensor) -> Floats:
         """Values on resampled rows: all at once, as sums weighted by how often a row was drawn."""
         return np.stack([self.of_sums(drawn) for drawn in resampled_sums(*sets)])
+
+    def weighted(self, rows: Tensor, times: Floats) -> Floats:
+        """Of sums with weights."""
+        return self.of_sums(times @ rows.double().numpy())
 
 
 class OfRows(Metric):
@@ -253,7 +270,7 @@ def kl_divergence(reference_logits: Tensor, logits: Tensor) -> Tensor:
     return torch.nn.functional.kl_div(other, reference, reduction="none", log_target=True).sum(-1)
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
     """Return a proportion with its Wilson score interval: `(value, low, high)`, each in 0..1."""
     if n < 1 or not 0 <= successes <= n:
         raise PruneSearchError(f"`0 <= successes <= n` and `n >= 1` must hold, but got {successes} of {n}")
@@ -276,7 +293,11 @@ def paired_difference(correct_a: Tensor, correct_b: Tensor, level: float = 0.95)
             f"{tuple(correct_a.shape)} and {tuple(correct_b.shape)}"
         )
     a, b = correct_a.cpu().bool(), correct_b.cpu().bool()
-    n, gained, lost = len(a), int((b & ~a).sum()), int((a & ~b).sum())
+    return matched_pairs(int((b & ~a).sum()), int((a & ~b).sum()), len(a), level)
+
+
+def matched_pairs(gained: float, lost: float, n: float, level: float = 0.95) -> Interval:
+    """`paired_difference` by counts, or effective ones: what only b has right, what only a has, and all."""
     total, plus, minus = n + 2.0, gained + 0.5, lost + 0.5
     centre = (plus - minus) / total
     half = _z(level) / total * math.sqrt(plus + minus - (plus - minus) ** 2 / total)
@@ -290,9 +311,14 @@ def _check_paired(before: Tensor, after: Tensor) -> None:
         )
 
 
-def _half_width(values: Tensor, level: float) -> float:
-    """Of the normal interval of a mean; without bound where one row tells nothing of the spread."""
-    return _z(level) * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+def half_width(error: float, level: float) -> float:
+    """Of the normal interval with a standard error."""
+    return _z(level) * error
+
+
+def _error(values: Tensor) -> float:
+    """Standard error of a mean of `[n, 1]`; without bound where one row tells nothing of the spread."""
+    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.inf
 
 
 def _percentiles(drawn: Floats, level: float) -> tuple[float, float]:

@@ -11,8 +11,10 @@ from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.search.finish.kept import Kept
-from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.search.trials.evaluate import Evaluation, InViews
 from prunesearch.study.front_items import Measured
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Held
+from prunesearch.tasks.batching.mixed_views import mixed
 from prunesearch.tasks.metrics.classes import Accuracy
 
 PLANS = [Plan(), Plan(Schedule([Stage(1, 0.5)])), Plan(Schedule([Stage(1, 0.25)]))]
@@ -40,6 +42,20 @@ def test_an_evaluation_is_made_once_and_read_to_the_last_bit(tmp_path: Path):
         assert torch.equal(mine, other)
         assert mine.dtype == other.dtype
     assert read.quality == made.quality
+
+
+def test_an_evaluation_in_views_has_them_again(tmp_path: Path):
+    split = mixed(
+        {name: EvalSet(name, Held([Batch({}, [0, 0], torch.arange(2))])) for name in ("clean", "fog")}, "a", "worst"
+    )
+    views = InViews(split.views, torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 1]), "worst")
+    made = Evaluation(torch.tensor([[1.0], [0.0], [1.0], [0.0]]), torch.zeros(4), torch.ones(4), views=views)
+    kept_in(tmp_path).evaluation(PLANS[1], 4, Accuracy(), lambda: made, split)
+    read, _ = kept_in(tmp_path).evaluation(PLANS[1], 4, Accuracy(), never, split)
+    assert read.views is not None
+    assert torch.equal(read.views.of, views.of)
+    assert torch.equal(read.views.rows, views.rows)
+    assert (read.quality, read.in_views["fog"].quality) == (made.quality, 0.5)
 
 
 def test_a_measurement_is_of_all_plans_or_none(tmp_path: Path):

@@ -71,9 +71,8 @@ def test_first_rows_are_in_one_view_each_and_all_of_them_in_every_one() -> None:
     assert (found.n, found.views, found.over) == (15, ("clean", "fog", "snow"), "worst")
     seen = set()
     for batch in found.batches:
-        of = found.batches.view_of(batch.index)
-        assert of is not None
-        rows = batch.index % 5
+        of, rows = found.batches.view_of(batch.index)
+        assert torch.equal(rows, batch.index % 5)
         assert torch.equal(batch.inputs["x"][:, 0], rows + 0.25 * of)
         assert torch.equal(batch.labels, rows * 10)
         seen |= set(zip(rows.tolist(), of.tolist(), strict=True))
@@ -82,6 +81,6 @@ def test_first_rows_are_in_one_view_each_and_all_of_them_in_every_one() -> None:
     assert sorted(torch.cat(few.batches.numbers).tolist()) == list(range(7))
     first = torch.cat(found.take(5).batches.numbers)
     assert sorted((first % 5).tolist()) == list(range(5))
-    assert found.batches.view_of(first).bincount().tolist() == [2, 2, 1]
+    assert found.batches.view_of(first)[0].bincount().tolist() == [2, 2, 1]
     picked = found.batches.pick([6, 1], {})[0]
     assert torch.equal(picked.inputs["x"][:, 0], torch.tensor([1 + 0.5, 1 + 0.25]))
