@@ -1,17 +1,23 @@
 # Two commands do all the set-up: `make demo` runs the main job on the bundled demo, `make test` passes the tests.
+# What takes long is marked: `make test-slow` runs that, `make test-all` both.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUNS := $(VENV)/.runs
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-slow test-all lint format clean
 
 demo: $(RUNS)
 	$(BIN)/prunesearch run
 
 test: $(INSTALLED)
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist worksteal -m 'not slow'
+
+test-slow: $(INSTALLED)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist worksteal -m slow
+
+test-all: test test-slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

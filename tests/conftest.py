@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -40,3 +41,10 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     shutil.rmtree(f"{tempfile.gettempdir()}/prunesearch-tests-{os.getpid()}", ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collect_only_new_garbage() -> None:
+    """A measurement collects garbage first: over all libraries and collected tests that is a second each."""
+    gc.collect()
+    gc.freeze()

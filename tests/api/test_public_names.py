@@ -33,9 +33,10 @@ KINDS = {
 
 
 def test_no_module_hides_a_public_name() -> None:
+    """An import sets its module's name in the folder above: here those that lie in the package itself."""
     code = (
         "import importlib, inspect, pkgutil, prunesearch as ps\n"
-        "for found in pkgutil.walk_packages(ps.__path__, 'prunesearch.'):\n"
+        "for found in pkgutil.iter_modules(ps.__path__, 'prunesearch.'):\n"
         "    if not found.name.endswith('__main__'):\n"
         "        importlib.import_module(found.name)\n"
         "print([name for name in ps.__all__ if inspect.ismodule(getattr(ps, name))])\n"

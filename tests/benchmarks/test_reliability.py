@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("psycopg")
-reliability = pytest.importorskip("reliability")
+from tests.support.paths import DEV
+
+pytest.importorskip("psycopg", reason=DEV)
+reliability = pytest.importorskip("reliability", reason="benchmarks/ of a checkout has it")
 
 Trials = Sequence[tuple[int, str, tuple[float, ...]]]
 ONE, TWO, OTHER = (0, "a", (1.0,)), (1, "b", (2.0,)), (1, "b", (3.0,))

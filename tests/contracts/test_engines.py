@@ -98,72 +98,45 @@ def test_all_engines_find_the_same_front_on_a_real_model(files: dict[str, object
         assert front == expected
 
 
-def dangerous(folder: str, pid: int) -> Evaluate:
-    """Evaluates, but for two seeds: one needs too much memory, and one kills its worker, once, if that is Ray's."""
+def troubled(folder: str, pid: int) -> Evaluate:
+    """Evaluates, but for five seeds: no memory, too little, no number, no end, and one that kills its worker, once.
+
+    The last does so if the worker is Ray's, and not this process.
+    """
 
     def evaluate(schedule: Schedule, rival: Rival | None) -> Evaluation:
-        if schedule == SEEDS[1]:
-            raise torch.OutOfMemoryError("too much")
-        marker = Path(folder) / "killed"
-        if schedule == SEEDS[2] and os.getpid() != pid and not marker.exists():
-            marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return fake_evaluation(schedule)
-
-    return evaluate
-
-
-@pytest.mark.parametrize("name", list(ENGINES))
-def test_failures_are_recorded_and_the_search_goes_on(name: str, tmp_path: Path) -> None:
-    search = make_search(tmp_path / "s.journal")
-    search.enqueue(SEEDS)
-    engine = make_engine(name, functools.partial(dangerous, str(tmp_path), os.getpid()))
-    records = list(engine.run(search, 10))
-    assert len(records) == 10
-    trials = search.study.trials
-    errors = {t.number: t.user_attrs["error"] for t in trials if t.state == TrialState.FAIL}
-    assert errors.pop(1) == "too much"
-    assert SEEDS[1] not in search.known
-    assert SEEDS[2] in search.known
-    if name == "ray":
-        (reason,) = errors.values()
-        assert reason.startswith("its worker was lost: ")
-    else:
-        assert not errors
-    assert Counter(t.state for t in trials) == {TrialState.COMPLETE: 10, TrialState.FAIL: 2 if name == "ray" else 1}
-
-
-def troubled() -> Evaluate:
-    """One schedule has no memory, one no number, one no end."""
-
-    def evaluate(schedule: Schedule, rival: Rival | None) -> Evaluation:
+        found, marker = fake_evaluation(schedule), Path(folder) / "killed"
         if schedule == SEEDS[0]:
             raise MemoryError
         if schedule == SEEDS[1]:
-            found = fake_evaluation(schedule)
-            return replace(found, kl=torch.full_like(found.kl, math.nan))
+            raise torch.OutOfMemoryError("too much")
         if schedule == SEEDS[2]:
+            return replace(found, kl=torch.full_like(found.kl, math.nan))
+        if schedule == SEEDS[3]:
             threading.Event().wait()  # for what never comes
-        return fake_evaluation(schedule)
+        if schedule == SEEDS[4] and os.getpid() != pid and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
 
     return evaluate
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_no_memory_no_number_and_no_end_are_failed_trials_with_their_reason_and_the_run_goes_on(
-    name: str, tmp_path: Path
-) -> None:
+def test_failures_are_recorded_with_their_reason_and_the_search_goes_on(name: str, tmp_path: Path) -> None:
     search = make_search(tmp_path / "s.journal", race=False)
     search.enqueue(SEEDS)
-    records = list(make_engine(name, functools.partial(troubled), limit_s=1.0).run(search, 8))
-    assert len(records) >= 8
-    failed = [t for t in search.study.trials if t.state == TrialState.FAIL]
-    reasons = {Schedule.from_dict(t.user_attrs["schedule"]): t.user_attrs["error"] for t in failed}
-    assert reasons == {
-        SEEDS[0]: "MemoryError",
-        SEEDS[1]: "outputs are not finite",
-        SEEDS[2]: "no result within 1 s",
-    }
+    load = functools.partial(troubled, str(tmp_path), os.getpid())
+    list(make_engine(name, load, limit_s=3.0).run(search, 10))
+    trials = search.study.trials
+    reasons = {t.number: t.user_attrs["error"] for t in trials if t.state == TrialState.FAIL}
+    expected = {0: "MemoryError", 1: "too much", 2: "outputs are not finite", 3: "no result within 3 s"}
+    if name == "ray":
+        assert reasons.pop(4).startswith("its worker was lost: ")
+    assert reasons == expected
+    assert not {SEEDS[number] for number in expected} & set(search.known)
+    assert SEEDS[4] in search.known  # proposed once more
+    assert sum(t.state == TrialState.COMPLETE for t in trials) >= 10
 
 
 def slow_to_start(folder: str) -> Evaluate:
@@ -198,6 +171,7 @@ def slow_to_start(folder: str) -> Evaluate:
     return evaluate
 
 
+@pytest.mark.slow
 def test_a_second_worker_comes_though_trials_are_shorter_than_its_start(tmp_path: Path) -> None:
     """Tune's own choice gives up the worker that is being started whenever the first one becomes free."""
     pytest.importorskip("ray", reason=DEV)
@@ -219,6 +193,7 @@ def broken() -> Evaluate:
     raise PruneSearchError("no model folder 'nowhere'")
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_load_the_model_ends_the_run_in_one_line(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason=DEV)
     from prunesearch.search.engines.ray import RayEngine
@@ -230,15 +205,15 @@ def test_a_worker_that_cannot_load_the_model_ends_the_run_in_one_line(tmp_path: 
 
 
 DRIVER = """
-    import time
-    from tests.contracts.test_engines import *
+    from prunesearch.core.tables.registry import ENGINES
+    from prunesearch.search.engines.engine import EngineContext
     def load():
         def slow(schedule, rival):
             time.sleep(0.2)
             return fake_evaluation(schedule)
         return slow
     search = make_search(Path(sys.argv[1]))
-    for record in ENGINES.load("ray")(EngineContext(load(), load, workers=2)).run(search, int(sys.argv[2])):
+    for record in ENGINES.load("ray")(EngineContext(load(), load, workers=1)).run(search, int(sys.argv[2])):
         print(record.number, record.schedule.to_json(None), flush=True)
 """
 
@@ -248,6 +223,7 @@ def lines_of(stream: Iterator[str] | None, n: int) -> list[str]:
     return [next(stream) for _ in range(n)]
 
 
+@pytest.mark.slow
 def test_a_run_whose_driver_was_killed_goes_on_with_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,4 +253,4 @@ def kill_and_go_on(tmp_path: Path) -> None:
     assert set(seen) <= set(complete)
     states = Counter(trial.state for trial in trials)
     assert states[TrialState.RUNNING] == 0
-    assert states[TrialState.FAIL] <= 2  # what was under way
+    assert states[TrialState.FAIL] <= 1  # what was under way

@@ -36,27 +36,33 @@ ALL = ps.Schedule(
     ps.Stage(i, 0.95 - 0.85 * i / DEPTH, SCORER_NAMES[i % len(SCORER_NAMES)], MERGE_NAMES[i % len(MERGE_NAMES)])
     for i in range(DEPTH)
 )
-_SIZES = {"hidden_size": 16, "num_hidden_layers": DEPTH, "num_attention_heads": 2, "intermediate_size": 32}
+# every merge once, each with a score of another kind: graphs take seconds a stage
+FEW = ps.Schedule(
+    ps.Stage(stage.layer, 0.9 - 0.15 * stage.layer, stage.scorer, stage.merge)
+    for stage in list(ALL)[: len(MERGE_NAMES)]
+)
+_SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 
 
-def image_source() -> ModelSource:
+def image_source(schedule: ps.Schedule = FEW) -> ModelSource:
     torch.manual_seed(0)
-    model = ViTForImageClassification(ViTConfig(**_SIZES, image_size=24, patch_size=4, num_labels=3))
+    shape = {"image_size": 24, "patch_size": 4, "num_labels": 3, "num_hidden_layers": len(schedule)}
+    model = ViTForImageClassification(ViTConfig(**_SIZES, **shape))
     images = torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(1))
-    return ModelSource(_loud(model), ALL, {"pixel_values": images})
+    return ModelSource(_loud(model), schedule, {"pixel_values": images})
 
 
-def text_source() -> ModelSource:
+def text_source(schedule: ps.Schedule = FEW) -> ModelSource:
     torch.manual_seed(0)
-    config = BertConfig(**_SIZES, vocab_size=60, max_position_embeddings=40, num_labels=3)
+    shape = {"vocab_size": 60, "max_position_embeddings": 40, "num_labels": 3, "num_hidden_layers": len(schedule)}
     ids = torch.randint(3, 60, (4, 32), generator=torch.Generator().manual_seed(1))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return ModelSource(_loud(BertForSequenceClassification(config)), ALL, inputs)
+    return ModelSource(_loud(BertForSequenceClassification(BertConfig(**_SIZES, **shape))), schedule, inputs)
 
 
-def tag_source() -> ModelSource:
+def tag_source(schedule: ps.Schedule = FEW) -> ModelSource:
     """A head that answers for every token: the way back is in the file too."""
-    source = text_source()
+    source = text_source(schedule)
     return replace(source, model=_loud(BertForTokenClassification(source.model.config)))
 
 
@@ -88,6 +94,9 @@ def test_the_row_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "stages", [pytest.param(FEW, id="every merge"), pytest.param(ALL, id="and every scorer", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize(
     ("name", "make"),
     [
         # a recipe is tested by itself; texts of torch-export are what ONNX files of texts are made of, and graphs take
@@ -98,10 +107,10 @@ def test_the_row_says_what_it_is(name: str) -> None:
     ],
     ids=lambda given: given if isinstance(given, str) else given.__name__,
 )
-def test_every_scorer_and_merge_in_every_format(name: str, make, tmp_path: Path) -> None:
+def test_every_scorer_and_merge_in_every_format(name: str, make, stages: ps.Schedule, tmp_path: Path) -> None:
     """The file computes what the applied model does, for any batch size, padded texts included."""
-    source, to = make(), find_model_format(name)
-    schedule = ps.Schedule(stage for stage in ALL if not {stage.scorer, stage.merge} & set(to.unable))
+    source, to = make(stages), find_model_format(name)
+    schedule = ps.Schedule(stage for stage in stages if not {stage.scorer, stage.merge} & set(to.unable))
     source, path = replace(source, schedule=schedule), tmp_path / f"model{to.suffix}"
     done = export_model(source, to, path, seconds=None)
     assert done.checked == (1, 3, 4)

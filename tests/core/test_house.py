@@ -149,3 +149,16 @@ def test_cuda_is_asked_for_where_it_is_at_home() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("cuda", "is_cuda", "mps", "xpu")
     }
     assert asking <= home
+
+
+def test_every_skip_says_what_would_run_it() -> None:
+    """A test that needs a package names the command that brings it: pytest's own reason does not."""
+    calls = [
+        (path.name, node)
+        for path in Path(__file__).parents[1].rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
+    asked = [(name, node) for name, node in calls if node.func.attr in ("importorskip", "skipif")]
+    silent = [f"{name}:{node.lineno}" for name, node in some(asked) if not {"reason"} & {k.arg for k in node.keywords}]
+    assert not silent

@@ -310,14 +310,14 @@ def test_a_real_text_model_from_end_to_end(tmp_path: Path) -> None:
         data=str(texts),
         length=32,
         calibration=64,
-        holdout=128,
-        **{**SMALL, "trials": 6, "seeds": 6, "search_samples": 48, "objectives": ["macs"]},
+        holdout=96,
+        **{**SMALL, "trials": 4, "seeds": 4, "search_samples": 24, "front_points": 2, "objectives": ["macs"]},
         space=str(SPACES / "small.yaml"),
     )
     found = run(config, "minilm", root=tmp_path)
     assert found.model.family == "bert"
     assert found.unpruned.quality.value > 0.75
-    assert found.search.trials == 6
+    assert found.search.trials == 4
     assert all(p.tokens[0] <= 32 and p.tokens[-1] < 32 for p in some(found.points))
     assert "[CLS]" in (tmp_path / "minilm" / "report.html").read_text()
 

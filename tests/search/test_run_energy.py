@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 from pathlib import Path
 
@@ -37,15 +36,6 @@ from tests.support.simulated_power import hooked, telling_time, true_costs
 from tests.support.some import some
 
 DEPTH, TOKENS, ROWS = 6, 65, 8
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _collect_only_new_garbage():
-    """A collection before each window goes over all of torch: 0.2 s each."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

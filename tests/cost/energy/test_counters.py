@@ -38,7 +38,7 @@ def test_every_row_names_something_that_opens():
 
 @pytest.mark.skipif(
     Path("/sys/class/powercap/intel-rapl:0").exists(),
-    reason="what a machine without RAPL says",
+    reason="what a machine without RAPL says: run it on one",
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="RAPL is Linux: run it there")
 def test_without_rapl_the_cpu_has_a_reason_and_a_way_out():

@@ -1,20 +1,9 @@
-import gc
-
 import pytest
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.cost.energy.replay import EnergyRecording, ReplayClock, ReplayCounter, record
 from prunesearch.cost.energy.window import EnergyMeter, measure_energy
 from tests.support.energy_machine import Machine
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _collect_only_new_garbage():
-    """A collection before each window goes over all of torch: 0.2 s each."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def test_a_recording_replays_as_it_was(tmp_path):

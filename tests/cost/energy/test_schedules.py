@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 import torch
 
@@ -20,14 +18,6 @@ from tests.support.simulated_power import HookedClock, hooked, true_costs
 from tests.support.some import some
 
 METHODS = ["cls_attention+drop", "value_norm+drop"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _collect_only_new_garbage():
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import gc
 import re
 
 import pytest
@@ -8,15 +7,6 @@ from prunesearch.cost.energy.replay import ReplayClock, ReplayCounter
 from prunesearch.cost.energy.window import EnergyMeter, measure_energy
 from tests.support.energy_machine import Machine
 from tests.support.some import some
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _collect_only_new_garbage():
-    """A collection before each window goes over all of torch: 0.2 s each."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def steady(watts, seconds=100.0, period_s=0.1, degrees=50.0):

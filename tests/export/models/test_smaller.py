@@ -31,8 +31,14 @@ def source(name: str, *changes: str) -> ModelSource:
     return ModelSource(model, SCHEDULE, inputs_of(name), changes=found, fits=fits)
 
 
-@pytest.mark.parametrize("name", ["hf", "torch-export", "onnx", "openvino"])
-@pytest.mark.parametrize("model", ["vit", "bert"])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        *(("vit", "hf"), ("vit", "onnx"), ("bert", "hf"), ("bert", "torch-export")),
+        *(pytest.param("vit", name, marks=pytest.mark.slow) for name in ("torch-export", "openvino")),
+        *(pytest.param("bert", name, marks=pytest.mark.slow) for name in ("onnx", "openvino")),
+    ],
+)
 def test_what_is_written_computes_what_the_plan_does(model: str, name: str, tmp_path: Path) -> None:
     one, to = source(model, *SMALLER), find_model_format(name)
     path = tmp_path / f"m{to.suffix}"

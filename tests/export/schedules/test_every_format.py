@@ -138,8 +138,8 @@ def answers(path, name, batch):
     [
         ("hf", "best@16ms", "model"),
         ("torch-export", "fastest@0.98", "model.pt2"),
-        ("openvino", "best@2x", "model.xml"),
-        ("tensorrt", "31", "model.onnx"),
+        pytest.param("openvino", "best@2x", "model.xml", marks=pytest.mark.slow),
+        pytest.param("tensorrt", "31", "model.onnx", marks=pytest.mark.slow),
     ],
 )
 def test_a_model_of_a_point_picked_by_name(run, loaded, tmp_path, name, spec, file):

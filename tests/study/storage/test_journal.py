@@ -97,7 +97,7 @@ FULL = """
 """
 
 
-@pytest.mark.parametrize("room", [1, 300, 1500, 2500, 4001])
+@pytest.mark.parametrize("room", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (300, 1500, 4001)), 2500])
 def test_a_full_disk_is_one_line_and_loses_nothing_that_was_told(tmp_path, room):
     path = tmp_path / "s.journal"
     process = start(FULL, path, room)

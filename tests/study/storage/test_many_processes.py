@@ -31,7 +31,7 @@ def postgres() -> Iterator[str]:
         yield running.url
 
 
-@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+@pytest.fixture(params=["journal", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sqlite", "postgresql"))])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     """A storage and the name of a study that is not there yet."""
     if request.param == "journal":

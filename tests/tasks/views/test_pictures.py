@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from prunesearch.core.tables.names import load_target
 from prunesearch.tasks.views import blurs, pixel_views, weather
 from prunesearch.tasks.views.view_table import VIEWS
 
+CORRUPT = "pip install corrupt-tta opencv-python-headless scikit-image"
 PICTURES = [name for name, row in VIEWS.entries().items() if row.reads == "image"]
 
 
@@ -31,8 +33,8 @@ def test_there_are_fifteen_and_each_has_five_amounts_of_both_kinds() -> None:
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_view_changes_a_picture_in_the_same_way_each_time_and_more_when_it_is_severer(name: str) -> None:
-    if name == "frost":
-        pytest.importorskip("corrupt_tta") if weather.importlib.util.find_spec("corrupt_tta") is None else None
+    if name == "frost" and importlib.util.find_spec("corrupt_tta") is None:
+        pytest.skip(CORRUPT)
     row, before = VIEWS.entry(name), picture(80, 72)
     alter = load_target(row.target)
     made = [np.clip(alter(before.copy(), amount, np.random.default_rng(3)), 0, 1) for amount in row.amounts]
@@ -100,9 +102,9 @@ def test_fog_lightens_and_clouds_fill_their_range() -> None:
 )
 def test_what_draws_nothing_is_what_corrupt_tta_makes_of_it(name: str) -> None:
     """Its constants are ImageNet-C's; it needs OpenCV and scikit-image, which prunesearch does not."""
-    pytest.importorskip("cv2", reason="pip install opencv-python-headless scikit-image corrupt-tta")
-    pytest.importorskip("skimage")
-    theirs = pytest.importorskip("corrupt_tta")
+    pytest.importorskip("cv2", reason=CORRUPT)
+    pytest.importorskip("skimage", reason=CORRUPT)
+    theirs = pytest.importorskip("corrupt_tta", reason=CORRUPT)
     before = picture(96, 96)
     eight = np.asarray(Image.fromarray(pixel_views.as_eight_bits(before)))
     for severity in (1, 3, 5):
