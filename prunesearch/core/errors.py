@@ -38,13 +38,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or category(c) == "Zs" else repr(c)[1:-1] for c in line)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return the tail of a message that lists `known` and names the nearest of them.
+
+    `name` is what somebody wrote, which in a file may be a number, a list or nothing.
 
     >>> did_you_mean("fusee", ["drop", "fuse"])
     "did you mean 'fuse'? Known: drop, fuse"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}Known: {', '.join(names)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
 from prunesearch.core.files import parse_json
 
 
@@ -32,3 +32,9 @@ def test_whatever_is_wrong_with_json_is_a_value_error(text: str):
 
 def test_a_whole_pair_is_a_character():
     assert parse_json('"\\ud83d\\ude00"') == "\U0001f600"
+
+
+@pytest.mark.parametrize("written", [None, 0.5, 3, [None], {"a": 1}, b"x"])
+def test_what_is_no_word_is_near_to_none(written: object):
+    """A name that a file gives may be a number, a list or nothing."""
+    assert did_you_mean(written, ["label", "text"]) == "Known: label, text"

@@ -131,7 +131,13 @@ class Trial:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan that was tried; a trial that has one knows it as the attribute `schedule`."""
+        """The plan that was tried; a trial that has one knows it as the attribute `schedule`.
+
+        Raises:
+            CorruptFileError: if it has none, or none that can be read.
+        """
+        if "schedule" not in self.attrs:
+            raise CorruptFileError(f"trial {self.number} has no schedule: lines of its study's file are gone")
         return Plan.from_dict(self.attrs["schedule"])
 
     def number_of(self, name: str) -> float | None:

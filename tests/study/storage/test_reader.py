@@ -156,6 +156,13 @@ def test_the_studies_of_a_url(tmp_path):
     assert study_names(f"sqlite:///{tmp_path / 'study.db'}") == ["prunesearch"]
 
 
+def test_a_trial_whose_schedule_is_gone_is_one_line():
+    trial = Trial(7, "COMPLETE", (0.1,), {"quality": 0.9})
+    with pytest.raises(CorruptFileError) as error:
+        _ = trial.plan
+    assert str(error.value) == "trial 7 has no schedule: lines of its study's file are gone"
+
+
 def test_a_trial_keeps_its_schedule_and_its_duplicates_do_not_count():
     trial = plain_trials(1)[0]
     assert trial.plan == Schedule.from_dict(trial.attrs["schedule"])
