@@ -16,6 +16,7 @@ from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig
 from prunesearch.study.setup import Setting, make_setting
 from tests.support.known_device import settings, write_model
+from tests.support.paths import DEV
 
 SHORT = Plan(Schedule([Stage(1, 0.5)]), [Change("skip", 2, {"part": "mlp"})])
 
@@ -44,7 +45,7 @@ def test_rows_are_judged_as_a_search_does_and_kept(setting: Setting, tmp_path: P
 
 
 def test_a_graph_answers_as_the_model_does(setting: Setting, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason=DEV)
     graphs, eager = (runs_of(setting, name, tmp_path) for name in ("onnxruntime", EAGER))
     assert torch.equal(graphs.judge(SHORT, "holdout", 20), eager.judge(SHORT, "holdout", 20))
     assert graphs.able(SHORT)

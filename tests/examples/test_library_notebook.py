@@ -28,7 +28,7 @@ def smaller(source: str) -> str:
     for said, less in (
         ("trials=12", "trials=5"),
         ("trials=6", "trials=4"),
-        ("table_seconds=8", "table_seconds=1, patience_s=0, front_points=2"),
+        ("table_seconds=8", "table_seconds=1, patience_s=0, front_points=2, search_samples=24, sensitivity_samples=8"),
         ("holdout=400", "holdout=60"),
         ("calibration=200", "calibration=40"),
         ("seconds=2", "seconds=0.2"),
