@@ -168,7 +168,10 @@ def draw(ways: Mapping[str, Sequence[Tried]], base: Tried, metric: str, path: Pa
         )
     figure.update_xaxes(title="speed-up over the unpruned float32 model, measured", type="log")
     figure.update_yaxes(title=f"{metric} on the holdout rows, %")
-    figure.write_image(path, scale=2)
+    if path.suffix == ".html":
+        figure.write_html(path)
+    else:  # kaleido draws it
+        figure.write_image(path, scale=2)
 
 
 class Comparison:
@@ -289,7 +292,7 @@ def main() -> None:
     parser.add_argument("--survey", action="store_true", help="the survey's second table too, with a student")
     parser.add_argument("--epochs", type=float, default=4.0, help="of the student's training")
     parser.add_argument("--until", choices=PIECES, default=None, help="stop behind this piece")
-    parser.add_argument("--picture", type=Path, default=None)
+    parser.add_argument("--picture", type=Path, default=None, help="a PNG, which needs kaleido, or an HTML page")
     parser.add_argument("--out", type=Path, default=None)
     asked = parser.parse_args()
     comparison = Comparison(asked)
