@@ -169,7 +169,7 @@ def draw(ways: Mapping[str, Sequence[Tried]], base: Tried, metric: str, path: Pa
     figure.update_xaxes(title="speed-up over the unpruned float32 model, measured", type="log")
     figure.update_yaxes(title=f"{metric} on the holdout rows, %")
     if path.suffix == ".html":
-        figure.write_html(path)
+        figure.write_html(path, config={"displayModeBar": False})
     else:  # kaleido draws it
         figure.write_image(path, scale=2)
 
