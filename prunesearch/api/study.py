@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from prunesearch.commands.adapt import adapt as adapt_study
 from prunesearch.commands.transfer import Transfer
 from prunesearch.commands.transfer_table import transfer_study
 from prunesearch.commands.tuning.judging import Wanted
@@ -33,6 +34,7 @@ from prunesearch.pruning.forward.artefacts import load_, read_weights, with_weig
 from prunesearch.report.loggers import log_finished
 from prunesearch.report.tables.frames import front_rows, trial_rows
 from prunesearch.report.tables.show import show_front
+from prunesearch.search.adaptive.adapting import AdaptSettings
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder, load_front
 from prunesearch.study.front import Front
@@ -313,6 +315,21 @@ class Study:
     def verify(self, *, device: str | None = None, seconds: float = 25.0) -> Verification:
         """Measure the front again here, predicted against measured."""
         return verify_study(self.folder, self.front, device=device, seconds=seconds, task=self.task)
+
+    def adapt(self, **wanted: Any) -> Study:
+        """Choose plans of the front row by row, a cascade and a router, and compare them with static ones.
+
+        Thresholds are chosen on calibration rows and checked on the holdout; all is timed here on real rows. What is
+        found is in `front.adapted`, table, report and dashboard; see `docs/adaptive.md`.
+
+        Args:
+            wanted: `keep=0.99`, `batch_sizes=(1, 8, 32)`, `rows=2048`, `block=0`, `batches=100` (`AdaptSettings`).
+
+        Returns:
+            The study itself.
+        """
+        adapt_study(self.folder, self.front, AdaptSettings(**wanted), task=self.task)
+        return self
 
     def transfer(self, to: str, *, dtype: str | None = None, mode: str | None = None) -> Transfer:
         """Price the front and its trials on the device of a profile."""

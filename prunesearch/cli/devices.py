@@ -102,6 +102,29 @@ def verify(
         show_verification(found, chosen.front)
 
 
+def adapt(
+    study: StudyArgument,
+    keep: Annotated[float, typer.Option(help="Share of the unpruned quality to keep, on calibration rows.")] = 0.99,
+    batch_size: Annotated[list[int] | None, typer.Option(help="Rows of a batch that is timed; none: 1 8 32.")] = None,
+    rows: Annotated[int, typer.Option(help="Of each split, at most.")] = 2048,
+    block: Annotated[int, typer.Option(help="After which a router decides, from 0.")] = 0,
+    batches: Annotated[int, typer.Option(help="That are timed, of each size.")] = 100,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Choose plans of a front row by row; against static ones."""
+    from prunesearch.api.verbs import load_study
+    from prunesearch.report.tables.adapted_table import show_adapted
+
+    with quietly(quiet or json):
+        sizes = tuple(batch_size or (1, 8, 32))
+        chosen = load_study(study).adapt(keep=keep, batch_sizes=sizes, rows=rows, block=block, batches=batches)
+    if json:
+        _print_json(None if chosen.front.adapted is None else chosen.front.adapted.model_dump())
+    else:
+        show_adapted(chosen.front)
+
+
 def transfer(
     study: StudyArgument,
     to: Annotated[str, typer.Option(help="Name of a profile (see `prunesearch devices`).")],
@@ -149,6 +172,7 @@ def flops(
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command(cls=SeveralValues)(profile)
+    app.command(cls=SeveralValues)(adapt)
     for command in (devices, verify, transfer, flops):
         app.command()(command)
 

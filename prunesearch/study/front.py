@@ -14,6 +14,7 @@ from prunesearch.core.files import parse_json, write_text_atomic
 from prunesearch.core.tables.registry import ACROSS
 from prunesearch.study.front_items import CostName, FrontItem, FrontRecord, Point, Unpruned
 from prunesearch.study.front_records import (
+    Adapted,
     BudgetInfo,
     Conditions,
     ConstraintInfo,
@@ -98,6 +99,9 @@ class Front(FrontRecord):
         default_factory=list,
         description="what one line of each runtime and precision would give the unpruned model here; empty where the "
         "device was not at hand, and in older files",
+    )
+    adapted: Adapted | None = Field(
+        default=None, description="plans chosen row by row (`prunesearch adapt`); null where nobody asked"
     )
     search: SearchInfo = Field(description="what the search spent")
 

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from prunesearch.core.costs import find_cost
 from prunesearch.core.plans.flow import Geometry
-from prunesearch.study.front_items import CostName, FrontItem, FrontRecord
+from prunesearch.study.front_items import CostName, Difference, FrontItem, FrontRecord, MetricValue
 
 
 class ModelInfo(FrontRecord):
@@ -248,3 +248,63 @@ class SearchInfo(FrontRecord):
         description="why it ended: `trials`, `timeout`, `converged` or `exhausted` (nothing new to try); null when "
         "not recorded",
     )
+
+
+class RowLatency(FrontRecord):
+    """Milliseconds of a batch, over batches of unlike rows."""
+
+    batch_size: int = Field(ge=1, description="rows of a batch")
+    mean: float = Field(description="of batches as they come, where rows of one may need several plans")
+    p50: float = Field(description="the median")
+    p95: float = Field(description="95th percentile")
+    worst: float = Field(description="of all batches that were timed")
+    by_plan: float | None = Field(
+        default=None,
+        description="mean of batches that are filled with rows of one plan: every plan's measured mean times its share "
+        "of the rows, and what deciding takes; null where nothing is decided",
+    )
+
+    @property
+    def least(self) -> float:
+        """The mean of the better way to fill batches."""
+        return self.mean if self.by_plan is None or self.batch_size == 1 else min(self.mean, self.by_plan)
+
+
+class RowPlans(FrontRecord):
+    """A plan for all rows, or several that are chosen row by row."""
+
+    name: str = Field(description="`cascade`, `router`, `unpruned`, or the id of a point")
+    kind: Literal["static", "cascade", "router"] = Field(
+        description="`static`: one plan; `cascade`: a row runs the plans from the fastest on until one is sure of its "
+        "answer; `router`: an early block says which plan a row runs"
+    )
+    plans: list[str] = Field(description="ids of points, or `unpruned`; the fastest first")
+    by: str | None = Field(default=None, description="what the sureness is read off; null for one plan")
+    threshold: float | None = Field(default=None, description="sureness from which on a plan has a row")
+    block: int | None = Field(default=None, description="after which a router decides, from 0")
+    shares: list[float] = Field(description="of the holdout rows that each plan answers")
+    calibration: float = Field(description="quality on the calibration rows that the threshold was chosen on")
+    quality: MetricValue = Field(description="on holdout rows, with its change from the unpruned model")
+    latencies: list[RowLatency] = Field(description="one for each number of rows in a batch")
+
+
+class RowDuel(FrontRecord):
+    """Plans chosen row by row against the best static plan that takes no more time on average."""
+
+    batch_size: int = Field(description="rows of a batch")
+    adaptive: str = Field(description="name of the one")
+    static: str = Field(description="name of the other: of those that are as fast the best on calibration rows")
+    difference: Difference = Field(description="quality of the first minus that of the second, on holdout rows")
+    winner: Literal["adaptive", "static", "neither"] = Field(description="by the interval of the difference")
+    text: str = Field(description="in one sentence")
+
+
+class Adapted(FrontRecord):
+    """What `prunesearch adapt` found: plans chosen row by row, beside those that are not."""
+
+    keep: float = Field(description="share of the unpruned quality that thresholds keep on calibration rows")
+    rows: int = Field(description="holdout rows of the qualities")
+    batches: int = Field(description="that were timed, of each size, at most")
+    contestants: list[RowPlans] = Field(description="static ones first")
+    duels: list[RowDuel] = Field(description="one for each adaptive contestant and batch size")
+    notes: list[str] = Field(default_factory=list, description="what a reader should know")

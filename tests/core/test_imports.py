@@ -61,7 +61,7 @@ SUB_ROOMS = {
     "study": (("settings", "storage"),),
     "export": (("schedules",), ("models",)),
     "report": (("tables",), ("views",), ("dashboard",)),
-    "search": (("space",), ("solve",), ("costs",), ("samplers",), ("trials",), ("engines", "finish")),
+    "search": (("space",), ("solve",), ("costs",), ("samplers",), ("trials",), ("engines", "finish"), ("adaptive",)),
     "commands": (("tuning",),),
     "training": (("scorers",),),
     "pruning": (("forward",), ("scorers", "selections"), ("merges",), ("families",)),

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunesearch.core.costs import COSTS, Cost, digits, find_cost
+from prunesearch.report.tables.adapted_table import show_adapted
 from prunesearch.report.tables.rungs import rung_head, rung_note, rung_rows
 from prunesearch.report.tables.tuned_table import TUNED, tuned_table
 from prunesearch.study.front import Front, trust
@@ -51,6 +52,7 @@ def show_front(front: Front, console: Console | None = None, *, plot: bool = Tru
     if front.ladder:
         out.print()
         out.print(_ladder_table(front))
+    show_adapted(front, out)
     out.print()
     for line in _footer(front):
         out.print(line)

@@ -8,6 +8,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from prunesearch.core.costs import digits
+from prunesearch.report.tables.adapted_table import adapted_head, adapted_lines, adapted_remark, adapted_rows
 from prunesearch.report.tables.rungs import rung_head, rung_note, rung_rows, rungs_skipped
 from prunesearch.report.views.conditions import conditions, threads_text
 from prunesearch.report.views.figures import CLOUD, signed
@@ -146,7 +147,7 @@ def trust_section(study: StudyView) -> list[Any]:
     shown = [plot("predicted", figure, "Scatter plot of predicted against measured latency")] if figure else []
     left = section("Predicted against measured latency", small(said), *shown)
     both = html.Div([left, section("Conditions and provenance", conditions(study))], className="columns even")
-    return [*views_section(front), *ladder_section(front), both]
+    return [*views_section(front), *adapted_section(front), *ladder_section(front), both]
 
 
 def views_section(front: Front) -> list[Any]:
@@ -168,6 +169,17 @@ def views_section(front: Front) -> list[Any]:
     said += f"The first row, the {front.combined} of all, is what the search went by."
     shown = table(head, rows, range(1, len(head)), "quality in every view")
     return [section("Quality in every view", small(said), shown)]
+
+
+def adapted_section(front: Front) -> list[Any]:
+    """Plans chosen row by row; nothing where nobody asked."""
+    found = front.adapted
+    if found is None:
+        return []
+    head = adapted_head(front.task.metric)
+    shown = table(head, adapted_rows(found), [0, *range(2, len(head))], "plans chosen row by row")
+    lines = map(small, adapted_lines(found))
+    return [section("Plans chosen row by row", small(adapted_remark(found)), shown, *lines)]
 
 
 def ladder_section(front: Front) -> list[Any]:

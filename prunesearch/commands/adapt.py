@@ -1,0 +1,189 @@
+"""`prunesearch adapt`: plans of a study's front chosen row by row, against the static front at equal mean time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from prunesearch.compress.fits import fits_for
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import plan as plan_steps
+from prunesearch.core.events import say, step
+from prunesearch.core.plans.plan import Plan
+from prunesearch.pruning.apply import apply_
+from prunesearch.search.adaptive.adapting import ROUTER, UNPRUNED, Adapting, AdaptSettings, mean_by_plan
+from prunesearch.search.adaptive.choosing import Chosen
+from prunesearch.search.finish.illustrate import report_study
+from prunesearch.search.finish.items import metric_value, paired_difference_to
+from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study.config import RunConfig
+from prunesearch.study.folder import StudyFolder
+from prunesearch.study.front import Front
+from prunesearch.study.front_records import Adapted, RowDuel, RowLatency, RowPlans
+from prunesearch.study.setup import make_setting
+from prunesearch.study.trials import read_trials, study_place
+from prunesearch.tasks.base import Task
+
+_NEAR = 1.02  # of a mean time, up to which another one is not more
+
+
+def adapt(folder: StudyFolder, front: Front, wanted: AdaptSettings, *, task: Task | None = None) -> Front:
+    """Choose plans and a threshold on calibration rows, check them on the holdout, time all of it, and write it down.
+
+    Args:
+        folder: of the study; its front and report are written again.
+        front: its front.
+        wanted: what is asked for.
+        task: of a study of a caller's own model: the model with its data again.
+
+    Returns:
+        The front with `adapted`.
+
+    Raises:
+        PruneSearchError: if the front has no point, answers are no classes, or the device is not here.
+    """
+    if not front.points:
+        raise PruneSearchError(
+            f"plans of a front are chosen between, but '{front.study}' has none: {front.verdict.text}"
+        )
+    plan_steps(4)
+    step(f"loading {front.model.id}")
+    setting = make_setting(RunConfig(**front.config), task=task)
+    if not setting.target.here:
+        raise PruneSearchError(
+            "what is chosen row by row is timed, but the study's device is not at hand: run it there"
+        )
+    fits = fits_for([point.to_plan() for point in front.points], folder.path)
+    with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=fits) as handle:
+        with torch.inference_mode():
+            work = Adapting(front, setting, handle, wanted)
+            step(f"choosing thresholds on {work.split('calibration').n} calibration rows")
+            chosen = work.choose()
+            for name, one in chosen.items():
+                say(f"{name}: {' > '.join(one.plans)}, by {one.by}")
+            step(f"checking them on {work.split('holdout').n} holdout rows")
+            evaluations = {name: found.evaluation for name, found in work.holdout[0].items()}
+            evaluations |= {name: work.judged(name, one) for name, one in chosen.items()}
+            step("timing")
+            found = _found(work, chosen, evaluations, work.times(chosen))
+        front = front.model_copy(update={"adapted": found})
+        trials = read_trials(**study_place(folder, folder.load_config().get("storage")))
+        report_study(folder, front, setting, handle, trials)
+    front.save(folder.front)
+    return front
+
+
+def _found(
+    work: Adapting,
+    chosen: Mapping[str, Chosen],
+    evaluations: Mapping[str, Evaluation],
+    times: Mapping[int, Mapping[str, Sequence[float]]],
+) -> Adapted:
+    contestants = [_contestant(work, name, chosen.get(name), evaluations, times) for name in evaluations]
+    notes = [
+        f"{one.name}: all holdout rows go to {one.plans[one.shares.index(1.0)]}: there is nothing to decide"
+        for one in contestants
+        if one.kind != "static" and 1.0 in one.shares
+    ]
+    if work.front.combined is not None:
+        notes.append("rows are as they are, in no view")
+    left_out = len(work.front.points) + 1 - len(work.plans)
+    if left_out:
+        notes.append(f"{left_out} points with weights of their own take no part: one model is in memory")
+    missing = [kind for kind in ("cascade", "router") if kind not in chosen]
+    if missing:
+        notes.append(f"no {' and no '.join(missing)} keeps {work.wanted.keep:.0%} on the calibration rows")
+    return Adapted(
+        keep=work.wanted.keep,
+        rows=next(iter(evaluations.values())).n,
+        batches=work.wanted.batches,
+        contestants=contestants,
+        duels=[
+            _duel(one, contestants, evaluations, size, work.task.metric)
+            for one in contestants
+            if one.kind != "static"
+            for size in work.wanted.batch_sizes
+        ],
+        notes=notes,
+    )
+
+
+def _contestant(
+    work: Adapting,
+    name: str,
+    one: Chosen | None,
+    evaluations: Mapping[str, Evaluation],
+    times: Mapping[int, Mapping[str, Sequence[float]]],
+) -> RowPlans:
+    evaluation = evaluations[name]
+    calibration = work.calibration[0][name].evaluation.quality if one is None else one.quality
+    value = metric_value(evaluation, calibration)
+    if name != UNPRUNED:
+        value = value.model_copy(update={"difference": paired_difference_to(evaluations[UNPRUNED], evaluation)})
+    if one is None:
+        latencies = [_latency(size, found[name]) for size, found in times.items()]
+        return RowPlans(
+            name=name,
+            kind="static",
+            plans=[name],
+            shares=[1.0],
+            calibration=calibration,
+            quality=value,
+            latencies=latencies,
+        )
+    places = work.places(name, one)
+    shares = [float((places == place).double().mean()) for place in range(len(one.plans))]
+    latencies = []
+    for size, found in times.items():
+        means = {key: float(np.mean(ms)) for key, ms in found.items()}
+        latencies.append(_latency(size, found[name], mean_by_plan(name, one, shares, means)))
+    router = name == ROUTER
+    return RowPlans(
+        name=name,
+        kind="router" if router else "cascade",
+        plans=list(one.plans),
+        by=one.by,
+        threshold=one.threshold,
+        block=work.wanted.block if router else None,
+        shares=shares,
+        calibration=calibration,
+        quality=value,
+        latencies=latencies,
+    )
+
+
+def _latency(size: int, ms: Sequence[float], by_plan: float | None = None) -> RowLatency:
+    p50, p95 = (float(np.quantile(ms, q)) for q in (0.5, 0.95))
+    return RowLatency(batch_size=size, mean=float(np.mean(ms)), p50=p50, p95=p95, worst=float(max(ms)), by_plan=by_plan)
+
+
+def _duel(
+    mine: RowPlans, others: Sequence[RowPlans], evaluations: Mapping[str, Evaluation], size: int, metric: str
+) -> RowDuel:
+    """Against the static plan that is best on calibration rows among those that take no more on average."""
+    limit = _at(mine, size).least
+    static = [one for one in others if one.kind == "static"]
+    able = [one for one in static if _at(one, size).mean <= _NEAR * limit]
+    means = {one.name: _at(one, size).mean for one in static}
+    rival = max(able, key=lambda one: (one.calibration, -means[one.name]), default=None)
+    rival = rival or min(static, key=lambda one: means[one.name])
+    change = paired_difference_to(evaluations[rival.name], evaluations[mine.name])
+    low, high = change.ends or (-1.0, 1.0)
+    winner: Literal["adaptive", "static", "neither"] = "adaptive" if low > 0 else "static" if high < 0 else "neither"
+    around = f"{100 * change.value:+.2f} points of {metric} (95 %: {100 * low:+.2f} to {100 * high:+.2f})"
+    against = f"{rival.name} for every row ({means[rival.name]:.2f} ms)"
+    who = f"{mine.name} ({limit:.2f} ms on average)"
+    said = {
+        "adaptive": f"{who} is better than {against}: {around}",
+        "static": f"static wins: {who} is worse than {against}: {around}",
+        "neither": f"no gain shown: {who} against {against}: {around}; take the static plan, whose time is the same "
+        "for every row",
+    }[winner]
+    return RowDuel(batch_size=size, adaptive=mine.name, static=rival.name, difference=change, winner=winner, text=said)
+
+
+def _at(one: RowPlans, size: int) -> RowLatency:
+    return next(found for found in one.latencies if found.batch_size == size)

@@ -1,0 +1,222 @@
+"""Choosing a cascade and a router among the points of a front, judging them, and running them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from prunesearch.core.constraint import relative_bound
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
+from prunesearch.pruning.apply import Handle
+from prunesearch.search.adaptive.choosing import SURENESS, Chosen, PlanGuess, cheapest, mixed_answers, sent_to
+from prunesearch.search.adaptive.row_answers import EarlyStates, RowAnswers, answers_of
+from prunesearch.search.adaptive.serving import Server, Serving, time_forwards
+from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study.front import Front
+from prunesearch.study.setup import Setting
+from prunesearch.tasks.base import Task
+from prunesearch.tasks.batching.batches import EvalSet, Inputs
+
+UNPRUNED, CASCADE, ROUTER = "unpruned", "cascade", "router"
+_EARLY = "block"  # what a router reads
+_MOST_PLANS = 4  # of a router
+_PRICED = 20  # batches that price plans for the choice
+_MOST_BATCHES = 500
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """What is asked for.
+
+    Attributes:
+        keep: share of the unpruned quality that a threshold keeps on calibration rows.
+        batch_sizes: that are timed.
+        rows: of each split, at most.
+        block: after which a router decides, from 0.
+        batches: that are timed, of each size, at most.
+    """
+
+    keep: float = 0.99
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    rows: int = 2048
+    block: int = 0
+    batches: int = 100
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise PruneSearchError(f"`0 < keep <= 1` must hold, but got {self.keep}")
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise PruneSearchError(f"batch sizes must be at least 1, but got {list(self.batch_sizes)}")
+        if self.rows < 64:
+            raise PruneSearchError(f"`rows >= 64` must hold, but got {self.rows}: a threshold needs as many")
+        if not 10 <= self.batches <= _MOST_BATCHES:
+            raise PruneSearchError(f"`10 <= batches <= {_MOST_BATCHES}` must hold, but got {self.batches}")
+
+
+@dataclass
+class Adapting:
+    """The work on one study; what is asked of it twice is found once.
+
+    Attributes:
+        front: of the study.
+        setting: of its model and data.
+        handle: on the model.
+        wanted: what is asked for.
+        guesses: what the router's early block says of each plan but the slowest.
+    """
+
+    front: Front
+    setting: Setting
+    handle: Handle
+    wanted: AdaptSettings
+    guesses: dict[str, PlanGuess] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        """The model with its data."""
+        return self.setting.task
+
+    @cached_property
+    def plans(self) -> dict[str, Plan]:
+        """The unpruned model, and the points on its weights, by name."""
+        points = {p.id: p.to_plan() for p in self.front.points if p.to_plan().weights is None}
+        return {UNPRUNED: Plan(), **points}
+
+    @cached_property
+    def server(self) -> Server:
+        """What runs plans."""
+        return Server(self.task.model, self.handle)
+
+    @cached_property
+    def early(self) -> EarlyStates:
+        """What a router sees."""
+        return EarlyStates(self.task.model, self.handle.encoder, self.wanted.block)
+
+    @cached_property
+    def calibration(self) -> tuple[dict[str, RowAnswers], Tensor]:
+        """Answers and early states on calibration rows."""
+        return answers_of(self.task, self.handle, self.plans, self.split("calibration"), self.early)
+
+    @cached_property
+    def holdout(self) -> tuple[dict[str, RowAnswers], Tensor]:
+        """The same on holdout rows."""
+        return answers_of(self.task, self.handle, self.plans, self.split("holdout"), self.early)
+
+    def split(self, name: str) -> EvalSet:
+        """Rows of a split, as they are."""
+        return self.task.splits[name].take(self.wanted.rows)
+
+    @cached_property
+    def costs(self) -> dict[str, float]:
+        """Measured milliseconds of a batch of calibration rows, of every plan and of an early block (`block`)."""
+        forwards = {name: self.server.static(plan) for name, plan in self.plans.items()}
+
+        def early(inputs: Inputs) -> Tensor:
+            with self.handle.under(Plan()):
+                return self.early(inputs)
+
+        batches = self.batches("calibration", self.wanted.batch_sizes[0])[:_PRICED]
+        times = time_forwards({**forwards, _EARLY: early}, batches, self.setting.config.seed)
+        return {name: float(torch.tensor(ms).median()) for name, ms in times.items()}
+
+    def batches(self, split: str, batch_size: int) -> list[Inputs]:
+        """Rows of a split as they come."""
+        rows = self.split(split)
+        count = min(self.wanted.batches, rows.n // batch_size)
+        numbers = (list(range(i * batch_size, (i + 1) * batch_size)) for i in range(count))
+        return [rows.batches.pick(some, rows.padding)[0].inputs for some in numbers]
+
+    def _sets(self, most: int) -> Iterator[tuple[str, ...]]:
+        """Two plans or more, the fastest first."""
+        names = sorted(self.plans, key=lambda name: self.costs[name])
+        for size in range(2, most + 1):
+            yield from itertools.combinations(names, size)
+
+    def choose(self) -> dict[str, Chosen]:
+        """The cheapest cascade and the cheapest router that keep enough on calibration rows."""
+        found = {CASCADE: self._cascade(), ROUTER: self._router()}
+        return {name: chosen for name, chosen in found.items() if chosen is not None}
+
+    def _floor(self, evaluations: Mapping[str, Evaluation]) -> float:
+        return relative_bound(self.wanted.keep, evaluations[UNPRUNED].quality)
+
+    def _cascade(self) -> Chosen | None:
+        answers = self.calibration[0]
+        sureness = {
+            (plans, by): sure_of(answers[plans[0]].logits)[:, None]
+            for plans in self._sets(2)
+            for by, sure_of in SURENESS.items()
+        }
+        evaluations = {name: found.evaluation for name, found in answers.items()}
+        return cheapest(evaluations, sureness, self.costs, self._floor(evaluations), runs_all=True)
+
+    def _router(self) -> Chosen | None:
+        """Its guesses have learnt from other calibration rows than its threshold is chosen on."""
+        answers, states = self.calibration
+        learn, choose = torch.arange(0, len(states), 2), torch.arange(1, len(states), 2)
+        said = {name: found.logits.argmax(dim=-1) for name, found in answers.items()}
+        for name in self.plans:
+            self.guesses[name] = PlanGuess(states[learn], (said[name] == said[UNPRUNED])[learn])
+        guessed = {name: guess(states[choose]) for name, guess in self.guesses.items()}
+        sureness = {
+            (plans, _EARLY): torch.stack([guessed[name] for name in plans[:-1]], dim=1)
+            for plans in self._sets(_MOST_PLANS)
+        }
+        evaluations = {name: rows_of(found.evaluation, choose) for name, found in answers.items()}
+        floor, before = self._floor(evaluations), self.costs[_EARLY]
+        return cheapest(evaluations, sureness, self.costs, floor, runs_all=False, before=before)
+
+    def places(self, name: str, chosen: Chosen) -> Tensor:
+        """The place of every holdout row's plan, int64 `[n]`."""
+        answers, states = self.holdout
+        if name == ROUTER:
+            sure = torch.stack([self.guesses[plan](states) for plan in chosen.plans[:-1]], dim=1)
+        else:
+            sure = SURENESS[chosen.by](answers[chosen.plans[0]].logits)[:, None]
+        return sent_to(sure, chosen.threshold)
+
+    def judged(self, name: str, chosen: Chosen) -> Evaluation:
+        """What the plans find together on holdout rows."""
+        answers = self.holdout[0]
+        return mixed_answers([answers[plan].evaluation for plan in chosen.plans], self.places(name, chosen))
+
+    def serving(self, name: str, chosen: Chosen) -> Serving:
+        """What runs it."""
+        plans = [self.plans[plan] for plan in chosen.plans]
+        if name == ROUTER:
+            guesses = [self.guesses[plan] for plan in chosen.plans[:-1]]
+            return self.server.router(plans, guesses, chosen.threshold, self.early)
+        return self.server.cascade(plans, chosen.by, chosen.threshold)
+
+    def times(self, chosen: Mapping[str, Chosen]) -> dict[int, dict[str, list[float]]]:
+        """Milliseconds of all of them on holdout rows, and of an early block (`block`), by rows of a batch."""
+        forwards = {name: self.server.static(plan) for name, plan in self.plans.items()}
+        forwards |= {name: self.serving(name, one) for name, one in chosen.items()}
+        if ROUTER in chosen:
+            guesses = [self.guesses[plan] for plan in chosen[ROUTER].plans[:-1]]
+            forwards[_EARLY] = self.server.decider(guesses, chosen[ROUTER].threshold, self.early)
+        seed, found = self.setting.config.seed, {}
+        for size in self.wanted.batch_sizes:
+            batches = self.batches("holdout", size)
+            if not batches:
+                raise PruneSearchError(f"a batch of {size} rows is asked for, but {self.split('holdout').n} are here")
+            found[size] = time_forwards(forwards, batches, seed)
+        return found
+
+
+def rows_of(evaluation: Evaluation, rows: Tensor) -> Evaluation:
+    """Of some rows, int64 `[m]`."""
+    return Evaluation(evaluation.statistics[rows], evaluation.kl[rows], evaluation.agrees[rows], evaluation.metric)
+
+
+def mean_by_plan(name: str, chosen: Chosen, shares: list[float], means: Mapping[str, float]) -> float:
+    """Mean milliseconds of batches that are filled with rows of one plan: what each takes, times its share."""
+    if name == ROUTER:
+        return means[_EARLY] + sum(share * means[plan] for share, plan in zip(shares, chosen.plans, strict=True))
+    return sum(sum(shares[place:]) * means[plan] for place, plan in enumerate(chosen.plans))

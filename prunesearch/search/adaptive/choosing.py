@@ -1,0 +1,162 @@
+"""Choosing which plans a row may go to, and from which sureness on it goes to a fast one, on calibration rows.
+
+Rows go to the first plan, from the fastest on, that is sure enough of them, and else to the last. All plans share one
+threshold, so that what is tried is one line from "all rows to the fastest" to "all to the slowest".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunesearch.search.trials.evaluate import Evaluation
+
+_CUTS = 100  # thresholds that are tried
+_RIDGE = 1e-2
+_STEPS = 100
+
+
+def _top(logits: Tensor) -> Tensor:
+    return logits.softmax(dim=-1).amax(dim=-1)
+
+
+def _margin(logits: Tensor) -> Tensor:
+    first, second = logits.softmax(dim=-1).topk(2, dim=-1).values.unbind(dim=-1)
+    return first - second
+
+
+def _order(logits: Tensor) -> Tensor:
+    logs = logits.log_softmax(dim=-1)
+    return (logs.exp() * logs).sum(dim=-1)
+
+
+# how sure an answer is, high = sure: logits [b, classes] -> [b]
+SURENESS: dict[str, Callable[[Tensor], Tensor]] = {"probability": _top, "margin": _margin, "entropy": _order}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Plans, and the threshold between them.
+
+    Attributes:
+        plans: their names, the fastest first.
+        by: what the sureness is read off: a name in `SURENESS`, or what an early block says.
+        threshold: a row goes to the first plan, but for the last, whose sureness is at least this.
+        shares: of calibration rows that go to each plan.
+        quality: of all of them together on calibration rows.
+        cost: expected, in the unit of the costs given.
+    """
+
+    plans: tuple[str, ...]
+    by: str
+    threshold: float
+    shares: tuple[float, ...]
+    quality: float
+    cost: float
+
+
+class PlanGuess(nn.Module):
+    """Logistic regression on standardised states: how surely a plan answers a row as the unpruned model does."""
+
+    def __init__(self, states: Tensor, same: Tensor) -> None:
+        super().__init__()
+        with torch.inference_mode(False), torch.enable_grad():
+            known, target = states.clone(), same.float().clone()
+            self.mean, self.scale = known.mean(dim=0), known.std(dim=0).clamp_min(1e-6)
+            self.layer = nn.Linear(known.shape[1], 1)
+            self._fit((known - self.mean) / self.scale, target)
+            self.requires_grad_(False)
+
+    def _fit(self, inputs: Tensor, target: Tensor) -> None:
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+        optimiser: Any = torch.optim.LBFGS(self.layer.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimiser.zero_grad()
+            found: Tensor = nn.functional.binary_cross_entropy_with_logits(self.layer(inputs)[:, 0], target)
+            found = found + _RIDGE * self.layer.weight.square().sum()
+            torch.autograd.backward(found)
+            return found
+
+        optimiser.step(loss)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Sureness `[b]`, a probability, of states `[b, width]`."""
+        found: Tensor = self.layer((states - self.mean) / self.scale)[:, 0].sigmoid()
+        return found
+
+
+def sent_to(sure: Tensor, threshold: float) -> Tensor:
+    """The place of each row's plan, int64 `[n]`, by the sureness `[n, plans - 1]` of all but the last."""
+    enough = torch.cat([sure >= threshold, torch.ones(len(sure), 1, dtype=torch.bool, device=sure.device)], dim=1)
+    return enough.int().argmax(dim=1)  # the first of them
+
+
+def mixed_answers(each: Sequence[Evaluation], places: Tensor) -> Evaluation:
+    """What plans find together, each the rows that are sent to it: `places` int64 `[n]`."""
+
+    def of(parts: Sequence[Tensor]) -> Tensor:
+        wide = torch.stack([part.to(parts[-1].dtype) for part in parts])
+        return wide[places, torch.arange(len(places))]
+
+    statistics, kl, agrees = (of([getattr(e, part) for e in each]) for part in ("statistics", "kl", "agrees"))
+    return Evaluation(statistics, kl, agrees, each[0].metric)
+
+
+def border(each: Sequence[Evaluation], sure: Tensor, floor: float) -> tuple[float, Tensor, float] | None:
+    """The lowest threshold, which is the cheapest, at which the quality of all together is at least `floor`.
+
+    Args:
+        each: what the plans find on the same rows, the fastest first.
+        sure: sureness `[n, plans - 1]`.
+        floor: of the quality.
+
+    Returns:
+        Threshold, the place of every row's plan, and quality; None if no threshold is good enough.
+    """
+    ordered = sure.flatten().sort().values
+    for cut in range(_CUTS + 1):
+        place = round(cut / _CUTS * len(ordered))
+        threshold = float(ordered[place]) if place < len(ordered) else float(ordered[-1]) + 1.0
+        places = sent_to(sure, threshold)
+        quality = mixed_answers(each, places).quality
+        if quality >= floor:
+            return threshold, places, quality
+    return None
+
+
+def cheapest(
+    evaluations: Mapping[str, Evaluation],
+    sureness: Mapping[tuple[tuple[str, ...], str], Tensor],
+    costs: Mapping[str, float],
+    floor: float,
+    *,
+    runs_all: bool,
+    before: float = 0.0,
+) -> Chosen | None:
+    """The plans with the threshold that cost least of those that keep the quality on calibration rows.
+
+    Args:
+        evaluations: of every plan, on the same rows.
+        sureness: `[n, plans - 1]`, by the plans from the fastest on and what it is read off.
+        costs: of each plan.
+        floor: of the quality.
+        runs_all: whether a row has run all faster plans before it comes to its own.
+        before: what deciding costs.
+    """
+    found = []
+    for (plans, by), sure in sureness.items():
+        ended = border([evaluations[name] for name in plans], sure, floor)
+        if ended is None:
+            continue
+        threshold, places, quality = ended
+        shares = [float((places == place).float().mean()) for place in range(len(plans))]
+        runs = [sum(shares[place:]) if runs_all else share for place, share in enumerate(shares)]
+        cost = before + sum(share * costs[name] for share, name in zip(runs, plans, strict=True))
+        found.append(Chosen(plans, by, threshold, tuple(shares), quality, cost))
+    return min(found, key=lambda chosen: chosen.cost, default=None)
