@@ -15,7 +15,7 @@ from prunesearch.core.events import say, step
 from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.adaptive.adapting import ROUTER, UNPRUNED, Adapting, AdaptSettings, mean_by_plan
-from prunesearch.search.adaptive.choosing import Chosen
+from prunesearch.search.adaptive.choosing import RowRule
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.items import metric_value, paired_difference_to
 from prunesearch.search.trials.evaluate import Evaluation
@@ -59,16 +59,7 @@ def adapt(folder: StudyFolder, front: Front, wanted: AdaptSettings, *, task: Tas
     fits = fits_for([point.to_plan() for point in front.points], folder.path)
     with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=fits) as handle:
         with torch.inference_mode():
-            work = Adapting(front, setting, handle, wanted)
-            step(f"choosing thresholds on {work.split('calibration').n} calibration rows")
-            chosen = work.choose()
-            for name, one in chosen.items():
-                say(f"{name}: {' > '.join(one.plans)}, by {one.by}")
-            step(f"checking them on {work.split('holdout').n} holdout rows")
-            evaluations = {name: found.evaluation for name, found in work.holdout[0].items()}
-            evaluations |= {name: work.judged(name, one) for name, one in chosen.items()}
-            step("timing")
-            found = _found(work, chosen, evaluations, work.times(chosen))
+            found = adapted(Adapting(front, setting, handle, wanted))
         front = front.model_copy(update={"adapted": found})
         trials = read_trials(**study_place(folder, folder.load_config().get("storage")))
         report_study(folder, front, setting, handle, trials)
@@ -76,9 +67,22 @@ def adapt(folder: StudyFolder, front: Front, wanted: AdaptSettings, *, task: Tas
     return front
 
 
+def adapted(work: Adapting) -> Adapted:
+    """What is chosen, judged and timed."""
+    step(f"choosing thresholds on {work.split('calibration').n} calibration rows")
+    chosen = work.choose()
+    for name, one in chosen.items():
+        say(f"{name}: {' > '.join(one.plans)}, by {one.by}")
+    step(f"checking them on {work.split('holdout').n} holdout rows")
+    evaluations = {name: found.evaluation for name, found in work.holdout[0].items()}
+    evaluations |= {name: work.judged(name, one) for name, one in chosen.items()}
+    step("timing")
+    return _found(work, chosen, evaluations, work.times(chosen))
+
+
 def _found(
     work: Adapting,
-    chosen: Mapping[str, Chosen],
+    chosen: Mapping[str, RowRule],
     evaluations: Mapping[str, Evaluation],
     times: Mapping[int, Mapping[str, Sequence[float]]],
 ) -> Adapted:
@@ -114,7 +118,7 @@ def _found(
 def _contestant(
     work: Adapting,
     name: str,
-    one: Chosen | None,
+    one: RowRule | None,
     evaluations: Mapping[str, Evaluation],
     times: Mapping[int, Mapping[str, Sequence[float]]],
 ) -> RowPlans:

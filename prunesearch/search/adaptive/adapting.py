@@ -14,7 +14,7 @@ from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import Handle
-from prunesearch.search.adaptive.choosing import SURENESS, Chosen, PlanGuess, cheapest, mixed_answers, sent_to
+from prunesearch.search.adaptive.choosing import SURENESS, PlanGuess, RowRule, cheapest, mixed_answers, sent_to
 from prunesearch.search.adaptive.row_answers import EarlyStates, RowAnswers, answers_of
 from prunesearch.search.adaptive.serving import Server, Serving, time_forwards
 from prunesearch.search.trials.evaluate import Evaluation
@@ -138,7 +138,7 @@ class Adapting:
         for size in range(2, most + 1):
             yield from itertools.combinations(names, size)
 
-    def choose(self) -> dict[str, Chosen]:
+    def choose(self) -> dict[str, RowRule]:
         """The cheapest cascade and the cheapest router that keep enough on calibration rows."""
         found = {CASCADE: self._cascade(), ROUTER: self._router()}
         return {name: chosen for name, chosen in found.items() if chosen is not None}
@@ -146,7 +146,7 @@ class Adapting:
     def _floor(self, evaluations: Mapping[str, Evaluation]) -> float:
         return relative_bound(self.wanted.keep, evaluations[UNPRUNED].quality)
 
-    def _cascade(self) -> Chosen | None:
+    def _cascade(self) -> RowRule | None:
         answers = self.calibration[0]
         sureness = {
             (plans, by): sure_of(answers[plans[0]].logits)[:, None]
@@ -156,7 +156,7 @@ class Adapting:
         evaluations = {name: found.evaluation for name, found in answers.items()}
         return cheapest(evaluations, sureness, self.costs, self._floor(evaluations), runs_all=True)
 
-    def _router(self) -> Chosen | None:
+    def _router(self) -> RowRule | None:
         """Its guesses have learnt from other calibration rows than its threshold is chosen on."""
         answers, states = self.calibration
         learn, choose = torch.arange(0, len(states), 2), torch.arange(1, len(states), 2)
@@ -168,11 +168,11 @@ class Adapting:
             (plans, _EARLY): torch.stack([guessed[name] for name in plans[:-1]], dim=1)
             for plans in self._sets(_MOST_PLANS)
         }
-        evaluations = {name: rows_of(found.evaluation, choose) for name, found in answers.items()}
+        evaluations = {name: of_rows(found.evaluation, choose) for name, found in answers.items()}
         floor, before = self._floor(evaluations), self.costs[_EARLY]
         return cheapest(evaluations, sureness, self.costs, floor, runs_all=False, before=before)
 
-    def places(self, name: str, chosen: Chosen) -> Tensor:
+    def places(self, name: str, chosen: RowRule) -> Tensor:
         """The place of every holdout row's plan, int64 `[n]`."""
         answers, states = self.holdout
         if name == ROUTER:
@@ -181,12 +181,12 @@ class Adapting:
             sure = SURENESS[chosen.by](answers[chosen.plans[0]].logits)[:, None]
         return sent_to(sure, chosen.threshold)
 
-    def judged(self, name: str, chosen: Chosen) -> Evaluation:
+    def judged(self, name: str, chosen: RowRule) -> Evaluation:
         """What the plans find together on holdout rows."""
         answers = self.holdout[0]
         return mixed_answers([answers[plan].evaluation for plan in chosen.plans], self.places(name, chosen))
 
-    def serving(self, name: str, chosen: Chosen) -> Serving:
+    def serving(self, name: str, chosen: RowRule) -> Serving:
         """What runs it."""
         plans = [self.plans[plan] for plan in chosen.plans]
         if name == ROUTER:
@@ -194,7 +194,7 @@ class Adapting:
             return self.server.router(plans, guesses, chosen.threshold, self.early)
         return self.server.cascade(plans, chosen.by, chosen.threshold)
 
-    def times(self, chosen: Mapping[str, Chosen]) -> dict[int, dict[str, list[float]]]:
+    def times(self, chosen: Mapping[str, RowRule]) -> dict[int, dict[str, list[float]]]:
         """Milliseconds of all of them on holdout rows, and of an early block (`block`), by rows of a batch."""
         forwards = {name: self.server.static(plan) for name, plan in self.plans.items()}
         forwards |= {name: self.serving(name, one) for name, one in chosen.items()}
@@ -210,12 +210,12 @@ class Adapting:
         return found
 
 
-def rows_of(evaluation: Evaluation, rows: Tensor) -> Evaluation:
+def of_rows(evaluation: Evaluation, rows: Tensor) -> Evaluation:
     """Of some rows, int64 `[m]`."""
     return Evaluation(evaluation.statistics[rows], evaluation.kl[rows], evaluation.agrees[rows], evaluation.metric)
 
 
-def mean_by_plan(name: str, chosen: Chosen, shares: list[float], means: Mapping[str, float]) -> float:
+def mean_by_plan(name: str, chosen: RowRule, shares: list[float], means: Mapping[str, float]) -> float:
     """Mean milliseconds of batches that are filled with rows of one plan: what each takes, times its share."""
     if name == ROUTER:
         return means[_EARLY] + sum(share * means[plan] for share, plan in zip(shares, chosen.plans, strict=True))

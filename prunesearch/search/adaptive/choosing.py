@@ -39,7 +39,7 @@ SURENESS: dict[str, Callable[[Tensor], Tensor]] = {"probability": _top, "margin"
 
 
 @dataclass(frozen=True)
-class Chosen:
+class RowRule:
     """Plans, and the threshold between them.
 
     Attributes:
@@ -119,12 +119,13 @@ def border(each: Sequence[Evaluation], sure: Tensor, floor: float) -> tuple[floa
     Returns:
         Threshold, the place of every row's plan, and quality; None if no threshold is good enough.
     """
-    ordered = sure.flatten().sort().values
+    ordered, rows = sure.flatten().sort().values, torch.arange(len(sure))
+    wide, metric = torch.stack([found.statistics for found in each]), each[0].metric
     for cut in range(_CUTS + 1):
         place = round(cut / _CUTS * len(ordered))
         threshold = float(ordered[place]) if place < len(ordered) else float(ordered[-1]) + 1.0
         places = sent_to(sure, threshold)
-        quality = mixed_answers(each, places).quality
+        quality = metric.value(wide[places, rows])
         if quality >= floor:
             return threshold, places, quality
     return None
@@ -138,7 +139,7 @@ def cheapest(
     *,
     runs_all: bool,
     before: float = 0.0,
-) -> Chosen | None:
+) -> RowRule | None:
     """The plans with the threshold that cost least of those that keep the quality on calibration rows.
 
     Args:
@@ -158,5 +159,5 @@ def cheapest(
         shares = [float((places == place).float().mean()) for place in range(len(plans))]
         runs = [sum(shares[place:]) if runs_all else share for place, share in enumerate(shares)]
         cost = before + sum(share * costs[name] for share, name in zip(runs, plans, strict=True))
-        found.append(Chosen(plans, by, threshold, tuple(shares), quality, cost))
+        found.append(RowRule(plans, by, threshold, tuple(shares), quality, cost))
     return min(found, key=lambda chosen: chosen.cost, default=None)

@@ -1,0 +1,91 @@
+"""Plans chosen row by row on a finished study: what is told is what running its rows one after another finds."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from prunesearch.commands.adapt import adapt, adapted
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
+from prunesearch.pruning.apply import apply_
+from prunesearch.report.tables.adapted_table import show_adapted
+from prunesearch.report.views.pages import adapted_section
+from prunesearch.search.adaptive.adapting import Adapting, AdaptSettings
+from prunesearch.search.run import run
+from prunesearch.study.config import RunConfig
+from prunesearch.study.folder import StudyFolder
+from prunesearch.study.front import Front
+from prunesearch.study.setup import make_setting
+from tests.support.known_device import known_table, settings, write_model, write_profile
+
+WANTED = AdaptSettings(keep=0.9, batch_sizes=(1, 4), rows=64, batches=10)
+
+
+@pytest.fixture
+def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Front:
+    write_model(tmp_path)
+    write_profile(tmp_path / "profiles", "box", known_table())
+    monkeypatch.setenv("PRUNESEARCH_PROFILES", str(tmp_path / "profiles"))
+    return run(RunConfig(**settings(tmp_path, device="box")), "plain", root=tmp_path / "studies")
+
+
+def test_what_is_told_is_what_rows_one_by_one_find(front: Front, tmp_path: Path) -> None:
+    setting = make_setting(RunConfig(**front.config))
+    task = setting.task
+    with apply_(task.model, Plan()) as handle, torch.inference_mode():
+        work = Adapting(front, setting, handle, WANTED)
+        found = adapted(work)
+        cascade = next(one for one in found.contestants if one.kind == "cascade")
+        fast, slow = (work.plans[name] for name in cascade.plans)
+        right, slower = 0, 0
+        rows = task.splits["holdout"].take(64)
+        for number in range(rows.n):
+            batch = rows.batches.pick([number], rows.padding)[0]
+            with handle.under(fast):
+                logits = task.model(**batch.inputs).logits[0]
+            shares, order = logits.softmax(dim=-1), logits.sort(descending=True).indices
+            sure = {
+                "probability": shares.max(),
+                "margin": shares[order[0]] - shares[order[1]],
+                "entropy": (shares * shares.log()).sum(),
+            }[str(cascade.by)]
+            if float(sure) < float(cascade.threshold or 0.0):
+                slower += 1
+                with handle.under(slow):
+                    logits = task.model(**batch.inputs).logits[0]
+            right += int(logits.argmax()) == int(batch.labels[0])
+    assert cascade.quality.value == pytest.approx(right / rows.n)
+    assert cascade.shares == pytest.approx([1 - slower / rows.n, slower / rows.n])
+    unpruned = found.contestants[0]
+    assert unpruned.name == "unpruned"
+    assert cascade.calibration >= 0.9 * unpruned.calibration
+    assert [duel.batch_size for duel in found.duels if duel.adaptive == "cascade"] == [1, 4]
+    for one in found.contestants:
+        for latency in one.latencies:
+            assert latency.p50 <= latency.p95 <= latency.worst
+
+    told = front.model_copy(update={"adapted": found})
+    told.save(tmp_path / "front.json")
+    assert Front.load(tmp_path / "front.json") == told
+    out = Console(file=io.StringIO(), width=200)
+    show_adapted(told, out)
+    assert "cascade" in out.file.getvalue()
+    assert found.duels[0].text in out.file.getvalue()
+    assert found.duels[0].text in str(adapted_section(told))
+    show_adapted(front, quiet := Console(file=io.StringIO()))
+    assert quiet.file.getvalue() == ""
+    assert adapted_section(front) == []
+
+
+def test_a_device_that_is_elsewhere_and_a_front_without_points_are_refused(front: Front, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "studies", "plain")
+    with pytest.raises(PruneSearchError, match="not at hand"):
+        adapt(folder, front, WANTED)
+    none = front.model_copy(update={"points": []})
+    with pytest.raises(PruneSearchError, match="has none"):
+        adapt(folder, none, WANTED)
