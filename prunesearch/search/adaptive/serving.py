@@ -69,7 +69,7 @@ class Server:
 
         def run(inputs: Inputs) -> Tensor:
             places = decide(inputs)
-            chosen = sorted(set(places.tolist()))
+            chosen: list[int] = sorted(set(places.tolist()))
             if len(chosen) == 1:
                 return each[chosen[0]](inputs)
             parts, order = [], []
