@@ -170,7 +170,10 @@ def _duel(
     """Against the static plan that is best on calibration rows among those that take no more on average."""
     limit = _at(mine, size).least
     static = [one for one in others if one.kind == "static"]
-    able = [one for one in static if _at(one, size).mean <= _NEAR * limit]
+    only = [
+        plan for plan, share in zip(mine.plans, mine.shares, strict=True) if share == 1
+    ]  # no choice, whatever it took
+    able = [one for one in static if one.name in only or (not only and _at(one, size).mean <= _NEAR * limit)]
     means = {one.name: _at(one, size).mean for one in static}
     rival = max(able, key=lambda one: (one.calibration, -means[one.name]), default=None)
     rival = rival or min(static, key=lambda one: means[one.name])

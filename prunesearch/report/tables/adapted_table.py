@@ -68,7 +68,4 @@ def show_adapted(front: Front, console: Console | None = None) -> None:
 
 def _change(one: RowPlans) -> str:
     change = one.quality.difference
-    if change is None:
-        return ""
-    ends = "" if change.ends is None else f" ({100 * change.ends[0]:+.1f}, {100 * change.ends[1]:+.1f})"
-    return f"{100 * change.value:+.1f}{ends}"
+    return "" if change is None else f"{100 * change.value:+.1f}"  # its interval is in front.json
