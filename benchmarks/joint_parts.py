@@ -210,14 +210,15 @@ class Runs:
         """
         task, inputs = self.setting.task, self._inputs
         model = task.model if self.runtime == EAGER else task.answering
+        jobs: dict[str, Job] = {}
+        if self.runtime != EAGER:  # a graph that is not there yet is written with a schedule of its own
+            load = find_model_format(FORMATS[self.runtime]).load
+            jobs = {str(plan): Job(partial(load(self.graph(plan)), inputs)) for plan in plans}
         with apply_(model, Plan(), seed=0, fits=self.fits) as handle:
             eager = partial(_forward, model, inputs)
-            jobs: dict[str, Job] = {}
             if self.runtime == EAGER:
                 jobs = {str(plan): Job(eager, partial(handle.set, plan)) for plan in plans}
             else:
-                load = find_model_format(FORMATS[self.runtime]).load
-                jobs = {str(plan): Job(partial(load(self.graph(plan)), inputs)) for plan in plans}
                 jobs[EAGER] = Job(eager)
             asked = [self.runtime, torch.get_num_threads(), *jobs]
             return measure(

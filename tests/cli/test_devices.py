@@ -352,7 +352,7 @@ def test_what_profile_measures_here_serves_run_by_name(folder, monkeypatch, caps
 # -- help --------------------------------------------------------------------------------------------------
 
 
-COMMANDS = ["profile", "devices", "verify", "transfer", "flops"]
+COMMANDS = ["profile", "devices", "verify", "transfer", "flops", "adapt"]
 
 
 def test_the_help_lists_the_commands_and_imports_no_torch():
