@@ -10,6 +10,8 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.shape import Record, Shape
 from prunesearch.cost.tables.energy_fit import EnergyFit
 
+MOST = 2**53  # of a count: from here on floats, in which costs are fitted, do not tell two of them apart
+
 
 class Cell(Record):
     """Timings of one piece, in milliseconds.
@@ -23,14 +25,14 @@ class Cell(Record):
     median_ms: float = Field(ge=0, allow_inf_nan=False)
     p10_ms: float = Field(ge=0, allow_inf_nan=False)
     p90_ms: float = Field(ge=0, allow_inf_nan=False)
-    samples: int = Field(ge=0)
+    samples: int = Field(ge=0, le=MOST)
     samples_us: list[float] = Field(default_factory=list)
 
 
 class CountCell(Cell):
     """A piece at `n` tokens; of a block, `variant` is that half of its `shape.Variant` (empty: plain)."""
 
-    n: int = Field(ge=1)
+    n: int = Field(ge=1, le=MOST)
     variant: str = ""
 
     @model_serializer(mode="wrap")
@@ -49,8 +51,8 @@ class ReduceCell(Cell):
 
     scorer: str
     merge: str
-    n_in: int = Field(ge=1)
-    n_out: int = Field(ge=1)
+    n_in: int = Field(ge=1, le=MOST)
+    n_out: int = Field(ge=1, le=MOST)
 
 
 class Cells(Record):

@@ -289,6 +289,17 @@ def test_a_broken_cell_is_named(table, tmp_path):
         CostTable.load(tmp_path / "table.json")
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [("mlp", "n"), ("mlp", "samples"), ("reduce", "n_in"), ("reduce", "n_out"), ("reduce", "samples")]
+)
+def test_a_count_that_no_float_holds_is_named(table, tmp_path, kind, name):
+    data = json.loads(table.model_dump_json())
+    data["cells"][kind][0][name] = 10**400
+    (tmp_path / "table.json").write_text(json.dumps(data))
+    with pytest.raises(CorruptFileError, match=rf"field `cells\.{kind}\.0\.{name}`"):
+        CostTable.load(tmp_path / "table.json")
+
+
 def test_a_missing_file_is_said(tmp_path):
     with pytest.raises(PruneSearchError, match="No such file"):
         CostTable.load(tmp_path / "table.json")
