@@ -109,6 +109,7 @@ def test_a_run_offers_them_and_its_points_carry_them(folder: Path, learnt: Learn
     assert all(p.tuned.before.value == pytest.approx(p.quality.value) for p in front.points)  # nothing of the model
 
 
+@pytest.mark.slow
 def test_an_onnx_file_has_them_inside_and_a_hugging_face_folder_is_refused(
     folder: Path, learnt: LearntScorers, tmp_path: Path
 ) -> None:

@@ -93,19 +93,23 @@ def test_the_row_says_what_it_is(name: str) -> None:
     assert f"`{name}`" in EXCHANGE.read_text()
 
 
+# a recipe is tested by itself; texts of torch-export are what ONNX files of texts are made of, and graphs take long: of
+# texts those with the way back, which are padded too
+PAIRS = [
+    *((name, image_source) for name in MODEL_FORMATS if name != "tensorrt"),
+    *((name, text_source) for name in MODEL_FORMATS if find_model_format(name).suffix == ""),
+    *((name, tag_source) for name in MODEL_FORMATS if name not in ("tensorrt", "torch-export")),
+]
+# every merge: of the two formats whose graphs take longest, each with one of both
+SHORT = [pair for pair in PAIRS if pair not in (("onnx", image_source), ("openvino", tag_source))]
+
+
 @pytest.mark.parametrize(
-    "stages", [pytest.param(FEW, id="every merge"), pytest.param(ALL, id="and every scorer", marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize(
-    ("name", "make"),
+    ("name", "make", "stages"),
     [
-        # a recipe is tested by itself; texts of torch-export are what ONNX files of texts are made of, and graphs take
-        # long: of texts those with the way back, which are padded too
-        *((name, image_source) for name in MODEL_FORMATS if name != "tensorrt"),
-        *((name, text_source) for name in MODEL_FORMATS if find_model_format(name).suffix == ""),
-        *((name, tag_source) for name in MODEL_FORMATS if name not in ("tensorrt", "torch-export")),
+        *(pytest.param(*pair, FEW, id=f"{pair[0]}-{pair[1].__name__}-every merge") for pair in SHORT),
+        *(pytest.param(*pair, ALL, id=f"{pair[0]}-{pair[1].__name__}", marks=pytest.mark.slow) for pair in PAIRS),
     ],
-    ids=lambda given: given if isinstance(given, str) else given.__name__,
 )
 def test_every_scorer_and_merge_in_every_format(name: str, make, stages: ps.Schedule, tmp_path: Path) -> None:
     """The file computes what the applied model does, for any batch size, padded texts included."""

@@ -70,6 +70,7 @@ def test_a_folder_has_the_smaller_layers_and_nothing_of_those_that_went(tmp_path
     assert Plan.from_json((tmp_path / "m" / "prunesearch.json").read_text()) == one.plan
 
 
+@pytest.mark.slow
 def test_int8_and_smaller_halves_are_in_one_file(tmp_path: Path) -> None:
     one, to = source("vit", *SMALLER, "int8"), find_model_format("onnx")
     done = export_model(one, to, tmp_path / "m.onnx", seconds=0.3)

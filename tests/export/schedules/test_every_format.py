@@ -137,7 +137,7 @@ def answers(path, name, batch):
     ("name", "spec", "file"),
     [
         ("hf", "best@16ms", "model"),
-        ("torch-export", "fastest@0.98", "model.pt2"),
+        pytest.param("torch-export", "fastest@0.98", "model.pt2", marks=pytest.mark.slow),
         pytest.param("openvino", "best@2x", "model.xml", marks=pytest.mark.slow),
         pytest.param("tensorrt", "31", "model.onnx", marks=pytest.mark.slow),
     ],
