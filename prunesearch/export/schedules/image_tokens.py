@@ -32,6 +32,7 @@ from prunesearch.export.schedules.parsing import (
     parse_flags,
     parse_literal,
     ratio,
+    show,
 )
 
 LAST_TOKEN = "text_attention"  # what FastV and PyramidDrop score by: the attention of the prompt's last token
@@ -178,7 +179,7 @@ def _kept_by_genai(percent: int, images: int) -> int:
 
 def _one_of(values: Mapping[Any, Any], name: str) -> Any:
     if name not in values:
-        raise CorruptFileError(f"must say {name}, but it has {', '.join(map(str, values)) or 'nothing'}")
+        raise CorruptFileError(f"must say {name}, but it has {show(', '.join(map(str, values)))}")
     return values[name]
 
 
