@@ -101,7 +101,7 @@ def test_fastv_here_is_fastv_there(k: int, r: float) -> None:
         ("fastv", FASTV.format(2, 1.0), r"must be in \[0, 1\)"),
         ("fastv", FASTV.format(2, 0.9999), "drops all 576 tokens"),
         ("pyramiddrop", '--layer_list "[8]" --image_token_ratio_list "[0.5,0.2]"', "a list of 1 ratios"),
-        ("pyramiddrop", "--layer_list [8]", "must say image_token_ratio_list, but it has layer_list"),
+        ("pyramiddrop", "--layer_list [8]", "must say image_token_ratio_list, but it has 'layer_list'"),
         ("visionzip", "dominant = 0\ncontextual = 3", "dominant must be a whole number >= 1"),
         ("openvino-genai", "pruning_ratio = 100", "<= 99"),
     ],
