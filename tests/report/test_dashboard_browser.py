@@ -92,11 +92,15 @@ def test_a_click_in_the_plot(page):
     drawn(page)
     page.wait_for_selector("#below .js-plotly-plot")
     dot = page.locator('[id*=\'"name":"front"\'] .scatterlayer .trace:last-child path.point').nth(3)
-    box = dot.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 2, y)
-    page.mouse.move(x, y)
-    page.wait_for_selector(".hoverlayer .hovertext")
+    told = page.locator(".hoverlayer .hovertext")
+    for _ in range(60):  # what is drawn above it later moves it
+        box = dot.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(x - 2, y)
+        page.mouse.move(x, y)
+        page.wait_for_timeout(500)
+        if told.count():
+            break
     page.mouse.down()
     page.mouse.up()
     page.wait_for_selector("#panel h2:has-text('p4')")
