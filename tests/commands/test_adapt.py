@@ -72,7 +72,7 @@ def test_what_is_told_is_what_rows_one_by_one_find(front: Front, tmp_path: Path)
     told = front.model_copy(update={"adapted": found})
     told.save(tmp_path / "front.json")
     assert Front.load(tmp_path / "front.json") == told
-    out = Console(file=io.StringIO(), width=200)
+    out = Console(file=io.StringIO(), width=400)
     show_adapted(told, out)
     assert "cascade" in out.file.getvalue()
     assert found.duels[0].text in out.file.getvalue()
