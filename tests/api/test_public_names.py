@@ -36,8 +36,8 @@ KINDS = {
 
 
 def test_no_module_hides_a_public_name() -> None:
-    """An import sets its module's name in the folder above: here those that lie in the package itself."""
-    for found in pkgutil.iter_modules(ps.__path__, "prunesearch."):
+    """After every module was imported: an import sets its module's name in the folder above."""
+    for found in pkgutil.walk_packages(ps.__path__, "prunesearch."):
         if not found.name.endswith("__main__"):
             importlib.import_module(found.name)
     assert not [name for name in ps.__all__ if inspect.ismodule(getattr(ps, name))]

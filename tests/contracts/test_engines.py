@@ -213,7 +213,7 @@ DRIVER = """
             return fake_evaluation(schedule)
         return slow
     search = make_search(Path(sys.argv[1]))
-    for record in ENGINES.load("ray")(EngineContext(load(), load, workers=1)).run(search, int(sys.argv[2])):
+    for record in ENGINES.load("ray")(EngineContext(load(), load, workers=2)).run(search, int(sys.argv[2])):
         print(record.number, record.schedule.to_json(None), flush=True)
 """
 
@@ -253,4 +253,4 @@ def kill_and_go_on(tmp_path: Path) -> None:
     assert set(seen) <= set(complete)
     states = Counter(trial.state for trial in trials)
     assert states[TrialState.RUNNING] == 0
-    assert states[TrialState.FAIL] <= 1  # what was under way
+    assert states[TrialState.FAIL] <= 2  # what was under way

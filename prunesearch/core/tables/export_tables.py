@@ -20,10 +20,9 @@ PICKS = make_table(
 
 _EXCHANGE = "prunesearch.export.schedules"
 _LISTS = f"{_EXCHANGE}.length_lists"
-
-# how a schedule goes to another tool and comes back
 _PICTURES = f"{_EXCHANGE}.image_tokens"
 
+# how a schedule goes to another tool and comes back
 FORMATS = make_table(
     "exchange format",
     {
