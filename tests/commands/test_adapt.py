@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,17 +23,26 @@ from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
 from prunesearch.study.setup import make_setting
-from tests.support.known_device import known_table, settings, write_model, write_profile
+from tests.support.known_device import on_box, settings
 
 WANTED = AdaptSettings(keep=0.9, batch_sizes=(1, 4), rows=64, batches=10)
 
 
 @pytest.fixture
-def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Front:
-    write_model(tmp_path)
-    write_profile(tmp_path / "profiles", "box", known_table())
-    monkeypatch.setenv("PRUNESEARCH_PROFILES", str(tmp_path / "profiles"))
-    return run(RunConfig(**settings(tmp_path, device="box")), "plain", root=tmp_path / "studies")
+def front(tmp_path: Path) -> Iterator[Front]:
+    with on_box(tmp_path):
+        yield run(RunConfig(**settings(tmp_path, device="box")), "plain", root=tmp_path / "studies")
+
+
+def test_where_all_rows_go_to_one_plan_it_is_the_rival(front: Front) -> None:
+    setting = make_setting(RunConfig(**front.config))
+    with apply_(setting.task.model, Plan()) as handle, torch.inference_mode():
+        found = adapted(Adapting(front, setting, handle, replace(WANTED, keep=0.001)))  # the fastest is good enough
+    cascade = next(one for one in found.contestants if one.kind == "cascade")
+    assert cascade.shares[0] == 1.0
+    for duel in (duel for duel in found.duels if duel.adaptive == "cascade"):
+        assert (duel.static, duel.winner, duel.difference.value) == (cascade.plans[0], "neither", 0.0)
+    assert any("there is nothing to decide" in note for note in found.notes)
 
 
 def test_what_is_told_is_what_rows_one_by_one_find(front: Front, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prunesearch.search.trials.evaluate import Evaluation
 
 _CUTS = 100  # thresholds that are tried
+_ALL = -1e6  # a threshold that any row meets, also one that is less sure than all that were seen
 _RIDGE = 1e-2
 _STEPS = 100
 
@@ -124,6 +125,7 @@ def border(each: Sequence[Evaluation], sure: Tensor, floor: float) -> tuple[floa
     for cut in range(_CUTS + 1):
         place = round(cut / _CUTS * len(ordered))
         threshold = float(ordered[place]) if place < len(ordered) else float(ordered[-1]) + 1.0
+        threshold = threshold if cut else _ALL
         places = sent_to(sure, threshold)
         quality = metric.value(wide[places, rows])
         if quality >= floor:
