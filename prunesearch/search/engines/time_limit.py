@@ -37,8 +37,8 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         raise TrialTimeoutError(f"no result within {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # on a machine that is busy it may ring before the next line
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
