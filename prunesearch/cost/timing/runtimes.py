@@ -6,8 +6,10 @@ keeps its own count, as in torch.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -322,12 +324,38 @@ def load_onnx(path: Path) -> Forward:
     return forward
 
 
+class _SignalStack(ctypes.Structure):
+    """`stack_t` of Linux."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def kept_signal_stack() -> Iterator[None]:
+    """Within the block another library may set the stack that signals are handled on; afterwards it is as before.
+
+    OpenVINO's CPU plugin sets one of its own and takes its memory away with the last model of a core. Where another
+    thread lets go of that model (as a collection of garbage does), this thread keeps an address without memory behind
+    it, and the next signal that Python handles, such as Ctrl-C, kills the process.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    before, library = _SignalStack(), ctypes.CDLL(None)
+    library.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        library.sigaltstack(ctypes.byref(before), None)
+
+
 def load_openvino(path: Path) -> Forward:
     """An OpenVINO IR on the CPU, with as many threads as torch has."""
     openvino = needed("openvino", "openvino")
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     # float32 as in torch: on some CPUs OpenVINO would compute in bfloat16
-    compiled = openvino.Core().compile_model(str(path), "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
+    with kept_signal_stack():
+        compiled = openvino.Core().compile_model(str(path), "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
     known, made = ([x.get_any_name() for x in xs] for xs in (compiled.inputs, compiled.outputs))
 
     def forward(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -112,3 +115,30 @@ def test_whole_schedules_run_in_every_runtime_that_takes_graphs(tiny, batch, mod
         for schedule in (Schedule(), SCHEDULE):
             runner.prepare(schedule)
             torch.testing.assert_close(runner.run()["logits"], tiny(**batch).logits, rtol=1e-3, atol=1e-4)
+
+
+FREED_ELSEWHERE = """
+import signal, sys, threading
+import openvino
+from openvino import opset13
+from prunesearch.cost.timing.runtimes import load_openvino
+
+inputs = opset13.parameter([1, 4], float, name="x")
+openvino.save_model(openvino.Model([opset13.relu(inputs)], [inputs]), sys.argv[1])
+held = [load_openvino(sys.argv[1])]
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGINT, lambda *_: print("rung", flush=True))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_a_signal_is_handled_after_another_thread_has_let_go_of_an_openvino_model(tmp_path):
+    pytest.importorskip("openvino", reason=DEV)
+    said = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", FREED_ELSEWHERE, str(tmp_path / "m.xml")],
+        capture_output=True,
+        text=True,
+    )
+    assert (said.returncode, said.stdout) == (0, "rung\n"), said.stderr

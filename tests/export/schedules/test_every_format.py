@@ -17,6 +17,7 @@ from prunesearch.cli.border import answer
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import ENCODER, Stage
 from prunesearch.core.tables.export_tables import FORMATS, MODEL_FORMATS
+from prunesearch.cost.timing.runtimes import kept_signal_stack
 from tests.support.paths import DEV
 
 SHAPE = (9, 65, 1)
@@ -125,7 +126,8 @@ def answers(path, name, batch):
     if name == "openvino":
         import openvino
 
-        compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        with kept_signal_stack():
+            compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return torch.from_numpy(next(iter(compiled({"pixel_values": pixels.numpy()}).values())).copy())
     import onnxruntime
 
