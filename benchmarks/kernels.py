@@ -17,7 +17,6 @@ import argparse
 import json
 import runpy
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ import transformers as hf
 from papers import EViT, ToMe, Tool, patched
 from rich.console import Console
 from rich.table import Table
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import prunesearch as ps
+from prunesearch.cost.counting.operations import counted
 
 TOKENS, REAL, R = 197, 150, 13
 KEEP = (TOKENS - 1 - R) / (TOKENS - 1)
@@ -49,29 +48,6 @@ _SIZE = {
     "intermediate_size": 1536,
     "attn_implementation": "sdpa",
 }
-
-
-class Dispatched(TorchDispatchMode):
-    """Counts what is dispatched, views apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if not func.is_view and name != "_unsafe_view":
-            self.seen[name] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def counted(forward: Callable[[], object]) -> Counter[str]:
-    """The operations of a forward, after one that is not counted."""
-    with torch.no_grad():
-        forward()
-        with Dispatched() as dispatched:
-            forward()
-    return dispatched.seen
 
 
 def vit(layers: int = 2) -> Any:

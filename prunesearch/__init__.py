@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Loaded on first use, so that `import prunesearch` (and `--help`) imports no torch.
 _PUBLIC = {
     "run": "prunesearch.api.verbs",
+    "compare": "prunesearch.api.verbs",
     "inspect": "prunesearch.api.verbs",
     "load_study": "prunesearch.api.verbs",
     "tune": "prunesearch.api.verbs",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from prunesearch.commands.adapt import adapt as adapt_study
+from prunesearch.commands.compare import CompareSettings
+from prunesearch.commands.compare import compare as compare_methods
 from prunesearch.commands.transfer import Transfer
 from prunesearch.commands.transfer_table import transfer_study
 from prunesearch.commands.tuning.judging import Wanted
@@ -32,7 +34,7 @@ from prunesearch.export.point import TIMED_S, export_point
 from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.pruning.forward.artefacts import load_, read_weights, with_weights
 from prunesearch.report.loggers import log_finished
-from prunesearch.report.tables.frames import front_rows, trial_rows
+from prunesearch.report.tables.frames import compared_rows, front_rows, trial_rows
 from prunesearch.report.tables.show import show_front
 from prunesearch.search.adaptive.adapting import AdaptSettings
 from prunesearch.study.config import RunConfig
@@ -330,6 +332,29 @@ class Study:
         """
         adapt_study(self.folder, self.front, AdaptSettings(**wanted), task=self.task)
         return self
+
+    def compare(self, budget: str | None = None, methods: Sequence[str] = (), **wanted: Any) -> Study:
+        """Bring every method in the house to one measured latency on this study's model; see `docs/survey.md`.
+
+        Table, report and dashboard have what is found, and `compared` as a data frame. Nothing that the study knows is
+        measured again.
+
+        Args:
+            budget: the latency: `2x`, `60%` or `10ms`; None: the study's own, or 2x.
+            methods: names of `ps.names("rivals")`; none: all that need no training, and learned ones that have weights.
+                Learned ones that are named here and have none are trained first, without labels.
+            wanted: `rows=2000`, `seconds=60.0`, `train=...`, `training=TrainingSettings(...)` (`CompareSettings`).
+
+        Returns:
+            The study itself.
+        """
+        compare_methods(self.folder, self.front, CompareSettings(tuple(methods), budget, **wanted), task=self.task)
+        return self
+
+    @property
+    def compared(self) -> pd.DataFrame:
+        """What `compare` found, a row a method (`compared_rows`); empty where nobody asked."""
+        return _frame(compared_rows(self.front), "method")
 
     def transfer(self, to: str, *, dtype: str | None = None, mode: str | None = None) -> Transfer:
         """Price the front and its trials on the device of a profile."""

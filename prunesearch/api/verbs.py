@@ -73,6 +73,31 @@ def run(
     return Study(StudyFolder(Path(root), front.study), task)
 
 
+def compare(
+    model: str | Path | nn.Module | None = None,
+    data: Any = None,
+    *,
+    budget: str | None = None,
+    methods: Sequence[str] = (),
+    compared: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Study:
+    """Search a model as `run` does, or take the study that is there, and put every method beside what was found.
+
+    Args:
+        model, data: as `run` takes them.
+        budget: the latency that all methods are brought to, which the search is bounded by too: `2x`, `60%`, `10ms`.
+        methods: names of `ps.names("rivals")`; see `Study.compare`.
+        compared: further fields of `CompareSettings`: `rows`, `seconds`, `train`, `training`.
+        settings: as of `run`.
+
+    Returns:
+        The study; `study.compared` is a data frame.
+    """
+    found = run(model, data, budget=budget, **settings)
+    return found.compare(budget, methods, **(compared or {}))
+
+
 def inspect(
     model: str | Path | nn.Module | None = None,
     data: Any = None,

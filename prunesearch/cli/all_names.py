@@ -1,4 +1,4 @@
-"""The command that prints every table of names. It parses, calls one function, prints."""
+"""The commands that list what there is: tables of names, model families. Each parses, calls one function, prints."""
 
 from __future__ import annotations
 
@@ -57,6 +57,23 @@ def as_text(kind: str, rows: dict[str, str]) -> str:
     return "\n".join([kind, *lines])
 
 
+def models(json: JsonOption = False) -> None:
+    """List the model families that can be reduced.
+
+    With what is never reduced in them, and what does not work.
+    """
+    from prunesearch.report.tables.family_list import list_families, list_refused, show_families
+
+    rows, refused = list_families(), list_refused()
+    if json:
+        import json as form
+
+        typer.echo(form.dumps({"families": [row.to_dict() for row in rows], "refused": refused}, indent=2))
+        return
+    show_families(rows, refused)
+
+
 def register(app: typer.Typer) -> None:
-    """Add this command to the application."""
+    """Add these commands to the application."""
+    app.command()(models)
     app.command()(names)

@@ -10,10 +10,10 @@ import typer
 from prunesearch import __version__
 from prunesearch.cli.all_names import register as register_names
 from prunesearch.cli.border import answer, interruptible, quietly
+from prunesearch.cli.compare import register as register_compare
 from prunesearch.cli.dashboard import register as register_dashboard
 from prunesearch.cli.devices import StudyArgument, register
 from prunesearch.cli.export import register as register_export
-from prunesearch.cli.models import register as register_models
 from prunesearch.cli.option_help import explained, listed, modes, runtimes
 from prunesearch.cli.printing import print_front
 from prunesearch.cli.tune import register as register_tune
@@ -266,8 +266,8 @@ def show(
 
 
 register(app)
+register_compare(app)
 register_export(app)
-register_models(app)
 register_dashboard(app)
 register_names(app)
 register_tune(app)

@@ -15,9 +15,9 @@ from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.space.plan_space import PlanSpace
 from prunesearch.search.space.space import Space
 from prunesearch.search.trials.evaluate import Evaluation, Evaluator
-from prunesearch.study.alone import Alone
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.setup import Setting
+from prunesearch.study.storage.alone import Alone
 from prunesearch.study.trials import open_study, study_place
 from prunesearch.tasks.batching.batches import EvalSet
 

@@ -18,11 +18,11 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.search.handed_on import Run
 from prunesearch.search.space.space import SpaceFile
 from prunesearch.search.steps import STEPS, Step
-from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import DEFAULT_ROOT, StudyFolder
 from prunesearch.study.front import Front
 from prunesearch.study.setup import Setting, default_study, digest_of_source, make_setting, source_of, with_model
+from prunesearch.study.storage.alone import Alone
 from prunesearch.study.target import Target, resolve_target
 from prunesearch.study.trials import study_exists, study_place
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import parse_json, write_text_atomic
 from prunesearch.core.tables.registry import ACROSS
+from prunesearch.study.front_compared import Compared
 from prunesearch.study.front_items import CostName, FrontItem, FrontRecord, Point, Unpruned
 from prunesearch.study.front_records import (
     Adapted,
@@ -102,6 +103,10 @@ class Front(FrontRecord):
     )
     adapted: Adapted | None = Field(
         default=None, description="plans chosen row by row (`prunesearch adapt`); null where nobody asked"
+    )
+    compared: Compared | None = Field(
+        default=None,
+        description="methods at equal measured latency (`prunesearch compare`); null where nobody asked",
     )
     search: SearchInfo = Field(description="what the search spent")
 

@@ -119,6 +119,17 @@ def read_trials(where: Path | str, *, name: str = _STUDY) -> list[TrialRecord]:
         return finished_trials(optuna.load_study(study_name=name, storage=backend_of(place)))
 
 
+def read_attributes(where: Path | str, *, name: str = _STUDY) -> dict[str, Any]:
+    """What is noted of a study as a whole; nothing is written.
+
+    Raises:
+        CorruptFileError, PruneSearchError: as `read_trials`.
+    """
+    with _readable(where):
+        place = _written(where) if isinstance(where, Path) else where
+        return dict(optuna.load_study(study_name=name, storage=backend_of(place)).user_attrs)
+
+
 def study_exists(where: Path | str, *, name: str = _STUDY) -> bool:
     """Whether the study is there; nothing is written.
 

@@ -12,6 +12,7 @@ import prunesearch as ps
 
 KINDS = {
     "run": "function",
+    "compare": "function",
     "inspect": "function",
     "load_study": "function",
     "tune": "function",

@@ -21,10 +21,10 @@ SAME_FILE = {
     "app.py": "the command line, the dashboard",
     "export.py": "the command; its verb",
     "verify.py": "the command; its verb",
-    "models.py": "the command; its verb",
     "devices.py": "the command; its verb",
     "dashboard.py": "the command; its verb",
     "tune.py": "the command; its verb",
+    "compare.py": "the command; its verb",
     "costs.py": "core: a row each; cost: what prices schedules",
     "base.py": "what the files of its folder build on",
 }

@@ -29,12 +29,12 @@ from prunesearch.pruning.families.find import find_encoder
 from prunesearch.pruning.forward.artefacts import loaded, save_weights, weights_path
 from prunesearch.search.space.space import SpaceFile
 from prunesearch.search.trials.evaluate import Evaluator
-from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
 from prunesearch.study.settings.given_weights import PLAN
 from prunesearch.study.setup import Setting, make_setting
+from prunesearch.study.storage.alone import Alone
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.objects import digest_of
 from prunesearch.training.scorers.lesson import ScorerSchool
@@ -125,7 +125,10 @@ def learn_scorers(
         _say(judged, best, control)
         weights = {name: value for name, value in tensors.items() if f"/{control}/" not in name}
         told = _told(wanted, rows.said, len(rows.learnt), school, learnt)
-        _write(folder, front, setting, weights, {"tuned": told, "judged": judged, "best_rule": best})
+        batch = school.amount.batch_size * school.amount.accumulate
+        each = {name: {"seconds": found.seconds, "rows": found.steps * batch} for name, found in learnt.items()}
+        facts = {"tuned": told, "judged": judged, "best_rule": best, "learnt": each}
+        _write(folder, front, setting, weights, facts)
     return LearntScorers.load(folder.path / SCORERS_FOLDER)
 
 

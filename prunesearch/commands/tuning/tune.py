@@ -19,12 +19,12 @@ from prunesearch.pruning.families.find import find_encoder
 from prunesearch.pruning.forward.artefacts import weights_path
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.tuned import with_tuned
-from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
 from prunesearch.study.front_items import Point
 from prunesearch.study.setup import make_setting
+from prunesearch.study.storage.alone import Alone
 from prunesearch.study.trials import TrialRecord, read_trials, study_place
 from prunesearch.tasks.base import Task
 from prunesearch.training.recover import Learnt, School

@@ -21,12 +21,12 @@ from prunesearch.export.schedules.native import schedule_json
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.pruning.forward.artefacts import weights_path
-from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
 from prunesearch.study.settings.given_weights import PLAN
 from prunesearch.study.setup import make_setting
+from prunesearch.study.storage.alone import Alone
 from prunesearch.study.trials import read_trials, study_place
 from prunesearch.tasks.base import Task
 from prunesearch.training.elastic import near_the_front

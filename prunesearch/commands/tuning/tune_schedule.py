@@ -22,11 +22,11 @@ from prunesearch.export.schedules.native import schedule_json
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.families.find import find_encoder
 from prunesearch.pruning.forward.artefacts import with_weights
-from prunesearch.study.alone import Alone
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.settings.given_weights import PLAN
 from prunesearch.study.setup import make_setting
+from prunesearch.study.storage.alone import Alone
 from prunesearch.tasks.base import Task
 from prunesearch.training.recover import School
 

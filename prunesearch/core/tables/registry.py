@@ -331,6 +331,7 @@ TABLES: dict[str, Registry[Any] | str] = {
     "samplers": SAMPLERS,
     "engines": ENGINES,
     "parameters": "prunesearch.core.tables.training_tables:PARAMETERS",
+    "rivals": "prunesearch.core.tables.rival_table:RIVALS",
     "spaces": SPACES,
     "curves": CURVES,
     "across": ACROSS,

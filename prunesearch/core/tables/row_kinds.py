@@ -206,6 +206,40 @@ class AccuracyRow(Row):
     """How sure a run wants to be; `target` is what it promises, a `core.accuracy.Promise`."""
 
 
+LEVELS = ("low", "moderate", "high")  # as a survey's table says them
+
+
+@dataclass(frozen=True)
+class SurveyCells:
+    """What a survey's table says of a method, each one of `LEVELS`."""
+
+    cost: str
+    adaptability: str
+    complexity: str
+
+
+@dataclass(frozen=True)
+class RivalRow(Row):
+    """A way to reduce tokens that `prunesearch compare` puts beside others at equal latency.
+
+    `target` finds its plans, from slow to fast: `(search.rivals.arena.Arena, RivalRow) -> search.rivals.arena.Entrant`.
+
+    Attributes:
+        scorer, merge: of all its stages, where it is set by one number.
+        shape: what that number sets, keys of a space file; of `sites`, parts of the depth, 1.0 stands for every block.
+        ours: a search found it; others are compared with the first of these.
+        by_row: plans are chosen row by row, so that its time is a distribution.
+        survey: what a survey of 2025 says of such methods; None: nothing.
+    """
+
+    scorer: str = ""
+    merge: str = ""
+    shape: Mapping[str, object] = field(default_factory=dict)
+    ours: bool = False
+    by_row: bool = False
+    survey: SurveyCells | None = None
+
+
 @dataclass(frozen=True)
 class PickRow(Row):
     """A way of choosing one point of a front; `target`: `(front, what stands after the @) -> point`.

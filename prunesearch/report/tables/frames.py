@@ -7,6 +7,7 @@ from typing import Any
 
 from prunesearch.core.costs import find_cost
 from prunesearch.study.front import Front
+from prunesearch.study.front_compared import ComparedMethod
 from prunesearch.study.front_items import FrontItem, Point
 from prunesearch.study.trials import TrialRecord
 
@@ -82,3 +83,31 @@ def trial_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
         }
         for record in records
     ]
+
+
+def compared_rows(front: Front) -> list[dict[str, Any]]:
+    """One row a method of `prunesearch compare`, the best first; none where nobody asked.
+
+    Columns: `method`, the metric with `_low` and `_high` (95 %), the paired `difference` to the unpruned model and to
+    the search's stages (`to_ours`) with the same, `speedup` and `latency_ms` as measured, `macs_GMACs`, `seconds` and
+    `rows` to find or train it, `stages`, `kernels` a stage, `varies`, `spread` (95th percentile of latency over its
+    mean; nothing where it is the same for every input), a column for the change in each view, one for each of the
+    survey's (`3/4`: of four methods that it ranks higher or lower, our figures have three so), and `schedule`.
+    """
+    found = front.compared
+    return [] if found is None else [_compared(front, one) for one in found.methods]
+
+
+def _compared(front: Front, one: ComparedMethod) -> dict[str, Any]:
+    metric, quality = front.task.metric, one.quality
+    row: dict[str, Any] = {"method": one.name, metric: quality.value}
+    row |= {f"{metric}_low": quality.low, f"{metric}_high": quality.high}
+    for name, change in (("difference", quality.difference), ("to_ours", one.to_ours)):
+        known = (None, None, None) if change is None else (change.value, change.low, change.high)
+        row |= dict(zip((name, f"{name}_low", f"{name}_high"), known, strict=True))
+    row |= {"speedup": one.speedup, "latency_ms": one.latency.middle, "macs_GMACs": one.macs}
+    row |= {name: getattr(one, name) for name in ("seconds", "rows", "stages", "kernels", "varies")}
+    row["spread"] = None if one.by_row is None else one.by_row.p95 / one.by_row.mean
+    row |= {f"in_{view}": change.value for view, change in one.views.items()}
+    row |= {f"survey_{cell.column}": f"{cell.agree}/{cell.pairs}" for cell in one.survey}
+    return {**row, "schedule": one.text}

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from prunesearch.cli.models import register
+from prunesearch.cli.all_names import register
 from prunesearch.pruning.families.find import FAMILIES
 from prunesearch.report.tables.family_list import list_families, list_refused, show_families
 from tests.support.some import some

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from prunesearch.core.events import Event, Note, listening
-from prunesearch.study.alone import Alone
 from prunesearch.study.folder import StudyFolder
+from prunesearch.study.storage.alone import Alone
 from tests.support.searches import start
 
 
@@ -14,7 +14,7 @@ def test_one_process_at_a_time_and_a_dead_one_frees_the_folder(tmp_path: Path) -
         lock.release()
         script = """
             from prunesearch.study.folder import StudyFolder
-            from prunesearch.study.alone import Alone
+            from prunesearch.study.storage.alone import Alone
             lock = Alone(StudyFolder.create("x", sys.argv[1]))
             lock.take()
             print("taken", flush=True)

@@ -1,0 +1,49 @@
+"""The methods that `prunesearch compare` puts side by side at equal latency: one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prunesearch.core.tables.names import make_table
+from prunesearch.core.tables.row_kinds import RivalRow, SurveyCells
+
+_BY_NUMBER, _FOUND = "prunesearch.search.rivals.by_number", "prunesearch.search.rivals.searched"
+_ONE, _THREE = {"kind": "multi-stage", "sites": [0.25]}, {"kind": "multi-stage", "sites": [0.25, 0.5, 0.75]}
+_EVERY, _R = {"kind": "multi-stage", "sites": [1.0]}, {"kind": "constant-r"}
+_LOW, _FIXED = SurveyCells("low", "moderate", "low"), SurveyCells("low", "low", "low")
+_COSTLY = SurveyCells("high", "high", "high")
+_BETWEEN = SurveyCells("moderate", "high", "moderate")
+
+
+def _once(help: str, scorer: str, survey: SurveyCells | None = None) -> RivalRow:
+    """A row of stages at one block: all such differ in their scorer alone."""
+    target = f"{_BY_NUMBER}:by_number"
+    return RivalRow(target, help, scorer=scorer, merge="drop", shape=_ONE, survey=survey)
+
+
+def _shaped(help: str, shape: Mapping[str, object], merge: str, survey: SurveyCells | None = None) -> RivalRow:
+    """A row of stages by CLS attention: such differ in where stages are, and in what becomes of the other tokens."""
+    target = f"{_BY_NUMBER}:by_number"
+    return RivalRow(target, help, scorer="cls_attention", merge=merge, shape=shape, survey=survey)
+
+
+RIVALS = make_table(
+    "method",
+    {
+        "attention-based": _once("tokens that CLS attends to most, at a quarter of the depth", "cls_attention", _LOW),
+        "entropy-based": _once("tokens whose own attention is most focused, there", "attention_entropy", _FIXED),
+        "fixed-length": _once("the first tokens, whatever they are, there", "position", _FIXED),
+        "fixed-positions": _once("every k-th token, there", "position_stride", _FIXED),
+        "random": _once("tokens drawn by lot, there: the floor", "random"),
+        "gate": _once("tokens that a trained gate keeps (DynamicViT), there", "gate", _BETWEEN),
+        "saliency": _once("tokens that a trained predictor of saliency keeps, there", "saliency", _COSTLY),
+        "policy": _once("tokens that a policy trained by reward keeps (TR-BERT), there", "policy", _COSTLY),
+        "progressive": _shaped("the same share goes at every block, by CLS attention", _EVERY, "drop", _BETWEEN),
+        "multi-stage": _shaped("the same share goes at three blocks, fused into one token (EViT)", _THREE, "fuse"),
+        "merging": _shaped("as many tokens merge at every block (ToMe's r)", _R, "bipartite"),
+        "searched": RivalRow(f"{_FOUND}:stages_alone", "the search's plan, token stages alone", ours=True),
+        "searched-all": RivalRow(f"{_FOUND}:all_freedom", "the search's plan, int8 and all that it may do", ours=True),
+    },
+    RivalRow,
+    "rivals",
+)

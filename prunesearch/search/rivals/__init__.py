@@ -1,0 +1,1 @@
+"""Ways to reduce tokens, side by side at equal measured latency."""

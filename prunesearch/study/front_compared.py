@@ -1,0 +1,68 @@
+"""What `prunesearch compare` found, as part of `front.json`. docs/front-schema.md is made of what is said here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from prunesearch.study.front_items import Difference, FrontRecord, Measured, MetricValue
+from prunesearch.study.front_records import RowLatency
+
+
+class SaidBySurvey(FrontRecord):
+    """A cell of a survey's table, and whether our figures agree: with every method that it ranks higher or lower."""
+
+    column: str = Field(description="`cost`, `adaptability` or `complexity`")
+    said: str = Field(description="`low`, `moderate` or `high`")
+    ours: float | None = Field(
+        description="our figure: seconds to find or train, `varies`, `kernels`; null where not known"
+    )
+    pairs: int = Field(ge=0, description="methods that the survey ranks higher or lower, and that have a figure")
+    agree: int = Field(ge=0, description="of them, those that our figures have in the survey's order")
+
+
+class ComparedMethod(FrontRecord):
+    """A method at the latency that all are compared at."""
+
+    name: str = Field(description="a name of `prunesearch names rivals`")
+    plan: dict[str, Any] | None = Field(description="as `Plan.to_dict()`; null where plans are chosen row by row")
+    text: str = Field(description="the plan in one line")
+    quality: MetricValue = Field(description="on the holdout rows, with its change from the unpruned model")
+    to_ours: Difference | None = Field(
+        default=None, description="quality minus that of the search's stages, paired by row; null where that has none"
+    )
+    latency: Measured = Field(description="milliseconds of a batch, timed interleaved with all others")
+    speedup: float = Field(gt=0, description="the unpruned model's latency divided by it")
+    macs: float | None = Field(default=None, description="GMACs an input; null where there is no closed form")
+    seconds: float = Field(ge=0, description="to find or to train it, beyond the cost table that all need")
+    rows: int = Field(ge=0, description="that the model ran for it, in forwards of the unpruned model")
+    stages: int = Field(ge=0, description="of its plan")
+    kernels: float | None = Field(default=None, description="operations that a stage adds to a forward of one row")
+    varies: float | None = Field(
+        default=None,
+        description="how unlike the fate of tokens is in two inputs of one length: 0 the same in all, 1 none in common",
+    )
+    by_row: RowLatency | None = Field(
+        default=None,
+        description="spread of latency over inputs, where plans are chosen row by row; null: the same for every input",
+    )
+    views: dict[str, Difference] = Field(
+        default_factory=dict, description="change of the quality in every view of the rows (`--robust`)"
+    )
+    survey: list[SaidBySurvey] = Field(default_factory=list, description="empty where the survey has no such method")
+
+
+class Compared(FrontRecord):
+    """Methods side by side at equal measured latency (`prunesearch compare`)."""
+
+    budget: str = Field(description="the latency, as typed")
+    share: float = Field(gt=0, le=1, description="of the unpruned model's latency that plans may take")
+    unpruned: Measured = Field(description="milliseconds of a batch of the unpruned model, in the same run")
+    macs: float | None = Field(default=None, description="GMACs an input of the unpruned model; null likewise")
+    rows: int = Field(ge=1, description="holdout rows of the qualities")
+    methods: list[ComparedMethod] = Field(description="by falling quality")
+    left_out: dict[str, str] = Field(default_factory=dict, description="why other methods have no plan here")
+    table_seconds: float = Field(ge=0, description="that measuring the cost table took, which all methods need")
+    notes: list[str] = Field(default_factory=list, description="what a reader should know")
+    verdict: str = Field(description="in one or two sentences")

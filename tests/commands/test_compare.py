@@ -1,0 +1,183 @@
+"""Methods at equal latency on a finished study of a tiny model, whose device takes what the known machine does."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import prunesearch as ps
+from prunesearch.commands.compare import CompareSettings, compare
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
+from prunesearch.core.tables.rival_table import RIVALS
+from prunesearch.cost.timing.samples import Samples
+from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.forward.artefacts import loaded, read_weights
+from prunesearch.report.tables.compared_table import show_compared
+from prunesearch.search.rivals.any_method import AnyMethod
+from prunesearch.search.run import run
+from prunesearch.search.trials.evaluate import Evaluator
+from prunesearch.study.config import RunConfig
+from prunesearch.study.folder import StudyFolder
+from prunesearch.study.front import Front
+from prunesearch.study.setup import make_setting
+from prunesearch.training.settings import TrainingSettings
+from tests.commands.conftest import Measurements
+from tests.commands.test_tune import write_rows
+from tests.support.known_device import command, known_table, on_box, one_line, settings
+
+NAMES = ("attention-based", "fixed-length", "progressive", "merging", "searched")
+PRICES = AnyMethod(known_table())
+
+
+def known_machine(plans: Sequence[Plan], seconds: float, unfinished: Path) -> list[Samples]:
+    """What the known machine takes, a tenth more for plans with merges."""
+    merges = [any(stage.merge != "drop" for stage in plan) for plan in plans]
+    return [Samples([PRICES.predict(plan) * (1.1 if m else 1.0)] * 5) for plan, m in zip(plans, merges, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with on_box(tmp_path_factory.mktemp("compared")) as root:
+        write_rows(root)
+        yield root
+
+
+@pytest.fixture
+def study(folder: Path, measured: Measurements) -> StudyFolder:
+    found = StudyFolder(folder / "studies", "plain")
+    if not found.front.exists():
+        run(RunConfig(**settings(folder, device="cpu", free=["tokens"])), found.name, root=found.root)
+    return found
+
+
+def compared(study: StudyFolder, *methods: str, **wanted: Any) -> Front:
+    asked = CompareSettings(methods or NAMES, **{"budget": "1.5x", **wanted})
+    return compare(study, Front.load(study.front), asked, timing=known_machine)
+
+
+def test_every_method_is_at_the_target_and_judged_as_by_hand(study: StudyFolder) -> None:
+    table = study.cost_table.read_bytes()
+    found = compared(study).compared
+    assert found is not None
+    assert {one.name for one in found.methods} | set(found.left_out) == set(NAMES)
+    assert [one.quality.value for one in found.methods] == sorted(
+        (o.quality.value for o in found.methods), reverse=True
+    )
+    setting = make_setting(RunConfig(**Front.load(study.front).config))
+    whole = PRICES.predict(Plan())
+    with apply_(setting.task.model, Plan()) as handle:
+        evaluator = Evaluator(setting.task, handle, setting.task.holdout)
+        unpruned = evaluator.unpruned()
+        for one in found.methods:
+            plan = Plan.from_dict(one.plan)
+            (timed,) = known_machine([plan], 0.0, study.path)
+            assert one.latency.value == timed.median_ms
+            assert one.latency.value <= 1.02 * whole / 1.5
+            assert one.speedup == pytest.approx(whole / timed.median_ms)
+            mine = evaluator.evaluate(plan)
+            change = (mine.statistics - unpruned.statistics).double().mean()
+            assert one.quality.value == pytest.approx(mine.quality)
+            assert one.quality.difference is not None
+            assert one.quality.difference.value == pytest.approx(float(change))
+            assert one.seconds == 0 or RIVALS.entry(one.name).ours
+    ours = next(one for one in found.methods if one.name == "searched")
+    assert ours.rows > 0
+    assert ours.seconds > 0
+    assert ours.to_ours is None
+    assert study.cost_table.read_bytes() == table
+
+
+def test_a_second_call_times_and_judges_nothing_again(study: StudyFolder) -> None:
+    first = compared(study).compared
+
+    def never(plans: Sequence[Plan], seconds: float, unfinished: Path) -> list[Samples]:
+        raise AssertionError("it was timed before")
+
+    again = compare(study, Front.load(study.front), CompareSettings(NAMES, "1.5x"), timing=never).compared
+    assert first is not None
+    assert again is not None
+    assert [o.model_dump(exclude={"seconds", "rows"}) for o in again.methods] == [
+        o.model_dump(exclude={"seconds", "rows"}) for o in first.methods
+    ]
+
+
+def test_table_frame_and_file_have_it(study: StudyFolder) -> None:
+    front = compared(study)
+    assert Front.load(study.front) == front
+    out = io.StringIO()
+    show_compared(front, Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in out.getvalue()
+    assert any("survey, attention-based" in line for line in lines)
+    frame = ps.load_study(study.path).compared
+    assert front.compared is not None
+    assert list(frame.index) == [one.name for one in front.compared.methods]
+    assert frame.loc["searched", "speedup"] == pytest.approx(1.5, rel=0.1)
+    assert frame.loc["fixed-length", "varies"] == 0
+    report = study.report.read_text(encoding="utf-8")
+    assert front.compared.verdict in json.dumps(front.to_dict())
+    assert "attention-based" in report
+
+
+def test_learned_scorers_are_trained_where_they_are_asked_for(study: StudyFolder, folder: Path) -> None:
+    training = TrainingSettings(epochs=0.2, batch_size=32)
+    found = compared(study, "gate", "searched", train=str(folder / "train.parquet"), training=training).compared
+    assert found is not None
+    gate = next(one for one in found.methods if one.name == "gate")
+    assert gate.seconds > 0
+    assert gate.rows > 0
+    place = study.path / "scorers"
+    plan = Plan.from_dict(json.loads((place / "plan.json").read_text()))
+    setting = make_setting(RunConfig(**Front.load(study.front).config))
+    weights = read_weights(place / "weights", str(plan.weights))
+    with apply_(setting.task.model, Plan()) as handle, loaded(setting.task.model, weights):
+        mine = Evaluator(setting.task, handle, setting.task.holdout).evaluate(Plan.from_dict(gate.plan))
+    assert gate.quality.value == pytest.approx(mine.quality)
+    everything = compare(study, Front.load(study.front), CompareSettings(budget="1.5x"), timing=known_machine).compared
+    assert everything is not None
+    known = {one.name for one in everything.methods} | set(everything.left_out)
+    assert "gate" in known
+    assert not {"saliency", "policy"} & known
+    assert {"searched-all", "random", "multi-stage"} <= known
+
+
+def test_what_cannot_be_compared_is_refused_in_a_line(
+    study: StudyFolder, folder: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    place = str(study.path)
+    for arguments, words in (
+        ([place, "--budget", "40mJ"], "equal latency"),
+        ([place, "--budget", "1x"], "faster than the unpruned"),
+        ([place, "--methods", "atention-based"], "did you mean 'attention-based'"),
+        ([place, "--rows", "3"], "rows >= 64"),
+        ([place, "--seconds", "0"], "seconds > 0"),
+        ([place, "--model", "x"], "leave one out"),
+        (["nowhere"], "nowhere"),
+    ):
+        code, _, err = command(monkeypatch, capsys, "compare", *arguments, "--quiet")
+        assert code == 2, arguments
+        one_line(err, words)
+    front = run(RunConfig(**settings(folder, device="box")), "elsewhere", root=study.root)
+    with pytest.raises(PruneSearchError, match="device is not at hand"):
+        compare(StudyFolder(study.root, "elsewhere"), front, CompareSettings(NAMES, "1.5x"))
+
+
+def test_the_command_prints_the_table_or_json(study: StudyFolder, monkeypatch: Any, capsys: Any) -> None:
+    """With the clock of this machine: what comes of it hangs on that, and only its form is looked at."""
+    arguments = ["compare", str(study.path), "--methods", "random,searched", "--budget", "90%", "--seconds", "0.1"]
+    code, out, err = command(monkeypatch, capsys, *arguments, "--json", "--quiet")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["budget"] == "90%"
+    assert {one["name"] for one in found["methods"]} | set(found["left_out"]) == {"random", "searched"}
+    code, out, _ = command(monkeypatch, capsys, "show", str(study.path))
+    assert code == 0
+    assert "Methods at equal latency: 1.11x" in out
