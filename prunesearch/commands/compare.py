@@ -32,6 +32,7 @@ from prunesearch.search.costs.costing import Coster
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.kept import Kept
 from prunesearch.search.rivals.arena import Arena, Effort
+from prunesearch.search.rivals.by_row import RowWork
 from prunesearch.search.rivals.comparing import Comparing
 from prunesearch.search.rivals.meeting import Timing, timing_of
 from prunesearch.search.space.space import SpaceFile
@@ -104,6 +105,7 @@ def compare(
     *,
     task: Task | None = None,
     timing: Timing | None = None,
+    row_work: type[RowWork] = RowWork,
 ) -> Front:
     """Bring methods to one latency on a finished study's model, judge them, and write it down.
 
@@ -116,6 +118,7 @@ def compare(
         wanted: what is asked for.
         task: of a study of a caller's own model: the model with its data again.
         timing: what times plans; None: the device, as the study did.
+        row_work: what chooses plans row by row, and times that.
 
     Returns:
         The front with `compared`.
@@ -131,7 +134,7 @@ def compare(
             "what there is"
         )
     names = _train(folder, front, wanted, task)
-    plan_steps(5)
+    plan_steps(6)
     with Alone(folder):
         step(f"loading {front.model.id}")
         setting = make_setting(RunConfig(**front.config), task=task)
@@ -149,9 +152,10 @@ def compare(
             fitted = space.fit(geometry.depth, geometry.tokens, geometry.protected)
             costing = Coster(setting, folder, handle, fitted, None).find()
             rows = int(attributes.get(SEARCH_ROWS, setting.config.search_samples))
-            arena = Arena(front, folder, setting, handle, costing, trials, rows, share, learnt)
             kept = Kept(folder.path / _FOLDER, _conditions(setting, tensors))
-            found = Comparing(arena, kept, timing or timing_of(arena), wanted.seconds, wanted.rows).go(names, budget)
+            arena = Arena(front, folder, setting, handle, costing, trials, rows, share, kept, learnt)
+            work = Comparing(arena, timing or timing_of(arena), wanted.seconds, wanted.rows, row_work)
+            found = work.go(names, budget)
             front = front.model_copy(update={"compared": found})
             report_study(folder, front, setting, handle, trials)
         front.save(folder.front)

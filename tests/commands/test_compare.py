@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 import prunesearch as ps
@@ -19,8 +22,11 @@ from prunesearch.core.tables.rival_table import RIVALS
 from prunesearch.cost.timing.samples import Samples
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.forward.artefacts import loaded, read_weights
-from prunesearch.report.tables.compared_table import show_compared
+from prunesearch.report.tables.compared_table import TITLE, compared_lines, show_compared
+from prunesearch.search.adaptive.adapting import AdaptSettings
+from prunesearch.search.adaptive.choosing import RowRule
 from prunesearch.search.rivals.any_method import AnyMethod
+from prunesearch.search.rivals.by_row import RowWork
 from prunesearch.search.run import run
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig
@@ -42,6 +48,28 @@ def known_machine(plans: Sequence[Plan], seconds: float, unfinished: Path) -> li
     return [Samples([PRICES.predict(plan) * (1.1 if m else 1.0)] * 5) for plan, m in zip(plans, merges, strict=True)]
 
 
+class KnownRows(RowWork):
+    """Rows on the known machine: every row takes what the plans that it runs do."""
+
+    @property
+    def costs(self) -> dict[str, float]:  # type: ignore[override]
+        return {"block": 1.0, **{name: PRICES.predict(plan) for name, plan in self.plans.items()}}
+
+    def times(self, chosen: Mapping[str, RowRule]) -> dict[int, dict[str, list[float]]]:
+        (size,), found = self.wanted.batch_sizes, {name: [ms] * 5 for name, ms in self.costs.items()}
+        for name, one in chosen.items():
+            places = self.places(name, one).tolist()
+            ms = [self.costs[plan] for plan in one.plans]
+            taken = [sum(ms[: place + 1]) if name == "cascade" else 1.0 + ms[place] for place in places]
+            found[name] = [sum(taken) / len(taken)] * 5
+        return {size: found}
+
+    @property
+    def whole(self) -> float:
+        """The unpruned model on calibration rows."""
+        return float(self.calibration[0]["unpruned"].evaluation.quality)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with on_box(tmp_path_factory.mktemp("compared")) as root:
@@ -59,7 +87,7 @@ def study(folder: Path, measured: Measurements) -> StudyFolder:
 
 def compared(study: StudyFolder, *methods: str, **wanted: Any) -> Front:
     asked = CompareSettings(methods or NAMES, **{"budget": "1.5x", **wanted})
-    return compare(study, Front.load(study.front), asked, timing=known_machine)
+    return compare(study, Front.load(study.front), asked, timing=known_machine, row_work=KnownRows)
 
 
 def test_every_method_is_at_the_target_and_judged_as_by_hand(study: StudyFolder) -> None:
@@ -123,8 +151,52 @@ def test_table_frame_and_file_have_it(study: StudyFolder) -> None:
     assert frame.loc["searched", "speedup"] == pytest.approx(1.5, rel=0.1)
     assert frame.loc["fixed-length", "varies"] == 0
     report = study.report.read_text(encoding="utf-8")
-    assert front.compared.verdict in json.dumps(front.to_dict())
-    assert "attention-based" in report
+    assert f"<h2>{TITLE}</h2>" in report
+    assert html.escape(front.compared.verdict) in report
+    for line in compared_lines(front.compared):
+        assert html.escape(line) in report
+
+
+def test_plans_chosen_row_by_row_are_at_the_target_and_paired_with_the_searchs_on_the_same_rows(
+    study: StudyFolder,
+) -> None:
+    front = compared(study, "cascade", "router", "searched", budget="1.2x")
+    found = front.compared
+    assert found is not None
+    by_row = [one for one in found.methods if RIVALS.entry(one.name).by_row]
+    ours = next(one for one in found.methods if one.name == "searched")
+    assert by_row, found.left_out
+    for one in by_row:
+        assert one.by_row is not None
+        assert one.by_row.least == one.latency.value <= 1.02 * PRICES.predict(Plan()) / 1.2
+        assert one.to_ours is not None
+        assert one.to_ours.value == pytest.approx(one.quality.value - ours.quality.value)
+        assert one.seconds > ours.seconds
+        assert one.plan is None
+    assert ours.by_row is None
+    out = io.StringIO()
+    show_compared(front, Console(file=out, width=80))
+    assert "spread" in out.getvalue()
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+    alone = compared(study, "cascade", budget="1.2x").compared
+    assert alone is not None
+    assert "plans of the search" in alone.left_out["cascade"]
+
+
+def test_what_a_rule_is_to_keep_is_bisected_to_the_latency(study: StudyFolder) -> None:
+    front = Front.load(study.front)
+    setting = make_setting(RunConfig(**front.config))
+    plans = {f"p{keep}": Plan(ps.Schedule([ps.Stage(0, keep)])) for keep in (0.8, 0.5, 0.2)}
+    with apply_(setting.task.model, Plan()) as handle, torch.inference_mode():
+        work = KnownRows(front, setting, handle, AdaptSettings(batch_sizes=(8,)), given=plans)
+        limit = 0.75 * work.costs["unpruned"]
+        found = work.at("cascade", 0.75)
+        assert found is not None
+        assert found.cost <= limit
+        for keep in (step / 8 for step in range(1, 9)):
+            work.wanted = replace(work.wanted, keep=keep)
+            other = work.choose().get("cascade")
+            assert other is None or other.cost > limit or keep <= found.quality / work.whole + 0.02
 
 
 def test_learned_scorers_are_trained_where_they_are_asked_for(study: StudyFolder, folder: Path) -> None:

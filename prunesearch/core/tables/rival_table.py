@@ -8,6 +8,7 @@ from prunesearch.core.tables.names import make_table
 from prunesearch.core.tables.row_kinds import RivalRow, SurveyCells
 
 _BY_NUMBER, _FOUND = "prunesearch.search.rivals.by_number", "prunesearch.search.rivals.searched"
+_ROWS = "prunesearch.search.rivals.by_row"
 _ONE, _THREE = {"kind": "multi-stage", "sites": [0.25]}, {"kind": "multi-stage", "sites": [0.25, 0.5, 0.75]}
 _EVERY, _R = {"kind": "multi-stage", "sites": [1.0]}, {"kind": "constant-r"}
 _LOW, _FIXED = SurveyCells("low", "moderate", "low"), SurveyCells("low", "low", "low")
@@ -41,6 +42,8 @@ RIVALS = make_table(
         "progressive": _shaped("the same share goes at every block, by CLS attention", _EVERY, "drop", _BETWEEN),
         "multi-stage": _shaped("the same share goes at three blocks, fused into one token (EViT)", _THREE, "fuse"),
         "merging": _shaped("as many tokens merge at every block (ToMe's r)", _R, "bipartite"),
+        "cascade": RivalRow(f"{_ROWS}:cascade", "a fast plan of the search, then a slower one if unsure", by_row=True),
+        "router": RivalRow(f"{_ROWS}:router", "the first block says which plan of the search a row runs", by_row=True),
         "searched": RivalRow(f"{_FOUND}:stages_alone", "the search's plan, token stages alone", ours=True),
         "searched-all": RivalRow(f"{_FOUND}:all_freedom", "the search's plan, int8 and all that it may do", ours=True),
     },

@@ -1,4 +1,4 @@
-"""Plotly figures of single points: tokens per block, where the time goes, predictions against measurements."""
+"""Plotly figures of single plans: tokens per block, where the time goes, predictions against measurements, methods."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.tables.rival_table import RIVALS
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.report.views.axes import Drawn, plain
 from prunesearch.report.views.figures import Figure, bars, signed
 from prunesearch.report.views.study_view import Item, StudyView
+from prunesearch.study.front_compared import Compared
 
 PIECES = {"attention": "--accent", "mlp": "--s3", "reduce": "--s2", "rest": "--faint"}
 _PIECE_NAMES = {"attention": "attention", "mlp": "MLP", "reduce": "scoring and merging", "rest": "embeddings and head"}
@@ -148,5 +150,42 @@ def predicted_figure(study: StudyView) -> Figure | None:
         "layout": {
             "xaxis": {"title": {"text": "predicted, ms"}},
             "yaxis": {"title": {"text": "measured median, ms"}},
+        },
+    }
+
+
+def compared_figure(found: Compared, metric: str) -> Figure:
+    """The change of quality of every method at one latency, with its interval, the best on top."""
+    methods = [one for one in found.methods if one.quality.difference is not None][::-1]
+    changes = [one.quality.difference for one in methods if one.quality.difference is not None]
+    ends = [change.ends or (change.value, change.value) for change in changes]
+    hover = [
+        f"<b>{plain(one.name)}</b> {one.speedup:.2f}x<br>{signed(change.value)} points<br>{plain(one.text)}"
+        for one, change in zip(methods, changes, strict=True)
+    ]
+    return {
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [100 * change.value for change in changes],
+                "y": [plain(one.name) for one in methods],
+                "error_x": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [100 * (high - c.value) for (_, high), c in zip(ends, changes, strict=True)],
+                    "arrayminus": [100 * (c.value - low) for (low, _), c in zip(ends, changes, strict=True)],
+                    "color": "--faint",
+                },
+                "marker": {"size": 9, "color": ["--accent" if RIVALS.entry(m.name).ours else "--s2" for m in methods]},
+                "hovertext": hover,
+                "hoverinfo": "text",
+            }
+        ],
+        "layout": {
+            "dragmode": False,
+            "margin": {"t": 16},
+            "xaxis": {"title": {"text": f"change of {metric}, points (95 %)"}, "fixedrange": True},
+            "yaxis": {"fixedrange": True, "type": "category", "automargin": True},
         },
     }

@@ -9,10 +9,17 @@ from dash.development.base_component import Component
 
 from prunesearch.core.costs import digits
 from prunesearch.report.tables.adapted_table import adapted_head, adapted_lines, adapted_remark, adapted_rows
+from prunesearch.report.tables.compared_table import (
+    TITLE,
+    compared_head,
+    compared_lines,
+    compared_remark,
+    compared_rows_of,
+)
 from prunesearch.report.tables.rungs import rung_head, rung_note, rung_rows, rungs_skipped
 from prunesearch.report.views.conditions import conditions, threads_text
 from prunesearch.report.views.figures import CLOUD, signed
-from prunesearch.report.views.figures_point import predicted_figure
+from prunesearch.report.views.figures_point import compared_figure, predicted_figure
 from prunesearch.report.views.figures_search import (
     Contribution,
     contributions_figure,
@@ -147,7 +154,8 @@ def trust_section(study: StudyView) -> list[Any]:
     shown = [plot("predicted", figure, "Scatter plot of predicted against measured latency")] if figure else []
     left = section("Predicted against measured latency", small(said), *shown)
     both = html.Div([left, section("Conditions and provenance", conditions(study))], className="columns even")
-    return [*views_section(front), *adapted_section(front), *ladder_section(front), both]
+    more = [*compared_section(front), *views_section(front), *adapted_section(front), *ladder_section(front)]
+    return [*more, both]
 
 
 def views_section(front: Front) -> list[Any]:
@@ -180,6 +188,22 @@ def adapted_section(front: Front) -> list[Any]:
     shown = table(head, adapted_rows(found), [0, *range(2, len(head))], "plans chosen row by row")
     lines = map(small, adapted_lines(found))
     return [section("Plans chosen row by row", small(adapted_remark(found)), shown, *lines)]
+
+
+def compared_section(front: Front) -> list[Any]:
+    """Methods at equal latency; nothing where nobody asked."""
+    found = front.compared
+    if found is None:
+        return []
+    metric = front.task.metric
+    head = compared_head(found, metric)
+    rows = [[breakable(row[0]), *row[1:]] for row in compared_rows_of(found)]
+    shown = table(head, rows, range(1, len(head)), "methods at equal latency")
+    figure = plot("compared", compared_figure(found, metric), "Change of quality by method; the table has the numbers")
+    lines = compared_lines(found)
+    verdict, plans = html.P(lines[-1]), [[breakable(one.name), breakable(one.text)] for one in found.methods]
+    more = details("The plans, and the survey's table", table(["method", "plan"], plans), *map(small, lines[:-1]))
+    return [section(TITLE, verdict, small(compared_remark(found)), figure, shown, more)]
 
 
 def ladder_section(front: Front) -> list[Any]:

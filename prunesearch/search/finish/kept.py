@@ -12,6 +12,7 @@ from typing import Any
 import safetensors
 from pydantic import ValidationError
 from safetensors.torch import load, save
+from torch import Tensor
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.files import load_json, write_bytes_atomic, write_text_atomic
@@ -54,6 +55,18 @@ class Kept:
             parts |= {"views": found.views.of, "rows": found.views.rows}
         write_bytes_atomic(path, save({name: part.contiguous() for name, part in parts.items()}))
         return found, False
+
+    def tensors(self, of: dict[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors by name that `make` finds, and that `of` tells from others."""
+        path = self._path("safetensors", **of)
+        if path.exists():
+            try:
+                return load(path.read_bytes())
+            except safetensors.SafetensorError:
+                pass
+        found = make()
+        write_bytes_atomic(path, save({name: value.contiguous() for name, value in found.items()}))
+        return found
 
     def measured(
         self, cost: str, load: str, plans: Sequence[Plan], measure: Callable[[Path], list[Measured] | None]

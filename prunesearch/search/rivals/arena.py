@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+
+import torch
+from torch import Tensor
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import Handle
 from prunesearch.search.costs.costing import Costing
+from prunesearch.search.finish.kept import Kept
 from prunesearch.search.rivals.any_method import AnyMethod
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.folder import StudyFolder
@@ -57,6 +62,7 @@ class Arena:
         trials: finished ones of the study.
         searched_on: calibration rows that the trials were evaluated on.
         share: of the unpruned model's latency, that plans may take.
+        kept: what was timed and judged before.
         learnt: what training each learned scorer took whose weights are in the model.
     """
 
@@ -68,6 +74,7 @@ class Arena:
     trials: Sequence[TrialRecord]
     searched_on: int
     share: float
+    kept: Kept
     learnt: dict[str, Effort] = field(default_factory=dict)
 
     @cached_property
@@ -79,6 +86,17 @@ class Arena:
     def limit(self) -> float:
         """Predicted latency that plans may have."""
         return self.share * self.prices.predict(Plan())
+
+    def loss(self, plan: Plan) -> tuple[float, float]:
+        """Of a plan on the rows of the search, and the seconds that finding it took."""
+
+        def evaluate() -> dict[str, Tensor]:
+            begun = time.monotonic()
+            found = self.calibration.evaluate(plan).loss
+            return {"loss": torch.tensor(found), "seconds": torch.tensor(time.monotonic() - begun)}
+
+        known = self.kept.tensors({"searched": plan.to_dict(), "on": self.searched_on}, evaluate)
+        return float(known["loss"]), float(known["seconds"])
 
     @cached_property
     def calibration(self) -> Evaluator:

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from prunesearch.core.costs import COSTS, digits
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say, step, track
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.rival_table import RIVALS
 from prunesearch.cost.costs import Costs
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.finish.items import paired_difference_to, value_beside
-from prunesearch.search.finish.kept import Kept
 from prunesearch.search.finish.robustness import judged_rows
 from prunesearch.search.rivals.agreement import with_survey
-from prunesearch.search.rivals.arena import Arena, Entrant, LeftOutError
+from prunesearch.search.rivals.arena import Arena, Effort, Entrant, LeftOutError
+from prunesearch.search.rivals.by_row import RowWork, Served, row_work
 from prunesearch.search.rivals.facts import kernels_a_stage, varies
 from prunesearch.search.rivals.meeting import AtTarget, Meeting, Timing
 from prunesearch.search.trials.evaluate import Evaluation, Evaluator
 from prunesearch.study.front_compared import Compared, ComparedMethod
-from prunesearch.study.front_items import Difference
+from prunesearch.study.front_items import Difference, Measured
 
 _LOOKED_AT = 128  # calibration rows, for how unlike tokens fare in two of them
 
@@ -32,27 +33,25 @@ class Comparing:
 
     Attributes:
         arena: what they are compared on.
-        kept: what was timed and judged before.
         timing: what times plans side by side.
         seconds: of timing, in all.
         rows: of the holdout split, at most; None: all.
+        row_work: what chooses plans row by row.
     """
 
     arena: Arena
-    kept: Kept
     timing: Timing
     seconds: float
     rows: int | None = None
+    row_work: type[RowWork] = RowWork
 
     def go(self, names: Sequence[str], budget: str) -> Compared:
         """Compare the methods called `names` at the arena's share of the latency, `budget` as typed."""
         step(f"plans of {len(names)} methods near {budget}")
         entrants, left_out = self._entrants(names)
         step("timing: the plans of all methods, interleaved")
-        unpruned, chosen, slow = Meeting(self.arena, self.kept, self.seconds, self.timing).choose(entrants)
+        unpruned, chosen, slow = Meeting(self.arena, self.arena.kept, self.seconds, self.timing).choose(entrants)
         left_out |= slow
-        for name, why in left_out.items():
-            say(f"{name} is left out: {why}")
         step(f"judging {len(chosen)} plans on holdout rows")
         reference, evaluations = self._judged({name: one.plan for name, one in chosen.items()})
         first = next((name for name in RIVALS if name in evaluations and RIVALS.entry(name).ours), "")
@@ -61,6 +60,15 @@ class Comparing:
             name: self._method(name, chosen[name], entrants[name], found, (reference, ours), unpruned.middle)
             for name, found in track(evaluations.items(), len(evaluations), "what stages do to tokens")
         }
+        by_row = [name for name in names if RIVALS.entry(name).by_row]
+        if by_row:
+            step("plans chosen row by row")
+            ours_plan = chosen[first].plan if first else None
+            found, missing = self._by_row(by_row, ours_plan, entrants.get(first, Entrant([])))
+            methods |= found
+            left_out |= missing
+        for name, why in left_out.items():
+            say(f"{name} is left out: {why}")
         listed = sorted(with_survey(methods).values(), key=lambda one: -one.quality.value)
         return Compared(
             budget=budget,
@@ -78,6 +86,8 @@ class Comparing:
     def _entrants(self, names: Sequence[str]) -> tuple[dict[str, Entrant], dict[str, str]]:
         entrants, left_out = {}, {}
         for name in names:
+            if RIVALS.entry(name).by_row:
+                continue
             try:
                 entrants[name] = RIVALS.load(name)(self.arena, RIVALS.entry(name))
             except LeftOutError as why:
@@ -100,7 +110,7 @@ class Comparing:
             def evaluate() -> Evaluation:
                 return evaluator().evaluate(plan) if plan != Plan() else evaluator().unpruned()
 
-            return self.kept.evaluation(plan, split.n, setting.task.scoring, evaluate, split)[0]
+            return self.arena.kept.evaluation(plan, split.n, setting.task.scoring, evaluate, split)[0]
 
         reference = of(Plan())
         return reference, {name: of(plan) for name, plan in track(plans.items(), len(plans), "holdout")}
@@ -135,6 +145,42 @@ class Comparing:
             views=views,
         )
 
+    def _by_row(
+        self, names: Sequence[str], ours: Plan | None, search: Entrant
+    ) -> tuple[dict[str, ComparedMethod], dict[str, str]]:
+        """Methods that choose among the search's plans row by row, and why others have no rule here."""
+        if ours is None:
+            return {}, dict.fromkeys(names, "rows are sent to plans of the search, and it has none here")
+        setting = self.arena.setting
+        split = setting.task.splits["holdout"]
+        rows = split.n if self.rows is None else min(self.rows, split.n)
+        work = row_work(self.arena, ours, search.plans, rows, self.row_work)
+        found, left_out = {}, {}
+        for name in names:
+            try:
+                found[name] = self._served(name, RIVALS.load(name)(work, self.arena.share), search.effort)
+            except PruneSearchError as why:
+                left_out[name] = str(why)
+        return found, left_out
+
+    def _served(self, name: str, one: Served, search: Effort) -> ComparedMethod:
+        macs = self._macs
+        spent = one.effort + search
+        return ComparedMethod(
+            name=name,
+            plan=None,
+            text=one.text,
+            quality=value_beside(one.unpruned, one.evaluation, None),
+            to_ours=paired_difference_to(one.ours, one.evaluation),
+            latency=Measured(value=one.latency.least),
+            speedup=one.unpruned_ms / one.latency.least,
+            macs=None if macs is None else sum(share * macs.predict(plan) for plan, share in one.runs.items()),
+            seconds=spent.seconds,
+            rows=spent.rows,
+            stages=one.stages,
+            by_row=one.latency,
+        )
+
     @cached_property
     def _macs(self) -> Costs | None:
         """What prices multiply-adds; None where no closed form does."""
@@ -150,7 +196,8 @@ class Comparing:
         if table.broken_promise:
             found.append(f"the cost table does no more than place plans near the target: {table.broken_promise}")
         if self.arena.front.combined is not None:
-            found.append(f"qualities are the {self.arena.front.combined} of the study's views")
+            found.append("rows that are sent to plans one by one are as they are, in no view")
+            found.append(f"other qualities are the {self.arena.front.combined} of the study's views")
         return found
 
 

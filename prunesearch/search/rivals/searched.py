@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from prunesearch.core.events import track
@@ -29,7 +28,7 @@ def stages_alone(arena: Arena, row: RivalRow) -> Entrant:
     tried = {r.plan: r.loss for r in _full(arena) if not r.plan.changes}
     space = PlanSpace(arena.costing.space.schedules, own=arena.setting.config.dtype)
     solved, effort = _solved(arena, tried, space)
-    return Entrant(_best(arena, {**tried, **solved}), _search(arena) + effort)
+    return Entrant(_best(arena, {**tried, **solved}), search_effort(arena) + effort)
 
 
 def all_freedom(arena: Arena, row: RivalRow) -> Entrant:
@@ -42,7 +41,7 @@ def all_freedom(arena: Arena, row: RivalRow) -> Entrant:
     if not any(plan.changes for plan in tried):
         raise LeftOutError("the study has searched over tokens alone")
     solved, effort = _solved(arena, tried, arena.costing.space)
-    return Entrant(_best(arena, {**tried, **solved}), _search(arena) + effort)
+    return Entrant(_best(arena, {**tried, **solved}), search_effort(arena) + effort)
 
 
 def _full(arena: Arena) -> Iterable[TrialRecord]:
@@ -58,7 +57,7 @@ def _best(arena: Arena, losses: dict[Plan, float]) -> list[Plan]:
     return sorted(front, key=arena.prices.predict, reverse=True)
 
 
-def _search(arena: Arena) -> Effort:
+def search_effort(arena: Arena) -> Effort:
     """What the search took: one-stage losses and trials."""
     search, path = arena.front.search, arena.folder.path / "sensitivities.json"
     found = Effort(search.seconds, round(search.evaluations * arena.searched_on))
@@ -76,14 +75,15 @@ def _solved(arena: Arena, tried: dict[Plan, float], space: PlanSpace) -> tuple[d
     known = Sensitivities.load(path)
     if not known.is_of(stages):
         return {}, Effort()
-    begun, table = time.monotonic(), arena.costing.table
+    table = arena.costing.table
     low, high = (share * arena.limit for share in _NEAR)
     seeds = solve(space.with_methods(known.methods), known, table, high, _ALL)
     near = [seed for seed in seeds if seed.cost >= low and seed.plan not in tried]
     chosen = spread(near, _SOLVED, lambda seed: seed.cost)
     found: dict[Plan, float] = {}
-    rows = 0.0
+    rows = seconds = 0.0
     for seed in track(chosen, len(chosen), "plans that one-stage losses speak for"):
-        found[seed.plan] = arena.calibration.evaluate(seed.plan).loss
+        found[seed.plan], took = arena.loss(seed.plan)
         rows += arena.searched_on * seed.cost / table.predict(Plan())
-    return found, Effort(time.monotonic() - begun, round(rows))
+        seconds += took
+    return found, Effort(seconds, round(rows))

@@ -34,7 +34,7 @@ def arena(tmp_path: Path, share: float = 0.5, **changes: Any) -> Arena:
     setting: Any = SimpleNamespace(geometry=GEOMETRY)
     costing: Any = SimpleNamespace(table=known_table(**changes))
     nothing: Any = None
-    return Arena(nothing, nothing, setting, nothing, costing, [], 0, share)
+    return Arena(nothing, nothing, setting, nothing, costing, [], 0, share, nothing)
 
 
 def plans_of(name: str, here: Arena) -> list[Plan]:
@@ -188,3 +188,4 @@ def test_every_row_says_what_it_is_and_the_first_of_the_searchs_is_told_apart() 
     for row in rows.values():
         assert row.help
         assert bool(row.scorer) == bool(row.shape)
+        assert not (row.by_row and row.scorer)
