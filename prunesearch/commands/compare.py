@@ -32,9 +32,9 @@ from prunesearch.search.costs.costing import Coster
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.kept import Kept
 from prunesearch.search.rivals.arena import Arena, Effort
-from prunesearch.search.rivals.by_row import RowWork
 from prunesearch.search.rivals.comparing import Comparing
 from prunesearch.search.rivals.meeting import Timing, timing_of
+from prunesearch.search.rivals.row_by_row import RowWork
 from prunesearch.search.space.space import SpaceFile
 from prunesearch.search.trials.search_rows import SEARCH_ROWS
 from prunesearch.study.config import RunConfig

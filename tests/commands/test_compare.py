@@ -26,7 +26,7 @@ from prunesearch.report.tables.compared_table import TITLE, compared_lines, show
 from prunesearch.search.adaptive.adapting import AdaptSettings
 from prunesearch.search.adaptive.choosing import RowRule
 from prunesearch.search.rivals.any_method import AnyMethod
-from prunesearch.search.rivals.by_row import RowWork
+from prunesearch.search.rivals.row_by_row import RowWork
 from prunesearch.search.run import run
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig

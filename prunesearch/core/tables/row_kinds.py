@@ -223,7 +223,7 @@ class RivalRow(Row):
     """A way to reduce tokens that `prunesearch compare` puts beside others at equal latency.
 
     `target` finds its plans, from slow to fast: `(search.rivals.arena.Arena, RivalRow) -> search.rivals.arena.Entrant`.
-    Of one `by_row` it serves rows: `(search.rivals.by_row.RowWork, share of the latency) -> Served`.
+    Of one `by_row` it serves rows: `(search.rivals.row_by_row.RowWork, share of the latency) -> Served`.
 
     Attributes:
         scorer, merge: of all its stages, where it is set by one number.

@@ -17,9 +17,9 @@ from prunesearch.search.finish.items import paired_difference_to, value_beside
 from prunesearch.search.finish.robustness import judged_rows
 from prunesearch.search.rivals.agreement import with_survey
 from prunesearch.search.rivals.arena import Arena, Effort, Entrant, LeftOutError
-from prunesearch.search.rivals.by_row import RowWork, Served, row_work
 from prunesearch.search.rivals.facts import kernels_a_stage, varies
 from prunesearch.search.rivals.meeting import AtTarget, Meeting, Timing
+from prunesearch.search.rivals.row_by_row import RowWork, Served, row_work
 from prunesearch.search.trials.evaluate import Evaluation, Evaluator
 from prunesearch.study.front_compared import Compared, ComparedMethod
 from prunesearch.study.front_items import Difference, Measured
