@@ -41,7 +41,8 @@ class ComparedMethod(FrontRecord):
     kernels: float | None = Field(default=None, description="operations that a stage adds to a forward of one row")
     varies: float | None = Field(
         default=None,
-        description="how unlike the fate of tokens is in two inputs of one length: 0 the same in all, 1 none in common",
+        description="how unlike the fate of tokens is in two inputs of one length, over stages: 0 the same in all, "
+        "1 none in common",
     )
     by_row: RowLatency | None = Field(
         default=None,

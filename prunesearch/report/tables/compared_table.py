@@ -53,8 +53,10 @@ def compared_lines(found: Compared) -> list[str]:
 
 def compared_remark(found: Compared) -> str:
     """How it was found."""
+    speed = f"{digits(1 / found.share)}x"
+    typed = "" if found.budget == speed else f" ({found.budget})"
     return (
-        f"Every method at {digits(1 / found.share)}x ({found.budget}), its plan chosen by latency alone, all timed "
+        f"Every method at {speed}{typed}, its plan chosen by latency alone, all timed "
         f"interleaved in one run; qualities on {found.rows:,} holdout rows, changes paired with the unpruned model. "
         "Min, rows: to find or train it, rows in forwards of the unpruned model, beyond the cost table "
         f"({found.table_seconds:.0f} s) that all need. Kernels: operations that a stage adds. Varies: how unlike the "

@@ -17,7 +17,7 @@ from prunesearch.search.rivals.arena import Arena, Effort, Entrant, LeftOutError
 from prunesearch.search.space.listed import ListedSpace
 
 _RATES = 400  # that are tried where several sites go by one
-_EASILY = 0.85  # of the target: sites must leave room for what the table does not know
+_EASILY = 0.95  # of the target: sites must leave room for what the table does not know
 
 
 def by_number(arena: Arena, row: RivalRow) -> Entrant:

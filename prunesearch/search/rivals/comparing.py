@@ -24,7 +24,7 @@ from prunesearch.search.trials.evaluate import Evaluation, Evaluator
 from prunesearch.study.front_compared import Compared, ComparedMethod
 from prunesearch.study.front_items import Difference, Measured
 
-_LOOKED_AT = 128  # calibration rows, for how unlike tokens fare in two of them
+_LOOKED_AT = 64  # calibration rows, for how unlike tokens fare in two of them
 
 
 @dataclass(frozen=True)

@@ -37,21 +37,26 @@ def kernels_a_stage(task: Task, handle: Handle, plan: Plan) -> float | None:
 def varies(task: Task, handle: Handle, plan: Plan, split: EvalSet) -> float | None:
     """How unlike the fate of tokens is in two inputs of one length, 0 (the same tokens in all) to 1; None: not known.
 
-    The fate of a row's tokens is a matrix over pairs of them: how much of both stands in the same tokens in the end.
-    Where tokens are dropped it has ones for those that are kept. It is one minus the cosine, mean over pairs of rows.
+    The fate of a row's tokens is a matrix over pairs of them: how much of both stands in the same tokens after a stage.
+    Where tokens are dropped it has ones for those that are kept. It is one minus the cosine, mean over pairs of rows,
+    and over stages.
     """
-    fates: dict[int, list[Tensor]] = defaultdict(list)
+    fates: dict[tuple[int, int], list[Tensor]] = defaultdict(list)  # by stage and length
     with handle.under(plan), handle.traced() as trace:
         for batch in split.batches:
             task.outputs(task.model, batch)
-            if trace.source is None:
-                return None
-            source = trace.source.float().cpu()
             mask = batch.inputs.get("attention_mask")
-            lengths = [source.shape[2]] * len(source) if mask is None or mask.ndim != 2 else mask.sum(1).tolist()
-            for row, length in zip(source, lengths, strict=False):
-                fates[int(length)].append(row.T @ row)
-    return _unlike(list(fates.values()))
+            for place, stage in enumerate(trace.stages):
+                source = stage.source.float().cpu()
+                known = mask is not None and mask.shape == (len(source), source.shape[2])
+                lengths = mask.sum(1).tolist() if mask is not None and known else [source.shape[2]] * len(source)
+                for row, length in zip(source, lengths, strict=True):
+                    fates[place, int(length)].append(row.T @ row)
+    by_stage: dict[int, list[list[Tensor]]] = defaultdict(list)
+    for (place, _), rows in fates.items():
+        by_stage[place].append(rows)
+    found = [apart for groups in by_stage.values() if (apart := _unlike(groups)) is not None]
+    return sum(found) / len(found) if found else None
 
 
 def _unlike(groups: Sequence[Sequence[Tensor]]) -> float | None:

@@ -132,6 +132,12 @@ def test_how_unlike_two_inputs_fare_is_the_share_of_kept_tokens_that_differ(vit_
         apart = [1 - len(a & b) / len(a) for a, b in itertools.combinations(rows, 2)]
         assert varies(vit_task, handle, plan, vit_task.calibration) == pytest.approx(sum(apart) / len(apart), abs=1e-6)
     assert varies(vit_task, handle, Plan(), vit_task.calibration) is None
+    one, two = (Stage(0, 0.75, "cls_attention", "drop"), Stage(1, 0.25, "position_stride", "drop"))
+    both = varies(vit_task, handle, Plan(Schedule([one, two])), vit_task.calibration)
+    first = varies(vit_task, handle, Plan(Schedule([one])), vit_task.calibration)
+    rows = kept_positions(vit_task, handle, Plan(Schedule([one, two])), vit_task.calibration)
+    apart = [1 - len(a & b) / len(a) for a, b in itertools.combinations(rows, 2)]
+    assert both == pytest.approx((first + sum(apart) / len(apart)) / 2, abs=1e-6)
 
 
 def test_merged_pairs_that_are_the_same_in_all_inputs_do_not_vary(vit_task, handle) -> None:
