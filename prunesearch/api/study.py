@@ -29,7 +29,7 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.cost.devices.device import at_hand
 from prunesearch.export.models.record import ModelExport
-from prunesearch.export.pick import pick
+from prunesearch.export.pick import pick, plans_of
 from prunesearch.export.point import TIMED_S, export_point
 from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.pruning.forward.artefacts import load_, read_weights, with_weights
@@ -229,7 +229,7 @@ class Study:
         """Write a point for use elsewhere: its schedule in another tool's format, or the model with it inside.
 
         Args:
-            spec: which point, as `pick` takes it.
+            spec: which point, as `pick` takes it; or the `cascade` or `router` that `adapt` found (to `hf`, `onnx`).
             to: an exchange format or a model format (`prunesearch names`).
             path: of the file or folder; a schedule needs none. Its card is written beside it.
             lossy: accept the nearest schedule that the format can say.
@@ -252,7 +252,7 @@ class Study:
             seconds=seconds or None,
             task=self.task,
             weights=self.folder.weights,
-            fits=fits_for([pick(self.front, spec).to_plan()], self.folder.path) if to in MODEL_FORMATS else {},
+            fits=fits_for(plans_of(self.front, spec), self.folder.path) if to in MODEL_FORMATS else {},
         )
 
     def report(self, path: str | Path) -> Path:

@@ -18,7 +18,9 @@ OutputOption = Annotated[Path | None, typer.Option("-o", "--output", help="File 
 
 def export(
     study: StudyArgument,
-    pick: Annotated[str, typer.Option(help="best@10ms, best@2x, fastest@0.99, knee, a point (p3) or a trial number.")],
+    pick: Annotated[
+        str, typer.Option(help="best@10ms, best@2x, fastest@0.99, knee, a point (p3), a trial number; cascade, router.")
+    ],
     to: Annotated[str, typer.Option(help=f"Schedule: {_NAMES}. Model: {_MODELS}.")] = "json",
     output: OutputOption = None,
     lossy: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
 from prunesearch.core.events import say, step
 from prunesearch.core.plans.plan import Plan
+from prunesearch.export.by_row.serving import keep_guesses
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.adaptive.adapting import ROUTER, UNPRUNED, Adapting, AdaptSettings, mean_by_plan
 from prunesearch.search.adaptive.choosing import RowRule
@@ -59,7 +61,7 @@ def adapt(folder: StudyFolder, front: Front, wanted: AdaptSettings, *, task: Tas
     fits = fits_for([point.to_plan() for point in front.points], folder.path)
     with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=fits) as handle:
         with torch.inference_mode():
-            found = adapted(Adapting(front, setting, handle, wanted))
+            found = adapted(Adapting(front, setting, handle, wanted), folder.weights)
         front = front.model_copy(update={"adapted": found})
         trials = read_trials(**study_place(folder, folder.load_config().get("storage")))
         report_study(folder, front, setting, handle, trials)
@@ -67,8 +69,8 @@ def adapt(folder: StudyFolder, front: Front, wanted: AdaptSettings, *, task: Tas
     return front
 
 
-def adapted(work: Adapting) -> Adapted:
-    """What is chosen, judged and timed."""
+def adapted(work: Adapting, weights: Path | None = None) -> Adapted:
+    """What is chosen, judged and timed; the router's own weights go into the folder `weights`, to be exported from."""
     step(f"choosing thresholds on {work.split('calibration').n} calibration rows")
     chosen = work.choose()
     for name, one in chosen.items():
@@ -77,7 +79,14 @@ def adapted(work: Adapting) -> Adapted:
     evaluations = {name: found.evaluation for name, found in work.holdout[0].items()}
     evaluations |= {name: work.judged(name, one) for name, one in chosen.items()}
     step("timing")
-    return _found(work, chosen, evaluations, work.times(chosen))
+    found = _found(work, chosen, evaluations, work.times(chosen))
+    if weights is None or ROUTER not in chosen:
+        return found
+    kept = keep_guesses(weights, work.guesses_of(chosen[ROUTER]))
+    contestants = [
+        one.model_copy(update={"guesses": kept}) if one.kind == "router" else one for one in found.contestants
+    ]
+    return found.model_copy(update={"contestants": contestants})
 
 
 def _found(

@@ -13,9 +13,13 @@ from prunesearch.core.budget import Budget
 from prunesearch.core.constraint import relative_bound
 from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError, did_you_mean
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.export_tables import PICKS
 from prunesearch.study.front import Front
 from prunesearch.study.front_items import FrontItem, Point
+from prunesearch.study.front_records import RowPlans
+
+RULES = ("cascade", "router")  # of several points, chosen row by row
 
 
 def pick(front: Front, spec: str) -> Point:
@@ -49,6 +53,32 @@ def pick(front: Front, spec: str) -> Point:
     raise PruneSearchError(
         f"pick '{spec}' is not understood: {hint}; write {', '.join(forms)}, a point such as p1, or a trial number"
     )
+
+
+def pick_rule(front: Front, spec: str) -> RowPlans | None:
+    """What `prunesearch adapt` found under this name (`cascade`, `router`); None for another name.
+
+    Raises:
+        PruneSearchError: if it has not been looked for, or nothing is decided by it.
+    """
+    if spec not in RULES:
+        return None
+    if front.adapted is None:
+        raise PruneSearchError(f"study '{front.study}' has no {spec} yet: `prunesearch adapt {front.study}` finds it")
+    found = next((one for one in front.adapted.contestants if one.name == spec), None)
+    if found is None:
+        raise PruneSearchError(f"no {spec} kept enough in study '{front.study}': give `adapt` another --keep")
+    if 1.0 in found.shares:
+        only = found.plans[found.shares.index(1.0)]
+        raise PruneSearchError(f"the {spec} sends every row to {only}, so that it decides nothing: export {only}")
+    return found
+
+
+def plans_of(front: Front, spec: str) -> list[Plan]:
+    """The plans of the points that `spec` names: one, or those of a cascade or router."""
+    rule = pick_rule(front, spec)
+    points = [pick(front, spec)] if rule is None else [p for p in front.points if p.id in rule.plans]
+    return [point.to_plan() for point in points]
 
 
 def best(front: Front, value: str) -> Point:

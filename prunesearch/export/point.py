@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say, warn
 from prunesearch.core.files import write_bytes_atomic, write_text_atomic
-from prunesearch.core.tables.export_tables import MODEL_FORMATS
+from prunesearch.core.tables.export_tables import MODEL_FORMATS, RULE_FORMATS
 from prunesearch.export import export, find_format, import_file
+from prunesearch.export.pick import pick_rule
 from prunesearch.export.schedules.model_shape import model_shape
 from prunesearch.export.schedules.native import imported_json
 from prunesearch.pruning.forward.artefacts import read_weights, weights_path
@@ -46,8 +47,8 @@ def export_point(
 
     Args:
         front: the front of a study.
-        spec: which point, see `pick.pick`.
-        to: a name in `FORMATS` or `MODEL_FORMATS`.
+        spec: which point, see `pick.pick`; or the `cascade` or `router` that `adapt` found.
+        to: a name in `FORMATS` or `MODEL_FORMATS`; of a cascade or router in `RULE_FORMATS`.
         path: file or folder to write, with a card beside it; None: a schedule is only returned.
         lossy: of a schedule: accept the nearest one that the format can say.
         opset, int8: of a model, see `ModelOptions`.
@@ -63,6 +64,8 @@ def export_point(
     Raises:
         PruneSearchError: for an unknown format or pick, options that are not the format's, or a model that is gone.
     """
+    if pick_rule(front, spec) is not None and to not in RULE_FORMATS:
+        raise PruneSearchError(f"a {spec} is written with --to {' or '.join(RULE_FORMATS)}, but got --to {to}")
     if to in MODEL_FORMATS:
         if path is None:
             raise PruneSearchError(f"a model is written to a file or folder: add -o PATH to --to {to}")
@@ -105,13 +108,14 @@ def _export_model(
     write: Callable[..., ModelExport] | None,
 ) -> ModelExport:
     """Write, then say what was found."""
+    from prunesearch.export.by_row import of_adapted
     from prunesearch.export.models import from_study
     from prunesearch.export.models.card import timing_text
     from prunesearch.export.models.model_format import ModelOptions
     from prunesearch.export.models.record import SURVIVES
 
     options = ModelOptions(opset, int8)
-    write = write or from_study.export_study_model
+    write = write or (from_study.export_study_model if pick_rule(front, spec) is None else of_adapted.export_rule)
     done = write(front, spec, to, path, options=options, seconds=seconds, **given)
     for line in done.summary():
         say(line)

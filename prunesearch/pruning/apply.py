@@ -229,6 +229,11 @@ class Handle:
         with self._driver.state.changed(reductions=reductions, variant=reductions.variant, twins=twins, **tracing):
             yield self
 
+    @property
+    def within(self) -> bool:
+        """Whether the calling thread is inside a block of `under`."""
+        return self._driver.state.reductions is not None
+
     def remove(self) -> None:
         """Undo `apply_`: the model computes, bit for bit, what it did before. Safe to call twice."""
         base = self.encoder.base

@@ -282,6 +282,10 @@ class RowPlans(FrontRecord):
     by: str | None = Field(default=None, description="what the sureness is read off; null for one plan")
     threshold: float | None = Field(default=None, description="sureness from which on a plan has a row")
     block: int | None = Field(default=None, description="after which a router decides, from 0")
+    guesses: str | None = Field(
+        default=None,
+        description="a router's own weights, a file of the study's `weights`, by its digest",
+    )
     shares: list[float] = Field(description="of the holdout rows that each plan answers")
     calibration: float = Field(description="quality on the calibration rows that the threshold was chosen on")
     quality: MetricValue = Field(description="on holdout rows, with its change from the unpruned model")

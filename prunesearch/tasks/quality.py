@@ -69,8 +69,8 @@ def statistics_of(task: Task, forward: Forward, split: EvalSet, fixed: Mapping[s
     lengths = {name: n for name, n in (fixed or {}).items() if name in split.padding}
 
     def padded(**inputs: Tensor) -> Any:
-        filled = {name: _filled(value, lengths.get(name), split.padding.get(name, 0)) for name, value in inputs.items()}
-        found = forward(**filled)
+        given = {name: filled(value, lengths.get(name), split.padding.get(name, 0)) for name, value in inputs.items()}
+        found = forward(**given)
         return _Named(found) if type(found) is dict else found
 
     found = []
@@ -99,8 +99,8 @@ def _fitting(batch: Batch, lengths: Mapping[str, int]) -> Tensor:
     return fits.nonzero().flatten()
 
 
-def _filled(value: Tensor, length: int | None, fill: int) -> Tensor:
-    """`[b, n]` padded on the right to `[b, length]`; None: as it is."""
+def filled(value: Tensor, length: int | None, fill: int) -> Tensor:
+    """`[b, ..., n]` padded on the right to `[b, ..., length]`; None: as it is."""
     if length is None or value.shape[-1] == length:
         return value
     return nn.functional.pad(value, (0, length - value.shape[-1]), value=fill)

@@ -59,7 +59,7 @@ SUB_ROOMS = {
     "core": (("tables",), ("plans",)),
     "tasks": (("data", "metrics"), ("views", "batching"), ("kinds",)),
     "study": (("settings", "storage"),),
-    "export": (("schedules",), ("models",)),
+    "export": (("schedules",), ("models",), ("by_row",)),
     "report": (("tables",), ("views",), ("dashboard",)),
     "search": (
         ("space",),

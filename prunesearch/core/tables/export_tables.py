@@ -86,6 +86,26 @@ MODEL_FORMATS = make_table(
     ModelFormatRow,
 )
 
+_BY_ROW = "prunesearch.export.by_row"
+
+# how plans that are chosen row by row are written, with what chooses; each plan in the model format of the same name
+RULE_FORMATS = make_table(
+    "format of a cascade or router",
+    {
+        "hf": ModelFormatRow(
+            f"{_BY_ROW}.rule_folder:FOLDER_BY_ROW",
+            "one Hugging Face folder, whose forward decides for each row",
+            "outputs = AutoModel….from_pretrained(FOLDER, trust_remote_code=True)(**inputs)  # logits, plans",
+        ),
+        "onnx": ModelFormatRow(
+            f"{_BY_ROW}.rule_graphs:GRAPHS_BY_ROW",
+            "a folder: an ONNX file a plan, the rule, and what runs them",
+            'logits, plans = RowRunner("FOLDER")(inputs)  # of FOLDER/run.py: onnxruntime and numpy alone',
+        ),
+    },
+    ModelFormatRow,
+)
+
 # -- watching ------------------------------------------------------------------------------------------------------
 
 _LOGGERS = "prunesearch.report.loggers"

@@ -346,6 +346,7 @@ TABLES: dict[str, Registry[Any] | str] = {
     "picks": PICKS,
     "formats": FORMATS,
     "model_formats": MODEL_FORMATS,
+    "rule_formats": "prunesearch.core.tables.export_tables:RULE_FORMATS",
     "loggers": LOGGERS,
     "tasks": "prunesearch.tasks.table:TASKS",
     "metrics": "prunesearch.tasks.table:METRICS",

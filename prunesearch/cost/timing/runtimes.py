@@ -31,7 +31,7 @@ OPSETS = range(18, 24)  # what torch's exporter writes and ONNX Runtime reads
 BATCH = "batch"
 _TRACED_ROWS = 2
 # the outputs of a model that a graph of it has; of those without any, the states are
-ANSWERS = ("logits", "start_logits", "end_logits", "pred_boxes", "embeddings")
+ANSWERS = ("logits", "start_logits", "end_logits", "pred_boxes", "embeddings", "sureness")
 
 
 class Forward(Protocol):

@@ -11,6 +11,7 @@ from prunesearch.core.costs import COSTS
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.export_tables import MODEL_FORMATS
+from prunesearch.core.tables.row_kinds import ModelFormatRow
 from prunesearch.export.models.model_format import ModelSource
 from prunesearch.export.models.record import ModelExport, save_facts
 from prunesearch.export.pick import pick
@@ -51,22 +52,39 @@ def model_card(
     """
     plan = Plan.of(plan)
     base = provenance.get("model", {}).get("id")
-    lines = ["---", *([f"base_model: {json.dumps(base)}"] if base else []), "tags: [token-pruning, prunesearch]", "---"]
-    lines += ["", "## Token pruning", "", f"{base or 'The model'} computes on fewer tokens from block to block:", ""]
-    lines += ["| block | keep | scorer and merge |", "|---|---|---|"]
-    lines += [f"| {s.layer} | {s.keep:.4g} of the initial tokens | {s.method} |" for s in plan] or ["| – | all | – |"]
-    lines += [f"\nThe model is in {change}: {change.help}." for change in plan.whole]
-    if plan.halves:
-        lines += ["", f"Of its blocks, by number: {', '.join(f'`{change}`' for change in plan.halves.values())}."]
+    lines = [
+        *card_head(base),
+        "",
+        "## Token pruning",
+        "",
+        f"{base or 'The model'} computes on fewer tokens from block to block:",
+        "",
+    ]
+    lines += plan_lines(plan)
     if provenance:
         lines += ["", *_study_lines(provenance)]
     if done is not None:
-        lines += ["", *_export_lines(done)]
+        lines += ["", *export_lines(done, MODEL_FORMATS.entry(done.format))]
     if remarks:
         lines += ["", *(f"- {remark}" for remark in remarks)]
     stages = json.dumps([stage.to_dict() for stage in plan])
     lines += ["", f"Found with prunesearch {__version__}. Stages: `{stages}`", ""]
     return "\n".join(lines)
+
+
+def card_head(base: str | None) -> list[str]:
+    """What the Hub reads of a card."""
+    return ["---", *([f"base_model: {json.dumps(base)}"] if base else []), "tags: [token-pruning, prunesearch]", "---"]
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """A table of its stages, and what else it does."""
+    lines = ["| block | keep | scorer and merge |", "|---|---|---|"]
+    lines += [f"| {s.layer} | {s.keep:.4g} of the initial tokens | {s.method} |" for s in plan] or ["| – | all | – |"]
+    lines += [f"\nThe model is in {change}: {change.help}." for change in plan.whole]
+    if plan.halves:
+        lines += ["", f"Of its blocks, by number: {', '.join(f'`{change}`' for change in plan.halves.values())}."]
+    return lines
 
 
 def _study_lines(p: Mapping[str, Any]) -> list[str]:
@@ -113,7 +131,7 @@ def _interval(value: Mapping[str, float]) -> str:
     return "" if value["low"] is None else f"[{value['low']:.4f}, {value['high']:.4f}]"
 
 
-def _load_line(done: ModelExport) -> str:
+def _load_line(done: ModelExport, row: ModelFormatRow) -> str:
     """The line of Python (or shell) that runs what was written."""
     names = f"[{done.outputs[0]}]" if len(done.outputs) == 1 else ", ".join(done.outputs)
     words = {
@@ -122,16 +140,17 @@ def _load_line(done: ModelExport) -> str:
         "NAMES": names,
         "LIST": ", ".join(f'"{name}"' for name in done.outputs),
     }
-    line = MODEL_FORMATS.entry(done.format).loading
+    line = row.loading
     for word, value in words.items():
         line = line.replace(word, value)
     return line
 
 
-def _export_lines(done: ModelExport) -> list[str]:
+def export_lines(done: ModelExport, row: ModelFormatRow) -> list[str]:
+    """How to run an export, by the row of its format, and what was found of it."""
     lines = [
         "```python",
-        _load_line(done),
+        _load_line(done, row),
         "```",
         "",
     ]

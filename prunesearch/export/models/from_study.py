@@ -27,7 +27,7 @@ from prunesearch.tasks.quality import quality_of, unjudged
 
 # what a graph is traced with; runtimes choose their own kernels
 _ROWS = 1024  # holdout rows that a float format is tried on: its outputs were compared already
-_TRACED = {"device": "cpu", "dtype": "float32", "attention": "sdpa", "mode": "eager", "concurrency": 1}
+TRACED = {"device": "cpu", "dtype": "float32", "attention": "sdpa", "mode": "eager", "concurrency": 1}
 
 
 def export_study_model(
@@ -61,7 +61,7 @@ def export_study_model(
     check_methods(plan.schedule, target)
     check_changes(plan, target)
     own = {"attention": front.config["attention"]} if task is not None or model is not None else {}
-    config = RunConfig(**{**front.config, **_TRACED, **own})
+    config = RunConfig(**{**front.config, **TRACED, **own})
     setting = make_setting(config, task=task, model=model)
     task = setting.task
     graph = target.applied  # a graph is all that is left of the model, and has to hold the answers

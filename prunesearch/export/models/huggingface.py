@@ -12,8 +12,8 @@ import copy
 import inspect
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -114,6 +114,43 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule, *, halves: bool =
         PruneSearchError: for a model class that is not transformers' own, or a scorer, merge or family that was
             registered from outside, whose source prunesearch does not have.
     """
+    tail = Tail(
+        _TAIL,
+        roots=[(_RESHAPED, name) for name in ("take_shape_", "WithoutHalves") if halves],
+        words={"shaping": _SHAPING if halves else "", "planned": _WITHOUT_HALVES if halves else _SCHEDULE},
+    )
+    return file_with(model, tail, {"": schedule})
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The end of a modelling file: the class of the model.
+
+    Attributes:
+        text: with places for `words` and for what every file has.
+        roots: what it needs of prunesearch's source.
+        words: that stand in it.
+        name: of the class, before that of transformers' class.
+        prefix: of its model type.
+        methods: of what it needs, by name.
+        imports: further lines.
+    """
+
+    text: str
+    roots: Sequence[Key]
+    words: Mapping[str, str] = field(default_factory=dict)
+    name: str = "Pruned"
+    prefix: str = PRUNED
+    methods: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+
+
+def file_with(model: PreTrainedModel, tail: Tail, schedules: Mapping[str, Schedule]) -> str:
+    """A modelling file that ends with `tail`, for the scorers and merges of schedules, each with what it is called.
+
+    Raises:
+        PruneSearchError: as `modelling_file`.
+    """
     base = type(model)
     if getattr(transformers, base.__name__, None) is not base:
         raise PruneSearchError(
@@ -121,13 +158,13 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule, *, halves: bool =
             "choose --to onnx or torch-export"
         )
     used: dict[tuple[str, str], Registry[Any]] = {}
-    for s in schedule:
+    for s in (stage for schedule in schedules.values() for stage in schedule):
         used |= {("SCORERS", s.scorer): SCORERS, ("MERGES", s.merge): MERGES, ("SELECTIONS", s.selection): SELECTIONS}
     roots: list[Key] = [
         *(_home(table, name) for (_, name), table in used.items()),
         ("prunesearch.pruning.apply", "Handle"),
         ("prunesearch.pruning.apply", "handle_of"),
-        *((_RESHAPED, name) for name in ("take_shape_", "WithoutHalves") if halves),
+        *tail.roots,
     ]
     replaced = {
         ("prunesearch.core.tables.token_tables", "SCORERS"): 'Registry("scorer", {}, ScorerRow)',
@@ -138,34 +175,35 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule, *, halves: bool =
         ("prunesearch.core.tables.registry", "CHANGES"): 'Registry("kind of change", {}, ChangeRow)',
         **{(_TABLE, name): "{}" for name in _EMPTIED},
     }
-    bundle = Bundle(roots, replaced, methods=("register", "remove", "from_dict"))
+    bundle = Bundle(roots, replaced, methods=("register", "remove", "from_dict", *tail.methods))
+    name = f"{tail.name}{base.__name__}"
     head = _HEAD.format(
-        name=f"Pruned{base.__name__}",
+        name=name,
         base=base.__name__,
         version=__version__,
         auto=_auto_classes(base)[0],
-        schedule="".join(f"    block {s.layer}: keep {s.keep:.4g}, {s.method}\n" for s in schedule) or "    no stage\n",
+        schedule="".join(_schedule_lines(*item) for item in schedules.items()),
     )
     registrations = "\n".join(_registration(table, rows, name) for (table, name), rows in used.items())
-    tail = _TAIL.format(
-        name=f"Pruned{base.__name__}",
+    text = tail.text.format(
+        name=name,
         base=base.__name__,
-        config=_config_name(base),
+        config=f"{name}Config",
         config_base=base.config_class.__name__,
         model_type=model.config.model_type,
-        prefix=PRUNED,
+        prefix=tail.prefix,
         variant=_VARIANT,
-        shaping=_SHAPING if halves else "",
-        planned=_WITHOUT_HALVES if halves else _SCHEDULE,
         dashes="-" * 90,
         registrations=registrations or "# an empty schedule: nothing is reduced",
+        **tail.words,
     )
     imports = [f"from transformers import {name}" for name in (base.__name__, base.config_class.__name__)]
-    return head + bundle.source(*imports) + tail
+    return head + bundle.source(*imports, *tail.imports) + text
 
 
-def _config_name(base: type[PreTrainedModel]) -> str:
-    return f"Pruned{base.__name__}Config"
+def _schedule_lines(name: str, schedule: Schedule) -> str:
+    lines = "".join(f"    block {s.layer}: keep {s.keep:.4g}, {s.method}\n" for s in schedule) or "    no stage\n"
+    return f"  {name}\n{lines}" if name else lines
 
 
 def _home(registry: Registry[Any], name: str) -> Key:
@@ -243,51 +281,82 @@ def write(source: ModelSource, path: Path) -> tuple[str, ...]:
         model = cast(PreTrainedModel, made)
     for change in plan.whole:  # one that `HUGGING_FACE.precisions` has
         model = copy.deepcopy(model).to(DTYPES.load(PRECISIONS.entry(str(change)).dtype))
+    said: dict[str, Any] = {"schedule": source.schedule.to_dict()}
+    if plan.halves:
+        said |= {"shape": shape, "skips": sorted(map(list, plan.skips))}
+    save_folder(model, path, text, "Pruned", {"seed": source.seed, **said})
+    return save_processor(source.model, source.model_id, source.inputs, path)
+
+
+def save_folder(
+    model: PreTrainedModel,
+    path: Path,
+    text: str,
+    named: str,
+    said: Mapping[str, Any],
+    *,
+    prefix: str = PRUNED,
+    more: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write the weights, the configuration and the modelling file.
+
+    Args:
+        model: with its weights.
+        path: of the folder.
+        text: the file.
+        named: its class, before the name of transformers' class.
+        said: what the class reads in `config.prunesearch`.
+        prefix: of the model type.
+        more: weights that are the class's own.
+    """
     with quiet_libraries():
-        model.save_pretrained(path, variant=_VARIANT)
-    name = f"Pruned{type(model).__name__}"
+        model.save_pretrained(path, variant=_VARIANT, state_dict={**model.state_dict(), **(more or {})})
+    name = f"{named}{type(model).__name__}"
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     config["architectures"] = [name]
-    config["model_type"] = PRUNED + config["model_type"]
+    config["model_type"] = prefix + config["model_type"]
     config["auto_map"] = {
         **dict.fromkeys(_auto_classes(type(model)), f"{FILE}.{name}"),
-        "AutoConfig": f"{FILE}.{_config_name(type(model))}",
+        "AutoConfig": f"{FILE}.{name}Config",
     }
-    config["prunesearch"] = {"version": __version__, "seed": source.seed, "schedule": source.schedule.to_dict()}
-    if plan.halves:
-        config["prunesearch"] |= {"shape": shape, "skips": sorted(map(list, plan.skips))}
+    config["prunesearch"] = {"version": __version__, **said}
     (path / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (path / f"{FILE}.py").write_text(text, encoding="utf-8")
-    return _save_processor(source, path)
 
 
-def _save_processor(source: ModelSource, path: Path) -> tuple[str, ...]:
+def save_processor(model: nn.Module, model_id: str | None, inputs: Mapping[str, Tensor], path: Path) -> tuple[str, ...]:
     """Put what prepares the model's inputs, and reads its answers, beside it."""
-    if source.model_id is None:
+    if model_id is None:
         return ("no tokenizer or processor was written: only the model was at hand",)
-    for auto, what in _processors(source):
-        load(auto, source.model_id, what).save_pretrained(path)
+    for auto, what in _processors(model, inputs):
+        load(auto, model_id, what).save_pretrained(path)
     return ()
 
 
-def _processors(source: ModelSource) -> list[tuple[Any, str]]:
+def _processors(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[tuple[Any, str]]:
     """What a model of such inputs has: sounds a feature extractor, and a tokenizer where it writes text."""
-    if "pixel_values" in source.inputs:
+    if "pixel_values" in inputs:
         return [(transformers.AutoImageProcessor, "image processor")]
     tokenizer = (transformers.AutoTokenizer, "tokenizer")
-    if not {"input_values", "input_features"} & source.inputs.keys():
+    if not {"input_values", "input_features"} & inputs.keys():
         return [tokenizer]
     writing = (modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES, modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES)
-    writes = any(type(source.model).__name__ in names.values() for names in writing)
+    writes = any(type(model).__name__ in names.values() for names in writing)
     return [(transformers.AutoFeatureExtractor, "feature extractor"), *([tokenizer] if writes else [])]
 
 
-def load_folder(path: Path) -> Forward:
-    """The model of a folder that `write` wrote, in eager torch. Runs the code in the folder."""
+def open_folder(path: Path) -> nn.Module:
+    """The model of a folder, in eager torch, in eval mode. Runs the code in the folder."""
     auto_map = json.loads((path / "config.json").read_text(encoding="utf-8"))["auto_map"]
     auto: Any = getattr(transformers, next(name for name in auto_map if name != "AutoConfig"))
     with quiet_libraries():
         model: nn.Module = auto.from_pretrained(os.fspath(path), trust_remote_code=True).eval()
+    return model
+
+
+def load_folder(path: Path) -> Forward:
+    """The model of a folder that `write` wrote, in eager torch. Runs the code in the folder."""
+    model = open_folder(path)
 
     def forward(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.inference_mode():

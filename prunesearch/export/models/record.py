@@ -14,7 +14,10 @@ SURVIVES = 0.9  # of eager's speed-up: what a runtime must reach for it to have 
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians in ms of the unpruned and the pruned model, in eager torch and in the format's runtime, interleaved."""
+    """Medians in ms of the unpruned and the pruned model, in eager torch and in the format's runtime, interleaved.
+
+    Where plans are chosen row by row they are means, over batches of unlike rows.
+    """
 
     runtime: str
     device: str

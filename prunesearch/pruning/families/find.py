@@ -23,6 +23,7 @@ __all__ = ["FAMILIES", "Encoder", "Family", "check_model_type", "find_encoder", 
 
 # before the `model_type` of a model that was exported with its schedule, which is a type of its own
 PRUNED = "pruned_"
+BY_ROW = "by_row_"  # and behind that, where each row has one of several
 
 
 def _described(family: Family, help: str = "") -> Row:
@@ -143,7 +144,7 @@ def check_model_type(model_type: str, config: Any = None) -> None:
 
 def own_type(config: Any) -> str:
     """The `model_type` that a family is known by."""
-    return str(config.model_type).removeprefix(PRUNED)
+    return str(config.model_type).removeprefix(PRUNED).removeprefix(BY_ROW)
 
 
 def find_encoder(model: nn.Module) -> Encoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,10 +13,11 @@ from torch import Tensor
 from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
+from prunesearch.export.by_row.row_rule import SURENESS, ByRow, EarlyStates, PlanGuess, sent_to
+from prunesearch.export.by_row.serving import Server, time_forwards
 from prunesearch.pruning.apply import Handle
-from prunesearch.search.adaptive.choosing import SURENESS, PlanGuess, RowRule, cheapest, mixed_answers, sent_to
-from prunesearch.search.adaptive.row_answers import EarlyStates, RowAnswers, answers_of
-from prunesearch.search.adaptive.serving import Server, Serving, time_forwards
+from prunesearch.search.adaptive.choosing import RowRule, cheapest, learnt_guess, mixed_answers
+from prunesearch.search.adaptive.row_answers import RowAnswers, answers_of
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.front import Front
 from prunesearch.study.setup import Setting
@@ -96,7 +97,7 @@ class Adapting:
     @cached_property
     def early(self) -> EarlyStates:
         """What a router sees."""
-        return EarlyStates(self.task.model, self.handle.encoder, self.wanted.block)
+        return EarlyStates(self.task.model, self.handle, self.wanted.block)
 
     @cached_property
     def calibration(self) -> tuple[dict[str, RowAnswers], Tensor]:
@@ -116,13 +117,8 @@ class Adapting:
     def costs(self) -> dict[str, float]:
         """Measured milliseconds of a batch of calibration rows, of every plan and of an early block (`block`)."""
         forwards = {name: self.server.static(plan) for name, plan in self.plans.items()}
-
-        def early(inputs: Inputs) -> Tensor:
-            with self.handle.under(Plan()):
-                return self.early(inputs)
-
         batches = self.batches("calibration", self.wanted.batch_sizes[0])[:_PRICED]
-        times = time_forwards({**forwards, _EARLY: early}, batches, self.setting.config.seed)
+        times = time_forwards({**forwards, _EARLY: self.early}, batches, self.setting.config.seed)
         return {name: float(torch.tensor(ms).median()) for name, ms in times.items()}
 
     def batches(self, split: str, batch_size: int) -> list[Inputs]:
@@ -162,7 +158,7 @@ class Adapting:
         learn, choose = torch.arange(0, len(states), 2), torch.arange(1, len(states), 2)
         said = {name: found.logits.argmax(dim=-1) for name, found in answers.items()}
         for name in self.plans:
-            self.guesses[name] = PlanGuess(states[learn], (said[name] == said[UNPRUNED])[learn])
+            self.guesses[name] = learnt_guess(states[learn], (said[name] == said[UNPRUNED])[learn])
         guessed = {name: guess(states[choose]) for name, guess in self.guesses.items()}
         sureness = {
             (plans, _EARLY): torch.stack([guessed[name] for name in plans[:-1]], dim=1)
@@ -176,7 +172,7 @@ class Adapting:
         """The place of every holdout row's plan, int64 `[n]`."""
         answers, states = self.holdout
         if name == ROUTER:
-            sure = torch.stack([self.guesses[plan](states) for plan in chosen.plans[:-1]], dim=1)
+            sure = torch.stack([guess(states) for guess in self.guesses_of(chosen)], dim=1)
         else:
             sure = SURENESS[chosen.by](answers[chosen.plans[0]].logits)[:, None]
         return sent_to(sure, chosen.threshold)
@@ -186,21 +182,24 @@ class Adapting:
         answers = self.holdout[0]
         return mixed_answers([answers[plan].evaluation for plan in chosen.plans], self.places(name, chosen))
 
-    def serving(self, name: str, chosen: RowRule) -> Serving:
+    def serving(self, name: str, chosen: RowRule) -> ByRow:
         """What runs it."""
         plans = [self.plans[plan] for plan in chosen.plans]
         if name == ROUTER:
-            guesses = [self.guesses[plan] for plan in chosen.plans[:-1]]
-            return self.server.router(plans, guesses, chosen.threshold, self.early)
+            return self.server.router(plans, self.guesses_of(chosen), chosen.threshold, self.wanted.block)
         return self.server.cascade(plans, chosen.by, chosen.threshold)
+
+    def guesses_of(self, chosen: RowRule) -> list[PlanGuess]:
+        """A router's, of all its plans but the last."""
+        return [self.guesses[plan] for plan in chosen.plans[:-1]]
 
     def times(self, chosen: Mapping[str, RowRule]) -> dict[int, dict[str, list[float]]]:
         """Milliseconds of all of them on holdout rows, and of an early block (`block`), by rows of a batch."""
-        forwards = {name: self.server.static(plan) for name, plan in self.plans.items()}
-        forwards |= {name: self.serving(name, one) for name, one in chosen.items()}
+        served = {name: self.serving(name, one) for name, one in chosen.items()}
+        forwards: dict[str, Callable[[Inputs], object]] = {**served}
+        forwards |= {name: self.server.static(plan) for name, plan in self.plans.items()}
         if ROUTER in chosen:
-            guesses = [self.guesses[plan] for plan in chosen[ROUTER].plans[:-1]]
-            forwards[_EARLY] = self.server.decider(guesses, chosen[ROUTER].threshold, self.early)
+            forwards[_EARLY] = served[ROUTER].decide
         seed, found = self.setting.config.seed, {}
         for size in self.wanted.batch_sizes:
             batches = self.batches("holdout", size)

@@ -1,42 +1,24 @@
 """Choosing which plans a row may go to, and from which sureness on it goes to a fast one, on calibration rows.
 
-Rows go to the first plan, from the fastest on, that is sure enough of them, and else to the last. All plans share one
-threshold, so that what is tried is one line from "all rows to the fastest" to "all to the slowest".
+All plans share one threshold, so that what is tried is one line from "all rows to the fastest" to "all to the slowest".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prunesearch.export.by_row.row_rule import PlanGuess, sent_to
 from prunesearch.search.trials.evaluate import Evaluation
 
 _CUTS = 100  # thresholds that are tried
 _ALL = -1e6  # a threshold that any row meets, also one that is less sure than all that were seen
 _RIDGE = 1e-2
 _STEPS = 100
-
-
-def _top(logits: Tensor) -> Tensor:
-    return logits.softmax(dim=-1).amax(dim=-1)
-
-
-def _margin(logits: Tensor) -> Tensor:
-    first, second = logits.softmax(dim=-1).topk(2, dim=-1).values.unbind(dim=-1)
-    return first - second
-
-
-def _order(logits: Tensor) -> Tensor:
-    logs = logits.log_softmax(dim=-1)
-    return (logs.exp() * logs).sum(dim=-1)
-
-
-# how sure an answer is, high = sure: logits [b, classes] -> [b]
-SURENESS: dict[str, Callable[[Tensor], Tensor]] = {"probability": _top, "margin": _margin, "entropy": _order}
 
 
 @dataclass(frozen=True)
@@ -60,42 +42,29 @@ class RowRule:
     cost: float
 
 
-class PlanGuess(nn.Module):
-    """Logistic regression on standardised states: how surely a plan answers a row as the unpruned model does."""
+def learnt_guess(states: Tensor, same: Tensor) -> PlanGuess:
+    """A guess fitted to states `[n, width]` of rows that a plan answers as the unpruned model does, or not, `[n]`."""
+    with torch.inference_mode(False), torch.enable_grad():
+        known, target, guess = states.clone(), same.float().clone(), PlanGuess(states.shape[1])
+        guess.get_buffer("mean").copy_(known.mean(dim=0))
+        guess.get_buffer("scale").copy_(known.std(dim=0).clamp_min(1e-6))
+        _fit(guess.layer, (known - guess.get_buffer("mean")) / guess.get_buffer("scale"), target)
+    return guess.requires_grad_(False)
 
-    def __init__(self, states: Tensor, same: Tensor) -> None:
-        super().__init__()
-        with torch.inference_mode(False), torch.enable_grad():
-            known, target = states.clone(), same.float().clone()
-            self.mean, self.scale = known.mean(dim=0), known.std(dim=0).clamp_min(1e-6)
-            self.layer = nn.Linear(known.shape[1], 1)
-            self._fit((known - self.mean) / self.scale, target)
-            self.requires_grad_(False)
 
-    def _fit(self, inputs: Tensor, target: Tensor) -> None:
-        nn.init.zeros_(self.layer.weight)
-        nn.init.zeros_(self.layer.bias)
-        optimiser: Any = torch.optim.LBFGS(self.layer.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe")
+def _fit(layer: nn.Linear, inputs: Tensor, target: Tensor) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    optimiser: Any = torch.optim.LBFGS(layer.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe")
 
-        def loss() -> Tensor:
-            optimiser.zero_grad()
-            found: Tensor = nn.functional.binary_cross_entropy_with_logits(self.layer(inputs)[:, 0], target)
-            found = found + _RIDGE * self.layer.weight.square().sum()
-            torch.autograd.backward(found)
-            return found
-
-        optimiser.step(loss)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """Sureness `[b]`, a probability, of states `[b, width]`."""
-        found: Tensor = self.layer((states - self.mean) / self.scale)[:, 0].sigmoid()
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        found: Tensor = nn.functional.binary_cross_entropy_with_logits(layer(inputs)[:, 0], target)
+        found = found + _RIDGE * layer.weight.square().sum()
+        torch.autograd.backward(found)
         return found
 
-
-def sent_to(sure: Tensor, threshold: float) -> Tensor:
-    """The place of each row's plan, int64 `[n]`, by the sureness `[n, plans - 1]` of all but the last."""
-    enough = torch.cat([sure >= threshold, torch.ones(len(sure), 1, dtype=torch.bool, device=sure.device)], dim=1)
-    return enough.int().argmax(dim=1)  # the first of them
+    optimiser.step(loss)
 
 
 def mixed_answers(each: Sequence[Evaluation], places: Tensor) -> Evaluation:

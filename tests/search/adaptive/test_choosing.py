@@ -11,10 +11,11 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
+from prunesearch.export.by_row.row_rule import SURENESS, EarlyStates, sent_to
+from prunesearch.export.by_row.serving import Server, keep_guesses, kept_guesses, time_forwards
 from prunesearch.search.adaptive.adapting import AdaptSettings, mean_by_plan
-from prunesearch.search.adaptive.choosing import SURENESS, PlanGuess, RowRule, border, cheapest, mixed_answers, sent_to
-from prunesearch.search.adaptive.row_answers import EarlyStates, answers_of
-from prunesearch.search.adaptive.serving import Server, time_forwards
+from prunesearch.search.adaptive.choosing import RowRule, border, cheapest, learnt_guess, mixed_answers
+from prunesearch.search.adaptive.row_answers import answers_of
 from prunesearch.search.trials.evaluate import Evaluation, Evaluator
 
 FAST, FASTER = Plan(Schedule([Stage(1, 0.4)])), Plan(Schedule([Stage(0, 0.2)]))
@@ -103,23 +104,23 @@ def test_a_guess_learns_what_states_say_where_nothing_else_is_trained() -> None:
     with torch.inference_mode():  # as where it is used
         states = torch.randn(400, 6) * 3 + 1
         same = states[:, 2] > 1
-        guess = PlanGuess(states[::2], same[::2])
+        guess = learnt_guess(states[::2], same[::2])
         assert ((guess(states[1::2]) > 0.5) == same[1::2]).float().mean() > 0.95
 
 
 def test_early_states_are_those_of_a_whole_forward(vit_task, handle) -> None:
     inputs = vit_task.timing_inputs(3)
     with torch.no_grad():
-        early = EarlyStates(vit_task.model, handle.encoder, 1)(inputs)
+        early = EarlyStates(vit_task.model, handle, 1)(inputs)
         hidden = vit_task.model(**inputs, output_hidden_states=True).hidden_states[2].float()
     assert torch.equal(early, torch.cat([hidden[:, 0], hidden.mean(dim=1)], dim=1))
     with pytest.raises(PruneSearchError, match="must hold for a router"):
-        EarlyStates(vit_task.model, handle.encoder, handle.encoder.depth - 1)
+        EarlyStates(vit_task.model, handle, handle.encoder.depth - 1)
 
 
-def test_answers_are_the_evaluators_and_serving_gives_each_row_its_plans_logits(vit_task, handle) -> None:
+def test_answers_are_the_evaluators_and_serving_gives_each_row_its_plans_logits(vit_task, handle, tmp_path) -> None:
     plans = {"unpruned": Plan(), "fast": FAST, "faster": FASTER}
-    early = EarlyStates(vit_task.model, handle.encoder, 0)
+    early = EarlyStates(vit_task.model, handle, 0)
     answers, states = answers_of(vit_task, handle, plans, vit_task.holdout, early)
     assert len(states) == 12
     want = Evaluator(vit_task, handle, vit_task.holdout).evaluate(FAST)
@@ -134,17 +135,20 @@ def test_answers_are_the_evaluators_and_serving_gives_each_row_its_plans_logits(
         middle = sorted(s for row in sure for s in row)[8] + 1e-6
         places = by_hand(sure, middle)
         assert len(set(places)) > 1
-        cascade = server.cascade(chain, "probability", middle)(inputs)
+        cascade, taken = server.cascade(chain, "probability", middle)(inputs)
+        assert taken.tolist() == places
         wanted = torch.stack([row[place] for row, place in zip(alone, places, strict=True)])
         assert torch.allclose(cascade, wanted, atol=1e-5)
-        assert torch.equal(server.cascade(chain, "probability", 0.0)(inputs), server.static(FASTER)(inputs))
-        guesses = [PlanGuess(states, torch.tensor(same * 4)) for same in ([True, False, False], [True, True, False])]
+        assert torch.equal(server.cascade(chain, "probability", 0.0)(inputs)[0], server.static(FASTER)(inputs))
+        guesses = [learnt_guess(states, torch.tensor(same * 4)) for same in ([True, False, False], [True, True, False])]
         said = [[float(guess(early(row))) for guess in guesses] for row in rows]
         middle = sorted(s for row in said for s in row)[10] + 1e-6
         places = by_hand(said, middle)
         assert len(set(places)) > 1
-        assert server.decider(guesses, middle, early)(inputs).tolist() == places
-        routed = server.router(chain, guesses, middle, early)(inputs)
+        router = server.router(chain, kept_guesses(tmp_path, keep_guesses(tmp_path, guesses)), middle, 0)
+        assert router.decide(inputs).tolist() == places
+        routed, taken = router(inputs)
+        assert taken.tolist() == places
         wanted = torch.stack([row[place] for row, place in zip(alone, places, strict=True)])
         assert torch.allclose(routed, wanted, atol=1e-5)
     times = time_forwards({"a": server.static(Plan()), "b": server.static(FAST)}, [inputs, inputs], 0)
