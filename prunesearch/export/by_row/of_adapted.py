@@ -158,7 +158,7 @@ def by_row(source: RuleSource, handle: Handle) -> ByRow:
 
 
 @dataclass
-class Comparison:
+class SideBySide:
     """Row by row, what was written beside the study's own.
 
     Attributes:
@@ -228,7 +228,7 @@ class _Beside:
         Raises:
             PruneSearchError: if they differ by more than last digits.
         """
-        single, compared = self.target.single, Comparison(by_row(self.source, self.handle), self.written)
+        single, compared = self.target.single, SideBySide(by_row(self.source, self.handle), self.written)
         judged = quality_of(task, compared, self.split, self.lengths)
         exact = not any(plan.whole for plan in self.source.plans.values())  # fewer bits change answers by design
         tolerance = single.tolerance * max(compared.largest, 1.0)

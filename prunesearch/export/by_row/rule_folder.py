@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.export.by_row.rule_source import RowForward, RuleFormat, RuleSource
-from prunesearch.export.models.huggingface import Tail, file_with, open_folder, save_folder, save_processor
+from prunesearch.export.models.huggingface import FileEnd, file_with, open_folder, save_folder, save_processor
 from prunesearch.export.models.model_format import ModelOptions
 from prunesearch.pruning.families.find import BY_ROW, PRUNED
 
@@ -108,7 +108,9 @@ def rule_file(model: PreTrainedModel, plans: Mapping[str, Plan]) -> str:
     )
     if skips:
         roots.append(("prunesearch.pruning.forward.reshaped", "WithoutHalves"))
-    tail = Tail(_TAIL, roots, words, name=_NAME, prefix=PRUNED + BY_ROW, methods=("within", "decide"), imports=imports)
+    tail = FileEnd(
+        _TAIL, roots, words, name=_NAME, prefix=PRUNED + BY_ROW, methods=("within", "decide"), imports=imports
+    )
     return file_with(model, tail, {name: plan.schedule for name, plan in plans.items()})
 
 

@@ -114,7 +114,7 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule, *, halves: bool =
         PruneSearchError: for a model class that is not transformers' own, or a scorer, merge or family that was
             registered from outside, whose source prunesearch does not have.
     """
-    tail = Tail(
+    tail = FileEnd(
         _TAIL,
         roots=[(_RESHAPED, name) for name in ("take_shape_", "WithoutHalves") if halves],
         words={"shaping": _SHAPING if halves else "", "planned": _WITHOUT_HALVES if halves else _SCHEDULE},
@@ -123,7 +123,7 @@ def modelling_file(model: PreTrainedModel, schedule: Schedule, *, halves: bool =
 
 
 @dataclass(frozen=True)
-class Tail:
+class FileEnd:
     """The end of a modelling file: the class of the model.
 
     Attributes:
@@ -145,7 +145,7 @@ class Tail:
     imports: tuple[str, ...] = ()
 
 
-def file_with(model: PreTrainedModel, tail: Tail, schedules: Mapping[str, Schedule]) -> str:
+def file_with(model: PreTrainedModel, tail: FileEnd, schedules: Mapping[str, Schedule]) -> str:
     """A modelling file that ends with `tail`, for the scorers and merges of schedules, each with what it is called.
 
     Raises:
