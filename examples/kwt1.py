@@ -89,7 +89,7 @@ class Kwt1(PreTrainedModel):
 
     def forward(self, input_features: Tensor) -> SequenceClassifierOutput:
         """`input_features` `[batch, 98, 40]`; logits `[batch, 12]`."""
-        x = torch.cat([self.cls.expand(len(input_features), -1, -1), self.proj(input_features)], dim=1) + self.pos
+        x = torch.cat([self.cls.expand(input_features.shape[0], -1, -1), self.proj(input_features)], dim=1) + self.pos
         for block in self.blocks:
             x = block(x)
         return SequenceClassifierOutput(logits=self.head(x[:, 0]))
