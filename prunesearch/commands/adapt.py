@@ -83,9 +83,7 @@ def adapted(work: Adapting, weights: Path | None = None) -> Adapted:
     if weights is None or ROUTER not in chosen:
         return found
     kept = keep_guesses(weights, work.guesses_of(chosen[ROUTER]))
-    contestants = [
-        one.model_copy(update={"guesses": kept}) if one.kind == "router" else one for one in found.contestants
-    ]
+    contestants = [one.model_copy(update={"guesses": kept}) if one.routes else one for one in found.contestants]
     return found.model_copy(update={"contestants": contestants})
 
 
@@ -115,7 +113,7 @@ def _found(
         batches=work.wanted.batches,
         contestants=contestants,
         duels=[
-            _duel(one, contestants, evaluations, size, work.task.metric)
+            duel_at(one, contestants, evaluations, size, work.task.metric)
             for one in contestants
             if one.kind != "static"
             for size in work.wanted.batch_sizes
@@ -173,16 +171,16 @@ def _latency(size: int, ms: Sequence[float], by_plan: float | None = None) -> Ro
     return RowLatency(batch_size=size, mean=float(np.mean(ms)), p50=p50, p95=p95, worst=float(max(ms)), by_plan=by_plan)
 
 
-def _duel(
+def duel_at(
     mine: RowPlans, others: Sequence[RowPlans], evaluations: Mapping[str, Evaluation], size: int, metric: str
 ) -> RowDuel:
     """Against the static plan that is best on calibration rows among those that take no more on average."""
     limit = _at(mine, size).least
     static = [one for one in others if one.kind == "static"]
-    only = [
-        plan for plan, share in zip(mine.plans, mine.shares, strict=True) if share == 1
-    ]  # no choice, whatever it took
-    able = [one for one in static if one.name in only or (not only and _at(one, size).mean <= _NEAR * limit)]
+    # what takes no more whatever the clock says: all that is run, and what a cascade runs for every row
+    only = [plan for plan, share in zip(mine.plans, mine.shares, strict=True) if share == 1]
+    part = only or (mine.plans[:1] if not mine.routes and mine.kind != "static" else [])
+    able = [one for one in static if one.name in part or (not only and _at(one, size).mean <= _NEAR * limit)]
     means = {one.name: _at(one, size).mean for one in static}
     rival = max(able, key=lambda one: (one.calibration, -means[one.name]), default=None)
     rival = rival or min(static, key=lambda one: means[one.name])

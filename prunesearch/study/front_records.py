@@ -291,6 +291,11 @@ class RowPlans(FrontRecord):
     quality: MetricValue = Field(description="on holdout rows, with its change from the unpruned model")
     latencies: list[RowLatency] = Field(description="one for each number of rows in a batch")
 
+    @property
+    def routes(self) -> bool:
+        """Whether what is known before a plan runs decides; otherwise every row runs the first plan."""
+        return self.block is not None
+
 
 class RowDuel(FrontRecord):
     """Plans chosen row by row against the best static plan that takes no more time on average."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from prunesearch.commands.adapt import adapt, adapted
+from prunesearch.commands.adapt import adapt, adapted, duel_at
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.apply import apply_
@@ -22,6 +22,7 @@ from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
+from prunesearch.study.front_records import RowLatency
 from prunesearch.study.setup import make_setting
 from tests.support.known_device import on_box, settings
 
@@ -91,6 +92,31 @@ def test_what_is_told_is_what_rows_one_by_one_find(front: Front, tmp_path: Path)
     show_adapted(front, quiet := Console(file=io.StringIO()))
     assert quiet.file.getvalue() == ""
     assert adapted_section(front) == []
+
+
+def test_what_a_cascade_runs_for_every_row_is_a_rival_whatever_the_clock_says(front: Front) -> None:
+    setting = make_setting(RunConfig(**front.config))
+    with apply_(setting.task.model, Plan()) as handle, torch.inference_mode():
+        work = Adapting(front, setting, handle, WANTED)
+        found = adapted(work)
+        evaluations = {name: answers.evaluation for name, answers in work.holdout[0].items()}
+    slow = RowLatency(batch_size=1, mean=5.0, p50=5.0, p95=5.0, worst=5.0)
+    statics = [one.model_copy(update={"latencies": [slow]}) for one in found.contestants if one.kind == "static"]
+    best = max(statics, key=lambda one: one.calibration)
+    mine = best.model_copy(
+        update={
+            "name": "cascade",
+            "kind": "cascade",
+            "plans": [best.name, "other"],
+            "shares": [0.5, 0.5],
+            "latencies": [slow.model_copy(update={"mean": 4.0, "by_plan": 4.0})],
+        }
+    )
+    evaluations["cascade"] = evaluations[best.name]
+    duel = duel_at(mine, [*statics, mine], evaluations, 1, "accuracy")
+    assert (duel.static, duel.winner) == (best.name, "neither")
+    duel = duel_at(mine.model_copy(update={"kind": "router", "block": 0}), [*statics, mine], evaluations, 1, "accuracy")
+    assert duel.static == min(statics, key=lambda one: one.latencies[0].mean).name  # nobody is as fast
 
 
 def test_a_device_that_is_elsewhere_and_a_front_without_points_are_refused(front: Front, tmp_path: Path) -> None:
