@@ -33,13 +33,13 @@ TOKENS, REAL, R = 197, 150, 13
 KEEP = (TOKENS - 1 - R) / (TOKENS - 1)
 # most that a stage may take, without padding and with it; the test of the counts holds both
 MOST = {
-    "position_stride+drop": (4, 26),
-    "value_norm+drop": (9, 14),
-    "cls_attention+drop": (10, 20),
-    "cls_attention+fuse": (16, 49),
-    "cls_attention+nearest": (18, 45),
-    "cls_attention+soft": (18, 47),
-    "cls_attention+bipartite": (20, 56),
+    "position_stride+drop": (4, 8),
+    "value_norm+drop": (9, 13),
+    "cls_attention+drop": (10, 19),
+    "cls_attention+fuse": (16, 31),
+    "cls_attention+nearest": (18, 36),
+    "cls_attention+soft": (18, 36),
+    "cls_attention+bipartite": (20, 40),
 }
 _SIZE = {
     "hidden_size": 384,

@@ -53,8 +53,11 @@ def select(name: str, state: State, score: torch.Tensor) -> torch.Tensor:
     given_ = SelectionInput(state.tokens, state.view, score, keep, state.tokens.width_after(keep), {})
     chosen = SELECTIONS.load(name)(given_)
     assert torch.equal(chosen.best[:, -1], score.gather(1, chosen.ranking)[:, -1])
-    kept: torch.Tensor = chosen.is_kept
-    return kept
+    there = torch.ones_like(chosen.kept, dtype=torch.bool) if chosen.occupied is None else chosen.occupied
+    stays = torch.zeros_like(score, dtype=torch.bool)
+    for row, (kept, occupied) in enumerate(zip(chosen.kept, there, strict=True)):
+        stays[row, kept[occupied]] = True
+    return stays
 
 
 @pytest.mark.parametrize("name", list(DEFINED))

@@ -135,7 +135,7 @@ def make_state(shape: Shape) -> State:
         n_start=shape.width,
         leading=shape.leading,
         trailing=shape.trailing,
-        ends=torch.tensor(protected),
+        marks=torch.tensor(protected),
         size=None if shape.sizes == "one" else torch.tensor(size),
         valid=torch.tensor(valid) if padded else None,
         row_start=torch.tensor(shape.lengths) if padded else None,

@@ -13,13 +13,14 @@ from prunesearch.core.tables.params import Param
 class ScorerRow(Row):
     """A scorer. `order_free`: True if it says the same of tokens in whatever order they stand; `attends`: True if it
     reads who attends to whom, so that it needs a block; `tower`: True if in a decoder it reads what the model's tower
-    attended to; `learned`: True if it has weights, which lie beside the model; `params`: the numbers that a stage may
-    set, by name."""
+    attended to; `learned`: True if it has weights, which lie beside the model; `by_place`: True if it says the same of
+    all rows of a length; `params`: the numbers that a stage may set, by name."""
 
     order_free: bool = False
     attends: bool = False
     tower: bool = False
     learned: bool = False
+    by_place: bool = False
     params: Mapping[str, Param] = field(default_factory=dict)
 
 
@@ -40,9 +41,11 @@ class LearnedRow(ScorerRow):
 @dataclass(frozen=True)
 class MergeRow(Row):
     """A merge. `uses_scores`: False if the scorer is ignored (matching by similarity alone); `makes_sizes`: True if
-    kept tokens may come to stand for several inputs; `order_free`, `params`: as of a scorer."""
+    kept tokens may come to stand for several inputs; `loses`: True if it asks of the others neither what they are nor
+    how they score; `order_free`, `params`: as of a scorer."""
 
     uses_scores: bool = True
+    loses: bool = False
     makes_sizes: bool = False
     order_free: bool = False
     params: Mapping[str, Param] = field(default_factory=dict)
@@ -50,9 +53,11 @@ class MergeRow(Row):
 
 @dataclass(frozen=True)
 class SelectionRow(Row):
-    """How scores become kept tokens. `static`: as many for every row of the same length; `params`: as of a scorer."""
+    """How scores become kept tokens. `static`: as many for every row of the same length; `reads_scores`: it reads
+    nothing but scores; `params`: as of a scorer."""
 
     static: bool = True
+    reads_scores: bool = False
     params: Mapping[str, Param] = field(default_factory=dict)
 
 

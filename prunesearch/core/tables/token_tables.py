@@ -79,9 +79,11 @@ SCORERS = make_table(
             order_free=True,
             params={"margin": Param(0.9, 0.0, 1.0, "cosine of keys that counts as alike, at the first block")},
         ),
-        "position": ScorerRow(f"{_SCORERS}.by_place:position", "fixed length: keep the first n"),
-        "position_stride": ScorerRow(f"{_SCORERS}.by_place:position_stride", "fixed length: keep every k-th"),
-        "random": ScorerRow(f"{_SCORERS}.by_place:random", "seeded random order, the floor to beat"),
+        "position": ScorerRow(f"{_SCORERS}.by_place:position", "fixed length: keep the first n", by_place=True),
+        "position_stride": ScorerRow(
+            f"{_SCORERS}.by_place:position_stride", "fixed length: keep every k-th", by_place=True
+        ),
+        "random": ScorerRow(f"{_SCORERS}.by_place:random", "seeded random order, the floor to beat", by_place=True),
     },
     ScorerRow,
     beside=LEARNED,
@@ -90,7 +92,7 @@ SCORERS = make_table(
 MERGES = make_table(
     "merge",
     {
-        "drop": MergeRow(f"{_MERGES}.drop:drop", "tokens that are not kept disappear", order_free=True),
+        "drop": MergeRow(f"{_MERGES}.drop:drop", "tokens that are not kept disappear", loses=True, order_free=True),
         "fuse": MergeRow(
             f"{_MERGES}.fuse:fuse", "they become one weighted token (EViT)", makes_sizes=True, order_free=True
         ),
@@ -120,7 +122,9 @@ MERGES = make_table(
 SELECTIONS = make_table(
     "selection",
     {
-        "top_k": SelectionRow(f"{_SELECTIONS}.top_k:top_k", "the best-scored ones, as many as the stage says"),
+        "top_k": SelectionRow(
+            f"{_SELECTIONS}.top_k:top_k", "the best-scored ones, as many as the stage says", reads_scores=True
+        ),
         "diversity": SelectionRow(
             f"{_SELECTIONS}.greedy:diversity", "the least alike, one by one, whatever the scorer says (DivPrune)"
         ),

@@ -265,7 +265,7 @@ class GraphPieces:
         full = None
         if start.valid is not None:
             full = start.valid.sum(1) * 0 + shape.tokens
-        return Tokens(n, shape.tokens, family.leading, family.family.trailing, start.ends, size, start.valid, full)
+        return Tokens(n, shape.tokens, family.leading, family.family.trailing, start.marks, size, start.valid, full)
 
     def share(self, n: int) -> float:
         """`keep` of a stage that leaves `n` tokens."""

@@ -68,7 +68,7 @@ class _CrossAttention:
         tokens = forward.tokens
         if tokens is None:
             return None
-        if states.shape[1] != tokens.n or len(states) % len(tokens.ends):  # of another forward
+        if states.shape[1] != tokens.n or len(states) % len(tokens.like):  # of another forward
             return None
         changed = {**kwargs, _MASK: _mask_for(states, tokens, forward.additive)}
         if kwargs.get(_WHERE) is not None and tokens.place is not None:

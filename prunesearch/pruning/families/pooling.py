@@ -211,7 +211,7 @@ class _FrameMask:
         if tokens is None:
             found: Tensor = self.original(frames, *args, **kwargs)
             return found
-        return torch.ones_like(tokens.ends) if tokens.valid is None else tokens.valid
+        return torch.ones_like(tokens.like) if tokens.valid is None else tokens.valid
 
 
 def _owner(model: nn.Module, base: nn.Module, path: str) -> nn.Module | None:

@@ -74,14 +74,14 @@ class Assignment:
         place = None if tokens.place is None else take_rows(tokens.place, self.kept)
         if tokens.valid is None:
             ends = at_the_ends(self.kept, self.n_out, tokens.leading, tokens.trailing)
-            return replace(tokens, n=self.n_out, size=size, ends=ends.expand_as(self.kept), place=place)
+            return replace(tokens, n=self.n_out, size=size, marks=ends.expand_as(self.kept), place=place)
         valid = take_rows(tokens.valid, self.kept) if self.occupied is None else self.occupied
-        ends = take_rows(tokens.ends, self.kept)
-        return replace(tokens, n=self.n_out, size=size, valid=valid, ends=ends, place=place)
+        marks = None if tokens.marks is None else take_rows(tokens.marks, self.kept)
+        return replace(tokens, n=self.n_out, size=size, valid=valid, marks=marks, place=place, keep_left=None)
 
     def _sum(self, x: Tensor) -> Tensor:
         if self.share is not None:
-            dtype = torch.promote_types(x.dtype, self.share.dtype)
+            dtype = max(x.dtype, self.share.dtype, key=lambda d: d.itemsize)
             flat = (x if x.dim() == 3 else x[..., None]).to(dtype)
             out = self.share.to(dtype).transpose(1, 2) @ flat
             return out if x.dim() == 3 else out[..., 0]

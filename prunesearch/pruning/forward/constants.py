@@ -16,7 +16,8 @@ from torch import Tensor
 
 P = ParamSpec("P")
 _tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
-_KEPT = 1024  # of each kind; the largest is as long as a row of tokens
+_KEPT, _KEPT_BYTES = 1024, 2**26  # of each kind
+_LONGEST = 1024  # tokens of a row up to which there are tables of rows of every length: 8 MiB in int64
 _STORAGES: weakref.WeakValueDictionary[int, torch.UntypedStorage] = weakref.WeakValueDictionary()
 _local = threading.local()
 
@@ -65,7 +66,8 @@ def constant(asked: Callable[Concatenate[torch.device, P], Tensor]) -> Callable[
                 device, _, *args = key
                 found = _registered(make, device, *args)
             if type(found) is Tensor:  # and not what a mode of fake tensors makes beside real ones
-                if len(known) >= _KEPT:
+                held = sum(x.untyped_storage().nbytes() for x in (found, *known.values()))
+                if len(known) >= _KEPT or held > _KEPT_BYTES:
                     known.clear()
                 known[key] = found
         return found
@@ -85,6 +87,39 @@ def constant(asked: Callable[Concatenate[torch.device, P], Tensor]) -> Callable[
     return cast(Callable[Concatenate[Tensor, P], Tensor], wraps(asked)(get))
 
 
+def are_kept(like: Tensor) -> bool:
+    """Whether constants for a tensor are kept, and not made in every forward."""
+    if torch.compiler.is_compiling() or _tracing() or type(like) is not Tensor:
+        return False
+    return not (like.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def is_looked_up(length: Tensor, longest: int) -> bool:
+    """Whether what hangs on the lengths of rows is looked up in a table of every length up to `longest`."""
+    return longest <= _LONGEST and are_kept(length)
+
+
+def by_length(asked: Callable[Concatenate[Tensor, P], Tensor]) -> Callable[Concatenate[Tensor, int, P], Tensor]:
+    """Look up what hangs on the lengths of rows: of every length it is made once, and kept.
+
+    `asked` takes lengths `[m, 1]` and counts, and gives `[m, ...]`; what is returned takes lengths `[batch]`, the
+    longest that there can be, and the counts. Whoever traces works the rows out, and so do rows of many tokens.
+    """
+    make: Callable[..., Tensor] = asked
+
+    def of_every_length(device: torch.device, longest: int, *args: Any) -> Tensor:
+        return make(torch.arange(longest + 1, device=device)[:, None], *args)
+
+    table = constant(of_every_length)
+
+    def get(length: Tensor, longest: int, /, *args: Any) -> Tensor:
+        if not is_looked_up(length, longest):
+            return make(length[:, None], *args)
+        return table(length, longest, *args).index_select(0, length)
+
+    return cast(Callable[Concatenate[Tensor, int, P], Tensor], wraps(asked)(get))
+
+
 @constant
 def places(device: torch.device, n: int, first: int = 0, step: int = 1) -> Tensor:
     """`[1, m]` int64: `first`, `first + step`, and so on below `n`."""
@@ -101,6 +136,12 @@ def row_starts(device: torch.device, batch: int, n: int) -> Tensor:
 def ones(device: torch.device, count: int, dtype: torch.dtype) -> Tensor:
     """`[count]` of 1."""
     return torch.ones(count, device=device, dtype=dtype)
+
+
+@constant
+def unit_rows(device: torch.device, count: int, dtype: torch.dtype) -> Tensor:
+    """`[count, count]`: 1 where row and column are the same, else 0."""
+    return torch.eye(count, device=device, dtype=dtype)
 
 
 @constant

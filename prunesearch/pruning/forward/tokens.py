@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
 
@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from prunesearch.core.plans.stage import ROUNDING_SLACK, kept_count
-from prunesearch.pruning.forward.constants import at_the_ends, constant, in_between, ones, places, row_starts, single
+from prunesearch.pruning.forward.constants import (
+    are_kept,
+    at_the_ends,
+    by_length,
+    constant,
+    in_between,
+    is_looked_up,
+    ones,
+    places,
+    row_starts,
+    single,
+)
 
 
 def take_rows(x: Tensor, index: Tensor) -> Tensor:
@@ -84,21 +95,23 @@ class Tokens:
     """The tokens that flow, without their features.
 
     `size` `[batch, n]` counts the inputs a token stands for (None: all one); `valid` `[batch, n]` is False on padding
-    (None: no padding); `ends` `[batch, n]` marks those that are never reduced, the first `leading` and the last
-    `trailing` of a row (junk on padding: `protected` is without). `n_start` is the width at the start, `row_start`
+    (None: no padding); `marks` `[batch, n]` marks those that are never reduced (junk on padding), None where they
+    follow from the lengths of rows. `n_start` is the width at the start, `row_start`
     `[batch]` each row's tokens at the start (None without padding: then it is `n_start` for all). `place` `[batch, n]`
-    is the input that each token continues (None where nothing asks for it; junk on padding).
+    is the input that each token continues (None where nothing asks for it; junk on padding). `keep_left` is the `keep`
+    of the stage that they left, which puts padding behind them (None: they come as they were given).
     """
 
     n: int
     n_start: int
     leading: int
     trailing: int
-    ends: Tensor
+    marks: Tensor | None = None
     size: Tensor | None = None
     valid: Tensor | None = None
     row_start: Tensor | None = None
     place: Tensor | None = None
+    keep_left: float | None = None
     _masks: dict[tuple[torch.dtype, bool], Tensor | None] = field(default_factory=dict, init=False, compare=False)
 
     @classmethod
@@ -121,12 +134,29 @@ class Tokens:
             ends = at_the_ends(hidden, n, leading, trailing).expand(batch, n)
             return cls(n, n, leading, trailing, ends, place=inputs)
         ordinal = valid.cumsum(1)  # from 1
-        length = ordinal[:, -1]
-        last = _last_reducible(hidden, n, leading, trailing).index_select(0, length)[:, None]
-        ends = ordinal != torch.clamp(ordinal, places(hidden, leading + 2, leading + 1), last)
-        found = cls(n, n, leading, trailing, ends, None, valid, length, inputs)
+        found = cls(n, n, leading, trailing, None, None, valid, ordinal[:, -1], inputs)
         found.__dict__["ordinal"] = ordinal  # known already
         return found
+
+    @property
+    def like(self) -> Tensor:
+        """`[batch, n]`, on the device of the tokens."""
+        like = self.valid if self.marks is None else self.marks
+        if like is None:
+            raise RuntimeError("tokens without padding have marks")
+        return like
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """`[batch, n]` the first `leading` and the last `trailing` of a row; junk on padding (see `protected`)."""
+        if self.marks is not None:
+            return self.marks
+        if self.keep_left is not None:
+            counts = self.keep_left, self.n_start, self.leading, self.trailing, self.n
+            return _ends_of(self.started, self.n_start, *counts)
+        last = _last_reducible(self.like, self.n_start, self.leading, self.trailing)
+        last = last.index_select(0, self.ordinal[:, -1])[:, None]
+        return self.ordinal != torch.clamp(self.ordinal, places(self.like, self.leading + 2, self.leading + 1), last)
 
     @property
     def n_protected(self) -> int:
@@ -136,22 +166,43 @@ class Tokens:
     @cached_property
     def ordinal(self) -> Tensor:
         """`[batch, n]` each token's place among the real ones of its row, from 1."""
-        if self.valid is None:
-            return places(self.ends, self.n + 1, 1).expand_as(self.ends)
+        if self.valid is None or self.keep_left is not None:
+            return places(self.like, self.n + 1, 1).expand_as(self.like)
         return self.valid.cumsum(1)
+
+    @cached_property
+    def length(self) -> Tensor:
+        """`[batch, 1]` the real tokens of each row, where there is padding."""
+        if self.keep_left is not None:
+            return self._looked_up(self.keep_left, self.n_protected)[:, None]
+        return self.ordinal[:, -1:]
+
+    @property
+    def started(self) -> Tensor:
+        """`row_start`, where there is padding."""
+        if self.row_start is None:
+            raise RuntimeError("what each row started with was not counted")
+        return self.row_start
+
+    @property
+    def by_length_alone(self) -> bool:
+        """Whether what hangs on the places of tokens is known of each length that a row may have started with."""
+        if self.valid is None:
+            return are_kept(self.like)
+        return self.marks is None and is_looked_up(self.started, self.n_start)
 
     @property
     def among_reducible(self) -> tuple[Tensor, Tensor]:
         """`[batch, n]` each token's place among the reducible ones of its row, from 0, junk on others; and `[batch, 1]`
         how many those are, less than 0 in rows that are shorter than what is protected."""
-        return self.ordinal - (self.leading + 1), self.ordinal[:, -1:] - self.n_protected
+        return self.ordinal - (self.leading + 1), self.length - self.n_protected
 
     @property
     def asked(self) -> Tensor:
         """`[batch]` the last real token of each row: of a prompt it is where the answer starts."""
         if self.valid is None:
-            return places(self.ends, self.n, self.n - 1)[0].expand(self.ends.shape[0])
-        return (self.ordinal < self.ordinal[:, -1:]).sum(1)
+            return places(self.like, self.n, self.n - 1)[0].expand(self.like.shape[0])
+        return (self.ordinal < self.length).sum(1)
 
     @property
     def asks(self) -> Tensor:
@@ -177,7 +228,7 @@ class Tokens:
     def reducible(self) -> Tensor:
         """`[batch, n]`: tokens that a stage may reduce."""
         if self.valid is None:
-            return in_between(self.ends, self.n, self.leading, self.trailing).expand_as(self.ends)
+            return in_between(self.like, self.n, self.leading, self.trailing).expand_as(self.like)
         return self.valid & ~self.ends
 
     @cached_property
@@ -186,7 +237,7 @@ class Tokens:
         if self.size is not None:
             return self.size
         if self.valid is None:
-            return ones(self.ends, self.n, torch.float32).expand_as(self.ends)
+            return ones(self.like, self.n, torch.float32).expand_as(self.like)
         return self.valid.float()
 
     def width_after(self, keep: float) -> int:
@@ -204,9 +255,7 @@ class Tokens:
         return self._looked_up(keep, 0)
 
     def _looked_up(self, keep: float, more: int) -> Tensor:
-        if self.row_start is None:
-            raise RuntimeError("what each row started with was not counted")
-        return _kept_of(self.row_start, keep, self.n_start, self.n_protected, more).index_select(0, self.row_start)
+        return _kept_of(self.started, keep, self.n_start, self.n_protected, more).index_select(0, self.started)
 
     def most_left(self, keep: float) -> int:
         """Reducible tokens that are kept of the longest possible row."""
@@ -214,7 +263,7 @@ class Tokens:
 
     def kept(self, keep: float) -> Tokens:
         """The same, known to have left a stage of `keep`."""
-        return self
+        return self if self.valid is None or self.marks is not None else replace(self, keep_left=keep)
 
     def gives(self, before: float, keep: float) -> bool:
         """True if a stage after one of `before` takes tokens from some row; known without a look at the data.
@@ -258,6 +307,19 @@ class Tokens:
 def _last_reducible(device: torch.device, n: int, leading: int, trailing: int) -> Tensor:
     """`[n + 1]` for each length of a row: its last token, from 1, that may be reduced; `leading` if there is none."""
     return (torch.arange(n + 1, device=device) - trailing).clamp(min=leading)
+
+
+@by_length
+def _ends_of(length: Tensor, keep: float, n_start: int, leading: int, trailing: int, n: int) -> Tensor:
+    """`[m, n]` of rows that left a stage of `keep`, by the lengths `[m, 1]` that they started with."""
+    place = torch.arange(n, device=length.device)
+    left = left_of(length, keep, n_start, leading + trailing)
+    return (place < leading) | (place >= left - trailing)
+
+
+def left_of(length: Tensor, keep: float, n_start: int, protected: int) -> Tensor:
+    """Tokens that leave a stage of `keep`, protected ones included, of rows that started with `length`."""
+    return kept_counts(keep, (length - protected).clamp(min=0), n_start - protected) + length.clamp(max=protected)
 
 
 @constant

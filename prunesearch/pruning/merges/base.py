@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from prunesearch.pruning.attention import AttentionView, unit_keys
-from prunesearch.pruning.forward.constants import closed_ends, zero
-from prunesearch.pruning.forward.tokens import Tokens, split_rows, take_rows
+from prunesearch.pruning.forward.constants import by_length, closed_ends
+from prunesearch.pruning.forward.tokens import Tokens, left_of, split_rows, take_rows
 from prunesearch.pruning.selections.base import Chosen
 
 
@@ -57,10 +57,19 @@ def similarity_to_kept(inputs: MergeInput, chosen: Chosen, scale: float = 1.0) -
         kept, others = split_rows(unit, chosen.order, chosen.n_out)
         closed = closed_ends(unit, chosen.n_out, tokens.leading, tokens.trailing, unit.dtype)
         return torch.baddbmm(closed, others, kept.transpose(1, 2), alpha=scale)
-    closed = take_rows(tokens.ends, chosen.kept)
-    if chosen.occupied is not None:
-        closed = closed | ~chosen.occupied
-    kept = take_rows(unit, chosen.kept).transpose(1, 2)
-    similarity = torch.baddbmm(zero(unit, unit.dtype), unit, kept, beta=0, alpha=scale)
-    # finite, since a row with nothing to give has no open slot: any value will do there, its weights are zero
-    return similarity.masked_fill(closed[:, None, :], torch.finfo(unit.dtype).min)
+    counts = inputs.keep, tokens.n_start, tokens.leading, tokens.trailing, chosen.n_out
+    closed = _closed_slots(tokens.started, tokens.n_start, *counts, unit.dtype)
+    return torch.baddbmm(closed, unit, take_rows(unit, chosen.kept).transpose(1, 2), alpha=scale)
+
+
+@by_length
+def _closed_slots(
+    length: Tensor, keep: float, n_start: int, leading: int, trailing: int, n_out: int, dtype: torch.dtype
+) -> Tensor:
+    """`[m, 1, n_out]`: 0 on slots that take something in, else least.
+
+    Finite, since a row with nothing to give has no open slot: any value will do there, its weights are zero.
+    """
+    place = torch.arange(n_out, device=length.device)
+    closed = (place < leading) | (place >= left_of(length, keep, n_start, leading + trailing) - trailing)
+    return closed.to(dtype)[:, None] * torch.finfo(dtype).min

@@ -10,10 +10,9 @@ from torch import Tensor
 from prunesearch.core.plans.stage import kept_count
 from prunesearch.pruning.attention import mean_key, of_length_one
 from prunesearch.pruning.forward.assignment import Assignment, Grouped, Regrouping
-from prunesearch.pruning.forward.constants import constant, places
-from prunesearch.pruning.forward.tokens import Tokens, is_single, take_rows
+from prunesearch.pruning.forward.constants import by_length, constant, places
+from prunesearch.pruning.forward.tokens import Tokens, is_single, left_of, take_rows
 from prunesearch.pruning.merges.base import MergeInput
-from prunesearch.pruning.selections.base import own_slots
 
 
 def bipartite(inputs: MergeInput) -> Assignment:
@@ -28,15 +27,14 @@ def bipartite(inputs: MergeInput) -> Assignment:
     without one the least similar come last to first, as there.)
     """
     tokens, key = inputs.tokens, mean_key(inputs.attention)
-    goal = tokens.row_counts(inputs.keep)
-    step = _match_once(inputs, tokens, key, goal)
+    step = _match_once(inputs, tokens, key, 0)
     rounds = _rounds(inputs.keep_before, inputs.keep, tokens, inputs.n_out)
     if rounds == 1:
         return step
     kept, occupied, slot = step.kept, step.occupied, step.slots(tokens.n)
-    for _ in range(rounds - 1):
+    for done in range(1, rounds):
         key, tokens = step.apply(key, tokens)
-        step = _match_once(inputs, tokens, key, goal)
+        step = _match_once(inputs, tokens, key, done)
         kept, occupied, slot = kept.gather(1, step.kept), step.occupied, step.slots(tokens.n).gather(1, slot)
     return Assignment(kept, occupied, slot, weight=inputs.tokens.mass)
 
@@ -62,14 +60,14 @@ def _halvings(count: int, goal: int) -> int:
     return rounds
 
 
-def _match_once(inputs: MergeInput, tokens: Tokens, key: Tensor, goal: Tensor | None) -> Assignment:
+def _match_once(inputs: MergeInput, tokens: Tokens, key: Tensor, done: int) -> Assignment:
     """One round: merge as many pairs as are still too many, at most half of the reducible tokens."""
     unit = of_length_one(key)
     half = (tokens.n - tokens.n_protected) // 2
     width = tokens.n - min(tokens.n - inputs.n_out, half)
-    if tokens.valid is None or goal is None:
+    if tokens.valid is None:
         return _match_plain(inputs, tokens, unit, width)
-    return _match_padded(inputs, tokens, tokens.valid, unit, width, goal)
+    return _match_padded(inputs, tokens, tokens.valid, unit, width, done)
 
 
 # -- nothing is padded: the sets are slices --------------------------------------------------------------------------
@@ -108,45 +106,88 @@ def _takers_and_last(device: torch.device, takes: int, end: int, n: int) -> Tens
 # -- rows of different lengths: the sets are lists -------------------------------------------------------------------
 
 
-def _match_padded(
-    inputs: MergeInput, tokens: Tokens, valid: Tensor, unit: Tensor, width: int, goal: Tensor
-) -> Assignment:
-    reducible, gives = tokens.reducible, tokens.leading % 2
-    listed = (~reducible).byte().sort(stable=True, dim=1).indices
-    real = reducible.gather(1, listed)
+def _match_padded(inputs: MergeInput, tokens: Tokens, valid: Tensor, unit: Tensor, width: int, done: int) -> Assignment:
+    n, gives = tokens.n, tokens.leading % 2
+    counts = inputs.keep_before, inputs.keep, tokens.n_start, tokens.n_protected, done
+    listed = (tokens.ends >= valid).byte().sort(stable=True, dim=1).indices  # the reducible ones first
     givers, takers = listed[:, gives::2], listed[:, 1 - gives :: 2]
-    open_pairs = real[:, gives::2, None] & real[:, None, 1 - gives :: 2]
-    pairs = take_rows(unit, givers) @ take_rows(unit, takers).transpose(1, 2)
-    best, partner = pairs.masked_fill(~open_pairs, -torch.inf).max(-1)
-    ranking = best.sort(stable=True, dim=1, descending=True).indices
-    most = torch.minimum(valid.sum(1) - goal, reducible.sum(1) // 2)[:, None]
-    merged = places(ranking, ranking.shape[1]) < most  # in the order of the ranking
+    started, longest, keys = tokens.started, tokens.n_start, take_rows(unit, listed)
+    closed_givers, closed_takers = (
+        _beyond(started, longest, *counts, gives + i, m, unit.dtype)
+        for i, m in enumerate((givers.shape[1], takers.shape[1]))
+    )
+    pairs = torch.baddbmm(closed_takers[:, None], keys[:, gives::2], keys[:, 1 - gives :: 2].transpose(1, 2))
+    best, partner = pairs.max(-1)
+    ranking = (best + closed_givers).sort(stable=True, dim=1, descending=True).indices
     ranked = givers.gather(1, ranking)
-    gone = torch.zeros_like(reducible).scatter_(1, ranked, merged)
-    stays = valid & ~gone
-    # a row that has come to its goal rests
-    moves = reducible if inputs.in_order else reducible & (most > 0)
-    kept = _slots_of(inputs, tokens, ranked, takers, stays, moves)[:, :width]
-    occupied = places(kept, width) < stays.sum(1, keepdim=True)
-    if inputs.in_order:
-        own = own_slots(stays)
-    else:
-        own = torch.zeros_like(listed).scatter_(1, kept, places(kept, width).expand_as(kept) * occupied)
-    target = own.gather(1, takers.gather(1, partner.gather(1, ranking)))
-    slot = own.scatter(1, ranked, torch.where(merged, target, own.gather(1, ranked)))
-    return Assignment(kept, occupied, slot=slot, weight=tokens.mass)
+    gone = _gone(started, longest, *counts, givers.shape[1])  # in the order of the ranking
+    place = _place_of(inputs, tokens, valid, ranked, takers, gone)
+    # those that are gone behind all others: slots that hold nothing have padding
+    order = place.scatter_add(1, ranked, gone * (8 * n)).sort(stable=True, dim=1).indices
+    slot = torch.empty_like(order).scatter_(1, order, places(order, n).expand_as(order))
+    goal = torch.where(gone, takers.gather(1, partner.gather(1, ranking)), ranked)
+    slot = slot.scatter(1, ranked, slot.gather(1, goal)).clamp(max=width - 1)
+    occupied = _staying(started, longest, *counts, width)
+    return Assignment(order[:, :width], occupied, slot=slot, weight=tokens.mass)
 
 
-def _slots_of(
-    inputs: MergeInput, tokens: Tokens, ranked: Tensor, takers: Tensor, stays: Tensor, moves: Tensor
+def _place_of(
+    inputs: MergeInput, tokens: Tokens, valid: Tensor, ranked: Tensor, takers: Tensor, gone: Tensor
 ) -> Tensor:
-    """Tokens `[batch, n]` in the order of their slots, those that are gone at the end."""
+    """Numbers `[batch, n]` in whose order tokens go into slots, padding behind the others."""
     n = tokens.n
-    place = places(stays, n).expand_as(stays)
+    place = places(valid, n).expand_as(valid)
     if not inputs.in_order:
         # behind the leading tokens the first set, then the second, then the trailing ones; each by place, or by rank
-        among = ranked if tokens.leading else places(stays, ranked.shape[1]).expand_as(ranked)
+        among = ranked if tokens.leading else places(valid, ranked.shape[1]).expand_as(ranked)
         start = torch.where(tokens.ordinal <= tokens.leading, place - n, place + 2 * n)
         sets = start.scatter(1, takers, takers + n).scatter(1, ranked, among)
-        place = sets.where(moves, start)
-    return place.masked_fill(~stays, 4 * n).sort(stable=True, dim=1).indices
+        # a row that has come to its goal rests
+        place = sets.where(tokens.reducible & gone[:, :1], start)
+    return place.where(valid, places(valid, 5 * n, 4 * n))
+
+
+# -- what hangs on the lengths of rows alone: of what started with `length` there are `now` after so many rounds ------
+
+
+def _now_and_gone(
+    length: Tensor, before: float, after: float, n_start: int, protected: int, done: int
+) -> tuple[Tensor, Tensor]:
+    """Tokens that come into the next round, and how many merge in it."""
+    now, goal = (left_of(length, keep, n_start, protected) for keep in (before, after))
+    for _ in range(done + 1):
+        gone = torch.minimum(now - goal, (now - protected).clamp(min=0) // 2)
+        now = now - gone
+    return now + gone, gone
+
+
+@by_length
+def _beyond(
+    length: Tensor,
+    before: float,
+    after: float,
+    n_start: int,
+    protected: int,
+    done: int,
+    first: int,
+    m: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """`[rows, m]`: 0 on the reducible ones among every second of what is listed, -inf behind them."""
+    now, _ = _now_and_gone(length, before, after, n_start, protected, done)
+    beyond = torch.arange(m, device=length.device) * 2 + first % 2 >= now - protected
+    return torch.zeros(beyond.shape, dtype=dtype, device=length.device).masked_fill(beyond, -torch.inf)
+
+
+@by_length
+def _gone(length: Tensor, before: float, after: float, n_start: int, protected: int, done: int, m: int) -> Tensor:
+    """Bool `[rows, m]` places in the ranking of those that merge."""
+    _, gone = _now_and_gone(length, before, after, n_start, protected, done)
+    return torch.arange(m, device=length.device) < gone
+
+
+@by_length
+def _staying(length: Tensor, before: float, after: float, n_start: int, protected: int, done: int, n: int) -> Tensor:
+    """Bool `[rows, n]` slots of those that are left."""
+    now, gone = _now_and_gone(length, before, after, n_start, protected, done)
+    return torch.arange(n, device=length.device) < now - gone

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from prunesearch.pruning.forward.assignment import Assignment, Grouped, Regrouping
 from prunesearch.pruning.merges.base import MergeInput, similarity_to_kept
 
@@ -17,5 +15,5 @@ def nearest(inputs: MergeInput) -> Assignment:
     target = similarity_to_kept(inputs, chosen).argmax(-1)
     if inputs.tokens.valid is None:
         return Regrouping(chosen.order, chosen.n_out, Grouped(target), size=inputs.sizes(chosen.order))
-    slot = torch.where(chosen.is_kept, chosen.own_slot, target)
+    slot = target.scatter(1, chosen.marked, chosen.slots)
     return Assignment(chosen.kept, chosen.occupied, slot=slot, weight=inputs.tokens.mass)

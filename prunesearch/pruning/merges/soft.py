@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from prunesearch.pruning.forward.assignment import Assignment, Regrouping, Spread
-from prunesearch.pruning.forward.constants import places
+from prunesearch.pruning.forward.constants import unit_rows
 from prunesearch.pruning.merges.base import MergeInput, similarity_to_kept
 
 
@@ -18,6 +16,6 @@ def soft(inputs: MergeInput) -> Assignment:
     spread = similarity_to_kept(inputs, chosen, 1 / inputs.params["temperature"]).softmax(-1)
     if inputs.tokens.valid is None:
         return Regrouping(chosen.order, chosen.n_out, Spread(spread), size=inputs.sizes(chosen.order))
-    own = (chosen.own_slot[..., None] == places(chosen.kept, chosen.n_out)).to(spread.dtype)
-    share = torch.where(chosen.is_kept[..., None], own, spread)
+    rows = chosen.marked[..., None].expand(-1, -1, chosen.n_out)
+    share = spread.scatter(1, rows, unit_rows(spread, chosen.n_out, spread.dtype)[chosen.slots])
     return Assignment(chosen.kept, chosen.occupied, share=share, weight=inputs.tokens.mass)

@@ -71,9 +71,10 @@ def _cls_rows(inputs: ScorerInput) -> Tensor:
         if view.weights is not None:
             return view.weights[:, :, cls].to(inputs.wide)
         return view.logits(view.query[:, :, cls : cls + 1], slice(cls, cls + 1)).softmax(-1)[:, :, 0]
-    ordinal = inputs.tokens.ordinal
-    which = cls + 1 if cls >= 0 else ordinal[:, -1:] + cls + 1
-    place = (ordinal < which).sum(1)
+    if cls >= 0 and inputs.tokens.keep_left is not None:  # padding is behind
+        return view.logits(view.query[:, :, cls : cls + 1], slice(cls, cls + 1)).softmax(-1)[:, :, 0]
+    which = cls + 1 if cls >= 0 else inputs.tokens.length + cls + 1
+    place = (inputs.tokens.ordinal < which).sum(1)
     index = place[:, None, None, None].expand(-1, view.query.shape[1], 1, view.query.shape[3])
     return view.logits(view.query.gather(2, index), place).softmax(-1)[:, :, 0]
 

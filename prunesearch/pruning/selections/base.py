@@ -44,7 +44,7 @@ class Chosen:
         occupied: `[batch, n_out]`, as in `Assignment`.
         count: how many stay, an int or `[batch, 1]`.
         in_order: whether `kept` is in the order of the tokens, not of the ranking.
-        valid: `[batch, n]`, as in `Tokens`.
+        ranks: with padding, `[batch, n_out]` place in the ranking of what is in each slot; None where it is the slot's.
     """
 
     ranking: Tensor
@@ -53,7 +53,7 @@ class Chosen:
     count: int | Tensor
     occupied: Tensor | None = None
     in_order: bool = True
-    valid: Tensor | None = None
+    ranks: Tensor | None = None
 
     @property
     def n_out(self) -> int:
@@ -66,29 +66,12 @@ class Chosen:
         return torch.cat([self.kept, self.ranking[:, self.n_out :]], 1) if self.in_order else self.ranking
 
     @cached_property
-    def rank(self) -> Tensor:
-        """`[batch, n]` each token's place in the ranking, from 0."""
-        place = places(self.ranking, self.ranking.shape[1]).expand_as(self.ranking)
-        return torch.empty_like(self.ranking).scatter_(1, self.ranking, place)
+    def slots(self) -> Tensor:
+        """`[batch, n_out]` each slot's own number, 0 on those without a token."""
+        own = places(self.kept, self.n_out)
+        return own.expand_as(self.kept) if self.occupied is None else own * self.occupied
 
     @cached_property
-    def is_kept(self) -> Tensor:
-        """Bool `[batch, n]`."""
-        kept: Tensor = self.rank < self.count
-        return kept if self.valid is None else kept & self.valid
-
-    @cached_property
-    def own_slot(self) -> Tensor:
-        """`[batch, n]` slot of each kept token; some legal slot for the others."""
-        return own_slots(self.is_kept) if self.in_order else self.rank.clamp(max=self.n_out - 1)
-
-
-def slots_in_order(is_kept: Tensor, n_out: int) -> tuple[Tensor, Tensor]:
-    """Place the kept tokens of each row in order at its start: `(kept, occupied)`, both `[batch, n_out]`."""
-    kept = (~is_kept).byte().sort(stable=True, dim=1).indices[:, :n_out]
-    return kept, places(kept, n_out) < is_kept.sum(1, keepdim=True)
-
-
-def own_slots(is_kept: Tensor) -> Tensor:
-    """Slot of each kept token, `[batch, n]`; some legal slot for the others."""
-    return (is_kept.cumsum(1) - 1).clamp(min=0)
+    def marked(self) -> Tensor:
+        """`[batch, n_out]` as `kept`, but the token of slot 0 on slots without one."""
+        return self.kept if self.occupied is None else self.kept.where(self.occupied, self.kept[:, :1])

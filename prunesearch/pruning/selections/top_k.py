@@ -23,6 +23,7 @@ def top_k(inputs: SelectionInput) -> Chosen:
         return Chosen(ranking, best, kept, n_out, in_order=inputs.in_order)
     count = counts[:, None]
     occupied = places(kept, n_out) < count
+    ranks = None
     if inputs.in_order:  # slots of shorter rows that hold nothing come last
-        kept = kept.where(occupied, places(kept, tokens.n, tokens.n - 1)).sort(1).values
-    return Chosen(ranking, best, kept, count, occupied, inputs.in_order, tokens.valid)
+        kept, ranks = kept.where(occupied, places(kept, tokens.n, tokens.n - 1)).sort(stable=True, dim=1)
+    return Chosen(ranking, best, kept, count, occupied, inputs.in_order, ranks)
