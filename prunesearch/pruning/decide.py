@@ -40,6 +40,11 @@ class Rule:
     fixed: bool = False
 
     @cached_property
+    def keep(self) -> float:
+        """The stage's."""
+        return self.stage.keep
+
+    @cached_property
     def params(self) -> tuple[Mapping[str, float], Mapping[str, float], Mapping[str, float]]:
         """Those of the scorer, the selection and the merge, defaults included."""
         return self.stage.scorer_params, self.stage.selection_params, self.stage.merge_params
@@ -79,14 +84,13 @@ class Rule:
             in_order: whether the order of tokens means something to the model.
             features, probe: see `ScorerInput`.
         """
-        place = depth, seed, cls
+        place, keep = (depth, seed, cls), self.keep
         if self.fixed and tokens.by_length_alone:
             return self._fixed(tokens, view, *place, in_order=in_order)
         score = selection = None
         if self.score is not None and self.select is not None:
             score, selection = self._chosen(tokens, view, *place, in_order, features, probe)
-        keep, n_out = self.stage.keep, tokens.width_after(self.stage.keep)
-        merging = tokens, view, score, selection, keep, self.keep_before, n_out
+        merging = tokens, view, score, selection, keep, self.keep_before, tokens.width_after(keep)
         return self.merge(MergeInput(*merging, self.params[2], in_order))
 
     def _chosen(
@@ -103,7 +107,7 @@ class Rule:
         """Scores, and what is selected by them; see `decide`."""
         if self.score is None or self.select is None:
             raise TypeError("a merge that asks for no scores is given none")
-        keep, (of_scorer, of_selection, _) = self.stage.keep, self.params
+        keep, (of_scorer, of_selection, _) = self.keep, self.params
         place = self.stage.layer, depth, seed, cls
         score = self.score(ScorerInput(view, tokens, keep, *place, of_scorer, features, probe))
         asked = tokens, view, score, keep, tokens.width_after(keep), of_selection, in_order or self.order_read
@@ -115,7 +119,7 @@ class Rule:
         """What `decide` comes to where it is known of each length of a row: looked up."""
         width = tokens.n, tokens.n_start, tokens.leading, tokens.trailing
         asked = self, wide(view.query.dtype), depth, seed, cls, in_order, width
-        counts = tokens.row_counts(self.stage.keep)
+        counts = tokens.row_counts(self.keep)
         if counts is None:
             return Assignment(_kept_of_full_rows(tokens.like, *asked).expand(tokens.like.shape[0], -1))
         kept = _kept_of_every_length(tokens.like, *asked).index_select(0, tokens.started)

@@ -184,7 +184,7 @@ class Driver:
 
     def run(self, place: int | None, hidden_states: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute the block at `place`, in place of its own forward; None for one that serves several passes."""
-        state, family = self.state, self.encoder.family
+        state, family = self.threads.state, self.encoder.family
         forward = self._entered(place)
         index = forward.next
         forward.next = index + 1
@@ -211,7 +211,7 @@ class Driver:
 
     def _entered(self, place: int | None) -> ForwardState:
         """The forward that goes on with the block at `place`, a new one at the first block; `next` is the block's."""
-        state = self.state
+        state = self.threads.state
         forward = state.forward
         if place == 0 and forward is not None and forward.fresh:
             forward.fresh = False
@@ -231,30 +231,35 @@ class Driver:
 
     def run_block(self, index: int, x: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         """Compute block `index` on `x` `[batch, n, width]`, its stage included; `begin` comes before the first."""
-        forward, state = self.state.forward or self.begin(), self.state
+        state = self.threads.state
+        forward = state.forward or self.begin()
         block, family = self.encoder.blocks[index], self.encoder.family
-        layout, (entering, passing) = family.layout, state.watchers
+        layout, watchers = family.layout, state.watchers
         if index == 0:
             x = self._reduce_input(forward, x, mask)
         own = state.twins.get(index)
         block, core = (block, self.encoder.cores[index]) if own is None else own
         rule, skips = forward.rule(family.part, index), forward.reductions.skips
-        entering()
+        if watchers is not None:
+            watchers[0]()
         if (index, "attention") not in skips:
             given_mask, given = self._for_tokens_left(forward, index, x, mask, kwargs)
             forward.looking = None if rule is None else core
             x = layout.attend(block, x, given_mask, given)
             if "weights" in given:
                 kwargs["weights"] = given["weights"]
-        passing()
+        if watchers is not None:
+            watchers[1]()
         if rule is not None:
             x = self._reduce(forward, rule, forward.take_view(), x, mask, first=index + 1)
         if state.soften is not None:
             self._soften(forward, state.soften, index, x, mask)
-        passing()
+        if watchers is not None:
+            watchers[1]()
         if (index, "mlp") not in skips:
             x = layout.feed(block, x)
-        passing()
+        if watchers is not None:
+            watchers[1]()
         return x
 
     def _reduce_input(self, forward: ForwardState, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -287,14 +292,14 @@ class Driver:
         self, forward: ForwardState, rule: Rule, view: AttentionView, x: Tensor, mask: Tensor | None, *, first: int
     ) -> Tensor:
         """Carry out a stage on `x` `[batch, n, width]`; returns `[batch, n_out, width]` for blocks from `first` on."""
-        state, tokens = self.state, forward.tokens
+        state, tokens = self.threads.state, forward.tokens
         if tokens is None:
             prompt = forward.prompt
             tokens = self._start(x, mask) if prompt is None or prompt.tokens is None else prompt.tokens
-        if not tokens.gives(rule.keep_before, rule.stage.keep):
+        if not tokens.gives(rule.keep_before, rule.keep):
             return x
         family = self.encoder.family
-        if family.positions is None and view.mask is not None:
+        if family.positions is None and view.mask is not None and view.mask.shape[-2] != 1:
             view.mask = view.mask[..., :1, :]  # the same for all queries, as `key_validity` takes it to be
         place = self.encoder.depth, self.seed, family.cls
         probe = self._probe(rule.stage) if rule.learned else None
@@ -304,7 +309,7 @@ class Driver:
         if state.departures is not None:
             state.departures.append(Departure(assignment, x, tokens.valid))
         x, left = assignment.apply(x, tokens)
-        forward.tokens = left.kept(rule.stage.keep)
+        forward.tokens = left.kept(rule.keep)
         forward.stages.append((first, forward.tokens))
         return x
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prunesearch.pruning.attention import AttentionView, causal_mask
-from prunesearch.pruning.forward.state import looked_at, state_of
+from prunesearch.pruning.forward.state import state_of
 
 _PREFIX = "prunesearch_"
 
@@ -78,12 +78,12 @@ class _Observed:
             forward = sys.modules[type(module).__module__].eager_attention_forward
         else:
             forward = ALL_ATTENTION_FUNCTIONS[self.base]
-        if attention_mask is None:
-            state = state_of(module)
-            attention_mask = None if state is None else state.mask
+        state = state_of(module)
+        if attention_mask is None and state is not None:
+            attention_mask = state.mask
         output, weights = forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        looking = looked_at(module)
-        if looking is not None:
+        looking = None if state is None else state.forward
+        if looking is not None and looking.looking is module:
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
             if attention_mask is None and _is_causal(module, kwargs):
                 attention_mask = causal_mask(query)

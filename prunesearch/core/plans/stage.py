@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
@@ -24,6 +25,7 @@ TOP_K = "top_k"
 ROUNDING_SLACK = 1e-9
 
 
+@lru_cache(maxsize=4096)
 def kept_count(keep: float, reducible: int) -> int:
     """Tokens that leave a stage, protected ones apart: `ceil(keep * reducible)`, so at least one if there is any.
 

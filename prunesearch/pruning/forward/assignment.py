@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -71,13 +71,14 @@ class Assignment:
         return self._left(tokens, size)
 
     def _left(self, tokens: Tokens, size: Tensor | None) -> Tokens:
+        n_out = self.kept.shape[1]
         place = None if tokens.place is None else take_rows(tokens.place, self.kept)
         if tokens.valid is None:
-            ends = at_the_ends(self.kept, self.n_out, tokens.leading, tokens.trailing)
-            return replace(tokens, n=self.n_out, size=size, marks=ends.expand_as(self.kept), place=place)
+            ends = at_the_ends(self.kept, n_out, tokens.leading, tokens.trailing)
+            return tokens.moved(n=n_out, size=size, marks=ends.expand_as(self.kept), place=place)
         valid = take_rows(tokens.valid, self.kept) if self.occupied is None else self.occupied
         marks = None if tokens.marks is None else take_rows(tokens.marks, self.kept)
-        return replace(tokens, n=self.n_out, size=size, valid=valid, marks=marks, place=place, keep_left=None)
+        return tokens.moved(n=n_out, size=size, valid=valid, marks=marks, place=place, keep_left=None)
 
     def _sum(self, x: Tensor) -> Tensor:
         if self.share is not None:
@@ -149,9 +150,9 @@ class Regrouping(Assignment):
         size: Tensor | None = None,
         importance: Tensor | None = None,
     ) -> None:
-        super().__init__(order[:, :n_out])
-        parts = {"order": order, "others": others, "size": size, "importance": importance}
-        self.__dict__.update(parts)  # frozen for all others
+        own = self.__dict__  # frozen for all others
+        own.update(kept=order[:, :n_out], occupied=None, slot=None, share=None, weight=None)
+        own.update(order=order, others=others, size=size, importance=importance)
 
     def features(self, x: Tensor) -> Tensor:
         """See `Assignment`."""
@@ -206,14 +207,14 @@ class Regrouping(Assignment):
 
     def _merged_row(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """As `_merged`, of one row: every view less counts where a forward takes a few milliseconds."""
-        rows = x[0].index_select(0, self.order[0]).to(wide(x.dtype))
-        weight = weight[0].to(rows.dtype)
-        n_out = self.n_out
+        rows, weight, dtype, n_out = x[0].index_select(0, self.order[0]), weight[0], wide(x.dtype), self.kept.shape[1]
+        if rows.dtype is not dtype or weight.dtype is not dtype:
+            rows, weight = rows.to(dtype), weight.to(dtype)
         total = self.others.sum_row(weight[:n_out], weight[n_out:])
         rows.mul_(weight[:, None])
         stays = self.others.add_row_(rows[:n_out], rows[n_out:])
         stays.div_(total[:, None])
-        return stays[None].to(x.dtype), total[None]
+        return stays[None] if x.dtype is dtype else stays[None].to(x.dtype), total[None]
 
     def _weight(self) -> Tensor | None:
         if self.size is None or self.importance is None:

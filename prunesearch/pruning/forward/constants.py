@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 P = ParamSpec("P")
-_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
+_tracing: Any = torch._C._is_tracing
+_compiling = torch.compiler.is_compiling
 _KEPT, _KEPT_BYTES = 1024, 2**26  # of each kind
 _LONGEST = 1024  # tokens of a row up to which there are tables of rows of every length: 8 MiB in int64
 _STORAGES: weakref.WeakValueDictionary[int, torch.UntypedStorage] = weakref.WeakValueDictionary()
@@ -59,22 +60,20 @@ def constant(asked: Callable[Concatenate[torch.device, P], Tensor]) -> Callable[
 
     known: dict[tuple[Any, ...], Tensor] = {}
 
-    def kept(*key: Any) -> Tensor:
-        found = known.get(key)
-        if found is None:
-            with torch.inference_mode(False):  # one that was made in inference mode could not be trained with
-                device, _, *args = key
-                found = _registered(make, device, *args)
-            if type(found) is Tensor:  # and not what a mode of fake tensors makes beside real ones
-                held = sum(x.untyped_storage().nbytes() for x in (found, *known.values()))
-                if len(known) >= _KEPT or held > _KEPT_BYTES:
-                    known.clear()
-                known[key] = found
+    def new(key: tuple[Any, ...]) -> Tensor:
+        device, _, *args = key
+        with torch.inference_mode(False):  # one that was made in inference mode could not be trained with
+            found = _registered(make, device, *args)
+        if type(found) is Tensor:  # and not what a mode of fake tensors makes beside real ones
+            held = sum(x.untyped_storage().nbytes() for x in (found, *known.values()))
+            if len(known) >= _KEPT or held > _KEPT_BYTES:
+                known.clear()
+            known[key] = found
         return found
 
     def get(like: Tensor, /, *args: Any) -> Tensor:
         device, stream = like.device, 0
-        if torch.compiler.is_compiling() or _tracing():
+        if _compiling() or _tracing():
             return make(device, *args)
         if type(like) is not Tensor:
             return _registered(make, device, *args)
@@ -82,14 +81,16 @@ def constant(asked: Callable[Concatenate[torch.device, P], Tensor]) -> Callable[
             if torch.cuda.is_current_stream_capturing():
                 return make(device, *args)
             stream = torch.cuda.current_stream(device).cuda_stream
-        return kept(device, stream, *args)
+        key = device, stream, *args
+        found = known.get(key)
+        return new(key) if found is None else found
 
     return cast(Callable[Concatenate[Tensor, P], Tensor], wraps(asked)(get))
 
 
 def are_kept(like: Tensor) -> bool:
     """Whether constants for a tensor are kept, and not made in every forward."""
-    if torch.compiler.is_compiling() or _tracing() or type(like) is not Tensor:
+    if _compiling() or _tracing() or type(like) is not Tensor:
         return False
     return not (like.is_cuda and torch.cuda.is_current_stream_capturing())
 

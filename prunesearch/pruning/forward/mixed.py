@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -152,7 +152,7 @@ class MixedTokens(Tokens):
 
     def kept(self, keep: float) -> MixedTokens:
         """See `Tokens`."""
-        return replace(self, full=len(set(self._lengths(keep))) == 1)
+        return self.moved(full=len(set(self._lengths(keep))) == 1)
 
     def _attention_mask(self, dtype: torch.dtype, additive: bool) -> Tensor | None:
         return None if self.full and self.size is None else super()._attention_mask(dtype, additive)

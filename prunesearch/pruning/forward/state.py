@@ -148,10 +148,6 @@ class ForwardState:
         return view() if callable(view) else view
 
 
-def _nothing() -> None:
-    """A border that nobody watches."""
-
-
 class ThreadState:
     """What one thread is doing with one model.
 
@@ -160,7 +156,7 @@ class ThreadState:
         reductions: another plan than the handle's (`Handle.under`).
         variant: which twins of modules run (`leaves`); empty: the modules themselves.
         twins: blocks that run in the place of the model's own (`forward.twins`), by their numbers.
-        watchers: called where a block begins, and at the other three borders of its halves.
+        watchers: called where a block begins, and at the other three borders of its halves; None: nobody watches.
         trace: what forwards are traced in.
         recorded: the inputs of the blocks of the latest forward, where they are observed.
         resume: the block at which forwards begin, and its input `[batch, tokens, width]`.
@@ -176,7 +172,7 @@ class ThreadState:
         self.reductions: Reductions | None = None
         self.variant = ""
         self.twins: Mapping[int, Twin] = {}
-        self.watchers: tuple[Callable[[], None], Callable[[], None]] = (_nothing, _nothing)
+        self.watchers: tuple[Callable[[], None], Callable[[], None]] | None = None
         self.trace: Trace | None = Trace() if traced else None
         self.recorded: list[Tensor] | None = None
         self.resume: tuple[int, Tensor] | None = None

@@ -41,10 +41,10 @@ def bipartite(inputs: MergeInput) -> Assignment:
 
 def _rounds(before: float, after: float, tokens: Tokens, n_out: int) -> int:
     """Rounds of halving that the slowest possible row needs; decided on the host, from counts alone."""
-    reducible = tokens.n_start - tokens.n_protected
     if tokens.valid is None:
-        return _halvings(tokens.n - tokens.n_protected, n_out - tokens.n_protected)
-    return _most_halvings(before, after, reducible + tokens.n_protected)
+        protected = tokens.leading + tokens.trailing
+        return _halvings(tokens.n - protected, n_out - protected)
+    return _most_halvings(before, after, tokens.n_start)
 
 
 @lru_cache(maxsize=4096)
@@ -52,6 +52,7 @@ def _most_halvings(before: float, after: float, longest: int) -> int:
     return max(_halvings(kept_count(before, r), kept_count(after, r)) for r in range(longest + 1))
 
 
+@lru_cache(maxsize=4096)
 def _halvings(count: int, goal: int) -> int:
     rounds = 0
     while count > goal:
@@ -62,9 +63,8 @@ def _halvings(count: int, goal: int) -> int:
 
 def _match_once(inputs: MergeInput, tokens: Tokens, key: Tensor, done: int) -> Assignment:
     """One round: merge as many pairs as are still too many, at most half of the reducible tokens."""
-    unit = of_length_one(key)
-    half = (tokens.n - tokens.n_protected) // 2
-    width = tokens.n - min(tokens.n - inputs.n_out, half)
+    unit, n = of_length_one(key), tokens.n
+    width = max(inputs.n_out, n - (n - tokens.n_protected) // 2)
     if tokens.valid is None:
         return _match_plain(inputs, tokens, unit, width)
     return _match_padded(inputs, tokens, tokens.valid, unit, width, done)
