@@ -87,6 +87,26 @@ def test_from_the_overview_to_a_point_and_its_export(page, make_front):
     page.wait_for_selector("#panel h2:has-text('p2')")
 
 
+def test_a_point_is_chosen_before_what_is_below_is_there(page):
+    held = []
+
+    def asks_below(request):
+        return '"below.children"' in (request.post_data or "")
+
+    page.route(
+        "**/_dash-update-component**",
+        lambda route: held.append(route) if asks_below(route.request) else route.continue_(),
+    )
+    with page.expect_request(asks_below):
+        page.goto("/study/done?point=p2")
+    page.click("#points >> text=p3")
+    page.wait_for_selector("#panel h2:has-text('p3')")
+    assert not page.locator("#trust").count()
+    for route in held:
+        route.continue_()
+    page.wait_for_selector("#trust h2")
+
+
 def test_a_click_in_the_plot(page):
     page.goto("/study/done?point=p2")
     drawn(page)

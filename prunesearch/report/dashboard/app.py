@@ -125,7 +125,6 @@ def _live(app: Dash, library: Library) -> None:
         Output("front-remark", "children"),
         Output("points", "children"),
         Output("axis", "options"),
-        Output("trust", "children"),
         Input("version", "data"),
         Input("url", "search"),
         State("study-key", "data"),
@@ -134,13 +133,23 @@ def _live(app: Dash, library: Library) -> None:
     def refresh_study(_version: str, search: str | None, key: str) -> Any:
         source = library.find(key)
         if source is None:
-            return [no_update] * 5
+            return [no_update] * 4
         study = source.view()
         points = page.points(study, page.chosen_item(study, search))
         if ctx.triggered_id == "url":
-            return no_update, no_update, points, no_update, no_update
-        trust = pages.trust_section(study)
-        return pages.head(study), pages.front_remark(study), points, page.axis_options(study), trust
+            return no_update, no_update, points, no_update
+        return pages.head(study), pages.front_remark(study), points, page.axis_options(study)
+
+    # by itself, since it comes later: a callback of which some outputs are there and some are not is an error
+    @app.callback(
+        Output("trust", "children"),
+        Input("version", "data"),
+        State("study-key", "data"),
+        prevent_initial_call=True,
+    )
+    def refresh_trust(_version: str, key: str) -> Any:
+        source = library.find(key)
+        return no_update if source is None else pages.trust_section(source.view())
 
 
 def _choices(app: Dash, library: Library) -> None:
