@@ -108,6 +108,16 @@ def test_a_guess_learns_what_states_say_where_nothing_else_is_trained() -> None:
         assert ((guess(states[1::2]) > 0.5) == same[1::2]).float().mean() > 0.95
 
 
+def test_a_guess_is_not_surer_than_few_rows_make_it() -> None:
+    torch.manual_seed(0)
+    states = torch.randn(1200, 200)
+    same = torch.rand(1200) < 0.7 + 0.2 * (states[:, 0] > 0)  # the other 199 say nothing
+    sure = learnt_guess(states[:200], same[:200])(states[200:])
+    told = torch.nn.functional.binary_cross_entropy(sure, same[200:].float())
+    knows_nothing = torch.nn.functional.binary_cross_entropy(same[:200].float().mean().expand(1000), same[200:].float())
+    assert told < 1.05 * knows_nothing  # with the smallest ridge it is 1.66 times as much
+
+
 def test_early_states_are_those_of_a_whole_forward(vit_task, handle) -> None:
     inputs = vit_task.timing_inputs(3)
     with torch.no_grad():
