@@ -2,12 +2,14 @@
 
     python benchmarks/adaptive.py STUDY ... [--keep 0.99] [--batch-sizes 1 8] [--rows 2048]
 
-Prints a table in Markdown, which docs/adaptive.md holds, and the verdicts. Every study needs its device at hand.
+Prints a table in Markdown, which docs/adaptive.md holds, and the verdicts. Cascades and routers are chosen anew for
+each batch size: which plan is fast hangs on it. Every study needs its device at hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator, Sequence
 
 import prunesearch as ps
@@ -63,11 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "winner",
     ]
     lines, said = [head, ["---"] * len(head)], []
-    for study in asked.studies:
-        sizes = tuple(asked.batch_sizes)
-        front = (
-            ps.load_study(study).adapt(keep=asked.keep, batch_sizes=sizes, rows=asked.rows, batches=asked.batches).front
-        )
+    wanted = {"keep": asked.keep, "rows": asked.rows, "batches": asked.batches}
+    for study, size in itertools.product(asked.studies, asked.batch_sizes):
+        front = ps.load_study(study).adapt(batch_sizes=(size,), **wanted).front
         lines += rows_of_table(front)
         said += [] if front.adapted is None else [f"{front.study}: {line}" for line in adapted_lines(front.adapted)]
     print("\n".join(f"| {' | '.join(line)} |" for line in lines))

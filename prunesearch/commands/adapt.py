@@ -99,6 +99,9 @@ def _found(
         for one in contestants
         if one.kind != "static" and 1.0 in one.shares
     ]
+    sizes = work.wanted.batch_sizes
+    if len(sizes) > 1:
+        notes.append(f"chosen by what plans take in batches of {sizes[0]}: give `adapt` one batch size for another")
     if work.front.combined is not None:
         notes.append("rows are as they are, in no view")
     left_out = len(work.front.points) + 1 - len(work.plans)

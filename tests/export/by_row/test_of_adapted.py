@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,16 +38,20 @@ def folder(tmp_path_factory) -> Iterator[StudyFolder]:
     root = tmp_path_factory.mktemp("study")
     with on_box(root):
         front = run(RunConfig(**settings(root, device="box")), "rows", root=root / "studies")
-        folder = StudyFolder(root / "studies", "rows")
-        setting = make_setting(RunConfig(**front.config))
-        with apply_(setting.task.model, Plan()) as handle, torch.inference_mode():
-            work = Adapting(front, setting, handle, WANTED)
-            work.choose()  # its guesses are learnt here; which plans are fast hangs on how busy the machine is
-            chosen = {name: divided(work, name) for name in ("cascade", "router")}
-            work.choose = lambda: chosen  # type: ignore[method-assign]
-            found = adapted(work, folder.weights)
-        front.model_copy(update={"adapted": found}).save(folder.front)
-        yield folder
+        yield with_rules(front, StudyFolder(root / "studies", "rows"))
+
+
+def with_rules(front: Front, folder: StudyFolder) -> StudyFolder:
+    """The study with a cascade and a router."""
+    setting = make_setting(RunConfig(**front.config))
+    with apply_(setting.task.model, Plan()) as handle, torch.inference_mode():
+        work = Adapting(front, setting, handle, WANTED)
+        work.choose()  # its guesses are learnt here; which plans are fast hangs on how busy the machine is
+        chosen = {name: divided(work, name) for name in ("cascade", "router")}
+        work.choose = lambda: chosen  # type: ignore[method-assign]
+        found = adapted(work, folder.weights)
+    front.model_copy(update={"adapted": found}).save(folder.front)
+    return folder
 
 
 def divided(work: Adapting, name: str) -> RowRule:
@@ -99,6 +104,21 @@ def test_as_graphs_too(spec: str, folder: StudyFolder, tmp_path: Path) -> None:
     assert {"rule.json", "run.py", "README.md", "prunesearch.json"} < {
         file.name for file in (tmp_path / "out").iterdir()
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spec", "to"), [("cascade", "hf"), ("router", "hf"), ("cascade", "onnx"), ("router", "onnx")])
+def test_of_the_trained_demo(spec: str, to: str, make_front, tmp_path: Path) -> None:
+    """About half of the rows go to a fast point; each has the answer that the handle gives it; shares are equal."""
+    config = RunConfig(calibration=64, holdout=64, batch_size=2).model_dump(mode="json")
+    folder = with_rules(make_front(config=config), StudyFolder.create("demo", tmp_path))
+    done = ps.load_study(str(folder.path)).export(spec, to, tmp_path / "out", seconds=0.2)
+    assert "64 of 64 holdout rows run the plan" in done.notes[-2]
+    shares = re.findall(r"([\d.]+)% \(([\d.]+)%\)", done.notes[-1])
+    assert [told for told, _ in shares] == [judged for _, judged in shares]
+    assert all(40 < float(told) < 60 for told, _ in shares)
+    assert done.error <= (1e-5 if to == "hf" else 1e-4) * done.largest
+    assert list(done.quality.values())[2] == pytest.approx(list(done.quality.values())[1])
 
 
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(folder: StudyFolder, tmp_path: Path, capsys) -> None:
