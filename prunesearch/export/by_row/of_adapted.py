@@ -34,7 +34,7 @@ from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet, Inputs
 from prunesearch.tasks.quality import filled, quality_of
 
-_MOVED = 0.01  # of the rows: those that another runtime's last digits may send to another plan
+_MOVED = 0.01  # of the rows, or one: those that another runtime's last digits may send to another plan
 _FEWEST = 10  # batches that are timed
 
 
@@ -232,7 +232,7 @@ class _Beside:
         judged = quality_of(task, compared, self.split, self.lengths)
         exact = not any(plan.whole for plan in self.source.plans.values())  # fewer bits change answers by design
         tolerance = single.tolerance * max(compared.largest, 1.0)
-        if exact and (not compared.error <= tolerance or compared.moved > _MOVED * judged.rows):
+        if exact and (not compared.error <= tolerance or compared.moved > max(1, _MOVED * judged.rows)):
             raise PruneSearchError(
                 f"what {single.tool} computes is off by {compared.error:.2g} (at most {tolerance:.2g}), and sends "
                 f"{compared.moved} of {judged.rows} rows to another plan: export one of {', '.join(found.plans)}"
