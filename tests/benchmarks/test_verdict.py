@@ -8,10 +8,13 @@ import verdict
 
 @pytest.mark.parametrize("setting", list(verdict.SETTINGS))
 def test_false_promises_are_rare_where_those_by_estimate_are_not(setting: str):
-    old, new, fewer = verdict.simulate(setting, rows=500)
+    old, new, fewer, turn = verdict.simulate(setting, rows=500)
     assert new.false <= 0.06
     assert fewer.false <= 0.06
-    assert fewer.read <= 1
+    assert turn.false <= 0.06
+    assert turn.read <= fewer.read <= 1
+    assert turn.any >= fewer.any - 0.03
+    assert turn.place >= fewer.place - 0.1
     assert old.false > 0.3
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 
 import torch
+from torch import Tensor
 
 from prunesearch import __version__
 from prunesearch.core.constraint import relative_bound
@@ -33,11 +34,11 @@ from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.items import ItemMaker, Reference
 from prunesearch.search.finish.kept import Kept
 from prunesearch.search.finish.ladder import climb, say_ladder
-from prunesearch.search.finish.need import prospect_of, rows_needed, rows_note
+from prunesearch.search.finish.need import InTurn, prospect_of, rows_at_least, rows_needed, rows_note
 from prunesearch.search.finish.remeasure import Remeasured, remeasure
 from prunesearch.search.finish.robustness import judged_rows, robust_notes
 from prunesearch.search.finish.tuned import keep_tuned
-from prunesearch.search.finish.verdict import TOLERANCE, Judge, with_promises
+from prunesearch.search.finish.verdict import TOLERANCE, Judge, in_sequence, with_promises
 from prunesearch.search.handed_on import Run, Searched
 from prunesearch.search.solve.seed import spread
 from prunesearch.search.trials.constraints import feasible_records
@@ -114,7 +115,9 @@ class Finish:
         candidates = self._candidates()
         split = judged_rows(self.setting)
         rows = self._rows(candidates, split.n)
-        evaluations, reference = self._hold_out(candidates, split.take(max(rows, default=split.n)), rows)
+        evaluations, reference = self._hold_out(
+            candidates, split.take(max((n for n, _ in rows), default=split.n)), rows
+        )
         base, *measured = self._measure([Plan(), *(r.plan for r in candidates)])
         known = Reference(reference, self._seen.quality)
         maker = ItemMaker(self.costing, self.bench, self.task.metric, known)
@@ -126,7 +129,7 @@ class Finish:
         carried = self._carried(reference)
         if carried is not None:
             points = [carried.point(point, found) for point, found in zip(points, evaluations, strict=True)]
-        common = min(rows, default=split.n)
+        common = min((found.n for found in evaluations), default=split.n)
         chosen = (
             None
             if split.views
@@ -173,34 +176,51 @@ class Finish:
         chosen = spread(front, max(1, self.config.front_points - len(rivals)), lambda r: r.predicted_ms)
         return sorted([*chosen, *rivals], key=lambda r: -r.predicted_ms)
 
-    def _rows(self, candidates: Sequence[TrialRecord], total: int) -> list[int]:
-        """Holdout rows of every candidate; see `need`."""
-        judge_by, unpruned = [c for c in self.config.constraints if c.on_quality], self._seen
-        base = unpruned.quality
-        limits = [c.limit(base) - base for c in judge_by] or [relative_bound(1 - TOLERANCE, base) - base]
-        blind = blind_note(self.task, unpruned, self.searched.probed.split.labels)  # divergences are of the same rows
-        unsaid = any(c.on_agreement for c in judge_by) or base <= 0 or blind is not None or bool(self.task.views)
+    def _rows(self, candidates: Sequence[TrialRecord], total: int) -> list[tuple[int, int]]:
+        """Holdout rows of every candidate, at most and at least; see `need`."""
+        unpruned = self._seen
         kept = self.searched.study.get_trials(deepcopy=False)
         prospects = [prospect_of(kept[r.number].user_attrs.get("per_row"), unpruned) for r in candidates]
-        interval = self.config.promise.interval * base
-        return rows_needed(prospects, None if unsaid else max(limits), interval, total)
+        interval = self.config.promise.interval * unpruned.quality
+        most = rows_needed(prospects, self._limit(unpruned.quality), interval, total)
+        return list(zip(most, rows_at_least(prospects, interval, total), strict=True))
+
+    def _limit(self, base: float) -> float | None:
+        """The least change from a quality of `base` that is good enough; None where qualities alone do not say."""
+        judge_by, unpruned = [c for c in self.config.constraints if c.on_quality], self._seen
+        blind = blind_note(self.task, unpruned, self.searched.probed.split.labels)  # divergences are of the same rows
+        if any(c.on_agreement for c in judge_by) or unpruned.quality <= 0 or blind is not None or self.task.views:
+            return None
+        limits = [c.limit(base) - base for c in judge_by] or [relative_bound(1 - TOLERANCE, base) - base]
+        return max(limits)
 
     def _hold_out(
-        self, candidates: list[TrialRecord], split: EvalSet, rows: Sequence[int]
+        self, candidates: list[TrialRecord], split: EvalSet, rows: Sequence[tuple[int, int]]
     ) -> tuple[list[Evaluation], Evaluation]:
-        few = "" if min(rows, default=split.n) == split.n else f"{min(rows)} to "
+        fewest = min((n for n, _ in rows), default=split.n)
+        few = "" if fewest == split.n else f"{fewest} to "
         step(f"holdout: {len(candidates)} candidates on {few}{split.n} rows that the search has not seen")
-        evaluator = partial(self._holdout, split.n)
-        found = []
-        with moving("holdout", max(1, sum(rows))) as bar:
-            for plan, n in zip((r.plan for r in candidates), rows, strict=True):
-                made = partial(self._evaluate, evaluator, plan, n, bar.advance)
-                evaluation, before = self._kept.evaluation(plan, n, self.task.scoring, made, split)
-                bar.advance(n if before else 0)
-                found.append(evaluation)
-        scoring = self.task.scoring
+        evaluator, scoring = partial(self._holdout, split.n), self.task.scoring
         reference, _ = self._kept.evaluation(Plan(), split.n, scoring, lambda: evaluator().unpruned(), split)
+        turn, tested, found = InTurn(reference, self._limit(reference.quality)), self._sequence(candidates), []
+        with moving("holdout", max(1, sum(n for n, _ in rows))) as bar:
+            for record, (most, least) in zip(candidates, rows, strict=True):
+                n = turn.rows(record.values[0], most, least)
+                ends = turn.ends(n, least)
+                made = partial(self._evaluate, evaluator, record.plan, n, bar.advance, ends)
+                evaluation, before = self._kept.evaluation(record.plan, n, scoring, made, split)
+                bar.advance(most - (0 if before else evaluation.n))
+                if record.number in tested:
+                    turn.read(record.values[0], evaluation)
+                found.append(evaluation)
         return found, reference
+
+    def _sequence(self, candidates: Sequence[TrialRecord]) -> set[int]:
+        """The trials that promises are tested on, by what they cost by prediction; none where bounds say too."""
+        if self.config.budget is not None or any(not c.on_quality for c in self.config.constraints):
+            return set()
+        seen = [(r.values[0], r.quality, r.loss) for r in candidates]
+        return {r.number for r, tested in zip(candidates, in_sequence(seen), strict=True) if tested}
 
     @cached_property
     def _seen(self) -> Evaluation:
@@ -229,9 +249,13 @@ class Finish:
 
     @staticmethod
     def _evaluate(
-        evaluator: Callable[[], Evaluator], plan: Plan, rows: int, progress: Callable[[int], None]
+        evaluator: Callable[[], Evaluator],
+        plan: Plan,
+        rows: int,
+        progress: Callable[[int], None],
+        ends: Callable[[Tensor], bool],
     ) -> Evaluation:
-        return evaluator().evaluate(plan, progress, rows=rows)
+        return evaluator().evaluate(plan, progress, rows=rows, ends=ends)
 
     @cached_property
     def _kept(self) -> Kept:

@@ -42,11 +42,16 @@ def in_order(points: Sequence[Point], cost: str) -> list[Point]:
     for other objectives, and would end the sequence early. Nothing here is read off the holdout rows.
     """
     costs = [p.cost(cost).value for p in points]
-    seen = [-(p.quality.calibration or 0.0) for p in points]
-    by_quality = non_dominated(list(zip(costs, seen, strict=True)))
-    by_loss = non_dominated(list(zip(costs, (p.fidelity.calibration_kl for p in points), strict=True)))
-    kept = [i for i in range(len(points)) if by_quality[i] or by_loss[i]]
+    seen = [(c, p.quality.calibration or 0.0, p.fidelity.calibration_kl) for c, p in zip(costs, points, strict=True)]
+    kept = [i for i, tested in enumerate(in_sequence(seen)) if tested]
     return [points[i] for i in sorted(kept, key=lambda i: (-costs[i], points[i].trial))]
+
+
+def in_sequence(seen: Sequence[tuple[float, float, float]]) -> list[bool]:
+    """Whether promises are tested on each of some candidates, by cost, quality and divergence on calibration rows."""
+    by_quality = non_dominated([(cost, -quality) for cost, quality, _ in seen])
+    by_loss = non_dominated([(cost, loss) for cost, _, loss in seen])
+    return [a or b for a, b in zip(by_quality, by_loss, strict=True)]
 
 
 def with_promises(points: Sequence[Point], cost: str) -> list[Point]:

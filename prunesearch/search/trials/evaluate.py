@@ -195,11 +195,13 @@ class Evaluator:
         progress: Callable[[int], None] | None = None,
         rival: Rival | None = None,
         rows: int | None = None,
+        ends: Callable[[Tensor], bool] | None = None,
     ) -> Evaluation:
         """Run the split under a plan, `schedule`; `progress` is told the rows done after each batch.
 
         With `rows`, stop after the batch in which so many are done, the same ones whatever the plan; nothing is taken
-        from before then, so that the model may have other weights by now. With a `rival`,
+        from before then, so that the model may have other weights by now; or after the first batch where `ends` says so
+        of the statistics until then. With a `rival`,
         stop after the batch that shows, by paired differences of the divergence, that it is beaten.
         """
         known = self._changed.get(Plan.of(schedule))
@@ -220,7 +222,7 @@ class Evaluator:
                     progress(len(batch))
                 done += len(batch)
                 beaten = rival is not None and len(losses) > 1 and rival.beats(torch.cat(losses).cpu())
-                if beaten or done >= last:
+                if beaten or done >= last or (ends is not None and ends(torch.cat(statistics).cpu())):
                     break
         of_rows, kl, agrees = (torch.cat(parts).cpu() for parts in (statistics, losses, same))
         found = Evaluation(of_rows, kl, agrees, task.scoring, self._views(torch.cat(numbers)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from prunesearch.search.finish.need import Prospect, prospect_of, rows_needed
+from prunesearch.search.finish.need import InTurn, Prospect, is_lost, prospect_of, rows_at_least, rows_needed
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.search.trials.incumbents import pack_rows
 from prunesearch.tasks.metrics.classes import Accuracy
@@ -61,3 +61,59 @@ def test_a_prospect_is_the_paired_change_on_the_rows_of_the_search():
     assert found.spread == pytest.approx(float((after - before).std()), rel=0.02)
     assert prospect_of(None, unpruned) is None
     assert prospect_of(pack_rows(pruned.first(100)), unpruned) is None
+
+
+def drawn(change: float, rows: int = 4000, seed: int = 0) -> tuple[Evaluation, Evaluation]:
+    """An unpruned model that is right on 80 of 100 rows, and one whose quality is another by `change`."""
+    random = np.random.default_rng(seed)
+    right = random.random(rows) < 0.8
+    flipped = random.random(rows) < np.where(right, max(0.02, 0.02 - change / 0.8), 0.02 * 4)
+    kl, agrees = torch.zeros(rows), torch.ones(rows, dtype=torch.bool)
+    both = (torch.from_numpy(x).float()[:, None] for x in (right, right ^ flipped))
+    before, after = (Evaluation(x, kl, agrees, Accuracy()) for x in both)
+    return before, after
+
+
+def read_on(turn: InTurn, found: Evaluation, most: int, least: int) -> int:
+    """The rows after which reading ends, 50 at a time."""
+    ends = turn.ends(most, least)
+    return next((n for n in range(50, most, 50) if ends(found.statistics[:n])), most)
+
+
+def test_what_has_lost_is_read_no_further_and_what_may_win_is():
+    before, bad = drawn(-0.08)
+    turn = InTurn(before, LIMIT)
+    assert 500 <= read_on(turn, bad, TOTAL, 500) < 1000
+    for change in (0.0, -0.005):
+        assert read_on(turn, drawn(change)[1], TOTAL, 500) == TOTAL
+    assert read_on(InTurn(before, None), bad, TOTAL, 500) == TOTAL
+
+
+def test_behind_one_that_failed_nothing_takes_more_than_it_needs_of_itself():
+    before, bad = drawn(-0.08)
+    turn = InTurn(before, LIMIT)
+    assert turn.rows(1.0, TOTAL, 500) == TOTAL
+    turn.read(1.0, before)
+    assert turn.rows(0.9, TOTAL, 500) == TOTAL
+    turn.read(0.9, bad.first(1000))
+    assert turn.rows(0.89, TOTAL, 500) == TOTAL  # may come before it when both are measured
+    assert turn.rows(0.8, TOTAL, 500) == 500
+    assert turn.rows(0.8, 300, 500) == 300
+
+
+def test_a_candidate_is_lost_where_its_chance_is_next_to_none():
+    """Of candidates of one true change, as many as that come to pass in spite of what is said of them half-way."""
+    random, error, limit = np.random.default_rng(0), 1.0, 0.0
+    enough, spread = limit + 1.645 * error / math.sqrt(2), error / math.sqrt(2)
+    whole = random.normal(enough, spread, 200_000)  # half of these pass on all rows
+    half = whole + random.normal(0, spread, len(whole))
+    lost = is_lost(half, np.full(len(half), error), limit, 0.5)
+    assert 0.03 < lost.mean() < 0.1
+    assert 0 < (lost & (whole > enough)).mean() < 0.01
+
+
+def test_rows_at_least_are_those_of_no_contender():
+    prospects = [Prospect(-0.3, 0.4, 1024), Prospect(LIMIT, 0.2, 1024), None]
+    assert rows_at_least(prospects, INTERVAL, TOTAL)[0] == rows_needed(prospects, LIMIT, INTERVAL, TOTAL)[0]
+    assert rows_at_least(prospects, INTERVAL, TOTAL)[1] < TOTAL
+    assert rows_at_least(prospects, INTERVAL, TOTAL)[2] == TOTAL
