@@ -34,6 +34,7 @@ from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet, Inputs
 from prunesearch.tasks.quality import filled, quality_of
 
+_UNPRUNED = "unpruned"  # what `adapt` calls the empty plan
 _MOVED = 0.01  # of the rows, or one: those that another runtime's last digits may send to another plan
 _FEWEST = 10  # batches that are timed
 
@@ -109,6 +110,12 @@ def export_rule(
 def adapted_rows(front: Front) -> int:
     """Holdout rows that `adapt` judged on."""
     return 0 if front.adapted is None else front.adapted.rows
+
+
+def _unpruned_quality(front: Front) -> float:
+    """Of the unpruned model, on the rows that `adapt` judged on."""
+    contestants = [] if front.adapted is None else front.adapted.contestants
+    return next((one.quality.value for one in contestants if one.name == _UNPRUNED), front.unpruned.quality.value)
 
 
 def _plan(front: Front, name: str) -> Plan:
@@ -256,7 +263,7 @@ class _Beside:
             largest=compared.largest,
             checked=tuple(sorted({len(places) for places in compared.places})),
             quality={
-                f"{task.metric} unpruned": front.unpruned.quality.value,
+                f"{task.metric} unpruned": _unpruned_quality(front),
                 f"{found.name} ({adapted_rows(front)} rows)": found.quality.value,
                 f"{found.name} in {single.ran_in} ({judged.rows} rows{longer})": judged.value,
             },
