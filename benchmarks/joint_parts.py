@@ -40,7 +40,7 @@ from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.setup import Setting
 from prunesearch.study.trials import finished_trials, front_records
-from prunesearch.tasks.quality import statistics_of
+from prunesearch.tasks.quality import inputs_to_calibrate, statistics_of
 from prunesearch.training.recover import Learnt
 from prunesearch.training.settings import TrainingSettings
 
@@ -177,7 +177,13 @@ class Runs:
             task = self.setting.task
             with loaded(task.model, self.students.get(plan, {})):
                 source = ModelSource(
-                    task.answering, plan.schedule, self._inputs, changes=plan.changes, fits=self.fits, seed=0
+                    task.answering,
+                    plan.schedule,
+                    self._inputs,
+                    changes=plan.changes,
+                    fits=self.fits,
+                    seed=0,
+                    calibration=inputs_to_calibrate(task, self._inputs),
                 )
                 write_format(source, to, path, ModelOptions())
         return path

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.devices.device import clock_for, describe_device
+from prunesearch.cost.graphs.graph_running import Forward
 from prunesearch.cost.timing.loop import Job, measure
 from prunesearch.cost.timing.modes import Compiled
-from prunesearch.cost.timing.runtimes import Forward
 from prunesearch.export.models.model_format import ModelOptions, ModelSource
 from prunesearch.export.models.write import find_model_format, write_format
 from prunesearch.export.pick import pick

@@ -234,7 +234,7 @@ class Study:
             path: of the file or folder; a schedule needs none. Its card is written beside it.
             lossy: accept the nearest schedule that the format can say.
             opset: of an ONNX file.
-            int8: quantise an ONNX file.
+            int8: quantise a file for ONNX Runtime or OpenVINO.
             seconds: for timing a model against the unpruned one; None: not timed.
 
         Returns:

@@ -27,7 +27,9 @@ def export(
         bool, typer.Option("--lossy", help="Accept the nearest schedule that the format can say.")
     ] = False,
     opset: Annotated[int | None, typer.Option(help="Of an ONNX file; 18 if not given.")] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="ONNX: quantise; quality is measured on the holdout.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="ONNX, OpenVINO: quantise; quality is measured on the holdout.")
+    ] = False,
     no_timing: Annotated[bool, typer.Option("--no-timing", help="Models: do not time them.")] = False,
 ) -> None:
     """Write a point of a study, or its model, for use elsewhere.

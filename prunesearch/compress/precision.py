@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.compress.torch_ao import TORCH_AO
-from prunesearch.compress.torchao_linear import TORCHAO_DYNAMIC, TORCHAO_WEIGHTS
+from prunesearch.compress.torchao_linear import TORCHAO_DYNAMIC, TORCHAO_FP8, TORCHAO_WEIGHTS
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.registry import DTYPES, PRECISIONS
 
@@ -174,3 +174,4 @@ FLOAT32, BFLOAT16, FLOAT16 = Cast("float32"), Cast("bfloat16"), Cast("float16")
 # in eager torch on a CPU, torch.ao's is faster than torchao's dynamic int8
 INT8 = Quantised({"cpu": (TORCH_AO, TORCHAO_DYNAMIC), "cuda": (TORCHAO_DYNAMIC,)})
 INT8_WEIGHTS = Quantised({"cpu": (TORCHAO_WEIGHTS,), "cuda": (TORCHAO_WEIGHTS,)})
+FP8 = Quantised({"cuda": (TORCHAO_FP8,)})

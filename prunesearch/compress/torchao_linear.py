@@ -1,4 +1,4 @@
-"""int8 by torchao, where that package is installed (the extra `quant`)."""
+"""int8 and fp8 by torchao, where that package is installed (the extra `quant`)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ class Torchao:
 
     Attributes:
         config: name of the configuration in `torchao.quantization`.
+        computes: the name in `torchao.utils` of what says whether the GPU at hand computes it; empty: any does.
     """
 
     name: str
     config: str
+    computes: str = ""
 
     def absent(self) -> str:
         """See `Quantiser`."""
         if importlib.util.find_spec("torchao") is None:
             return "it needs the package 'torchao': pip install 'prunesearch[quant]'"
+        if self.computes and not getattr(importlib.import_module("torchao.utils"), self.computes)():
+            return f"this GPU does not compute in it ({self.computes} of torchao says so)"
         return ""
 
     def twin(self, linear: nn.Linear) -> nn.Module:
@@ -43,3 +47,4 @@ class Torchao:
 
 TORCHAO_DYNAMIC = Torchao("torchao int8 dynamic", "Int8DynamicActivationInt8WeightConfig")
 TORCHAO_WEIGHTS = Torchao("torchao int8 weight-only", "Int8WeightOnlyConfig")
+TORCHAO_FP8 = Torchao("torchao fp8 dynamic", "Float8DynamicActivationFloat8WeightConfig", "is_sm_at_least_89")

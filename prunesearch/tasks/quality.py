@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import track
 from prunesearch.tasks.base import Forward, Task
-from prunesearch.tasks.batching.batches import Batch, EvalSet, trimmed
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Inputs, trimmed
+
+CALIBRATED = 128  # rows that activations are scaled by
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,7 @@ def quality_of(task: Task, forward: Forward, split: EvalSet, fixed: Mapping[str,
 def statistics_of(task: Task, forward: Forward, split: EvalSet, fixed: Mapping[str, int] | None = None) -> Tensor:
     """The metric's numbers of every row, `[n, k]`, in the order of the split's batches; see `quality_of`."""
     lengths = {name: n for name, n in (fixed or {}).items() if name in split.padding}
-
-    def padded(**inputs: Tensor) -> Any:
-        given = {name: filled(value, lengths.get(name), split.padding.get(name, 0)) for name, value in inputs.items()}
-        found = forward(**given)
-        return _Named(found) if type(found) is dict else found
-
-    found = []
+    padded, found = padded_to(lengths, forward, split), []
     for batch in track(split.batches, len(split.batches), "Measuring the quality"):
         fits = _fitting(batch, lengths)
         if len(fits):
@@ -85,6 +81,30 @@ def statistics_of(task: Task, forward: Forward, split: EvalSet, fixed: Mapping[s
             "are longer: export it for a greater length"
         )
     return torch.cat(found)
+
+
+def padded_to(lengths: Mapping[str, int], forward: Forward, split: EvalSet) -> Forward:
+    """The forward of inputs that are as long as they are, with those in `lengths` padded for it as the split pads."""
+
+    def padded(**inputs: Tensor) -> Any:
+        given = {name: filled(value, lengths.get(name), split.padding.get(name, 0)) for name, value in inputs.items()}
+        found = forward(**given)
+        return _Named(found) if type(found) is dict else found
+
+    return padded
+
+
+def inputs_to_calibrate(task: Task, inputs: Inputs, n: int = CALIBRATED) -> list[dict[str, Tensor]]:
+    """Batches of calibration rows for a quantiser of graphs, as long as `inputs`; rows that are longer are left out."""
+    split = task.calibration.take(n)
+    lengths = {name: inputs[name].shape[-1] for name in split.padding if name in inputs}
+    found = []
+    for batch in split.batches:
+        fits = _fitting(batch, lengths)
+        if len(fits):
+            kept = trimmed(batch.rows(fits), split.padding).inputs
+            found.append({name: filled(kept[name], lengths.get(name), split.padding.get(name, 0)) for name in inputs})
+    return found or [dict(inputs)]
 
 
 def _fitting(batch: Batch, lengths: Mapping[str, int]) -> Tensor:

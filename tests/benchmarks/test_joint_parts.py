@@ -49,7 +49,8 @@ def test_a_graph_answers_as_the_model_does(setting: Setting, tmp_path: Path) -> 
     graphs, eager = (runs_of(setting, name, tmp_path) for name in ("onnxruntime", EAGER))
     assert torch.equal(graphs.judge(SHORT, "holdout", 20), eager.judge(SHORT, "holdout", 20))
     assert graphs.able(SHORT)
-    assert not runs_of(setting, "openvino", tmp_path).able(Plan(changes=[Change.parse("int8")]))
+    assert runs_of(setting, "openvino", tmp_path).able(Plan(changes=[Change.parse("int8")]))
+    assert not runs_of(setting, "openvino", tmp_path).able(Plan(changes=[Change.parse("bfloat16")]))
     found = graphs.time([Plan(), SHORT], 0.1, 2).samples
     assert set(found) == {str(Plan()), str(SHORT), EAGER}
     assert all(len(samples.ms) >= 2 for samples in found.values())

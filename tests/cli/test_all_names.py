@@ -52,7 +52,7 @@ def fail_in_words() -> None:
 def test_help_names_what_the_tables_have(command: str) -> None:
     help_ = " ".join(run(command, "--help").split())
     assert modes() in help_
-    assert runtimes() == "torch, onnxruntime"
+    assert runtimes() == "torch, onnxruntime, openvino"
 
 
 def test_a_row_of_outside_is_in_the_help() -> None:

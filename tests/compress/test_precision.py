@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import io
 import pickle
+import sys
 import threading
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -184,3 +187,13 @@ def test_where_nothing_makes_it_a_plan_is_refused_and_not_run_as_it_is() -> None
     """On such a device every linear layer would stay as it is, under the name of int8."""
     with pytest.raises(PruneSearchError, match=r"cannot be put in fewer bits on 'meta' \(nothing makes it"):
         ps.apply_(model_of("vit").to("meta"), ps.Plan(changes=[INT8]))
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_fp8_is_for_gpus_that_have_it(computes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    fp8 = PRECISIONS.load("fp8")
+    assert fp8.absent(torch.device("cpu")) == "nothing makes it on 'cpu'"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "torchao")
+    monkeypatch.setitem(sys.modules, "torchao", types.ModuleType("torchao"))
+    monkeypatch.setitem(sys.modules, "torchao.utils", types.SimpleNamespace(is_sm_at_least_89=lambda: computes))
+    assert bool(fp8.absent(torch.device("cuda"))) is not computes

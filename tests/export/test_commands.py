@@ -140,7 +140,7 @@ def test_an_imported_schedule_runs_with_its_counts(run, tmp_path, name, text):
         (["--to", "onnx", "-o", "m.pt2"], "ONNX files end in .onnx, but got 'm.pt2'"),
         (["--to", "hf", "-o", "studies"], "'studies' is already there"),
         (["--to", "hf", "-o", "m", "--opset", "18"], "--opset goes with --to onnx, openvino, tensorrt"),
-        (["--to", "openvino", "-o", "m.xml", "--int8"], "--int8 goes with --to onnx, but got --to openvino"),
+        (["--to", "hf", "-o", "m", "--int8"], "--int8 goes with --to onnx, openvino, but got --to hf"),
         (["--to", "onnx", "-o", "m.onnx", "--lossy"], "leave it out"),
         (["--to", "tome", "--no-timing"], "are for models (hf, onnx"),
         (["--to", "onxx", "-o", "m.onnx"], "unknown export format 'onxx': did you mean 'onnx'"),

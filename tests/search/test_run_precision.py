@@ -173,6 +173,11 @@ def test_what_cannot_be_had_is_refused_before_anything_is_measured(folder: Path)
         asked(folder, precision="float32,int9")
 
 
+def test_fp8_is_refused_on_a_cpu_in_a_line(folder: Path) -> None:
+    with pytest.raises(PruneSearchError, match=r"--precision fp8 cannot be had \(nothing makes it on 'cpu'\)"):
+        run(asked(folder, precision=["float32", "fp8"]), "none", root=folder / "studies")
+
+
 def test_a_seed_may_be_a_plan(folder: Path, tmp_path: Path) -> None:
     plan = Plan(Schedule([Stage(1, 0.5, "value_norm", "drop")]), INT8)
     (tmp_path / "seed.json").write_text(plan.to_json())

@@ -177,7 +177,7 @@ class Judging:
         task = work.setting.task
         with work.setting.on_own_weights():
             calibration = Evaluator(task, handle, task.calibration.take(work.setting.config.search_samples))
-            holdout = Evaluator(task, handle, task.holdout)
+            holdout = Evaluator(task, handle, task.holdout, work.setting.config.mode)
             unpruned = holdout.unpruned()
         return cls(work, equal, calibration, holdout, unpruned)
 

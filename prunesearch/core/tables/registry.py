@@ -105,6 +105,12 @@ PRECISIONS = make_table(
         "int8-weights": PrecisionRow(
             f"{_COMPRESS}.precision:INT8_WEIGHTS", "weights alone in 8 bits (torchao)", bits=8, linear=True
         ),
+        "fp8": PrecisionRow(
+            f"{_COMPRESS}.precision:FP8",
+            "matrix products of 8-bit floating-point numbers, on GPUs that have them (torchao)",
+            bits=8,
+            linear=True,
+        ),
     },
     PrecisionRow,
 )
@@ -208,6 +214,7 @@ DEVICE_KINDS = make_table(
 
 _TIMING = "prunesearch.cost.timing"
 _WALKED = f"{_TIMING}.walked_table:measure_walked_table"
+_GRAPHS = f"{_TIMING}.runtime_table:measure_runtime_table"
 
 
 RUNTIMES = make_table(
@@ -238,19 +245,20 @@ RUNTIMES = make_table(
             f"{_TIMING}.modes:OnnxRuntime",
             "the whole forward as one graph in ONNX Runtime, on the CPU",
             "ONNX Runtime",
-            f"{_TIMING}.runtime_table:measure_runtime_table",
+            _GRAPHS,
             by_torch=False,
             makes=True,
-            precisions=(),
+            precisions=("int8",),
             devices=("cpu",),
         ),
         "openvino": RuntimeRow(
             f"{_TIMING}.modes:OpenVino",
-            "exported models in OpenVINO, on the CPU",
+            "the whole forward as one graph in OpenVINO, on the CPU",
             "OpenVINO",
+            _GRAPHS,
             by_torch=False,
             makes=True,
-            precisions=(),
+            precisions=("int8",),
             devices=("cpu",),
         ),
         "torch-export": RuntimeRow(

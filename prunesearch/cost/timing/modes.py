@@ -18,17 +18,17 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.core.tables.row_kinds import RuntimeRow
 from prunesearch.cost.devices.device import kind_of
-from prunesearch.cost.timing.runtimes import (
+from prunesearch.cost.graphs.graph_files import convert_to_openvino, trace, write_onnx, write_openvino, write_program
+from prunesearch.cost.graphs.graph_running import (
+    Bind,
     Forward,
+    bind_onnx,
+    bind_openvino,
     load_onnx,
     load_openvino,
     load_program,
-    onnx_to_int8,
-    trace,
-    write_onnx,
-    write_openvino,
-    write_program,
 )
+from prunesearch.cost.graphs.quantisers import Rows, onnx_to_int8, openvino_to_int8
 
 if TYPE_CHECKING:
     from prunesearch.pruning.apply import Handle
@@ -50,6 +50,7 @@ class Eager:
 
     def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> None:
         self.model, self.handle, self.inputs = model, handle, dict(inputs)
+        self.calibration: Rows = (self.inputs,)  # what a quantiser of another runtime may look at
 
     @property
     def current(self) -> Plan:
@@ -160,15 +161,26 @@ class CudaGraph(Eager):
 
 
 class GraphFile(NamedTuple):
-    """How a graph is written into a file of another runtime, opened there, and put into fewer bits, by precision."""
+    """How a graph is written into a file of another runtime, opened there, and put into fewer bits, by precision.
+
+    Attributes:
+        suffix: of such a file.
+        write: a whole model.
+        load: one that was written.
+        quantise: what puts a file into fewer bits, by precision.
+        convert: makes such a file of a piece that was written as ONNX; None: it is one.
+        bind: loads a piece; what it returns makes a run of inputs in their order.
+    """
 
     suffix: str
     write: Callable[[ExportedProgram, Path], None]
     load: Callable[[Path], Forward]
-    quantise: Mapping[str, Callable[[Path], None]] = {}
+    quantise: Mapping[str, Callable[[Path, Rows], None]] = {}
+    convert: Callable[[Path, Path], None] | None = None
+    bind: Callable[[Path], Bind] = bind_onnx
 
-    def change(self, change: Change, path: Path) -> None:
-        """Make a change of a model in the file of its graph.
+    def change(self, change: Change, path: Path, rows: Rows) -> None:
+        """Make a change of a model in the file of its graph; `rows` are inputs that a quantiser may look at.
 
         Raises:
             PruneSearchError: for one that the runtime has not.
@@ -176,7 +188,7 @@ class GraphFile(NamedTuple):
         if str(change) not in self.quantise:
             known = ", ".join(self.quantise) or "none"
             raise PruneSearchError(f"no graph is written in {change} here (there is {known}): leave it out")
-        self.quantise[str(change)](path)
+        self.quantise[str(change)](path, rows)
 
 
 class GraphRunner(Eager):
@@ -223,7 +235,7 @@ class GraphRunner(Eager):
             folder = Path(shutil.copytree(self._written[plan.schedule], Path(scratch) / "graph"))
             path = folder / f"graph{self.file.suffix}"
             for change in plan.changes:
-                self.file.change(change, path)
+                self.file.change(change, path, self.calibration)
             self._forwards[plan] = self.file.load(path)
 
     def run(self) -> object:
@@ -244,7 +256,9 @@ class OnnxRuntime(GraphRunner):
 class OpenVino(GraphRunner):
     """See `GraphRunner`."""
 
-    file = GraphFile(".xml", write_openvino, load_openvino)
+    file = GraphFile(
+        ".xml", write_openvino, load_openvino, {"int8": openvino_to_int8}, convert_to_openvino, bind_openvino
+    )
 
 
 class TorchExport(GraphRunner):

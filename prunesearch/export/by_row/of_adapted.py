@@ -15,7 +15,7 @@ from prunesearch.compress.fits import Fits
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.cost.devices.device import describe_device
-from prunesearch.cost.timing.runtimes import Forward
+from prunesearch.cost.graphs.graph_running import Forward
 from prunesearch.export.by_row.row_rule import ByRow, PlanGuess
 from prunesearch.export.by_row.rule_card import write_rule_card
 from prunesearch.export.by_row.rule_source import RowForward, RuleFormat, RuleSource, find_rule_format

@@ -23,7 +23,7 @@ from prunesearch.study.front import Front
 from prunesearch.study.front_items import Point
 from prunesearch.study.setup import make_setting
 from prunesearch.tasks.base import Task
-from prunesearch.tasks.quality import quality_of, unjudged
+from prunesearch.tasks.quality import inputs_to_calibrate, quality_of, unjudged
 
 # what a graph is traced with; runtimes choose their own kernels
 _ROWS = 1024  # holdout rows that a float format is tried on: its outputs were compared already
@@ -75,6 +75,7 @@ def export_study_model(
             model_id=setting.source.id,
             provenance=provenance_of(point, front),
             seed=config.seed,
+            calibration=inputs_to_calibrate(task, task.timing_inputs(1)) if graph else (),
         )
         done = export_model(source, target, path, options=options, seconds=seconds)
         written_in = source.written_in(options)

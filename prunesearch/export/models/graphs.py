@@ -7,20 +7,13 @@ import shlex
 from pathlib import Path
 
 from prunesearch.core.files import write_text_atomic
-from prunesearch.cost.timing.runtimes import (
-    OPSET,
-    load_onnx,
-    load_openvino,
-    load_program,
-    onnx_to_int8,
-    trace,
-    write_onnx,
-    write_openvino,
-    write_program,
-)
+from prunesearch.cost.graphs.graph_files import OPSET, trace, write_onnx, write_openvino, write_program
+from prunesearch.cost.graphs.graph_running import load_onnx, load_openvino, load_program
+from prunesearch.cost.graphs.quantisers import onnx_to_int8, openvino_to_int8
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
 
 _ONNX_INT8 = "ONNX Runtime quantize_dynamic"
+_NNCF_INT8 = "NNCF, scales of activations beforehand"
 _TENSORRT_ROWS = (1, 8, 32)  # least, usual and greatest batch of the engine where the study does not say
 
 
@@ -35,7 +28,7 @@ def _onnx(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, 
     write_onnx(trace(source.model, source.inputs), path, opset, notes)
     int8 = options.int8 or bool(source.plan.whole)
     if int8:
-        onnx_to_int8(path)
+        onnx_to_int8(path, ())
     said = f"int8: dynamic quantisation of the matrix products ({_ONNX_INT8})"
     return (f"opset {opset}", *((said,) if int8 else ()))
 
@@ -47,7 +40,12 @@ def _program(source: ModelSource, path: Path, options: ModelOptions) -> tuple[st
 
 def _openvino(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, ...]:
     write_openvino(trace(source.model, source.inputs), path, options.opset or OPSET)
-    return (f"weights are in {path.with_suffix('.bin').name}",)
+    said = [f"weights are in {path.with_suffix('.bin').name}"]
+    if source.written_in(options):
+        rows = source.calibration or (source.inputs,)
+        openvino_to_int8(path, rows)
+        said.append(f"int8: {_NNCF_INT8}, by {sum(len(next(iter(batch.values()))) for batch in rows)} rows")
+    return tuple(said)
 
 
 def _tensorrt(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, ...]:
@@ -107,8 +105,9 @@ OPENVINO = ModelFormat(
     write=_openvino,
     load=load_openvino,
     suffix=".xml",
-    options=("opset",),
-    float_alone="int8 of OpenVINO is NNCF's, which is not asked here",
+    options=("opset", "int8"),
+    precisions={"int8": _NNCF_INT8},
+    float_alone="NNCF is asked for int8 alone",
     unable={"random": "its hash needs 64-bit integers, which OpenVINO computes in 32"},
 )
 TENSORRT = ModelFormat(

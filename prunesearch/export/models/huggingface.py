@@ -29,7 +29,8 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.names import Registry
 from prunesearch.core.tables.registry import DTYPES, PRECISIONS
 from prunesearch.core.tables.token_tables import LEARNED, MERGES, SCORERS, SELECTIONS
-from prunesearch.cost.timing.runtimes import Forward, answers_of
+from prunesearch.cost.graphs.graph_files import answers_of
+from prunesearch.cost.graphs.graph_running import Forward
 from prunesearch.export.models.bundle import Bundle, Key
 from prunesearch.export.models.model_format import ModelFormat, ModelSource
 from prunesearch.pruning.families import rows_of_audio, rows_of_text, rows_of_vision

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from prunesearch.core.plans.schedule import Schedule
-    from prunesearch.cost.timing.runtimes import Forward
+    from prunesearch.cost.graphs.graph_running import Forward
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class ModelSource:
         seed: of the `random` scorer.
         changes: what else is done to the model.
         fits: weights that were fitted for changes of halves of blocks.
+        calibration: batches of the inputs that a quantiser may look at; empty: `inputs` alone.
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class ModelSource:
     seed: int = 0
     changes: tuple[Change, ...] = ()
     fits: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    calibration: Sequence[Mapping[str, Tensor]] = ()
 
     @property
     def plan(self) -> Plan:
@@ -61,7 +63,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """`opset` of ONNX files (None: `runtimes.OPSET`); `int8`: matrix products in 8 bits (ONNX Runtime, dynamic)."""
+    """`opset` of ONNX files (None: `runtimes.OPSET`); `int8`: matrix products in 8 bits, by the runtime's quantiser."""
 
     opset: int | None = None
     int8: bool = False

@@ -24,7 +24,7 @@ from prunesearch.export.models.record import ModelExport, Timing
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prunesearch.cost.timing.runtimes import Forward
+    from prunesearch.cost.graphs.graph_running import Forward
 
 _CHECKED_ROWS = (1, 3)  # batch sizes to check, beside the one that is timed
 
@@ -159,7 +159,7 @@ def _check(source: ModelSource, to: ModelFormat, path: Path, notes: tuple[str, .
     """Run what was written beside the applied model; the error of fewer bits, which is by design, is stated alone."""
     import torch
 
-    from prunesearch.cost.timing.runtimes import answers_of
+    from prunesearch.cost.graphs.graph_files import answers_of
     from prunesearch.pruning.apply import apply_
 
     forward, batches = to.load(path), check_batches(source.inputs)

@@ -11,6 +11,7 @@ from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.tables.registry import PRECISIONS, RUNTIMES
 from prunesearch.cost.shape import device_of
 from prunesearch.pruning.apply import Handle
+from prunesearch.search.costs.in_runtime import unjudged_in
 from prunesearch.study.config import RunConfig
 from prunesearch.study.setup import Setting
 
@@ -40,7 +41,9 @@ def variants_to_search(setting: Setting, handle: Handle) -> Variants:
     if len(found) > 1:
         device = device_of(setting.task.timing_inputs(1))
         made = [f"{changes[0]} ({PRECISIONS.load(str(changes[0])).by(device)})" for changes in found[1:]]
-        say(f"precisions: {config.dtype}, {', '.join(made)}")
+        row = RUNTIMES.entry(config.mode)
+        there = "" if row.by_torch else f" while it searches; the front is judged in {row.shown}'s own"
+        say(f"precisions: {config.dtype}, {', '.join(made)}{there}")
     return found
 
 
@@ -62,6 +65,8 @@ def _absent(setting: Setting, name: str) -> str:
     row = RUNTIMES.entry(config.mode)
     if row.precisions is not None and name not in row.precisions:
         return f"costs in '{config.mode}' are measured in {' and '.join((config.dtype, *row.precisions))}"
+    if row.precisions and (unjudged := unjudged_in(config.mode, setting.task)):
+        return f"what '{config.mode}' answers in {name} is judged there, but {unjudged}"
     why: str = PRECISIONS.load(name).absent(device_of(setting.task.timing_inputs(1)))
     return why
 

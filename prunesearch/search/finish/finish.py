@@ -237,7 +237,7 @@ class Finish:
     def _made(self, split: EvalSet) -> Evaluator:
         """Its reference is the user's model."""
         with self.setting.on_own_weights():
-            found = Evaluator(self.task, self.run.handle, split)
+            found = Evaluator(self.task, self.run.handle, split, self.config.mode)
             found.unpruned()
         return found
 

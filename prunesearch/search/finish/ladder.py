@@ -26,18 +26,19 @@ from prunesearch.core.plans.plan import Change, Plan, variant_of
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.cost.devices.device import clock_for
+from prunesearch.cost.graphs.graph_files import answers_of
 from prunesearch.cost.shape import device_of
 from prunesearch.cost.timing.loop import Job, measure
 from prunesearch.cost.timing.modes import Eager, runner_for
-from prunesearch.cost.timing.runtimes import answers_of
 from prunesearch.pruning.borders import borrowed
 from prunesearch.search.costs.bench import Bench
 from prunesearch.study.front_records import Rung
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet
-from prunesearch.tasks.quality import quality_of, unjudged
+from prunesearch.tasks.quality import inputs_to_calibrate, quality_of, unjudged
 
 _ROWS = 128  # holdout rows of the qualities, at most
+_CALIBRATED = 32  # rows for a quantiser: a rung is a guide, and the front is judged after more
 _ROUNDS = 7
 _LONGEST = 160  # characters of a reason
 _TO_MAKE_S = 15.0  # what making the graphs of a runtime may take: with less left, it is skipped
@@ -118,6 +119,8 @@ def _make(
         changes: tuple[Change, ...] = ()
         try:
             runner = runner_for(mode, model, handle, inputs)
+            if not row.by_torch:
+                runner.calibration = inputs_to_calibrate(task, inputs, _CALIBRATED)
             for changes in runner.offered(variants.values()):
                 _put(made, task, mode, runner, changes, best)
         except Exception as error:  # a compiler, a package or an operator that is not here may raise anything

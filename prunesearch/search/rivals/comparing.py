@@ -103,7 +103,7 @@ class Comparing:
 
         def evaluator() -> Evaluator:
             if not made:
-                made.append(Evaluator(setting.task, self.arena.handle, split))
+                made.append(Evaluator(setting.task, self.arena.handle, split, setting.config.mode))
             return made[0]
 
         def of(plan: Plan) -> Evaluation:

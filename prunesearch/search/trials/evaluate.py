@@ -17,7 +17,8 @@ from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.registry import ACROSS
 from prunesearch.pruning.apply import Handle
-from prunesearch.tasks.base import Outputs, Task
+from prunesearch.search.costs.in_runtime import answers_elsewhere, forward_in
+from prunesearch.tasks.base import Forward, Outputs, Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet
 from prunesearch.tasks.metrics.classes import Accuracy
 from prunesearch.tasks.metrics.metric import Metric, wilson
@@ -171,13 +172,15 @@ class Evaluator:
         task: the model with its data.
         handle: the handle of the task's model; its schedule is changed at will.
         split: the rows to evaluate on.
+        mode: the row of `RUNTIMES` that plans in fewer bits answer in, where it is not torch: each such runtime has a
+            quantiser of its own. Any other plan answers in torch, as it would there; None: all do.
 
     Attributes:
         seconds: what the unpruned model took for them.
     """
 
-    def __init__(self, task: Task, handle: Handle, split: EvalSet) -> None:
-        self.task, self.handle, self.split = task, handle, split
+    def __init__(self, task: Task, handle: Handle, split: EvalSet, mode: str | None = None) -> None:
+        self.task, self.handle, self.split, self.mode = task, handle, split, mode
         # texts are sorted by length: in that order the first batches would tell of short texts alone
         self._order = torch.randperm(len(split.batches), generator=torch.Generator().manual_seed(0)).tolist()
         started = time.monotonic()
@@ -207,13 +210,13 @@ class Evaluator:
         known = self._changed.get(Plan.of(schedule))
         if known is not None and rows is None:
             return known
-        task = self.task
+        task, forward = self.task, self._forward(Plan.of(schedule))
         statistics, losses, same, numbers = [], [], [], []
         done, last = 0, self.split.n if rows is None else rows
         with self.handle.under(schedule):
             for bare, reference in zip(self.batches(), self._reference, strict=True):
                 batch = self.split.batches.settled(bare, reference)
-                outputs = self._run(batch)
+                outputs = task.outputs(forward, batch)
                 statistics.append(task.statistics(outputs, batch))
                 losses.append(task.divergence(reference, outputs, batch))
                 same.append(task.agrees(reference, outputs, batch))
@@ -250,6 +253,11 @@ class Evaluator:
         pairs, settled = zip(self._reference, self.batches(), strict=True), self.split.batches.settled
         with self.handle.under(Plan()):  # a task may write its answers anew
             return torch.cat([self.task.statistics(out, settled(batch, out)) for out, batch in pairs]).cpu()
+
+    def _forward(self, plan: Plan) -> Forward:
+        if self.mode is None or not answers_elsewhere(self.mode, plan):
+            return self.task.model
+        return forward_in(self.mode, self.task, plan, self.split)
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> Outputs:

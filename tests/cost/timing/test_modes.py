@@ -160,8 +160,8 @@ def test_costs_are_measured_where_a_row_says_how():
     assert check_measurable("onnxruntime", "cpu").table.endswith(":measure_runtime_table")
     with pytest.raises(PruneSearchError, match="'cuda-graph' runs on cuda, but got device 'cpu': use --mode eager"):
         check_measurable("cuda-graph", "cpu")
-    with pytest.raises(PruneSearchError, match=r"not measured in 'openvino', .*: use one of eager, compile"):
-        check_measurable("openvino")
+    with pytest.raises(PruneSearchError, match=r"not measured in 'torch-export', .*: use one of eager, compile"):
+        check_measurable("torch-export")
 
 
 def test_a_runtime_from_outside_brings_its_own_table(tiny, batch):

@@ -10,16 +10,18 @@ import pytest
 import torch
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Stage
 from prunesearch.core.tables.names import Row
 from prunesearch.core.tables.registry import RUNTIMES
 from prunesearch.cost.measure import measure_table
 from prunesearch.cost.shape import describe_shape
 from prunesearch.cost.timing.loop import Job, Measurement
-from prunesearch.cost.timing.modes import Eager
+from prunesearch.cost.timing.modes import Eager, OnnxRuntime, OpenVino
 from prunesearch.cost.timing.runtime_table import (
     GraphPieces,
-    OnnxSession,
+    GraphSession,
     Scale,
     calibrate,
     measure_runtime_table,
@@ -27,6 +29,7 @@ from prunesearch.cost.timing.runtime_table import (
     price_cells,
 )
 from prunesearch.cost.timing.samples import Noise, Samples
+from prunesearch.cost.timing.walk import plain_piece, variant_of_piece
 from prunesearch.pruning.borders import borrowed
 from prunesearch.pruning.families.find import FAMILIES
 from prunesearch.pruning.families.positions import Places
@@ -36,6 +39,8 @@ from tests.support.tables import in_place
 METHODS = ["cls_attention+drop", "value_norm+nearest", "bipartite"]
 GRID = [5, 9, 13]
 FACTOR, REST_MS, CALL_MS = 0.8, 3.0, 0.05
+INT8 = (Change.parse("int8"),)
+IN_INT8 = {"": dict.fromkeys(("rest", "attention", "mlp"), 1.0), "int8": {"rest": 0.7, "attention": 0.6, "mlp": 0.4}}
 
 
 def true_ms(key: tuple) -> float:
@@ -52,16 +57,17 @@ def true_ms(key: tuple) -> float:
     return 0.0
 
 
-def truth(schedule: Schedule, depth: int = 3, tokens: int = 17) -> float:
-    """A whole graph on the machine that is known."""
+def truth(plan: Schedule | Plan, depth: int = 3, tokens: int = 17) -> float:
+    """A whole graph on the machine that is known; int8 takes less there, of the rest too."""
     from prunesearch.cost.timing.walk import piece_names
     from tests.support.known_machine import SHAPE
 
-    total = REST_MS
+    schedule, share = Plan.of(plan).schedule, IN_INT8[Plan.of(plan).variant]
+    total = REST_MS * share["rest"]
     shape = SHAPE.model_copy(update={"depth": depth, "tokens": tokens})
     for piece in piece_names(schedule.flow(shape.geometry), shape):
         if piece[0] in ("attention", "mlp"):
-            total += FACTOR * true_ms(piece)
+            total += FACTOR * true_ms(piece) * share[piece[0]]
         elif len(piece) == 5:
             _, scorer, merge, n_in, n_out = piece
             scored = 0.0 if merge == "bipartite" else true_ms(("scorer", scorer, n_in))
@@ -76,8 +82,8 @@ class KnownRuntime(Eager):
         return self.current
 
 
-def known_session(module, example, axes):
-    return lambda given=example: lambda: None
+def known_session(module, example, axes, variants):
+    return [lambda given: lambda: None for _ in variants]
 
 
 def known_measure(jobs, **_) -> Measurement:
@@ -87,7 +93,7 @@ def known_measure(jobs, **_) -> Measurement:
             job.prepare()
             ms = truth(job.run())
         else:
-            ms = true_ms(key) + CALL_MS
+            ms = true_ms(plain_piece(key)) * IN_INT8[variant_of_piece(key)].get(key[0], 1.0) + CALL_MS
         samples[key] = Samples([ms * (1 + 0.01 * float(rng.uniform(-1, 1))) for _ in range(15)])
     return Measurement(samples, Noise(0.0, 0.0, 0.0, False, ""), 1.0)
 
@@ -104,6 +110,23 @@ def test_a_known_machine_is_priced_right(tiny, batch):
     assert table.predict(Schedule()) == pytest.approx(truth(Schedule()), rel=0.02)
     with borrowed(tiny) as handle:
         assert handle.schedule == Schedule()
+
+
+def test_fewer_bits_have_cells_of_their_own(tiny, batch):
+    build = partial(measure_runtime_table, session=known_session, time_jobs=known_measure)
+    with RUNTIMES.replaced("onnxruntime", KnownRuntime, table=build):
+        table = measure_table(
+            tiny, batch, counts=GRID, methods=METHODS, unseen=10, mode="onnxruntime", variants=[(), INT8]
+        )
+    assert table.variants == ("", "int8")
+    assert set(table.validation.by_precision) == {"float32", "int8"}
+    assert table.validation.unseen == 14
+    assert table.validation.worst < 0.05
+    for schedule in (Schedule(), Schedule([Stage(0, 0.5, "value_norm", "nearest")])):
+        for changes in ((), INT8):
+            plan = Plan(schedule, changes)
+            assert table.predict(plan) == pytest.approx(truth(plan), rel=0.03)
+    assert table.predict(Plan(changes=INT8)) < 0.7 * table.predict(Plan())
 
 
 def test_calibration_finds_factor_and_rest():
@@ -136,15 +159,22 @@ def test_pairs_lie_inside_the_sequence(tiny, batch):
     assert pairs[0] == (17, 13)
 
 
-def test_a_graph_of_a_half_takes_any_number_of_tokens(tiny, batch, tmp_path):
-    """With ONNX Runtime itself: the halves of block 1 one after the other are the block."""
+def iter_of(found):
+    """What a run of a piece gave: a list in ONNX Runtime, by outputs in OpenVINO."""
+    return iter(found.values() if hasattr(found, "values") else found)
+
+
+@pytest.mark.parametrize("runtime", [OnnxRuntime, pytest.param(OpenVino, marks=pytest.mark.slow)])
+def test_a_graph_of_a_half_takes_any_number_of_tokens(tiny, batch, tmp_path, runtime):
+    """With the runtime itself: the halves of block 1 one after the other are the block."""
     with borrowed(tiny) as handle, torch.no_grad():
         shape = describe_shape(tiny, handle, batch)
-        runs, original = {}, OnnxSession(tmp_path)
+        runs, original = {}, GraphSession(tmp_path, runtime.file)
 
-        def note(module, example, axes):
-            runs[type(module).__name__, getattr(module, "kind", "")] = found = original(module, example, axes)
-            return found
+        def note(module, example, axes, variants):
+            (found,) = original(module, example, axes, variants)
+            runs[type(module).__name__, getattr(module, "kind", "")] = found
+            return [found]
 
         pieces = GraphPieces(handle, shape.model_copy(update={"depth": 1}), batch, note, 0)
         block = handle.encoder.blocks[1]
@@ -155,10 +185,10 @@ def test_a_graph_of_a_half_takes_any_number_of_tokens(tiny, batch, tmp_path):
             handle.encoder.blocks[:] = kept
         for n in (17, 6):
             x = pieces.features(n)
-            (middle,) = runs["_Half", "attention"]([x])()
-            (out,) = runs["_Half", "mlp"]([torch.from_numpy(middle)])()
+            middle = next(iter_of(runs["_Half", "attention"]([x])()))
+            out = next(iter_of(runs["_Half", "mlp"]([torch.from_numpy(middle.copy())])()))
             want = handle.run_block(1, x, None, {})
-            torch.testing.assert_close(torch.from_numpy(out), want, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(torch.from_numpy(out.copy()), want, rtol=1e-4, atol=1e-4)
 
 
 def test_positions_are_refused_in_one_line(tiny, batch):
@@ -169,7 +199,7 @@ def test_positions_are_refused_in_one_line(tiny, batch):
 
 
 def test_other_requests_are_refused_in_one_line(tiny, batch):
-    with pytest.raises(PruneSearchError, match="--concurrency 4 is not measured in ONNX Runtime"):
+    with pytest.raises(PruneSearchError, match="--concurrency 4 is not measured in a runtime of graphs"):
         measure_table(tiny, batch, counts=GRID, methods=METHODS, concurrency=4, mode="onnxruntime")
 
 
@@ -199,12 +229,12 @@ def test_the_pieces_of_a_text_model_take_masks():
     ids = torch.randint(1, 50, (2, 20))
     inputs, ran = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, []
 
-    def session(module, example, axes):
+    def session(module, example, axes, variants):
         def run(given):
             out = module(list(given))
             ran.append((type(module).__name__, len(given), (out[0] if isinstance(out, list) else out).shape))
 
-        return lambda given=example: lambda: run(given)
+        return [lambda given: lambda: run(given) for _ in variants]
 
     with borrowed(model) as handle, torch.no_grad():
         shape = describe_shape(model, handle, inputs)

@@ -12,10 +12,11 @@ import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Change
 from prunesearch.core.tables.registry import MODEL_FORMATS
-from prunesearch.cost.timing.runtimes import answers_of
+from prunesearch.cost.graphs.graph_files import answers_of
 from prunesearch.export.models.model_format import ModelSource
 from prunesearch.export.models.write import export_model, find_model_format
 from prunesearch.pruning.apply import apply_
+from tests.support.paths import DEV
 from tests.support.small_models import build, inputs_of
 
 SCHEDULE = ps.Schedule([ps.Stage(1, 0.6, "value_norm", "fuse")])
@@ -26,17 +27,29 @@ def source(name: str) -> ModelSource:
     return ModelSource(model, SCHEDULE, inputs_of("vit"), changes=(Change.parse(name),))
 
 
-def test_onnx_in_int8_is_written_by_its_own_quantiser(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "quantiser"),
+    [
+        ("onnx", "ONNX Runtime quantize_dynamic"),
+        pytest.param("openvino", "NNCF, scales of activations beforehand, by 3 rows", marks=pytest.mark.slow),
+    ],
+)
+def test_int8_is_written_by_the_own_quantiser_of_the_runtime(name: str, quantiser: str, tmp_path: Path) -> None:
+    to = find_model_format(name)
+    if name == "openvino":
+        pytest.importorskip("nncf", reason=DEV)
     one = source("int8")
-    done = export_model(one, find_model_format("onnx"), tmp_path / "m.onnx", seconds=0.3)
-    assert any("ONNX Runtime quantize_dynamic" in note for note in done.notes)
+    path, other = tmp_path / f"m{to.suffix}", tmp_path / f"f{to.suffix}"
+    done = export_model(one, to, path, seconds=0.3)
+    assert any(quantiser in note for note in done.notes), done.notes
     assert done.timing is not None
     assert done.timing.runtime.endswith("int8")
-    plain = export_model(replace(one, changes=()), find_model_format("onnx"), tmp_path / "f.onnx", seconds=None)
+    plain = export_model(replace(one, changes=()), to, other, seconds=None)
     assert 0 < done.error > plain.error
-    assert (tmp_path / "m.onnx").stat().st_size < (tmp_path / "f.onnx").stat().st_size
-    assert "int8" in (tmp_path / "m.onnx.md").read_text()
-    assert ps.Plan.from_json((tmp_path / "m.onnx.json").read_text()) == one.plan
+    weights = ".bin" if name == "openvino" else to.suffix
+    assert path.with_suffix(weights).stat().st_size < other.with_suffix(weights).stat().st_size
+    assert "int8" in path.with_name(f"{path.name}.md").read_text()
+    assert ps.Plan.from_json(path.with_name(f"{path.name}.json").read_text()) == one.plan
 
 
 def test_a_folder_in_bfloat16_computes_what_the_plan_does(tmp_path: Path) -> None:
@@ -54,7 +67,7 @@ def test_a_folder_in_bfloat16_computes_what_the_plan_does(tmp_path: Path) -> Non
     assert next(one.model.parameters()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["hf", "torch-export", "openvino", "tensorrt"])
+@pytest.mark.parametrize("name", ["hf", "torch-export", "tensorrt"])
 def test_what_a_format_cannot_hold_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
     to = find_model_format(name)
     path = tmp_path / f"m{to.suffix}"

@@ -13,7 +13,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.flow import Geometry
 from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.cost.counting.size import SizeCosts
-from prunesearch.cost.timing.runtimes import answers_of
+from prunesearch.cost.graphs.graph_files import answers_of
 from prunesearch.export.models.model_format import ModelSource
 from prunesearch.export.models.write import export_model, find_model_format
 from prunesearch.pruning.apply import apply_

@@ -17,7 +17,7 @@ from prunesearch.cli.border import answer
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import ENCODER, Stage
 from prunesearch.core.tables.export_tables import FORMATS, MODEL_FORMATS
-from prunesearch.cost.timing.runtimes import kept_signal_stack
+from prunesearch.cost.graphs.graph_running import kept_signal_stack
 from tests.support.paths import DEV
 
 SHAPE = (9, 65, 1)

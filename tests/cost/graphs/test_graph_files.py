@@ -12,8 +12,9 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.core.tables.registry import RUNTIMES
+from prunesearch.cost.graphs.graph_files import needed, trace, write_onnx, write_piece
+from prunesearch.cost.graphs.graph_running import load_onnx, onnx_session
 from prunesearch.cost.timing.modes import OnnxRuntime, runner_for
-from prunesearch.cost.timing.runtimes import load_onnx, needed, onnx_session, trace, write_onnx, write_piece
 from prunesearch.pruning.apply import apply_
 from prunesearch.pruning.borders import borrowed
 from tests.support.paths import DEV
@@ -121,7 +122,7 @@ FREED_ELSEWHERE = """
 import signal, sys, threading
 import openvino
 from openvino import opset13
-from prunesearch.cost.timing.runtimes import load_openvino
+from prunesearch.cost.graphs.graph_running import load_openvino
 
 inputs = opset13.parameter([1, 4], float, name="x")
 openvino.save_model(openvino.Model([opset13.relu(inputs)], [inputs]), sys.argv[1])

@@ -6,16 +6,14 @@ keeps its own count, as in torch.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +30,6 @@ BATCH = "batch"
 _TRACED_ROWS = 2
 # the outputs of a model that a graph of it has; of those without any, the states are
 ANSWERS = ("logits", "start_logits", "end_logits", "pred_boxes", "embeddings", "sureness")
-
-
-class Forward(Protocol):
-    """A loaded graph."""
-
-    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the model answers to a batch on the CPU, by the names of its outputs (see `ANSWERS`)."""
 
 
 def answers_of(outputs: Any) -> dict[str, Tensor]:
@@ -250,15 +241,21 @@ def write_openvino(program: ExportedProgram, path: Path, opset: int = OPSET) -> 
     Raises:
         PruneSearchError: as `write_onnx`, or if OpenVINO is missing.
     """
-    openvino = needed("openvino", "openvino")
+    needed("openvino", "openvino")
     scratch = path.with_name(f".{path.name}.{os.getpid()}.onnx")
     try:
         write_onnx(program, scratch, opset)
-        with quietly():
-            openvino.save_model(openvino.convert_model(str(scratch)), str(path), compress_to_fp16=False)
+        convert_to_openvino(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
         scratch.with_name(f"{scratch.name}.data").unlink(missing_ok=True)
+
+
+def convert_to_openvino(onnx: Path, path: Path) -> None:
+    """Write OpenVINO IR of an ONNX file, by OpenVINO itself."""
+    openvino = needed("openvino", "openvino")
+    with quietly():
+        openvino.save_model(openvino.convert_model(str(onnx)), str(path), compress_to_fp16=False)
 
 
 def needed(module: str, extra: str) -> Any:
@@ -269,97 +266,3 @@ def needed(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise PruneSearchError(f"this needs the package '{module}': pip install 'prunesearch[{extra}]'") from None
-
-
-def onnx_to_int8(path: Path) -> None:
-    """Quantise an ONNX file in place: weights beforehand, activations as they come (one scale a tensor)."""
-    quantization: Any = needed("onnxruntime.quantization", "onnx")
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.float.onnx")
-    path.rename(scratch)
-    try:
-        with quietly():
-            # Gemm and MatMul alone: a quantised convolution or gather gains nothing on a CPU
-            quantization.quantize_dynamic(
-                scratch, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=quantization.QuantType.QInt8
-            )
-    finally:
-        scratch.unlink(missing_ok=True)
-        path.with_name(f"{path.name}.data").unlink(missing_ok=True)
-
-
-# -- running -------------------------------------------------------------------------------------------------------
-
-
-def load_program(path: Path) -> Forward:
-    """The graph of a `.pt2` file, in torch."""
-    with quietly():
-        module = torch.export.load(path).module()
-
-    def forward(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        with torch.inference_mode():
-            out: dict[str, Tensor] = module(**inputs)
-            return out
-
-    return forward
-
-
-def onnx_session(path: Path) -> Any:
-    """An `InferenceSession` of an ONNX file on the CPU, with as many threads as torch has."""
-    runtime = needed("onnxruntime", "onnx")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def load_onnx(path: Path) -> Forward:
-    """An ONNX file in ONNX Runtime, see `onnx_session`."""
-    session = onnx_session(path)
-    known, made = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
-
-    def forward(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = session.run(made, {name: inputs[name].numpy() for name in known})
-        return {name: torch.from_numpy(value) for name, value in zip(made, found, strict=True)}
-
-    return forward
-
-
-class _SignalStack(ctypes.Structure):
-    """`stack_t` of Linux."""
-
-    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-@contextmanager
-def kept_signal_stack() -> Iterator[None]:
-    """Within the block another library may set the stack that signals are handled on; afterwards it is as before.
-
-    OpenVINO's CPU plugin sets one of its own and takes its memory away with the last model of a core. Where another
-    thread lets go of that model (as a collection of garbage does), this thread keeps an address without memory behind
-    it, and the next signal that Python handles, such as Ctrl-C, kills the process.
-    """
-    if sys.platform != "linux":
-        yield
-        return
-    before, library = _SignalStack(), ctypes.CDLL(None)
-    library.sigaltstack(None, ctypes.byref(before))
-    try:
-        yield
-    finally:
-        library.sigaltstack(ctypes.byref(before), None)
-
-
-def load_openvino(path: Path) -> Forward:
-    """An OpenVINO IR on the CPU, with as many threads as torch has."""
-    openvino = needed("openvino", "openvino")
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    # float32 as in torch: on some CPUs OpenVINO would compute in bfloat16
-    with kept_signal_stack():
-        compiled = openvino.Core().compile_model(str(path), "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
-    known, made = ([x.get_any_name() for x in xs] for xs in (compiled.inputs, compiled.outputs))
-
-    def forward(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = compiled({name: inputs[name].numpy() for name in known})
-        return {name: torch.from_numpy(found[name].copy()) for name in made}
-
-    return forward
