@@ -253,3 +253,24 @@ def test_the_command_prints_the_table_or_json(study: StudyFolder, monkeypatch: A
     code, out, _ = command(monkeypatch, capsys, "show", str(study.path))
     assert code == 0
     assert "Methods at equal latency: 1.11x" in out
+
+
+def test_a_study_that_is_not_there_is_searched_first_and_one_that_is_there_is_not(
+    folder: Path, measured: Measurements
+) -> None:
+    """With the clock of this machine: what comes of it hangs on that, and only that it is there is looked at."""
+
+    def made() -> ps.Study:
+        asked = settings(folder, device="cpu", free=["tokens"])
+        asked |= {"study": "made", "budget": "90%", "methods": ("random", "searched"), "compared": {"seconds": 0.1}}
+        return ps.compare(asked.pop("model"), asked.pop("data"), **asked, **{"root": folder / "studies"})
+
+    first = made()
+    found = first.front.compared
+    assert found is not None
+    assert found.budget == "90%"
+    assert first.front.budget is not None
+    assert {one.name for one in found.methods} | set(found.left_out) == {"random", "searched"}
+    trials, table = len(first.trials), first.folder.cost_table.read_bytes()
+    second = made()
+    assert (len(second.trials), second.folder.cost_table.read_bytes()) == (trials, table)
