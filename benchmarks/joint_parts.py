@@ -219,13 +219,13 @@ class Runs:
         jobs: dict[str, Job] = {}
         if self.runtime != EAGER:  # a graph that is not there yet is written with a schedule of its own
             load = find_model_format(FORMATS[self.runtime]).load
-            jobs = {str(plan): Job(partial(load(self.graph(plan)), inputs)) for plan in plans}
+            jobs = {str(plan): Job.among_runtimes(partial(load(self.graph(plan)), inputs)) for plan in plans}
         with apply_(model, Plan(), seed=0, fits=self.fits) as handle:
             eager = partial(_forward, model, inputs)
             if self.runtime == EAGER:
                 jobs = {str(plan): Job(eager, partial(handle.set, plan)) for plan in plans}
             else:
-                jobs[EAGER] = Job(eager)
+                jobs[EAGER] = Job.among_runtimes(eager)
             asked = [self.runtime, torch.get_num_threads(), *jobs]
             return measure(
                 jobs,

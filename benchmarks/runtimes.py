@@ -84,7 +84,7 @@ def forwards(source: ModelSource, int8: bool) -> Iterator[dict[tuple[str, bool],
                 options = ModelOptions(int8=runtime.endswith("int8"))
                 write_format(replace(source, schedule=schedule), to, path, options)
                 loaded = to.load(path)
-                jobs[runtime, pruned] = Job(lambda loaded=loaded: loaded(inputs)["logits"])
+                jobs[runtime, pruned] = Job.among_runtimes(lambda loaded=loaded: loaded(inputs)["logits"])
         with apply_(model, Schedule()) as handle, torch.inference_mode():
             plain = handle.encoder
             compiled = Compiled(model, handle, inputs)
@@ -97,7 +97,7 @@ def forwards(source: ModelSource, int8: bool) -> Iterator[dict[tuple[str, bool],
 
             for name in layouts:
                 for pruned, schedule in schedules.items():
-                    job = Job(lambda: logits(model, inputs), lambda n=name, s=schedule: prepare(n, s))
+                    job = Job.among_runtimes(lambda: logits(model, inputs), lambda n=name, s=schedule: prepare(n, s))
                     job.prepare()
                     job.run()  # compiles
                     jobs[name, pruned] = job

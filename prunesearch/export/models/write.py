@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -204,8 +205,8 @@ def _time(source: ModelSource, to: ModelFormat, path: Path, options: ModelOption
         unpruned, pruned = to.load(other), to.load(path)
         inputs = dict(source.inputs)
         with apply_(source.model, Schedule(), seed=source.seed, fits=source.fits) as handle:
-            eager = Job(lambda: source.model(**inputs), lambda: handle.set(Schedule()))
-            eager_pruned = Job(lambda: source.model(**inputs), lambda: handle.set(source.plan))
+            eager = Job.among_runtimes(lambda: source.model(**inputs), lambda: handle.set(Schedule()))
+            eager_pruned = Job.among_runtimes(lambda: source.model(**inputs), lambda: handle.set(source.plan))
             jobs = {"eager": eager, "eager_pruned": eager_pruned, **_jobs(unpruned, pruned, inputs)}
             found = measure(jobs, clock=clock_for("cpu"), sentinel="eager", time_budget_s=seconds, min_rounds=10)
     ms = {name: s.median_ms for name, s in found.samples.items()}
@@ -226,4 +227,5 @@ def _time(source: ModelSource, to: ModelFormat, path: Path, options: ModelOption
 def _jobs(unpruned: Forward, pruned: Forward, inputs: dict[str, Tensor]) -> dict[str, Any]:
     from prunesearch.cost.timing.loop import Job
 
-    return {"unpruned": Job(lambda: unpruned(inputs)), "pruned": Job(lambda: pruned(inputs))}
+    jobs = {"unpruned": unpruned, "pruned": pruned}
+    return {name: Job.among_runtimes(partial(forward, inputs)) for name, forward in jobs.items()}

@@ -146,7 +146,7 @@ def _put(made: _Made, task: Task, mode: str, runner: Eager, changes: tuple[Chang
         with torch.inference_mode():
             runner.prepare(plan)
             runner.run()
-        jobs[mode, plan.variant, pruned] = Job(runner.run, partial(runner.prepare, plan))
+        jobs[mode, plan.variant, pruned] = Job.among_runtimes(runner.run, partial(runner.prepare, plan))
         made.judges[mode, plan.variant, pruned] = partial(_judge, task, mode, runner, plan)
     made.jobs |= jobs
 

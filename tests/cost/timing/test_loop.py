@@ -63,6 +63,23 @@ def test_preparing_is_not_timed():
     assert measure(jobs, clock=clock, sentinel="x", time_budget_s=0, min_rounds=3).samples["x"].ms == [1.0] * 3
 
 
+def test_a_job_among_those_of_other_runtimes_does_not_pay_for_what_they_leave_behind():
+    """Here each run is followed by 100 ms in which whatever else runs takes a hundred times as long."""
+    clock, last = FakeClock(), []
+
+    def runs(name):
+        clock.now += 100.0 if last and last[-1] != name else 1.0
+        last.append(name)
+
+    def timed(make):
+        jobs = {name: make(lambda name=name: runs(name), lambda: None) for name in ("eager", "graph")}
+        found = measure(jobs, clock=clock, sentinel="eager", time_budget_s=0, min_rounds=6)
+        return {name: max(samples.ms) for name, samples in found.samples.items()}
+
+    assert timed(Job) == {"eager": 100.0, "graph": 100.0}
+    assert timed(Job.among_runtimes) == {"eager": 1.0, "graph": 1.0}
+
+
 def test_stops_when_every_median_is_known():
     clock = FakeClock()
     jobs = jobs_of(clock, {"a": 1.0, "b": 2.0}, [])
