@@ -165,7 +165,7 @@ def all_questions(things: list[Thing], repertoire: Repertoire = ALL) -> list[Que
         if sum((t.name, t.colour) == (thing.name, thing.colour) for t in things) > 1:
             continue
         for side, (down, right) in SIDES.items():
-            near = _nearest(things, thing, down, right)
+            near = nearest(things, thing, down, right)
             if near is not None:
                 found += _of_neighbour(near, f"{side} {thing.said}", f"{side} {'shape' if thing.colour else 'word'}")
     for name in (*repertoire.shapes, *repertoire.colours, "word"):
@@ -186,7 +186,9 @@ def _of_looks(things: list[Thing]) -> list[Question]:
     return found
 
 
-def _nearest(things: list[Thing], thing: Thing, down: int, right: int) -> Thing | None:
+def nearest(things: list[Thing], thing: Thing, down: int, right: int) -> Thing | None:
+    """The nearest thing in the same row or column, so many rows down and columns right a step."""
+
     def steps(other: Thing) -> int:
         rows, columns = (other.row - thing.row) * down, (other.column - thing.column) * right
         aside = (other.column != thing.column) if down else (other.row != thing.row)

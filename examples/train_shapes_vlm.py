@@ -5,10 +5,11 @@
     python examples/train_shapes_vlm.py --work DIR --out MODEL      # the model, its tokenizer and its card
 
 It is Hugging Face's ``LlavaForConditionalGeneration``: a CLIP tower of 224 pixels (196 image tokens) and a Llama. For
-the first part of the time (`LOOKING`) the tower alone learns to name what each patch lies on; then everything learns to
-answer, several questions of a picture in a row. Minutes are those that a core works on it. The learning rate hangs on
-the minutes used of ``--total``, however they are cut into pieces; a checkpoint is written to ``--work`` every minute,
-at the end, and where a piece is asked to stop (ctrl-c, SIGTERM).
+the first part of the time (`LOOKING`) the tower alone learns what each patch lies on and is beside (`look_at_patches`);
+then projector and text learn to answer, many questions of a picture in a row, none of which sees another; in the last
+part (`TOGETHER`) the tower learns with them. Minutes are those that a core works on it. The learning rate hangs on the
+minutes used of ``--total``, however they are cut into pieces; a checkpoint is written to ``--work`` every minute, at
+the end, and where a piece is asked to stop (ctrl-c, SIGTERM).
 
 The gate says whether the questions are worth pruning for: text alone must get at most 50 % right, and pictures shrunk
 to a quarter of the tokens at least 15 points less than whole ones.
@@ -29,8 +30,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from look_at_patches import IGNORED, Looking
 from PIL import Image
-from shapes_and_words import ALL, COLOURS, FEW, KINDS, SHAPES, SIDE, WORDS, Question, Sample, samples
+from shapes_and_words import ALL, COLOURS, FEW, KINDS, SHAPES, SIDE, Question, Sample, samples
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
@@ -43,18 +45,18 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-PATCH, BATCH, QUESTIONS = 16, 16, 10
+PATCH, BATCH, QUESTIONS = 16, 16, 24
 ANSWER = 4  # tokens at most: three letters and the end
-LOOKING = 0.15  # share of the time
-TOWER_LR, TEXT_LR, LEAST_LR, DECAY, WARMUP = 1e-3, 1e-3, 0.02, 0.05, 0.02
+LOOKING, TOGETHER = 0.25, 0.2  # shares of the time
+LOOK_LR, TEXT_LR, TOWER_LR = 1e-3, 1e-3, 2e-4  # the tower's as it looks, and later
+LEAST_LR, DECAY, WARMUP = 0.02, 0.05, 0.02
 SIZES = {
     "small": {"tower": (192, 6, 6), "text": (256, 6, 4)},  # width, blocks, heads: 7.7 M parameters
-    "mini": {"tower": (96, 3, 3), "text": (128, 4, 4)},  # 1.2 M, with few shapes and words: for minutes
+    "mini": {"tower": (96, 5, 3), "text": (128, 4, 4)},  # 1.5 M, with few shapes and words: for minutes
     "tiny": {"tower": (32, 2, 2), "text": (32, 2, 2)},  # to try the script
 }
 REPERTOIRES = {"small": ALL, "mini": FEW, "tiny": ALL}
 TRAIN, JUDGE = 7, 8  # seeds of pictures
-NAMES = (*SHAPES, *WORDS)
 _SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
 _TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% for part in message['content'] %}"
@@ -141,32 +143,34 @@ def rows_of(
     """Ids, mask and labels `[batch, n]`: a picture, then question and answer in turn; answers alone are taught."""
     ids, labels = [], []
     for row in questions:
-        mine, taught = [1] + [tokenizer.convert_tokens_to_ids("<image>")] * images, [-100] * (1 + images)
+        mine, taught = [1] + [tokenizer.convert_tokens_to_ids("<image>")] * images, [IGNORED] * (1 + images)
         for question in row:
             asked = tokenizer(question.text, add_special_tokens=False)["input_ids"]
             answer = tokenizer(question.answer, add_special_tokens=False)["input_ids"] + [2]
             mine += asked + answer
-            taught += [-100] * len(asked) + answer
+            taught += [IGNORED] * len(asked) + answer
         ids.append(torch.tensor(mine))
         labels.append(torch.tensor(taught))
     padded = nn.utils.rnn.pad_sequence(ids, batch_first=True)
-    wanted = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
+    wanted = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
     lengths = torch.tensor([len(row) for row in ids])
     return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).long(), wanted
 
 
-def patches_of(sample: Sample) -> tuple[Tensor, Tensor]:
-    """What each patch lies on, by its middle: a name and a colour, counted from 1; 0 for the ground, or no colour."""
-    side = SIDE // PATCH
-    names, colours = torch.zeros(side, side, dtype=torch.long), torch.zeros(side, side, dtype=torch.long)
-    middle = (torch.arange(side) + 0.5) * PATCH
-    for thing, (left, top, right, bottom) in zip(sample.things, sample.boxes, strict=True):
-        reach = PATCH / 2  # words are lower than a patch
-        inside = ((middle >= top - reach) & (middle <= bottom + reach))[:, None]
-        inside = inside & (middle >= left) & (middle <= right)
-        names[inside] = 1 + NAMES.index(thing.name)
-        colours[inside] = 1 + list(COLOURS).index(thing.colour) if thing.colour else 0
-    return names.flatten(), colours.flatten()
+def taught_rows(tokenizer: PreTrainedTokenizerFast, questions: list[list[Question]], images: int) -> dict[str, Tensor]:
+    """What a model is taught by: `rows_of`, where each question sees the picture and itself, at the same positions."""
+    ids, _, labels = rows_of(tokenizer, questions, images)
+    first, (b, n) = 1 + images, ids.shape
+    ends = torch.zeros(b, n, dtype=torch.long)
+    ends[:, first + 1 :] = ((ids == 2) & (labels == 2))[:, first:-1]
+    part = ends.cumsum(1) + 1
+    part[:, :first] = 0
+    places = torch.arange(n).expand(b, n)
+    begun = torch.where(ends.bool(), places, torch.full_like(places, first)).cummax(1).values
+    begun[:, :first] = first
+    see = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
+    see = see & (places[:, None, :] <= places[:, :, None])
+    return {"input_ids": ids, "attention_mask": see[:, None], "position_ids": places - begun + first, "labels": labels}
 
 
 # -- training ------------------------------------------------------------------------------------------------------
@@ -199,24 +203,25 @@ class Trainee:
         self.path, self.tokenizer = work / "checkpoint.pt", make_tokenizer()
         torch.manual_seed(0)
         self.model = make_model(size, self.tokenizer)
-        width = self.model.config.vision_config.hidden_size
-        self.naming = nn.ModuleDict({"name": nn.Linear(width, 1 + len(NAMES)), "colour": nn.Linear(width, 9)})
-        tower = [*self.model.model.vision_tower.parameters(), *self.naming.parameters()]
+        self.tower = self.model.model.vision_tower
+        self.looking = Looking(self.model.config.vision_config.hidden_size, PATCH)
+        tower = [*self.tower.parameters(), *self.looking.parameters()]
         known = {id(p) for p in tower}
         text = [p for p in self.model.parameters() if id(p) not in known]
-        groups = [{"params": tower, "lr": TOWER_LR, "peak": TOWER_LR}, {"params": text, "lr": TEXT_LR, "peak": TEXT_LR}]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=DECAY)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": tower}, {"params": text}], betas=(0.9, 0.98), weight_decay=DECAY, lr=0.0
+        )
         self.minutes, self.pictures = 0.0, 0
         if self.path.is_file():
             kept = torch.load(self.path, weights_only=True)
             self.model.load_state_dict(kept["model"])
-            self.naming.load_state_dict(kept["naming"])
+            self.looking.load_state_dict(kept["looking"])
             self.optimizer.load_state_dict(kept["optimizer"])
             self.minutes, self.pictures = kept["minutes"], kept["pictures"]
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        parts = {"model": self.model, "naming": self.naming, "optimizer": self.optimizer}
+        parts = {"model": self.model, "looking": self.looking, "optimizer": self.optimizer}
         kept: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({**kept, "minutes": self.minutes, "pictures": self.pictures}, self.path.with_suffix(".new"))
@@ -240,11 +245,14 @@ class Trainee:
         self._say(losses)
 
     def _step(self, batch: list[Sample], way: float, losses: dict[str, list[float]]) -> None:
-        self._set_rates(way)
-        what, loss = ("look", self._look(batch)) if way < LOOKING else ("answer", self._answer(batch))
+        looks, together = way < LOOKING, way >= 1 - TOGETHER
+        self.tower.requires_grad_(looks or together)
+        through = way / LOOKING if looks else (way - LOOKING) / (1 - LOOKING)
+        self._set_rates(LOOK_LR if looks else TOWER_LR, TEXT_LR, through)
+        what, loss = ("look", self._look(batch)) if looks else ("answer", self._answer(batch))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(itertools.chain(self.model.parameters(), self.naming.parameters()), 1.0)
+        nn.utils.clip_grad_norm_(itertools.chain(self.model.parameters(), self.looking.parameters()), 1.0)
         self.optimizer.step()
         losses[what].append(loss.item())
         self.pictures += len(batch)
@@ -253,23 +261,19 @@ class Trainee:
         now = ", ".join(f"{k} {np.mean(v[-20:]):.3f}" for k, v in losses.items())
         print(f"{self.minutes:.1f} min, {self.pictures} pictures: {now}", flush=True)
 
-    def _set_rates(self, way: float) -> None:
-        rate = LEAST_LR + (1 - LEAST_LR) * (1 + math.cos(math.pi * way)) / 2
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * min(rate, max(way / WARMUP, 0.01))
+    def _set_rates(self, tower: float, text: float, through: float) -> None:
+        rate = LEAST_LR + (1 - LEAST_LR) * (1 + math.cos(math.pi * through)) / 2
+        for group, peak in zip(self.optimizer.param_groups, (tower, text), strict=True):
+            group["lr"] = peak * min(rate, max(through / WARMUP, 0.01))
 
     def _look(self, batch: list[Sample]) -> Tensor:
-        seen = self.model.model.vision_tower(pixel_values=pixels_of([s.picture for s in batch])).last_hidden_state
-        names, colours = (torch.stack(x) for x in zip(*(patches_of(s) for s in batch), strict=True))
-        loss = torch.zeros(())
-        for head, wanted in (("name", names), ("colour", colours)):
-            loss = loss + nn.functional.cross_entropy(self.naming[head](seen[:, 1:]).flatten(0, 1), wanted.flatten())
+        seen = self.tower(pixel_values=pixels_of([s.picture for s in batch])).last_hidden_state
+        loss: Tensor = self.looking(seen[:, 1:], batch)
         return loss
 
     def _answer(self, batch: list[Sample]) -> Tensor:
-        ids, mask, labels = rows_of(self.tokenizer, [s.questions for s in batch], (SIDE // PATCH) ** 2)
-        pixels = pixels_of([s.picture for s in batch])
-        loss: Tensor = self.model(input_ids=ids, attention_mask=mask, pixel_values=pixels, labels=labels).loss
+        rows = taught_rows(self.tokenizer, [s.questions for s in batch], (SIDE // PATCH) ** 2)
+        loss: Tensor = self.model(**rows, pixel_values=pixels_of([s.picture for s in batch])).loss
         return loss
 
 
@@ -296,7 +300,7 @@ def judge(trainee: Trainee, count: int, side: int | None = SIDE) -> dict[str, fl
             shown = {"mm_encoder_outputs": {"image": seen}}
         guess = model(input_ids=ids, attention_mask=mask, **shown).logits[:, :-1].argmax(-1)
         wanted = labels[:, 1:]
-        hits = ((guess == wanted) | (wanted == -100)).all(1).tolist()
+        hits = ((guess == wanted) | (wanted == IGNORED)).all(1).tolist()
         for sample, hit in zip(batch, hits, strict=True):
             right[sample.questions[0].kind].append(hit)
             right["all"].append(hit)

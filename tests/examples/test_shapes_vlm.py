@@ -62,7 +62,7 @@ def test_questions_have_one_answer_that_is_in_the_picture(made: Any) -> None:
 
 
 def test_pictures_repeat_and_show_what_they_say(made: Any) -> None:
-    shapes, training = made
+    shapes, _ = made
     first, again = (next(shapes.samples(3, 4, first=5)) for _ in range(2))
     assert np.array_equal(np.asarray(first.picture), np.asarray(again.picture))
     assert first.questions == again.questions
@@ -70,9 +70,53 @@ def test_pictures_repeat_and_show_what_they_say(made: Any) -> None:
         inside = np.asarray(first.picture)[int(top) + 1 : int(bottom), int(left) + 1 : int(right)].reshape(-1, 3)
         ink = shapes.COLOURS.get(thing.colour, (30, 30, 30))
         assert (np.abs(inside.astype(int) - ink).sum(1) < 60).mean() > 0.1, thing
-    names, colours = training.patches_of(first)
-    assert {int(n) for n in names} - {0} == {1 + training.NAMES.index(t.name) for t in first.things}
-    assert len(set(colours.tolist())) > 1
+
+
+def test_patches_are_taught_what_questions_ask_of_what_lies_on_them(made: Any) -> None:
+    shapes, training = made
+    looking = importlib.import_module("look_at_patches")
+    sides = {word: i for i, word in enumerate((*shapes.SHAPES, *shapes.WORDS), 1)}
+    shades = {word: i for i, word in enumerate(shapes.COLOURS, 1)}
+    for sample in itertools.islice(shapes.samples(5, 40), 12):
+        wanted = {name: target[0] for name, target in looking.targets_of([sample], training.PATCH).items()}
+        for question in sample.questions:
+            side = next((s for s in shapes.SIDES if f" {s} " in question.text), None)
+            if question.kind == "count":
+                what = question.form.removeprefix("count ")
+                on = {"word": wanted["name"] > len(shapes.SHAPES)}.get(what, wanted["name"] == sides.get(what))
+                kind = "of its colour" if what in shades else "of its name"
+                on = wanted["colour"] == shades[what] if what in shades else on
+                assert set(wanted[kind][on].tolist()) == ({int(question.answer)} if bool(on.any()) else set())
+            elif side is not None:
+                colour, name = _asked_of(question.text, side)
+                on = (wanted["name"] == sides[name]) & (wanted["colour"] == shades.get(colour, 0))
+                answer = question.answer
+                kind, value = ("colour", shades[answer]) if answer in shades else ("name", sides[answer])
+                assert set(wanted[f"{kind} {side}"][on].tolist()) == {value}, question
+
+
+def _asked_of(text: str, side: str) -> tuple[str, str]:
+    """Colour and name of what a question of place speaks of; a word has no colour."""
+    colour, name = text.partition(f"{side} the ")[2].removesuffix(" ?").split()
+    return ("", name) if colour == "word" else (colour, name)
+
+
+def test_a_question_is_taught_as_if_it_were_asked_alone(made: Any, tmp_path: Path) -> None:
+    shapes, training = made
+    trainee, sample = training.Trainee(tmp_path, "tiny"), next(shapes.samples(2, 4))
+    pixels, images = training.pixels_of([sample.picture]), 196
+    with torch.no_grad():
+        model = trainee.model.eval()
+        taught = training.taught_rows(trainee.tokenizer, [sample.questions], images)
+        together = model(**taught, pixel_values=pixels).logits[0]
+        place = 1 + images
+        for question in sample.questions:
+            ids, mask, labels = training.rows_of(trainee.tokenizer, [[question]], images)
+            alone = model(input_ids=ids, attention_mask=mask, pixel_values=pixels).logits[0, 1 + images :]
+            assert torch.equal(labels[0, 1 + images :], taught["labels"][0, place : place + len(alone)])
+            assert torch.allclose(together[place : place + len(alone)], alone, atol=1e-5), question
+            place += len(alone)
+        assert place == together.shape[0]
 
 
 def test_text_alone_gets_less_than_half_right(made: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +13,14 @@ import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.report.views.parts_samples import _caption
+from prunesearch.report.views.shown_samples import ShownSamples
+from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
 from prunesearch.study.setup import Setting, make_setting
-from tests.support.tiny_vlm import IMAGES, write_questions, write_vlm
+from tests.support.tiny_vlm import IMAGES, PATCH, SIDE, write_questions, write_vlm
 
 SMALL = {
     "trials": 4,
@@ -77,6 +82,32 @@ def test_its_table_is_of_the_time_to_the_first_token(front: Front, root: Path) -
     assert any("time to the first token" in note for note in front.task.notes)
     assert any("to the last of" in note for note in front.notes)
     assert set(front.unpruned.costs) == {"latency"}  # of multiply-adds nothing is said
+
+
+def test_its_report_shows_which_patches_stay_for_which_question(setting: Setting, asked: RunConfig) -> None:
+    task: Any = setting.task
+    plan = Plan.parse("input/0:0.5 key_norm+drop > decoder/1:0.25 text_attention+drop")
+    with ps.apply_(task.model, plan) as handle:
+        rows, traces = illustrate(task, handle, [SimpleNamespace(id="p1", to_plan=lambda: plan)], asked.model)
+    samples = ShownSamples(rows=rows, traces=traces)
+    assert len(samples.rows) >= 2
+    for row in samples.rows:
+        batch = next(b for b in task.calibration.batches if row.index in b.index.tolist())
+        place = batch.index.tolist().index(row.index)
+        ids = batch.inputs["input_ids"][place]
+        shown = (ids == task.model.config.image_token_id).nonzero().flatten().tolist()
+        assert (row.leading, row.grid, row.tokens) == (shown[0], (SIDE // PATCH, SIDE // PATCH), len(ids))
+        assert row.label.startswith("which colour is it")
+        assert row.label.endswith(f"? {batch.labels[place][0]}")
+    for trace in samples.traces:
+        row = samples.row(trace.row)
+        text = {*range(row.tokens)}.difference(range(row.leading, row.leading + IMAGES))
+        for stage, kept in zip(trace.stages, (8, 4), strict=True):
+            stays = {place for place, owner in enumerate(stage.owner) if owner >= 0}
+            assert stage.tokens == kept + len(text & stays)
+            assert len(stays - text) == kept
+    captions = [_caption(stage).partition(":")[0] for stage in samples.traces[0].stages]
+    assert captions == ["before the first block", "after block 1"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def _sample(row: ShownRow, trace: ShownTrace) -> Component:
 
 
 def _caption(stage: ShownStage) -> str:
-    return f"after block {stage.layer}: {stage.tokens} tokens, {stage.method}"
+    where = "before the first block" if stage.at_input else f"after block {stage.layer}"
+    return f"{where}: {stage.tokens} tokens, {stage.method}"
 
 
 def _plain_picture(row: ShownRow, title: str) -> Component:

@@ -62,6 +62,7 @@ class ShownStage(_Record):
     """What a stage left: `owner` says for every token of the start which surviving token holds it (-1: dropped)."""
 
     layer: int
+    at_input: bool = False  # before the first block
     tokens: int
     method: str
     owner: list[int]

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from prunesearch.core.events import track
 from prunesearch.core.plans.plan import Plan
-from prunesearch.core.plans.stage import ENCODER
+from prunesearch.core.plans.stage import ENCODER, INPUT
 from prunesearch.pruning.apply import Handle
+from prunesearch.pruning.families.in_decoder import of_pictures
 from prunesearch.pruning.forward.artefacts import with_weights
 from prunesearch.report.pictures import owners, to_data_uri
 from prunesearch.report.report import write_report
@@ -27,6 +28,7 @@ from prunesearch.study.setup import Setting
 from prunesearch.study.trials import TrialRecord
 from prunesearch.tasks.base import Outputs, Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Inputs, trimmed
+from prunesearch.tasks.kinds.visual_qa import prompt_of
 from prunesearch.tasks.loading import count_tokens
 
 _SHOWN = 2  # rows that are traced under every point
@@ -127,6 +129,7 @@ def _trace(task: Task, handle: Handle, point: str, row: int, batch: Batch, unpru
     stages = [
         ShownStage(
             layer=found.stage.layer,
+            at_input=found.stage.place.part == INPUT,
             tokens=found.source.shape[1],
             method=found.stage.method,
             owner=owners(found.source[0].double().cpu().numpy()),
@@ -147,9 +150,10 @@ def _row(split: EvalSet, row: int) -> Batch:
 
 def _shown_by(task: Task, handle: Handle, split: EvalSet, model_id: str | None) -> Any:
     """What makes a row of a report from an input, or None where there is nothing to look at."""
-    if handle.encoder.family.part != ENCODER:  # pictures within a prompt are not drawn yet
-        return None
     inputs, config = split.batches[0].inputs, handle.encoder.sizes
+    if handle.encoder.family.part != ENCODER:
+        drawn = model_id is not None and all(_placed(handle, _row(split, row).inputs) for row in range(split.n))
+        return _prompts(task, handle, model_id) if drawn else None
     if "input_ids" in inputs:
         return None if model_id is None else _texts(handle, model_id)
     is_image = "pixel_values" in inputs and inputs["pixel_values"].ndim == 4
@@ -165,22 +169,68 @@ def _shown_by(task: Task, handle: Handle, split: EvalSet, model_id: str | None) 
 
 def _pictures(handle: Handle, model_id: str) -> Any:
     """A function that makes a row of an image, as the model sees it: resized, cropped, its colours put back."""
+    seen = _seen(model_id)
+
+    def row(index: int, label: str, inputs: Inputs) -> ShownRow:
+        grid = _grid(inputs["pixel_values"], handle.encoder.sizes)
+        ends = {"leading": handle.encoder.leading, "trailing": handle.encoder.family.trailing}
+        return ShownRow(index=index, label=label, picture=seen(inputs["pixel_values"][0]), grid=grid, **ends)
+
+    return row
+
+
+def _prompts(task: Any, handle: Handle, model_id: str | None) -> Any:
+    """A function that makes a row of a prompt with a picture: the question is part of its label."""
+    seen = _seen(str(model_id))
+
+    def row(index: int, label: str, inputs: Inputs) -> ShownRow:
+        placed = _placed(handle, inputs)
+        if placed is None:
+            raise LookupError(f"row {index} has no single picture")
+        leading, grid = placed
+        asked = {name: prompt_of(inputs)[name][0] for name in ("input_ids", "attention_mask")}
+        words = asked["input_ids"][asked["attention_mask"].bool()]
+        words = words[~of_pictures(handle.encoder.base.config, words)]
+        question = " ".join(task.tokenizer.decode(words, skip_special_tokens=True).split())
+        return ShownRow(
+            index=index,
+            label=f"{question} {label}",
+            picture=seen(inputs["pixel_values"][0]),
+            grid=grid,
+            leading=leading,
+            trailing=inputs["input_ids"].shape[1] - leading - grid[0] * grid[1],
+        )
+
+    return row
+
+
+def _placed(handle: Handle, inputs: Inputs) -> tuple[int, tuple[int, int]] | None:
+    """Where the only picture of a prompt `[1, n]` begins, and the rows and columns of its tokens; None if it has none,
+    several, or tokens that are no plain grid."""
+    pixels = inputs.get("pixel_values")
+    places = of_pictures(handle.encoder.base.config, inputs["input_ids"])[0].nonzero().flatten()
+    count = len(places)
+    if pixels is None or pixels.ndim != 4 or len(pixels) != 1 or not count or int(places[-1] - places[0]) + 1 != count:
+        return None
+    rows = max(1, round((count * pixels.shape[2] / pixels.shape[3]) ** 0.5))
+    return (int(places[0]), (rows, count // rows)) if count % rows == 0 else None
+
+
+def _seen(model_id: str) -> Any:
+    """A function that draws a picture `[channels, height, width]` as the model sees it, its colours put back."""
     from transformers import AutoImageProcessor
 
     processor: Any = AutoImageProcessor
     processor = processor.from_pretrained(model_id, backend="pil")
     mean, std = _colours(processor)
 
-    def row(index: int, label: str, inputs: Inputs) -> ShownRow:
-        pixels = inputs["pixel_values"][0].float().cpu().numpy().transpose(1, 2, 0)
-        grid = _grid(inputs["pixel_values"], handle.encoder.sizes)
-        scaled = (pixels * std + mean).clip(0, 1) * 255
+    def drawn(pixels: Tensor) -> str:
+        scaled = (pixels.float().cpu().numpy().transpose(1, 2, 0) * std + mean).clip(0, 1) * 255
         image = Image.fromarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3)).round().astype(np.uint8))
         image.thumbnail((_WIDEST, _WIDEST))
-        ends = {"leading": handle.encoder.leading, "trailing": handle.encoder.family.trailing}
-        return ShownRow(index=index, label=label, picture=to_data_uri(image), grid=grid, **ends)
+        return to_data_uri(image)
 
-    return row
+    return drawn
 
 
 def _colours(processor: Any) -> tuple[Any, Any]:
