@@ -118,7 +118,7 @@ def build_table(
             alone=concurrency == 1,
             label=label,
             go_on=go_on,
-            lacking=lambda walks: not covers(walks, shape, grid, methods, options),
+            lacking=lambda walks: not spans(walks, shape, grid, methods, options),
             sitting=sitting,
         )
         conditions = conditions_of(handle, inputs, shape.tokens, mode, concurrency)
@@ -161,27 +161,40 @@ def check_counts(counts: Iterable[int], shape: Shape) -> list[int]:
     return grid
 
 
-def covers(
+def spans(
     walks: Walks, shape: Shape, grid: Sequence[int], methods: Sequence[str], options: Options | None = None
 ) -> bool:
-    """Whether the least width of the grid was met by every kind of attention and MLP: a table does not extrapolate.
+    """Whether every schedule within the grid can be priced: a table does not extrapolate.
 
-    Those that plans make of halves of blocks are to be met at all tokens too.
+    The least and the greatest width were met by every kind of attention and MLP that a stage can come before, and every
+    scorer and merge was met. Those halves of blocks that plans make are to be met at all tokens too.
     """
-    if not grid or shape.depth < 3:
+    if not grid or not methods:
         return True
-    sized = {MERGES.entry(parse_method(method)[1]).makes_sizes for method in methods}
-    behind = set(shape.blocks[2:])  # a stage in one of the first two blocks comes before all of them
-    wanted: list[Piece] = [("attention", grid[0], s, variant.attention) for s in sized for variant in behind]
-    wanted += [("mlp", grid[0], variant.mlp) for variant in behind]
+    pairs = [parse_method(method) for method in methods]
+    sized = {MERGES.entry(merge).makes_sizes for _, merge in pairs}
+
+    def at(n: int, half: str, name: str) -> list[Piece]:
+        return [(half, n, s, name) for s in sized] if half == HALVES[0] else [(half, n, name)]
+
+    ends, wanted = {grid[0], grid[-1]}, set[Piece]()
+    for block, variant in enumerate(shape.blocks):
+        for half in HALVES[0 if block else 1 :]:  # no stage comes before the first block's attention
+            wanted |= {piece for n in ends for piece in at(n, half, getattr(variant, half))}
     for (block, half), known in (options or {}).items():
-        for change in known if block > 1 else ():
+        for change in known:
             own = getattr(shape.under({(block, half): change}).blocks[block], half)
-            kinds = [(s, own) for s in sized] if half == HALVES[0] else [(own,)]
-            wanted += [(half, grid[0], *kind) for kind in kinds]
-            wanted.append((half, shape.tokens, *((False, own) if half == HALVES[0] else (own,))))
-    met = {(variant_of_piece(piece), plain_piece(piece)) for piece in walks.pieces}
-    return all((changed, piece) in met for changed in {changed for changed, _ in met} for piece in wanted)
+            wanted.add((half, shape.tokens, *((False, own) if half == HALVES[0] else (own,))))
+            if block or half != HALVES[0]:
+                wanted |= set(at(grid[0], half, own))
+    names = {("merge", merge) for _, merge in pairs}
+    names |= {("scorer", scorer) for scorer, merge in pairs if MERGES.entry(merge).uses_scores}
+    met: dict[str, set[Piece]] = {}
+    for piece in walks.pieces:
+        plain = plain_piece(piece)
+        mine = met.setdefault(variant_of_piece(piece), set())
+        mine |= {("scorer", plain[1]), ("merge", plain[2])} if len(plain) == 5 else {plain}
+    return bool(met) and all(mine >= wanted | names for mine in met.values())
 
 
 def _enough(walks: Walks) -> bool:

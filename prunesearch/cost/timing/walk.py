@@ -50,6 +50,7 @@ def plain_piece(piece: Piece) -> Piece:
     return piece[:-1] if isinstance(piece[-1], Within) else piece
 
 
+_UNPRUNED_EVERY = 25  # walks
 _MOST_STAGES = 6  # a walk with more has too few blocks left for each width
 _PATIENCE = 3.0  # times the budget, with a device that throttles
 LONGEST = 4.0  # times the budget, for a table whose error is not yet what was promised
@@ -150,6 +151,9 @@ def plan_walks(
 ) -> Iterator[Schedule]:
     """Random schedules without end, over which all pieces are visited about equally often.
 
+    One stage at the first block has all blocks at one width: with the least and the greatest width, sized and not, such
+    schedules come first, so that few walks of a slow model already span the grid.
+
     Args:
         depth: blocks of the model.
         tokens: sequence length at the start.
@@ -164,10 +168,20 @@ def plan_walks(
         by_merge[merge].append(scorer)
     plain = [merge for merge in by_merge if not MERGES.entry(merge).makes_sizes]
     mixed = len(plain) < len(by_merge)
+    kinds = [plain, [merge for merge in by_merge if merge not in plain]]
+    ends = [(width, kind) for width in sorted({min(counts), max(counts)}) for kind in kinds if kind] if counts else []
     deck: list[int] = []
+
+    def stage(layer: int, width: int, merges: Sequence[str]) -> Stage:
+        merge = rng.choice(merges)
+        return Stage(layer, (width - protected) / (tokens - protected), rng.choice(by_merge[merge]), merge)
+
     for number in itertools.count():
-        if not counts or not by_merge or number % 25 == 0:
+        if not ends or number % _UNPRUNED_EVERY == 0:
             yield Schedule()
+            continue
+        if number <= len(ends):
+            yield Schedule([stage(0, *ends[number - 1])])
             continue
         # only schedules of plain merges have attention without sizes at a reduced width
         merges = plain if plain and mixed and rng.random() < 0.4 else list(by_merge)
@@ -179,12 +193,8 @@ def plan_walks(
         layers = sorted(rng.sample(range(depth), len(widths)))
         if rng.random() < 0.5:  # the full width has samples enough from every other walk
             layers = [layer - layers[0] for layer in layers]
-        stages = []
-        for layer, width in zip(layers, sorted(widths, reverse=True), strict=True):
-            merge = rng.choice(merges)
-            keep = (width - protected) / (tokens - protected)
-            stages.append(Stage(layer, keep, rng.choice(by_merge[merge]), merge))
-        yield Schedule(stages)
+        wide_first = zip(layers, sorted(widths, reverse=True), strict=True)
+        yield Schedule([stage(layer, width, merges) for layer, width in wide_first])
 
 
 def in_turns(

@@ -18,6 +18,8 @@ from prunesearch.cost.devices.kind import Clock
 from prunesearch.cost.shape import Shape, conditions_of
 from prunesearch.pruning.apply import Handle
 
+_ORDER = 2  # of `plan_walks`: timings kept by place are of other schedules once it changes
+
 
 @dataclass(frozen=True)
 class TableWanted:
@@ -51,6 +53,7 @@ class TableWanted:
     def kept(self, handle: Handle, inputs: Mapping[str, Tensor], shape: Shape) -> Appended:
         """What was timed of this table before, of a model of that shape, on this machine and by the same software."""
         conditions: dict[str, Any] = {
+            "walks": _ORDER,
             **{name: getattr(self, name) for name in ("seed", "unseen", "min_rounds")},
             "counts": sorted(self.counts),
             "methods": list(self.methods),

@@ -15,7 +15,7 @@ from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.tables.cost_table import CostTable
-from prunesearch.cost.timing.build import cells_of, covers
+from prunesearch.cost.timing.build import cells_of, spans
 from prunesearch.cost.timing.walk import (
     Walks,
     in_turns,
@@ -111,7 +111,7 @@ def halved() -> CostTable:
     walks = Walks()
     for plan in itertools.islice(in_turns(schedules, [(), (INT8,)], 0, OPTIONS), 1500):
         walks.add([(name, true_of(name)) for name in names_of(plan)])
-    assert covers(walks, SHAPE, sorted(COUNTS), METHODS, OPTIONS)
+    assert spans(walks, SHAPE, sorted(COUNTS), METHODS, OPTIONS)
     made = table_of(walks)
     return CostTable(**{**dict(made), "changed": {"int8": cells_of(walks, "int8")}})
 
@@ -148,4 +148,4 @@ def test_a_table_lacks_forms_until_they_were_met_everywhere() -> None:
     plans = in_turns(schedules, [()], 0, OPTIONS)
     for plan in itertools.islice(plans, 5):
         walks.add([(name, true_of(name)) for name in names_of(plan)])
-    assert not covers(walks, SHAPE, sorted(COUNTS), METHODS, OPTIONS)
+    assert not spans(walks, SHAPE, sorted(COUNTS), METHODS, OPTIONS)
