@@ -12,9 +12,11 @@ import torch
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
+from prunesearch.cost.counting.flops import count_macs
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.report.views.parts_samples import _caption
 from prunesearch.report.views.shown_samples import ShownSamples
+from prunesearch.search.costs.bench import Bench, MacPricing
 from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
@@ -111,9 +113,26 @@ def test_its_report_shows_which_patches_stay_for_which_question(setting: Setting
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0:0.5 key_norm+drop",
+        "input/0:0.5 position_stride+drop",
+        "input/0:0.5 position_stride+drop > decoder/1:0.1 key_norm+drop > decoder/3:0.05 key_norm+drop",
+    ],
+)
+def test_its_multiply_adds_are_those_of_the_whole_prompt(setting: Setting, text: str) -> None:
+    task, plan = setting.task, Plan.parse(text) if text else Plan()
+    with ps.apply_(task.model, Plan()) as handle:
+        costs = MacPricing().costs(Bench(setting, handle, ()))
+        with handle.under(plan):
+            counted = count_macs(task.model, task.timing_inputs(1)) / 1e9
+    assert costs.predict(plan) == pytest.approx(counted, rel=1e-4)
+
+
+@pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"objectives": ["macs"]}, "multiply-adds of LlavaForConditionalGeneration have no closed form here"),
         ({"objectives": ["memory"]}, "memory is estimated for encoders, but a 'llava' is a decoder"),
         ({"device": "a100"}, "but not yet trained, .* profiled or estimated for others"),
         ({"concurrency": 2}, "but not yet trained, .* run at a concurrency"),
