@@ -169,7 +169,7 @@ _ROWS = (
     ),
     Cost(
         target=f"{_PRICING}:MemoryPricing",
-        help="peak memory of activations in a forward, estimated from shapes",
+        help="peak memory of activations in a forward, estimated from shapes; of a decoder, its cache of a prompt",
         name="memory",
         unit="MiB",
         per="batch",

@@ -16,7 +16,7 @@ from prunesearch.cost.counting.flops import count_macs
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.report.views.parts_samples import _caption
 from prunesearch.report.views.shown_samples import ShownSamples
-from prunesearch.search.costs.bench import Bench, MacPricing
+from prunesearch.search.costs.bench import Bench, MacPricing, MemoryPricing
 from prunesearch.search.finish.illustrate import illustrate
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
@@ -131,9 +131,20 @@ def test_its_multiply_adds_are_those_of_the_whole_prompt(setting: Setting, text:
 
 
 @pytest.mark.parametrize(
+    "text", ["", "1:0.5 key_norm+drop", "input/0:0.5 position_stride+drop > decoder/2:0.1 key_norm+drop"]
+)
+def test_its_memory_is_what_a_prompt_leaves_in_the_cache(setting: Setting, text: str) -> None:
+    task, plan, rows = setting.task, Plan.parse(text) if text else Plan(), setting.config.batch_size
+    with ps.apply_(task.model, plan) as handle, torch.inference_mode():
+        costs = MemoryPricing().costs(Bench(setting, handle, ()))
+        layers = task.model(**task.timing_inputs(rows), use_cache=True).past_key_values.layers
+    kept = sum(x.nbytes for layer in layers for x in (layer.keys, layer.values))
+    assert costs.predict(plan) == pytest.approx(kept / 2**20, rel=1e-9)
+
+
+@pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"objectives": ["memory"]}, "memory is estimated for encoders, but a 'llava' is a decoder"),
         ({"device": "a100"}, "but not yet trained, .* profiled or estimated for others"),
         ({"concurrency": 2}, "but not yet trained, .* run at a concurrency"),
     ],

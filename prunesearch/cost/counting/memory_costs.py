@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.flow import Flow, Geometry, Step
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import ENCODER, Stage, read_method
+from prunesearch.core.plans.stage import Stage, read_method
 from prunesearch.cost.costs import OfOneModel
 from prunesearch.cost.counting.memory import ByShape
 from prunesearch.cost.shape import block_variants
@@ -59,11 +58,6 @@ class MemoryCosts(OfOneModel):
 
     def __init__(self, model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor], tokens: int) -> None:
         encoder = handle.encoder
-        if encoder.family.part != ENCODER:
-            raise PruneSearchError(
-                f"memory is estimated for encoders, but a '{encoder.family.model_type}' is a decoder with a cache: use "
-                "--objective latency"
-            )
         self.handle, self.tokens = handle, tokens
         self._geometry = Geometry(encoder.depth, tokens, encoder.protected)
         variants = block_variants(encoder, int(encoder.sizes.hidden_size))

@@ -16,6 +16,7 @@ from prunesearch.core.events import say
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.stage import ENCODER
 from prunesearch.cost.costs import Costs
+from prunesearch.cost.counting.cache_costs import CacheCosts
 from prunesearch.cost.counting.flops import MacCosts, count_macs
 from prunesearch.cost.counting.memory import peak_activation_mib
 from prunesearch.cost.counting.memory_costs import MemoryCosts
@@ -223,18 +224,21 @@ class SizePricing(Pricing):
 
 
 class MemoryPricing(Pricing):
-    """MiB of a batch's activations at their peak, weights and inputs apart."""
+    """MiB of a batch's activations at their peak, weights and inputs apart; of a decoder, its cache of a prompt."""
 
     def costs(self, bench: Bench) -> Costs:
-        """Estimated from the shapes in a forward."""
-        task = bench.task
+        """Estimated from the shapes in a forward, or counted."""
+        task, geometry = bench.task, bench.setting.geometry
+        if geometry.part != ENCODER:
+            say("memory: keys and values of a batch of prompts in the cache, counted; what is written adds to them")
+            return CacheCosts.of(bench.handle.encoder, geometry, bench.config.batch_size)
         say("memory: peak activations, estimated from the shapes of a forward")
         return MemoryCosts(task.model, bench.handle, task.timing_inputs(bench.config.batch_size), task.tokens)
 
     def measure(self, bench: Bench, schedules: Sequence[Plan]) -> list[Measured] | None:
         """Measured where the device tells; elsewhere the estimate stands."""
         inputs = bench.task.timing_inputs(bench.config.batch_size)
-        if not kind_of(device_of(inputs)).measures_memory:
+        if bench.setting.geometry.part != ENCODER or not kind_of(device_of(inputs)).measures_memory:
             return None
         found = []
         for schedule in schedules:
