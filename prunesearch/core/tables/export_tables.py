@@ -46,6 +46,7 @@ FORMATS = make_table(
         "openvino-genai": Row(
             f"{_PICTURES}:OPENVINO_GENAI", "OpenVINO GenAI's pruning_ratio (CDPruner): before the decoder"
         ),
+        "vllm": Row(f"{_PICTURES}:VLLM", "vLLM's --video-pruning-rate (EVS): tokens of videos, before the decoder"),
     },
     Row,
     "formats",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.cost.costs import OfOneModel, sum_of_pieces
@@ -33,7 +33,7 @@ class CacheCosts(OfOneModel):
         """Read the widths of keys and values off a decoder; they are kept in the dtype of the weights."""
         core, found = decoder.family.layout.core, []
         for block in decoder.blocks:
-            weights = [block.get_submodule(f"{core}.{name}").weight for name in ("k_proj", "v_proj")]
+            weights: list[Any] = [block.get_submodule(f"{core}.{name}").weight for name in ("k_proj", "v_proj")]
             found.append(batch_size * sum(w.shape[0] * w.element_size() for w in weights) / _MIB)
         return cls(prompt, tuple(found))
 

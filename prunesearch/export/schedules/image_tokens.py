@@ -36,6 +36,7 @@ from prunesearch.export.schedules.parsing import (
 )
 
 LAST_TOKEN = "text_attention"  # what FastV and PyramidDrop score by: the attention of the prompt's last token
+_RATE = "video-pruning-rate"
 _ONE = "it drops tokens of pictures once"
 
 
@@ -177,6 +178,28 @@ def _kept_by_genai(percent: int, images: int) -> int:
     return min(kept + kept % 2, images)
 
 
+def _write_vllm(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -> str:
+    left, total = _left(schedule, shape), shape.reducible
+    rate = shortest(1 - left / total, lambda q: 0 <= q < 1 and int(total * (1 - q)) == left) if left < total else 0.0
+    return commented(f"--video-pruning-rate {rate:g}", remarks)
+
+
+def _read_vllm(text: str, shape: ModelShape | None, entry: str | None) -> Read:
+    """Read `--video-pruning-rate 0.5`, the share that is removed; vLLM keeps the first frame whole where that is more."""
+    shape = needed(shape)
+    rate = number(parse_literal(_one_of(parse_flags(text), _RATE), f"--{_RATE}"), f"--{_RATE}")
+    if not 0 <= rate < 1:
+        raise CorruptFileError(f"`0 <= {_RATE} < 1` must hold, but got {rate}")
+    kept = int(shape.reducible * (1 - rate))
+    if not kept:
+        raise CorruptFileError(
+            f"--{_RATE} {rate} drops all {shape.reducible} tokens of a video: a stage leaves at least one"
+        )
+    schedule = _at_input(kept, shape, "key_redundancy")
+    note = "change from the frame before decides there, and the first frame stays whole; likeness to all others here"
+    return Read(schedule, (note,) if len(schedule) else ())
+
+
 def _one_of(values: Mapping[Any, Any], name: str) -> Any:
     if name not in values:
         raise CorruptFileError(f"must say {name}, but it has {show(', '.join(map(str, values)))}")
@@ -225,5 +248,16 @@ OPENVINO_GENAI = Format(
     limits=f"{_ONE}, before the decoder, as CDPruner does, in whole per cent",
     variants=("OpenVINO GenAI leaves an even number of tokens of each picture",),
     source="openvinotoolkit/openvino.genai: src/cpp/src/visual_language/cdpruner",
+    **_COMMON,
+)
+
+VLLM = Format(
+    name="vllm",
+    tool="vLLM",
+    write=_write_vllm,
+    read=_read_vllm,
+    limits=f"{_ONE}, before the decoder, and those of videos alone (EVS)",
+    variants=("vLLM prunes videos alone, by their change from frame to frame, and no pictures",),
+    source="vllm-project/vllm: vllm/multimodal/evs.py",
     **_COMMON,
 )

@@ -29,6 +29,7 @@ PUBLISHED = {
     ),
     "visionzip": ("dominant = 54\ncontextual = 10", "input/0:0.11 tower_cls_attention+drop", [64] * 32),
     "openvino-genai": ("pruning_ratio = 89", "input/0:0.11 key_norm+drop@dpp", [64] * 32),  # round(63.36), made even
+    "vllm": ("vllm serve MODEL --video-pruning-rate 0.75", "input/0:0.25 key_redundancy+drop", [144] * 32),
     "lightcompress": (
         "sparse: {method: TokenReduction, special: {method: FastV, pruning_loc: 3, rate: 0.778}}",
         "decoder/2:0.22 text_attention+drop",
@@ -104,6 +105,9 @@ def test_fastv_here_is_fastv_there(k: int, r: float) -> None:
         ("pyramiddrop", "--layer_list [8]", "must say image_token_ratio_list, but it has 'layer_list'"),
         ("visionzip", "dominant = 0\ncontextual = 3", "dominant must be a whole number >= 1"),
         ("openvino-genai", "pruning_ratio = 100", "<= 99"),
+        ("vllm", "--video-pruning-rate 1.0", "`0 <= video-pruning-rate < 1` must hold, but got 1.0"),
+        ("vllm", "--video-pruning-rate 0.999", "drops all 576 tokens of a video"),
+        ("vllm", "vllm serve MODEL", "must say video-pruning-rate"),
     ],
 )
 def test_words_that_say_nothing_are_refused(name: str, text: str, why: str) -> None:
