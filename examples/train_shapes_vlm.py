@@ -47,7 +47,7 @@ from transformers import (
 
 PATCH, BATCH, QUESTIONS = 16, 16, 24
 ANSWER = 4  # tokens at most: three letters and the end
-LOOKING, TOGETHER = 0.25, 0.2  # shares of the time
+LOOKING, TOGETHER = 0.4, 0.15  # shares of the time
 LOOK_LR, TEXT_LR, TOWER_LR = 1e-3, 1e-3, 2e-4  # the tower's as it looks, and later
 LEAST_LR, DECAY, WARMUP = 0.02, 0.05, 0.02
 SIZES = {
@@ -198,8 +198,8 @@ class Stopped:
 class Trainee:
     """The model, what names its patches at first, and how far it is."""
 
-    def __init__(self, work: Path, size: str) -> None:
-        self.repertoire = REPERTOIRES[size]
+    def __init__(self, work: Path, size: str, *, half: bool = False) -> None:
+        self.repertoire, self.half = REPERTOIRES[size], half
         self.path, self.tokenizer = work / "checkpoint.pt", make_tokenizer()
         torch.manual_seed(0)
         self.model = make_model(size, self.tokenizer)
@@ -235,7 +235,9 @@ class Trainee:
         self.model.train()
         with Stopped() as stopped:
             while self.minutes < min(before + minutes, total) and not stopped:
-                self._step(list(itertools.islice(source, BATCH)), self.minutes / total, losses)
+                way = self.minutes / total
+                pictures = BATCH if way < LOOKING else BATCH // 2  # of many questions each
+                self._step(list(itertools.islice(source, pictures)), way, losses)
                 self.minutes = before + (time.process_time() - begun) / 60 / torch.get_num_threads()
                 if self.minutes - said >= 1:
                     self.save()
@@ -273,7 +275,8 @@ class Trainee:
 
     def _answer(self, batch: list[Sample]) -> Tensor:
         rows = taught_rows(self.tokenizer, [s.questions for s in batch], (SIDE // PATCH) ** 2)
-        loss: Tensor = self.model(**rows, pixel_values=pixels_of([s.picture for s in batch])).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            loss: Tensor = self.model(**rows, pixel_values=pixels_of([s.picture for s in batch])).loss
         return loss
 
 
@@ -331,10 +334,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--total", type=float, default=600.0, help="of all pieces together")
     parser.add_argument("--size", choices=sorted(SIZES), default="small")
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16 while it learns to answer")
     parser.add_argument("--judge", type=int, default=0, metavar="PICTURES")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    trainee = Trainee(given.work, given.size)
+    trainee = Trainee(given.work, given.size, half=given.bf16)
     if given.minutes:
         trainee.piece(given.minutes, given.total)
     if given.judge or given.out is not None:

@@ -138,7 +138,7 @@ def test_it_trains_in_pieces_is_judged_and_can_be_pruned(made: Any, tmp_path: Pa
         assert torch.equal(weight, again.model.state_dict()[name]), name
     again.minutes = 0.5
     again.piece(1e-9, 1.0)  # learns to answer
-    assert again.pictures == 2 * training.BATCH
+    assert again.pictures == training.BATCH + training.BATCH // 2
     found = training.gate(again, 6)
     assert found["passed"] is False
     assert all(0 <= found[shown]["all"] <= 1 for shown in ("pictures", "text alone", "shrunk"))

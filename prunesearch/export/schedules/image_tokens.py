@@ -185,7 +185,7 @@ def _write_vllm(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -
 
 
 def _read_vllm(text: str, shape: ModelShape | None, entry: str | None) -> Read:
-    """Read `--video-pruning-rate 0.5`, the share that is removed; vLLM keeps the first frame whole where that is more."""
+    """Read `--video-pruning-rate 0.5`, the share that is removed; the first frame, whole there, is not told apart."""
     shape = needed(shape)
     rate = number(parse_literal(_one_of(parse_flags(text), _RATE), f"--{_RATE}"), f"--{_RATE}")
     if not 0 <= rate < 1:
