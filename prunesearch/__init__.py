@@ -30,6 +30,8 @@ _PUBLIC = {
     "Geometry": "prunesearch.core.plans.flow",
     "Plan": "prunesearch.core.plans.plan",
     "Stage": "prunesearch.core.plans.stage",
+    "Threshold": "prunesearch.core.plans.amount",
+    "Cumulative": "prunesearch.core.plans.amount",
     "Budget": "prunesearch.core.budget",
     "PruneSearchError": "prunesearch.core.errors",
     "SCORERS": "prunesearch.core.tables.token_tables",

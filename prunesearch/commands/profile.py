@@ -15,8 +15,8 @@ from torch import nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
+from prunesearch.core.plans.amount import kept_count
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import kept_count
 from prunesearch.core.tables.registry import EFFORTS
 from prunesearch.core.tables.row_kinds import EffortRow
 from prunesearch.cost.devices.counter import Unavailable

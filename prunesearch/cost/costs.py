@@ -6,7 +6,7 @@ from typing import Protocol, cast
 
 from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.core.plans.plan import Change, Plan
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule, refuse_by_row
 
 
 class Pieces(Protocol):
@@ -69,8 +69,10 @@ class OfOneModel:
         """The forward of the model under a plan.
 
         Raises:
-            PruneSearchError: for a plan that does not fit the model, or has what was not measured.
+            PruneSearchError: for a plan that does not fit the model, or has what was not measured, or whose rows have
+                counts of their own.
         """
+        refuse_by_row(plan, "a price")
         changes = Plan.of(plan).changes
         costs = self.under(changes) if changes else cast(Costs, self)
         return costs.price(plan.flow(self.geometry))

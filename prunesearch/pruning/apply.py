@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule, refuse_by_row
 from prunesearch.core.plans.stage import ENCODER, Stage, parse_method
 from prunesearch.core.tables.token_tables import MERGES
-from prunesearch.pruning.driver import NO_BIAS, Driver
+from prunesearch.pruning.driver import COMPILED, NO_BIAS, Driver
 from prunesearch.pruning.families.blocks import Layout
 from prunesearch.pruning.families.compiled import CompiledLayout
 from prunesearch.pruning.families.find import Encoder, find_reduced
@@ -313,6 +313,8 @@ class Handle:
         """Compile the halves of every block with `torch.compile`, for fixed shapes; `remove` undoes it."""
         layout = self.encoder.family.layout
         if not isinstance(layout, CompiledLayout):
+            refuse_by_row(self.schedule, COMPILED)
+            self._driver.compiled = True
             self.lay_out(CompiledLayout(layout))
 
     @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prunesearch.core.plans.stage import Stage
-from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
+from prunesearch.core.tables.token_tables import MERGES, ROW_COUNTS, SCORERS, SELECTIONS
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.forward.assignment import Assignment
 from prunesearch.pruning.forward.constants import at_the_ends, constant, places
@@ -34,7 +34,7 @@ class Rule:
     keep_before: float
     order_read: bool
     score: Callable[[ScorerInput], Tensor] | None
-    select: Callable[[SelectionInput], Chosen] | None
+    select: Callable[[SelectionInput], Chosen | None] | None
     merge: Callable[[MergeInput], Assignment]
     learned: bool = False
     fixed: bool = False
@@ -43,6 +43,11 @@ class Rule:
     def keep(self) -> float:
         """The stage's."""
         return self.stage.keep
+
+    @cached_property
+    def by_row(self) -> bool:
+        """See `Stage`."""
+        return self.stage.by_row
 
     @cached_property
     def params(self) -> tuple[Mapping[str, float], Mapping[str, float], Mapping[str, float]]:
@@ -58,7 +63,9 @@ class Rule:
             return cls(stage, keep_before, read, None, None, merge)
         scorer, selection = SCORERS.entry(stage.scorer), SELECTIONS.entry(stage.selection)
         fixed = scorer.by_place and selection.reads_scores and MERGES.entry(stage.merge).loses
-        loaded = SCORERS.load(stage.scorer), SELECTIONS.load(stage.selection), merge
+        counts = stage.amount.counts
+        select = ROW_COUNTS.load(counts) if counts else SELECTIONS.load(stage.selection)
+        loaded = SCORERS.load(stage.scorer), select, merge
         return cls(stage, keep_before, read, *loaded, scorer.learned, fixed)
 
     def decide(
@@ -72,7 +79,7 @@ class Rule:
         in_order: bool,
         features: Tensor | None = None,
         probe: Mapping[str, Tensor] | None = None,
-    ) -> Assignment:
+    ) -> Assignment | None:
         """Decide what becomes of `tokens`, by the attention of the block they are in.
 
         Args:
@@ -83,6 +90,9 @@ class Rule:
             cls: see `ScorerInput`.
             in_order: whether the order of tokens means something to the model.
             features, probe: see `ScorerInput`.
+
+        Returns:
+            None where each row keeps all that it has, which only a stage by row finds out.
         """
         place, keep = (depth, seed, cls), self.keep
         if self.fixed and tokens.by_length_alone:
@@ -90,7 +100,10 @@ class Rule:
         score = selection = None
         if self.score is not None and self.select is not None:
             score, selection = self._chosen(tokens, view, *place, in_order, features, probe)
-        merging = tokens, view, score, selection, keep, self.keep_before, tokens.width_after(keep)
+            if selection is None:
+                return None
+        n_out = tokens.width_after(keep) if selection is None else selection.n_out
+        merging = tokens, view, score, selection, keep, self.keep_before, n_out
         return self.merge(MergeInput(*merging, self.params[2], in_order))
 
     def _chosen(
@@ -103,7 +116,7 @@ class Rule:
         in_order: bool,
         features: Tensor | None = None,
         probe: Mapping[str, Tensor] | None = None,
-    ) -> tuple[Tensor, Chosen]:
+    ) -> tuple[Tensor, Chosen | None]:
         """Scores, and what is selected by them; see `decide`."""
         if self.score is None or self.select is None:
             raise TypeError("a merge that asks for no scores is given none")
@@ -111,7 +124,7 @@ class Rule:
         place = self.stage.layer, depth, seed, cls
         score = self.score(ScorerInput(view, tokens, keep, *place, of_scorer, features, probe))
         asked = tokens, view, score, keep, tokens.width_after(keep), of_selection, in_order or self.order_read
-        return score, self.select(SelectionInput(*asked))
+        return score, self.select(SelectionInput(*asked, self.stage.amount.number))
 
     def _fixed(
         self, tokens: Tokens, view: AttentionView, depth: int, seed: int, cls: int | None, *, in_order: bool
@@ -149,10 +162,13 @@ def _kept_of_every_length(device: torch.device, rule: Rule, dtype: torch.dtype, 
 
 def _kept(rule: Rule, tokens: Tokens, dtype: torch.dtype, *place: Any) -> Tensor:
     nothing = torch.empty(1, 1, 1, 1, dtype=dtype, device=tokens.like.device)
-    return rule._chosen(tokens, AttentionView(nothing, nothing, nothing, None, 1.0, None), *place)[1].kept
+    chosen = rule._chosen(tokens, AttentionView(nothing, nothing, nothing, None, 1.0, None), *place)[1]
+    if chosen is None:
+        raise TypeError("a stage whose rows have counts of their own is looked up by the lengths of rows")
+    return chosen.kept
 
 
 def reads_order(stage: Stage) -> bool:
     """Whether a stage asks in which order tokens stand."""
-    merge = MERGES.entry(stage.merge)
-    return not merge.order_free or (merge.uses_scores and not SCORERS.entry(stage.scorer).order_free)
+    merge, rows = MERGES.entry(stage.merge), (SCORERS.entry(stage.scorer), SELECTIONS.entry(stage.selection))
+    return not merge.order_free or (merge.uses_scores and not all(row.order_free for row in rows))

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule, refuse_by_row
 from prunesearch.core.plans.stage import DECODER, ENCODER, INPUT, Stage
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.decide import Rule
 from prunesearch.pruning.families.find import Encoder
+from prunesearch.pruning.forward.constants import are_kept
+from prunesearch.pruning.forward.mixed import RowTokens
 from prunesearch.pruning.forward.probes import probes_of
 from prunesearch.pruning.forward.state import (
     Departure,
@@ -32,6 +34,7 @@ from prunesearch.pruning.interface import base_name
 
 # kernels that take no additive mask, which proportional attention needs
 NO_BIAS = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+COMPILED = "a compiled model"
 _BACKENDS = ("sdpa", "eager", *NO_BIAS)
 
 
@@ -48,7 +51,7 @@ class Driver:
         self.encoder, self.seed = encoder, seed
         self.threads = Threads(traced)
         self.standing = Reductions.of(Schedule())
-        self.installed = True
+        self.installed, self.compiled = True, False
         # what a copy must have in it to be whole: any of these holds the encoder
         self.around: list[nn.Module] = [encoder.base]
         self._checked: tuple[str, Schedule] | None = None
@@ -92,7 +95,7 @@ class Driver:
     @property
     def reduces(self) -> bool:
         """See `Host`."""
-        return any(stage.keep < 1 for stage in self.reductions.schedule)
+        return any(stage.keep < 1 or stage.by_row for stage in self.reductions.schedule)
 
     @property
     def asks_tower(self) -> bool:
@@ -135,6 +138,8 @@ class Driver:
                 "after them: use merge='drop'"
             )
         behind = self.encoder.family.part != ENCODER
+        if behind or self.compiled:
+            refuse_by_row(schedule, "a decoder" if behind else COMPILED)
         if behind and any(s.reads_tower for s in schedule) and not self.encoder.family.tower:
             raise PruneSearchError(
                 f"scorer 'tower_cls_attention' needs a tower whose patches are the tokens of a picture, one by one, "
@@ -296,6 +301,10 @@ class Driver:
         if tokens is None:
             prompt = forward.prompt
             tokens = self._start(x, mask) if prompt is None or prompt.tokens is None else prompt.tokens
+        if rule.by_row:
+            if not are_kept(x):
+                refuse_by_row([rule.stage], "a graph")
+            tokens = tokens if tokens.by_row else RowTokens.of(tokens)
         if not tokens.gives(rule.keep_before, rule.keep):
             return x
         family = self.encoder.family
@@ -304,6 +313,8 @@ class Driver:
         place = self.encoder.depth, self.seed, family.cls
         probe = self._probe(rule.stage) if rule.learned else None
         assignment = rule.decide(tokens, view, *place, in_order=family.keeps_order, features=x, probe=probe)
+        if assignment is None:
+            return x
         if state.trace is not None:
             state.trace.add(rule.stage, assignment, tokens, x)
         if state.departures is not None:

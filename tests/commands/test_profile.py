@@ -10,8 +10,9 @@ import torch
 
 from prunesearch.commands.profile import ProfileConfig, describe, grid, open_profile, profile
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.amount import kept_count
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import kept_count, parse_method
+from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.registry import EFFORTS
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.devices.counter import Unavailable

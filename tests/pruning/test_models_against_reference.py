@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -98,10 +99,15 @@ def reference_rows(name: str, inputs: dict[str, Tensor], stages: list[ref.Stage]
     return rows
 
 
-def check(name: str, stages: list[ref.Stage], lengths: tuple[int, ...] = LENGTHS) -> None:
+def check(
+    name: str,
+    stages: list[ref.Stage],
+    lengths: tuple[int, ...] = LENGTHS,
+    make: Callable[[ref.Stage], ps.Stage] = lambda said: ps.Stage(*said),
+) -> None:
     inputs, model, near = inputs_of(name, lengths, dtype=torch.float64), model_of(name), TOLERANCES.get(name, 1e-9)
     expected = reference_rows(name, inputs, stages)
-    handle = ps.apply_(model, ps.Schedule(ps.Stage(*s) for s in stages), trace=True)
+    handle = ps.apply_(model, ps.Schedule(make(s) for s in stages), trace=True)
     try:
         _, _, hidden = watch(name, inputs)
         tokens, trace = handle.tokens, handle.trace

@@ -14,6 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 Vector = np.ndarray
+Amount = float | tuple[str, float]  # a fraction, or `t` a score, `p` a share of the scores, `ats` a fraction to sample
 
 
 @dataclass
@@ -42,8 +43,8 @@ class Heads:
 class Site:
     """What a stage is told beside the tokens."""
 
-    keep: float
-    keep_before: float
+    keep: Amount
+    keep_before: Amount
     start: int  # reducible tokens of the row at the start
     layer: int = 0
     depth: int = 1
@@ -249,9 +250,33 @@ def _chosen(row: list[Token], score: list[float], site: Site) -> tuple[list[int]
     """(kept, others, last of the kept by score) as token numbers; among equal scores the earlier token is better."""
     reducible = [i for i, t in enumerate(row) if not t.protected]
     ranked = sorted(reducible, key=lambda i: -score[i])
-    n = count(site.keep, site.start)
+    ranked, n = _leaving(ranked, score, site)
     kept = sorted([i for i, t in enumerate(row) if t.protected] + ranked[:n])
     return kept, ranked[n:], ranked[min(n, len(ranked)) - 1] if ranked else -1
+
+
+def _leaving(ranked: list[int], score: list[float], site: Site) -> tuple[list[int], int]:
+    """The reducible tokens, those that stay first and each of the two the best first, and how many stay."""
+    if isinstance(site.keep, float):
+        return ranked, count(site.keep, site.start)
+    kind, number = site.keep
+    if kind == "t":
+        return ranked, max(1, sum(score[i] >= number for i in ranked))
+    total = sum(score[i] for i in ranked)
+    if kind == "p":
+        held, n = 0.0, 0
+        while n < len(ranked) and (number == 1 or held < number * total or n == 0):
+            held, n = held + score[ranked[n]], n + 1
+        return ranked, n
+    samples, taken = count(number, site.start), set()
+    for k in range(samples):
+        held = 0.0
+        for i in sorted(ranked):
+            held += score[i]
+            if held >= (2 * k + 1) / (2 * samples) * total:
+                taken.add(i)
+                break
+    return [*(i for i in ranked if i in taken), *(i for i in ranked if i not in taken)], len(taken)
 
 
 def drop(row: list[Token], keys: list[Vector], score: list[float], site: Site) -> list[Token]:
@@ -349,10 +374,13 @@ MERGES: dict[str, Callable[[list[Token], list[Vector], list[float], Site], list[
 
 def reduce_row(row: list[Token], heads: Heads, scorer: str, merge: str, site: Site) -> list[Token]:
     """One stage, for one row. Nothing happens where nothing is to go."""
-    if count(site.keep, site.start) >= sum(not t.protected for t in row):
+    reducible = [i for i, t in enumerate(row) if not t.protected]
+    if isinstance(site.keep, float) and count(site.keep, site.start) >= len(reducible):
         return row
     score = SCORERS[scorer](row, heads, site)
+    if not _chosen(row, score, site)[1]:
+        return row
     return MERGES[merge](row, mean_keys(heads), score, site)
 
 
-Stage = tuple[int, float, str, str]  # layer, keep, scorer, merge
+Stage = tuple[int, Amount, str, str]  # layer, keep, scorer, merge

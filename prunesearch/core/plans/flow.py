@@ -80,7 +80,7 @@ class Step(NamedTuple):
     Attributes:
         place: where it is.
         n_in: tokens that its attention works on, protected ones included.
-        n_out: tokens that its MLP works on.
+        n_out: tokens that its MLP works on; at most, behind a stage that leaves every row a count of its own.
         sized: whether its attention adds `log(size)`: some token before it may stand for several.
         stage: what takes tokens away between the two; None where nothing is removed.
     """
@@ -162,6 +162,7 @@ def _walk(geometry: Geometry, stages: Iterable[Stage]) -> Iterator[Step]:
             yield Step(place, n, n, sized, None)
             continue
         n_out = min(n, geometry.protected + stage.amount.kept(reducible))
-        yield Step(place, n, n_out, sized, stage if n_out < n else None)
-        sized = sized or (n_out < n and MERGES.entry(stage.merge).makes_sizes)
+        acts = n_out < n or stage.by_row
+        yield Step(place, n, n_out, sized, stage if acts else None)
+        sized = sized or (acts and MERGES.entry(stage.merge).makes_sizes)
         n = n_out

@@ -15,6 +15,7 @@ from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import parse_json
 from prunesearch.core.plans.flow import Flow, Geometry, Part
 from prunesearch.core.plans.stage import ENCODER, Stage
+from prunesearch.core.tables.token_tables import MERGES
 
 SCHEDULE_FORMAT, SCHEDULE_VERSION = "prunesearch.schedule", 1
 PLAN_FORMAT, PLAN_VERSION = "prunesearch.plan", 2
@@ -24,7 +25,8 @@ _VERSION_1 = {"layer", "keep", "scorer", "merge"}  # all that a stage could say
 class Schedule:
     """A sparse list of stages in the order of their places; `keep` falls strictly from stage to stage.
 
-    It does so among stages that count the same tokens: those of one part, and of a decoder and its input.
+    It does so among stages that count the same tokens: those of one part, and of a decoder and its input. Amounts that
+    hang on what is in a row (`Stage.by_row`) may stand anywhere among them.
 
     Immutable, hashable and comparable; an empty schedule is the unpruned model. A stage with
     `keep == 1.0` is legal and does nothing.
@@ -35,14 +37,24 @@ class Schedule:
 
     def __init__(self, stages: Iterable[Stage] = ()) -> None:
         self.stages: tuple[Stage, ...] = tuple(stages)
+        # the first that leaves every row a count of its own, if there is one
+        self.by_row: Stage | None = None
         for stage in self.stages:
             if not isinstance(stage, Stage):
                 raise PruneSearchError(f"a schedule is a list of Stage, but got {stage!r}")
         latest: dict[str, Stage] = {}  # by the tokens that it counts
+        fixed: dict[str, Stage] = {}  # the same, of those whose amount is a fraction
         before: Stage | None = None
         for stage in self.stages:
-            _check_order(before, stage, latest.get(stage.place.tokens_of))
-            before = latest[stage.place.tokens_of] = stage
+            counts = stage.place.tokens_of
+            _check_order(before, stage, latest.get(counts))
+            if not stage.amount.counts:
+                _check_falls(stage, fixed.get(counts))
+                fixed[counts] = stage
+            if self.by_row is not None:
+                _check_behind(stage, self.by_row)
+            before = latest[counts] = stage
+            self.by_row = self.by_row or (stage if stage.by_row else None)
         self._hash = hash(self.stages)  # asked for over and over: schedules are the keys of what was measured
 
     def __iter__(self) -> Iterator[Stage]:
@@ -104,6 +116,8 @@ class Schedule:
 
     def counts(self, depth: int, tokens: int, protected: int) -> list[int]:
         """Tokens leaving each block (protected ones included) of a sequence of `tokens` without padding; see `flow`.
+
+        Of stages that leave every row a count of its own, the most that there may be.
 
         Args:
             depth: number of blocks of the model.
@@ -186,6 +200,7 @@ class Schedule:
     def to_ratios(self, depth: int) -> list[float]:
         """Per-block multiplicative keep ratios; the inverse of `from_ratios` up to rounding of the product."""
         self.check_depth(depth)
+        refuse_by_row(self, "a list of ratios")
         ratios, keep = [1.0] * depth, 1.0
         for stage in self.stages:
             ratios[stage.layer] = stage.keep / keep
@@ -247,10 +262,39 @@ def _check_order(before: Stage | None, after: Stage, counted: Stage | None) -> N
         return
     if after.place.order <= counted.place.order:
         raise PruneSearchError(f"layers must rise from stage to stage, but layer {after.place} follows {counted.place}")
-    if after.keep >= counted.keep:
+
+
+def _check_falls(after: Stage, counted: Stage | None) -> None:
+    """Raise if a stage does not leave less than the last, `counted`, that counts the same tokens."""
+    if counted is not None and after.keep >= counted.keep:
         raise PruneSearchError(
             "keep must fall strictly from stage to stage (it counts the initial tokens), but "
             f"{after.keep} at layer {after.place} follows {counted.keep} at layer {counted.place}"
+        )
+
+
+def _check_behind(stage: Stage, by_row: Stage) -> None:
+    """Raise for a stage that cannot follow one which leaves every row a count of its own."""
+    merge = MERGES.entry(stage.merge)
+    if not merge.uses_scores:
+        raise PruneSearchError(
+            f"merge '{stage.merge}' at layer {stage.place} needs rows of known counts, but {by_row.amount} at layer "
+            f"{by_row.place} leaves each row its own: use drop, fuse, nearest or soft"
+        )
+
+
+def refuse_by_row(schedule: Iterable[Stage], what: str) -> None:
+    """Raise where a stage leaves every row a count of its own, which `what` has no place for.
+
+    Raises:
+        PruneSearchError: naming the stage, and the way out.
+    """
+    found = next((stage for stage in schedule if stage.by_row), None)
+    if found is not None:
+        raise PruneSearchError(
+            f"{what} needs counts that are the same for every row, but stage '{found.place}:{found.amount} "
+            f"{found.method}' reads each row's own from the data: give it a fraction, as {found.place}:0.7, or run it "
+            "eagerly"
         )
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
+from prunesearch.core.plans.amount import TYPED, Amount
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import ENCODER, Place, Stage, read_method
 from prunesearch.core.tables.token_tables import MERGES, SCORERS
 
 _EXAMPLE = "3:0.7 cls_attention+fuse > 6:0.5 bipartite"
-_SITE = r"(?:[a-z]+\s*/\s*)?\d+\s*:\s*(?:\d+(?:\.\d*)?|\.\d+)"
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?"
+_AMOUNT = re.compile(rf"([tp]?)\s*({_NUMBER})")
+_SITE = rf"(?:[a-z]+\s*/\s*)?\d+\s*:\s*[tp]?\s*{_NUMBER}"
 # blocks of one method may share it: `3:0.9, 6:0.7 value_norm+fuse`
 _RUN = re.compile(rf"({_SITE}(?:\s*,\s*{_SITE})*)\s+(\w(?:\([^()>]*\)|[^,:()>%])*)")
 
@@ -20,6 +24,7 @@ def parse_schedule(text: str) -> Schedule:
     """Read the inline form that `str(schedule)` and the tables of `prunesearch show` print; `unpruned` is empty.
 
     Spaces do not matter. The printed form rounds `keep` to two digits: for the exact schedule, use its JSON.
+    `4:t0.02` keeps the tokens whose score is at least 0.02, `4:p0.9` those that hold 0.9 of a row's scores.
     Parameters stand behind the scorer or merge that has them, as in `3:0.7 key_redundancy(margin=0.5)+fuse`.
 
     >>> str(parse_schedule("3:.7 cls_attention + fuse>6:0.5 bipartite"))
@@ -71,7 +76,16 @@ def _stages(run: str) -> list[Stage]:
         )
     found = read_method(method)
     pairs = ["".join(site.split()).split(":") for site in sites.split(",")]
-    return [Stage(_place(where), float(keep), *found) for where, keep in pairs]
+    return [Stage(_place(where), _amount(amount), *found) for where, amount in pairs]
+
+
+def _amount(text: str) -> Amount:
+    match = _AMOUNT.fullmatch(text)
+    if match is None:
+        raise PruneSearchError(f"an amount is a fraction, t and a score, or p and a share, but got '{text}'")
+    kind: Any = TYPED[match[1]]
+    amount: Amount = kind(float(match[2]))
+    return amount
 
 
 def _place(text: str) -> Place:

@@ -1,19 +1,14 @@
-"""One reduction site of a schedule: where it is, how much it keeps, scored by what, dropped or merged how.
-
-The one rounding rule of the project lives here (`kept_count`); runtime, cost model and FLOP counts all call it.
-"""
+"""One reduction site of a schedule: where it is, how much it keeps, scored by what, dropped or merged how."""
 
 from __future__ import annotations
 
-import math
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from prunesearch.core.errors import CorruptFileError, PruneSearchError, did_you_mean
+from prunesearch.core.plans.amount import AMOUNTS, Amount, Keep
 from prunesearch.core.tables.params import Param, Params, all_params, checked_params, params_text, parse_params
 from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
 
@@ -21,19 +16,6 @@ ENCODER, INPUT, DECODER = "encoder", "input", "decoder"
 # where a stage may be, in the order in which tokens pass; `input`: what a decoder is given, before its first block
 PARTS = ("tower", INPUT, ENCODER, DECODER)
 TOP_K = "top_k"
-# Products such as 0.07 * 100 come out a hair above the integer they mean; they must not round up past it.
-ROUNDING_SLACK = 1e-9
-
-
-@lru_cache(maxsize=4096)
-def kept_count(keep: float, reducible: int) -> int:
-    """Tokens that leave a stage, protected ones apart: `ceil(keep * reducible)`, so at least one if there is any.
-
-    Args:
-        keep: fraction in (0, 1] of the reducible tokens the sequence had at the start.
-        reducible: number of those tokens (without padding and protected tokens).
-    """
-    return max(math.ceil(keep * reducible - ROUNDING_SLACK), min(reducible, 1))
 
 
 class Place(NamedTuple):
@@ -59,62 +41,14 @@ class Place(NamedTuple):
         return DECODER if self.part == INPUT else self.part
 
 
-class Amount(ABC):
-    """How much a stage leaves: one class a kind, frozen, with its own plain form of one key.
-
-    `share` is the fraction of the initial reducible tokens that is left, where it is the same for every row.
-    """
-
-    share: float
-
-    @abstractmethod
-    def kept(self, reducible: int) -> int:
-        """Tokens left of `reducible` ones at the start, protected ones apart."""
-
-    @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
-        """The plain form: the kind, and its number."""
-
-
-@dataclass(frozen=True)
-class Keep(Amount):
-    """A fraction in (0, 1] of the INITIAL reducible tokens.
-
-    Raises:
-        PruneSearchError: for anything else.
-    """
-
-    share: float
-
-    def __post_init__(self) -> None:
-        if isinstance(self.share, bool) or not isinstance(self.share, (int, float)):
-            raise PruneSearchError(f"`keep` must be a number in (0, 1], but got {self.share!r}")
-        if not 0.0 < self.share <= 1.0:
-            raise PruneSearchError(f"`0 < keep <= 1` must hold, but got keep={self.share!r}")
-
-    def __str__(self) -> str:
-        return f"{self.share:.2f}"
-
-    def kept(self, reducible: int) -> int:
-        """See `Amount`."""
-        return kept_count(self.share, reducible)
-
-    def to_dict(self) -> dict[str, Any]:
-        """See `Amount`."""
-        return {"keep": self.share}
-
-
-# kinds of amounts, by the key of their plain form
-AMOUNTS: dict[str, type[Amount]] = {"keep": Keep}
-
-
 @dataclass(frozen=True, init=False, repr=False)
 class Stage:
     """One reduction site, between the attention and the MLP of a block.
 
     Args:
         layer: index of the block, from 0; or a `Place` in another part than the encoder.
-        keep: fraction in (0, 1] of the INITIAL reducible tokens that leave the stage; or an `Amount`.
+        keep: fraction in (0, 1] of the INITIAL reducible tokens that leave the stage; or an `Amount`, of which
+            `Threshold` and `Cumulative` leave every row a count of its own.
         scorer: a name in `SCORERS`; ignored by merges that match by similarity alone (`bipartite`).
         merge: a name in `MERGES`; what becomes of the tokens that are not kept.
         selection: a name in `SELECTIONS`: how scores become kept tokens.
@@ -155,6 +89,8 @@ class Stage:
             selection=selection,
             params=checked_params(params, known_params(scorer, merge, selection)) if params else (),
         )
+        if self.by_row:
+            _check_by_row(self)
 
     def __repr__(self) -> str:
         said = [f"{name}={value!r}" for name, value in self.to_dict().items() if name not in ("layer", "part")]
@@ -168,8 +104,13 @@ class Stage:
 
     @property
     def keep(self) -> float:
-        """The fraction of the initial reducible tokens that leaves the stage."""
+        """The fraction of the initial reducible tokens that leaves the stage, at most."""
         return self.amount.share
+
+    @property
+    def by_row(self) -> bool:
+        """Whether how many tokens it leaves hangs on what is in a row, and not on the length of the row alone."""
+        return bool(self.amount.counts) or not SELECTIONS.entry(self.selection).static
 
     @property
     def method(self) -> str:
@@ -254,6 +195,25 @@ class Stage:
             data["merge"],
             data.get("selection", TOP_K),
             given,
+        )
+
+
+def _check_by_row(stage: Stage) -> None:
+    """Raise for a stage whose rows cannot have counts of their own."""
+    said = f"'{stage.amount} {stage.method}'"
+    if stage.amount.counts and stage.selection != TOP_K:
+        raise PruneSearchError(
+            f"a {stage.amount.counts} says itself which tokens stay, so that {said} must have no selection: leave "
+            f"@{stage.selection} out"
+        )
+    if not MERGES.entry(stage.merge).uses_scores:
+        raise PruneSearchError(
+            f"merge '{stage.merge}' has no scores to count tokens by in {said}: use drop, fuse, nearest or soft"
+        )
+    if SCORERS.entry(stage.scorer).by_place:
+        raise PruneSearchError(
+            f"scorer '{stage.scorer}' says the same of all rows of a length, so that {said} has no counts of rows: "
+            "give a fraction, as 0.7, or another scorer"
         )
 
 

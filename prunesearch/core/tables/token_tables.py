@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunesearch.core.tables.names import make_table
+from prunesearch.core.tables.names import Row, make_table
 from prunesearch.core.tables.params import Param
 from prunesearch.core.tables.row_kinds import LearnedRow, MergeRow, ScorerRow, SelectionRow
 
@@ -129,6 +129,23 @@ SELECTIONS = make_table(
             f"{_SELECTIONS}.greedy:diversity", "the least alike, one by one, whatever the scorer says (DivPrune)"
         ),
         "dpp": SelectionRow(f"{_SELECTIONS}.greedy:dpp", "well scored and unlike each other, one by one (CDPruner)"),
+        "inverse_cdf": SelectionRow(
+            f"{_SELECTIONS}.row_counts:inverse_cdf",
+            "drawn at even steps of the sum of scores, each once: fewer where few hold most (ATS)",
+            static=False,
+            reads_scores=True,
+            order_free=False,
+        ),
     },
     SelectionRow,
+)
+
+# amounts that leave every row a count of its own, by `core.plans.amount.Amount.counts`
+ROW_COUNTS = make_table(
+    "amount by row",
+    {
+        "threshold": Row(f"{_SELECTIONS}.row_counts:at_least", "tokens whose score is at least a number (LTP)"),
+        "cumulative": Row(f"{_SELECTIONS}.row_counts:holding", "the best-scored ones that hold a share of all scores"),
+    },
+    Row,
 )

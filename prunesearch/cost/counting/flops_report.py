@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.flow import Geometry
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule, refuse_by_row
 from prunesearch.core.plans.stage import ENCODER
 from prunesearch.cost.counting.flops import closed_form_gmacs, count_macs
 from prunesearch.cost.counting.memory import Memory, peak_activation_mib
@@ -129,6 +129,7 @@ def _forward_cost(
     model: nn.Module, handle: Handle, batch: Mapping[str, Tensor], row: Mapping[str, Tensor], tokens: int
 ) -> ForwardCost:
     encoder, schedule = handle.encoder, handle.schedule
+    refuse_by_row(schedule, "a count of multiply-adds")
     tells = kind_of(device_of(batch)).measures_memory
     sized = batch if tells else {key: value.to("meta") for key, value in batch.items()}
     return ForwardCost(

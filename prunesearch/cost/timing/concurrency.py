@@ -15,8 +15,8 @@ import transformers
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.amount import kept_count
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import kept_count
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.shape import device_of
 from prunesearch.cost.timing.modes import runner_for

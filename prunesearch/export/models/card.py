@@ -80,7 +80,7 @@ def card_head(base: str | None) -> list[str]:
 def plan_lines(plan: Plan) -> list[str]:
     """A table of its stages, and what else it does."""
     lines = ["| block | keep | scorer and merge |", "|---|---|---|"]
-    lines += [f"| {s.layer} | {s.keep:.4g} of the initial tokens | {s.method} |" for s in plan] or ["| – | all | – |"]
+    lines += [f"| {s.layer} | {s.amount.words} | {s.method} |" for s in plan] or ["| – | all | – |"]
     lines += [f"\nThe model is in {change}: {change.help}." for change in plan.whole]
     if plan.halves:
         lines += ["", f"Of its blocks, by number: {', '.join(f'`{change}`' for change in plan.halves.values())}."]

@@ -28,7 +28,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.names import Registry
 from prunesearch.core.tables.registry import DTYPES, PRECISIONS
-from prunesearch.core.tables.token_tables import LEARNED, MERGES, SCORERS, SELECTIONS
+from prunesearch.core.tables.token_tables import LEARNED, MERGES, ROW_COUNTS, SCORERS, SELECTIONS
 from prunesearch.cost.graphs.graph_files import answers_of
 from prunesearch.cost.graphs.graph_running import Forward
 from prunesearch.export.models.bundle import Bundle, Key
@@ -161,6 +161,7 @@ def file_with(model: PreTrainedModel, tail: FileEnd, schedules: Mapping[str, Sch
     used: dict[tuple[str, str], Registry[Any]] = {}
     for s in (stage for schedule in schedules.values() for stage in schedule):
         used |= {("SCORERS", s.scorer): SCORERS, ("MERGES", s.merge): MERGES, ("SELECTIONS", s.selection): SELECTIONS}
+        used |= {("ROW_COUNTS", counts): ROW_COUNTS for counts in [s.amount.counts] if counts}
     roots: list[Key] = [
         *(_home(table, name) for (_, name), table in used.items()),
         ("prunesearch.pruning.apply", "Handle"),
@@ -171,6 +172,7 @@ def file_with(model: PreTrainedModel, tail: FileEnd, schedules: Mapping[str, Sch
         ("prunesearch.core.tables.token_tables", "SCORERS"): 'Registry("scorer", {}, ScorerRow)',
         ("prunesearch.core.tables.token_tables", "MERGES"): 'Registry("merge", {}, MergeRow)',
         ("prunesearch.core.tables.token_tables", "SELECTIONS"): 'Registry("selection", {}, SelectionRow)',
+        ("prunesearch.core.tables.token_tables", "ROW_COUNTS"): 'Registry("amount by row", {}, Row)',
         (_TABLES, "FAMILIES"): 'Registry("model family", {row.model_type: Row(row, "") for row in ROWS}, Row)',
         **_rows(find_encoder(model).family.model_type),
         ("prunesearch.core.tables.registry", "CHANGES"): 'Registry("kind of change", {}, ChangeRow)',
@@ -203,7 +205,7 @@ def file_with(model: PreTrainedModel, tail: FileEnd, schedules: Mapping[str, Sch
 
 
 def _schedule_lines(name: str, schedule: Schedule) -> str:
-    lines = "".join(f"    block {s.layer}: keep {s.keep:.4g}, {s.method}\n" for s in schedule) or "    no stage\n"
+    lines = "".join(f"    block {s.layer}: keep {s.amount.words}, {s.method}\n" for s in schedule) or "    no stage\n"
     return f"  {name}\n{lines}" if name else lines
 
 

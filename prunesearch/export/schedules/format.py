@@ -8,7 +8,7 @@ from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.flow import Geometry
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule, refuse_by_row
 from prunesearch.core.plans.stage import ENCODER, INPUT, Place, Stage
 
 
@@ -106,6 +106,7 @@ def needed(shape: ModelShape | None) -> ModelShape:
 
 def leaving(schedule: Schedule, shape: ModelShape) -> list[int]:
     """Tokens leaving each block, protected ones included."""
+    refuse_by_row(schedule, "the file of another tool")
     return schedule.flow(shape.geometry).counts
 
 

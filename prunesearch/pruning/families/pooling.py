@@ -99,9 +99,9 @@ class _MeanHead:
 
     def instead(self, _: nn.Module, __: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         hidden, tokens = self.host.state.notes.pop(self.note, None), self.host.state.tokens
-        if hidden is None or tokens is None or tokens.size is None:
+        if hidden is None or tokens is None or (tokens.size is None and not tokens.by_row):
             return None
-        weight = tokens.size[:, self.first :, None].to(hidden.dtype)
+        weight = alive_mass(tokens)[:, self.first :, None].to(hidden.dtype)
         mean = (hidden[:, self.first :] * weight).sum(1) / weight.sum(1)
         return (torch.cat([hidden[:, 0], mean], dim=1) if self.beside_cls else mean,)
 
@@ -183,7 +183,7 @@ class _SizedPool:
         self, module: nn.MultiheadAttention, args: tuple[Tensor, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Tensor, ...], dict[str, Any]] | None:
         tokens = self.host.state.tokens
-        if tokens is None or tokens.size is None or args[1].shape[1] != tokens.n:
+        if tokens is None or (tokens.size is None and not tokens.by_row) or args[1].shape[1] != tokens.n:
             return None
         bias = tokens.attention_mask(args[1].dtype, additive=True)
         if bias is None:

@@ -1,4 +1,5 @@
-"""Tokens of which those that may leave lie anywhere in a row: the pictures in a prompt, say."""
+"""Tokens of which more is to be said than how long rows are: which may leave, wherever they lie (the pictures in a
+prompt, say), or how many each row has."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.stage import kept_count
+from prunesearch.core.plans.amount import kept_count
 from prunesearch.pruning.forward.constants import places
 from prunesearch.pruning.forward.tokens import Tokens, kept_counts
 
@@ -156,3 +157,49 @@ class MixedTokens(Tokens):
 
     def _attention_mask(self, dtype: torch.dtype, additive: bool) -> Tensor | None:
         return None if self.full and self.size is None else super()._attention_mask(dtype, additive)
+
+
+@dataclass(frozen=True)
+class RowTokens(Tokens):
+    """`Tokens` of which nothing follows from the length of a row: which are real, and which stay, is said one by one.
+
+    A stage that leaves a fraction takes from such a row what is above that fraction, if anything is.
+    """
+
+    by_row = True
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> RowTokens:
+        """The same tokens, said one by one."""
+        batch = tokens.like.shape[0]
+        valid, started = tokens.valid, tokens.row_start
+        if valid is None or started is None:
+            valid = torch.ones(batch, tokens.n, dtype=torch.bool, device=tokens.like.device)
+            started = torch.full((batch,), tokens.n_start, device=tokens.like.device)
+        return cls(
+            tokens.n,
+            tokens.n_start,
+            tokens.leading,
+            tokens.trailing,
+            tokens.ends,
+            tokens.size,
+            valid,
+            started,
+            tokens.place,
+        )
+
+    def gives(self, before: float, keep: float) -> bool:
+        """See `Tokens`; nobody knows without a look at the data."""
+        return True
+
+    def row_counts(self, keep: float) -> Tensor:
+        """See `Tokens`."""
+        return torch.minimum(self._looked_up(keep, self.n_protected), self.length[:, 0])
+
+    def row_left(self, keep: float) -> Tensor:
+        """See `Tokens`."""
+        return torch.minimum(self._looked_up(keep, 0), self.among_reducible[1][:, 0].clamp(min=0))
+
+    def width_after(self, keep: float) -> int:
+        """See `Tokens`."""
+        return min(self.n, super().width_after(keep))

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from prunesearch.core.plans.stage import ROUNDING_SLACK, kept_count
+from prunesearch.core.plans.amount import ROUNDING_SLACK, kept_count
 from prunesearch.pruning.forward.constants import (
     are_kept,
     at_the_ends,
@@ -103,6 +103,7 @@ class Tokens:
     of the stage that they left, which puts padding behind them (None: they come as they were given).
     """
 
+    by_row = False  # whether rows have counts that do not follow from their lengths at the start
     n: int
     n_start: int
     leading: int

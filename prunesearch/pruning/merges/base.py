@@ -39,6 +39,14 @@ class MergeInput:
         return None if self.tokens.size is None else take_rows(self.tokens.size, order)
 
     @property
+    def left(self) -> Tensor:
+        """`[batch, 1]` tokens of each row that leave the stage, where rows have counts of their own."""
+        count = self.chosen[0].count
+        if not isinstance(count, Tensor):
+            raise TypeError("rows without padding keep as many")
+        return count
+
+    @property
     def chosen(self) -> tuple[Chosen, Tensor]:
         """The selection and the scores that it was made from, for merges that use them."""
         if self.selection is None or self.score is None:
@@ -57,8 +65,11 @@ def similarity_to_kept(inputs: MergeInput, chosen: Chosen, scale: float = 1.0) -
         kept, others = split_rows(unit, chosen.order, chosen.n_out)
         closed = closed_ends(unit, chosen.n_out, tokens.leading, tokens.trailing, unit.dtype)
         return torch.baddbmm(closed, others, kept.transpose(1, 2), alpha=scale)
-    counts = inputs.keep, tokens.n_start, tokens.leading, tokens.trailing, chosen.n_out
-    closed = _closed_slots(tokens.started, tokens.n_start, *counts, unit.dtype)
+    ends = tokens.leading, tokens.trailing, chosen.n_out, unit.dtype
+    if tokens.by_row:
+        closed = _closed_of(inputs.left, *ends)
+    else:
+        closed = _closed_slots(tokens.started, tokens.n_start, inputs.keep, tokens.n_start, *ends)
     return torch.baddbmm(closed, unit, take_rows(unit, chosen.kept).transpose(1, 2), alpha=scale)
 
 
@@ -66,10 +77,15 @@ def similarity_to_kept(inputs: MergeInput, chosen: Chosen, scale: float = 1.0) -
 def _closed_slots(
     length: Tensor, keep: float, n_start: int, leading: int, trailing: int, n_out: int, dtype: torch.dtype
 ) -> Tensor:
-    """`[m, 1, n_out]`: 0 on slots that take something in, else least.
+    """`_closed_of` rows that started with `length` `[m, 1]`."""
+    return _closed_of(left_of(length, keep, n_start, leading + trailing), leading, trailing, n_out, dtype)
+
+
+def _closed_of(left: Tensor, leading: int, trailing: int, n_out: int, dtype: torch.dtype) -> Tensor:
+    """`[m, 1, n_out]` of rows with `left` `[m, 1]` tokens: 0 on slots that take something in, else least.
 
     Finite, since a row with nothing to give has no open slot: any value will do there, its weights are zero.
     """
-    place = torch.arange(n_out, device=length.device)
-    closed = (place < leading) | (place >= left_of(length, keep, n_start, leading + trailing) - trailing)
+    place = torch.arange(n_out, device=left.device)
+    closed = (place < leading) | (place >= left - trailing)
     return closed.to(dtype)[:, None] * torch.finfo(dtype).min

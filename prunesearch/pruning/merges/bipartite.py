@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from prunesearch.core.plans.stage import kept_count
+from prunesearch.core.plans.amount import kept_count
 from prunesearch.pruning.attention import mean_key, of_length_one
 from prunesearch.pruning.forward.assignment import Assignment, Grouped, Regrouping
 from prunesearch.pruning.forward.constants import by_length, constant, places

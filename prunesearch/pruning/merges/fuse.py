@@ -148,6 +148,9 @@ class FusedRows(Assignment):
 
 def _fused_rows(inputs: MergeInput, chosen: Chosen) -> Assignment:
     tokens = inputs.tokens
+    if tokens.by_row:
+        group = _group_of(tokens.length, inputs.left, tokens.n)
+        return FusedRows(chosen, group, _sizes_of(tokens.length, inputs.left, chosen.n_out), tokens.size)
     counts = inputs.keep_before, inputs.keep, tokens.n_start, tokens.n_protected
     group = _in_group(tokens.started, tokens.n_start, *counts, tokens.n)
     sizes = _left_sizes(tokens.started, tokens.n_start, *counts, chosen.n_out)
@@ -156,16 +159,29 @@ def _fused_rows(inputs: MergeInput, chosen: Chosen) -> Assignment:
 
 @by_length
 def _in_group(length: Tensor, before: float, after: float, n_start: int, protected: int, n: int) -> Tensor:
-    """Bool `[m, n]` places in the ranking of the tokens that are fused; a row with nothing to give has none."""
-    rank = torch.arange(n, device=length.device)
+    """`_group_of` rows that started with `length` `[m, 1]`."""
     now, left = (left_of(length, keep, n_start, protected) for keep in (before, after))
-    return (rank >= left - 1) & (rank < now) & (left < now)
+    return _group_of(now, left, n)
 
 
 @by_length
 def _left_sizes(length: Tensor, before: float, after: float, n_start: int, protected: int, n_out: int) -> Tensor:
-    """`[m, n_out]` float32: how many tokens there are in those that leave, in the order of the ranking; 0 for none."""
-    rank = torch.arange(n_out, device=length.device)
+    """`_sizes_of` rows that started with `length` `[m, 1]`."""
     now, left = (left_of(length, keep, n_start, protected) for keep in (before, after))
+    return _sizes_of(now, left, n_out)
+
+
+def _group_of(now: Tensor, left: Tensor, n: int) -> Tensor:
+    """Bool `[m, n]` places in the ranking of the tokens that are fused, of rows that go from `now` to `left` `[m, 1]`.
+
+    A row with nothing to give has none.
+    """
+    rank = torch.arange(n, device=now.device)
+    return (rank >= left - 1) & (rank < now) & (left < now)
+
+
+def _sizes_of(now: Tensor, left: Tensor, n_out: int) -> Tensor:
+    """`[m, n_out]` float32: how many tokens there are in those that leave, in the order of the ranking; 0 for none."""
+    rank = torch.arange(n_out, device=now.device)
     fused = (rank == left - 1) & (left < now)
     return torch.where(fused, now - left + 1, rank < left).float()

@@ -21,7 +21,7 @@ class SelectionInput:
     `score` is `[batch, n]`; `keep` the fraction of the initial reducible tokens that the stage asks for, `n_out` the
     width that comes of it, protected tokens included; `params` every parameter of the selection, by name
     (`core.tables.registry.SELECTIONS`). `in_order` is False where nobody will ask in which order tokens stand, the
-    protected ones at the start apart.
+    protected ones at the start apart. `number` is what the stage's amount says (`core.plans.amount.Amount`).
     """
 
     tokens: Tokens
@@ -31,6 +31,7 @@ class SelectionInput:
     n_out: int
     params: Mapping[str, float]
     in_order: bool = True
+    number: float = 1.0
 
 
 @dataclass(frozen=True)

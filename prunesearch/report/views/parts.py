@@ -95,12 +95,16 @@ def code(text: str, label: str, wrap: bool = False) -> Component:
     return html.Div([html.Pre(text, tabIndex=0, className="wrap" if wrap else ""), button], className="code")
 
 
+def _amount_code(stage: Stage) -> str:
+    return f"ps.{stage.amount!r}" if stage.amount.counts else repr(stage.keep)
+
+
 def python_lines(given: Plan | Schedule) -> str:
     """The lines that put this plan, or a schedule alone, on a model in Python."""
     plan = Plan.of(given)
     indent = ",\n" + " " * 13
     stages = "".join(
-        f"    ps.Stage(layer={s.layer}, keep={s.keep!r}{indent}"
+        f"    ps.Stage(layer={s.layer}, keep={_amount_code(s)}{indent}"
         f'scorer="{s.scorer}"{indent}merge="{s.merge}"'
         + (f'{indent}selection="{s.selection}"' if s.selection != Stage.selection else "")
         + (f"{indent}params={dict(s.params)!r}" if s.params else "")
@@ -227,7 +231,7 @@ def stages_table(study: StudyView, item: Item) -> Component:
     rows = [
         [
             str(s.layer),
-            f"{100 * s.keep:.0f} %",
+            str(s.amount) if s.by_row else f"{100 * s.keep:.0f} %",
             str(item.tokens[s.layer]) if item.tokens else "",
             breakable(s.scorer),
             breakable(s.merge),

@@ -6,10 +6,10 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from prunesearch.core.plans.amount import kept_count
 from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.core.plans.plan import Change, whole_of
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import kept_count
 from prunesearch.core.tables.registry import ACROSS
 from prunesearch.cost.costs import Costs, OfOneModel
 from prunesearch.cost.tables.cost_table import CostTable

@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from pydantic import Field, field_validator
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.stage import kept_count
+from prunesearch.core.plans.amount import kept_count
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.search.space.listed import ListedSpace, Shape, step
 from prunesearch.search.space.space import Space, SpaceFile

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder
+from prunesearch.core.plans.amount import kept_count
 from prunesearch.core.plans.plan import Change, Options
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import DECODER, ENCODER, Stage, kept_count, read_method
+from prunesearch.core.plans.stage import DECODER, ENCODER, Stage, read_method
 from prunesearch.core.tables.registry import SPACES, check_free
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.tables.plateaus import Plateau

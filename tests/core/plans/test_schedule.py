@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import prunesearch as ps
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.plans.stage import kept_count, parse_method
+from prunesearch.core.plans.amount import kept_count
+from prunesearch.core.plans.stage import parse_method
 from prunesearch.core.tables.token_tables import MERGES, SCORERS
 
 DIFFRATE = [197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3]

@@ -9,7 +9,8 @@ import pytest
 
 import prunesearch as ps
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
-from prunesearch.core.plans.stage import Keep, Place, Stage, read_method
+from prunesearch.core.plans.amount import Keep
+from prunesearch.core.plans.stage import Place, Stage, read_method
 from prunesearch.core.tables.params import Param
 from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
 
@@ -89,7 +90,7 @@ def test_a_place_in_another_part() -> None:
 @pytest.mark.parametrize(
     ("data", "rule"),
     [
-        ({"layer": 1, "scorer": "random", "merge": "drop"}, "one of \\['keep'\\]"),
+        ({"layer": 1, "scorer": "random", "merge": "drop"}, "one of \\['cumulative', 'keep', 'threshold'\\]"),
         ({"layer": 1, "keep": 0.5, "scorer": "random", "merge": "drop", "colour": 1}, "colour"),
         ({"layer": 1, "keep": 0.5, "scorer": "random", "merge": "drop", "params": [1]}, '"params" of a stage'),
     ],

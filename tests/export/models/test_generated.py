@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 import prunesearch as ps
+from prunesearch.core.plans.schedule_text import parse_schedule
 from tests.pruning.test_threads import FORWARDS, MIXED, THREADS, in_threads
 from tests.support.generated import generated
 from tests.support.heads import HEADS, answers_of, given_to, model_of
@@ -53,3 +54,17 @@ def test_two_models_of_one_config_and_another_attention(kind: str, tmp_path: Pat
     pruned.set_attn_implementation("eager")
     torch.testing.assert_close(answers_of(pruned, x), want, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(answers_of(twin, x), want, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "text", ["0:p0.7 value_norm+fuse > 1:0.2 cls_attention+drop", "1:0.6 value_norm+drop@inverse_cdf"]
+)
+@pytest.mark.parametrize("kind", ["vit", "tags"])
+def test_rows_keep_their_own_counts_there(kind: str, text: str, tmp_path: Path) -> None:
+    model, x, schedule = model_of(kind), given_to(kind, 0), parse_schedule(text)
+    with ps.apply_(model, schedule):
+        applied = answers_of(model, x)
+    name = f"by_row_{kind}_{len(schedule)}"
+    torch.testing.assert_close(
+        answers_of(generated(model, schedule, tmp_path / f"{name}.py"), x), applied, rtol=1e-4, atol=1e-5
+    )

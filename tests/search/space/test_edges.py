@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunesearch.core.plans.stage import kept_count
+from prunesearch.core.plans.amount import kept_count
 from prunesearch.cost.tables.plateaus import CurvePoint, Plateau, plateaus
 from prunesearch.search.space.space import Space
 from tests.support.fakes import make_space, small_space_file
