@@ -43,6 +43,7 @@ class Cost(Row):
         always: told in every study, asked for or not.
         blocks: what prices blocks by their sizes alone, for trials that were not told: `module:function`, which takes
             the shape that a cost table is keyed by and the flow of a schedule.
+        written: of models that write token by token alone.
         halves: it knows plans whose halves of blocks are smaller or left out.
     """
 
@@ -67,6 +68,7 @@ class Cost(Row):
     of_activations: bool = False
     always: bool = False
     blocks: str | Callable[..., float] | None = None
+    written: bool = False
     halves: bool = False
 
     @property
@@ -132,6 +134,22 @@ _ROWS = (
         around="p10–p90",
         always=True,
         halves=True,
+    ),
+    Cost(
+        target="prunesearch.search.costs.answers:AnswerPricing",
+        help="time to the last token of an answer, of models that read pictures; latency is that to the first",
+        name="answer",
+        unit="ms",
+        per="batch",
+        noun="time to the last token",
+        a_noun="a time to the last token",
+        typed={},
+        examples="60%",
+        least="First to end",
+        less="faster",
+        decimals={100: 0, 10: 1, 0: 2},
+        around="p10–p90",
+        written=True,
     ),
     Cost(
         target=f"{_PRICING}:EnergyPricing",

@@ -93,14 +93,14 @@ class Writing(Task):
 
     def remarks(self, handle: Handle, schedules: Mapping[str, Plan], batch_size: int) -> list[str]:
         """The time to the last token that is written, unpruned and pruned: the columns have that to the first."""
-        source = self.source(self.timing_inputs(batch_size))
+        source = self.timing_inputs(batch_size)
         named = {"unpruned": Plan(), **schedules}
         seconds: dict[str, list[float]] = {name: [] for name in named}
         for _ in range(_RUNS):
             for name, schedule in named.items():  # interleaved, so that a machine's moods hit all alike
                 with handle.under(schedule):
                     started = time.perf_counter()
-                    self._generate(source, min_new_tokens=self.usual, max_new_tokens=self.usual).cpu()
+                    self.exactly(source, self.usual).cpu()
                     seconds[name].append(time.perf_counter() - started)
         ms = {name: 1000 * statistics.median(found) for name, found in seconds.items()}
         first = ms.pop("unpruned")
@@ -109,6 +109,10 @@ class Writing(Task):
             f"{self.timed.format(self.usual)}, batch {batch_size}: unpruned {first:.0f} ms"
             f"{', ' + each if each else ''} (median of {_RUNS}; {self.beside})"
         ]
+
+    def exactly(self, inputs: Mapping[str, Tensor], tokens: int) -> Tensor:
+        """What the model writes behind some inputs, greedily, were it to end after so many tokens and no earlier."""
+        return self._generate(self.source(inputs), min_new_tokens=tokens, max_new_tokens=tokens)
 
     @torch.inference_mode()
     def _generate(self, source: Mapping[str, Tensor], **options: int) -> Tensor:

@@ -40,6 +40,7 @@ def test_the_front_is_drawn_as_it_is(study):
 def test_every_axis_reads_its_own_number(study, make_front, axis):
     front = make_front().to_dict()
     for item in [front["unpruned"], *front["points"]]:
+        item["costs"]["answer"] = {"predicted": 30.0, "measured": {"value": 31.0}}
         item["costs"]["energy"] = {"predicted": 7.0, "measured": {"value": 6.0, "low": 5.0, "high": 8.0, "net": 2.0}}
         item["costs"]["memory"] = {"predicted": 3.0}
         item["costs"]["size"] = {"predicted": 2.0}
@@ -47,6 +48,7 @@ def test_every_axis_reads_its_own_number(study, make_front, axis):
     points = next(t for t in front_figure([view], axis)["data"] if t.get("customdata"))
     expected = {
         "latency": [p.latency.value for p in view.front.points],
+        "answer": [31.0] * 4,
         "energy": [6.0] * 4,
         "macs": [p.cost("macs").value for p in view.front.points],
         "memory": [3.0] * 4,
@@ -54,7 +56,13 @@ def test_every_axis_reads_its_own_number(study, make_front, axis):
     }
     assert points["x"] == expected[axis]
     # the memory was not measured, though the latency was; the latency's error is not the memory's
-    said = {"latency": "ms measured", "energy": "(5 to 8) mJ", "macs": "GMACs counted", "memory": "MiB estimated from"}
+    said = {
+        "latency": "ms measured",
+        "answer": "ms measured",
+        "energy": "(5 to 8) mJ",
+        "macs": "GMACs counted",
+        "memory": "MiB estimated from",
+    }
     said["size"] = "MB counted"
     assert COSTS.entry(axis).unit in points["hovertext"][0]
     assert axis == "energy" or said[axis] in re.sub(r" \([^)]*\)", "", points["hovertext"][0])
