@@ -43,6 +43,7 @@ class Cost(Row):
         always: told in every study, asked for or not.
         blocks: what prices blocks by their sizes alone, for trials that were not told: `module:function`, which takes
             the shape that a cost table is keyed by and the flow of a schedule.
+        column: what its column is headed; empty: its unit.
         written: of models that write token by token alone.
         halves: it knows plans whose halves of blocks are smaller or left out.
     """
@@ -68,6 +69,7 @@ class Cost(Row):
     of_activations: bool = False
     always: bool = False
     blocks: str | Callable[..., float] | None = None
+    column: str = ""
     written: bool = False
     halves: bool = False
 
@@ -80,6 +82,11 @@ class Cost(Row):
     def of(self) -> str:
         """`a batch`."""
         return f"{'an' if self.per[0] in 'aeiou' else 'a'} {self.per}"
+
+    @property
+    def head(self) -> str:
+        """What a column of its amounts is headed."""
+        return self.column or self.unit
 
     @property
     def searched(self) -> bool:
@@ -136,7 +143,7 @@ _ROWS = (
         halves=True,
     ),
     Cost(
-        target="prunesearch.search.costs.answers:AnswerPricing",
+        target="prunesearch.search.costs.answering:AnswerPricing",
         help="time to the last token of an answer, of models that read pictures; latency is that to the first",
         name="answer",
         unit="ms",
@@ -149,6 +156,7 @@ _ROWS = (
         less="faster",
         decimals={100: 0, 10: 1, 0: 2},
         around="p10–p90",
+        column="ms to the last",
         written=True,
     ),
     Cost(

@@ -127,7 +127,7 @@ def _points_table(front: Front, left_out: int = 0) -> Table:
     table.add_column(f"{_metric(front)}, %", no_wrap=True)
     table.add_column("change, 95 %", no_wrap=True)
     for row in last:
-        table.add_column(row.unit, justify="right", no_wrap=True)
+        table.add_column(row.head, justify="right", no_wrap=True)
 
     def add(name: str, variant: str, speed: float, item: FrontItem, change: str, style: str) -> None:
         costs, more = ([_cell(row, item.costs[row.name], spreads) for row in rows] for rows in (first, last))
@@ -197,8 +197,8 @@ def _cost_title(front: Front, row: Cost, spreads: bool) -> str:
     if row.by_load:
         return _latency_title(front, spreads)
     if front.unpruned.costs[row.name].measured is not None:
-        return f"{row.unit} an input" if row.per == "input" else row.unit
-    return f"{row.unit}, predicted" if row.predicted_by == "predicted" else row.unit
+        return f"{row.head} an input" if row.per == "input" else row.head
+    return f"{row.head}, predicted" if row.predicted_by == "predicted" else row.head
 
 
 def _latency_title(front: Front, spreads: bool) -> str:

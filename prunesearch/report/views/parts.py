@@ -335,7 +335,7 @@ def points_table(study: StudyView, chosen: str | None, href: str) -> Component:
             link = html.Span(dcc.Link(item.id, href=f"{href}?point={quote(item.id)}", className="point"), **marked)
             name = html.Span([link, " verdict" if item.id == verdict else ""])
         rows.append([name, *_row(study, item, axes), str(len(item.plan)), _done_to(study, item)])
-    heads = [find_cost(a).unit for a in axes]
+    heads = [find_cost(a).head for a in axes]
     head = ["point", "speed-up", *heads, f"{study.metric}, %", "95 %", "change", "stages", "precision"]
     return table(head, rows, range(1, len(head)), f"all points of {study.name}")
 

@@ -13,7 +13,7 @@ from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.stage import DECODER
 from prunesearch.cost.costs import breakdown
 from prunesearch.cost.measure import measure_table
-from prunesearch.search.costs.answers import AnswerCosts, AnswerPricing, Writes, fitted
+from prunesearch.search.costs.answering import AnswerCosts, AnswerPricing, Writes, fitted
 from prunesearch.search.costs.bench import Bench
 from prunesearch.search.costs.latency import LoadCosts
 from prunesearch.study.config import RunConfig
