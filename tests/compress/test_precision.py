@@ -197,3 +197,15 @@ def test_fp8_is_for_gpus_that_have_it(computes: bool, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "torchao", types.ModuleType("torchao"))
     monkeypatch.setitem(sys.modules, "torchao.utils", types.SimpleNamespace(is_sm_at_least_89=lambda: computes))
     assert bool(fp8.absent(torch.device("cuda"))) is not computes
+
+
+def test_a_first_layer_that_reads_raw_features_keeps_its_numbers() -> None:
+    """One scale a tensor does not hold them; a layer behind an embedding or a convolution has no such inputs."""
+    sensors = nn.Sequential(nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16)), nn.Linear(16, 4))
+    images = nn.Sequential(nn.Conv2d(3, 8, 4), nn.Linear(8, 4))
+    words = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 4))
+    int8, weights = PRECISIONS.load("int8"), PRECISIONS.load("bfloat16")
+    assert int8.spared(sensors) is sensors[0][0]
+    assert int8.spared(images) is None
+    assert int8.spared(words) is None
+    assert weights.spared(sensors) is None

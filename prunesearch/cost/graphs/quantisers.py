@@ -21,16 +21,21 @@ Rows = Sequence[Mapping[Any, Tensor]]  # inputs of a graph, by name or place, a 
 def onnx_to_int8(path: Path, rows: Rows) -> None:
     """Quantise an ONNX file in place: weights beforehand, activations as they come (one scale a tensor).
 
-    `rows` are not looked at.
+    `rows` are not looked at. A product with raw features stays as it is, as in torch (`Quantised.spared`).
     """
     quantization: Any = needed("onnxruntime.quantization", "onnx")
+    raw = _raw_in_onnx(needed("onnx", "onnx").load(str(path), load_external_data=False).graph)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.float.onnx")
     path.rename(scratch)
     try:
         with quietly():
             # Gemm and MatMul alone: a quantised convolution or gather gains nothing on a CPU
             quantization.quantize_dynamic(
-                scratch, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=quantization.QuantType.QInt8
+                scratch,
+                path,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=raw,
             )
     finally:
         scratch.unlink(missing_ok=True)
@@ -49,7 +54,53 @@ def openvino_to_int8(path: Path, rows: Rows) -> None:
     scratch = path.with_name(f".{path.stem}.{os.getpid()}.int8{path.suffix}")
     with quietly(), redirect_stdout(io.StringIO()), kept_signal_stack():  # it draws bars of its own
         model = openvino.Core().read_model(str(path))
-        found = nncf.quantize(model, taken, subset_size=len(rows), model_type=nncf.ModelType.TRANSFORMER)
+        raw = _raw_in_openvino(model)
+        found = nncf.quantize(
+            model,
+            taken,
+            subset_size=len(rows),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=raw) if raw else None,
+        )
         openvino.save_model(found, str(scratch), compress_to_fp16=False)
     for suffix in (".bin", path.suffix):
         scratch.with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+# what an operation makes of raw features is no longer raw
+_ONNX_LAYERS = {"Conv", "MatMul", "Gemm", "LayerNormalization", "Softmax"}
+_OPENVINO_LAYERS = {"Convolution", "GroupConvolution", "MatMul", "MVN", "Softmax"}
+
+
+def _raw_in_onnx(graph: Any) -> list[str]:
+    """The names of the products whose first operand is a floating-point input of the graph, or made of one without a
+    layer in between."""
+    floats = {1, 10, 16}  # TensorProto.FLOAT, FLOAT16 and BFLOAT16
+    raw = {value.name for value in graph.input if value.type.tensor_type.elem_type in floats}
+    raw -= {value.name for value in graph.initializer}
+    found = []
+    for node in graph.node:  # in the order in which they are computed
+        if not raw.intersection(node.input):
+            continue
+        if node.op_type not in _ONNX_LAYERS:
+            raw.update(node.output)
+        elif node.op_type in ("MatMul", "Gemm") and node.input[0] in raw:
+            found += [node.name, f"{node.name}_MatMul"]  # the quantiser makes that of a Gemm first
+    return found
+
+
+def _raw_in_openvino(model: Any) -> list[str]:
+    """The same of a model of OpenVINO."""
+    raw: set[str] = set()
+    found = []
+    for node in model.get_ordered_ops():
+        kind, before = node.get_type_name(), [value.get_source_output().get_node() for value in node.inputs()]
+        if kind == "Parameter" and node.get_element_type().is_real():
+            raw.add(node.get_friendly_name())
+        elif not raw.intersection(one.get_friendly_name() for one in before):
+            continue
+        elif kind not in _OPENVINO_LAYERS:
+            raw.add(node.get_friendly_name())
+        elif kind == "MatMul" and before[0].get_friendly_name() in raw:
+            found.append(node.get_friendly_name())
+    return found

@@ -24,6 +24,9 @@ class MakesTwins(Protocol):
     def twin(self, module: nn.Module) -> nn.Module | None:
         """What runs in the place of a module, its children left out; None: the module as it is."""
 
+    def spared(self, model: nn.Module) -> nn.Module | None:
+        """A module of a model that it has no twin of, though it has of others of its kind; None: there is none."""
+
 
 class Leaves:
     """The modules of a model that plans have changed.
@@ -60,8 +63,9 @@ class Leaves:
         known = {id(leaf.module): leaf for leaf in self.forwards}
         for change in changes:
             makes: MakesTwins = CHANGES.load(change.kind)(**dict(change.params))
+            spared = makes.spared(self.model)
             for module in self._changed(change):
-                twin = makes.twin(module)
+                twin = None if module is spared else makes.twin(module)
                 if twin is None:
                     continue
                 leaf = known.get(id(module))
