@@ -16,7 +16,7 @@ from prunesearch.core.appended import Appended
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import moving, say, step
 from prunesearch.core.plans.plan import Plan
-from prunesearch.core.tables.registry import ACROSS, ENGINES
+from prunesearch.core.tables.registry import ACROSS, CHANGES, ENGINES
 from prunesearch.cost.devices.device import is_device, kind_of
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.costs.costing import Coster, Costing
@@ -117,6 +117,9 @@ def _with_base(run: Run, space: PlanSpace, found: Sensitivities, evaluator: Eval
 
 def _with_halves(run: Run, costing: Costing, found: Sensitivities, split: EvalSet) -> Sensitivities:
     """With what every change of half a block loses by itself."""
+    # what is kept as it is loses nothing beside the model in fewer bits, whose loss is known by itself
+    kept = {str(c): 0.0 for known in costing.space.options.values() for c in known if CHANGES.entry(c.kind).keeps}
+    found = replace(found, halves={**found.halves, **kept})
     options = {key: [c for c in known if str(c) not in found.halves] for key, known in costing.space.options.items()}
     many = sum(map(len, options.values()))
     if not many:

@@ -252,8 +252,9 @@ class Plan:
     def done(self) -> str:
         """What is done beside tokens, for people: `int8, 3 half blocks smaller, 1 left out`; empty: nothing."""
         out = len(self.skips)
-        smaller = len(self.halves) - out
-        said = [f"{n} half block{'s'[: n > 1]} {what}" for n, what in ((smaller, "smaller"), (out, "left out")) if n]
+        kept = sum(CHANGES.entry(change.kind).keeps for change in self.halves.values())
+        counts = ((len(self.halves) - out - kept, "smaller"), (out, "left out"), (kept, "kept whole"))
+        said = [f"{n} half block{'s'[: n > 1]} {what}" for n, what in counts if n]
         return ", ".join(filter(None, (self.variant, *said)))
 
     def flow(self, geometry: Geometry) -> Flow:

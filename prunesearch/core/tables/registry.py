@@ -61,6 +61,12 @@ CHANGES = make_table(
             word="rank{value}",
             fitted=True,
         ),
+        "keep": ChangeRow(
+            f"{_COMPRESS}.keep:make_keep",
+            "a block's attention or MLP stays in the model's own precision, where fewer bits are slower",
+            halves={"part": ""},
+            keeps=True,
+        ),
     },
     ChangeRow,
     "changes",
@@ -77,7 +83,7 @@ def check_free(names: Sequence[str]) -> list[str]:
     Raises:
         PruneSearchError: for anything else, or nothing.
     """
-    known = (TOKENS, *CHANGES)
+    known = (TOKENS, *(kind for kind in CHANGES if not CHANGES.entry(kind).keeps))
     for name in names:
         if name not in known:
             raise PruneSearchError(f"plans cannot be free in '{name}': {did_you_mean(str(name), known)}")

@@ -78,6 +78,7 @@ class ChangeRow(Row):
         word: what the half is called in cost tables then, `{name}` and `{value}` of that parameter filled in.
         removes: the half is left out.
         fitted: it has weights that are fitted on calibration rows.
+        keeps: the half stays as it is where the rest of the model is in fewer bits; it comes with `precision`.
     """
 
     param: str = ""
@@ -86,6 +87,7 @@ class ChangeRow(Row):
     word: str = ""
     removes: bool = False
     fitted: bool = False
+    keeps: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from prunesearch.compress.keep import Kept
 from prunesearch.cost.graphs.graph_files import needed, quietly
 from prunesearch.cost.graphs.graph_running import kept_signal_stack
 
@@ -24,7 +25,8 @@ def onnx_to_int8(path: Path, rows: Rows) -> None:
     `rows` are not looked at. A product with raw features stays as it is, as in torch (`Quantised.spared`).
     """
     quantization: Any = needed("onnxruntime.quantization", "onnx")
-    raw = _raw_in_onnx(needed("onnx", "onnx").load(str(path), load_external_data=False).graph)
+    graph = needed("onnx", "onnx").load(str(path), load_external_data=False).graph
+    left_alone = [*_raw_in_onnx(graph), *_kept_in_onnx(graph)]
     scratch = path.with_name(f".{path.name}.{os.getpid()}.float.onnx")
     path.rename(scratch)
     try:
@@ -35,7 +37,7 @@ def onnx_to_int8(path: Path, rows: Rows) -> None:
                 path,
                 op_types_to_quantize=["MatMul", "Gemm"],
                 weight_type=quantization.QuantType.QInt8,
-                nodes_to_exclude=raw,
+                nodes_to_exclude=left_alone,
             )
     finally:
         scratch.unlink(missing_ok=True)
@@ -85,8 +87,22 @@ def _raw_in_onnx(graph: Any) -> list[str]:
         if node.op_type not in _ONNX_LAYERS:
             raw.update(node.output)
         elif node.op_type in ("MatMul", "Gemm") and node.input[0] in raw:
-            found += [node.name, f"{node.name}_MatMul"]  # the quantiser makes that of a Gemm first
+            found += _names_of(node)
     return found
+
+
+def _kept_in_onnx(graph: Any) -> list[str]:
+    """The names of the products of layers that a plan keeps as they are; the exporter writes their class."""
+    found = []
+    for node in graph.node:
+        classes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.class_hierarchy"), "")
+        if f"{Kept.__module__}.{Kept.__name__}" in classes:
+            found += _names_of(node)
+    return found
+
+
+def _names_of(node: Any) -> list[str]:
+    return [node.name, f"{node.name}_MatMul"]  # of a Gemm, the quantiser makes that first
 
 
 def _raw_in_openvino(model: Any) -> list[str]:

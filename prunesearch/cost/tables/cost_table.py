@@ -11,7 +11,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import load_json, write_text_atomic
 from prunesearch.core.plans.flow import Flow, Geometry
-from prunesearch.core.plans.plan import Change, Halves, Plan, variant_of
+from prunesearch.core.plans.plan import HALVES, Change, Halves, Plan, variant_of
+from prunesearch.core.tables.registry import CHANGES
 from prunesearch.cost.costs import OfOneModel, breakdown
 from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.surface import Line, ReducePoint, ReduceSurface, fit_straight_line
@@ -108,7 +109,7 @@ class CostTable(TableFacts, OfOneModel):
             PruneSearchError: if they were not measured.
         """
         table, halves = self._of_whole(variant_of(changes)), Plan(changes=changes).halves
-        return Narrowed(table, halves) if halves else table
+        return Narrowed(table, halves, self) if halves else table
 
     def _of_whole(self, variant: str) -> CostTable:
         if not variant:
@@ -309,10 +310,11 @@ class Narrowed(OfOneModel):
     Args:
         table: with the cells of such halves, by their words (`shape.Variant`).
         halves: the changes.
+        unchanged: the table of the model as it is, which has what stays so.
     """
 
-    def __init__(self, table: CostTable, halves: Halves) -> None:
-        self.table, self.halves = table, halves
+    def __init__(self, table: CostTable, halves: Halves, unchanged: CostTable) -> None:
+        self.table, self.halves, self.unchanged = table, halves, unchanged
         self._blocks = table.shape.under(halves).blocks
 
     @property
@@ -334,11 +336,15 @@ class Narrowed(OfOneModel):
 
     def attention(self, n: int, sized: bool, layer: int) -> float:
         """The attention half of block `layer` at `n` tokens; `sized` with `+ log(size)` on the keys."""
-        return self.table.attention_of(self._blocks[layer].attention, n, sized)
+        return self._of(layer, HALVES[0]).attention_of(self._blocks[layer].attention, n, sized)
 
     def mlp(self, n: int, layer: int) -> float:
         """The MLP half of block `layer` at `n` tokens."""
-        return self.table.mlp_of(self._blocks[layer].mlp, n)
+        return self._of(layer, HALVES[1]).mlp_of(self._blocks[layer].mlp, n)
+
+    def _of(self, layer: int, half: str) -> CostTable:
+        change = self.halves.get((layer, half))
+        return self.unchanged if change is not None and CHANGES.entry(change.kind).keeps else self.table
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         """One stage."""

@@ -88,6 +88,7 @@ ONNX = ModelFormat(
     options=("opset", "int8"),
     precisions={"int8": _ONNX_INT8},
     float_alone="ONNX Runtime's own quantiser makes int8 alone",
+    keeps=True,
 )
 TORCH_EXPORT = ModelFormat(
     name="torch-export",

@@ -114,7 +114,8 @@ class Twins:
         key, block = (index, change, whole), self.blocks[index]
         weights, made = _weights(block), self._made.get(key)
         if made is None or made.weights != weights:
-            made = self._made[key] = _Made(self._make(block, change, whole), weights, _bytes_of(self.fits[str(change)]))
+            extra = _bytes_of(self.fits.get(str(change), {}))
+            made = self._made[key] = _Made(self._make(block, change, whole), weights, extra)
             while len(self._made) > 1 and sum(one.extra for one in self._made.values()) > _MOST_BYTES:
                 self._made.popitem(last=False)
         if key in self._made:  # another thread may have let go of it
@@ -122,7 +123,7 @@ class Twins:
         return made.own
 
     def _make(self, block: nn.Module, change: Any, whole: Iterable[Any]) -> Shadow:
-        fit = self.fits.get(str(change))
+        fit = self.fits.get(str(change), None if CHANGES.entry(change.kind).fitted else {})
         if fit is None:
             raise PruneSearchError(
                 f"'{change}' has weights that were fitted on calibration rows: give them, "

@@ -18,7 +18,8 @@ from prunesearch.cost.tables.percentile import MEDIAN, tail_of
 from prunesearch.cost.tables.plateaus import block_curve, plateaus
 from prunesearch.pruning.apply import Handle, runnable
 from prunesearch.search.costs.bench import Bench
-from prunesearch.search.costs.half_options import options_to_search
+from prunesearch.search.costs.half_options import half_costs_missing, options_to_search
+from prunesearch.search.costs.kept_halves import with_kept
 from prunesearch.search.costs.latency import Across, LoadCosts
 from prunesearch.search.costs.objectives import Objective, make_objectives
 from prunesearch.search.costs.precisions import Variants, variants_to_search
@@ -104,6 +105,7 @@ class Coster:
         loads = [self._load(load, variants, options) for load in self.setting.loads]
         table = loads[0].table
         _check_had(table, variants)
+        options = with_kept(options, table, [] if half_costs_missing(self.setting, self.space.file) else variants)
         methods = runnable(self.space.methods, str(table.conditions["attention"]))
         known = [changes for changes in variants if all(variant_of(changes) in load.table.variants for load in loads)]
         if config.precision is not None:  # a table of before may lack one, and says so

@@ -39,7 +39,7 @@ def options_to_search(
     kinds = [kind for kind in free if kind in CHANGES and CHANGES.entry(kind).halves]
     if not kinds:
         return {}
-    why = _absent(setting, file)
+    why = half_costs_missing(setting, file)
     if why:
         raise PruneSearchError(f"--free {','.join(kinds)} cannot be searched here: {why}; leave it out")
     options = _runnable(setting, handle, folder, _offered(handle, kinds))
@@ -50,7 +50,8 @@ def options_to_search(
     return options
 
 
-def _absent(setting: Setting, file: SpaceFile) -> str:
+def half_costs_missing(setting: Setting, file: SpaceFile) -> str:
+    """Why nothing can be searched that is done to halves of blocks, in a clause; empty where it can."""
     config = setting.config
     if not setting.target.here or setting.target.profile is not None:
         return f"costs on '{config.device}' are known of whole blocks alone"

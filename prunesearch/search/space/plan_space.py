@@ -10,12 +10,18 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from prunesearch.core.plans.plan import HALVES, Change, Options, Plan, variant_of
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.tables.registry import CHANGES
+from prunesearch.core.tables.registry import CHANGES, PRECISIONS
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.search.space.space import Space
 
 _PARAMETER = "precision"
 _WHOLE = "whole"  # half a block, as a choice: as it is
+
+
+def in_fewer_bits(whole: Iterable[Change]) -> bool:
+    """Whether changes of a whole model quantise its linear layers, so that some of them can be kept as they are."""
+    names = [c.params[0][1] for c in whole if CHANGES.entry(c.kind).names]
+    return any(PRECISIONS.entry(str(name)).linear for name in names)
 
 
 class PlanSpace:
@@ -86,6 +92,7 @@ class PlanSpace:
             (c.block, c.half): c
             for c in halves
             if not (c.half == HALVES[0] and c.block in staged and CHANGES.entry(c.kind).removes)
+            and not (CHANGES.entry(c.kind).keeps and not in_fewer_bits(whole))
         }
         return Plan(schedule, (*whole, *(fit[key] for key in self.options if key in fit)))
 
