@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunesearch.compress.halves import Changing, Half, layer_of, names_of
 
 
-class Kept(nn.Linear):
+class KeptLinear(nn.Linear):
     """A linear layer with the weights of another, which no quantiser takes for its own (`Quantised.twin`)."""
 
     def __init__(self, like: nn.Linear) -> None:
@@ -24,7 +24,7 @@ class Kept(nn.Linear):
 
 
 @dataclass(frozen=True)
-class Keep:
+class KeepHalf:
     """The linear layers of half a block, as they are.
 
     Attributes:
@@ -36,7 +36,7 @@ class Keep:
     def change(self, own: Changing, fit: Mapping[str, Tensor]) -> None:
         """See `ChangesBlock`; nothing is fitted."""
         for path in names_of(own.block, own.core, self.half):
-            own.put(path, Kept(layer_of(own.block, path)))
+            own.put(path, KeptLinear(layer_of(own.block, path)))
 
     def weights(self, block: nn.Module, half: Half) -> dict[str, int]:
         """What is left of the weights of each linear layer, in numbers: all."""
@@ -47,6 +47,6 @@ class Keep:
         return half.groups * half.size
 
 
-def make_keep(part: str) -> Keep:
+def make_keep(part: str) -> KeepHalf:
     """What a change of kind `keep` comes to."""
-    return Keep(part)
+    return KeepHalf(part)

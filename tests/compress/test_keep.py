@@ -12,13 +12,12 @@ from torch import nn
 
 import prunesearch as ps
 from prunesearch.compress.halves import names_of
-from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.flow import Geometry
 from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.cost.counting.size import SizeCosts
 from prunesearch.export.models.model_format import ModelOptions, ModelSource
-from prunesearch.export.models.write import check_changes, find_model_format, write_format
+from prunesearch.export.models.write import find_model_format, write_format
 from prunesearch.pruning.families.find import find_encoder
 from tests.support.heads import answers_of, given_to, model_of
 from tests.support.paths import DEV
@@ -92,7 +91,17 @@ def test_onnx_runtimes_quantiser_leaves_them_alone(tmp_path: Path) -> None:
     assert products["int8"] - products["kept"] == 4 + 2  # q, k, v and out; two of the MLP
 
 
-def test_a_quantiser_that_takes_all_is_not_asked() -> None:
-    with pytest.raises(PruneSearchError, match=r"OpenVINO's quantiser takes every half of a block, .* --to onnx"):
-        check_changes(Plan(changes=[INT8, *KEPT]), find_model_format("openvino"))
-    check_changes(Plan(changes=[INT8, *KEPT]), find_model_format("onnx"))
+def test_nncf_leaves_them_alone(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason=DEV)
+    pytest.importorskip("nncf", reason=DEV)
+    model, x = model_of("vit").float(), {"pixel_values": given_to("vit", 0)["pixel_values"].float()}
+    to, quantised = find_model_format("openvino"), {}
+    for name, changes in {"int8": (INT8,), "kept": (INT8, *KEPT)}.items():
+        source = ModelSource(model, ps.Schedule(), x, changes=changes, fits={}, seed=0)
+        write_format(source, to, tmp_path / f"{name}.xml", ModelOptions())
+        found = openvino.Core().read_model(tmp_path / f"{name}.xml")
+        weights = [
+            op for op in found.get_ops() if op.get_type_name() == "Constant" and "i8" in str(op.get_element_type())
+        ]
+        quantised[name] = sum(len(op.get_output_shape(0)) == 2 for op in weights)
+    assert quantised["int8"] - quantised["kept"] == 4 + 2

@@ -63,7 +63,7 @@ CHANGES = make_table(
         ),
         "keep": ChangeRow(
             f"{_COMPRESS}.keep:make_keep",
-            "a block's attention or MLP stays in the model's own precision, where fewer bits are slower",
+            "a block's attention or MLP stays in the model's own precision: fewer bits are slower",
             halves={"part": ""},
             keeps=True,
         ),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from prunesearch.compress.keep import KeptLinear
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.pruning.apply import handle_of
 from prunesearch.pruning.interface import base_name
@@ -235,8 +236,11 @@ def _stable_sort(opset: int) -> Callable[..., Any]:
     return sort
 
 
-def write_openvino(program: ExportedProgram, path: Path, opset: int = OPSET) -> None:
+def write_openvino(program: ExportedProgram, path: Path, opset: int = OPSET) -> list[str]:
     """Write OpenVINO IR (`path` is the `.xml`; the weights go beside it), converted from ONNX by OpenVINO itself.
+
+    Returns:
+        The names of what the products of layers give that a plan keeps as they are (`kept_products`).
 
     Raises:
         PruneSearchError: as `write_onnx`, or if OpenVINO is missing.
@@ -246,9 +250,24 @@ def write_openvino(program: ExportedProgram, path: Path, opset: int = OPSET) -> 
     try:
         write_onnx(program, scratch, opset)
         convert_to_openvino(scratch, path)
+        graph = needed("onnx", "onnx").load(str(scratch), load_external_data=False).graph
+        return [node.output[0] for node in kept_products(graph)]
     finally:
         scratch.unlink(missing_ok=True)
         scratch.with_name(f"{scratch.name}.data").unlink(missing_ok=True)
+
+
+def kept_products(graph: Any) -> list[Any]:
+    """The nodes of an ONNX graph that are products of layers which a plan keeps as they are.
+
+    The exporter writes the classes of the modules that a node is of.
+    """
+
+    def classes(node: Any) -> str:
+        return next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.class_hierarchy"), "")
+
+    name = f"{KeptLinear.__module__}.{KeptLinear.__name__}"
+    return [node for node in graph.node if node.op_type in ("MatMul", "Gemm") and name in classes(node)]
 
 
 def convert_to_openvino(onnx: Path, path: Path) -> None:

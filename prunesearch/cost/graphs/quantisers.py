@@ -12,8 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prunesearch.compress.keep import Kept
-from prunesearch.cost.graphs.graph_files import needed, quietly
+from prunesearch.cost.graphs.graph_files import kept_products, needed, quietly
 from prunesearch.cost.graphs.graph_running import kept_signal_stack
 
 Rows = Sequence[Mapping[Any, Tensor]]  # inputs of a graph, by name or place, a batch each
@@ -26,7 +25,7 @@ def onnx_to_int8(path: Path, rows: Rows) -> None:
     """
     quantization: Any = needed("onnxruntime.quantization", "onnx")
     graph = needed("onnx", "onnx").load(str(path), load_external_data=False).graph
-    left_alone = [*_raw_in_onnx(graph), *_kept_in_onnx(graph)]
+    left_alone = [*_raw_in_onnx(graph), *(name for node in kept_products(graph) for name in _names_of(node))]
     scratch = path.with_name(f".{path.name}.{os.getpid()}.float.onnx")
     path.rename(scratch)
     try:
@@ -44,8 +43,10 @@ def onnx_to_int8(path: Path, rows: Rows) -> None:
         path.with_name(f"{path.name}.data").unlink(missing_ok=True)
 
 
-def openvino_to_int8(path: Path, rows: Rows) -> None:
+def openvino_to_int8(path: Path, rows: Rows, kept: Sequence[str] = ()) -> None:
     """Quantise OpenVINO IR in place by NNCF: weights, and activations by scales that `rows` give beforehand.
+
+    Products with raw features stay as they are, and those whose outputs are called as one of `kept`.
 
     As NNCF does it for transformers: SmoothQuant (https://arxiv.org/abs/2211.10438) first, biases corrected afterwards.
     """
@@ -56,13 +57,13 @@ def openvino_to_int8(path: Path, rows: Rows) -> None:
     scratch = path.with_name(f".{path.stem}.{os.getpid()}.int8{path.suffix}")
     with quietly(), redirect_stdout(io.StringIO()), kept_signal_stack():  # it draws bars of its own
         model = openvino.Core().read_model(str(path))
-        raw = _raw_in_openvino(model)
+        left_alone = [*_raw_in_openvino(model), *_called(model, kept)]
         found = nncf.quantize(
             model,
             taken,
             subset_size=len(rows),
             model_type=nncf.ModelType.TRANSFORMER,
-            ignored_scope=nncf.IgnoredScope(names=raw) if raw else None,
+            ignored_scope=nncf.IgnoredScope(names=left_alone) if left_alone else None,
         )
         openvino.save_model(found, str(scratch), compress_to_fp16=False)
     for suffix in (".bin", path.suffix):
@@ -91,16 +92,6 @@ def _raw_in_onnx(graph: Any) -> list[str]:
     return found
 
 
-def _kept_in_onnx(graph: Any) -> list[str]:
-    """The names of the products of layers that a plan keeps as they are; the exporter writes their class."""
-    found = []
-    for node in graph.node:
-        classes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.class_hierarchy"), "")
-        if f"{Kept.__module__}.{Kept.__name__}" in classes:
-            found += _names_of(node)
-    return found
-
-
 def _names_of(node: Any) -> list[str]:
     return [node.name, f"{node.name}_MatMul"]  # of a Gemm, the quantiser makes that first
 
@@ -119,4 +110,16 @@ def _raw_in_openvino(model: Any) -> list[str]:
             raw.add(node.get_friendly_name())
         elif kind == "MatMul" and before[0].get_friendly_name() in raw:
             found.append(node.get_friendly_name())
+    return found
+
+
+def _called(model: Any, names: Sequence[str]) -> list[str]:
+    """The names of the operations one of whose outputs is called so; a Gemm is a product and a sum."""
+    wanted, found = set(names), []
+    for node in model.get_ordered_ops():
+        if wanted.isdisjoint(name for value in node.outputs() for name in value.get_names()):
+            continue
+        before = [value.get_source_output().get_node() for value in node.inputs()]
+        products = [one for one in (node, *before) if one.get_type_name() == "MatMul"]
+        found += [one.get_friendly_name() for one in products[:1]]
     return found

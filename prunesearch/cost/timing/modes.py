@@ -173,7 +173,7 @@ class GraphFile(NamedTuple):
     """
 
     suffix: str
-    write: Callable[[ExportedProgram, Path], None]
+    write: Callable[[ExportedProgram, Path], object]
     load: Callable[[Path], Forward]
     quantise: Mapping[str, Callable[[Path, Rows], None]] = {}
     convert: Callable[[Path, Path], None] | None = None

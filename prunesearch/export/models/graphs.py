@@ -39,11 +39,11 @@ def _program(source: ModelSource, path: Path, options: ModelOptions) -> tuple[st
 
 
 def _openvino(source: ModelSource, path: Path, options: ModelOptions) -> tuple[str, ...]:
-    write_openvino(trace(source.model, source.inputs), path, options.opset or OPSET)
+    kept = write_openvino(trace(source.model, source.inputs), path, options.opset or OPSET)
     said = [f"weights are in {path.with_suffix('.bin').name}"]
     if source.written_in(options):
         rows = source.calibration or (source.inputs,)
-        openvino_to_int8(path, rows)
+        openvino_to_int8(path, rows, kept)
         said.append(f"int8: {_NNCF_INT8}, by {sum(len(next(iter(batch.values()))) for batch in rows)} rows")
     return tuple(said)
 
@@ -88,7 +88,6 @@ ONNX = ModelFormat(
     options=("opset", "int8"),
     precisions={"int8": _ONNX_INT8},
     float_alone="ONNX Runtime's own quantiser makes int8 alone",
-    keeps=True,
 )
 TORCH_EXPORT = ModelFormat(
     name="torch-export",

@@ -87,7 +87,6 @@ class ModelFormat:
         from_file: how people know that runtime, where the file brings its own.
         precisions: what a model can be written in beside float32: names of `PRECISIONS`, each with who makes it.
         float_alone: why it can be written in no other, in a clause.
-        keeps: its quantiser leaves alone what a plan keeps as it is.
         proven: False if what is written cannot be run here, but only a part of it.
     """
 
@@ -103,7 +102,6 @@ class ModelFormat:
     proven: bool = True
     precisions: Mapping[str, str] = field(default_factory=dict)
     float_alone: str = ""
-    keeps: bool = False
     unable: Mapping[str, str] = field(default_factory=dict)
     from_file: str = ""
 

@@ -19,7 +19,6 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.tables.export_tables import MODEL_FORMATS
-from prunesearch.core.tables.registry import CHANGES
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
 from prunesearch.export.models.record import ModelExport, Timing
 
@@ -64,11 +63,6 @@ def check_changes(source: Plan, to: ModelFormat) -> None:
                 f"{to.tool} cannot hold a model in {change} ({to.float_alone}): choose --to onnx for int8, --to hf "
                 "for bfloat16 and float16, --to json for the plan, or a point in float32"
             )
-    if source.whole and not to.keeps and any(CHANGES.entry(c.kind).keeps for c in source.changes):
-        raise PruneSearchError(
-            f"{to.tool}'s quantiser takes every half of a block, but the plan keeps some as they are: choose --to "
-            "onnx, or --to json for the plan"
-        )
 
 
 def export_model(

@@ -117,7 +117,7 @@ def test_weights_that_are_not_in_the_model_are_not_applied() -> None:
     [
         (
             lambda: Change("int4"),
-            "unknown kind of change 'int4': this prunesearch has precision, skip, width, rank; use a",
+            "unknown kind of change 'int4': this prunesearch has precision, skip, width, rank, keep; use a",
         ),
         (lambda: Change("precision"), r"a change of precision has the parameter `to`, but got \[\]"),
         (lambda: Change("precision", params={"to": "int9"}), "unknown precision 'int9': did you mean 'int8'"),
