@@ -101,7 +101,7 @@ def test_nncf_leaves_them_alone(tmp_path: Path) -> None:
         write_format(source, to, tmp_path / f"{name}.xml", ModelOptions())
         found = openvino.Core().read_model(tmp_path / f"{name}.xml")
         weights = [
-            op for op in found.get_ops() if op.get_type_name() == "Constant" and "i8" in str(op.get_element_type())
+            op for op in found.get_ops() if op.get_type_name() == "Constant" and "int8_t" in str(op.get_element_type())
         ]
         quantised[name] = sum(len(op.get_output_shape(0)) == 2 for op in weights)
     assert quantised["int8"] - quantised["kept"] == 4 + 2
