@@ -14,6 +14,8 @@ import pandas as pd
 from prunesearch.commands.adapt import adapt as adapt_study
 from prunesearch.commands.compare import CompareSettings
 from prunesearch.commands.compare import compare as compare_methods
+from prunesearch.commands.stress import StressSettings
+from prunesearch.commands.stress import stress as stress_study
 from prunesearch.commands.transfer import Transfer
 from prunesearch.commands.transfer_table import transfer_study
 from prunesearch.commands.tuning.judging import Wanted
@@ -331,6 +333,19 @@ class Study:
             The study itself.
         """
         adapt_study(self.folder, self.front, AdaptSettings(**wanted), task=self.task)
+        return self
+
+    def stress(self, **wanted: Any) -> Study:
+        """Judge the points where rows are unlike: attacked, from other data, and class by class; see `docs/robust.md`.
+
+        Args:
+            wanted: `attacks=("fgsm", "pgd")`, `eps=2 / 255`, `data=...`, `rows=2048`, `attacked=256`
+                (`StressSettings`).
+
+        Returns:
+            The study itself; what is found is in `front.stressed`, table, report and dashboard.
+        """
+        stress_study(self.folder, self.front, StressSettings(**wanted), task=self.task)
         return self
 
     def compare(self, budget: str | None = None, methods: Sequence[str] = (), **wanted: Any) -> Study:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from prunesearch.cli.border import interruptible, quietly
 from prunesearch.cli.option_help import explained, listed, modes, runtimes
 from prunesearch.cli.values import SeveralValues
+from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.registry import ATTENTIONS, DEVICE_KINDS, DTYPES, EFFORTS
 from prunesearch.tasks.table import SHAPES
 
@@ -125,6 +127,42 @@ def adapt(
         show_adapted(chosen.front)
 
 
+def stress(
+    study: StudyArgument,
+    attack: Annotated[list[str] | None, typer.Option(help="fgsm, pgd: on pictures.")] = None,
+    eps: Annotated[str, typer.Option(help="Most that a channel changes, of 1, as 2/255.")] = "2/255",
+    data: Annotated[str | None, typer.Option(help="Other rows of the same classes.")] = None,
+    rows: Annotated[int, typer.Option(help="Of the holdout split, at most.")] = 2048,
+    attacked: Annotated[int, typer.Option(help="Of these, at most, that are attacked.")] = 256,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Judge a front where rows are unlike: attacked, other data, classes."""
+    from prunesearch.api.verbs import load_study
+    from prunesearch.report.tables.stressed_table import show_stressed
+
+    names = tuple(name for text in attack or () for name in text.split(",") if name)
+    wanted = {"attacks": names, "eps": _share(eps), "data": data, "rows": rows, "attacked": attacked}
+    with quietly(quiet or json):
+        chosen = load_study(study).stress(**wanted)
+    if json:
+        _print_json(None if chosen.front.stressed is None else chosen.front.stressed.model_dump())
+    else:
+        show_stressed(chosen.front)
+
+
+def _share(text: str) -> float:
+    """Read `2/255`, or a number.
+
+    Raises:
+        PruneSearchError: if it is neither.
+    """
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise PruneSearchError(f"`eps` must be a part of 1, as 2/255 or 0.01, but got '{text}'") from None
+
+
 def transfer(
     study: StudyArgument,
     to: Annotated[str, typer.Option(help="Name of a profile (see `prunesearch devices`).")],
@@ -173,6 +211,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command(cls=SeveralValues)(profile)
     app.command(cls=SeveralValues)(adapt)
+    app.command(cls=SeveralValues)(stress)
     for command in (devices, verify, transfer, flops):
         app.command()(command)
 

@@ -1,4 +1,7 @@
-"""`prunesearch adapt`: plans of a study's front chosen row by row, against the static front at equal mean time."""
+"""`prunesearch adapt`: plans of a study's front chosen row by row, and stages that go by each row's scores.
+
+They meet the static front at equal mean time.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,15 @@ from prunesearch.core.events import say, step
 from prunesearch.core.plans.plan import Plan
 from prunesearch.export.by_row.serving import keep_guesses
 from prunesearch.pruning.apply import apply_
-from prunesearch.search.adaptive.adapting import ROUTER, UNPRUNED, Adapting, AdaptSettings, mean_by_plan
+from prunesearch.search.adaptive.adapting import (
+    BY_SCORE,
+    CASCADE,
+    ROUTER,
+    UNPRUNED,
+    Adapting,
+    AdaptSettings,
+    mean_by_plan,
+)
 from prunesearch.search.adaptive.choosing import RowRule
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.items import metric_value, paired_difference_to
@@ -24,11 +35,12 @@ from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
-from prunesearch.study.front_records import Adapted, RowDuel, RowLatency, RowPlans
+from prunesearch.study.front_records import Adapted, RowDuel, RowLatency, RowPlans, RowsLeft
 from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import read_trials, study_place
 from prunesearch.tasks.base import Task
 
+_NAMED = {BY_SCORE: "plan whose stages go by each row's scores"}
 _NEAR = 1.02  # of a mean time, up to which another one is not more
 
 
@@ -97,7 +109,7 @@ def _found(
     notes = [
         f"{one.name}: all holdout rows go to {one.plans[one.shares.index(1.0)]}: there is nothing to decide"
         for one in contestants
-        if one.kind != "static" and 1.0 in one.shares
+        if one.decides and 1.0 in one.shares
     ]
     sizes = work.wanted.batch_sizes
     if len(sizes) > 1:
@@ -107,9 +119,10 @@ def _found(
     left_out = len(work.front.points) + 1 - len(work.plans)
     if left_out:
         notes.append(f"{left_out} points with weights of their own take no part: one model is in memory")
-    missing = [kind for kind in ("cascade", "router") if kind not in chosen]
+    missing = [kind for kind in (CASCADE, ROUTER, BY_SCORE) if kind not in chosen]
     if missing:
-        notes.append(f"no {' and no '.join(missing)} keeps {work.wanted.keep:.0%} on the calibration rows")
+        named = [_NAMED.get(kind, kind) for kind in missing]
+        notes.append(f"no {' and no '.join(named)} keeps {work.wanted.keep:.0%} on the calibration rows")
     return Adapted(
         keep=work.wanted.keep,
         rows=next(iter(evaluations.values())).n,
@@ -154,13 +167,16 @@ def _contestant(
     for size, found in times.items():
         means = {key: float(np.mean(ms)) for key, ms in found.items()}
         latencies.append(_latency(size, found[name], mean_by_plan(name, one, shares, means)))
-    router = name == ROUTER
+    router, by_score = name == ROUTER, name == BY_SCORE
+    left = sorted(work.left()) if by_score else []
     return RowPlans(
         name=name,
-        kind="router" if router else "cascade",
+        kind="stages" if by_score else "router" if router else "cascade",
         plans=list(one.plans),
+        plan=work.by_score.to_dict() if by_score and work.by_score is not None else None,
+        left=RowsLeft.of(left) if left else None,
         by=one.by,
-        threshold=one.threshold,
+        threshold=None if by_score else one.threshold,
         block=work.wanted.block if router else None,
         shares=shares,
         calibration=calibration,
@@ -181,8 +197,8 @@ def duel_at(
     limit = _at(mine, size).least
     static = [one for one in others if one.kind == "static"]
     # what takes no more whatever the clock says: all that is run, and what a cascade runs for every row
-    only = [plan for plan, share in zip(mine.plans, mine.shares, strict=True) if share == 1]
-    part = only or (mine.plans[:1] if not mine.routes and mine.kind != "static" else [])
+    only = [plan for plan, share in zip(mine.plans, mine.shares, strict=True) if share == 1 and mine.decides]
+    part = only or (mine.plans[:1] if not mine.routes and mine.decides else [])
     able = [one for one in static if one.name in part or (not only and _at(one, size).mean <= _NEAR * limit)]
     means = {one.name: _at(one, size).mean for one in static}
     rival = max(able, key=lambda one: (one.calibration, -means[one.name]), default=None)

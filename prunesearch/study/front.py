@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import parse_json, write_text_atomic
 from prunesearch.core.tables.registry import ACROSS
-from prunesearch.study.front_compared import Compared
+from prunesearch.study.front_compared import Compared, Stressed
 from prunesearch.study.front_items import CostName, FrontItem, FrontRecord, Point, Unpruned
 from prunesearch.study.front_records import (
     Adapted,
@@ -107,6 +107,11 @@ class Front(FrontRecord):
     compared: Compared | None = Field(
         default=None,
         description="methods at equal measured latency (`prunesearch compare`); null where nobody asked",
+    )
+    stressed: Stressed | None = Field(
+        default=None,
+        description="points on attacked rows, on other data and class by class (`prunesearch stress`); null where "
+        "nobody asked",
     )
     search: SearchInfo = Field(description="what the search spent")
 

@@ -1,4 +1,7 @@
-"""What `prunesearch compare` found, as part of `front.json`. docs/front-schema.md is made of what is said here."""
+"""What `prunesearch compare` found, methods at equal latency, and `prunesearch stress`, points on other rows.
+
+docs/front-schema.md is made of what is said here.
+"""
 
 from __future__ import annotations
 
@@ -67,3 +70,46 @@ class Compared(FrontRecord):
     table_seconds: float = Field(ge=0, description="that measuring the cost table took, which all methods need")
     notes: list[str] = Field(default_factory=list, description="what a reader should know")
     verdict: str = Field(description="in one or two sentences")
+
+
+class AttackedPlan(FrontRecord):
+    """A plan on rows that were changed, within a bound, so that answers come out wrong."""
+
+    name: str = Field(description="`unpruned`, the id of a point, or `by-score`")
+    attack: str = Field(description="`fgsm` or `pgd`")
+    own: float = Field(description="quality on rows that were changed to mislead this plan")
+    from_unpruned: float = Field(description="quality on rows that were changed to mislead the unpruned model")
+    to_unpruned: float = Field(description="of the unpruned model, on rows that were changed to mislead this plan")
+    tokens: float = Field(description="behind the last block, on average over rows that were changed to mislead it")
+
+
+class ClassQuality(FrontRecord):
+    """One class of rows."""
+
+    name: str = Field(description="of the class")
+    rows: int = Field(description="of the holdout split")
+    quality: float = Field(description="of the plan on these rows")
+    change: float = Field(description="from the unpruned model's there")
+
+
+class StressedPlan(FrontRecord):
+    """A plan on rows as they are, class by class, and on those of other data."""
+
+    name: str = Field(description="`unpruned`, the id of a point, or `by-score`")
+    quality: MetricValue = Field(description="on rows as they are, with its change from the unpruned model's")
+    tokens: float = Field(description="behind the last block, on average over rows as they are")
+    classes: list[ClassQuality] = Field(default_factory=list, description="the class that lost most first")
+    shifted: MetricValue | None = Field(default=None, description="on the other data; null where none was given")
+
+
+class Stressed(FrontRecord):
+    """What `prunesearch stress` found."""
+
+    rows: int = Field(description="holdout rows that were judged, class by class")
+    attacked_rows: int = Field(description="of them, those that were attacked; 0 where none were")
+    eps: float | None = Field(default=None, description="most that a channel of a pixel changes, of 1")
+    data: str | None = Field(default=None, description="the other data")
+    shifted_rows: int = Field(default=0, description="holdout rows of the other data")
+    plans: list[StressedPlan] = Field(description="the unpruned model first")
+    attacked: list[AttackedPlan] = Field(default_factory=list, description="one a plan and attack")
+    notes: list[str] = Field(default_factory=list, description="what a reader should know, and the verdict")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -270,15 +271,36 @@ class RowLatency(FrontRecord):
         return self.mean if self.by_plan is None or self.batch_size == 1 else min(self.mean, self.by_plan)
 
 
+class RowsLeft(FrontRecord):
+    """Tokens behind the last block, of rows that each have a count of their own."""
+
+    mean: float = Field(description="over rows")
+    p50: float = Field(description="the median row")
+    p95: float = Field(description="the 95th percentile of rows")
+    worst: float = Field(description="the row that keeps most")
+
+    @classmethod
+    def of(cls, counts: Sequence[int]) -> RowsLeft:
+        """Of counts in rising order, one a row."""
+        last = len(counts) - 1
+        middle, high = (float(counts[round(q * last)]) for q in (0.5, 0.95))
+        return cls(mean=sum(counts) / len(counts), p50=middle, p95=high, worst=float(counts[-1]))
+
+
 class RowPlans(FrontRecord):
     """A plan for all rows, or several that are chosen row by row."""
 
-    name: str = Field(description="`cascade`, `router`, `unpruned`, or the id of a point")
-    kind: Literal["static", "cascade", "router"] = Field(
+    name: str = Field(description="`cascade`, `router`, `by-score`, `unpruned`, or the id of a point")
+    kind: Literal["static", "cascade", "router", "stages"] = Field(
         description="`static`: one plan; `cascade`: a row runs the plans from the fastest on until one is sure of its "
-        "answer; `router`: an early block says which plan a row runs"
+        "answer; `router`: an early block says which plan a row runs; `stages`: one plan, whose stages leave every row "
+        "a count of its own"
     )
-    plans: list[str] = Field(description="ids of points, or `unpruned`; the fastest first")
+    plans: list[str] = Field(
+        description="ids of points, or `unpruned`, the fastest first; of `stages` the plan, as it is typed"
+    )
+    plan: dict[str, Any] | None = Field(default=None, description="of `stages`, as a plan's file has it; else null")
+    left: RowsLeft | None = Field(default=None, description="of `stages`, on holdout rows; null for other kinds")
     by: str | None = Field(default=None, description="what the sureness is read off; null for one plan")
     threshold: float | None = Field(default=None, description="sureness from which on a plan has a row")
     block: int | None = Field(default=None, description="after which a router decides, from 0")
@@ -290,6 +312,11 @@ class RowPlans(FrontRecord):
     calibration: float = Field(description="quality on the calibration rows that the threshold was chosen on")
     quality: MetricValue = Field(description="on holdout rows, with its change from the unpruned model")
     latencies: list[RowLatency] = Field(description="one for each number of rows in a batch")
+
+    @property
+    def decides(self) -> bool:
+        """Whether a row may go to one of several plans."""
+        return self.kind not in ("static", "stages")
 
     @property
     def routes(self) -> bool:

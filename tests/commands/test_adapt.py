@@ -14,8 +14,10 @@ from rich.console import Console
 from prunesearch.commands.adapt import adapt, adapted, duel_at
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.schedule_text import parse_schedule
+from prunesearch.export.pick import pick
 from prunesearch.pruning.apply import apply_
-from prunesearch.report.tables.adapted_table import show_adapted
+from prunesearch.report.tables.adapted_table import adapted_lines, show_adapted
 from prunesearch.report.views.pages import adapted_section
 from prunesearch.search.adaptive.adapting import Adapting, AdaptSettings
 from prunesearch.search.run import run
@@ -92,6 +94,33 @@ def test_what_is_told_is_what_rows_one_by_one_find(front: Front, tmp_path: Path)
     show_adapted(front, quiet := Console(file=io.StringIO()))
     assert quiet.file.getvalue() == ""
     assert adapted_section(front) == []
+
+
+def test_stages_by_row_are_judged_and_counted_as_rows_one_by_one(front: Front) -> None:
+    setting = make_setting(RunConfig(**front.config))
+    task = setting.task
+    with apply_(task.model, Plan()) as handle, torch.inference_mode():
+        found = adapted(Adapting(front, setting, handle, replace(WANTED, keep=0.5)))
+        mine = next(one for one in found.contestants if one.kind == "stages")
+        plan, rows = parse_schedule(mine.plans[0]), task.splits["holdout"].take(64)
+        assert plan.by_row is not None
+        right, counts = 0, []
+        for number in range(rows.n):
+            batch = rows.batches.pick([number], rows.padding)[0]
+            with handle.under(plan):
+                right += int(task.model(**batch.inputs).logits[0].argmax()) == int(batch.labels[0])
+            assert handle.tokens is not None
+            counts.append(handle.tokens.n)
+    assert mine.quality.value == pytest.approx(right / rows.n)
+    counts = counts[: WANTED.batches]
+    assert mine.left is not None
+    assert (mine.left.mean, mine.left.worst) == (pytest.approx(sum(counts) / len(counts)), max(counts))
+    assert mine.calibration >= 0.5 * found.contestants[0].calibration
+    assert {duel.batch_size for duel in found.duels if duel.adaptive == mine.name} == {1, 4}
+    told = front.model_copy(update={"adapted": found})
+    assert mine.plans[0] in "".join(adapted_lines(found))
+    with pytest.raises(PruneSearchError, match="by-score"):
+        pick(told, mine.name)
 
 
 def test_what_a_cascade_runs_for_every_row_is_a_rival_whatever_the_clock_says(front: Front) -> None:

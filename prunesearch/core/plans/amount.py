@@ -37,6 +37,7 @@ class Amount(ABC):
 
     share: float
     counts: ClassVar[str] = ""
+    bounded: ClassVar[bool] = True  # whether its number lies in (0, 1], and more of it leaves more
 
     def kept(self, reducible: int) -> int:
         """Tokens left of `reducible` ones at the start, protected ones apart; at most."""
@@ -98,6 +99,7 @@ class Threshold(Amount):
     least: float
     share: ClassVar[float] = 1.0  # type: ignore[misc]
     counts: ClassVar[str] = "threshold"
+    bounded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not _is_number(self.least) or self.least < 0:

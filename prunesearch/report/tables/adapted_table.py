@@ -33,7 +33,13 @@ def adapted_lines(found: Adapted) -> list[str]:
     """What is chosen between, then what should be known, then the verdicts."""
     said = []
     for one in found.contestants:
-        if one.kind != "static":
+        if one.left is not None:
+            left = one.left
+            said.append(
+                f"{one.name}: {one.plans[0]}; behind the last block {left.mean:.0f} tokens on average (p50 "
+                f"{left.p50:.0f}, p95 {left.p95:.0f}, most {left.worst:.0f})"
+            )
+        elif one.decides:
             each = ", ".join(f"{name} for {share:.0%}" for name, share in zip(one.plans, one.shares, strict=True))
             how = f"after block {one.block}" if one.block is not None else f"by {one.by}"
             said.append(f"{one.name}: {each} of the rows, {how}")

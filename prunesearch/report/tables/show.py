@@ -14,6 +14,7 @@ from prunesearch.core.costs import COSTS, Cost, digits, find_cost
 from prunesearch.report.tables.adapted_table import show_adapted
 from prunesearch.report.tables.compared_table import show_compared
 from prunesearch.report.tables.rungs import rung_head, rung_note, rung_rows
+from prunesearch.report.tables.stressed_table import show_stressed
 from prunesearch.report.tables.tuned_table import TUNED, tuned_table
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import CostAmount, FrontItem, Interval, Point
@@ -54,6 +55,7 @@ def show_front(front: Front, console: Console | None = None, *, plot: bool = Tru
         out.print()
         out.print(_ladder_table(front))
     show_adapted(front, out)
+    show_stressed(front, out)
     show_compared(front, out)
     out.print()
     for line in _footer(front):

@@ -17,6 +17,7 @@ from prunesearch.report.tables.compared_table import (
     compared_rows_of,
 )
 from prunesearch.report.tables.rungs import rung_head, rung_note, rung_rows, rungs_skipped
+from prunesearch.report.tables.stressed_table import stressed_head, stressed_remark, stressed_rows
 from prunesearch.report.views.conditions import conditions, threads_text
 from prunesearch.report.views.figures import CLOUD, signed
 from prunesearch.report.views.figures_point import compared_figure, predicted_figure
@@ -154,7 +155,8 @@ def trust_section(study: StudyView) -> list[Any]:
     shown = [plot("predicted", figure, "Scatter plot of predicted against measured latency")] if figure else []
     left = section("Predicted against measured latency", small(said), *shown)
     both = html.Div([left, section("Conditions and provenance", conditions(study))], className="columns even")
-    more = [*compared_section(front), *views_section(front), *adapted_section(front), *ladder_section(front)]
+    unlike = [*adapted_section(front), *stressed_section(front)]
+    more = [*compared_section(front), *views_section(front), *unlike, *ladder_section(front)]
     return [*more, both]
 
 
@@ -188,6 +190,16 @@ def adapted_section(front: Front) -> list[Any]:
     shown = table(head, adapted_rows(found), [0, *range(2, len(head))], "plans chosen row by row")
     lines = map(small, adapted_lines(found))
     return [section("Plans chosen row by row", small(adapted_remark(found)), shown, *lines)]
+
+
+def stressed_section(front: Front) -> list[Any]:
+    """Points where rows are unlike; nothing where nobody asked."""
+    found = front.stressed
+    if found is None:
+        return []
+    head = stressed_head(found, front.task.metric)
+    shown = table(head, stressed_rows(found), range(1, len(head)), "where rows are unlike")
+    return [section("Where rows are unlike", small(stressed_remark(found)), shown, *map(small, found.notes))]
 
 
 def compared_section(front: Front) -> list[Any]:

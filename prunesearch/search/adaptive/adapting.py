@@ -12,10 +12,12 @@ from torch import Tensor
 
 from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import track
 from prunesearch.core.plans.plan import Plan
 from prunesearch.export.by_row.row_rule import SURENESS, ByRow, EarlyStates, PlanGuess, sent_to
 from prunesearch.export.by_row.serving import Server, time_forwards
 from prunesearch.pruning.apply import Handle
+from prunesearch.search.adaptive.by_score import KINDS, RowTwins, counts_of, fractions
 from prunesearch.search.adaptive.choosing import RowRule, cheapest, learnt_guess, mixed_answers
 from prunesearch.search.adaptive.row_answers import RowAnswers, answers_of
 from prunesearch.search.trials.evaluate import Evaluation
@@ -24,10 +26,12 @@ from prunesearch.study.setup import Setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet, Inputs
 
-UNPRUNED, CASCADE, ROUTER = "unpruned", "cascade", "router"
+UNPRUNED, CASCADE, ROUTER, BY_SCORE = "unpruned", "cascade", "router", "by-score"
 _EARLY = "block"  # what a router reads
 _MOST_PLANS = 4  # of a router
 _PRICED = 20  # batches that price plans for the choice
+_MATCHED = 32  # calibration rows on which a stage by row is made to leave as many tokens as a fraction does
+_SCREENED, _SLACK = 256, 0.03  # calibration rows that sort out what is far too bad, and how far that is
 _MOST_BATCHES = 500
 
 
@@ -70,6 +74,7 @@ class Adapting:
         handle: on the model.
         wanted: what is asked for.
         guesses: what the router's early block says of each plan but the slowest.
+        by_score: the plan whose stages leave every row a count of its own.
     """
 
     front: Front
@@ -77,6 +82,7 @@ class Adapting:
     handle: Handle
     wanted: AdaptSettings
     guesses: dict[str, PlanGuess] = field(default_factory=dict)
+    by_score: Plan | None = None
 
     @property
     def task(self) -> Task:
@@ -117,8 +123,11 @@ class Adapting:
     def costs(self) -> dict[str, float]:
         """Measured milliseconds of a batch of calibration rows, of every plan and of an early block (`block`)."""
         forwards = {name: self.server.static(plan) for name, plan in self.plans.items()}
+        return self._priced({**forwards, _EARLY: self.early})
+
+    def _priced(self, forwards: Mapping[str, Callable[[Inputs], object]]) -> dict[str, float]:
         batches = self.batches("calibration", self.wanted.batch_sizes[0])[:_PRICED]
-        times = time_forwards({**forwards, _EARLY: self.early}, batches, self.setting.config.seed)
+        times = time_forwards(forwards, batches, self.setting.config.seed)
         return {name: float(torch.tensor(ms).median()) for name, ms in times.items()}
 
     def batches(self, split: str, batch_size: int) -> list[Inputs]:
@@ -135,8 +144,8 @@ class Adapting:
             yield from itertools.combinations(names, size)
 
     def choose(self) -> dict[str, RowRule]:
-        """The cheapest cascade and the cheapest router that keep enough on calibration rows."""
-        found = {CASCADE: self._cascade(), ROUTER: self._router()}
+        """The cheapest cascade, router and plan of stages by row that keep enough on calibration rows."""
+        found = {CASCADE: self._cascade(), ROUTER: self._router(), BY_SCORE: self._by_score()}
         return {name: chosen for name, chosen in found.items() if chosen is not None}
 
     def _floor(self, evaluations: Mapping[str, Evaluation]) -> float:
@@ -168,9 +177,42 @@ class Adapting:
         floor, before = self._floor(evaluations), self.costs[_EARLY]
         return cheapest(evaluations, sureness, self.costs, floor, runs_all=False, before=before)
 
+    def _by_score(self) -> RowRule | None:
+        """The cheapest plan with counts of each row; its twin of fractions leaves as many tokens on average."""
+        rows = self.split("calibration")
+        floor, found = self._floor({UNPRUNED: self.calibration[0][UNPRUNED].evaluation}), self._twins()
+        few = self._evaluated(found, rows.take(min(_SCREENED, rows.n)))
+        able = {name: plan for name, plan in found.items() if few[name].quality >= floor - _SLACK}
+        if not able:
+            return None
+        costs = self._priced({name: self.server.static(plan) for name, plan in able.items()})
+        for name in sorted(able, key=lambda name: costs[name]):
+            quality = self._evaluated({name: able[name]}, rows)[name].quality
+            if quality >= floor:
+                self.by_score = able[name]
+                return RowRule((str(able[name]),), "its scores", 0.0, (1.0,), quality, costs[name])
+        return None
+
+    def _twins(self) -> dict[str, Plan]:
+        rows = self.split("calibration")
+        count = min(_MATCHED, rows.n)
+        batches = [rows.batches.pick(list(range(count)), rows.padding)[0].inputs]
+        twins, depth = RowTwins(self.task.model, self.handle, batches), self.setting.geometry.depth
+        points = {name: plan for name, plan in self.plans.items() if name != UNPRUNED}
+        asked = [(name, letter, plan) for name, plan in fractions(points, depth) for letter in KINDS]
+        said = f"{len(asked)} sets of stages by row on {count} calibration rows"
+        made = [(f"{name} {letter}", twins.of(plan, letter)) for name, letter, plan in track(asked, len(asked), said)]
+        return {name: plan for name, plan in made if plan is not None}
+
+    def _evaluated(self, plans: Mapping[str, Plan], rows: EvalSet) -> dict[str, Evaluation]:
+        answers = answers_of(self.task, self.handle, {UNPRUNED: Plan(), **plans}, rows, self.early)[0]
+        return {name: answers[name].evaluation for name in plans}
+
     def places(self, name: str, chosen: RowRule) -> Tensor:
         """The place of every holdout row's plan, int64 `[n]`."""
         answers, states = self.holdout
+        if name == BY_SCORE:
+            return torch.zeros(len(states), dtype=torch.int64)
         if name == ROUTER:
             sure = torch.stack([guess(states) for guess in self.guesses_of(chosen)], dim=1)
         else:
@@ -180,10 +222,26 @@ class Adapting:
     def judged(self, name: str, chosen: RowRule) -> Evaluation:
         """What the plans find together on holdout rows."""
         answers = self.holdout[0]
+        if name == BY_SCORE and self.by_score is not None:
+            return self._evaluated({name: self.by_score}, self.split("holdout"))[name]
         return mixed_answers([answers[plan].evaluation for plan in chosen.plans], self.places(name, chosen))
 
+    def left(self) -> list[int]:
+        """Tokens behind the last block of the plan of stages by row, of holdout rows in batches of one."""
+        if self.by_score is None:
+            return []
+        batches = self.batches("holdout", 1)
+        plan, model = self.by_score, self.task.model
+        return [counts_of(model, self.handle, plan, inputs)[0] for inputs in batches]
+
+    def forward_of(self, name: str, chosen: RowRule) -> Callable[[Inputs], object]:
+        """What is timed."""
+        if name == BY_SCORE and self.by_score is not None:
+            return self.server.static(self.by_score)
+        return self.serving(name, chosen)
+
     def serving(self, name: str, chosen: RowRule) -> ByRow:
-        """What runs it."""
+        """What runs several plans."""
         plans = [self.plans[plan] for plan in chosen.plans]
         if name == ROUTER:
             return self.server.router(plans, self.guesses_of(chosen), chosen.threshold, self.wanted.block)
@@ -195,11 +253,10 @@ class Adapting:
 
     def times(self, chosen: Mapping[str, RowRule]) -> dict[int, dict[str, list[float]]]:
         """Milliseconds of all of them on holdout rows, and of an early block (`block`), by rows of a batch."""
-        served = {name: self.serving(name, one) for name, one in chosen.items()}
-        forwards: dict[str, Callable[[Inputs], object]] = {**served}
+        forwards = {name: self.forward_of(name, one) for name, one in chosen.items()}
         forwards |= {name: self.server.static(plan) for name, plan in self.plans.items()}
         if ROUTER in chosen:
-            forwards[_EARLY] = served[ROUTER].decide
+            forwards[_EARLY] = self.serving(ROUTER, chosen[ROUTER]).decide
         seed, found = self.setting.config.seed, {}
         for size in self.wanted.batch_sizes:
             batches = self.batches("holdout", size)
@@ -214,8 +271,13 @@ def of_rows(evaluation: Evaluation, rows: Tensor) -> Evaluation:
     return Evaluation(evaluation.statistics[rows], evaluation.kl[rows], evaluation.agrees[rows], evaluation.metric)
 
 
-def mean_by_plan(name: str, chosen: RowRule, shares: list[float], means: Mapping[str, float]) -> float:
-    """Mean milliseconds of batches that are filled with rows of one plan: what each takes, times its share."""
+def mean_by_plan(name: str, chosen: RowRule, shares: list[float], means: Mapping[str, float]) -> float | None:
+    """Mean milliseconds of batches that are filled with rows of one plan: what each takes, times its share.
+
+    None where rows of one plan have counts of their own.
+    """
+    if name == BY_SCORE:
+        return None
     if name == ROUTER:
         return means[_EARLY] + sum(share * means[plan] for share, plan in zip(shares, chosen.plans, strict=True))
     return sum(sum(shares[place:]) * means[plan] for place, plan in enumerate(chosen.plans))

@@ -33,7 +33,7 @@ def robust_notes(points: Sequence[Point], unpruned: Unpruned) -> list[str]:
         return []
     found = []
     clean = [point.qualities[CLEAN].value for point in points]
-    rank = _rank(clean, [point.quality.value for point in points])
+    rank = rank_correlation(clean, [point.quality.value for point in points])
     if rank is not None:
         found.append(
             f"over {len(views)} views the {len(points)} points are ordered as on clean rows with a rank correlation of "
@@ -48,7 +48,7 @@ def robust_notes(points: Sequence[Point], unpruned: Unpruned) -> list[str]:
         f"({mine:.1f} %, unpruned {base:.1f} %)"
     )
     staged = [point for point in points if len(point.to_plan())]
-    early = _rank([float(first_stage(p)) for p in staged], [held(p, views) for p in staged])
+    early = rank_correlation([float(first_stage(p)) for p in staged], [held(p, views) for p in staged])
     if early is not None:
         word = "later" if early > 0 else "earlier"
         found.append(
@@ -75,7 +75,7 @@ def held(point: Point, views: Sequence[str]) -> float:
     return sum(others) / len(others) - changes.get(CLEAN, 0.0) if others else 0.0
 
 
-def _rank(one: Sequence[float], other: Sequence[float]) -> float | None:
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Spearman's rank correlation; None where it says nothing."""
     if len(one) < _FEW or len(set(one)) < 2 or len(set(other)) < 2:
         return None

@@ -1,0 +1,138 @@
+"""Points on attacked rows, other data and class by class: against rows one by one, and what an attack must do."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from prunesearch.commands.stress import Stressing, StressSettings, judged, plans_of, stress_notes
+from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.plan import Plan
+from prunesearch.pruning.apply import apply_
+from prunesearch.report.tables.stressed_table import show_stressed
+from prunesearch.report.views.pages import stressed_section
+from prunesearch.search.run import run
+from prunesearch.study.config import RunConfig
+from prunesearch.study.front import Front
+from prunesearch.study.front_compared import AttackedPlan, ClassQuality, StressedPlan
+from prunesearch.study.front_items import Difference, MetricValue
+from prunesearch.study.setup import make_setting
+from prunesearch.tasks.views.attacks import Colours, attacked
+from tests.support.known_device import on_box, settings
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> Iterator[Front]:
+    with on_box(tmp_path):
+        yield run(RunConfig(**settings(tmp_path, device="box")), "plain", root=tmp_path / "studies")
+
+
+def test_what_is_told_is_what_rows_one_by_one_find(front: Front) -> None:
+    pytest.importorskip("foolbox")
+    setting = make_setting(RunConfig(**front.config))
+    task, plans = setting.task, plans_of(front)
+    wanted = StressSettings(attacks=("fgsm", "pgd"), eps=0.03, rows=64, attacked=16)
+    with apply_(task.model, Plan()) as handle:
+        found = Stressing(front, setting, handle, plans, wanted).found()
+    rows = task.splits["holdout"].take(64)
+    for one in found.plans:
+        right: dict[str, list[bool]] = {}
+        with apply_(task.model, plans[one.name]), torch.inference_mode():
+            for number in range(rows.n):
+                batch = rows.batches.pick([number], rows.padding)[0]
+                label = int(batch.labels[0])
+                said = int(task.model(**batch.inputs).logits[0].argmax())
+                right.setdefault(task.label_names[label], []).append(said == label)
+        assert one.quality.value == pytest.approx(sum(map(sum, right.values())) / rows.n)
+        assert {c.name: c.quality for c in one.classes} == pytest.approx({k: sum(v) / len(v) for k, v in right.items()})
+        assert [c.change for c in one.classes] == sorted(c.change for c in one.classes)
+        assert one.tokens == front.model.tokens if one.name == "unpruned" else one.tokens <= front.model.tokens
+    assert {(one.name, one.attack) for one in found.attacked} == {(n, a) for n in plans for a in ("fgsm", "pgd")}
+    unpruned = next(one for one in found.attacked if one.name == "unpruned")
+    assert unpruned.own == unpruned.from_unpruned == unpruned.to_unpruned
+    told = front.model_copy(update={"stressed": found})
+    out = Console(file=io.StringIO(), width=300)
+    show_stressed(told, out)
+    assert "to unpruned" in out.file.getvalue()
+    assert any("no attack makes them dearer" in note for note in found.notes)
+    assert found.notes[0] in str(stressed_section(told))
+    assert stressed_section(front) == []
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_an_attack_stays_within_its_bound_and_misleads(attack: str) -> None:
+    pytest.importorskip("foolbox")
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 3 * 8 * 8, generator=generator)
+    colours, eps = Colours([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]), 0.02
+    pixels = torch.rand(32, 3, 8, 8, generator=generator)
+    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (colours.mean, colours.std))
+    scaled = (pixels - mean) / std
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) @ weight.T
+
+    labels = forward(scaled).argmax(1)
+    before = scaled.clone()
+    changed = attacked(forward, scaled, labels, attack, eps, colours, seed=0)
+    assert torch.equal(scaled, before)
+    moved = changed * std + mean
+    assert float((moved - pixels).abs().max()) <= eps + 1e-5
+    assert float(moved.min()) >= -1e-5
+    assert float(moved.max()) <= 1 + 1e-5
+    losses = [torch.nn.functional.cross_entropy(forward(x), labels) for x in (scaled, changed)]
+    assert losses[1] > losses[0]
+    assert torch.equal(changed, attacked(forward, scaled, labels, attack, eps, colours, seed=0))
+
+
+def test_other_data_are_judged_as_a_study_of_them_would(front: Front, tmp_path: Path) -> None:
+    setting = make_setting(RunConfig(**front.config))
+    wanted = StressSettings(data=str(front.config["data"]), rows=64)
+    with apply_(setting.task.model, Plan()) as handle:
+        found = Stressing(front, setting, handle, plans_of(front), wanted).found()
+        own = judged(setting.task, handle, Plan(), setting.task.splits["holdout"].take(64).batches)
+    assert found.shifted_rows == own.evaluation.n
+    for one in found.plans:
+        assert one.shifted is not None
+        assert one.shifted.value == one.quality.value  # the same data are no shift
+    assert found.plans[0].quality.value == own.evaluation.quality
+
+
+def test_notes_tell_the_class_that_lost_most_and_how_the_order_holds() -> None:
+    def plan(name: str, value: float, change: float, worst: float) -> StressedPlan:
+        difference = Difference(value=change, low=change - 0.1, high=change + 0.1)
+        quality = MetricValue(value=value, low=0.0, high=1.0, difference=difference)
+        classes = [ClassQuality(name="cat", rows=9, quality=0.5, change=worst)]
+        return StressedPlan(name=name, quality=quality, tokens=10.0, classes=classes)
+
+    plans = [plan("unpruned", 0.9, 0.0, 0.0), plan("p1", 0.88, -0.02, -0.2), plan("p2", 0.8, -0.1, -0.15)]
+    plans.append(plan("p3", 0.7, -0.2, -0.1))
+    own = {"unpruned": 0.2, "p1": 0.1, "p2": 0.2, "p3": 0.3}
+    attacks = [
+        AttackedPlan(name=n, attack="pgd", own=v, from_unpruned=v + 0.3, to_unpruned=0.6, tokens=10.0 + (n == "p3"))
+        for n, v in own.items()
+    ]
+    notes = stress_notes(plans, attacks)
+    assert "p1 loses most: -20.0 points on 9 rows of cat" in notes[0]
+    assert "the best pruned plan, p1, is not: p3 is; rank correlation of 3 plans with clean rows -1.00" in notes[1]
+    assert notes[2].startswith("pgd takes 70.0 points of the unpruned model")
+    assert "40.0 to 60.0 %" in notes[2]
+    assert len(notes) == 3  # one plan computed more
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"attacks": ("cw",)}, "unknown attack 'cw'"),
+        ({"eps": 1.5}, "`0 < eps < 1` must hold"),
+        ({"rows": 0}, "`rows >= 1` must hold"),
+    ],
+)
+def test_what_cannot_be_asked(given: dict[str, object], rule: str) -> None:
+    with pytest.raises(PruneSearchError, match=rule):
+        StressSettings(**given)  # type: ignore[arg-type]
