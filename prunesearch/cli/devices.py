@@ -137,7 +137,7 @@ def stress(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Judge a front where rows are unlike: attacked, other data, classes."""
+    """Judge a front by class, on other data, under attack."""
     from prunesearch.api.verbs import load_study
     from prunesearch.report.tables.stressed_table import show_stressed
 

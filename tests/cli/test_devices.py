@@ -352,7 +352,7 @@ def test_what_profile_measures_here_serves_run_by_name(folder, monkeypatch, caps
 # -- help --------------------------------------------------------------------------------------------------
 
 
-COMMANDS = ["profile", "devices", "verify", "transfer", "flops", "adapt", "compare"]
+COMMANDS = ["profile", "devices", "verify", "transfer", "flops", "adapt", "stress", "compare"]
 
 
 def test_the_help_lists_the_commands_and_imports_no_torch():

@@ -33,7 +33,7 @@ def front(tmp_path: Path) -> Iterator[Front]:
 
 
 def test_what_is_told_is_what_rows_one_by_one_find(front: Front) -> None:
-    pytest.importorskip("foolbox")
+    pytest.importorskip("foolbox", reason="needs foolbox: pip install 'prunesearch[robust]'")
     setting = make_setting(RunConfig(**front.config))
     task, plans = setting.task, plans_of(front)
     wanted = StressSettings(attacks=("fgsm", "pgd"), eps=0.03, rows=64, attacked=16)
@@ -66,7 +66,7 @@ def test_what_is_told_is_what_rows_one_by_one_find(front: Front) -> None:
 
 @pytest.mark.parametrize("attack", ["fgsm", "pgd"])
 def test_an_attack_stays_within_its_bound_and_misleads(attack: str) -> None:
-    pytest.importorskip("foolbox")
+    pytest.importorskip("foolbox", reason="needs foolbox: pip install 'prunesearch[robust]'")
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(3, 3 * 8 * 8, generator=generator)
     colours, eps = Colours([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]), 0.02
