@@ -24,7 +24,7 @@ from prunesearch.compress.fits import FILE, Fits, load_fits
 from prunesearch.core.appended import Appended
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import HALVES, Change, Plan
-from prunesearch.core.tables.registry import CHANGES
+from prunesearch.core.tables.registry import ALL_FREE
 from prunesearch.cost.devices.device import clock_for
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.timing.loop import Job, Measurement, measure
@@ -51,7 +51,7 @@ _SHARED = ("cost_table.json", "sensitivities.json", FILE)
 # of a front, spread over its latencies: one that is found together is denser, and thinned to 12 it lost up to 0.9
 # points to ways that happened to have a plan just below a latency
 _POINTS = {"tokens": 12, "width": 12, "joint": 24, "all": 24}
-_EVERY = {"precision": ["float32", "int8"], "free": ["tokens", *CHANGES]}
+_EVERY = {"precision": ["float32", "int8"], "free": [*ALL_FREE]}
 _ASKED: Mapping[str, Mapping[str, Any]] = {
     "tokens": {"precision": ["float32"]},
     "width": {"precision": ["float32"], "free": ["width"]},

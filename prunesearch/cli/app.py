@@ -23,8 +23,8 @@ from prunesearch.core.costs import COSTS
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.export_tables import LOGGERS
 from prunesearch.core.tables.registry import (
+    ALL_FREE,
     ATTENTIONS,
-    CHANGES,
     DEVICE_KINDS,
     DTYPES,
     ENGINES,
@@ -123,9 +123,7 @@ def run(
     ] = None,
     free: Annotated[
         str | None,
-        typer.Option(
-            help=f"What plans may do: tokens, {listed(CHANGES)}; none: {','.join(FREE)}, or what the space says."
-        ),
+        typer.Option(help=f"What plans may do: {listed(ALL_FREE)}; none: {','.join(FREE)}, or what the space says."),
     ] = None,
     attention: Annotated[str | None, typer.Option("--attn", help=f"{listed(ATTENTIONS, 'sdpa')}.")] = None,
     mode: Annotated[str | None, typer.Option(help=f"{modes()}: as you will deploy it.")] = None,

@@ -75,6 +75,7 @@ CHANGES = make_table(
 
 TOKENS = "tokens"
 FREE = (TOKENS, "precision")  # what plans may do where nothing is said
+ALL_FREE = (TOKENS, *(kind for kind in CHANGES if not CHANGES.entry(kind).keeps))  # what they may be let do
 
 
 def check_free(names: Sequence[str]) -> list[str]:
@@ -83,12 +84,11 @@ def check_free(names: Sequence[str]) -> list[str]:
     Raises:
         PruneSearchError: for anything else, or nothing.
     """
-    known = (TOKENS, *(kind for kind in CHANGES if not CHANGES.entry(kind).keeps))
     for name in names:
-        if name not in known:
-            raise PruneSearchError(f"plans cannot be free in '{name}': {did_you_mean(str(name), known)}")
+        if name not in ALL_FREE:
+            raise PruneSearchError(f"plans cannot be free in '{name}': {did_you_mean(str(name), ALL_FREE)}")
     if not names:
-        raise PruneSearchError(f"plans must be free in something: {', '.join(known)}")
+        raise PruneSearchError(f"plans must be free in something: {', '.join(ALL_FREE)}")
     return list(dict.fromkeys(names))
 
 
