@@ -1,11 +1,14 @@
 """Published ways of pruning the pictures of a LLaVA against the points of a study, at equal times to the first token.
 
     python benchmarks/pictures.py STUDY --root DIR --rows 200 --seconds 60 --out FILE.json
+    python benchmarks/pictures.py STUDY --out FILE.json --only judge      # in two steps, where a quiet machine is rare
+    python benchmarks/pictures.py STUDY --out FILE.json --only time
 
 All forwards are timed interleaved in one process, in random order; medians are told. Answers are written by `generate`
-on holdout rows, which the search has not seen. FastV, PyramidDrop, VisionZip (its dominant tokens, without the merged
-ones) and DivPrune are stated as schedules; beside them stand random tokens and a smaller picture, whose tower is
-cheaper too.
+on holdout rows, which the search has not seen, and told apart by the first two words of the question. FastV,
+PyramidDrop, SparseVLM (its shares of 192 tokens), VisionZip (its dominant tokens, without the merged ones), DivPrune
+and DART (its pivots, without what is least like them) are stated as schedules; beside them stand random tokens and a
+smaller picture, whose tower is cheaper too.
 """
 
 from __future__ import annotations
@@ -46,11 +49,21 @@ def rivals(depth: int) -> dict[str, list[Plan]]:
         " > ".join(f"decoder/{block}:{share**k:.4f} text_attention+drop" for k, block in enumerate(thirds, 1))
         for share in (0.75, 0.5, 0.3)
     ]
+    sparse = ((300, 200, 110), (303, 110, 36), (238, 48, 26), (66, 30, 17))  # of 576, before blocks 2, 6 and 15 of 32
+    sites = sorted({max(0, round(depth * site / 32) - 1) for site in (2, 6, 15)})
     found = {
         "FastV": [f"decoder/1:{share} text_attention+drop" for share in SHARES],
         "PyramidDrop": pyramid,
+        "SparseVLM": [
+            " > ".join(
+                f"decoder/{site}:{kept / 576:.4f} text_attention_mean+drop"
+                for site, kept in zip(sites, counts[-len(sites) :], strict=True)
+            )
+            for counts in sparse
+        ],
         "VisionZip": [f"input/0:{share} tower_cls_attention+drop" for share in SHARES],
         "DivPrune": [f"input/0:{share} random+drop@diversity" for share in SHARES],
+        "DART": [f"decoder/1:{share} key_norm+drop" for share in SHARES],
         "random": [f"input/0:{share} random+drop" for share in SHARES],
     }
     return {name: [Plan.parse(text) for text in texts] for name, texts in found.items()}
@@ -97,7 +110,7 @@ class Bench:
             with self.handle.under(plan):
                 self.model(**self.inputs)
 
-        def quality() -> float:
+        def quality() -> dict[str, float]:
             with self.handle.under(plan):
                 return self._right(lambda prompt: prompt)
 
@@ -111,18 +124,27 @@ class Bench:
             with any_size(self.model):
                 self.model(**given)
 
-        def quality() -> float:
+        def quality() -> dict[str, float]:
             with any_size(self.model):
                 return self._right(lambda prompt: smaller(self.model, prompt, share))
 
         return {"timed": timed, "quality": quality}
 
-    def _right(self, change: Callable[[Inputs], Inputs]) -> float:
-        found = []
+    def _right(self, change: Callable[[Inputs], Inputs]) -> dict[str, float]:
+        """The metric over all rows, and over those whose questions begin alike."""
+        found, begun = [], []
         for prompt, labels in self.prompts:
             written = self.task.read(self.task.write(change(prompt)))
             found.append(self.task.scoring.statistics(written, labels))
-        return self.task.scoring.value(torch.cat(found))
+            begun += [
+                " ".join(text.split()[:2]) for text in self.task.read(prompt["input_ids"].where(self._said(prompt), 0))
+            ]
+        every, value = torch.cat(found), self.task.scoring.value
+        kinds = {kind: [i for i, text in enumerate(begun) if text == kind] for kind in sorted(set(begun))}
+        return {"all": value(every), **{kind: value(every[places]) for kind, places in kinds.items()}}
+
+    def _said(self, prompt: Inputs) -> torch.Tensor:
+        return ~of_pictures(self.model.config, prompt["input_ids"])
 
 
 @torch.inference_mode()
@@ -143,51 +165,70 @@ def medians(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, flo
     return {name: statistics.median(ms) for name, ms in took.items()}
 
 
-def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def compared(rows: list[dict[str, Any]], kind: str = "all") -> list[dict[str, Any]]:
     """The best quality of each method that is no slower, at times between the fastest and the unpruned model."""
     first = next(row for row in rows if row["method"] == "unpruned")
     methods = list(dict.fromkeys(row["method"] for row in rows))
     table = []
     for ms in np.linspace(min(row["ms"] for row in rows), first["ms"], TIMES + 1)[1:]:
         best = {
-            name: max((r["quality"] for r in rows if r["method"] == name and r["ms"] <= ms), default=None)
+            name: max((r["quality"][kind] for r in rows if r["method"] == name and r["ms"] <= ms), default=None)
             for name in methods
         }
         table.append({"ms": round(float(ms), 3), **best})
     return table
 
 
+def runs_of(bench: Bench, points: list[Any], depth: int) -> dict[str, dict[str, Callable[[], Any]]]:
+    """Everything that is compared, by `METHOD | what`."""
+    made = {"unpruned |": bench.under(Plan())}
+    made |= {f"prunesearch | {point.id}": bench.under(point.to_plan()) for point in points}
+    for name, plans in rivals(depth).items():
+        made |= {f"{name} | {plan}": bench.under(plan) for plan in plans}
+    return made | {f"smaller picture | {share:g} of the side": bench.shrunk(share) for share in SIDES}
+
+
+def show(known: dict[str, Any]) -> None:
+    """Print what was timed and judged, and the tables at equal times."""
+    rows = []
+    for name, ms in known["ms"].items():
+        method, _, what = name.partition(" |")
+        rows.append({"method": method, "what": what.strip(), "ms": ms, "quality": known["quality"][name]})
+        kinds = ", ".join(f"{kind} {value:.1%}" for kind, value in rows[-1]["quality"].items())
+        print(f"{method:16} {ms:8.2f} ms  {kinds}  {what}")
+    for kind in rows[0]["quality"]:
+        print(f"\n{kind}, best at no more ms")
+        for line in compared(rows, kind):
+            said = "  ".join("   -  " if v is None else f"{v:6.1%}" for k, v in line.items() if k != "ms")
+            print(f"{line['ms']:8.2f}  {said}")
+    print("columns: " + ", ".join(dict.fromkeys(row["method"] for row in rows)))
+
+
 def main() -> None:
-    """Time and judge everything, and print the table."""
+    """Time and judge everything, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study")
     parser.add_argument("--root", type=Path, default=Path("studies"))
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", choices=("judge", "time"))
     given = parser.parse_args()
     front = ps.load_study(given.study, root=given.root).front
     setting = make_setting(RunConfig(**front.config))
     task: Any = setting.task
+    known: dict[str, Any] = json.loads(given.out.read_text()) if given.out.is_file() else {}
     with ps.apply_(task.model, Plan()) as handle, torch.inference_mode():
         bench = Bench(task, handle, given.rows)
-        made = [("unpruned", "", bench.under(Plan()))]
-        made += [("prunesearch", point.id, bench.under(point.to_plan())) for point in front.points]
-        for name, plans in rivals(setting.geometry.depth).items():
-            made += [(name, str(plan), bench.under(plan)) for plan in plans]
-        made += [("smaller picture", f"{share:g} of the side", bench.shrunk(share)) for share in SIDES]
-        ms = medians({f"{name} {said}": job["timed"] for name, said, job in made}, given.seconds)
-        rows = [
-            {"method": name, "what": said, "ms": ms[f"{name} {said}"], "quality": job["quality"]()}
-            for name, said, job in made
-        ]
-    table = compared(rows)
-    for row in rows:
-        print(f"{row['method']:16} {row['ms']:8.2f} ms {row['quality']:7.1%}  {row['what']}")
-    print(json.dumps(table, indent=1))
-    if given.out is not None:
-        facts = {"rows": bench.split.n, "tokens": task.tokens, "metric": task.metric, "table": table, "all": rows}
-        given.out.write_text(json.dumps(facts, indent=1) + "\n")
+        made = runs_of(bench, front.points, setting.geometry.depth)
+        if given.only != "judge":
+            known["ms"] = medians({name: run["timed"] for name, run in made.items()}, given.seconds)
+        if given.only != "time":
+            known["quality"] = {name: run["quality"]() for name, run in made.items()}
+            known |= {"rows": bench.split.n, "tokens": task.tokens, "metric": task.metric}
+    given.out.write_text(json.dumps(known, indent=1) + "\n")
+    if "ms" in known and "quality" in known:
+        show(known)
 
 
 if __name__ == "__main__":
