@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from shapes_and_words import COLOURS, MOST, SHAPES, SIDE, SIDES, WORDS, Sample, Thing, nearest
+from shapes_and_words import COLOURS, MOST, SHAPES, SIDE, SIDES, WORDS, Box, Question, Sample, Thing, nearest
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 NAMES, SHADES = (*SHAPES, *WORDS), tuple(COLOURS)
 IGNORED = -100
@@ -69,14 +70,38 @@ def targets_of(samples: list[Sample], patch: int) -> dict[str, Tensor]:
     found = {name: torch.full((len(samples), side, side), IGNORED) for name in TARGETS}
     for kind in _KINDS:
         found[kind].fill_(0)
-    middle, reach = (torch.arange(side) + 0.5) * patch, patch / 2  # words are lower than a patch
     for number, sample in enumerate(samples):
-        for thing, (left, top, right, bottom) in zip(sample.things, sample.boxes, strict=True):
-            inside = ((middle >= top - reach) & (middle <= bottom + reach))[:, None]
-            inside = inside & (middle >= left) & (middle <= right)
+        for thing, box in zip(sample.things, sample.boxes, strict=True):
             for name, value in _said_of(thing, sample.things):
-                found[name][number][inside] = value
+                found[name][number][patches_on(box, patch)] = value
     return {name: target.flatten(1) for name, target in found.items()}
+
+
+def patches_on(box: Box, patch: int) -> Tensor:
+    """Which patches lie on a thing, by their middle: bool `[side, side]`; words are lower than a patch."""
+    left, top, right, bottom = box
+    middle, reach = (torch.arange(SIDE // patch) + 0.5) * patch, patch / 2
+    rows = (middle >= top - reach) & (middle <= bottom + reach)
+    return rows[:, None] & (middle >= left) & (middle <= right)
+
+
+def word_shares(tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
+    """Shares of the tokens that spell each name and colour, `[1 + names, vocabulary]`; the first row is of nothing."""
+    found = {}
+    for kind, words in (("name", NAMES), ("colour", SHADES)):
+        found[kind] = torch.zeros(1 + len(words), len(tokenizer))
+        for row, word in enumerate(words, 1):
+            ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+            found[kind][row, ids] = 1 / len(ids)
+    return found
+
+
+def seen_in(sample: Sample, question: Question, patch: int) -> Tensor:
+    """Which patches of a picture show what a question is about: bool `[patches]`."""
+    found = torch.zeros((SIDE // patch) ** 2, dtype=torch.bool)
+    for number in question.about:
+        found |= patches_on(sample.boxes[number], patch).flatten()
+    return found
 
 
 def _said_of(thing: Thing, things: list[Thing]) -> Iterator[tuple[str, int]]:

@@ -16,7 +16,7 @@ import io
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,15 +52,18 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 @dataclass(frozen=True)
 class Repertoire:
-    """What there is to draw."""
+    """What there is to draw, and the kinds of questions that are asked."""
 
     shapes: tuple[str, ...]
     colours: tuple[str, ...]
     words: tuple[str, ...]
+    kinds: tuple[str, ...] = KINDS
 
 
 ALL = Repertoire(SHAPES, tuple(COLOURS), tuple(WORDS))
-FEW = Repertoire(("circle", "star", "cross"), ("red", "green", "blue", "yellow"), ("BUS", "FOX", "MAP", "WEB"))
+FEW = Repertoire(
+    ("circle", "star", "cross"), ("red", "green", "blue", "yellow"), ("BUS", "FOX", "MAP", "WEB"), KINDS[:3]
+)
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,16 @@ class Thing:
 
 @dataclass(frozen=True)
 class Question:
-    """A question of a picture: `kind` is one of `KINDS`, `form` what it asks, whatever it asks it of."""
+    """A question of a picture: `kind` is one of `KINDS`, `form` what it asks, whatever it asks it of.
+
+    `about` are the things of the picture, by their number, that it names or counts.
+    """
 
     text: str
     answer: str
     kind: str
     form: str
+    about: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,22 +174,30 @@ def all_questions(things: list[Thing], repertoire: Repertoire = ALL) -> list[Que
         for side, (down, right) in SIDES.items():
             near = nearest(things, thing, down, right)
             if near is not None:
-                found += _of_neighbour(near, f"{side} {thing.said}", f"{side} {'shape' if thing.colour else 'word'}")
+                asked = _of_neighbour(near, f"{side} {thing.said}", f"{side} {'shape' if thing.colour else 'word'}")
+                found += [replace(question, about=(things.index(thing),)) for question in asked]
     for name in (*repertoire.shapes, *repertoire.colours, "word"):
-        count = sum(name in (t.name, t.colour) or (name == "word" and not t.colour) for t in things)
+        about = tuple(
+            number for number, t in enumerate(things) if name in (t.name, t.colour) or (name == "word" and not t.colour)
+        )
         what = f"{name} things" if name in COLOURS else f"{name}s" if name != "cross" else "crosses"
-        found.append(Question(f"how many {what} are there ?", str(count), "count", f"count {name}"))
-    return found
+        found.append(Question(f"how many {what} are there ?", str(len(about)), "count", f"count {name}", about))
+    return [question for question in found if question.kind in repertoire.kinds]
 
 
 def _of_looks(things: list[Thing]) -> list[Question]:
     """Of shapes that are the only ones of their name, or of their colour."""
     found, shapes = [], [thing for thing in things if thing.colour]
     for thing in shapes:
+        about = (things.index(thing),)
         if sum(other.name == thing.name for other in shapes) == 1:
-            found.append(Question(f"which colour is the {thing.name} ?", thing.colour, "looks", f"colour {thing.name}"))
+            found.append(
+                Question(f"which colour is the {thing.name} ?", thing.colour, "looks", f"colour {thing.name}", about)
+            )
         if sum(other.colour == thing.colour for other in shapes) == 1:
-            found.append(Question(f"which shape is {thing.colour} ?", thing.name, "looks", f"shape {thing.colour}"))
+            found.append(
+                Question(f"which shape is {thing.colour} ?", thing.name, "looks", f"shape {thing.colour}", about)
+            )
     return found
 
 
@@ -216,9 +231,10 @@ def ask(things: list[Thing], rng: np.random.Generator, count: int, repertoire: R
             by_kind[question.kind].append(question)
     for questions in by_kind.values():
         rng.shuffle(questions)  # type: ignore[arg-type]
-    start = int(rng.integers(len(KINDS)))
+    kinds = repertoire.kinds
+    start = int(rng.integers(len(kinds)))
     while len(asked) < count and any(by_kind.values()):
-        questions = by_kind[KINDS[(start + len(asked)) % len(KINDS)]] or max(by_kind.values(), key=len)
+        questions = by_kind[kinds[(start + len(asked)) % len(kinds)]] or max(by_kind.values(), key=len)
         asked.append(questions.pop())
     return asked
 

@@ -6,10 +6,11 @@
 
 It is Hugging Face's ``LlavaForConditionalGeneration``: a CLIP tower of 224 pixels (196 image tokens) and a Llama. For
 the first part of the time (`LOOKING`) the tower alone learns what each patch lies on and is beside (`look_at_patches`);
-then projector and text learn to answer, many questions of a picture in a row, none of which sees another; in the last
-part (`TOGETHER`) the tower learns with them. Minutes are those that a core works on it. The learning rate hangs on the
-minutes used of ``--total``, however they are cut into pieces; a checkpoint is written to ``--work`` every minute, at
-the end, and where a piece is asked to stop (ctrl-c, SIGTERM).
+then projector and text learn to answer, many questions of a picture in a row, none of which sees another; the projector
+also to give patches the embeddings of the words for what is on them, and block `SEEKS` to look, from the end of a
+question, at what it is about. In the last part (`TOGETHER`) the tower learns with them. Minutes are those that a core
+works on it. The learning rate hangs on the minutes used of ``--total``, however they are cut into pieces; a checkpoint
+is written to ``--work`` every minute, at the end, and where a piece is asked to stop (ctrl-c, SIGTERM).
 
 The gate says whether the questions are worth pruning for: text alone must get at most 50 % right, and pictures shrunk
 to a quarter of the tokens at least 15 points less than whole ones.
@@ -30,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from look_at_patches import IGNORED, Looking
+from look_at_patches import IGNORED, Looking, seen_in, targets_of, word_shares
 from PIL import Image
 from shapes_and_words import ALL, COLOURS, FEW, KINDS, SHAPES, SIDE, Question, Sample, samples
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
@@ -44,11 +45,13 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-PATCH, BATCH, QUESTIONS = 16, 16, 24
+PATCH, BATCH, QUESTIONS = 16, 16, 16
 ANSWER = 4  # tokens at most: three letters and the end
 LOOKING, TOGETHER = 0.4, 0.15  # shares of the time
-LOOK_LR, TEXT_LR, TOWER_LR = 1e-3, 1e-3, 2e-4  # the tower's as it looks, and later
+LOOK_LR, TEXT_LR, TOWER_LR = 1e-3, 2e-3, 2e-4  # the tower's as it looks, and later
+SEEKS = 1
 LEAST_LR, DECAY, WARMUP = 0.02, 0.05, 0.02
 SIZES = {
     "small": {"tower": (192, 6, 6), "text": (256, 6, 4)},  # width, blocks, heads: 7.7 M parameters
@@ -110,6 +113,7 @@ def make_model(size: str, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditi
         num_hidden_layers=layers,
         num_attention_heads=text_heads,
         max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},  # what a patch shows matters more than where it is
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
@@ -208,6 +212,7 @@ class Trainee:
         tower = [*self.tower.parameters(), *self.looking.parameters()]
         known = {id(p) for p in tower}
         text = [p for p in self.model.parameters() if id(p) not in known]
+        self.words = word_shares(self.tokenizer)
         self.optimizer = torch.optim.AdamW(
             [{"params": tower}, {"params": text}], betas=(0.9, 0.98), weight_decay=DECAY, lr=0.0
         )
@@ -236,7 +241,7 @@ class Trainee:
         with Stopped() as stopped:
             while self.minutes < min(before + minutes, total) and not stopped:
                 way = self.minutes / total
-                pictures = BATCH if way < LOOKING else BATCH // 2  # of many questions each
+                pictures = BATCH if way < LOOKING else BATCH // 4  # of many questions each
                 self._step(list(itertools.islice(source, pictures)), way, losses)
                 self.minutes = before + (time.process_time() - begun) / 60 / torch.get_num_threads()
                 if self.minutes - said >= 1:
@@ -275,9 +280,39 @@ class Trainee:
 
     def _answer(self, batch: list[Sample]) -> Tensor:
         rows = taught_rows(self.tokenizer, [s.questions for s in batch], (SIDE // PATCH) ** 2)
+        inner = self.model.model
         with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
-            loss: Tensor = self.model(**rows, pixel_values=pixels_of([s.picture for s in batch])).loss
-        return loss
+            seen = inner.get_image_features(pixels_of([s.picture for s in batch]))
+            out = self.model(**rows, mm_encoder_outputs={"image": seen}, output_hidden_states=True)
+            loss: Tensor = out.loss + self._seeking(out.hidden_states[SEEKS], rows, batch)
+            said = torch.stack(list(seen.pooler_output)) @ inner.get_input_embeddings().weight.T
+        return loss + self._naming(said.float(), batch)
+
+    def _seeking(self, hidden: Tensor, rows: dict[str, Tensor], batch: list[Sample]) -> Tensor:
+        """How little the last token of each question looks at what it is about, of what it looks at in the picture."""
+        text, images = self.model.model.language_model, (SIDE // PATCH) ** 2
+        block = text.layers[SEEKS]
+        normed, attention = block.input_layernorm(hidden), block.self_attn
+        query, key = (
+            made(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            for made in (attention.q_proj, attention.k_proj)
+        )
+        query, key = apply_rotary_pos_emb(query, key, *text.rotary_emb(hidden, rows["position_ids"]))
+        taught = rows["labels"] != IGNORED
+        row, place = (taught[:, 1:] & ~taught[:, :-1]).nonzero(as_tuple=True)
+        scores = (query[row, :, place][:, :, None] * key[row, :, 1 : 1 + images]).sum(-1) * attention.scaling
+        looks = scores.float().softmax(-1).mean(1)
+        about = torch.stack([seen_in(s, question, PATCH) for s in batch for question in s.questions])
+        on = about.any(1)
+        return -(looks * about).sum(1)[on].clamp(min=1e-6).log().mean()
+
+    def _naming(self, said: Tensor, batch: list[Sample]) -> Tensor:
+        """How far patches `[batch, patches, vocabulary]` are from the words for what is on them."""
+        wanted = targets_of(batch, PATCH)
+        on = wanted["name"] > 0
+        name, colour = (self.words[kind][wanted[kind][on]] for kind in ("name", "colour"))
+        shares = (name + colour) / (name + colour).sum(-1, keepdim=True)
+        return nn.functional.cross_entropy(said[on], shares)
 
 
 # -- judging -------------------------------------------------------------------------------------------------------

@@ -39,11 +39,14 @@ def test_questions_have_one_answer_that_is_in_the_picture(made: Any) -> None:
             if question.kind == "count":
                 what = question.form.removeprefix("count ")
                 count = len(words) if what == "word" else sum(what in (t.name, t.colour) for t in things)
-                assert question.answer == str(count)
+                assert question.answer == str(count) == str(len(question.about))
+                assert all(what in (things[i].name, things[i].colour, "word") for i in question.about)
                 continue
+            (about,) = (things[i] for i in question.about)
             if question.kind == "looks":
                 asked, given = question.form.split()
                 (thing,) = [t for t in things if t.colour and given in (t.name, t.colour)]
+                assert about == thing
                 assert question.answer == (thing.colour if asked == "colour" else thing.name)
                 assert f" {given} ?" in question.text
                 continue
@@ -51,6 +54,7 @@ def test_questions_have_one_answer_that_is_in_the_picture(made: Any) -> None:
             down, right = shapes.SIDES[side]
             anchor = question.text.partition(f"{side} the ")[2].removesuffix(" ?").removeprefix("word ")
             (start,) = [t for t in things if f"{t.colour} {t.name}".strip() == anchor]
+            assert about == start
             row, column = start.row + down, start.column + right
             while (row, column) not in cells:
                 row, column = row + down, column + right
@@ -124,6 +128,9 @@ def test_text_alone_gets_less_than_half_right(made: Any) -> None:
     shares = shapes.text_alone(2000, 500)
     assert 0.1 < shares["all"] <= 0.5
     assert max(shares.values()) <= 0.55
+    few = shapes.text_alone(2000, 500, shapes.FEW)
+    assert 0.2 < few["all"] <= 0.5
+    assert set(few) == {"all", *shapes.FEW.kinds}
 
 
 def test_it_trains_in_pieces_is_judged_and_can_be_pruned(made: Any, tmp_path: Path) -> None:
@@ -138,7 +145,7 @@ def test_it_trains_in_pieces_is_judged_and_can_be_pruned(made: Any, tmp_path: Pa
         assert torch.equal(weight, again.model.state_dict()[name]), name
     again.minutes = 0.5
     again.piece(1e-9, 1.0)  # learns to answer
-    assert again.pictures == training.BATCH + training.BATCH // 2
+    assert again.pictures == training.BATCH + training.BATCH // 4
     found = training.gate(again, 6)
     assert found["passed"] is False
     assert all(0 <= found[shown]["all"] <= 1 for shown in ("pictures", "text alone", "shrunk"))
@@ -150,6 +157,33 @@ def test_it_trains_in_pieces_is_judged_and_can_be_pruned(made: Any, tmp_path: Pa
     with ps.apply_(again.model, parse_schedule("input/0:0.5 position_stride+drop > decoder/0:0.2 text_attention+drop")):
         said = again.model.generate(**prompt, max_new_tokens=3, do_sample=False)
         assert said.shape[1] > prompt["input_ids"].shape[1]
+
+
+def test_the_end_of_a_question_is_told_where_to_look(made: Any, tmp_path: Path) -> None:
+    shapes, training = made
+    torch.manual_seed(0)
+    trainee, batch = training.Trainee(tmp_path, "tiny"), list(itertools.islice(shapes.samples(4, 5), 2))
+    rows = training.taught_rows(trainee.tokenizer, [s.questions for s in batch], 196)
+    pixels = training.pixels_of([s.picture for s in batch])
+    with torch.no_grad():
+        out = trainee.model.eval()(**rows, pixel_values=pixels, output_hidden_states=True)
+        found = trainee._seeking(out.hidden_states[training.SEEKS], rows, batch)
+        eager = training.make_model("tiny", trainee.tokenizer).eval()  # the judge: transformers' own weights
+        eager.load_state_dict(trainee.model.state_dict())
+        eager.set_attn_implementation("eager")
+        seen = eager(**rows, pixel_values=pixels, output_attentions=True).attentions[training.SEEKS].mean(1)
+    losses = []
+    for row, sample in enumerate(batch):
+        taught = (rows["labels"][row] != -100).tolist()
+        ends = [i - 1 for i in range(1, len(taught)) if taught[i] and not taught[i - 1]]
+        for place, question in zip(ends, sample.questions, strict=True):
+            patches = seen[row, place, 1:197]
+            on = [i for i, shown in enumerate(training.seen_in(sample, question, training.PATCH).tolist()) if shown]
+            if on:
+                losses.append(-float((patches[on].sum() / patches.sum()).log()))
+    assert len(losses) > 5
+    # the mean over heads is of shares of the picture, so heads weigh a little otherwise than in the judge
+    assert float(found) == pytest.approx(sum(losses) / len(losses), rel=0.02)
 
 
 def test_a_piece_that_is_asked_to_stop_hears_it(made: Any) -> None:
