@@ -8,9 +8,9 @@ It is Hugging Face's ``LlavaForConditionalGeneration``: a CLIP tower of 224 pixe
 the first part of the time (`LOOKING`) the tower alone learns what each patch lies on and is beside (`look_at_patches`);
 then projector and text learn to answer, many questions of a picture in a row, none of which sees another; the projector
 also to give patches the embeddings of the words for what is on them, and block `SEEKS` to look, from the end of a
-question, at what it is about. In the last part (`TOGETHER`) the tower learns with them. Minutes are those that a core
-works on it. The learning rate hangs on the minutes used of ``--total``, however they are cut into pieces; a checkpoint
-is written to ``--work`` every minute, at the end, and where a piece is asked to stop (ctrl-c, SIGTERM).
+question, at what it is about. Minutes are those that a core works on it. The learning rate hangs on the minutes used of
+``--total``, however they are cut into pieces; a checkpoint is written to ``--work`` every minute, at the end, and where
+a piece is asked to stop (ctrl-c, SIGTERM).
 
 The gate says whether the questions are worth pruning for: text alone must get at most 50 % right, and pictures shrunk
 to a quarter of the tokens at least 15 points less than whole ones.
@@ -49,8 +49,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 PATCH, BATCH, QUESTIONS = 16, 16, 16
 ANSWER = 4  # tokens at most: three letters and the end
-LOOKING, TOGETHER = 0.4, 0.15  # shares of the time
-LOOK_LR, TEXT_LR, TOWER_LR = 1e-3, 2e-3, 2e-4  # the tower's as it looks, and later
+LOOKING = 0.4  # share of the time
+LOOK_LR, TEXT_LR = 1e-3, 2e-3
 SEEKS = 1
 LEAST_LR, DECAY, WARMUP = 0.02, 0.05, 0.02
 SIZES = {
@@ -252,10 +252,10 @@ class Trainee:
         self._say(losses)
 
     def _step(self, batch: list[Sample], way: float, losses: dict[str, list[float]]) -> None:
-        looks, together = way < LOOKING, way >= 1 - TOGETHER
-        self.tower.requires_grad_(looks or together)
+        looks = way < LOOKING
+        self.tower.requires_grad_(looks)
         through = way / LOOKING if looks else (way - LOOKING) / (1 - LOOKING)
-        self._set_rates(LOOK_LR if looks else TOWER_LR, TEXT_LR, through)
+        self._set_rates(LOOK_LR if looks else TEXT_LR, through)
         what, loss = ("look", self._look(batch)) if looks else ("answer", self._answer(batch))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -268,9 +268,9 @@ class Trainee:
         now = ", ".join(f"{k} {np.mean(v[-20:]):.3f}" for k, v in losses.items())
         print(f"{self.minutes:.1f} min, {self.pictures} pictures: {now}", flush=True)
 
-    def _set_rates(self, tower: float, text: float, through: float) -> None:
+    def _set_rates(self, peak: float, through: float) -> None:
         rate = LEAST_LR + (1 - LEAST_LR) * (1 + math.cos(math.pi * through)) / 2
-        for group, peak in zip(self.optimizer.param_groups, (tower, text), strict=True):
+        for group in self.optimizer.param_groups:
             group["lr"] = peak * min(rate, max(through / WARMUP, 0.01))
 
     def _look(self, batch: list[Sample]) -> Tensor:
