@@ -144,7 +144,7 @@ _ROWS = (
     ),
     Cost(
         target="prunesearch.search.costs.answering:AnswerPricing",
-        help="time to the last token of an answer, of models that read pictures; latency is that to the first",
+        help="time to the last token of an answer (models that read pictures; latency: the first)",
         name="answer",
         unit="ms",
         per="batch",
@@ -195,7 +195,7 @@ _ROWS = (
     ),
     Cost(
         target=f"{_PRICING}:MemoryPricing",
-        help="peak memory of activations in a forward, estimated from shapes; of a decoder, its cache of a prompt",
+        help="peak memory of activations, estimated from shapes; of a decoder, its cache of a prompt",
         name="memory",
         unit="MiB",
         per="batch",
