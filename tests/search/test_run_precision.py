@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from prunesearch.commands.transfer_table import transfer_study
 from prunesearch.commands.verify import verify
 from prunesearch.compress.precision import Cast
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.events import Event, listening
 from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import Stage
-from prunesearch.core.tables.registry import PRECISIONS
+from prunesearch.core.tables.registry import PRECISIONS, RUNTIMES
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.export import export
 from prunesearch.pruning.apply import apply_
@@ -32,6 +34,7 @@ from prunesearch.study.trials import finished_trials, open_study
 from prunesearch.tasks.base import Task
 from tests.support.known_device import known_table, settings, write_model, write_profile
 from tests.support.some import some
+from tests.support.tables import in_place
 
 INT8 = (Change.parse("int8"),)
 
@@ -152,6 +155,19 @@ def test_precisions_that_change_a_cost_unseen_are_not_searched(folder: Path) -> 
             with apply_(setting.task.model, Plan()) as handle:
                 found = {str(changes[0]) for changes in variants_to_search(setting, handle)[1:]}
             assert found & {"int8", "made-up"} == wanted
+
+
+def test_int8_is_left_out_of_a_runtime_whose_quantiser_is_missing(folder: Path) -> None:
+    told: list[Event] = []
+    lacking = replace(RUNTIMES.entry("onnxruntime"), quantiser="no_such_package")
+    with in_place(RUNTIMES, "onnxruntime", lacking):
+        setting = make_setting(asked(folder, precision=None, mode="onnxruntime"))
+        with apply_(setting.task.model, Plan()) as handle, listening(told.append):
+            assert variants_to_search(setting, handle) == [()]
+            asks = replace(setting, config=asked(folder, mode="onnxruntime"))
+            with pytest.raises(PruneSearchError, match=r"cannot be had .ONNX Runtime's quantiser is the package"):
+                variants_to_search(asks, handle)
+    assert any("int8 is left out: ONNX Runtime's quantiser is the package no_such" in str(one) for one in told)
 
 
 def test_a_study_does_not_go_on_where_its_precisions_cannot_be_had(

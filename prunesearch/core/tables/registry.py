@@ -265,6 +265,7 @@ RUNTIMES = make_table(
             by_torch=False,
             makes=True,
             precisions=("int8",),
+            quantiser="nncf",
             devices=("cpu",),
         ),
         "torch-export": RuntimeRow(

@@ -172,6 +172,7 @@ class RuntimeRow(Row):
         speeds: people take it to make a model faster, so that a run tells what it gives.
         makes: it writes or compiles a model first, which takes long.
         precisions: in which costs are measured in it, beside the model's own; None: all that torch has on the device.
+        quantiser: package beside the runtime's own that puts its graphs into fewer bits; empty: it needs none.
         halves: costs are measured in it of blocks whose halves are smaller or left out.
     """
 
@@ -184,6 +185,7 @@ class RuntimeRow(Row):
     speeds: bool = True
     makes: bool = False
     precisions: tuple[str, ...] | None = None
+    quantiser: str = ""
     halves: bool = False
 
 

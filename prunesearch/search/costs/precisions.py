@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
 from prunesearch.core.costs import find_cost
@@ -38,6 +40,8 @@ def variants_to_search(setting: Setting, handle: Handle) -> Variants:
             found.append(changes)
         elif asked:
             raise PruneSearchError(f"--precision {name} cannot be had ({why}): use --precision {config.dtype}")
+        elif why == _no_quantiser(config.mode):
+            say(f"{name} is left out: {why}")
     if len(found) > 1:
         device = device_of(setting.task.timing_inputs(1))
         made = [f"{changes[0]} ({PRECISIONS.load(str(changes[0])).by(device)})" for changes in found[1:]]
@@ -65,10 +69,20 @@ def _absent(setting: Setting, name: str) -> str:
     row = RUNTIMES.entry(config.mode)
     if row.precisions is not None and name not in row.precisions:
         return f"costs in '{config.mode}' are measured in {' and '.join((config.dtype, *row.precisions))}"
+    if row.precisions and (missing := _no_quantiser(config.mode)):
+        return missing
     if row.precisions and (unjudged := unjudged_in(config.mode, setting.task)):
         return f"what '{config.mode}' answers in {name} is judged there, but {unjudged}"
     why: str = PRECISIONS.load(name).absent(device_of(setting.task.timing_inputs(1)))
     return why
+
+
+def _no_quantiser(mode: str) -> str:
+    """Why a runtime's own quantiser is not here, in a clause; empty where it is, or there is none."""
+    row = RUNTIMES.entry(mode)
+    if not row.quantiser or importlib.util.find_spec(row.quantiser) is not None:
+        return ""
+    return f"{row.shown}'s quantiser is the package {row.quantiser}, not here: pip install 'prunesearch[{mode}]'"
 
 
 def _fails(setting: Setting, handle: Handle, changes: tuple[Change, ...]) -> str:
