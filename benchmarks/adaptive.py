@@ -2,8 +2,9 @@
 
     python benchmarks/adaptive.py STUDY ... [--keep 0.99] [--batch-sizes 1 8] [--rows 2048]
 
-Prints a table in Markdown, which docs/adaptive.md holds, and the verdicts. Cascades and routers are chosen anew for
-each batch size: which plan is fast hangs on it. Every study needs its device at hand.
+Prints a table in Markdown, which docs/adaptive.md holds, and the verdicts. Cascades, routers and stages by row (with
+the tokens that they leave, mean and most) are chosen anew for each batch size: which plan is fast hangs on it. Every
+study needs its device at hand.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ def rows_of_table(front: Front) -> Iterator[list[str]]:
         change = duel.difference
         ends = "" if change.ends is None else f" ({100 * change.ends[0]:+.1f} to {100 * change.ends[1]:+.1f})"
         plans = ", ".join(f"{plan} {share:.0%}" for plan, share in zip(mine.plans, mine.shares, strict=True))
+        plans = (
+            plans if mine.left is None else f"`{mine.plans[0]}`, {mine.left.mean:.0f} ({mine.left.worst:.0f}) tokens"
+        )
         yield [
             front.study,
             str(duel.batch_size),

@@ -145,8 +145,12 @@ class Adapting:
 
     def choose(self) -> dict[str, RowRule]:
         """The cheapest cascade, router and plan of stages by row that keep enough on calibration rows."""
-        found = {CASCADE: self._cascade(), ROUTER: self._router(), BY_SCORE: self._by_score()}
+        found = {kind: self.rule(kind) for kind in (CASCADE, ROUTER, BY_SCORE)}
         return {name: chosen for name, chosen in found.items() if chosen is not None}
+
+    def rule(self, kind: str) -> RowRule | None:
+        """That of one kind; None where none keeps enough."""
+        return {CASCADE: self._cascade, ROUTER: self._router, BY_SCORE: self._by_score}[kind]()
 
     def _floor(self, evaluations: Mapping[str, Evaluation]) -> float:
         return relative_bound(self.wanted.keep, evaluations[UNPRUNED].quality)

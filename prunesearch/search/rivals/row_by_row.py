@@ -101,7 +101,7 @@ class RowWork(Adapting):
         for _ in range(_STEPS):
             middle = (low + high) / 2
             self.wanted = replace(self.wanted, keep=middle)
-            found = self.choose().get(kind)
+            found = self.rule(kind)
             if found is not None and found.cost <= share * self.costs[UNPRUNED]:
                 best, low = found, middle
             else:
