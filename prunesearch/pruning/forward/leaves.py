@@ -15,6 +15,7 @@ from torch import nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.registry import CHANGES
 from prunesearch.pruning.forward.state import Threads
+from prunesearch.pruning.forward.twins import Seen
 from prunesearch.pruning.hooks import Hooks
 
 
@@ -106,7 +107,7 @@ class LeafForward:
         self.module, self.threads = module, threads
         self.makes: dict[str, MakesTwins] = {}
         self.twins: dict[str, nn.Module | None] = {}
-        self.seen: dict[str, tuple[Any, ...]] = {}
+        self.seen: dict[str, Seen] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "twins": {}, "seen": {}}  # a copy makes its own
@@ -114,14 +115,14 @@ class LeafForward:
     def take(self, variant: str, twin: nn.Module, makes: MakesTwins) -> None:
         """Note a twin, and what makes it."""
         self.twins[variant], self.makes[variant] = twin, makes
-        self.seen[variant] = _weights(self.module)
+        self.seen[variant] = Seen(self.module, below=False)
 
     def refresh(self, variant: str) -> None:
         """See `Leaves`."""
-        makes = self.makes.get(variant)
-        if makes is not None and self.seen.get(variant) != _weights(self.module):
+        makes, seen = self.makes.get(variant), self.seen.get(variant)
+        if makes is not None and (seen is None or not seen.same()):
             self.twins[variant] = makes.twin(self.module)
-            self.seen[variant] = _weights(self.module)
+            self.seen[variant] = Seen(self.module, below=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The twin's forward, or the module's own."""
@@ -130,9 +131,3 @@ class LeafForward:
         if twin is not None:
             return twin(*args, **kwargs)
         return type(self.module).forward(self.module, *args, **kwargs)
-
-
-def _weights(module: nn.Module) -> tuple[Any, ...]:
-    """Tells whether the weights of a module are others than before: moved, replaced, or written to."""
-    own = (*module._parameters.values(), *module._buffers.values())
-    return tuple((v.data_ptr(), v.device, 0 if v.is_inference() else v._version) for v in own if v is not None)

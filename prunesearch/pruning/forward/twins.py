@@ -40,7 +40,7 @@ class _Made(NamedTuple):
     """A shadow with one change, the weights that it was made of, and about how many bytes it has beside them."""
 
     own: Shadow
-    weights: tuple[Any, ...]
+    weights: Seen
     extra: int
 
 
@@ -57,7 +57,7 @@ class Twins:
         self.blocks, self.core, self.bound, self.fits = list(blocks), core, bound, dict[str, Mapping[str, Tensor]]()
         self._made: OrderedDict[Any, _Made] = OrderedDict()
         # blocks by all changes of a plan, with the weights that they were made of: asked for at every forward
-        self._blocks: OrderedDict[tuple[Any, ...], tuple[list[Any], dict[int, Twin]]] = OrderedDict()
+        self._blocks: OrderedDict[tuple[Any, ...], tuple[list[Seen], dict[int, Twin]]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": OrderedDict(), "_blocks": OrderedDict()}  # a copy makes its own
@@ -70,10 +70,10 @@ class Twins:
                 were not given.
         """
         every = tuple(changes)
-        own = self._own(every)
-        weights = [_weights(self.blocks[index]) for index in own]
         known = self._blocks.get(every)
-        if known is None or known[0] != weights:
+        if known is None or not all(seen.same() for seen in known[0]):
+            own = self._own(every)
+            weights = [Seen(self.blocks[index]) for index in own]
             made = {
                 index: self._twin(index, mine, tuple(c for c in every if not c.half and c.block in (None, index)))
                 for index, mine in own.items()
@@ -112,10 +112,10 @@ class Twins:
     def _half(self, index: int, change: Any, whole: tuple[Any, ...]) -> Shadow:
         """A shadow with one change, made once for all plans that have it, as long as the weights are the same."""
         key, block = (index, change, whole), self.blocks[index]
-        weights, made = _weights(block), self._made.get(key)
-        if made is None or made.weights != weights:
+        made = self._made.get(key)
+        if made is None or not made.weights.same():
             extra = _bytes_of(self.fits.get(str(change), {}))
-            made = self._made[key] = _Made(self._make(block, change, whole), weights, extra)
+            made = self._made[key] = _Made(self._make(block, change, whole), Seen(block), extra)
             while len(self._made) > 1 and sum(one.extra for one in self._made.values()) > _MOST_BYTES:
                 self._made.popitem(last=False)
         if key in self._made:  # another thread may have let go of it
@@ -135,11 +135,6 @@ class Twins:
         for one in whole:
             own.convert(CHANGES.load(one.kind)(**dict(one.params)))
         return own
-
-
-def _weights(block: nn.Module) -> tuple[Any, ...]:
-    """Tells whether the weights of a block are others than before: moved, replaced, or written to."""
-    return tuple((v.data_ptr(), v.device, 0 if v.is_inference() else v._version) for v in block.parameters())
 
 
 def _bytes_of(fit: Mapping[str, Tensor]) -> int:
@@ -245,3 +240,37 @@ def _apart(module: nn.Module) -> nn.Module:
 def _is_of_a_family(hook: Any) -> bool:
     """Whether a hook looks into one module for a family here; transformers' own look into any that they are on."""
     return str(getattr(getattr(hook, "func", hook), "__module__", "")).startswith("prunesearch.pruning.families")
+
+
+class Seen:
+    """The weights of a module as they are now; asked at every forward, without walking its tree anew.
+
+    Args:
+        module: any.
+        below: those of its children too.
+    """
+
+    def __init__(self, module: nn.Module, *, below: bool = True) -> None:
+        modules = list(module.modules()) if below else [module]
+        self._places = [(m._modules, name, child) for m in modules for name, child in m._modules.items() if below]
+        self._weights = [
+            (kind, name, value, *_state(value))
+            for m in modules
+            for kind in (m._parameters, m._buffers)
+            for name, value in kind.items()
+            if value is not None
+        ]
+
+    def same(self) -> bool:
+        """False once a module or a weight was replaced, moved, or written to."""
+        for children, name, child in self._places:
+            if children.get(name) is not child:
+                return False
+        for own, name, value, pointer, version in self._weights:
+            if own.get(name) is not value or (pointer, version) != _state(value):
+                return False
+        return True
+
+
+def _state(value: Tensor) -> tuple[Any, int]:
+    return value.data_ptr(), 0 if value.is_inference() else value._version
