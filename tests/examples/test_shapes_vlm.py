@@ -148,7 +148,7 @@ def test_it_trains_in_pieces_is_judged_and_can_be_pruned(made: Any, tmp_path: Pa
     assert again.pictures == training.BATCH + training.BATCH // 4
     found = training.gate(again, 6)
     assert found["passed"] is False
-    assert all(0 <= found[shown]["all"] <= 1 for shown in ("pictures", "text alone", "shrunk"))
+    assert all(0 <= found[shown]["all"] <= 1 for shown in ("pictures", "text alone", "most frequent answers", "shrunk"))
     sample = next(shapes.samples(training.JUDGE))
     ids = training.rows_of(again.tokenizer, [[]], 196)[0]
     question = torch.tensor([again.tokenizer(sample.questions[0].text)["input_ids"]])
