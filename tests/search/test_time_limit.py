@@ -41,3 +41,19 @@ def test_in_another_thread_nothing_is_limited() -> None:
 def test_a_trial_may_take_many_times_what_the_unpruned_model_does() -> None:
     assert trial_limit(0.1) == LEAST_S
     assert trial_limit(100.0) == 2000.0
+
+
+def test_a_time_that_a_library_takes_for_an_error_of_its_own_is_up_all_the_same() -> None:
+    def convert() -> None:
+        try:
+            threading.Event().wait()
+        except Exception as error:
+            raise ValueError("unable to convert") from error
+
+    with pytest.raises(TrialTimeoutError, match="no result within"), time_limit(0.05):
+        convert()
+
+
+def test_other_errors_are_their_own() -> None:
+    with pytest.raises(ValueError, match="mine"), time_limit(3600.0):
+        raise ValueError("mine")

@@ -33,13 +33,20 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         yield
         return
 
+    rung: list[TrialTimeoutError] = []
+
     def ring(*_: Any) -> None:
-        raise TrialTimeoutError(f"no result within {seconds:g} s")
+        rung.append(TrialTimeoutError(f"no result within {seconds:g} s"))
+        raise rung[0]
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)  # on a machine that is busy it may ring before the next line
         yield
+    except Exception as error:
+        if rung and error is not rung[0]:  # a library caught it, and raised an error of its own
+            raise rung[0] from error
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
