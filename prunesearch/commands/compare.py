@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -245,15 +246,19 @@ def _learned(row: RivalRow) -> bool:
 def _conditions(setting: Setting, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """What else than plans could change what is timed and judged."""
     config, task = setting.config, setting.task
-    learned = float(sum(value.double().abs().sum() for value in tensors.values()))
     return {
         "prunesearch": __version__,
         "rows": [task.holdout.n, *config.robust, config.severity, config.robust_rows, config.over],
         "metric": task.metric,
         "asked": [config.eval_batch_size, config.batch_size, config.mode, config.concurrency],
         "machine": [platform.node(), torch.__version__, torch.get_num_threads()],
-        "learned": learned,
+        "learned": told_apart(tensors),
     }
+
+
+def told_apart(tensors: Mapping[str, Tensor]) -> float:
+    """One number that tells weights from others, whatever order a file gives them in: sums round by their order."""
+    return math.fsum(float(value.double().abs().sum()) for value in tensors.values())
 
 
 def chosen_methods(texts: Sequence[str]) -> tuple[str, ...]:

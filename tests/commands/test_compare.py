@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 import prunesearch as ps
-from prunesearch.commands.compare import CompareSettings, compare
+from prunesearch.commands.compare import CompareSettings, compare, told_apart
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.rival_table import RIVALS
@@ -274,3 +274,12 @@ def test_a_study_that_is_not_there_is_searched_first_and_one_that_is_there_is_no
     trials, table = len(first.trials), first.folder.cost_table.read_bytes()
     second = made()
     assert (len(second.trials), second.folder.cost_table.read_bytes()) == (trials, table)
+
+
+def test_weights_are_known_again_in_whatever_order_a_file_gives_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {str(i): torch.randn(50, generator=generator) * 10.0**i for i in range(-6, 6)}
+    assert {
+        told_apart(dict(sorted(tensors.items(), key=lambda item: hash((seed, item[0]))))) for seed in range(20)
+    } == {told_apart(tensors)}
+    assert told_apart({**tensors, "0": tensors["0"] + 1e-3}) != told_apart(tensors)
