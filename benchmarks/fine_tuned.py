@@ -56,8 +56,11 @@ def _minilm(folder: Path) -> None:
     AutoTokenizer.from_pretrained(source).save_pretrained(folder / "begun")
     rows = pd.read_csv(asset("text/sst2_train.tsv"), sep="\t").sample(16_000, random_state=0)
     rows.to_csv(folder / "train.tsv", sep="\t", index=False)
-    for name, file in (("calibration", "sst2_dev.tsv"), ("holdout", "sst2_test.tsv")):
-        shutil.copyfile(asset(f"text/{file}"), folder / f"{name}.tsv")
+    # phrases and whole sentences, in both splits alike: what holds on the one should hold on the other
+    files = [pd.read_csv(asset(f"text/sst2_{name}.tsv"), sep="\t") for name in ("dev", "test")]
+    rest = pd.concat(files).drop_duplicates("sentence").sample(6_000, random_state=0)
+    for name, some in (("calibration", rest[:2_000]), ("holdout", rest[2_000:])):
+        some[~some.sentence.isin(rows.sentence)].to_csv(folder / f"{name}.tsv", sep="\t", index=False)
 
 
 def _kwt1(folder: Path) -> None:
