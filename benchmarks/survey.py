@@ -63,7 +63,7 @@ pair in order.
 
 
 class Result(BaseModel):
-    """A study's comparison, with what a reader has to know of it."""
+    """A study's comparison, with what a reader has to know of it; `note` is added by hand, and is no figure."""
 
     study: str
     model: str
@@ -72,6 +72,7 @@ class Result(BaseModel):
     conditions: dict[str, Any]
     cost_table_error: float
     compared: Compared
+    note: str = ""
 
 
 def measure(studies: Sequence[str], folder: Path, **wanted: Any) -> None:
@@ -149,7 +150,12 @@ def _told(one: Result) -> list[str]:
     head = compared_head(found, one.metric)
     lines = [where, "", _row(head), _row(["---"] * len(head))]
     lines += [_row(_bold(cells, method)) for cells, method in zip(compared_rows_of(found), found.methods, strict=True)]
-    said = [*(f"{name} is left out: {why}." for name, why in found.left_out.items()), *found.notes, found.verdict]
+    said = [
+        *(f"{name} is left out: {why}." for name, why in found.left_out.items()),
+        *found.notes,
+        *filter(None, [one.note]),
+        found.verdict,
+    ]
     plans = ["", "| method | plan |", "|---|---|", *(_row([m.name, f"`{m.text}`"]) for m in found.methods)]
     return [*lines, "", "  \n".join(said), *plans]
 
