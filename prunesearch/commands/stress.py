@@ -312,12 +312,11 @@ def stress_notes(plans: Sequence[StressedPlan], attacks: Sequence[AttackedPlan])
         mine = {one.name: one for one in attacks if one.attack == attack}
         own = {name: one.own for name, one in mine.items()}
         notes += _order(f"under {attack} on themselves", {n: clean[n] for n in own if n != UNPRUNED}, own)
-        lost = 100 * (clean[UNPRUNED] - own[UNPRUNED])
         there = [one.from_unpruned for name, one in mine.items() if name != UNPRUNED]
         if there:
             notes.append(
-                f"{attack} takes {lost:.1f} points of the unpruned model; rows that mislead it leave pruned plans "
-                f"{100 * min(there):.1f} to {100 * max(there):.1f} %"
+                f"{attack} leaves the unpruned model {100 * own[UNPRUNED]:.1f} %; rows that mislead it leave pruned "
+                f"plans {100 * min(there):.1f} to {100 * max(there):.1f} %"
             )
     return [*notes, *_compute(plans, attacks)]
 

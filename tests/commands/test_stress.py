@@ -120,7 +120,7 @@ def test_notes_tell_the_class_that_lost_most_and_how_the_order_holds() -> None:
     notes = stress_notes(plans, attacks)
     assert "p1 loses most: -20.0 points on 9 rows of cat" in notes[0]
     assert "the best pruned plan, p1, is not: p3 is; rank correlation of 3 plans with clean rows -1.00" in notes[1]
-    assert notes[2].startswith("pgd takes 70.0 points of the unpruned model")
+    assert notes[2].startswith("pgd leaves the unpruned model 20.0 %")
     assert "40.0 to 60.0 %" in notes[2]
     assert len(notes) == 3  # one plan computed more
 
