@@ -16,7 +16,7 @@ from prunesearch.cli.app import app
 from prunesearch.core.tables.registry import TABLES, find_table
 
 SCHEDULE = "3:0.7 cls_attention+fuse > 6:0.5 bipartite"
-METHODS = {"show", "export", "verify", "transfer", "learn_scorers", "adapt"}  # of a study
+METHODS = {"show", "export", "verify", "transfer", "learn_scorers", "adapt", "stress"}  # of a study
 CALLED = {"import": "import_schedule"}  # a word of Python's
 
 

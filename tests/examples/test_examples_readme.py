@@ -47,7 +47,7 @@ def test_an_option_that_does_not_exist_is_found_out() -> None:
 def test_a_command_parses_and_names_what_there_is(line: str) -> None:
     given = parsed(line)
     data = str(given["data"])
-    assert HUB_ID.fullmatch(given["model"])
+    assert HUB_ID.fullmatch(given["model"]) or (ROOT / given["model"] / "config.json").is_file()
     assert HUB_ID.fullmatch(data) or Path(data).suffix in READERS
     asked = {name: given[name] for name in ("model", "data", "task", "columns", "metric", "batch_size", "length")}
     assert set(RunConfig(**asked).columns) <= set(ROLES)

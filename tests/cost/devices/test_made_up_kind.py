@@ -85,8 +85,9 @@ def test_a_table_is_measured_on_it(imaginary):
     assert table.conditions["threads"] is table.conditions["cores"] is None
     assert (table.device["kind"], table.device["name"], table.device["cores"]) == ("meta", "Imaginary One", 7)
     assert table.device["cpu"]
-    # a step is 2 ms; what passes between two blocks belongs to the attention that follows
-    assert {cell.median_ms for cell in (*table.cells.attention, *table.cells.mlp, *table.cells.reduce)} <= {2.0, 4.0}
+    # a step is 2 ms; what passes between two blocks belongs to the attention that follows: a cell may have both
+    assert {cell.median_ms for cell in (*table.cells.mlp, *table.cells.reduce)} == {2.0}
+    assert {cell.median_ms for cell in table.cells.attention} <= {2.0, 3.0, 4.0}
     # 12 blocks of 4 marks each, one at the start, one at the end: 49 steps, whatever the schedule
     assert table.predict(Schedule()) == pytest.approx(98.0, rel=0.2)
     assert table.predict(Schedule([Stage(3, 0.5)])) == pytest.approx(98.0, rel=0.2)
