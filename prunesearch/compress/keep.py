@@ -36,7 +36,9 @@ class KeepHalf:
     def change(self, own: Changing, fit: Mapping[str, Tensor]) -> None:
         """See `ChangesBlock`; nothing is fitted."""
         for path in names_of(own.block, own.core, self.half):
-            own.put(path, KeptLinear(layer_of(own.block, path)))
+            layer = layer_of(own.block, path)
+            if type(layer) is nn.Linear:  # no quantiser takes a subclass, which may do more than a product
+                own.put(path, KeptLinear(layer))
 
     def weights(self, block: nn.Module, half: Half) -> dict[str, int]:
         """What is left of the weights of each linear layer, in numbers: all."""

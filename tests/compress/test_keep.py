@@ -72,6 +72,20 @@ def test_a_kept_half_weighs_what_it_weighed() -> None:
     assert kept - int8 == pytest.approx(back / 1e6, rel=1e-6)
 
 
+def test_a_linear_layer_of_somebody_else_is_left_in_its_place() -> None:
+    class Adds(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 1.0
+
+    model, x = model_of("vit"), given_to("vit", 0)
+    block = find_encoder(model).blocks[1]
+    path = names_of(block, find_encoder(model).family.layout.core, "mlp")[0]
+    block.get_submodule(path).__class__ = Adds
+    plain = answers_of(model, x)
+    with ps.apply_(model, Plan(changes=KEPT)):
+        assert torch.equal(answers_of(model, x), plain)
+
+
 def test_as_text_and_for_people() -> None:
     plan = Plan.parse(f"3:0.50 cls_attention+fuse | int8 | {KEPT[0]} | {KEPT[1]}")
     assert plan.changes == (INT8, *KEPT)

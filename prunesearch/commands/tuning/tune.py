@@ -114,7 +114,7 @@ def _asked(front: Front, spec: str | None) -> list[Point]:
         )
     chosen = [pick(front, spec)] if spec is not None else front.points
     plans = [(point, point.to_plan()) for point in chosen]
-    smaller = [point for point, plan in plans if plan.halves.keys() - plan.skips]
+    smaller = [point for point, plan in plans if plan.halves.keys() - plan.skips - plan.kept]
     able = [point for point, plan in plans if (len(plan) or plan.skips) and point not in smaller]
     if not able and smaller:
         raise PruneSearchError(

@@ -249,10 +249,14 @@ class Plan:
         return frozenset(half for half, change in self.halves.items() if CHANGES.entry(change.kind).removes)
 
     @property
+    def kept(self) -> frozenset[tuple[int, str]]:
+        """The halves of blocks that stay as they are where the rest is in fewer bits."""
+        return frozenset(half for half, change in self.halves.items() if CHANGES.entry(change.kind).keeps)
+
+    @property
     def done(self) -> str:
         """What is done beside tokens, for people: `int8, 3 half blocks smaller, 1 left out`; empty: nothing."""
-        out = len(self.skips)
-        kept = sum(CHANGES.entry(change.kind).keeps for change in self.halves.values())
+        out, kept = len(self.skips), len(self.kept)
         counts = ((len(self.halves) - out - kept, "smaller"), (out, "left out"), (kept, "kept whole"))
         said = [f"{n} half block{'s'[: n > 1]} {what}" for n, what in counts if n]
         return ", ".join(filter(None, (self.variant, *said)))

@@ -10,7 +10,7 @@ from prunesearch.compress.halves import left_of, names_of
 from prunesearch.core.errors import UnsupportedModelError
 from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.core.plans.plan import HALVES, Change, Plan, whole_of
-from prunesearch.core.tables.registry import CHANGES, PRECISIONS
+from prunesearch.core.tables.registry import PRECISIONS
 from prunesearch.cost.costs import OfOneModel
 from prunesearch.pruning.families.find import find_encoder
 
@@ -40,7 +40,8 @@ class SizeCosts(OfOneModel):
         total, seen = 0.0, set()
         linear = {id(m.weight): m for m in self.model.modules() if type(m) is nn.Linear}
         whole, (left, owners, beside) = whole_of(self.changes), self._halves()
-        kept = {linear[weight] for weight in left if CHANGES.entry(self._change_of(owners[weight]).kind).keeps}
+        halves = Plan(changes=self.changes).kept
+        kept = {linear[weight] for weight in left if weight in linear and owners[weight] in halves}
         spared = {str(change): PRECISIONS.load(str(change)).spared(self.model) for change in whole}
         for value in self.model.state_dict(keep_vars=True).values():
             if id(value) in seen:  # tied weights are stored once
@@ -61,9 +62,6 @@ class SizeCosts(OfOneModel):
                 self._pieces[owner] = self._pieces.get(owner, 0.0) + size / _MB
             total += size
         return total
-
-    def _change_of(self, half: tuple[int, str]) -> Change:
-        return Plan(changes=self.changes).halves[half]
 
     def _halves(self) -> tuple[dict[int, int], dict[int, tuple[int, str]], dict[int, int]]:
         """Of the weights of linear layers in blocks, by their identity: how many numbers changes leave, whose half they

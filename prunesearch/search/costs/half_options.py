@@ -13,6 +13,7 @@ from prunesearch.core.costs import find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import moving, say
 from prunesearch.core.plans.plan import HALVES, Change, Options, Plan
+from prunesearch.core.plans.stage import ENCODER
 from prunesearch.core.tables.registry import CHANGES, ENGINES, RUNTIMES, SPACES
 from prunesearch.cost.shape import device_of
 from prunesearch.pruning.apply import Handle
@@ -53,6 +54,8 @@ def options_to_search(
 def half_costs_missing(setting: Setting, file: SpaceFile) -> str:
     """Why nothing can be searched that is done to halves of blocks, in a clause; empty where it can."""
     config = setting.config
+    if setting.geometry.part != ENCODER:
+        return "blocks of a decoder are whole or left as they are"
     if not setting.target.here or setting.target.profile is not None:
         return f"costs on '{config.device}' are known of whole blocks alone"
     costs = [name for name in config.costs if not find_cost(name).halves]

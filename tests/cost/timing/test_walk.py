@@ -19,13 +19,13 @@ from prunesearch.cost.shape import describe_shape
 from prunesearch.cost.timing.build import build_table, spans
 from prunesearch.cost.timing.loop import Sitting
 from prunesearch.cost.timing.modes import Eager
-from prunesearch.cost.timing.unseen import at_most, compare, draw_unseen, unseen_schedules
+from prunesearch.cost.timing.unseen import at_most, compare, unseen_schedules
 from prunesearch.cost.timing.validate import measure_schedules
-from prunesearch.cost.timing.walk import Walker, Walks, piece_names, plan_walks, take_walks
+from prunesearch.cost.timing.walk import Walker, piece_names, plan_walks, take_walks
 from prunesearch.cost.timing.walked_table import make_ready
 from prunesearch.pruning.apply import apply_, handle_of
 from prunesearch.pruning.borders import borrowed
-from tests.support.known_machine import COUNTS, METHODS, SHAPE, table_of, true_ms
+from tests.support.known_machine import COUNTS, METHODS, SHAPE
 from tests.support.some import some
 
 WIDTHS = [5, 9, 13]  # of 17 tokens
@@ -164,22 +164,6 @@ def test_walking_goes_on_past_its_time_while_the_error_is_not_what_was_promised_
     assert walked(lambda walks: False) == (41, [41])
     assert walked(lambda walks: walks < 90) == (103, [41, 52, 65, 82, 103])
     assert walked(lambda walks: True) == (162, [41, 52, 65, 82, 103, 129])
-
-
-@pytest.mark.parametrize("depth", [1, 2, 3, 6])
-def test_few_walks_of_a_slow_model_span_all_that_is_asked_of_its_table(depth):
-    """A table does not extrapolate: what no walk met could not be priced. (Two blocks and 4,096 tokens ended so.)"""
-    variants = ("", "window9/glu48", "/glu48", "", "", "kv1/")[:depth]  # of these, most are met at one block alone
-    shape = SHAPE.model_copy(update={"depth": depth, "variants": variants})
-    plan = plan_walks(depth, shape.tokens, shape.protected, COUNTS, METHODS, 3)
-    walks = Walks()
-    while not spans(walks, shape, COUNTS, METHODS):
-        names = piece_names(next(plan).flow(shape.geometry), shape)
-        walks.add([(piece, true_ms(piece)) for piece in names])
-    assert len(walks.steps) <= 25  # a run takes 40 at the least
-    table = table_of(walks).model_copy(update={"shape": shape})
-    for schedule in draw_unseen(shape, COUNTS, METHODS, count=40, seed=5):
-        assert math.isfinite(table.predict(schedule))
 
 
 def test_walking_goes_on_while_something_is_lacking(tiny, batch):

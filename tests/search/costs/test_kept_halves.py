@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from prunesearch.core.plans.stage import Stage
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.timing.build import cells_of
 from prunesearch.cost.timing.walk import Walks, in_turns, piece_names, plain_piece, plan_walks, variant_of_piece
+from prunesearch.search.costs.half_options import half_costs_missing
 from prunesearch.search.costs.kept_halves import with_kept
 from prunesearch.search.solve.solver import solve
 from prunesearch.search.space.plan_space import PlanSpace, in_fewer_bits
@@ -95,3 +97,16 @@ def test_in_the_models_own_precision_nothing_is_kept() -> None:
     assert space.planned(Schedule(), (), kept) == Plan()
     assert space.planned(Schedule(), INT8, kept) == Plan(changes=(*INT8, *kept))
     assert [in_fewer_bits(whole) for whole in ((), INT8, BF16)] == [False, True, False]
+
+
+def test_blocks_of_a_decoder_are_not_offered() -> None:
+    """They refuse changes of halves (`apply_`), so that every such plan would fail."""
+    decoder: Any = SimpleNamespace(geometry=SimpleNamespace(part="decoder"), config=None)
+    assert "a decoder" in half_costs_missing(decoder, SpaceFile.load(None))
+
+
+def test_points_that_keep_halves_are_trained_as_any_other() -> None:
+    plan = Plan.parse("1:0.50 bipartite | int8 | 2:keep(part=attention)")
+    assert plan.kept == {(2, "attention")}
+    assert not plan.halves.keys() - plan.skips - plan.kept
+    assert plan.shortened == Plan(plan.schedule)
