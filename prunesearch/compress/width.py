@@ -8,7 +8,7 @@ Stork 1993), so groups of columns go one after the other where this is least. Wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +33,10 @@ class Width:
     keep: int
 
     def change(self, own: Changing, fit: Mapping[str, Tensor]) -> None:
-        """See `ChangesBlock`; `fit`: `kept` groups, and the last layer's `weight` and `bias`."""
+        """See `ChangesBlock`; `fit`: `kept` groups, and the last layer's `weight` and `bias`.
+
+        Without a `weight` that layer's are its own columns, as an elastic training leaves them (`pruning.forward.beside`).
+        """
         block, found = own.block, find_half(own.block, own.core, self.half)
         if not self.keep < found.groups:
             raise PruneSearchError(
@@ -41,10 +44,14 @@ class Width:
             )
         columns = columns_of(fit["kept"], found.size)
         inner = found.groups * found.size
+        # a fit that is being trained is one of parameters
+        part: Callable[..., nn.Module] = Part if isinstance(fit["kept"], nn.Parameter) else _smaller
         for path, ways in zip(found.into, found.ways, strict=True):
             rows = torch.cat([columns + inner * way for way in range(ways)])
-            own.put(path, _with_rows(layer_of(block, path), rows))
-        own.put(found.out, linear_of(fit["weight"], fit.get("bias"), layer_of(block, found.out)))
+            own.put(path, part(layer_of(block, path), rows=rows))
+        out = layer_of(block, found.out)
+        shared = "weight" not in fit
+        own.put(found.out, part(out, columns=columns) if shared else linear_of(fit["weight"], fit.get("bias"), out))
         if self.half == "attention":
             own.recount(found.groups, self.keep, found.size)
 
@@ -164,18 +171,50 @@ def columns_of(groups: Tensor, size: int) -> Tensor:
     return (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
 
 
-def _with_rows(linear: nn.Linear, rows: Tensor) -> nn.Linear:
-    """The same layer with some of its outputs."""
-    weight, bias = linear.weight, linear.bias
-    rows = rows.to(weight.device)
-    return linear_of(weight.detach()[rows], None if bias is None else bias.detach()[rows], linear)
+class Part(nn.Module):
+    """Some rows, or columns, of a linear layer that stays as it is: what is learnt here is learnt by the whole.
+
+    Args:
+        whole: the layer; no part of this module.
+        rows, columns: numbers of its outputs and of its inputs that are here; None: all.
+    """
+
+    def __init__(self, whole: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
+        super().__init__()
+        self._whole, self._rows, self._columns = (whole,), rows, columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the part makes of `[..., columns]`, `[..., rows]`."""
+        (whole,) = self._whole
+        weight, bias = whole.weight, whole.bias
+        if self._rows is not None:
+            weight, bias = weight[self._rows], None if bias is None else bias[self._rows]
+        if self._columns is not None:
+            weight = weight[:, self._columns]
+        return nn.functional.linear(x, weight, bias)
+
+
+def _smaller(whole: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None) -> nn.Linear:
+    """A layer with some of another's rows, or columns, as its own."""
+    weight, bias = whole.weight.detach(), None if whole.bias is None else whole.bias.detach()
+    if rows is not None:
+        rows = rows.to(weight.device)
+        weight, bias = weight[rows], None if bias is None else bias[rows]
+    if columns is not None:
+        weight = weight[:, columns.to(weight.device)]
+    return linear_of(weight, bias, whole)
 
 
 def linear_of(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear:
-    """A layer of these weights, in the dtype and on the device of another."""
-    dtype, device = like.weight.dtype, like.weight.device
+    """A layer of these weights, in the dtype and on the device of another; what is a parameter already is its own."""
+
+    def own(value: Tensor) -> nn.Parameter:
+        if isinstance(value, nn.Parameter):
+            return value
+        return nn.Parameter(value.to(like.weight.device, like.weight.dtype).contiguous(), requires_grad=False)
+
     made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    made.weight = nn.Parameter(weight.to(device, dtype).contiguous(), requires_grad=False)
+    made.weight = own(weight)
     if bias is not None:
-        made.bias = nn.Parameter(bias.to(device, dtype).contiguous(), requires_grad=False)
+        made.bias = own(bias)
     return made.train(like.training)

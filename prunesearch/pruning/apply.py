@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -94,9 +94,10 @@ def runnable(methods: Iterable[str], attention: str) -> list[str]:
     return [m for m in methods if not MERGES.entry(parse_method(m)[1]).makes_sizes]
 
 
-def twins_of(encoder: Encoder, fits: Fits | None = None) -> Twins:
-    """Those of an encoder's blocks."""
-    found = Twins(encoder.blocks, encoder.family.layout.core, getattr(encoder.family.positions, "by_head", ""))
+def twins_of(encoder: Encoder, around: Sequence[nn.Module], fits: Fits | None = None) -> Twins:
+    """Those of an encoder's blocks; `around`: the modules that have it in them (`holders`)."""
+    bound = getattr(encoder.family.positions, "by_head", "")
+    found = Twins(encoder.blocks, encoder.family.layout.core, bound, around)
     found.fits.update(fits or {})
     return found
 
@@ -122,9 +123,9 @@ class Handle:
         self._leaves = Leaves(
             model, encoder.blocks, [*encoder.blocks, *encoder.cores], self._driver.threads, self._hooks
         )
-        self._twins = twins_of(encoder, fits)
-        self._driver.check(Reductions.of(schedule).schedule)
         self._driver.around = holders(model, encoder.base)
+        self._twins = twins_of(encoder, self._driver.around, fits)
+        self._driver.check(Reductions.of(schedule).schedule)
         try:
             self._install(model)
             self.set(schedule)

@@ -19,7 +19,7 @@ from prunesearch.pruning.decide import Rule
 from prunesearch.pruning.families.find import Encoder
 from prunesearch.pruning.forward.constants import are_kept
 from prunesearch.pruning.forward.mixed import RowTokens
-from prunesearch.pruning.forward.probes import probes_of
+from prunesearch.pruning.forward.beside import probes_of
 from prunesearch.pruning.forward.state import (
     Departure,
     Followed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.forward.beside import Beside
 from prunesearch.tasks.base import Outputs, Task
 from prunesearch.tasks.batching.batches import Batch
 from prunesearch.training.augment import augmented
@@ -38,6 +39,7 @@ class Distillation(nn.Module):
         in_place: while it is trained, distil reduced passes from the step's own unpruned pass, which comes first, in
             place of the teacher; the student teaches then, and has no dropout.
         looks: plans that the stopping rows are looked at under; None: what is drawn.
+        fits: weights that changes of halves of blocks have, which are learnt too; a part of this module.
     """
 
     def __init__(
@@ -51,13 +53,14 @@ class Distillation(nn.Module):
         augment: bool = True,
         in_place: bool = False,
         looks: Sequence[Plan] | None = None,
+        fits: LearntFits | None = None,
     ) -> None:
         super().__init__()
-        self.student = student
+        self.student, self.fits = student, fits
         self._parts: tuple[Task, Task] = (task, replace(task, model=student))  # a tuple holds no submodule
         self._rows, self._draw, self._in_place, self._augment = rows, draw, in_place, augment
         self._looks = looks
-        self._handle = apply_(student, Plan(), seed=seed)
+        self._handle = apply_(student, Plan(), seed=seed, fits=None if fits is None else fits.by_change())
 
     def forward(self, rows: Tensor, return_loss: bool = True) -> dict[str, Tensor]:
         """The mean loss of rows `[b, 2]`, over the plans of a step; while evaluating, over those that are looked at."""
@@ -105,6 +108,31 @@ class Distillation(nn.Module):
             return mine.supervised(mine.outputs(self.student, batch), batch) is not None
 
 
+class LearntFits(nn.Module):
+    """Weights of changes of halves of blocks as parameters, which smaller layers have as their own.
+
+    Args:
+        fits: by the change as it prints itself, as `compress.fits` has them.
+        device: of the student.
+    """
+
+    def __init__(self, fits: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> None:
+        super().__init__()
+        self._names: dict[str, dict[str, str]] = {}
+        for number, (change, own) in enumerate(fits.items()):
+            for part, value in own.items():
+                name = f"{number}_{part.replace('.', '_')}"
+                made = value.float() if value.is_floating_point() else value
+                self.register_parameter(name, nn.Parameter(made.to(device, copy=True), requires_grad=False))
+                self._names.setdefault(change, {})[part] = name
+
+    def by_change(self) -> dict[str, dict[str, Tensor]]:
+        """The parameters as `apply_` takes them."""
+        return {
+            change: {part: self.get_parameter(name) for part, name in own.items()} for change, own in self._names.items()
+        }
+
+
 def fixed(plan: Plan | Schedule) -> Draw:
     """Every step trains one plan."""
     plans = [Plan.of(plan)]
@@ -112,8 +140,12 @@ def fixed(plan: Plan | Schedule) -> Draw:
 
 
 def student_of(model: nn.Module) -> nn.Module:
-    """A copy of a model to train; in float32 where it is stored in 16 bits, which train slowly and poorly."""
+    """A copy of a model to train; in float32 where it is stored in 16 bits, which train slowly and poorly.
+
+    What its smaller layers were trained with stays behind: weights that are learnt now stand in their place.
+    """
     made = copy.deepcopy(model)
+    Beside(Beside.of(made).probes).put_into(made)
     return made.float() if _in_few_bits(made) else made
 
 

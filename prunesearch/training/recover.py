@@ -19,8 +19,9 @@ from prunesearch.core.files import load_json, write_text_atomic
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.training_tables import PARAMETERS
 from prunesearch.pruning.forward.artefacts import changed_weights, read_weights, save_weights
+from prunesearch.pruning.forward.beside import named_fits
 from prunesearch.tasks.base import Task
-from prunesearch.training.distillation import Distillation, Draw, student_of, teacher_of
+from prunesearch.training.distillation import Distillation, Draw, LearntFits, student_of, teacher_of
 from prunesearch.training.settings import EPOCHS, TrainingSettings
 from prunesearch.training.trainable import Trainable, freeze
 from prunesearch.training.trainer import Trained, TrainingLength, train
@@ -73,7 +74,14 @@ class School:
     given: Mapping[str, Tensor] = field(default_factory=dict)
 
     def learn(
-        self, draw: Draw, key: str, label: str, *, looks: Sequence[Plan] | None = None, steps: int | None = None
+        self,
+        draw: Draw,
+        key: str,
+        label: str,
+        *,
+        looks: Sequence[Plan] | None = None,
+        steps: int | None = None,
+        fits: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> Learnt:
         """Train a student on what `draw` gives at each step; a training of the same `key` goes on, or is done.
 
@@ -83,6 +91,7 @@ class School:
             label: what is trained, for people.
             looks: where several plans are trained at once, in place: those that the stopping rows look at.
             steps: in place of what the settings come to: those of another training that this one is compared with.
+            fits: weights of changes that plans have, which are learnt with the model's.
         """
         place = self.scratch / key
         known = self._done(place)
@@ -94,7 +103,11 @@ class School:
         teacher, student = teacher_of(self.task), student_of(self.task.model)
         freeze(student)
         chosen.prepare(student)
+        learnt = LearntFits(fits, next(student.parameters()).device) if fits else None
+        if learnt is not None:
+            chosen.prepare(learnt)
         how: dict[str, Any] = {
+            "fits": learnt,
             "seed": settings.seed,
             "augment": settings.augment,
             "in_place": looks is not None,
@@ -108,6 +121,7 @@ class School:
         made.remove()
         chosen.end(student)
         weights = {**self.given, **changed_weights(student, teacher.model)}
+        weights |= {} if learnt is None else named_fits(learnt.by_change())
         name = save_weights(self.folder, weights, {"format": "pt", "tuned": label})
         facts = {"weights": name, "steps": trained.steps, "seconds": trained.seconds, "loss": trained.loss}
         write_text_atomic(place / _DONE, json.dumps({**facts, "labels": labels, "planned": count}) + "\n")

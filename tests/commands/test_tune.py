@@ -302,7 +302,3 @@ def test_what_a_point_leaves_out_is_left_out_in_training(folder: Path, searched:
     found = tune(StudyFolder(folder / "studies", "shorter"), front, wanted, school=Watched)
     assert Watched.drawn[0] == short
     assert the_first(found).to_plan().on_own_weights == short
-    narrow = Plan(short.schedule, [Change("width", 1, {"mlp": 8})])
-    changed = point.model_copy(update={"plan": narrow.to_dict(), "text": str(narrow)})
-    with pytest.raises(PruneSearchError, match="points whose blocks are whole are tuned"):
-        tune(StudyFolder(folder / "studies", "shorter"), front.model_copy(update={"points": [changed]}), wanted)

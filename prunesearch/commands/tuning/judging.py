@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from prunesearch import __version__
+from prunesearch.compress.fits import Fits
 from prunesearch.core.events import say, step
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.tables.registry import CHANGES
 from prunesearch.cost.timing.validate import measure_schedules
 from prunesearch.pruning.apply import Handle
 from prunesearch.pruning.forward.artefacts import loaded
+from prunesearch.pruning.forward.beside import Beside
 from prunesearch.search.finish.candidates import blind_note
 from prunesearch.search.finish.items import metric_value, paired_difference_to
 from prunesearch.search.trials.evaluate import Evaluation, Evaluator
@@ -58,12 +61,14 @@ class Tuning:
         wanted: what is asked for.
         setting: the model with its data; nothing here touches it.
         school: what trains.
+        fits: weights of smaller halves of blocks, as they were fitted.
     """
 
     folder: StudyFolder
     wanted: Wanted
     setting: Setting
     school: type[School] = School
+    fits: Fits = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> TrainingRows:
@@ -80,20 +85,27 @@ class Tuning:
         return self.school(*asked, {} if given is None else given.tensors)
 
     def learn(self, plan: Plan, label: str, share: float = 0.5, steps: int | None = None) -> Learnt:
-        """Train a student under the stages of a plan, and without what it leaves out, in a `share` of the time.
+        """Train a student under the stages of a plan, with the halves of blocks that it has, in a `share` of the time.
 
         Args:
-            plan: of which precision, and layers that are smaller, are no part of the training.
+            plan: of which precision is no part of the training.
             label: what is trained, for people.
             share: of the time that was asked for.
             steps: in place of it.
         """
-        trained = plan.shortened
+        trained = plan.shaped
         step(f"tuning {label}: {trained}")
         if plan.whole:
             say(f"{label} is trained without {plan.variant}, and judged with it")
         key = self.key([trained if trained.changes else trained.schedule], steps or share)
-        return self._school(share).learn(fixed(trained), key, label, steps=steps)
+        return self._school(share).learn(fixed(trained), key, label, steps=steps, fits=self._fits_of(trained))
+
+    def _fits_of(self, plan: Plan) -> Fits:
+        """What smaller halves of blocks begin with: as they were trained before, or as they were fitted."""
+        held = Beside.of(self.setting.task.model).fits
+        trained = {} if held is None else {change: held.of(change) or {} for change in held.changes}
+        names = [str(change) for change in plan.changes if CHANGES.entry(change.kind).fitted]
+        return {name: trained.get(name) or self.fits[name] for name in names}
 
     def learn_elastic(self, near: Sequence[Schedule], share: float) -> Learnt:
         """Train a student that serves all of these schedules, from the slowest to the fastest."""
@@ -196,8 +208,7 @@ class Judging:
         """The unpruned model after the same training: on the holdout split, and its quality on calibration rows."""
         weights = {} if self.equal is None else self.equal.weights
         with loaded(self.task.model, weights):
-            judged = self.holdout.evaluate(Plan(), rows=self.holdout.split.n)
-            return judged, self.calibration.evaluate(Plan(), rows=self.calibration.split.n).quality
+            return _anew(self.holdout, Plan()), _anew(self.calibration, Plan()).quality
 
     @property
     def equal_quality(self) -> MetricValue:
@@ -206,13 +217,13 @@ class Judging:
 
     def on_shared(self, plans: Mapping[str, Plan], learnt: Learnt) -> list[dict[str, Any]]:
         """Every plan on the model's own weights and on those that all share; see `ElasticWeights`."""
-        splits = [(evaluator, evaluator.split.n) for evaluator in (self.calibration, self.holdout)]
+        splits = self.calibration, self.holdout
         found = []
         for name, plan in plans.items():
             with self.work.setting.on_own_weights():
-                seen, before = (evaluator.evaluate(plan, rows=rows) for evaluator, rows in splits)
+                seen, before = (_anew(split, plan) for split in splits)
             with loaded(self.task.model, learnt.weights):
-                seen_after, after = (evaluator.evaluate(plan, rows=rows) for evaluator, rows in splits)
+                seen_after, after = (_anew(split, plan) for split in splits)
             row: dict[str, Any] = {"point": name, "text": str(plan)}
             row |= {"calibration_before": seen.quality, "calibration_after": seen_after.quality}
             row["before"] = metric_value(before, seen.quality).model_dump()
@@ -231,19 +242,19 @@ class Judging:
             label: what people know it by.
             before: its quality on the model's own weights, where that is known.
         """
-        untrained = self.calibration.evaluate(plan)
+        untrained = _anew(self.calibration, plan)
         with loaded(self.task.model, learnt.weights):
-            seen = self.calibration.evaluate(plan)
+            seen = _anew(self.calibration, plan)
             if (seen.quality, -seen.loss) <= (untrained.quality, -untrained.loss):
                 say(
                     f"{label}: dropped, since its trained weights are not better on the calibration rows "
                     f"({self.task.metric} {100 * untrained.quality:.2f} % before, {100 * seen.quality:.2f} % after)"
                 )
                 return None
-            judged = self.holdout.evaluate(plan)
+            judged = _anew(self.holdout, plan)
         if before is None:
             with self.work.setting.on_own_weights():
-                before = self._to_unpruned(self.holdout.evaluate(plan), self.calibration.evaluate(plan).quality)
+                before = self._to_unpruned(_anew(self.holdout, plan), _anew(self.calibration, plan).quality)
         tuned = self._tuned(plan, learnt, judged, before)
         say(
             f"{label}: {self.task.metric} {100 * before.value:.2f} % before, {100 * judged.quality:.2f} % after; "
@@ -296,3 +307,8 @@ class Judging:
         if abs(found[1] / found[0] - 1) > _SAME:
             say(f"measured {found[0]:.2f}x on the model's own weights, {found[1]:.2f}x on the trained ones")
         return found[0], found[1]
+
+
+def _anew(evaluator: Evaluator, plan: Plan) -> Evaluation:
+    """All rows under a plan, on the weights that the model has now: evaluators know plans without stages by heart."""
+    return evaluator.evaluate(plan, rows=evaluator.split.n)

@@ -10,7 +10,9 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
 from prunesearch.core.events import say, step
 from prunesearch.core.files import write_text_atomic
-from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.plan import Change, Plan
+from prunesearch.core.tables.registry import CHANGES
+from prunesearch.core.tables.training_tables import PARAMETERS
 from prunesearch.export.models.card import model_card
 from prunesearch.export.pick import pick
 from prunesearch.export.schedules.native import provenance_of
@@ -55,20 +57,20 @@ def tune(
     Raises:
         PruneSearchError: for bad input, in one line; trainings that are done are kept.
     """
-    points = _asked(front, wanted.pick)
+    points = _asked(front, wanted.pick, wanted.settings.parameters)
     plan_steps(len(points) + 3)
     with Alone(folder):
         step(f"loading {front.model.id}")
         setting = make_setting(RunConfig(**front.config), task=task, model=model)
         find_encoder(setting.task.model)  # decoders are not trained yet
-        work, share = Tuning(folder, wanted, setting, school), 1 / (len(points) + 1)  # the second reference has one too
+        fits = fits_for([point.to_plan() for point in front.points], folder.path)
+        work, share = Tuning(folder, wanted, setting, school, fits), 1 / (len(points) + 1)  # the second reference's too
         learnt: dict[str, Learnt] = {}
         for point in points:  # the slowest first: as many steps of any other fit into its time
             steps = next((found.amount.steps for found in learnt.values()), None)
             learnt[point.id] = work.learn(point.to_plan().on_own_weights, point.id, share, steps)
         equal = work.reference(next(iter(learnt.values())))
         step(f"judging {len(points)} tuned points on rows that no training has seen")
-        fits = fits_for([point.to_plan() for point in front.points], folder.path)
         with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=fits) as handle:
             judging = Judging.of(work, equal, handle)
             tuned = [found for point in points if (found := _judged(judging, point, learnt[point.id])) is not None]
@@ -105,29 +107,36 @@ def _trials(folder: StudyFolder) -> list[TrialRecord]:
     return read_trials(**study_place(folder, folder.load_config().get("storage")))
 
 
-def _asked(front: Front, spec: str | None) -> list[Point]:
-    """The points to train: those that reduce tokens, or leave out halves of blocks."""
+def _asked(front: Front, spec: str | None, parameters: str) -> list[Point]:
+    """The points to train: those that reduce tokens, or have halves of blocks smaller or left out."""
     if front.combined is not None:
         raise PruneSearchError(
             f"weights are trained for one quality, but study '{front.study}' has {len(front.unpruned.qualities) - 1} "
             "(--robust): tune a study without"
         )
     chosen = [pick(front, spec)] if spec is not None else front.points
-    plans = [(point, point.to_plan()) for point in chosen]
-    smaller = [point for point, plan in plans if plan.halves.keys() - plan.skips - plan.kept]
-    able = [point for point, plan in plans if (len(plan) or plan.skips) and point not in smaller]
-    if not able and smaller:
-        raise PruneSearchError(
-            f"points whose blocks are whole are tuned, but {smaller[0].id} is {smaller[0].text}: choose another --pick"
-        )
-    if smaller:
-        say(f"{', '.join(point.id for point in smaller)} stay as they are: weights of smaller blocks are not trained")
+    able = [point for point in chosen if _to_recover(point.to_plan())]
     if not able:
         named = f"{chosen[0].id} ({chosen[0].text}) has none" if chosen else "the front has no point"
         raise PruneSearchError(
-            f"points with token stages, or blocks left out, are tuned, but {named}: nothing is to be recovered"
+            f"points with token stages, or blocks that are smaller or left out, are tuned, but {named}: nothing is to be "
+            "recovered"
+        )
+    smaller = next((point for point in able if any(map(_fitted, point.to_plan().changes))), None)
+    if smaller is not None and PARAMETERS.entry(parameters).replaces:
+        raise PruneSearchError(
+            f"parameters '{parameters}' stand in the places of linear layers, but {smaller.id} ({smaller.text}) has "
+            "others there: choose --parameters full or norms, or another --pick"
         )
     return able
+
+
+def _to_recover(plan: Plan) -> bool:
+    return bool(len(plan) or plan.halves.keys() - plan.kept)
+
+
+def _fitted(change: Change) -> bool:
+    return CHANGES.entry(change.kind).fitted
 
 
 def _write_card(folder: StudyFolder, front: Front, point: Point) -> None:

@@ -230,8 +230,14 @@ class Plan:
 
     @property
     def shortened(self) -> Plan:
-        """Its stages, and the halves of blocks that it leaves out: what of it weights can be trained under."""
+        """Its stages, and the halves of blocks that it leaves out."""
         return Plan(self.schedule, (change for change in self.changes if CHANGES.entry(change.kind).removes))
+
+    @property
+    def shaped(self) -> Plan:
+        """Its stages, and the halves of blocks that are smaller or left out: what of it weights are trained under."""
+        halves = (change for change in self.changes if change.half and not CHANGES.entry(change.kind).keeps)
+        return Plan(self.schedule, halves)
 
     @property
     def whole(self) -> tuple[Change, ...]:

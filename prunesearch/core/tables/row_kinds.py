@@ -108,9 +108,10 @@ class PrecisionRow(Row):
 @dataclass(frozen=True)
 class ParametersRow(Row):
     """Which parameters of a model are trained; `target` is a `training.trainable.Trainable`. `rate`: learning rate that
-    suits them, of AdamW."""
+    suits them, of AdamW. `replaces`: other modules stand in the places of linear layers while it lasts."""
 
     rate: float = 1e-4
+    replaces: bool = False
 
 
 @dataclass(frozen=True)

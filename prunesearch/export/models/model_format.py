@@ -52,9 +52,12 @@ class ModelSource:
         """A copy of the model with the smaller layers of its plan as its own; see `forward.reshaped`."""
         from prunesearch.pruning.apply import twins_of
         from prunesearch.pruning.families.find import find_encoder
+        from prunesearch.pruning.families.surroundings import holders
         from prunesearch.pruning.forward.reshaped import reshaped
 
-        return reshaped(self.model, twins_of(find_encoder(self.model), self.fits), self.plan.halves.values())
+        encoder = find_encoder(self.model)
+        twins = twins_of(encoder, holders(self.model, encoder.base), self.fits)
+        return reshaped(self.model, twins, self.plan.halves.values())
 
     def written_in(self, options: ModelOptions) -> str:
         """What the model is written in, for people: `int8`; empty for its own float32."""

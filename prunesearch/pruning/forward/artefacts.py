@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import write_bytes_atomic
 from prunesearch.core.plans.plan import WEIGHTS, Plan
-from prunesearch.pruning.forward.probes import held_probes, hold_probes, made_probes, split_tensors
+from prunesearch.pruning.forward.beside import Beside, split_tensors
 
 _SHORT = 16  # characters of a digest that a file is called by
 
@@ -75,12 +75,12 @@ def changed_weights(model: nn.Module, before: nn.Module) -> dict[str, Tensor]:
 
 
 def load_(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give `model` these parameters in place of its own, which are returned, and the weights of learned scorers.
+    """Give `model` these parameters in place of its own, which are returned, and what lies beside them.
 
     Raises:
         PruneSearchError: if they are another model's; nothing is changed then.
     """
-    weights, scorers = split_tensors(weights)
+    weights, beside = split_tensors(weights)
     own = dict(model.named_parameters())
     for name, value in weights.items():
         if name not in own or own[name].shape != value.shape:
@@ -92,21 +92,21 @@ def load_(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     before = {name: own[name].data for name in weights}
     for name, value in weights.items():
         own[name].data = value.to(own[name].device, own[name].dtype)
-    if scorers:
-        hold_probes(model, made_probes(scorers, next(iter(own.values())).device))
+    if beside:
+        Beside.made(beside, next(iter(own.values())).device).over(Beside.of(model)).put_into(model)
     return before
 
 
 @contextmanager
 def loaded(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[nn.Module]:
     """Within the block, `model` has these parameters; its own come back to the last bit. See `load_`."""
-    held = held_probes(model)
+    held = Beside.of(model)
     before = load_(model, weights)
     try:
         yield model
     finally:
         load_(model, before)
-        hold_probes(model, held)
+        held.put_into(model)
 
 
 @contextmanager

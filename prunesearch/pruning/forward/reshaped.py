@@ -11,6 +11,7 @@ from torch import nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.pruning.forward.beside import Beside
 from prunesearch.pruning.forward.twins import Twins
 
 
@@ -59,6 +60,8 @@ def reshaped(model: nn.Module, twins: Twins, changes: Iterable[Any]) -> tuple[nn
         wanted |= {f"{paths[id(block)]}.{path}": module for path, module in shadow.others.items()}
         said |= {f"{paths[id(block)]}.{path}".rstrip("."): numbers for path, numbers in shadow.said.items()}
     made = copy.deepcopy(model)
+    for module in list(made.modules()):
+        Beside(Beside.of(module).probes).put_into(module)  # what layers were made of is in them
     for path, module in wanted.items():
         above, _, name = path.rpartition(".")
         setattr(made.get_submodule(above), name, copy.deepcopy(module))

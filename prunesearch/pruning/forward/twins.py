@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.registry import CHANGES
+from prunesearch.pruning.forward.beside import HeldFits, fits_of
 
 _HEADS = ("num_attention_heads", "num_heads", "n_heads")  # what attention modules call them
 _ALL_HEADS = ("all_head_size", "inner_dim", "embed_dim", "dim")  # and their width together
@@ -37,10 +38,11 @@ class Twin(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """A shadow with one change, the weights that it was made of, and about how many bytes it has beside them."""
+    """A shadow with one change, what it was made of, and about how many bytes it has beside the block's weights."""
 
     own: Shadow
     weights: Seen
+    held: HeldFits | None
     extra: int
 
 
@@ -51,13 +53,17 @@ class Twins:
         blocks: of the encoder.
         core: path, from each, of its attention module.
         bound: see `Shadow`.
+        around: modules one of which may hold weights that changes were trained with, which go before `fits`.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], core: str, bound: str = "") -> None:
-        self.blocks, self.core, self.bound, self.fits = list(blocks), core, bound, dict[str, Mapping[str, Tensor]]()
+    def __init__(
+        self, blocks: Sequence[nn.Module], core: str, bound: str = "", around: Sequence[nn.Module] = ()
+    ) -> None:
+        self.blocks, self.core, self.bound, self.around = list(blocks), core, bound, around
+        self.fits = dict[str, Mapping[str, Tensor]]()
         self._made: OrderedDict[Any, _Made] = OrderedDict()
         # blocks by all changes of a plan, with the weights that they were made of: asked for at every forward
-        self._blocks: OrderedDict[tuple[Any, ...], tuple[list[Seen], dict[int, Twin]]] = OrderedDict()
+        self._blocks: OrderedDict[Any, tuple[list[Seen], HeldFits | None, dict[int, Twin]]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": OrderedDict(), "_blocks": OrderedDict()}  # a copy makes its own
@@ -69,19 +75,19 @@ class Twins:
             PruneSearchError: for a block that the model does not have, one that a change does not fit, or weights that
                 were not given.
         """
-        every = tuple(changes)
-        known = self._blocks.get(every)
-        if known is None or not all(seen.same() for seen in known[0]):
+        every, held, training = tuple(changes), fits_of(self.around), self.blocks[0].training
+        known = self._blocks.get((every, training))
+        if known is None or known[1] is not held or not all(seen.same() for seen in known[0]):
             own = self._own(every)
             weights = [Seen(self.blocks[index]) for index in own]
             made = {
                 index: self._twin(index, mine, tuple(c for c in every if not c.half and c.block in (None, index)))
                 for index, mine in own.items()
             }
-            known = self._blocks[every] = (weights, made)
+            known = self._blocks[every, training] = (weights, held, made)
             while len(self._blocks) > _MOST_PLANS:
                 self._blocks.popitem(last=False)
-        return known[1]
+        return known[2]
 
     def _own(self, changes: Iterable[Any]) -> dict[int, list[Any]]:
         """The changes that make blocks others, by the numbers of these."""
@@ -110,25 +116,30 @@ class Twins:
         return Twin(block, block.get_submodule(self.core))
 
     def _half(self, index: int, change: Any, whole: tuple[Any, ...]) -> Shadow:
-        """A shadow with one change, made once for all plans that have it, as long as the weights are the same."""
-        key, block = (index, change, whole), self.blocks[index]
+        """A shadow with one change, made once for all plans that have it, as long as all weights are the same."""
+        block, held = self.blocks[index], fits_of(self.around)
+        key = (index, change, whole, block.training)
         made = self._made.get(key)
-        if made is None or not made.weights.same():
-            extra = _bytes_of(self.fits.get(str(change), {}))
-            made = self._made[key] = _Made(self._make(block, change, whole), Seen(block), extra)
+        if made is None or made.held is not held or not made.weights.same():
+            fit = self._fit(change, held)
+            made = self._made[key] = _Made(self._make(block, change, fit, whole), Seen(block), held, _bytes_of(fit))
             while len(self._made) > 1 and sum(one.extra for one in self._made.values()) > _MOST_BYTES:
                 self._made.popitem(last=False)
         if key in self._made:  # another thread may have let go of it
             self._made.move_to_end(key)
         return made.own
 
-    def _make(self, block: nn.Module, change: Any, whole: Iterable[Any]) -> Shadow:
-        fit = self.fits.get(str(change), None if CHANGES.entry(change.kind).fitted else {})
+    def _fit(self, change: Any, held: HeldFits | None) -> Mapping[str, Tensor]:
+        own = None if held is None else held.of(str(change))
+        fit = own or self.fits.get(str(change), None if CHANGES.entry(change.kind).fitted else {})
         if fit is None:
             raise PruneSearchError(
                 f"'{change}' has weights that were fitted on calibration rows: give them, "
                 "ps.apply_(model, plan, fits=ps.load_fits(STUDY)), or those of ps.fit_plan(model, plan, batches)"
             )
+        return fit
+
+    def _make(self, block: nn.Module, change: Any, fit: Mapping[str, Tensor], whole: Iterable[Any]) -> Shadow:
         own = Shadow(block, self.core, self.bound)
         makes: ChangesBlock = CHANGES.load(change.kind)(**dict(change.params))
         makes.change(own, fit)

@@ -16,7 +16,7 @@ from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.files import load_json
 from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.forward.artefacts import load_, loaded, read_weights, weights_path
-from prunesearch.pruning.forward.probes import made_probes, split_tensors
+from prunesearch.pruning.forward.beside import Beside, split_tensors
 
 PLAN = "plan.json"  # in the folder of a training: the plan, how its weights were trained, and what it is
 _WEIGHTS = "weights"  # beside it
@@ -83,13 +83,14 @@ class GivenWeights:
     @property
     def scorers(self) -> list[str]:
         """The learned scorers that have weights in it."""
-        held = made_probes(split_tensors(self.tensors)[1], torch.device("cpu"))
+        held = Beside.made(split_tensors(self.tensors)[1], torch.device("cpu")).probes
         return [] if held is None else held.scorers
 
     @contextmanager
     def taken_out(self) -> Iterator[None]:
         """Within the block, the model has its own weights."""
         with loaded(self.model, self.own):
+            Beside(Beside.of(self.model).probes).put_into(self.model)  # layers that are smaller are as they were fitted
             yield
 
     @contextmanager

@@ -18,7 +18,7 @@ from prunesearch.core.plans.plan import Plan
 from prunesearch.core.tables.names import load_target
 from prunesearch.core.tables.token_tables import LEARNED
 from prunesearch.pruning.apply import apply_
-from prunesearch.pruning.forward.probes import SCORER
+from prunesearch.pruning.forward.beside import SCORER
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import Batch
 from prunesearch.training.distillation import teacher_of
