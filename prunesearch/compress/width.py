@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class Width:
     def change(self, own: Changing, fit: Mapping[str, Tensor]) -> None:
         """See `ChangesBlock`; `fit`: `kept` groups, and the last layer's `weight` and `bias`.
 
-        Without a `weight` that layer's are its own columns, as an elastic training leaves them (`pruning.forward.beside`).
+        Without a `weight` that layer's are its own columns, as an elastic training leaves them.
         """
         block, found = own.block, find_half(own.block, own.core, self.half)
         if not self.keep < found.groups:
@@ -186,7 +187,8 @@ class Part(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """What the part makes of `[..., columns]`, `[..., rows]`."""
         (whole,) = self._whole
-        weight, bias = whole.weight, whole.bias
+        weight: Tensor = whole.weight
+        bias = cast(Tensor | None, whole.bias)
         if self._rows is not None:
             weight, bias = weight[self._rows], None if bias is None else bias[self._rows]
         if self._columns is not None:
@@ -196,7 +198,8 @@ class Part(nn.Module):
 
 def _smaller(whole: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None) -> nn.Linear:
     """A layer with some of another's rows, or columns, as its own."""
-    weight, bias = whole.weight.detach(), None if whole.bias is None else whole.bias.detach()
+    weight: Tensor = whole.weight.detach()
+    bias = None if whole.bias is None else whole.bias.detach()
     if rows is not None:
         rows = rows.to(weight.device)
         weight, bias = weight[rows], None if bias is None else bias[rows]

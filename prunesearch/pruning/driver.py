@@ -17,9 +17,9 @@ from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.decide import Rule
 from prunesearch.pruning.families.find import Encoder
+from prunesearch.pruning.forward.beside import probes_of
 from prunesearch.pruning.forward.constants import are_kept
 from prunesearch.pruning.forward.mixed import RowTokens
-from prunesearch.pruning.forward.beside import probes_of
 from prunesearch.pruning.forward.state import (
     Departure,
     Followed,

@@ -129,7 +129,8 @@ class LearntFits(nn.Module):
     def by_change(self) -> dict[str, dict[str, Tensor]]:
         """The parameters as `apply_` takes them."""
         return {
-            change: {part: self.get_parameter(name) for part, name in own.items()} for change, own in self._names.items()
+            change: {part: self.get_parameter(name) for part, name in own.items()}
+            for change, own in self._names.items()
         }
 
 

@@ -76,7 +76,9 @@ def tuned(folder: Path, fitted: tuple[StudyFolder, Front]) -> tuple[StudyFolder,
     return study, point, read_weights(study.weights, str(point.to_plan().weights))
 
 
-def test_what_was_fitted_is_learnt_and_belongs_to_the_point(tuned: tuple[StudyFolder, Point, dict[str, Tensor]]) -> None:
+def test_what_was_fitted_is_learnt_and_belongs_to_the_point(
+    tuned: tuple[StudyFolder, Point, dict[str, Tensor]],
+) -> None:
     study, point, weights = tuned
     assert point.tuned is not None
     assert point.tuned.before.calibration < point.quality.calibration

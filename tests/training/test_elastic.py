@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ import torch
 import prunesearch as ps
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.pruning.forward.artefacts import loaded
 from prunesearch.tasks.base import Task
-from prunesearch.training.distillation import LABELS, Distillation, student_of
-from prunesearch.training.elastic import looked_at, near_the_front, sandwich
-from tests.training.test_training import rows_of
+from prunesearch.training.distillation import LABELS, Distillation, LearntFits, student_of
+from prunesearch.training.elastic import can_share, looked_at, near_the_front, nested, sandwich, shared
+from prunesearch.training.recover import School
+from prunesearch.training.settings import TrainingSettings
+from tests.training.test_training import rows_of, seen_rows
 
 NEAR = [Schedule([ps.Stage(2, keep, "cls_attention", "drop")]) for keep in (0.9, 0.7, 0.5, 0.3)]
 
@@ -85,3 +89,78 @@ def test_in_place_the_unpruned_pass_gets_no_gradient_from_those_that_learn_from_
     distilled(numbers)["loss"].backward()
     assert not distilled.student.training  # no dropout in what teaches
     assert all(value.grad is None for value in task.model.parameters())
+
+
+# -- widths ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_fewer_are_among_the_more() -> None:
+    kept = {2: torch.tensor([5, 7]), 4: torch.tensor([0, 1, 2, 7]), 6: torch.tensor([0, 1, 2, 3, 4, 5])}
+    found = nested(kept)
+    assert {keep: len(groups) for keep, groups in found.items()} == {2: 2, 4: 4, 6: 6}
+    assert set(found[2].tolist()) == {5, 7}
+    assert set(found[2].tolist()) < set(found[4].tolist()) < set(found[6].tolist())
+    assert set(found[4].tolist()) - {5} < set(kept[4].tolist())
+
+
+def test_what_cannot_be_shared_is_not_drawn() -> None:
+    assert can_share(Plan.parse("2:0.50 cls_attention+drop | 0:width(mlp=8) | 1:skip(part=mlp)"))
+    assert not can_share(Plan.parse("2:0.50 cls_attention+drop | 1:rank(mlp=2)"))
+
+
+WIDE, NARROW = Plan.parse("unpruned | 1:width(mlp=16) | 0:width(heads=1)"), Plan.parse("unpruned | 1:width(mlp=8)")
+
+
+def test_all_widths_learn_in_the_same_layers(task: Task) -> None:
+    """By hand: layers of the student with the rows and columns that stay; the loss, and where its gradient goes."""
+    student = student_of(task.model).requires_grad_(True)
+    fits = shared([WIDE, NARROW], fits_of(task))
+    assert {tuple(own) for own in fits.values()} == {("kept",)}
+    distilled = Distillation(
+        task, student, rows_of(task), lambda: [NARROW], augment=False, fits=LearntFits(fits, torch.device("cpu"))
+    ).eval()
+    rows = rows_of(task).learnt[:4]
+    distilled(rows)["loss"].backward()
+    kept = fits[str(NARROW.changes[0])]["kept"]
+    into, out = (m for m in student.vit.layers[1].mlp.modules() if isinstance(m, torch.nn.Linear))
+    gone = [row for row in range(into.out_features) if row not in kept.tolist()]
+    assert into.weight.grad is not None
+    assert out.weight.grad is not None
+    assert (into.weight.grad[kept].abs().sum(1) > 0).all()
+    assert not into.weight.grad[gone].any()
+    assert not out.weight.grad[:, gone].any()
+    by_hand = copy.deepcopy(task.model)
+    a, b = (m for m in by_hand.vit.layers[1].mlp.modules() if isinstance(m, torch.nn.Linear))
+    a.weight.data[gone], a.bias.data[gone], b.weight.data[:, gone] = 0.0, 0.0, 0.0
+    (batch,) = rows_of(task).pick(rows)
+    with torch.no_grad():
+        logp = by_hand(**batch.inputs).logits.log_softmax(-1)
+        want = task.model(**batch.inputs).logits.log_softmax(-1)
+        loss = (want.exp() * (want - logp)).sum(-1).mean() - LABELS * logp[torch.arange(4), batch.labels].mean()
+        assert distilled(rows)["loss"].item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def fits_of(task: Task) -> dict[str, dict[str, torch.Tensor]]:
+    """Each change fitted by itself, as a search has them."""
+    batches = [dict(batch.inputs) for batch in task.calibration.batches]
+    return ps.fit_plan(task.model, WIDE, batches) | ps.fit_plan(task.model, NARROW, batches)
+
+
+def test_weights_for_all_widths_are_parts_of_the_models_own(task: Task, tmp_path: Path) -> None:
+    """What a training leaves: the model's parameters, and which groups stay; a run has nothing more to fit."""
+    fits = shared([WIDE, NARROW], fits_of(task))
+    settings = TrainingSettings(epochs=2, batch_size=5, rate=1e-3, augment=False)
+    near = [WIDE, NARROW]
+    school = School(task, seen_rows(task), settings, tmp_path / "weights", tmp_path / "scratch")
+    learnt = school.learn(sandwich(near), "one", "a test", looks=looked_at(near), fits=fits)
+    assert {name for name in learnt.weights if "/" in name} == {f"fits/{change}/kept" for change in fits}
+    (batch,) = rows_of(task).pick(rows_of(task).learnt[:4])
+    with torch.no_grad(), loaded(task.model, learnt.weights):
+        by_hand = copy.deepcopy(task.model)
+        with ps.apply_(task.model, NARROW):
+            found = task.model(**batch.inputs).logits
+    a, b = (m for m in by_hand.vit.layers[1].mlp.modules() if isinstance(m, torch.nn.Linear))
+    gone = [row for row in range(a.out_features) if row not in fits[str(NARROW.changes[0])]["kept"].tolist()]
+    a.weight.data[gone], a.bias.data[gone], b.weight.data[:, gone] = 0.0, 0.0, 0.0
+    with torch.no_grad():
+        torch.testing.assert_close(found, by_hand(**batch.inputs).logits)

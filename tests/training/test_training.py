@@ -18,7 +18,7 @@ from prunesearch.pruning.forward.artefacts import changed_weights
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet, Held
 from prunesearch.training.augment import augmented
-from prunesearch.training.distillation import LABELS, Distillation, fixed, student_of, teacher_of
+from prunesearch.training.distillation import LABELS, Distillation, LearntFits, fixed, student_of, teacher_of
 from prunesearch.training.recover import School
 from prunesearch.training.settings import TrainingSettings
 from prunesearch.training.trainer import TrainingLength, last_checkpoint, train
@@ -39,7 +39,7 @@ def seen_rows(task: Task) -> TrainingRows:
     return replace(rows, stopping=rows.learnt)
 
 
-def distillation(task: Task, schedule: ps.Schedule = STAGES, **changes: Any) -> Distillation:
+def distillation(task: Task, schedule: ps.Schedule | Plan = STAGES, **changes: Any) -> Distillation:
     rows = rows_of(task, labelled=changes.pop("labelled", True))
     return Distillation(task, student_of(task.model).requires_grad_(True), rows, fixed(schedule), **changes)
 
@@ -206,16 +206,26 @@ def test_what_is_asked_for_is_trained(parameters: str, fits: Any, task: Task, tm
     assert again.trained == learnt.trained
 
 
-def test_a_training_that_was_killed_comes_to_the_same_weights(task: Task, tmp_path: Path) -> None:
+SMALLER = Plan.parse("1:0.50 cls_attention+fuse | 1:width(mlp=8) | 0:rank(attention=2)")
+
+
+@pytest.mark.parametrize("plan", [Plan(STAGES), SMALLER])
+def test_a_training_that_was_killed_comes_to_the_same_weights(plan: Plan, task: Task, tmp_path: Path) -> None:
     """Stopped in the middle, and taken up from its last checkpoint: the same steps, to the last bit."""
+    batches = [dict(batch.inputs) for batch in task.calibration.batches]
+    fits = ps.fit_plan(task.model, plan, batches) if plan.changes else {}
 
     def trained(folder: Path, stop: int | None) -> nn.Module:
-        made = distillation(task)
+        own = LearntFits(fits, torch.device("cpu")) if fits else None
+        made = distillation(task, plan, fits=own)
+        learns = [] if own is None else [value for value in own.parameters() if value.is_floating_point()]
+        for value in learns:
+            value.requires_grad_(True)
         numbers = (made._rows.learnt, made._rows.learnt)
         if stop is not None:
             made.register_forward_pre_hook(StopAt(stop))
         train(made, numbers, TrainingLength(12, 5, 1e-3, seed=3), folder, label="a test")
-        return made.student
+        return nn.ModuleList([made.student, *([] if own is None else [own])])
 
     whole = trained(tmp_path / "whole", None)
     with pytest.raises(KeyboardInterrupt):
@@ -227,7 +237,9 @@ def test_a_training_that_was_killed_comes_to_the_same_weights(task: Task, tmp_pa
     (broken / "model.safetensors").write_bytes(b"half")
     resumed = trained(tmp_path / "cut", None)
     assert changed_weights(resumed, whole) == {}
-    assert changed_weights(resumed, task.model)
+    begun = nn.ModuleList([task.model, *([LearntFits(fits, torch.device("cpu"))] if fits else [])])
+    changed = changed_weights(resumed, begun)
+    assert {name[0] for name in changed} == ({"0", "1"} if fits else {"0"})
 
 
 class StopAt:

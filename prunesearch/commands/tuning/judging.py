@@ -28,7 +28,7 @@ from prunesearch.study.setup import Setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.objects import digest_of
 from prunesearch.training.distillation import fixed, teacher_of
-from prunesearch.training.elastic import looked_at, sandwich
+from prunesearch.training.elastic import looked_at, sandwich, shared
 from prunesearch.training.recover import Learnt, School
 from prunesearch.training.settings import TrainingSettings
 from prunesearch.training.training_rows import TrainingRows, training_rows
@@ -107,10 +107,11 @@ class Tuning:
         names = [str(change) for change in plan.changes if CHANGES.entry(change.kind).fitted]
         return {name: trained.get(name) or self.fits[name] for name in names}
 
-    def learn_elastic(self, near: Sequence[Schedule], share: float) -> Learnt:
-        """Train a student that serves all of these schedules, from the slowest to the fastest."""
-        step(f"training one network for {len(near)} schedules near the front; the smallest: {near[-1]}")
-        return self._school(share).learn(sandwich(near), self.key(near, share), "elastic", looks=looked_at(near))
+    def learn_elastic(self, near: Sequence[Plan], share: float) -> Learnt:
+        """Train a student that serves all of these plans, from the slowest to the fastest."""
+        step(f"training one network for {len(near)} plans near the front; the smallest: {near[-1]}")
+        key, fits = self.key([plan if plan.changes else plan.schedule for plan in near], share), shared(near, self.fits)
+        return self._school(share).learn(sandwich(near), key, "elastic", looks=looked_at(near), fits=fits)
 
     def reference(self, learnt: Learnt) -> Learnt | None:
         """The unpruned model after the same training as one of a point; None: that leaves it as it is."""
@@ -307,6 +308,11 @@ class Judging:
         if abs(found[1] / found[0] - 1) > _SAME:
             say(f"measured {found[0]:.2f}x on the model's own weights, {found[1]:.2f}x on the trained ones")
         return found[0], found[1]
+
+
+def to_recover(plan: Plan) -> bool:
+    """Whether a plan loses what training may bring back: it has stages, or halves of blocks smaller or left out."""
+    return bool(len(plan) or plan.shaped.changes)
 
 
 def _anew(evaluator: Evaluator, plan: Plan) -> Evaluation:

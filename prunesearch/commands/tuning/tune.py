@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from prunesearch.commands.tuning.judging import Judging, Tuning, Wanted
+from prunesearch.commands.tuning.judging import Judging, Tuning, Wanted, to_recover
 from prunesearch.compress.fits import fits_for
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
-from prunesearch.core.events import say, step
+from prunesearch.core.events import step
 from prunesearch.core.files import write_text_atomic
 from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.core.tables.registry import CHANGES
@@ -115,12 +115,12 @@ def _asked(front: Front, spec: str | None, parameters: str) -> list[Point]:
             "(--robust): tune a study without"
         )
     chosen = [pick(front, spec)] if spec is not None else front.points
-    able = [point for point in chosen if _to_recover(point.to_plan())]
+    able = [point for point in chosen if to_recover(point.to_plan())]
     if not able:
         named = f"{chosen[0].id} ({chosen[0].text}) has none" if chosen else "the front has no point"
         raise PruneSearchError(
-            f"points with token stages, or blocks that are smaller or left out, are tuned, but {named}: nothing is to be "
-            "recovered"
+            f"points with token stages, or blocks that are smaller or left out, are tuned, but {named}: nothing is to "
+            "be recovered"
         )
     smaller = next((point for point in able if any(map(_fitted, point.to_plan().changes))), None)
     if smaller is not None and PARAMETERS.entry(parameters).replaces:
@@ -129,10 +129,6 @@ def _asked(front: Front, spec: str | None, parameters: str) -> list[Point]:
             "others there: choose --parameters full or norms, or another --pick"
         )
     return able
-
-
-def _to_recover(plan: Plan) -> bool:
-    return bool(len(plan) or plan.halves.keys() - plan.kept)
 
 
 def _fitted(change: Change) -> bool:

@@ -1,4 +1,4 @@
-"""`prunesearch tune STUDY --elastic`: one training whose weights serve every schedule near the front of a study."""
+"""`prunesearch tune STUDY --elastic`: one training whose weights serve every plan near the front of a study."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from prunesearch import __version__
-from prunesearch.commands.tuning.judging import Judging, Tuning, Wanted
+from prunesearch.commands.tuning.judging import Judging, Tuning, Wanted, to_recover
 from prunesearch.compress.fits import fits_for
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
@@ -29,7 +29,7 @@ from prunesearch.study.setup import make_setting
 from prunesearch.study.storage.alone import Alone
 from prunesearch.study.trials import read_trials, study_place
 from prunesearch.tasks.base import Task
-from prunesearch.training.elastic import near_the_front
+from prunesearch.training.elastic import can_share, near_the_front
 from prunesearch.training.recover import Learnt, School
 
 ELASTIC = "elastic"  # the folder, in that of the study
@@ -42,7 +42,7 @@ class ElasticWeights:
 
     Attributes:
         folder: with `plan.json`, `weights/` and a card.
-        judged: the unpruned model and every point of the study that has stages: its quality on the model's own
+        judged: the unpruned model and every point of the study that has what to recover: its quality on the model's own
             weights (`before`) and on these (`after`) on the holdout split, with paired differences to `before`, to the
             user's model (`to_unpruned`) and to the unpruned model after the same training (`to_equal`).
         equal: quality of that model.
@@ -75,14 +75,14 @@ def tune_elastic(
     model: nn.Module | None = None,
     school: type[School] = School,
 ) -> ElasticWeights:
-    """Train one set of weights for every schedule near a study's front, judge it at its points, and write it down.
+    """Train one set of weights for every plan near a study's front, judge it at its points, and write it down.
 
     The same call goes on where it was interrupted.
 
     Args:
         folder: of the study.
         front: its front.
-        wanted: rows, and how long; epochs are passes over the rows, each with four schedules.
+        wanted: rows, and how long; epochs are passes over the rows, each with four plans.
         task, model: as `tune` takes them.
         school: what trains.
 
@@ -91,25 +91,26 @@ def tune_elastic(
     """
     storage = folder.load_config().get("storage")
     trials = [r for r in read_trials(**study_place(folder, storage)) if r.rows is None]
-    near = near_the_front([(r.plan.schedule, r.predicted_ms, r.loss) for r in trials if not r.plan.changes])
+    able = [r for r in trials if not r.plan.whole and can_share(r.plan)]
+    near = near_the_front([(r.plan.shaped, r.predicted_ms, r.loss) for r in able])
     if not near:
         raise PruneSearchError(
-            f"an elastic training draws schedules that study '{folder.name}' has tried, but none of them has stages: "
-            "run it with --precision float32"
+            f"an elastic training draws plans that study '{folder.name}' has tried, but none of them has stages, or "
+            "fewer heads or neurons: run it with --precision float32"
         )
     plan_steps(4)
     with Alone(folder):
         step(f"loading {front.model.id}")
         setting = make_setting(RunConfig(**front.config), task=task, model=model)
         find_encoder(setting.task.model)  # decoders are not trained yet
-        work = Tuning(folder, wanted, setting, school)
+        fits = fits_for([*near, *(point.to_plan() for point in front.points)], folder.path)
+        work = Tuning(folder, wanted, setting, school, fits)
         learnt = work.learn_elastic(near, _SHARE)
         equal = work.reference(learnt)
         step("judging the points of the study on rows that no training has seen")
-        fits = fits_for([point.to_plan() for point in front.points], folder.path)
         with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=fits) as handle:
             judging = Judging.of(work, equal, handle)
-            plans = {p.id: p.to_plan().on_own_weights for p in front.points if len(p.to_plan())}
+            plans = {p.id: p.to_plan().on_own_weights for p in front.points if to_recover(p.to_plan())}
             judged = judging.on_shared({"unpruned": Plan(), **plans}, learnt)
         speeds = {p.id: p.speedup for p in front.points}
         judged = [{**row, "speedup": speeds.get(row["point"], 1.0)} for row in judged]
@@ -136,8 +137,8 @@ def _write(folder: StudyFolder, judging: Judging, learnt: Learnt, judged: list[d
         "prunesearch": __version__,
     }
     remarks = [
-        f"Its weights (`{learnt.name}`) serve schedules near the front of study `{front.study}`; each step trained "
-        "the unpruned model, the smallest schedule and two others.",
+        f"Its weights (`{learnt.name}`) serve plans near the front of study `{front.study}`; each step trained the "
+        "unpruned model, the smallest plan and two others.",
         *(
             f"{row['point']} ({row['text']}): {metric} on held-out rows {row['before']['value']:.4f} on the model's "
             f"own weights, {row['after']['value']:.4f} on these."

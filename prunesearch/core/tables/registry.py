@@ -53,6 +53,7 @@ CHANGES = make_table(
             halves={"heads": "attention", "mlp": "mlp"},
             word="{name}{value}",
             fitted=True,
+            shares=True,
         ),
         "rank": ChangeRow(
             f"{_COMPRESS}.rank:make_rank",

@@ -12,7 +12,9 @@ PARAMETERS = make_table(
     {
         "full": ParametersRow(f"{_TRAINABLE}:FULL", "all", rate=1e-4),
         "norms": ParametersRow(f"{_TRAINABLE}:NORMS", "norms and biases", rate=1e-3),
-        "lora": ParametersRow(f"{_TRAINABLE}:LORA", "low-rank additions to linear layers (peft)", rate=1e-3, replaces=True),
+        "lora": ParametersRow(
+            f"{_TRAINABLE}:LORA", "low-rank additions to linear layers (peft)", rate=1e-3, replaces=True
+        ),
     },
     ParametersRow,
     "parameters",

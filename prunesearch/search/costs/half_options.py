@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from prunesearch.compress.fits import FILE, fit_changes, load_fits, save_fits
+from prunesearch.compress.fits import FILE, Fits, fit_changes, load_fits, save_fits
 from prunesearch.compress.halves import find_half, layer_of
 from prunesearch.compress.rank import least_rank_of
 from prunesearch.core.costs import find_cost
@@ -17,6 +17,7 @@ from prunesearch.core.plans.stage import ENCODER
 from prunesearch.core.tables.registry import CHANGES, ENGINES, RUNTIMES, SPACES
 from prunesearch.cost.shape import device_of
 from prunesearch.pruning.apply import Handle
+from prunesearch.pruning.forward.beside import Beside
 from prunesearch.search.space.space import SpaceFile
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.setup import Setting
@@ -126,7 +127,18 @@ def _runnable(
     return {key: tuple(c for c in known if f"{c.half} {c.word}" not in wrong) for key, known in offered.items()}
 
 
-def _fitted(setting: Setting, handle: Handle, changes: Sequence[Change]) -> dict[str, dict[str, torch.Tensor]]:
+def _fitted(setting: Setting, handle: Handle, changes: Sequence[Change]) -> Fits:
+    """Of the weights in the model; what was trained with these is fitted to the user's, for who asks what it was."""
+    held = Beside.of(setting.task.model).fits
+    trained = [change for change in changes if held is not None and str(change) in held.changes]
+    fits = _fits(setting, handle, [change for change in changes if change not in trained])
+    with setting.on_own_weights():
+        return fits | _fits(setting, handle, trained)
+
+
+def _fits(setting: Setting, handle: Handle, changes: Sequence[Change]) -> Fits:
+    if not changes:
+        return {}
     task = setting.task
     rows = task.calibration.take(_FIT_ROWS)
 
