@@ -46,7 +46,7 @@ class Width:
         columns = columns_of(fit["kept"], found.size)
         inner = found.groups * found.size
         # a fit that is being trained is one of parameters
-        part: Callable[..., nn.Module] = Part if isinstance(fit["kept"], nn.Parameter) else _smaller
+        part: Callable[..., nn.Module] = LayerPart if isinstance(fit["kept"], nn.Parameter) else _smaller
         for path, ways in zip(found.into, found.ways, strict=True):
             rows = torch.cat([columns + inner * way for way in range(ways)])
             own.put(path, part(layer_of(block, path), rows=rows))
@@ -172,7 +172,7 @@ def columns_of(groups: Tensor, size: int) -> Tensor:
     return (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
 
 
-class Part(nn.Module):
+class LayerPart(nn.Module):
     """Some rows, or columns, of a linear layer that stays as it is: what is learnt here is learnt by the whole.
 
     Args:
