@@ -23,9 +23,9 @@ def tune(
     pick: Annotated[
         str | None, typer.Option(help="best@10ms, best@2x, fastest@0.99, knee, a point (p3) or a trial number.")
     ] = None,
-    front: Annotated[bool, typer.Option("--front", help="All points that have stages, each by itself.")] = False,
+    front: Annotated[bool, typer.Option("--front", help="All points that lose something, each by itself.")] = False,
     elastic: Annotated[
-        bool, typer.Option("--elastic", help="One training for all schedules near the front, for run --weights.")
+        bool, typer.Option("--elastic", help="One training for all plans near the front, for run --weights.")
     ] = False,
     train: Annotated[
         str | None,

@@ -61,10 +61,10 @@ def near_the_front(tried: Sequence[tuple[Plan, float, float]]) -> list[Plan]:
     return list(dict.fromkeys(plan for plan, _, _ in sorted(found, key=lambda one: -one[1])))
 
 
-def can_share(plan: Plan) -> bool:
-    """Whether a plan's smaller halves of blocks can be parts of whole ones."""
-    rows = [CHANGES.entry(change.kind) for change in plan.changes]
-    return not any(row.fitted and not row.shares for row in rows)
+def drawn(plan: Plan) -> Plan:
+    """What a training for all plans has of one: its stages, and the halves that are left out, or parts of whole ones."""
+    rows = {change: CHANGES.entry(change.kind) for change in plan.shaped.changes}
+    return Plan(plan.schedule, (change for change, row in rows.items() if row.shares or not row.fitted))
 
 
 def shared(plans: Sequence[Plan], fits: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:

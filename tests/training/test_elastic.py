@@ -14,7 +14,7 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.forward.artefacts import loaded
 from prunesearch.tasks.base import Task
 from prunesearch.training.distillation import LABELS, Distillation, LearntFits, student_of
-from prunesearch.training.elastic import can_share, looked_at, near_the_front, nested, sandwich, shared
+from prunesearch.training.elastic import drawn, looked_at, near_the_front, nested, sandwich, shared
 from prunesearch.training.recover import School
 from prunesearch.training.settings import TrainingSettings
 from tests.training.test_training import rows_of, seen_rows
@@ -104,8 +104,8 @@ def test_the_fewer_are_among_the_more() -> None:
 
 
 def test_what_cannot_be_shared_is_not_drawn() -> None:
-    assert can_share(Plan.parse("2:0.50 cls_attention+drop | 0:width(mlp=8) | 1:skip(part=mlp)"))
-    assert not can_share(Plan.parse("2:0.50 cls_attention+drop | 1:rank(mlp=2)"))
+    plan = Plan.parse("2:0.50 cls_attention+drop | int8 | 0:width(mlp=8) | 1:skip(part=mlp) | 1:rank(attention=2)")
+    assert drawn(plan) == Plan.parse("2:0.50 cls_attention+drop | 0:width(mlp=8) | 1:skip(part=mlp)")
 
 
 WIDE, NARROW = Plan.parse("unpruned | 1:width(mlp=16) | 0:width(heads=1)"), Plan.parse("unpruned | 1:width(mlp=8)")

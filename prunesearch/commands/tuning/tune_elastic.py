@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +29,9 @@ from prunesearch.study.front import Front
 from prunesearch.study.settings.given_weights import PLAN
 from prunesearch.study.setup import make_setting
 from prunesearch.study.storage.alone import Alone
-from prunesearch.study.trials import read_trials, study_place
+from prunesearch.study.trials import TrialRecord, read_trials, study_place
 from prunesearch.tasks.base import Task
-from prunesearch.training.elastic import can_share, near_the_front
+from prunesearch.training.elastic import drawn, near_the_front
 from prunesearch.training.recover import Learnt, School
 
 ELASTIC = "elastic"  # the folder, in that of the study
@@ -91,12 +93,11 @@ def tune_elastic(
     """
     storage = folder.load_config().get("storage")
     trials = [r for r in read_trials(**study_place(folder, storage)) if r.rows is None]
-    able = [r for r in trials if not r.plan.whole and can_share(r.plan)]
-    near = near_the_front([(r.plan.shaped, r.predicted_ms, r.loss) for r in able])
+    near = _near(trials)
     if not near:
         raise PruneSearchError(
             f"an elastic training draws plans that study '{folder.name}' has tried, but none of them has stages, or "
-            "fewer heads or neurons: run it with --precision float32"
+            "halves of blocks with fewer heads or neurons, or left out: nothing would be elastic"
         )
     plan_steps(4)
     with Alone(folder):
@@ -118,6 +119,15 @@ def tune_elastic(
         say(f"on the calibration rows {better} of {len(judged)} are better than on the model's own weights")
         _write(folder, judging, learnt, judged, front)
     return ElasticWeights.load(folder.path / ELASTIC)
+
+
+def _near(trials: Sequence[TrialRecord]) -> list[Plan]:
+    """The plans to draw: of the precision that most were tried in, since costs and losses of two are two fronts."""
+    reduced = [r for r in trials if drawn(r.plan) != Plan()]
+    if not reduced:
+        return []
+    ((most, _),) = Counter(r.plan.whole for r in reduced).most_common(1)
+    return near_the_front([(drawn(r.plan), r.predicted_ms, r.loss) for r in reduced if r.plan.whole == most])
 
 
 def _write(folder: StudyFolder, judging: Judging, learnt: Learnt, judged: list[dict[str, Any]], front: Front) -> None:
