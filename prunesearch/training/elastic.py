@@ -62,7 +62,7 @@ def near_the_front(tried: Sequence[tuple[Plan, float, float]]) -> list[Plan]:
 
 
 def drawn(plan: Plan) -> Plan:
-    """What a training for all plans has of one: its stages, and the halves that are left out, or parts of whole ones."""
+    """What a training for all plans has of one: its stages, and halves that are left out, or parts of whole ones."""
     rows = {change: CHANGES.entry(change.kind) for change in plan.shaped.changes}
     return Plan(plan.schedule, (change for change, row in rows.items() if row.shares or not row.fitted))
 
