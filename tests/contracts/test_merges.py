@@ -75,12 +75,16 @@ def test_sizes_add_up_and_agree_with_the_source(merge: str, shape: Shape) -> Non
     assignment = decide(merge, state)
     after, mass = assignment.advance(state.tokens), real_mass(state).double()
     source = assignment.matrix(mass)
-    torch.testing.assert_close((source @ mass[..., None])[..., 0], after.mass.double(), rtol=1e-9, atol=1e-9)
+    held = (source @ mass[..., None])[..., 0]
+    if assignment.counted:
+        torch.testing.assert_close(held, after.mass.double(), rtol=1e-9, atol=1e-9)
+    else:  # a mean counts as the token whose place it has
+        assert (held >= after.mass.double() - 1e-9).all()
     if MERGES.entry(merge).makes_sizes:
         torch.testing.assert_close(after.mass.double().sum(1), mass.sum(1), rtol=1e-9, atol=1e-9)
     else:
         assert ((source == 0) | (source == 1)).all()
-        assert (source.sum(-1) <= 1).all()
+        assert not assignment.counted or (source.sum(-1) <= 1).all()
 
 
 @EVERY

@@ -15,7 +15,7 @@ from prunesearch.core.tables.token_tables import SELECTIONS
 from prunesearch.pruning.selections.base import SelectionInput
 from tests.support import reference as ref
 from tests.support.small_models import build, inputs_of, last_hidden, rows
-from tests.support.states import Shape, State, make_state, shapes
+from tests.support.states import Shape, State, defaults, make_state, shapes
 
 PADDED = Shape(3, 20, (20, 13, 7), 2, 1, 1, 0.6, 0.34, "broken", False, False)
 LEFT = Shape(4, 12, (12, 5, 3), 2, 1, 0, 1.0, 0.5, "one", False, True)
@@ -47,10 +47,28 @@ def determinant(keys: np.ndarray, score: list[float], count: int) -> list[int]:
 DEFINED = {"diversity": max_min, "dpp": determinant}
 
 
+def least_like_pivots(row: list[ref.Token], heads: ref.Heads, score: list[float], count: int) -> set[int]:
+    """DART: four pivots by score, four of the protected tokens by the L1 norm of their keys; what is left of the count
+    is shared among them, and each takes what is least like it of what is there."""
+    keys = ref.mean_keys(heads)
+    norm = [sum(abs(float(c)) for head in heads.key for c in head[i]) for i in range(len(row))]
+    pool = [i for i, token in enumerate(row) if not token.protected]
+    pivots = sorted(pool, key=lambda i: -score[i])[: min(4, count)]
+    text = sorted((i for i, token in enumerate(row) if token.protected), key=lambda i: -norm[i])[:4]
+    taken = set(pivots)
+    left, parts = count - len(pivots), len(pivots) + len(text)
+    for turn, pivot in enumerate([*pivots, *text]):
+        mine = left // parts + (turn < left % parts)
+        rest = sorted((i for i in pool if i not in taken), key=lambda i: ref.cosine(keys[pivot], keys[i]))
+        taken |= set(rest[:mine])
+    return taken
+
+
 def select(name: str, state: State, score: torch.Tensor) -> torch.Tensor:
     """Bool `[batch, n]`: what stays."""
     keep = state.shape.keep
-    given_ = SelectionInput(state.tokens, state.view, score, keep, state.tokens.width_after(keep), {})
+    asked = state.tokens.width_after(keep), defaults(SELECTIONS)
+    given_ = SelectionInput(state.tokens, state.view, score, keep, *asked)
     chosen = SELECTIONS.load(name)(given_)
     assert torch.equal(chosen.best[:, -1], score.gather(1, chosen.ranking)[:, -1])
     there = torch.ones_like(chosen.kept, dtype=torch.bool) if chosen.occupied is None else chosen.occupied
@@ -85,8 +103,26 @@ def test_it_takes_what_its_definition_takes(name: str, shape: Shape) -> None:
         assert int(stays[b].sum()) == len(want) + len(protected)
 
 
+@settings(max_examples=40, deadline=None)
+@given(shape=shapes())
+@example(shape=PADDED)
+@example(shape=LEFT)
+@example(shape=PLAIN)
+def test_duplication_takes_what_is_least_like_its_pivots(shape: Shape) -> None:
+    state = make_state(shape)
+    assume(state.reduces)
+    score = torch.rand(state.tokens.protected.shape, generator=torch.Generator().manual_seed(shape.seed)).double()
+    stays = select("duplication", state, score)
+    for b, (row, heads, site) in enumerate(zip(state.rows, state.heads, state.sites, strict=True)):
+        where, count = state.places[b], ref.count(site.keep, site.start)
+        taken = least_like_pivots(row, heads, score[b, where].tolist(), count)
+        protected = {i for i, token in enumerate(row) if token.protected}
+        assert {p for p in where if stays[b, p]} == {where[i] for i in taken | protected}
+        assert int(stays[b].sum()) == count + len(protected)
+
+
 @pytest.mark.parametrize("name", list(SELECTIONS))
-@pytest.mark.parametrize("merge", ["drop", "fuse", "nearest"])
+@pytest.mark.parametrize("merge", ["drop", "fuse", "nearest", "contextual"])
 def test_in_a_model_a_row_alone_equals_the_row_in_a_batch(name: str, merge: str) -> None:
     model, inputs = build("bert", dtype=torch.float64), inputs_of("bert", dtype=torch.float64)
     schedule = ps.Schedule([Stage(0, 0.8, "value_norm", merge, name), Stage(2, 0.35, "value_norm", merge, name)])

@@ -317,6 +317,23 @@ def soft(row: list[Token], keys: list[Vector], score: list[float], site: Site) -
     return [_blend(row, inside[j], row[j]) for j in kept]
 
 
+def contextual(row: list[Token], keys: list[Vector], score: list[float], site: Site) -> list[Token]:
+    """VisionZip: the dominant tokens, and means of the others around every so many-th of them (10 of 64)."""
+    kept, others, _ = _chosen(row, score, site)
+    ranked = sorted((i for i in kept if not row[i].protected), key=lambda i: -score[i])
+    groups = min(max(1, math.floor(len(ranked) * 0.15625 + 0.5)), len(ranked))
+    dominant = [i for i in kept if i not in ranked[len(ranked) - groups :]]
+    rest = sorted(i for i in range(len(row)) if i not in dominant)
+    step = max(1, len(rest) // groups)
+    targets = rest[::step][:groups]
+    inside = {t: [t] for t in targets}
+    for i in rest:
+        if i not in targets:
+            inside[max(targets, key=lambda t: cosine(keys[i], keys[t]))].append(i)
+    means = [replace(_blend(row, [(i, 1.0, row[i].size) for i in g], row[min(g)]), size=row[min(g)].size) for g in inside.values()]
+    return sorted([*(row[i] for i in dominant), *means], key=lambda token: token.place)
+
+
 def bipartite(row: list[Token], keys: list[Vector], score: list[float], site: Site) -> list[Token]:
     """ToMe: tokens alternate, those at even places may go to their best match at an odd one.
 
@@ -368,7 +385,7 @@ def same_tokens(source: Vector, row: list[Token]) -> list[int]:
 
 
 MERGES: dict[str, Callable[[list[Token], list[Vector], list[float], Site], list[Token]]] = {
-    f.__name__: f for f in (drop, fuse, nearest, soft, bipartite)
+    f.__name__: f for f in (drop, fuse, nearest, soft, contextual, bipartite)
 }
 
 

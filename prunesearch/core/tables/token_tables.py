@@ -109,6 +109,11 @@ MERGES = make_table(
             order_free=True,
             params={"temperature": Param(0.1, 1e-3, 10.0, "of the softmax over cosines of keys", log=True)},
         ),
+        "contextual": MergeRow(
+            f"{_MERGES}.contextual:contextual",
+            "the best stay, the others are averaged into a few that count as one token each (VisionZip)",
+            params={"targets": Param(0.15625, 0.0, 1.0, "of the tokens that leave, the part that are such means")},
+        ),
         "bipartite": MergeRow(
             f"{_MERGES}.bipartite:bipartite",
             "bipartite soft matching (ToMe); ignores the scorer",
@@ -129,6 +134,14 @@ SELECTIONS = make_table(
             f"{_SELECTIONS}.greedy:diversity", "the least alike, one by one, whatever the scorer says (DivPrune)"
         ),
         "dpp": SelectionRow(f"{_SELECTIONS}.greedy:dpp", "well scored and unlike each other, one by one (CDPruner)"),
+        "duplication": SelectionRow(
+            f"{_SELECTIONS}.pivots:duplication",
+            "a few best-scored ones and the text's, and what is least like each of them (DART)",
+            params={
+                "pivots": Param(4.0, 1.0, 32.0, "tokens by score that others are compared with"),
+                "text_pivots": Param(4.0, 0.0, 32.0, "the same of the tokens that are never reduced"),
+            },
+        ),
         "inverse_cdf": SelectionRow(
             f"{_SELECTIONS}.row_counts:inverse_cdf",
             "drawn at even steps of the sum of scores, each once: fewer where few hold most (ATS)",

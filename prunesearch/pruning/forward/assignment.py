@@ -23,6 +23,7 @@ class Assignment:
         share: `[batch, n_in, n_out]` fraction of each token that went to each slot (`soft`), else None.
         weight: `[batch, n_in]` weight of each token in the mean of its slot (size, or size x importance); 0 on
             padding. None for `drop`.
+        counted: whether a slot counts as many tokens as it holds; else as the one that it continues.
     """
 
     kept: Tensor
@@ -30,6 +31,7 @@ class Assignment:
     slot: Tensor | None = None
     share: Tensor | None = None
     weight: Tensor | None = None
+    counted: bool = True
 
     @property
     def n_out(self) -> int:
@@ -54,7 +56,7 @@ class Assignment:
 
     def apply(self, x: Tensor, tokens: Tokens) -> tuple[Tensor, Tokens]:
         """The features `x` `[batch, n_in, width]` and the description of the tokens that leave the stage."""
-        if self.weight is None:
+        if self.weight is None or not self.counted:
             return self.features(x), self.advance(tokens)
         features, size = self._means(x, self.weight, *([] if self.weight is tokens.mass else [tokens.mass]))
         return features, self._left(tokens, size)
@@ -62,7 +64,7 @@ class Assignment:
     def advance(self, tokens: Tokens) -> Tokens:
         """Describe the tokens that leave the stage."""
         size = None
-        if self.weight is not None:
+        if self.weight is not None and self.counted:
             size = self._sum(tokens.mass)
         elif tokens.size is not None:
             size = take_rows(tokens.size, self.kept)
