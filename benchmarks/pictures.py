@@ -6,8 +6,8 @@
 
 All forwards are timed interleaved in one process, in random order; medians are told. Answers are written by `generate`
 on holdout rows, which the search has not seen, and told apart by the first two words of the question. FastV,
-PyramidDrop, SparseVLM (its shares of 192 tokens), VisionZip (its dominant tokens, without the merged ones), DivPrune
-and DART (its pivots, without what is least like them) are stated as schedules; beside them stand random tokens and a
+PyramidDrop, SparseVLM (its shares of 192 tokens), VisionZip, DivPrune
+and DART are stated as schedules; beside them stand random tokens and a
 smaller picture, whose tower is cheaper too.
 """
 
@@ -61,9 +61,9 @@ def rivals(depth: int) -> dict[str, list[Plan]]:
             )
             for counts in sparse
         ],
-        "VisionZip": [f"input/0:{share} tower_cls_attention+drop" for share in SHARES],
+        "VisionZip": [f"input/0:{share} tower_cls_attention+contextual" for share in SHARES],
         "DivPrune": [f"input/0:{share} random+drop@diversity" for share in SHARES],
-        "DART": [f"decoder/1:{share} key_norm+drop" for share in SHARES],
+        "DART": [f"decoder/1:{share} key_norm+drop@duplication" for share in SHARES],
         "random": [f"input/0:{share} random+drop" for share in SHARES],
     }
     return {name: [Plan.parse(text) for text in texts] for name, texts in found.items()}

@@ -29,6 +29,7 @@ _PUBLIC = {
     "Schedule": "prunesearch.core.plans.schedule",
     "Geometry": "prunesearch.core.plans.flow",
     "Plan": "prunesearch.core.plans.plan",
+    "Place": "prunesearch.core.plans.stage",
     "Stage": "prunesearch.core.plans.stage",
     "Threshold": "prunesearch.core.plans.amount",
     "Cumulative": "prunesearch.core.plans.amount",

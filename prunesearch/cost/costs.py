@@ -19,7 +19,7 @@ class Pieces(Protocol):
         """The MLP half of block `layer` at `n` tokens."""
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
-        """One stage."""
+        """One stage; `scorer` with its selection, as `Stage.scoring` names them."""
 
     @property
     def stem(self) -> float:
@@ -83,11 +83,11 @@ def breakdown(pieces: Pieces, flow: Flow) -> dict[str, float]:
     attention = mlp = reduce = 0.0
     entry = flow.entry
     if entry is not None:
-        reduce += pieces.reduce(entry.scorer, entry.merge, flow.geometry.tokens, flow.n_in)
+        reduce += pieces.reduce(entry.scoring, entry.merge, flow.geometry.tokens, flow.n_in)
     for step in flow:
         attention += pieces.attention(step.n_in, step.sized, step.layer)
         if step.stage is not None:
-            reduce += pieces.reduce(step.stage.scorer, step.stage.merge, step.n_in, step.n_out)
+            reduce += pieces.reduce(step.stage.scoring, step.stage.merge, step.n_in, step.n_out)
         mlp += pieces.mlp(step.n_out, step.layer)
     return {"attention": attention, "mlp": mlp, "reduce": reduce, "rest": pieces.stem + pieces.head(flow.n_out)}
 

@@ -135,7 +135,7 @@ class Driver:
         if merging and not self.encoder.family.merges:
             raise PruneSearchError(
                 f"merge '{merging[0].merge}' would let tokens of a '{self.encoder.family.model_type}' see what comes "
-                "after them: use merge='drop'"
+                "after them: use drop, or contextual"
             )
         behind = self.encoder.family.part != ENCODER
         if behind or self.compiled:

@@ -25,7 +25,9 @@ EVERY_WAY = pytest.mark.parametrize("attention", ["sdpa", "eager"])
 ONE = (4, 1, 5)
 LATE = "decoder/1:0.5 text_attention+drop > decoder/2:0.25 key_norm+drop"
 EARLY = "input/0:0.6 key_norm+drop > decoder/0:0.3 text_attention_mean+drop"
+MERGED = "input/0:0.7 key_norm+contextual > decoder/1:0.4 text_attention+contextual"
 LEAVES = {
+    MERGED: [Leave(0, 0.7, "key_norm", "contextual"), Leave(2, 0.4, "text_attention", "contextual")],
     LATE: [Leave(2, 0.5, "text_attention"), Leave(3, 0.25, "key_norm")],
     EARLY: [Leave(0, 0.6, "key_norm"), Leave(1, 0.3, "text_attention_mean")],
 }
@@ -91,7 +93,7 @@ def test_a_schedule_that_keeps_all_changes_nothing(name: str, attention: str) ->
 
 @EVERY
 @EVERY_WAY
-@pytest.mark.parametrize("text", [LATE, EARLY], ids=["late", "early"])
+@pytest.mark.parametrize("text", [LATE, EARLY, MERGED], ids=["late", "early", "merged"])
 def test_generation_equals_a_slow_one_without_a_cache(name: str, attention: str, text: str) -> None:
     model = build_vlm(name, attention, torch.float64)
     inputs = prompts_for(model, name, [ONE], torch.float64)
@@ -106,7 +108,7 @@ def test_generation_equals_a_slow_one_without_a_cache(name: str, attention: str,
 
 @EVERY
 @EVERY_WAY
-@pytest.mark.parametrize("text", [LATE, EARLY, BY_PLACE], ids=["late", "early", "by place"])
+@pytest.mark.parametrize("text", [LATE, EARLY, BY_PLACE, MERGED], ids=["late", "early", "by place", "merged"])
 def test_rows_of_a_padded_batch_are_what_they_are_alone(name: str, attention: str, text: str) -> None:
     # eager attention is softmaxed in float32, where float64's lowest mask is -inf: padding is NaN, unpruned too
     dtype = torch.float64 if attention == "sdpa" else torch.float32

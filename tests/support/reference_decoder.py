@@ -32,6 +32,7 @@ class Row:
     positions: list[tuple[int, ...]]
     picture: list[bool]
     gone: dict[int, set[int]] = field(default_factory=dict)
+    groups: dict[int, dict[int, list[int]]] = field(default_factory=dict)  # places that become one, by the earliest
 
     @property
     def n(self) -> int:
@@ -45,6 +46,7 @@ class Leave:
     first: int
     keep: float
     scorer: str
+    merge: str = "drop"
 
 
 class Decoder:
@@ -87,7 +89,17 @@ class Decoder:
             ranked = sorted(range(len(pictures)), key=lambda j: -scores[j])
             kept = math.ceil(Fraction(repr(stage.keep)) * total)
             row.gone[first] = {items[pictures[j]].place for j in ranked[kept:]}
-        return [item for item in items if item.place not in row.gone[first]]
+            if stage.merge == "contextual":
+                groups = _contextual(items, pictures, ranked[:kept], seen)
+                row.groups[first] = {min(places): places for places in groups}
+                row.gone[first] = {place for places in groups for place in places if place != min(places)}
+        by_place = {item.place: item for item in items}
+        left = [item for item in items if item.place not in row.gone[first]]
+        for item in left:
+            members = row.groups.get(first, {}).get(item.place, [])
+            if len(members) > 1:
+                item.x = torch.stack([by_place[place].x for place in members]).mean(0)
+        return left
 
     def _block(self, items: list[Item], block: int, row: Row, stages: list[Leave]) -> list[Item]:
         w, at = self.weights, f"layers.{block}."
@@ -148,6 +160,20 @@ class Decoder:
         gate, up = w[at + "mlp.gate_proj.weight"] @ y, w[at + "mlp.up_proj.weight"] @ y
         y = w[at + "mlp.down_proj.weight"] @ (gate * torch.sigmoid(gate) * up)
         return Item(item.x + y, item.position, item.picture, item.place)
+
+
+def _contextual(items: list[Item], pictures: list[int], kept: list[int], seen: Any) -> list[list[int]]:
+    """VisionZip's groups, as places: of what is not dominant, around every so many-th of it; 10 of 64 that stay."""
+    count = max(1, math.floor(0.15625 * len(kept) + 0.5))
+    rest = sorted(pictures[j] for j in range(len(pictures)) if j not in kept[: len(kept) - count])
+    keys = {i: (items[i].x if seen is None else seen[1][i][1].mean(0)) for i in rest}
+    targets = rest[:: max(1, len(rest) // count)][:count]
+    groups = {t: [t] for t in targets}
+    for i in rest:
+        if i not in targets:
+            cosine = [float(torch.nn.functional.cosine_similarity(keys[i], keys[t], dim=0)) for t in targets]
+            groups[targets[cosine.index(max(cosine))]].append(i)
+    return [[items[i].place for i in group] for group in groups.values()]
 
 
 # -- scores of the pictures' tokens `pictures`, by their index among `items` ---------------------------------------

@@ -13,6 +13,7 @@ from prunesearch.core.tables.params import Param, Params, all_params, checked_pa
 from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
 
 ENCODER, INPUT, DECODER = "encoder", "input", "decoder"
+BEFORE = -1  # number of the site before the first block
 # where a stage may be, in the order in which tokens pass; `input`: what a decoder is given, before its first block
 PARTS = ("tower", INPUT, ENCODER, DECODER)
 TOP_K = "top_k"
@@ -34,6 +35,11 @@ class Place(NamedTuple):
     def order(self) -> tuple[int, int]:
         """Sorts places as tokens pass them."""
         return PARTS.index(self.part), self.block
+
+    @property
+    def site(self) -> int:
+        """Number of the block, `BEFORE` for the input."""
+        return BEFORE if self.part == INPUT else self.block
 
     @property
     def tokens_of(self) -> str:
@@ -126,6 +132,11 @@ class Stage:
         said, picked = (params_text(row.params, self.params) for row in rows)
         by = f"@{self.selection}{picked}" if self.selection != TOP_K or picked else ""
         return f"{self.scorer}{said}+{merge}{by}"
+
+    @property
+    def scoring(self) -> str:
+        """What says which tokens stay, as tables name what it costs: the scorer, `@selection` behind it if not top-k."""
+        return self.scorer if self.selection == TOP_K else f"{self.scorer}@{self.selection}"
 
     @property
     def reads_attention(self) -> bool:
@@ -280,9 +291,20 @@ def read_method(text: str) -> Method:
 
 
 def parse_method(method: str) -> tuple[str, str]:
-    """The scorer and the merge that a method names: what decides its cost.
+    """What a method selects by, and its merge: what decides its cost (see `Stage.scoring`).
 
-    >>> parse_method("value_norm+fuse"), parse_method("bipartite")
-    (('value_norm', 'fuse'), ('cls_attention', 'bipartite'))
+    >>> parse_method("value_norm+fuse"), parse_method("bipartite"), parse_method("random+drop@diversity")
+    (('value_norm', 'fuse'), ('cls_attention', 'bipartite'), ('random@diversity', 'drop'))
     """
-    return read_method(method)[:2]
+    scorer, merge, selection, _ = read_method(method)
+    return (scorer if selection == TOP_K else f"{scorer}@{selection}"), merge
+
+
+def method_of(scoring: str, merge: str) -> str:
+    """The method that `parse_method` takes apart.
+
+    >>> method_of("random@diversity", "drop"), method_of("value_norm", "fuse")
+    ('random+drop@diversity', 'value_norm+fuse')
+    """
+    scorer, at, selection = scoring.partition("@")
+    return f"{scorer}+{merge}{at}{selection}"

@@ -131,7 +131,9 @@ SELECTIONS = make_table(
             f"{_SELECTIONS}.top_k:top_k", "the best-scored ones, as many as the stage says", reads_scores=True
         ),
         "diversity": SelectionRow(
-            f"{_SELECTIONS}.greedy:diversity", "the least alike, one by one, whatever the scorer says (DivPrune)"
+            f"{_SELECTIONS}.greedy:diversity",
+            "the least alike, one by one, whatever the scorer says (DivPrune)",
+            ranks=False,
         ),
         "dpp": SelectionRow(f"{_SELECTIONS}.greedy:dpp", "well scored and unlike each other, one by one (CDPruner)"),
         "duplication": SelectionRow(

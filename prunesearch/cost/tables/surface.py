@@ -14,6 +14,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.token_tables import MERGES
 
 _SCORER_TERMS = 3
+_SELECTION_TERMS = 2
 _MERGE_TERMS = 6
 _PASSES = 3
 _LEAST_MS = 1e-9  # stages that cost nothing at all have no relative error
@@ -71,7 +72,7 @@ class ReducePoint:
 class ReduceSurface:
     """The cost of a stage as scorer(n_in) + merge(n_in, n_out), fitted to all stages that were measured.
 
-    scorer: 1, n, n². merge: 1, n, m, n·m, n², and the rounds of halving where one round cannot remove all
+    scorer: 1, n, n²; with a selection other than top-k, which takes tokens one by one, also m, n·m. merge: 1, n, m, n·m, n², and the rounds of halving where one round cannot remove all
     (`bipartite`). No coefficient is negative, so that the surface stays sane where stages are few. One fit over all
     scorers and merges prices a pair that no walk had.
     """
@@ -79,6 +80,7 @@ class ReduceSurface:
     def __init__(self, points: Sequence[ReducePoint], tokens: int, protected: int) -> None:
         self.tokens, self.protected = tokens, protected
         self.scorers = {name: i for i, name in enumerate(sorted({p.scorer for p in points if _scored(p.merge)}))}
+        self.selecting = {name: i for i, name in enumerate(name for name in self.scorers if "@" in name)}
         self.merges = {name: i for i, name in enumerate(sorted({p.merge for p in points}))}
         self.coefficients = self._fit(points)
 
@@ -100,12 +102,16 @@ class ReduceSurface:
             raise PruneSearchError(f"scorer '{scorer}' is not in the cost table, which has {_list(self.scorers)}")
 
     def _row(self, scorer: str, merge: str, n_in: int, n_out: int) -> NDArray[np.float64]:
-        row = np.zeros(_SCORER_TERMS * len(self.scorers) + _MERGE_TERMS * len(self.merges))
+        others = _SCORER_TERMS * len(self.scorers) + _MERGE_TERMS * len(self.merges)
+        row = np.zeros(others + _SELECTION_TERMS * len(self.selecting))
         n, m = n_in / self.tokens, n_out / self.tokens
         scored = _scored(merge)
         if scored:
             at = _SCORER_TERMS * self.scorers[scorer]
             row[at : at + _SCORER_TERMS] = 1, n, n * n
+            if scorer in self.selecting:
+                at = others + _SELECTION_TERMS * self.selecting[scorer]
+                row[at : at + _SELECTION_TERMS] = m, n * m
         at = _SCORER_TERMS * len(self.scorers) + _MERGE_TERMS * self.merges[merge]
         row[at : at + _MERGE_TERMS] = 1, n, m, n * m, n * n, 0 if scored else self._extra_rounds(n_in, n_out)
         return row

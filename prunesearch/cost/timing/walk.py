@@ -21,7 +21,7 @@ from prunesearch.core.events import passing
 from prunesearch.core.plans.flow import Flow
 from prunesearch.core.plans.plan import HALVES, Change, Options, Plan
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import Stage, parse_method
+from prunesearch.core.plans.stage import Stage, parse_method, read_method
 from prunesearch.core.tables.registry import CHANGES
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.devices.kind import Clock
@@ -140,7 +140,7 @@ def piece_names(flow: Flow, shape: Shape, changed: str = "") -> list[Piece]:
     for step, variant in zip(flow, shape.blocks, strict=True):
         names.append(("attention", step.n_in, step.sized, variant.attention))
         stage = step.stage
-        names.append(("reduce",) if stage is None else ("reduce", stage.scorer, stage.merge, step.n_in, step.n_out))
+        names.append(("reduce",) if stage is None else ("reduce", stage.scoring, stage.merge, step.n_in, step.n_out))
         names.append(("mlp", step.n_out, variant.mlp))
     names.append(("head", flow.n_out))
     return [(*name, Within(changed)) for name in names] if changed else names
@@ -164,8 +164,8 @@ def plan_walks(
     """
     rng = random.Random(seed)
     by_merge: dict[str, list[str]] = defaultdict(list)
-    for scorer, merge in map(parse_method, methods):
-        by_merge[merge].append(scorer)
+    for method in methods:
+        by_merge[parse_method(method)[1]].append(method)
     plain = [merge for merge in by_merge if not MERGES.entry(merge).makes_sizes]
     mixed = len(plain) < len(by_merge)
     kinds = [plain, [merge for merge in by_merge if merge not in plain]]
@@ -174,7 +174,7 @@ def plan_walks(
 
     def stage(layer: int, width: int, merges: Sequence[str]) -> Stage:
         merge = rng.choice(merges)
-        return Stage(layer, (width - protected) / (tokens - protected), rng.choice(by_merge[merge]), merge)
+        return Stage(layer, (width - protected) / (tokens - protected), *read_method(rng.choice(by_merge[merge])))
 
     for number in itertools.count():
         if not ends or number % _UNPRUNED_EVERY == 0:

@@ -37,6 +37,7 @@ from prunesearch.export.schedules.parsing import (
 
 LAST_TOKEN = "text_attention"  # what FastV and PyramidDrop score by: the attention of the prompt's last token
 _RATE = "video-pruning-rate"
+_MEANS = "contextual"  # the merge that is VisionZip's
 _ONE = "it drops tokens of pictures once"
 
 
@@ -129,10 +130,17 @@ def _read_pyramid(text: str, shape: ModelShape | None, entry: str | None) -> Rea
 # -- before the first block -------------------------------------------------------------------------------------------
 
 
-def _at_input(kept: int, shape: ModelShape, scorer: str, selection: str = TOP_K) -> Schedule:
+def _at_input(
+    kept: int,
+    shape: ModelShape,
+    scorer: str,
+    selection: str = TOP_K,
+    merge: str = "drop",
+    params: Mapping[str, float] | None = None,
+) -> Schedule:
     if kept >= shape.reducible:
         return Schedule()
-    return Schedule([Stage(Place(INPUT, 0), kept / shape.reducible, scorer, "drop", selection)])
+    return Schedule([Stage(Place(INPUT, 0), kept / shape.reducible, scorer, merge, selection, params or {})])
 
 
 def _left(schedule: Schedule, shape: ModelShape) -> int:
@@ -141,7 +149,11 @@ def _left(schedule: Schedule, shape: ModelShape) -> int:
 
 
 def _write_visionzip(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -> str:
-    return commented(f"dominant = {_left(schedule, shape)}\ncontextual = 0", remarks)
+    left, merged = _left(schedule, shape), 0
+    first = next((stage for stage, _ in kept_of(schedule, shape)), None)
+    if first is not None and first.merge == _MEANS:
+        merged = min(max(1, math.floor(left * first.merge_params["targets"] + 0.5)), left)
+    return commented(f"dominant = {left - merged}\ncontextual = {merged}", remarks)
 
 
 def _read_visionzip(text: str, shape: ModelShape | None, entry: str | None) -> Read:
@@ -150,9 +162,10 @@ def _read_visionzip(text: str, shape: ModelShape | None, entry: str | None) -> R
     dominant, contextual = (integer(_one_of(values, name), name) for name in ("dominant", "contextual"))
     if not dominant:
         raise CorruptFileError("dominant must be a whole number >= 1: those are the tokens that stay as they are")
-    schedule = _at_input(dominant + contextual, shape, "tower_cls_attention")
-    notes = (f"the {contextual} contextual tokens are means of all others there, here those ranked next",)
-    return Read(schedule, notes if contextual and len(schedule) else ())
+    kept, scorer = dominant + contextual, "tower_cls_attention"
+    if not contextual:
+        return Read(_at_input(kept, shape, scorer))
+    return Read(_at_input(kept, shape, scorer, merge=_MEANS, params={"targets": contextual / kept}))
 
 
 def _write_genai(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -> str:
@@ -234,8 +247,11 @@ VISIONZIP = Format(
     tool="VisionZip",
     write=_write_visionzip,
     read=_read_visionzip,
-    limits=f"{_ONE}, before the decoder, by the attention of the tower's CLS token",
-    variants=("VisionZip counts the tower's CLS token among the dominant ones",),
+    limits=f"{_ONE}, before the decoder, by the attention of the tower's CLS token, and merges the others into a few",
+    variants=(
+        "VisionZip counts the tower's CLS token among the dominant ones, and merges by the likeness of the tower's keys, "
+        "not of features",
+    ),
     source="dvlab-research/VisionZip: visionzip/main.py",
     **_COMMON,
 )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from prunesearch.pruning.attention import unit_keys
 from prunesearch.pruning.forward.assignment import Assignment
+from prunesearch.pruning.forward.tokens import take_rows
 from prunesearch.pruning.merges.base import MergeInput
 
 
@@ -24,13 +27,11 @@ def contextual(inputs: MergeInput) -> Assignment:
     nth = rest.cumsum(1) - 1
     step = torch.div(rest.sum(1, keepdim=True), groups.clamp(min=1), rounding_mode="floor").clamp(min=1)
     target = rest & (nth % step == 0) & (nth < step * groups)
-    alike = unit @ unit.transpose(1, 2)
-    nearest = alike.masked_fill(~target[:, None, :], -torch.inf).argmax(2)
-    group = nearest.where(rest & ~target, place)
+    group = _nearest(inputs, unit, target).where(rest & ~target, place)
     # of every target, the earliest token that went to it; all others are their own
     earliest = place.expand_as(group).scatter_reduce(1, group, place.where(rest, n).expand_as(group), "amin")
     first = earliest.gather(1, group).where(rest, place)
-    kept, occupied = _in_order(inputs, stays | (rest & (first == place)))
+    kept, occupied = _in_order(stays | (rest & (first == place)), inputs.chosen[0].n_out)
     slot_of = torch.zeros_like(group).scatter(1, kept.where(occupied, kept[:, :1]), _slots(occupied))
     slot = slot_of.gather(1, first)
     padded = None if tokens.valid is None else occupied
@@ -49,11 +50,18 @@ def _best(inputs: MergeInput) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(inputs.tokens.protected).scatter(1, chosen.ranking, first), groups
 
 
-def _in_order(inputs: MergeInput, stays: Tensor) -> tuple[Tensor, Tensor]:
-    """`[batch, n_out]` the tokens that leave, in order, and which slots have one."""
-    n_out = inputs.chosen[0].n_out
-    kept = (~stays).to(torch.uint8).sort(dim=1, stable=True).indices[:, :n_out]
-    return kept, torch.arange(n_out, device=kept.device) < stays.sum(1, keepdim=True)
+def _nearest(inputs: MergeInput, unit: Tensor, target: Tensor) -> Tensor:
+    """`[batch, n]` the target that is most like each token; similarities are to targets alone."""
+    most = max(1, math.floor(inputs.chosen[0].n_out * inputs.params["targets"] + 0.5))
+    there, occupied = _in_order(target, most)
+    alike = unit @ take_rows(unit, there).transpose(1, 2)
+    return there.gather(1, alike.masked_fill(~occupied[:, None, :], -torch.inf).argmax(2))
+
+
+def _in_order(some: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """`[batch, most]` those of the tokens that are marked, in order, and which slots have one."""
+    found = (~some).to(torch.uint8).sort(dim=1, stable=True).indices[:, :most]
+    return found, torch.arange(most, device=found.device) < some.sum(1, keepdim=True)
 
 
 def _slots(occupied: Tensor) -> Tensor:

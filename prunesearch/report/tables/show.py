@@ -234,7 +234,7 @@ def short_schedule(point: Point) -> str:
     plan = point.to_plan()
     groups = groupby(plan, key=lambda stage: stage.method)
     stages = " > ".join(
-        f"{', '.join(f'{stage.layer}:{stage.amount}' for stage in some)} {method}" for method, some in groups
+        f"{', '.join(f'{stage.place}:{stage.amount}' for stage in some)} {method}" for method, some in groups
     )
     return " | ".join(
         [stages or str(plan.schedule), *([plan.done] if plan.changes else []), *([TUNED] if plan.weights else [])]

@@ -21,7 +21,7 @@ def tokens_figure(study: StudyView, item: Item) -> Figure:
     """Tokens leaving each block, against those of the unpruned model; coloured where a stage reduces."""
     base = study.unpruned.tokens if study.unpruned else []
     blocks = list(range(len(item.tokens)))
-    stages = {stage.layer: stage for stage in item.plan}
+    stages = {stage.place.site: stage for stage in item.plan}
     hover = [
         f"block {b}: {item.tokens[b]} of {base[b] if base else '?'} tokens"
         + (f"<br>{plain(stages[b].method)}" if b in stages else "")

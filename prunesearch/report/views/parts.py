@@ -18,7 +18,7 @@ from prunesearch.core.costs import Cost, digits, find_cost
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import Stage
+from prunesearch.core.plans.stage import ENCODER, Stage
 from prunesearch.core.tables.registry import CHANGES
 from prunesearch.export import FORMATS, MODEL_FORMATS, ModelShape, export_schedule
 from prunesearch.export.schedules.native import provenance_of
@@ -99,12 +99,16 @@ def _amount_code(stage: Stage) -> str:
     return f"ps.{stage.amount!r}" if stage.amount.counts else repr(stage.keep)
 
 
+def _place_code(stage: Stage) -> str:
+    return str(stage.layer) if stage.place.part == ENCODER else f"ps.Place({stage.place.part!r}, {stage.layer})"
+
+
 def python_lines(given: Plan | Schedule) -> str:
     """The lines that put this plan, or a schedule alone, on a model in Python."""
     plan = Plan.of(given)
     indent = ",\n" + " " * 13
     stages = "".join(
-        f"    ps.Stage(layer={s.layer}, keep={_amount_code(s)}{indent}"
+        f"    ps.Stage(layer={_place_code(s)}, keep={_amount_code(s)}{indent}"
         f'scorer="{s.scorer}"{indent}merge="{s.merge}"'
         + (f'{indent}selection="{s.selection}"' if s.selection != Stage.selection else "")
         + (f"{indent}params={dict(s.params)!r}" if s.params else "")
@@ -230,9 +234,9 @@ def stages_table(study: StudyView, item: Item) -> Component:
     """One row a stage."""
     rows = [
         [
-            str(s.layer),
+            str(s.place),
             str(s.amount) if s.by_row else f"{100 * s.keep:.0f} %",
-            str(item.tokens[s.layer]) if item.tokens else "",
+            str(item.tokens[s.layer]) if item.tokens and s.place.site >= 0 else "",
             breakable(s.scorer),
             breakable(s.merge),
         ]

@@ -19,7 +19,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say
 from prunesearch.core.plans.flow import Flow, Geometry
 from prunesearch.core.plans.plan import Change, Plan
-from prunesearch.core.plans.stage import ENCODER
+from prunesearch.core.plans.stage import ENCODER, method_of
 from prunesearch.cost.costs import Costs, OfOneModel
 from prunesearch.cost.tables.percentile import MEDIAN
 from prunesearch.cost.timing.samples import Samples
@@ -161,7 +161,7 @@ def fitted(first: Costs, plans: Sequence[Plan], ms: Sequence[float]) -> AnswerCo
 def _plan(bench: Bench, keep: float, half: int) -> Plan:
     geometry, method = bench.setting.geometry, bench.tables[0].table.cells.reduce[0]  # one that the table has
     block = half * (geometry.depth // 2)
-    return Plan.parse(f"{geometry.part}/{block}:{keep} {method.scorer}+{method.merge}")
+    return Plan.parse(f"{geometry.part}/{block}:{keep} {method_of(method.scorer, method.merge)}")
 
 
 def _writing(bench: Bench) -> Writes:

@@ -65,7 +65,7 @@ def _best(points: Sequence[Point], view: str) -> Point:
 
 def first_stage(point: Point) -> int:
     """The block of its first stage."""
-    return min(stage.layer for stage in point.to_plan())
+    return min(stage.place.site for stage in point.to_plan())
 
 
 def held(point: Point, views: Sequence[str]) -> float:

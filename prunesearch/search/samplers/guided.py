@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.spatial import KDTree
 
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.stage import BEFORE
 from prunesearch.search.samplers.context import SamplerContext
 from prunesearch.search.samplers.improvement import LOST, Staircase
 from prunesearch.search.samplers.surrogate import LossModel
@@ -188,9 +189,9 @@ class GuidedSampler(BaseSampler):
         return share
 
     def _profile(self, schedule: Plan) -> list[float]:
-        keeps = {stage.layer: stage.keep for stage in schedule}
-        current, profile = 1.0, []
-        for layer in range(self.space.schedules.depth):
+        keeps = {stage.place.site: stage.keep for stage in schedule}
+        current, profile = 1.0, list[float]()
+        for layer in range(BEFORE, self.space.schedules.depth):
             current = keeps.get(layer, current)
             profile.append(current)
         return profile

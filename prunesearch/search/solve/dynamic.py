@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from prunesearch.core.pareto import non_dominated
 from prunesearch.core.plans.plan import HALVES, Change, Options, Plan
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import parse_method
+from prunesearch.core.plans.stage import BEFORE, parse_method
 from prunesearch.core.tables.registry import CHANGES
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.costs import Costs
@@ -69,7 +69,8 @@ class Solver:
         self.makes_sizes = np.array([MERGES.entry(merge).makes_sizes for _, merge in parts])
         top = min(limit, costs.price(Schedule().flow(costs.geometry))) - costs.stem
         # every block's cost is rounded to a bucket: room for that, or what fits exactly would fall off the end
-        self.width = max(top, 1e-9) / (self.buckets - 1 - (6 if self.options else 2) * space.depth)
+        rounded = (6 if self.options else 2) * space.depth + (BEFORE in space.layers)
+        self.width = max(top, 1e-9) / (self.buckets - 1 - rounded)
         self._halves: dict[tuple[int, int, bool], float] = {}
         self._mlps: dict[tuple[int, int], float] = {}
         self.reduce = np.zeros((len(counts), len(counts), len(parts)))
@@ -140,7 +141,9 @@ class _Pass:
         self.moves: list[list[_Move]] = []
         # per step and state: `[stages used, bucket]` -> index into `moves`, the step that reached it
         self.steps: list[dict[State, NDArray[np.int32]]] = []
-        self.layers: list[int] = []  # the block of each step
+        self.layers: list[int] = []  # the site of each step
+        if BEFORE in self.space.layers:
+            self._reduce(BEFORE, self.space.layers.index(BEFORE))
         for layer in range(self.space.depth):
             site = self.space.layers.index(layer) if layer in self.space.layers else None
             if any((layer, half) in solver.options for half in HALVES):
@@ -175,10 +178,15 @@ class _Pass:
             self._relax(_Move(state, -1, 0), (level, biased, False), losses)
             for after in range(level + 1, len(self.space.counts)) if site is not None and not bare else ():
                 added = self.sensitivities.added(site or 0, level, after)
-                for m in self.solver.useful(level, after, added, biased):
+                for m in self.solver.useful(level, after, self._possible(site or 0, added), biased):
                     reached = (after, biased or bool(self.solver.makes_sizes[m]), False)
                     shift = self._shift(self.solver.reduce[level, after, m])
                     self._relax(_Move(state, m, shift), reached, losses[:-1] + added[m])
+
+    def _possible(self, site: int, added: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Losses `[methods]` at a site, endless of those that cannot be there."""
+        takes = [self.space.takes(site, method) for method in range(len(added))]
+        return added if all(takes) else np.where(takes, added, np.inf)
 
     def _feed(self, layer: int) -> None:
         """Its MLP, in each of its forms that none beats."""

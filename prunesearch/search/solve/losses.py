@@ -61,7 +61,7 @@ class Sensitivities:
         """Additive estimate of a plan's loss: what its changes lose, and the sum of what its stages add."""
         total, last = self.of_changes(Plan.of(plan)), 0
         for stage in plan:
-            i, g = self.layers.index(stage.layer), self.keeps.index(stage.keep)
+            i, g = self.layers.index(stage.place.site), self.keeps.index(stage.keep)
             total += float(self.added(i, last, g)[self.methods.index(stage.method)])
             last = g
         return total

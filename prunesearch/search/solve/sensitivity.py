@@ -161,7 +161,11 @@ def first_cells(space: Space, rng: np.random.Generator) -> list[Cell]:
     levels = ((np.arange(n) * _GOLDEN + rng.random()) % 1 * (len(space.keeps) - 1)).astype(int) + 1
     order = [rng.permutation(layers), rng.permutation(methods)]
     return list(
-        dict.fromkeys((int(order[0][k % layers]), int(levels[k]), int(order[1][k % methods])) for k in range(n))
+        dict.fromkeys(
+            (int(order[0][k % layers]), int(levels[k]), int(order[1][k % methods]))
+            for k in range(n)
+            if space.takes(int(order[0][k % layers]), int(order[1][k % methods]))
+        )
     )
 
 
@@ -211,7 +215,8 @@ class Probe:
     def losses(self, cell: Cell) -> NDArray[np.float64]:
         """Divergence of every row under the one stage of `cell`, `[rows]`."""
         layer = self.space.layers[cell[0]]
-        return self.losses_under(Schedule([self.space.stage(layer, cell[1], self.space.methods[cell[2]])]), layer)
+        stage = self.space.stage(layer, cell[1], self.space.methods[cell[2]])
+        return self.losses_under(Schedule([stage]), max(layer, 0))
 
     @torch.inference_mode()
     def losses_under(self, plan: Plan | Schedule, layer: int) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.search.space.listed import ListedSpace, Shape, step
-from prunesearch.search.space.space import Space, SpaceFile
+from prunesearch.search.space.space import ALONE, Space, SpaceFile
 
 
 class ConstantRFile(SpaceFile):
@@ -21,6 +21,7 @@ class ConstantRFile(SpaceFile):
     keep: list[float] = Field(default=[])
     r: Literal["all"] | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = "all"
     refused: ClassVar[Mapping[str, str]] = {
+        "input": ALONE,
         "keep": "what is kept follows from `r`",
         "max_stages": "every block of `layers` removes tokens",
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from prunesearch.core.errors import CorruptFileError, PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import Stage
+from prunesearch.core.plans.stage import BEFORE, Stage
 from prunesearch.search.space.space import Space
 
 
@@ -33,20 +33,20 @@ def given_seed(path: Path, space: Space) -> tuple[Plan, list[str]]:
         raise CorruptFileError(f"seed {path} is no schedule ({error}): write one with prunesearch import") from None
     told = plan.schedule
     _check(path, told, space)
-    counts = told.counts(space.depth, space.tokens, space.protected)
+    flow = told.flow(space.geometry)
     stages: list[Stage] = []
     notes: list[str] = []
     last = 0
     for stage in told:
-        count = counts[stage.layer]
+        count = flow.n_in if stage.place.site == BEFORE else flow.counts[stage.layer]
         level = min(range(len(space.counts)), key=lambda place: abs(space.counts[place] - count))
         if level <= last:
-            notes.append(f"seed {path}: the stage at block {stage.layer} is left out, the space has no step so small")
+            notes.append(f"seed {path}: the stage at block {stage.place} is left out, the space has no step so small")
             continue
         last = level
-        stages.append(space.stage(stage.layer, level, stage.method))
+        stages.append(space.stage(stage.place.site, level, stage.method))
         if space.counts[level] != count:
-            notes.append(f"seed {path}: block {stage.layer} leaves {space.counts[level]} tokens, not {count}")
+            notes.append(f"seed {path}: block {stage.place} leaves {space.counts[level]} tokens, not {count}")
     found = Schedule(stages)
     if space.encode(found) is None:
         raise PruneSearchError(f"seed {path} is no member of a space of kind {space.file.kind}: use one of kind free")
@@ -60,8 +60,8 @@ def _check(path: Path, told: Schedule, space: Space) -> None:
             f"seed {path} has {len(told)} stages, but the space allows {space.max_stages}: raise its max_stages"
         )
     for stage in told:
-        if stage.layer not in space.layers:
-            raise PruneSearchError(f"seed {path} has a stage at block {stage.layer}, but the space has {space.layers}")
+        if stage.place.site not in space.layers:
+            raise PruneSearchError(f"seed {path} has a stage at block {stage.place}, but the space has {space.layers}")
         if stage.method not in space.methods:
             raise PruneSearchError(
                 f"seed {path} uses {stage.method}, which the space has not: add its scorer and merge to the space file"

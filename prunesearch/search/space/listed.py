@@ -60,10 +60,10 @@ class ListedSpace(Space):
     def encode(self, schedule: Schedule) -> dict[str, Any] | None:
         """Write a schedule as parameters (the inverse of `decode`); None if it does not lie in the space."""
         methods = {stage.method for stage in schedule} or {self.methods[0]}
-        known = all(stage.layer in self.layers and stage.keep in self.keeps for stage in schedule)
+        known = all(stage.place.site in self.layers and stage.keep in self.keeps for stage in schedule)
         if len(methods) != 1 or not methods <= set(self.methods) or not known:
             return None
-        shape = tuple((self.layers.index(s.layer), self.keeps.index(s.keep)) for s in schedule)
+        shape = tuple((self.layers.index(s.place.site), self.keeps.index(s.keep)) for s in schedule)
         params = self.shapes.get(shape)
         return None if params is None else {**params, _METHOD: methods.pop()}
 

@@ -17,7 +17,7 @@ Site = tuple[int, int, int]  # index into `space.layers`, keep level, index into
 
 def sites_of(space: Space, schedule: Plan | Schedule) -> list[Site]:
     """The stages of a schedule as indices into its space."""
-    return [(space.layers.index(s.layer), space.keeps.index(s.keep), space.methods.index(s.method)) for s in schedule]
+    return [(space.layers.index(s.place.site), space.keeps.index(s.keep), space.methods.index(s.method)) for s in schedule]
 
 
 def schedule_of(space: Space, sites: Sequence[Site]) -> Schedule:
@@ -60,7 +60,8 @@ def _legal(space: Space, sites: Sequence[Site]) -> bool:
     rising = all(a < b for a, b in itertools.pairwise(layers))
     falling = all(a < b for a, b in itertools.pairwise(levels))
     inside = not sites or (layers[0] >= 0 and layers[-1] < len(space.layers))
-    return rising and falling and inside and all(1 <= g < len(space.keeps) for g in levels)
+    deep = all(1 <= g < len(space.keeps) for g in levels)
+    return rising and falling and inside and deep and all(space.takes(i, m) for i, _, m in sites)
 
 
 def _moves(space: Space, sites: list[Site], swaps: Sequence[int]) -> Iterator[list[Site]]:

@@ -12,7 +12,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.amount import kept_count
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.search.space.listed import ListedSpace, Shape, step
-from prunesearch.search.space.space import Space, SpaceFile
+from prunesearch.search.space.space import ALONE, Space, SpaceFile
 
 
 class MultiStageFile(SpaceFile):
@@ -26,6 +26,7 @@ class MultiStageFile(SpaceFile):
     sites: list[int | float] = Field(min_length=1)
     rates: Literal["one", "each"] = "one"
     refused: ClassVar[Mapping[str, str]] = {
+        "input": ALONE,
         "layers": "its blocks are given by `sites`",
         "max_stages": "it has as many stages as `sites`",
     }

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from pydantic import Field, field_validator
 
 from prunesearch.core.tables.registry import CURVES
 from prunesearch.search.space.listed import ListedSpace, Shape, step
-from prunesearch.search.space.space import Space, SpaceFile
+from prunesearch.search.space.space import ALONE, Space, SpaceFile
 
 
 def linear(t: float, end: float) -> float:
@@ -33,6 +33,7 @@ class ProgressiveFile(SpaceFile):
     """A space of kind `progressive`; `keep` holds the fractions at the end, to which those on the way are rounded."""
 
     kind: Literal["progressive"] = "progressive"
+    refused: ClassVar[Mapping[str, str]] = {"input": ALONE}
     max_stages: int = Field(default=512, ge=1)
     curves: list[str] = Field(default_factory=lambda: list(CURVES), min_length=1)
 

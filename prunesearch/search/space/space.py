@@ -6,6 +6,7 @@ import copy
 import itertools
 import random
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
@@ -15,13 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder
 from prunesearch.core.plans.amount import kept_count
+from prunesearch.core.plans.flow import Geometry
 from prunesearch.core.plans.plan import Change, Options
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import DECODER, ENCODER, Stage, read_method
+from prunesearch.core.plans.stage import BEFORE, DECODER, ENCODER, INPUT, TOP_K, Place, Stage, parse_method, read_method
 from prunesearch.core.tables.registry import SPACES, check_free
-from prunesearch.core.tables.token_tables import MERGES
+from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.study.folder import parse_yaml
+
+
+ALONE = "stages before the first block are of kind free"
+_ANY = "random"  # the scorer where nothing hangs on it: the cheapest
 
 
 class SpaceFile(BaseModel):
@@ -37,6 +43,8 @@ class SpaceFile(BaseModel):
     keep: list[float] = Field(min_length=1)
     scorers: list[str] = Field(min_length=1)
     merges: list[str] = Field(min_length=1)
+    selections: list[str] = Field(default=[TOP_K], min_length=1)
+    input: bool = False
     max_stages: int = Field(default=4, ge=1)
     free: list[str] | None = None
 
@@ -78,6 +86,14 @@ class SpaceFile(BaseModel):
             read_method(f"{Stage.scorer}+{name}")
         return names
 
+    @field_validator("selections")
+    @classmethod
+    def _selections(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not SELECTIONS.entry(name).static:
+                raise ValueError(f"selection '{name}' leaves every row a count of its own, which a table cannot price")
+        return names
+
     @classmethod
     def load(cls, path: Path | None) -> SpaceFile:
         """Read a space: a file, or the name of one that is shipped; None is the default one.
@@ -113,17 +129,33 @@ class SpaceFile(BaseModel):
         """
         return Space(self, depth, tokens, protected, methods)
 
+    def of_part(self, part: str) -> Self:
+        """Itself, where it fits a model whose blocks are in `part`.
+
+        Raises:
+            PruneSearchError: for a space with stages before the first block of an encoder.
+        """
+        if self.input and part != DECODER:
+            raise PruneSearchError(
+                "stages before the first block (input: true) are of models that read pictures in the prompt of a "
+                f"decoder, but this model's blocks are in its {part}: leave `input` out of the space"
+            )
+        return self
+
     def with_scorers(self, names: Sequence[str]) -> Self:
         """The same with more scorers."""
         return self.model_copy(update={"scorers": list(dict.fromkeys([*self.scorers, *names]))})
 
     def methods(self) -> list[str]:
-        """All methods of the space, `scorer+merge`; merges that ignore the scorer stand once."""
+        """All methods of the space, `scorer+merge@selection`; what ignores the scorer stands once."""
         found = []
-        for scorer, merge in itertools.product(self.scorers, self.merges):
-            alone = read_method(f"{Stage.scorer}+{merge}")
-            scored = MERGES.entry(alone.merge).uses_scores
-            found.append(Stage(0, 1.0, *(read_method(f"{scorer}+{merge}") if scored else alone)).method)
+        for selection, scorer, merge in itertools.product(self.selections, self.scorers, self.merges):
+            row = MERGES.entry(read_method(f"{Stage.scorer}+{merge}").merge)
+            if not row.uses_scores:
+                scorer, selection = Stage.scorer, TOP_K
+            elif row.loses and not SELECTIONS.entry(selection).ranks:
+                scorer = _ANY
+            found.append(Stage(0, 1.0, *read_method(f"{scorer}+{merge}@{selection}")).method)
         return list(dict.fromkeys(found))
 
 
@@ -170,9 +202,9 @@ class Space:
         if layers[-1] >= depth:
             raise PruneSearchError(f"`0 <= layer < {depth}` must hold for this model, but the space has {layers}")
         self.file, self.depth, self.tokens, self.protected = file, depth, tokens, protected
-        self.layers = layers
+        self.layers = [BEFORE, *layers] if file.input else layers  # sites, by their numbers
         self.methods = file.methods() if methods is None else methods
-        self.max_stages = min(file.max_stages, len(layers))
+        self.max_stages = min(file.max_stages, len(self.layers))
         # on a short sequence two fractions may keep the same tokens: only the first is offered
         by_count = {kept_count(k, tokens - protected): k for k in reversed([1.0, *self._grid()])}
         self.counts = sorted((protected + c for c in by_count), reverse=True)
@@ -183,6 +215,16 @@ class Space:
                 "add smaller fractions"
             )
         self._stages: dict[tuple[int, int, str], Stage] = {}
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the model that it is fitted to."""
+        return Geometry(self.depth, self.tokens, self.protected, DECODER if self.file.input else ENCODER)
+
+    @property
+    def blocks(self) -> list[int]:
+        """Those of its sites that are blocks."""
+        return [layer for layer in self.layers if layer != BEFORE]
 
     @property
     def schedules(self) -> Space:
@@ -234,8 +276,20 @@ class Space:
         """The stage at a layer, keep level and method."""
         key = (layer, level, method)
         if key not in self._stages:
-            self._stages[key] = Stage(layer, self.keeps[level], *read_method(method))
+            where: int | Place = layer
+            if self.file.input:  # where one names its part, all do
+                where = Place(INPUT, 0) if layer == BEFORE else Place(DECODER, layer)
+            self._stages[key] = Stage(where, self.keeps[level], *read_method(method))
         return self._stages[key]
+
+    def takes(self, site: int, method: int) -> bool:
+        """Whether a method can be at a site, an index into `layers`: before the first block nothing attends."""
+        return self.layers[site] != BEFORE or not self._attends[method]
+
+    @cached_property
+    def _attends(self) -> list[bool]:
+        pairs = [parse_method(method) for method in self.methods]
+        return [MERGES.entry(m).uses_scores and SCORERS.entry(s.partition("@")[0]).attends for s, m in pairs]
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """The parameters: `max_stages` slots of (layer, keep level, method); a slot at level 0 is empty."""
@@ -250,10 +304,10 @@ class Space:
         """Read parameters as a schedule; any combination is legal.
 
         Slots are sorted by layer and levels among themselves, so that keeps fall; of slots at one layer the one that
-        keeps least counts.
+        keeps least counts. A method that cannot be before the first block is in it.
         """
         slots = range(self.max_stages)
-        sites = sorted((params[f"layer_{s}"], s) for s in slots if params[f"level_{s}"] > 0)
+        sites = sorted((self._site(params, s), s) for s in slots if params[f"level_{s}"] > 0)
         levels = sorted(params[f"level_{s}"] for _, s in sites)
         by_layer = {layer: (level, s) for (layer, s), level in zip(sites, levels, strict=True)}
         stages, last = [], 0
@@ -263,17 +317,20 @@ class Space:
                 last = level
         return Schedule(stages)
 
+    def _site(self, params: Mapping[str, Any], slot: int) -> int:
+        site: int = params[f"layer_{slot}"]
+        return site if self.takes(site, self.methods.index(params[f"method_{slot}"])) else site + 1
+
     def encode(self, schedule: Schedule) -> dict[str, Any] | None:
         """Write a schedule as parameters (the inverse of `decode`); None if it does not lie in the space."""
         if len(schedule) > self.max_stages:
             return None
         sites = []
         for stage in schedule:
-            in_space = stage.place.part in (ENCODER, DECODER) and stage.layer in self.layers
-            in_space = in_space and stage.keep in self.keeps and stage.method in self.methods
-            if not in_space:
+            site = stage.place.site
+            if site not in self.layers or stage.keep not in self.keeps or stage.method not in self.methods:
                 return None
-            sites.append((self.layers.index(stage.layer), self.keeps.index(stage.keep), stage.method))
+            sites.append((self.layers.index(site), self.keeps.index(stage.keep), stage.method))
         # an empty slot is like the last stage: a sampler that fills it goes on as the schedule was
         layer, _, method = sites[-1] if sites else (0, 0, self.methods[0])
         sites += [(layer, 0, method)] * (self.max_stages - len(sites))
@@ -288,7 +345,7 @@ class Space:
         for stage in schedule:
             level = min(self.keeps.index(stage.keep) + 1, len(self.keeps) - 1)
             if level > last:
-                stages.append(self.stage(stage.layer, level, stage.method))
+                stages.append(self.stage(stage.place.site, level, stage.method))
                 last = level
         smaller = Schedule(stages)
         return None if smaller == schedule else smaller

@@ -23,9 +23,9 @@ _PILOTS = (1 / 3, 2 / 3)  # of the way from the whole sequence to the fewest tok
 
 def pilots_of(space: Space) -> list[Plan]:
     """Plans of one early stage, a mild one and a strong one, that a spread over rows is read off."""
-    if not space.methods or not space.layers:
+    if not space.methods or not space.blocks:
         return []
-    layer, levels = space.layers[len(space.layers) // 4], len(space.keeps) - 1
+    layer, levels = space.blocks[len(space.blocks) // 4], len(space.keeps) - 1
     strengths = dict.fromkeys(max(1, round(share * levels)) for share in _PILOTS)
     return [Plan(Schedule([space.stage(layer, level, space.methods[0])])) for level in strengths if level <= levels]
 

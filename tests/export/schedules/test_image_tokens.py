@@ -27,7 +27,7 @@ PUBLISHED = {
         "text_attention+drop",
         [576] * 8 + [288] * 8 + [144] * 8 + [72] * 8,
     ),
-    "visionzip": ("dominant = 54\ncontextual = 10", "input/0:0.11 tower_cls_attention+drop", [64] * 32),
+    "visionzip": ("dominant = 54\ncontextual = 10", "input/0:0.11 tower_cls_attention+contextual", [64] * 32),
     "openvino-genai": ("pruning_ratio = 89", "input/0:0.11 key_norm+drop@dpp", [64] * 32),  # round(63.36), made even
     "vllm": ("vllm serve MODEL --video-pruning-rate 0.75", "input/0:0.25 key_redundancy+drop", [144] * 32),
     "lightcompress": (
@@ -52,6 +52,13 @@ def test_what_was_read_is_written_again(name: str) -> None:
     exported = export_schedule(read.schedule, FORMATS[name], LLAVA, lossy=bool(read.notes))
     assert import_schedule(exported.text, FORMATS[name], LLAVA).schedule == read.schedule
     assert not [change for change in exported.changes if change not in read.notes and "text" not in change]
+
+
+def test_visionzip_writes_what_it_merges() -> None:
+    for dominant, contextual in ((54, 10), (100, 3), (191, 1), (3, 3), (64, 0)):
+        text = f"dominant = {dominant}\ncontextual = {contextual}"
+        schedule = import_schedule(text, FORMATS["visionzip"], LLAVA).schedule
+        assert text in export_schedule(schedule, FORMATS["visionzip"], LLAVA).text
 
 
 def test_a_dictionary_of_fastv_is_read_too() -> None:

@@ -30,7 +30,7 @@ def prompt(model: Any) -> dict[str, torch.Tensor]:
         ("tower/1:0.5 value_norm+drop", r"no part 'tower' .* leave the stage at tower/1 out"),
         ("decoder/4:0.5 value_norm+drop", r"`layer < 4` must hold"),
         ("input/1:0.5 value_norm+drop", r"`layer < 1` must hold for the part 'input'"),
-        ("decoder/1:0.5 value_norm+fuse", r"merge 'fuse' would let tokens .* use merge='drop'"),
+        ("decoder/1:0.5 value_norm+fuse", r"merge 'fuse' would let tokens .* use drop, or contextual"),
         ("decoder/1:0.5 bipartite", r"merge 'bipartite' would let tokens"),
         ("input/0:0.5 text_attention+drop", r"'text_attention' reads the attention of a block.*decoder/0"),
         ("input/0:0.5 random+drop > decoder/1:0.5 random+drop", r"keep must fall strictly"),

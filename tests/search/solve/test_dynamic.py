@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import random
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
+from prunesearch.core.plans.flow import Geometry
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import spread
 from prunesearch.search.solve.solver import solve
+from prunesearch.search.space.moves import neighbours
 from prunesearch.search.space.space import Space
-from tests.support.fakes import DEPTH, LinearCosts
+from tests.support.fakes import DEPTH, TOKENS, LinearCosts, small_space_file
 
 
 def random_sensitivities(space: Space, seed: int) -> Sensitivities:
@@ -32,6 +36,55 @@ def all_schedules(space: Space) -> list[Schedule]:
                     sites = zip(layers, levels, methods, strict=True)
                     found.append(Schedule([space.stage(la, g, m) for la, g, m in sites]))
     return found
+
+
+@dataclass(frozen=True)
+class OfDecoder(LinearCosts):
+    """As `LinearCosts`, of a decoder that reads pictures."""
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.depth, self.tokens, self.protected, "decoder")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_stages_before_the_first_block_are_solved_for_too(seed: int) -> None:
+    costs = OfDecoder()
+    file = small_space_file(scorers=["text_attention", "key_norm"], merges=["drop"], input=True, max_stages=2)
+    space = file.fit(DEPTH, costs.tokens, costs.protected)
+    sensitivities = random_sensitivities(space, seed)
+    every = [Schedule()]
+    for number in (1, 2):
+        for sites in itertools.combinations(range(-1, DEPTH), number):
+            for levels in itertools.combinations(range(1, len(space.keeps)), number):
+                for methods in itertools.product(space.methods, repeat=number):
+                    if sites[0] == -1 and methods[0].startswith("text_attention"):
+                        continue  # nothing attends there
+                    stages = zip(sites, levels, methods, strict=True)
+                    every.append(Schedule([space.stage(*stage) for stage in stages]))
+    pairs = [(costs.predict(s), sensitivities.estimate(s)) for s in every]
+    seeds = solve(space, sensitivities, costs, costs.predict(Schedule()), 1000)
+    slack = (costs.predict(Schedule()) - costs.stem) / (499 - 2 * DEPTH - 1) * (DEPTH + 1) / 2 + 1e-9
+    assert any(str(found.schedule).startswith("input/0") for found in seeds)
+    for found in seeds:
+        assert found.schedule in every
+        assert found.cost == pytest.approx(costs.predict(found.schedule))
+        faster = [loss for latency, loss in pairs if latency <= found.cost - slack]
+        assert found.loss <= min(faster, default=float("inf")) + 1e-9
+
+
+def test_methods_that_need_a_block_are_never_before_the_first() -> None:
+    space = small_space_file(scorers=["text_attention", "key_norm"], merges=["drop"], input=True).fit(DEPTH, TOKENS, 1)
+    rng = random.Random(0)
+    names = [name for name in space.distributions() if name.startswith("layer")]
+    for _ in range(200):
+        params = space.plain(rng)
+        params.update({name: rng.randrange(len(space.layers)) for name in names})
+        schedule = space.decode(params)
+        assert space.encode(schedule) is not None
+        near = [plan.schedule for plan in neighbours(space, schedule, range(len(space.methods)))]
+        for found in (schedule, *near):
+            assert not any(stage.place.part == "input" and stage.reads_attention for stage in found)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
