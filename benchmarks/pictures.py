@@ -6,9 +6,8 @@
 
 All forwards are timed interleaved in one process, in random order; medians are told. Answers are written by `generate`
 on holdout rows, which the search has not seen, and told apart by the first two words of the question. FastV,
-PyramidDrop, SparseVLM (its shares of 192 tokens), VisionZip, DivPrune
-and DART are stated as schedules; beside them stand random tokens and a
-smaller picture, whose tower is cheaper too.
+PyramidDrop, SparseVLM (its shares of 192 tokens), VisionZip, DivPrune and DART are stated as schedules; beside them
+stand random tokens and a smaller picture, whose tower is cheaper too.
 """
 
 from __future__ import annotations

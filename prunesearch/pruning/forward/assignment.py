@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -188,7 +189,7 @@ class Regrouping(Assignment):
         weight = torch.ones_like(self.order, dtype=torch.float32) if self.size is None else self.size
         weight = weight if self.importance is None else weight * self.importance
         found = {"weight": weight, **self.others.beside(self.kept)}
-        back = {name: _scattered(x, self.order) for name, x in found.items()}
+        back: dict[str, Any] = {name: _scattered(x, self.order) for name, x in found.items()}
         return Assignment(self.kept, **back)
 
     def _merged(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -327,10 +327,10 @@ class Space:
             return None
         sites = []
         for stage in schedule:
-            site = stage.place.site
-            if site not in self.layers or stage.keep not in self.keeps or stage.method not in self.methods:
+            layer = stage.place.site
+            if layer not in self.layers or stage.keep not in self.keeps or stage.method not in self.methods:
                 return None
-            sites.append((self.layers.index(site), self.keeps.index(stage.keep), stage.method))
+            sites.append((self.layers.index(layer), self.keeps.index(stage.keep), stage.method))
         # an empty slot is like the last stage: a sampler that fills it goes on as the schedule was
         layer, _, method = sites[-1] if sites else (0, 0, self.methods[0])
         sites += [(layer, 0, method)] * (self.max_stages - len(sites))
