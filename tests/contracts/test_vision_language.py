@@ -66,7 +66,9 @@ def followed(model: Any, name: str, inputs: dict[str, Tensor]) -> tuple[Decoder,
     where = where[-3:] if where.dim() == 3 else where[None]
     pictures = inputs["input_ids"][0] == PICTURE
     positions = [tuple(where[:, 0, i].tolist()) for i in range(len(pictures))]
-    row = Row(given["inputs_embeds"][0].detach(), positions, pictures.tolist())
+    row = Row(given["inputs_embeds"][0].detach(), positions, pictures.tolist(), VLMS[name].kinds)
+    for features in given.get("deepstack_visual_embeds") or ():
+        row.later.append(dict(zip(pictures.nonzero()[:, 0].tolist(), features.detach(), strict=True)))
     return Decoder(decoder, model.lm_head.weight), row
 
 

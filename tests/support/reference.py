@@ -319,7 +319,7 @@ def soft(row: list[Token], keys: list[Vector], score: list[float], site: Site) -
 
 def contextual(row: list[Token], keys: list[Vector], score: list[float], site: Site) -> list[Token]:
     """VisionZip: the dominant tokens, and means of the others around every so many-th of them (10 of 64)."""
-    kept, others, _ = _chosen(row, score, site)
+    kept, _, _ = _chosen(row, score, site)
     ranked = sorted((i for i in kept if not row[i].protected), key=lambda i: -score[i])
     groups = min(max(1, math.floor(len(ranked) * 0.15625 + 0.5)), len(ranked))
     dominant = [i for i in kept if i not in ranked[len(ranked) - groups :]]
@@ -330,7 +330,11 @@ def contextual(row: list[Token], keys: list[Vector], score: list[float], site: S
     for i in rest:
         if i not in targets:
             inside[max(targets, key=lambda t: cosine(keys[i], keys[t]))].append(i)
-    means = [replace(_blend(row, [(i, 1.0, row[i].size) for i in g], row[min(g)]), size=row[min(g)].size) for g in inside.values()]
+    means = []
+    for group in inside.values():
+        first = row[min(group)]
+        mean = _blend(row, [(i, 1.0, row[i].size) for i in group], first)
+        means.append(replace(mean, size=first.size))
     return sorted([*(row[i] for i in dominant), *means], key=lambda token: token.place)
 
 

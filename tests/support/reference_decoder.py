@@ -31,6 +31,8 @@ class Row:
     embeddings: Tensor  # [n, width]
     positions: list[tuple[int, ...]]
     picture: list[bool]
+    both_ways: bool = False  # tokens of the prompt see each other, whichever comes first
+    later: list[dict[int, Tensor]] = field(default_factory=list)  # added behind each of the first blocks, by place
     gone: dict[int, set[int]] = field(default_factory=dict)
     groups: dict[int, dict[int, list[int]]] = field(default_factory=dict)  # places that become one, by the earliest
 
@@ -71,12 +73,15 @@ class Decoder:
         items = [Item(row.embeddings[i], row.positions[i], row.picture[i], i) for i in range(row.n)]
         last = row.positions[-1]
         for i, token in enumerate(said):
-            items.append(Item(table[token], tuple(p + 1 + i for p in last), False, row.n + i))
+            items.append(Item(self._embedded(table[token]), tuple(p + 1 + i for p in last), False, row.n + i))
         items = self._leave(items, 0, row, stages, None)
         for block in range(self.config.num_hidden_layers):
             items = self._block(items, block, row, stages)
         x = self._norm(items[-1].x, "norm.weight")
         return self.head @ x
+
+    def _embedded(self, x: Tensor) -> Tensor:
+        return x * torch.tensor(self.config.hidden_size**0.5, dtype=x.dtype) if self.config.model_type == "gemma" else x
 
     def _leave(self, items: list[Item], first: int, row: Row, stages: list[Leave], seen: Any) -> list[Item]:
         stage = next((s for s in stages if s.first == first), None)
@@ -110,17 +115,25 @@ class Decoder:
         out: list[Item] = []
         for i, item in enumerate(items):
             parts, mine = [], []
+            seen = i + 1
+            if row.both_ways and item.place < row.n:
+                seen = sum(other.place < row.n for other in items)
             for h in range(self.heads):
                 g = h // (self.heads // self.kv)
-                share = (keys[: i + 1, g] @ heads[i][0][h] / math.sqrt(self.width)).softmax(0)
+                share = (keys[:seen, g] @ heads[i][0][h] / math.sqrt(self.width)).softmax(0)
                 mine.append(share)
-                parts.append(share @ values[: i + 1, g])
+                parts.append(share @ values[:seen, g])
             shares.append(mine)
             y = w[at + "self_attn.o_proj.weight"] @ torch.cat(parts)
             bias = w.get(at + "self_attn.o_proj.bias")
             out.append(Item(item.x + (y if bias is None else y + bias), item.position, item.picture, item.place))
         left = self._leave(out, block + 1, row, stages, (shares, heads))
-        return [self._feed(item, at) for item in left]
+        fed = [self._feed(item, at) for item in left]
+        added = row.later[block] if block < len(row.later) else {}
+        for item in fed:
+            if item.place in added:
+                item.x = item.x + added[item.place]
+        return fed
 
     def _project(self, x: Tensor, at: str, position: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         parts = []
@@ -141,7 +154,10 @@ class Decoder:
             which = 0
             if len(position) > 1:
                 sections = rope["mrope_section"]
-                which = next(s for s in range(3) if i < sum(sections[: s + 1]))
+                if rope.get("mrope_interleaved"):
+                    which = i % 3 if i < 3 * sections[i % 3] else 0
+                else:
+                    which = next(s for s in range(3) if i < sum(sections[: s + 1]))
             # transformers keeps the frequencies in single precision
             frequency = float(1.0 / (rope["rope_theta"] ** torch.tensor(2 * i / self.width, dtype=torch.float32)))
             angle = torch.tensor(position[which] * frequency, dtype=torch.float32)
@@ -153,12 +169,17 @@ class Decoder:
     def _norm(self, x: Tensor, name: str) -> Tensor:
         wide = x.float()  # as transformers does, whatever the weights are
         y = wide / math.sqrt(float((wide**2).mean()) + self.config.rms_norm_eps)
+        if self.config.model_type == "gemma":  # its weights are around 0
+            return (y * (1 + self.weights[name].float())).to(x.dtype)
         return self.weights[name] * y.to(x.dtype)
 
     def _feed(self, item: Item, at: str) -> Item:
         w, y = self.weights, self._norm(item.x, at + "post_attention_layernorm.weight")
         gate, up = w[at + "mlp.gate_proj.weight"] @ y, w[at + "mlp.up_proj.weight"] @ y
-        y = w[at + "mlp.down_proj.weight"] @ (gate * torch.sigmoid(gate) * up)
+        act = gate * torch.sigmoid(gate)
+        if self.config.model_type == "gemma":
+            act = gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3))) / 2
+        y = w[at + "mlp.down_proj.weight"] @ (act * up)
         return Item(item.x + y, item.position, item.picture, item.place)
 
 
@@ -188,7 +209,7 @@ def text_attention(items: list[Item], pictures: list[int], row: Row, seen: Any) 
 def text_attention_mean(items: list[Item], pictures: list[int], row: Row, seen: Any) -> list[float]:
     shares, _ = seen
     asks = [i for i, item in enumerate(items) if not item.picture and item.place < row.n]
-    return [float(sum(head[j] for i in asks if i >= j for head in shares[i])) for j in pictures]
+    return [float(sum(head[j] for i in asks if j < len(shares[i][0]) for head in shares[i])) for j in pictures]
 
 
 def key_norm(items: list[Item], pictures: list[int], row: Row, seen: Any) -> list[float]:

@@ -40,6 +40,7 @@ class Small:
     pixels: Callable[[list[list[Tensor]]], dict[str, Tensor]]
     size: tuple[int, int] = (16, 16)  # of a picture
     mrope: bool = False
+    kinds: bool = False  # prompts say which of their tokens see each other in both directions: those before the answer
 
     @property
     def decoder(self) -> str:
@@ -119,6 +120,26 @@ def _qwen(config: str, **tower: Any) -> Callable[[], Any]:
     return make
 
 
+def _qwen3_vl() -> Any:
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0, "mrope_interleaved": True}
+    vision = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "hidden_size": 16}
+    vision |= {"intermediate_size": 32, "out_hidden_size": 32, "num_position_embeddings": 16}
+    text = {**TEXT, "head_dim": 8, "rope_parameters": rope}
+    return hf.Qwen3VLConfig(
+        vision_config={**vision, "deepstack_visual_indexes": [0, 1]},
+        text_config=text,
+        image_token_id=PICTURE,
+        video_token_id=VIDEO,
+        vision_start_token_id=START,
+    )
+
+
+def _paligemma() -> Any:
+    text = hf.GemmaConfig(**TEXT, head_dim=8)
+    vision = hf.SiglipVisionConfig(**TOWER, image_size=16, vision_use_head=False, projection_dim=32)
+    return hf.PaliGemmaConfig(vision_config=vision, text_config=text, image_token_id=PICTURE, projection_dim=32)
+
+
 def _idefics(config: str, vision: str) -> Callable[[], Any]:
     def make() -> Any:
         tower = getattr(hf, vision)(**TOWER, image_size=24)
@@ -178,6 +199,16 @@ VLMS = {
             (24, 32),
             mrope=True,
         ),
+        Small(
+            "qwen3_vl",
+            "qwen3_vl",
+            _qwen3_vl,
+            "Qwen3VLForConditionalGeneration",
+            _patches,
+            (24, 32),
+            mrope=True,
+        ),
+        Small("paligemma", "paligemma", _paligemma, "PaliGemmaForConditionalGeneration", _stacked, kinds=True),
         Small(
             "idefics3",
             "idefics3",
@@ -255,6 +286,8 @@ def prompts_for(
     inputs = {"input_ids": padded, "attention_mask": mask}
     if small.mrope:
         inputs["mm_token_type_ids"] = (padded == PICTURE).int()
+    if small.kinds:
+        inputs["token_type_ids"] = torch.zeros_like(padded)
     return {**inputs, **small.pixels(pictures)} if any(pictures) else inputs
 
 

@@ -135,7 +135,7 @@ class Stage:
 
     @property
     def scoring(self) -> str:
-        """What says which tokens stay, as tables name what it costs: the scorer, `@selection` behind it if not top-k."""
+        """What says which tokens stay, as tables name what it costs: the scorer, `@selection` behind it."""
         return self.scorer if self.selection == TOP_K else f"{self.scorer}@{self.selection}"
 
     @property

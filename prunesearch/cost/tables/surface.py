@@ -72,9 +72,10 @@ class ReducePoint:
 class ReduceSurface:
     """The cost of a stage as scorer(n_in) + merge(n_in, n_out), fitted to all stages that were measured.
 
-    scorer: 1, n, n²; with a selection other than top-k, which takes tokens one by one, also m, n·m. merge: 1, n, m, n·m, n², and the rounds of halving where one round cannot remove all
-    (`bipartite`). No coefficient is negative, so that the surface stays sane where stages are few. One fit over all
-    scorers and merges prices a pair that no walk had.
+    scorer: 1, n, n²; with a selection other than top-k, which takes tokens one by one, also m, n·m.
+    merge: 1, n, m, n·m, n², and the rounds of halving where one round cannot remove all (`bipartite`).
+    No coefficient is negative, so that the surface stays sane where stages are few. One fit over all scorers
+    and merges prices a pair that no walk had.
     """
 
     def __init__(self, points: Sequence[ReducePoint], tokens: int, protected: int) -> None:

@@ -249,8 +249,7 @@ VISIONZIP = Format(
     read=_read_visionzip,
     limits=f"{_ONE}, before the decoder, by the attention of the tower's CLS token, and merges the others into a few",
     variants=(
-        "VisionZip counts the tower's CLS token among the dominant ones, and merges by the likeness of the tower's keys, "
-        "not of features",
+        "VisionZip counts the tower's CLS token among the dominant ones, and merges by the tower's keys, not features",
     ),
     source="dvlab-research/VisionZip: visionzip/main.py",
     **_COMMON,

@@ -33,17 +33,18 @@ _TOKEN_IDS = ("image_token_id", "video_token_id")
 _IGNORED = -100  # labels that are not taught
 
 
-def pictures(decoder: str) -> Attachment:
+def pictures(decoder: str, *, makes_masks: bool = False) -> Attachment:
     """Let the pictures in a prompt be reduced.
 
     Args:
         decoder: path of the decoder from the base model.
+        makes_masks: whether the model around the decoder gives it masks of pairs, made from what it is given.
     """
-    return partial(_attach_pictures, decoder=decoder)
+    return partial(_attach_pictures, decoder=decoder, makes_masks=makes_masks)
 
 
-def _attach_pictures(host: Host, model: nn.Module, hooks: Hooks, *, decoder: str) -> None:
-    reads, runs = _Reader(host), host.base.get_submodule(decoder)
+def _attach_pictures(host: Host, model: nn.Module, hooks: Hooks, *, decoder: str, makes_masks: bool) -> None:
+    reads, runs = _Reader(host, makes_masks), host.base.get_submodule(decoder)
     hooks.before(host.base, reads.begin, with_kwargs=True)
     hooks.before(runs, reads.enter, with_kwargs=True)
     hooks.after(runs, reads.leave)
@@ -59,6 +60,7 @@ class _Reader:
     """The hooks of `pictures`."""
 
     host: Host
+    makes_masks: bool
 
     def hear_labels(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
         self.host.state.notes[_TAUGHT] = kwargs.get("labels")
@@ -91,6 +93,8 @@ class _Reader:
         mask, cache = kwargs.get("attention_mask"), kwargs.get("cache")
         seen = 0 if cache is None else int(cache.get_seq_length())
         past = past_of(cache, seen)
+        if self.makes_masks and isinstance(mask, Tensor) and mask.dim() == 4:
+            mask = _seen_by_any(mask, kwargs["inputs_embeds"]) if mask.shape[-1] == mask.shape[-2] else None
         padding = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
         if past is not None:
             _check_goes_on(past, kwargs["inputs_embeds"].shape[1], mask, padding, placed, shown and host.reduces)
@@ -131,6 +135,12 @@ def of_pictures(config: Any, ids: Tensor) -> Tensor:
     """Which tokens of prompts stand for pictures or videos: bool, like `ids` `[batch, n]`."""
     named = [getattr(config, name, None) for name in _TOKEN_IDS]
     return torch.isin(ids, torch.tensor([i for i in named if i is not None], device=ids.device))
+
+
+def _seen_by_any(mask: Tensor, x: Tensor) -> Tensor:
+    """`[batch, n]` tokens that some token sees, in a mask of pairs `[batch | 1, 1, n, n]`: all but padding."""
+    seen = mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask.bool()
+    return seen[:, 0].any(1).expand(x.shape[:2])
 
 
 def _has(given: Any) -> bool:

@@ -17,9 +17,9 @@ AROUND = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 _AXES = "it attends over time and space in turn, which needs every token in its place"
 _SPARSE = "its attention is sparse by position, which needs every token in its place"
 _BOTH_WAYS = (
-    "its picture tokens attend to each other in both directions inside a causal row, which is not yet supported"
+    "its picture tokens attend to each other in both directions within sliding windows, which is not yet supported"
 )
-_DEEPSTACK = "it adds features of its tower to picture tokens after several blocks, by their place in the row"
+_EXPERTS = "its blocks send each token to experts of its own, whose cost hangs on what the tokens are"
 _VLMS = ("llava", "qwen2_vl", "smolvlm")
 _LIKE_VIT, _LIKE_BERT, _LIKE_VIDEO = ("vit", "dinov2", "beit"), ("bert", "modernbert"), ("videomae", "vivit")
 # what to take for a model of no known name, by what its config says it reads
@@ -34,8 +34,8 @@ NEAREST: dict[str, tuple[str, ...]] = {
 REFUSED: dict[str, tuple[str, tuple[str, ...]]] = {
     **dict.fromkeys(("swin", "swinv2", "sam", "sam_vision_model", "sam_hq", "vitdet"), (WINDOWS, _LIKE_VIT)),
     **dict.fromkeys(("hiera", "pvt", "pvt_v2", "segformer", "mvit"), (GRID, _LIKE_VIT)),
-    **dict.fromkeys(("paligemma", "gemma3", "gemma3n"), (_BOTH_WAYS, _VLMS)),
-    **dict.fromkeys(("qwen3_vl", "qwen3_vl_moe"), (_DEEPSTACK, _VLMS)),
+    **dict.fromkeys(("gemma3", "gemma3n"), (_BOTH_WAYS, _VLMS)),
+    **dict.fromkeys(("qwen3_vl_moe",), (_EXPERTS, ("qwen3_vl", *_VLMS))),
     "timesformer": (_AXES, _LIKE_VIDEO),
     **dict.fromkeys(("longformer", "big_bird"), (_SPARSE, _LIKE_BERT)),
 }

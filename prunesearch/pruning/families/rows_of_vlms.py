@@ -11,10 +11,10 @@ from prunesearch.pruning.families.blocks import PreNorm
 from prunesearch.pruning.families.family import Family
 from prunesearch.pruning.families.in_decoder import pictures
 from prunesearch.pruning.families.positions import InDecoder
-from prunesearch.pruning.families.tower import tower
+from prunesearch.pruning.families.tower import deepstack, tower
 
 # decoders whose blocks are alike: `config.model_type` of the text model
-_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text")
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "gemma")
 _NORMS = ("input_layernorm", "post_attention_layernorm")
 _TASKS = ("image-text-to-text",)
 
@@ -72,6 +72,8 @@ VISION_LANGUAGE = (
     _family("internvl"),
     _family("qwen2_vl"),
     _family("qwen2_5_vl"),
+    _family("qwen3_vl", attachments=(deepstack("language_model"), pictures("language_model"))),
+    _family("paligemma", attachments=(pictures("language_model", makes_masks=True),)),
     _family("idefics3", "text_model"),
     _family("smolvlm", "text_model"),
 )

@@ -1,4 +1,4 @@
-"""What a model's tower looks at in its pictures, told to the stages of the decoder behind it."""
+"""What a model's tower looks at in its pictures, told to the stages of the decoder, and what it adds to them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from prunesearch.pruning.scorers.by_attention import attention_slabs
 if TYPE_CHECKING:
     from prunesearch.pruning.families.family import Attachment
 
+_ADDS = "_deepstack_process"  # method of decoders that add features of the tower between blocks
 TOLD, _SEEN, _ON_FEATURES = "what a tower told", "what a tower saw", "_prunesearch_tower"
 # towers whose patches are the tokens of a picture, one by one: where their blocks are, and whether they have a CLS
 _TOWERS = {"clip_vision_model": ("encoder.layers", True), "siglip_vision_model": ("encoder.layers", False)}
@@ -99,6 +100,42 @@ class _Features:
         if TOLD in notes:  # within the model's own forward
             notes[TOLD] = list(seen)
         return output
+
+
+def deepstack(decoder: str) -> Attachment:
+    """Let features that a tower adds to the tokens of pictures between blocks reach those that are left (DeepStack).
+
+    A merged token gets those of the token whose place it has.
+
+    Args:
+        decoder: path of the decoder from the base model.
+    """
+    return partial(_attach_deepstack, decoder=decoder)
+
+
+def _attach_deepstack(host: Host, model: nn.Module, hooks: Hooks, *, decoder: str) -> None:
+    runs: Any = host.base.get_submodule(decoder)
+    hooks.put(runs, _ADDS, _Deepstack(host, getattr(runs, _ADDS)))
+
+
+class _Deepstack:
+    """Stands in for what adds the features: `[pictures' tokens, width]`, one behind another over all rows."""
+
+    def __init__(self, host: Host, original: Any) -> None:
+        self.host, self.original = host, original
+
+    def __call__(self, hidden_states: Tensor, visual_pos_masks: Tensor, visual_embeds: Tensor) -> Tensor:
+        forward = self.host.state.forward
+        tokens = None if forward is None else forward.tokens
+        if tokens is None or tokens.place is None:
+            added: Tensor = self.original(hidden_states, visual_pos_masks, visual_embeds)
+            return added
+        shown = visual_pos_masks.to(hidden_states.device)
+        nth = (shown.flatten().cumsum(0) - 1).clamp(min=0).view_as(shown).gather(1, tokens.place)
+        here = shown.gather(1, tokens.place)
+        here = here if tokens.real is None else here & tokens.real
+        features = visual_embeds.to(hidden_states.device, hidden_states.dtype)[nth]
+        return hidden_states + features * here[..., None]
 
 
 def rows_told(given: Any) -> list[Tensor] | None:

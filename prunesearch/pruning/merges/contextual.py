@@ -14,7 +14,7 @@ from prunesearch.pruning.merges.base import MergeInput
 
 
 def contextual(inputs: MergeInput) -> Assignment:
-    """A part `targets` of what leaves are groups of the tokens that are not among the best (VisionZip, Yang et al. 2024).
+    """A part `targets` of what leaves are groups of tokens that are not among the best (VisionZip, Yang et al. 2024).
 
     Of the others, in their order, every so many-th is a target, and each goes to the target with the most similar key
     (cosine). A group is the mean of its tokens by size, and stands where the earliest of them stood, so that positions

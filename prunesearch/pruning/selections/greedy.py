@@ -15,8 +15,8 @@ from prunesearch.pruning.selections.top_k import top_k
 
 _LEAST = 1e-12  # that a token may be worth where that divides: what was taken spans all that is left
 
-# given what each token `[batch, n]` is worth and the place `[batch]` of the one that was taken: what each is worth next,
-# those that cannot be taken -inf
+# given what each token `[batch, n]` is worth and the place `[batch]` of the one that was taken: what each is worth
+# next, those that cannot be taken -inf
 Worth = Callable[[Tensor, Tensor], Tensor]
 
 

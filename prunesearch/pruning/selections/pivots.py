@@ -18,8 +18,8 @@ def duplication(inputs: SelectionInput) -> Chosen:
     """Keep some pivots, and for each of them the tokens that are least like it (DART, Wen et al. 2025).
 
     Pivots are the `pivots` best-scored tokens (theirs: by `key_norm`), and `text_pivots` of those that are never
-    reduced, with the largest keys (L1). They take turns in one round, each an equal share of what a row may keep besides
-    the first kind, the earlier ones one more where that leaves a rest; alike is the cosine of keys (before the first
+    reduced, with the largest keys (L1). They take turns, each an equal share of what a row may keep besides the first
+    kind, the earlier ones one more where that leaves a rest; alike is the cosine of keys (before the first
     block: of features).
     """
     tokens, unit, most = inputs.tokens, unit_keys(inputs.attention), inputs.tokens.most_left(inputs.keep)

@@ -17,7 +17,9 @@ Site = tuple[int, int, int]  # index into `space.layers`, keep level, index into
 
 def sites_of(space: Space, schedule: Plan | Schedule) -> list[Site]:
     """The stages of a schedule as indices into its space."""
-    return [(space.layers.index(s.place.site), space.keeps.index(s.keep), space.methods.index(s.method)) for s in schedule]
+    return [
+        (space.layers.index(s.place.site), space.keeps.index(s.keep), space.methods.index(s.method)) for s in schedule
+    ]
 
 
 def schedule_of(space: Space, sites: Sequence[Site]) -> Schedule:

@@ -25,7 +25,6 @@ from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.study.folder import parse_yaml
 
-
 ALONE = "stages before the first block are of kind free"
 _ANY = "random"  # the scorer where nothing hangs on it: the cheapest
 

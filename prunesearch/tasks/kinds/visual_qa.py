@@ -15,6 +15,7 @@ from prunesearch.tasks.kinds.seq2seq import Writing
 from prunesearch.tasks.libraries import quiet_libraries
 
 IGNORED = -100  # labels of what is not an answer
+_BEHIND = ("token_type_ids",)  # PaliGemma: 0 in the prompt, which attends in both directions, 1 behind it
 LAST = "logits_to_keep"  # the input that says whose logits a prefill gives
 
 
@@ -117,7 +118,7 @@ def with_answers(prompt: Mapping[str, Tensor], answers: list[list[int]], fill: i
     device = prompt["input_ids"].device
     ids = torch.tensor([[*row, *[fill] * (width - len(row))] for row in answers], device=device)
     there = torch.arange(width, device=device) < torch.tensor([[len(row)] for row in answers], device=device)
-    more = {"input_ids": ids, "attention_mask": there.long()}
+    more = {"input_ids": ids, "attention_mask": there.long(), **{name: torch.ones_like(ids) for name in _BEHIND}}
     found: Inputs = {}
     for name, value in prompt.items():
         behind = more.get(name, torch.zeros_like(ids))  # kinds of tokens: those of text

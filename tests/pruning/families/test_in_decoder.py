@@ -150,10 +150,10 @@ def test_text_alone_is_left_alone() -> None:
 
 
 def test_decoders_that_are_not_known_are_refused_by_name() -> None:
-    text = hf.GemmaConfig(**TEXT, head_dim=8)
+    text = hf.Gemma2Config(**TEXT, head_dim=8)
     tower = hf.CLIPVisionConfig(**TOWER, image_size=16)
     model = hf.LlavaForConditionalGeneration(hf.LlavaConfig(vision_config=tower, text_config=text))
-    with pytest.raises(UnsupportedModelError, match="its decoder is a 'gemma', and those known are llama"):
+    with pytest.raises(UnsupportedModelError, match="its decoder is a 'gemma2', and those known are llama"):
         ps.apply_(model, HALF)
     window = hf.MistralConfig(**TEXT, sliding_window=16)
     model = hf.LlavaForConditionalGeneration(hf.LlavaConfig(vision_config=tower, text_config=window))
@@ -161,14 +161,18 @@ def test_decoders_that_are_not_known_are_refused_by_name() -> None:
         ps.apply_(model, HALF)
 
 
-def test_models_whose_pictures_attend_both_ways_are_refused() -> None:
+def test_models_whose_pictures_attend_both_ways_within_windows_are_refused() -> None:
     tower = hf.SiglipVisionConfig(**TOWER, image_size=16, vision_use_head=False, projection_dim=32)
-    text = hf.GemmaConfig(**TEXT, head_dim=8)
-    model = hf.PaliGemmaForConditionalGeneration(
-        hf.PaliGemmaConfig(vision_config=tower, text_config=text, projection_dim=32)
+    second = hf.PaliGemmaConfig(
+        vision_config=tower, text_config=hf.Gemma2Config(**TEXT, head_dim=8), projection_dim=32, image_token_id=PICTURE
     )
-    with pytest.raises(UnsupportedModelError, match=r"'paligemma' is not supported: its picture .* llava"):
-        ps.apply_(model, HALF)
+    with pytest.raises(UnsupportedModelError, match="'paligemma' cannot be reduced: its decoder is a 'gemma2'"):
+        ps.apply_(hf.PaliGemmaForConditionalGeneration(second), HALF)
+    third = hf.Gemma3Config(
+        vision_config=tower, text_config=hf.Gemma3TextConfig(**TEXT, head_dim=8), mm_tokens_per_image=4
+    )
+    with pytest.raises(UnsupportedModelError, match=r"'gemma3' is not supported: its picture .* windows.* llava"):
+        ps.apply_(hf.Gemma3ForConditionalGeneration(third), HALF)
 
 
 def of_tower(kind: str, layer: int) -> Any:

@@ -20,7 +20,9 @@ from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig
 from prunesearch.study.setup import make_setting
 from prunesearch.tasks import load_task
-from prunesearch.tasks.kinds.visual_qa import IGNORED, VisualAnswers
+from prunesearch.tasks.kinds.visual_qa import IGNORED, VisualAnswers, with_answers
+from tests.contracts.test_vision_language import said
+from tests.support.small_vlms import build_vlm, prompts_for
 from tests.support.tiny_vlm import IMAGES, MOST, write_questions, write_vlm
 
 PRUNED = Plan.parse("0:0.5 text_attention+drop > 2:0.2 key_norm+drop")
@@ -173,3 +175,15 @@ def test_the_setting_counts_pictures_as_what_may_leave(folder: str, data: Path) 
     config = RunConfig(model=folder, data=str(data), calibration=12, holdout=12)
     geometry = make_setting(config).geometry
     assert (geometry.part, geometry.reducible) == ("decoder", IMAGES)
+
+
+def test_what_is_taught_to_paligemma_looks_back_alone() -> None:
+    """Along an answer every next token is what generation says, though the prompt attends in both directions."""
+    model = build_vlm("paligemma", dtype=torch.float64)
+    prompt = prompts_for(model, "paligemma", [(4, 1, 5), (3, 1, 2)], torch.float64)
+    written = said(model, prompt, 4)
+    taught = with_answers(prompt, written.tolist(), 0)
+    with torch.no_grad():
+        logits = model(**{name: value for name, value in taught.items() if name != "labels"}).logits
+    n = prompt["input_ids"].shape[1]
+    assert logits[:, n - 1 : -1, :93].argmax(-1).tolist() == written.tolist()
