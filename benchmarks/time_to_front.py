@@ -181,7 +181,7 @@ def main(words: list[str] | None = None) -> None:
         if args.results is not None:
             with args.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(runs[-1]) + "\n")
-    show(runs, Console())
+    show(runs, Console(width=150))
 
 
 if __name__ == "__main__":
