@@ -11,9 +11,10 @@ measure a changed prunesearch, delete its runs (prunesearch-*.json); with the co
 All samplers search one space with one cost table on one calibration subset. A unit is the evaluation of the unpruned
 model on that subset: a trial costs its predicted latency over the unpruned one's, times the part of the rows it ran on.
 prunesearch pays for its one-stage losses in the same unit; it has its seeds and its racing. The others have neither;
-their proposals, too, are brought inside the budget, and none is evaluated twice. At every checkpoint the front on the
-CALIBRATION rows is noted; afterwards its schedules are evaluated on the holdout rows, and what is reported is the area
-between that front and the point (latency share 1, divergence 0.5 nats).
+with `+seeds` behind its name (`tpe+seeds`) one begins with the same solved seeds, and pays for the losses that they are
+solved from. All proposals are brought inside the budget, and none is evaluated twice. At every checkpoint the front on
+the CALIBRATION rows is noted; afterwards its schedules are evaluated on the holdout rows, and what is reported is the
+area between that front and the point (latency share 1, divergence 0.5 nats).
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig
 from prunesearch.tasks.batching.batches import EvalSet
 
-RIVALS = ("tpe", "nsga2", "random", "evolution")
+RIVALS = ("tpe", "nsga2", "random", "evolution", "reinforce")
+SEEDED = "+seeds"
 CHECKPOINTS = (10, 20, 30, 60, 150, 300)
 REFERENCE = (1.0, 0.5)  # latency share, nats
 
@@ -115,12 +117,17 @@ class Run:
         study = optuna.create_study(directions=["minimize", "minimize"])
         bench, config = self.bench, self.bench.config
         objectives = [Objective("latency", bench.table, bench.unpruned_ms)]
-        if self.sampler != OURS:
+        rival = self.sampler.removesuffix(SEEDED)
+        if self.sampler not in (OURS, f"{rival}{SEEDED}"):
             harshest = Schedule([bench.space.stage(0, len(bench.space.keeps) - 1, bench.space.methods[0])])
-            return Search(study, self.sampler, bench.space, objectives, [harshest], seed=self.seed, race=False)
+            return Search(study, rival, bench.space, objectives, [harshest], seed=self.seed, race=False)
         sensitivities = self._sensitivities(config)
         seeds = seeds_within(bench.space, sensitivities, objectives, 24, "")
         found = [seed.schedule for seed in seeds]
+        if rival != OURS:
+            search = Search(study, rival, bench.space, objectives, found, seed=self.seed, race=False)
+            search.enqueue(found)
+            return search
         search = Search(study, config.sampler, bench.space, objectives, found, sensitivities, self.seed)
         search.enqueue(found[: config.first_seeds])
         return search
@@ -345,7 +352,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     rivals = [name for name in SAMPLERS if name != "guided"]  # that one is prunesearch: it needs one-stage losses
-    parser.add_argument("--samplers", nargs="+", default=[OURS, *RIVALS], choices=[OURS, *rivals])
+    known = [OURS, *rivals, *(f"{name}{SEEDED}" for name in rivals)]
+    parser.add_argument("--samplers", nargs="+", default=[OURS, *RIVALS], choices=known, metavar="SAMPLER")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N - 1")
     parser.add_argument("--units", type=float, default=300)
     parser.add_argument("--rows", type=int, default=128, help="calibration rows of a trial")

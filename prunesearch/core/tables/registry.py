@@ -150,6 +150,7 @@ SAMPLERS = make_table(
         "nsga3": SamplerRow(f"{_SAMPLERS}:nsga3", "NSGA-III, for three objectives and more"),
         "gp": SamplerRow(f"{_SAMPLERS}:gp", "Gaussian processes and expected hypervolume; takes seconds a trial"),
         "evolution": SamplerRow(f"{_SAMPLERS}:evolution", "evolutionary search of the Length-Adaptive Transformer"),
+        "reinforce": SamplerRow(f"{_SAMPLERS}:reinforce", "a small policy network, rewarded by how the front grows"),
         "qmc": SamplerRow(f"{_SAMPLERS}:qmc", "quasi-random draws (Sobol); learns nothing"),
         "random": SamplerRow(f"{_SAMPLERS}:random", "independent uniform draws; learns nothing"),
     },

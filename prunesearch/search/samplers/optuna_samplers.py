@@ -60,6 +60,13 @@ def evolution(context: SamplerContext) -> optuna.samplers.BaseSampler:
     return EvolutionarySampler(context.space, context.seed)
 
 
+def reinforce(context: SamplerContext) -> optuna.samplers.BaseSampler:
+    """A policy that learns to propose (Williams 1992), from seeds as from any trial."""
+    from prunesearch.search.samplers.reinforce import ReinforceSampler
+
+    return ReinforceSampler(context.space, context.seed)
+
+
 def qmc(context: SamplerContext) -> optuna.samplers.BaseSampler:
     """A scrambled Sobol sequence (Bergstra and Bengio 2012)."""
     import optuna
