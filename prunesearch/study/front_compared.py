@@ -29,7 +29,7 @@ class ComparedMethod(FrontRecord):
     """A method at the latency that all are compared at."""
 
     name: str = Field(description="a name of `prunesearch names rivals`")
-    plan: dict[str, Any] | None = Field(description="as `Plan.to_dict()`; null where plans are chosen row by row")
+    plan: dict[str, Any] | None = Field(description="as `Plan.to_dict()`; null where rows run several plans")
     text: str = Field(description="the plan in one line")
     quality: MetricValue = Field(description="on the holdout rows, with its change from the unpruned model")
     to_ours: Difference | None = Field(
@@ -49,7 +49,7 @@ class ComparedMethod(FrontRecord):
     )
     by_row: RowLatency | None = Field(
         default=None,
-        description="spread of latency over inputs, where plans are chosen row by row; null: the same for every input",
+        description="spread of latency over inputs, where it hangs on them; null: the same for every input",
     )
     views: dict[str, Difference] = Field(
         default_factory=dict, description="change of the quality in every view of the rows (`--robust`)"

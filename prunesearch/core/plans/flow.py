@@ -5,7 +5,8 @@ The walk over a forward is here, once; what a forward costs, how it is timed and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -144,6 +145,36 @@ class Flow:
     def on(self, geometry: Geometry) -> Flow:
         """The same stages on another model, or at another length."""
         return self if geometry == self.geometry else Flow(geometry, self.stages)
+
+
+@dataclass(frozen=True)
+class SeenFlow(Flow):
+    """The blocks of a forward that was watched: where rows have counts of their own, its batch says how wide it is.
+
+    Attributes:
+        widths: tokens that enter each block, and that leave the last: those of the row that has most.
+    """
+
+    widths: tuple[int, ...]
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """One step a block."""
+        return tuple(_seen(self.geometry, self.stages, self.widths))
+
+    @cached_property
+    def n_in(self) -> int:
+        """Tokens that the first block is given."""
+        return self.widths[0]
+
+
+def _seen(geometry: Geometry, stages: Iterable[Stage], widths: Sequence[int]) -> Iterator[Step]:
+    by_block, sized = {stage.layer: stage for stage in stages if stage.place.part != INPUT}, False
+    for block, (n, n_out) in enumerate(itertools.pairwise(widths)):
+        stage = by_block.get(block)
+        acts = stage is not None and (n_out < n or stage.by_row)
+        yield Step(Place(geometry.part, block), n, n_out, sized, stage if acts else None)
+        sized = sized or (acts and stage is not None and MERGES.entry(stage.merge).makes_sizes)
 
 
 def _given(geometry: Geometry, stages: Iterable[Stage]) -> int:

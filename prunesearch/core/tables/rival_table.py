@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from prunesearch.core.tables.names import make_table
 from prunesearch.core.tables.row_kinds import RivalRow, SurveyCells
 
 _BY_NUMBER, _FOUND = "prunesearch.search.rivals.by_number", "prunesearch.search.rivals.searched"
 _ROWS = "prunesearch.search.rivals.row_by_row"
+_SCORED = "prunesearch.search.rivals.by_score"
 _ONE, _THREE = {"kind": "multi-stage", "sites": [0.25]}, {"kind": "multi-stage", "sites": [0.25, 0.5, 0.75]}
 _EVERY, _R = {"kind": "multi-stage", "sites": [1.0]}, {"kind": "constant-r"}
 _LOW, _FIXED = SurveyCells("low", "moderate", "low"), SurveyCells("low", "low", "low")
@@ -28,6 +30,12 @@ def _shaped(help: str, shape: Mapping[str, object], merge: str, survey: SurveyCe
     return RivalRow(target, help, scorer="cls_attention", merge=merge, shape=shape, survey=survey)
 
 
+def _counted(help: str, scorer: str, amount: str, selection: str = "top_k") -> RivalRow:
+    """A row of a stage that leaves every input a count of its own, at one block."""
+    stage = _once(help, scorer)
+    return replace(stage, target=f"{_SCORED}:by_score", amount=amount, selection=selection, by_row=True)
+
+
 RIVALS = make_table(
     "method",
     {
@@ -42,6 +50,9 @@ RIVALS = make_table(
         "progressive": _shaped("the same share goes at every block, by CLS attention", _EVERY, "drop", _BETWEEN),
         "multi-stage": _shaped("the same share goes at three blocks, fused into one token (EViT)", _THREE, "fuse"),
         "merging": _shaped("as many tokens merge at every block (ToMe's r)", _R, "bipartite"),
+        "threshold": _counted("tokens that score enough, of each input as many as do (LTP)", "attention_received", "t"),
+        "cumulative": _counted("as few tokens as hold a share of an input's scores", "cls_attention", "p"),
+        "inverse-cdf": _counted("tokens drawn by an input's scores (ATS)", "cls_attention_value", "", "inverse_cdf"),
         "cascade": RivalRow(f"{_ROWS}:cascade", "a fast plan of the search, then a slower one if unsure", by_row=True),
         "router": RivalRow(f"{_ROWS}:router", "the first block says which plan of the search a row runs", by_row=True),
         "searched": RivalRow(f"{_FOUND}:stages_alone", "the search's plan, token stages alone", ours=True),

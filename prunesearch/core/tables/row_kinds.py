@@ -238,11 +238,13 @@ class RivalRow(Row):
     """A way to reduce tokens that `prunesearch compare` puts beside others at equal latency.
 
     `target` finds its plans, from slow to fast: `(search.rivals.arena.Arena, RivalRow) -> search.rivals.arena.Entrant`.
-    Of one `by_row` it serves rows: `(search.rivals.row_by_row.RowWork, share of the latency) -> Served`.
+    Of one `by_row` it serves rows: `(search.rivals.row_by_row.RowWork, share of the latency, RivalRow) -> Served`.
 
     Attributes:
         scorer, merge: of all its stages, where it is set by one number.
         shape: what that number sets, keys of a space file; of `sites`, parts of the depth, 1.0 stands for every block.
+        amount, selection: of all its stages, where each row has a count of its own: the letter of the amount, and how
+            tokens are chosen.
         ours: a search found it; others are compared with the first of these.
         by_row: plans are chosen row by row, so that its time is a distribution.
         survey: what a survey of 2025 says of such methods; None: nothing.
@@ -251,6 +253,8 @@ class RivalRow(Row):
     scorer: str = ""
     merge: str = ""
     shape: Mapping[str, object] = field(default_factory=dict)
+    amount: str = ""
+    selection: str = "top_k"
     ours: bool = False
     by_row: bool = False
     survey: SurveyCells | None = None

@@ -13,13 +13,17 @@ from torch import Tensor
 from prunesearch.core.constraint import relative_bound
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import track
+from prunesearch.core.plans.amount import Cumulative
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.stage import Stage
+from prunesearch.cost.costs import Costs
 from prunesearch.export.by_row.row_rule import SURENESS, ByRow, EarlyStates, PlanGuess, sent_to
 from prunesearch.export.by_row.serving import Server, time_forwards
 from prunesearch.pruning.apply import Handle
-from prunesearch.search.adaptive.by_score import KINDS, RowTwins, counts_of, fractions
+from prunesearch.search.adaptive.by_score import KINDS, METHODS, RowTwins, counts_of, fractions
 from prunesearch.search.adaptive.choosing import RowRule, cheapest, learnt_guess, mixed_answers
 from prunesearch.search.adaptive.row_answers import RowAnswers, answers_of
+from prunesearch.search.adaptive.row_prices import RowPrices, counting_ms
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.front import Front
 from prunesearch.study.setup import Setting
@@ -30,6 +34,7 @@ UNPRUNED, CASCADE, ROUTER, BY_SCORE = "unpruned", "cascade", "router", "by-score
 _EARLY = "block"  # what a router reads
 _MOST_PLANS = 4  # of a router
 _PRICED = 20  # batches that price plans for the choice
+_COUNTED, _COUNTED_ON = 0.7, 12  # share of the scores, of a stage whose counting is timed; batches that are counted
 _MATCHED = 32  # calibration rows on which a stage by row is made to leave as many tokens as a fraction does
 _SCREENED, _SLACK = 256, 0.03  # calibration rows that sort out what is far too bad, and how far that is
 _MOST_BATCHES = 500
@@ -75,6 +80,7 @@ class Adapting:
         wanted: what is asked for.
         guesses: what the router's early block says of each plan but the slowest.
         by_score: the plan whose stages leave every row a count of its own.
+        table: what the model costs in batches of the first size; None: not known.
     """
 
     front: Front
@@ -83,6 +89,7 @@ class Adapting:
     wanted: AdaptSettings
     guesses: dict[str, PlanGuess] = field(default_factory=dict)
     by_score: Plan | None = None
+    table: Costs | None = None
 
     @property
     def task(self) -> Task:
@@ -129,6 +136,24 @@ class Adapting:
         batches = self.batches("calibration", self.wanted.batch_sizes[0])[:_PRICED]
         times = time_forwards(forwards, batches, self.setting.config.seed)
         return {name: float(torch.tensor(ms).median()) for name, ms in times.items()}
+
+    @cached_property
+    def row_prices(self) -> RowPrices:
+        """Prices of stages by row on batches of calibration rows."""
+        return self.priced_with(self.counting_ms())
+
+    def priced_with(self, counting: float) -> RowPrices:
+        """The same, where it is known what counting takes, in ms."""
+        if self.table is None:
+            raise TypeError("rows are priced by a cost table, and there is none")
+        batches = self.batches("calibration", self.wanted.batch_sizes[0])[:_COUNTED_ON]
+        return RowPrices(self.table, self.task.model, self.handle, batches, counting)
+
+    def counting_ms(self) -> float:
+        """What counting the tokens of rows takes a stage."""
+        batches, geometry = self.batches("calibration", self.wanted.batch_sizes[0]), self.setting.geometry
+        stage = Stage(geometry.depth // 4, Cumulative(_COUNTED), *METHODS[0])
+        return counting_ms(self.task.model, self.handle, stage, batches, geometry)
 
     def batches(self, split: str, batch_size: int) -> list[Inputs]:
         """Rows of a split as they come."""

@@ -24,7 +24,7 @@ KINDS = [letter for letter, kind in TYPED.items() if kind.counts]  # of amounts 
 _PARTS = (0.25, 0.5)  # of the depth: where a stage by itself is tried
 _KEEPS = (0.7, 0.4)
 _POINTS = 4  # of the front, at most
-_METHODS = (("attention_received", "drop"), ("cls_attention", "fuse"))  # LTP's; EViT's
+METHODS = (("attention_received", "drop"), ("cls_attention", "fuse"))  # LTP's; EViT's
 _LEAST, _MOST, _STEPS = 1e-4, 1.0, 12  # of a threshold that is sought, at first; halvings of the range
 _NEAR = 0.03  # of the tokens that are to be left, within which a number is near enough
 
@@ -135,6 +135,6 @@ def fractions(points: Mapping[str, Plan], depth: int) -> Iterator[tuple[str, Pla
     for name in able[:: max(1, len(able) // _POINTS)][:_POINTS]:
         yield name, points[name]
     for block in sorted({int(part * depth) for part in _PARTS}):
-        for scorer, merge in _METHODS:
+        for scorer, merge in METHODS:
             for keep in _KEEPS:
                 yield f"{block}:{keep} {scorer}+{merge}", Plan(Schedule([Stage(block, keep, scorer, merge)]))

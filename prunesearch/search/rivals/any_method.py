@@ -17,7 +17,7 @@ class AnyMethod(OfOneModel):
     """A cost table that answers for any stage: what it has not measured costs what the nearest measured one does.
 
     In place of a scorer or a merge that was not measured stands the mean of those that were; in place of fewer tokens
-    than it was measured at, the least of them.
+    than it was measured at, the least of them; of more tokens a block takes as much more as they are more.
 
     Args:
         table: of the study.
@@ -26,7 +26,8 @@ class AnyMethod(OfOneModel):
 
     def __init__(self, table: CostTable, changes: tuple[Change, ...] = ()) -> None:
         self._base, self._pieces = table, table.under(changes) if changes else table
-        self._least = min(cell.n for cell in table.cells.mlp)
+        measured = [cell.n for cell in table.cells.mlp]
+        self._least, self._most = min(measured), max(measured)
 
     def under(self, changes: tuple[Change, ...]) -> Costs:
         """Those of the model with these changes."""
@@ -43,15 +44,16 @@ class AnyMethod(OfOneModel):
 
     def attention(self, n: int, sized: bool, layer: int) -> float:
         """See `Pieces`."""
-        return self._pieces.attention(max(n, self._least), sized, layer)
+        return self._pieces.attention(self._within(n), sized, layer) * max(1.0, n / self._most)
 
     def mlp(self, n: int, layer: int) -> float:
         """See `Pieces`."""
-        return self._pieces.mlp(max(n, self._least), layer)
+        return self._pieces.mlp(self._within(n), layer) * max(1.0, n / self._most)
 
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         """See `Pieces`."""
-        n_in, n_out = max(n_in, self._least + 1), max(n_out, self._least)
+        n_in = min(max(n_in, self._least + 1), self._most)
+        n_out = min(max(n_out, self._least), n_in)
         scorers, merges = self._known
         known = list(
             itertools.product([scorer] if scorer in scorers else scorers, [merge] if merge in merges else merges)
@@ -66,6 +68,9 @@ class AnyMethod(OfOneModel):
     def head(self, n: int) -> float:
         """See `Pieces`."""
         return self._pieces.head(max(n, self._least))
+
+    def _within(self, n: int) -> int:
+        return min(max(n, self._least), self._most)
 
     @cached_property
     def _known(self) -> tuple[list[str], list[str]]:

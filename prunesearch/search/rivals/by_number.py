@@ -17,7 +17,7 @@ from prunesearch.search.rivals.arena import Arena, Effort, Entrant, LeftOutError
 from prunesearch.search.space.listed import ListedSpace
 
 _RATES = 400  # that are tried where several sites go by one
-_EASILY = 0.95  # of the target: sites must leave room for what the table does not know
+EASILY = 0.95  # of the target: sites must leave room for what the table does not know
 
 
 def by_number(arena: Arena, row: RivalRow) -> Entrant:
@@ -36,14 +36,14 @@ def by_number(arena: Arena, row: RivalRow) -> Entrant:
         raise LeftOutError(f"attention '{attention}' cannot run merge {row.merge}: use --attn sdpa")
     geometry, price = arena.setting.geometry, arena.prices.predict
     plans: list[Plan] = []
-    for sites in _sites(row, geometry.depth):
+    for sites in sites_of(row, geometry.depth):
         plans = sorted((Plan(s) for s in _members(geometry, row, sites) if len(s)), key=price, reverse=True)
-        if plans and price(plans[-1]) <= _EASILY * arena.limit:
+        if plans and price(plans[-1]) <= EASILY * arena.limit:
             break
     return Entrant(plans, effort)
 
 
-def _sites(row: RivalRow, depth: int) -> Iterator[list[int]]:
+def sites_of(row: RivalRow, depth: int) -> Iterator[list[int]]:
     """The blocks that have stages: as the row says, then earlier ones, for latencies that need them; empty: all."""
     parts = row.shape.get("sites")
     if not isinstance(parts, list) or 1.0 in parts:

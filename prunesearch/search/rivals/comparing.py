@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,9 +149,11 @@ class Comparing:
     def _by_row(
         self, names: Sequence[str], ours: Plan | None, search: Entrant
     ) -> tuple[dict[str, ComparedMethod], dict[str, str]]:
-        """Methods that choose among the search's plans row by row, and why others have no rule here."""
+        """Methods whose time hangs on the row, and why others have nothing here."""
         if ours is None:
-            return {}, dict.fromkeys(names, "rows are sent to plans of the search, and it has none here")
+            return {}, dict.fromkeys(
+                names, "what goes row by row is held against the search's plan, and it has none here"
+            )
         setting = self.arena.setting
         split = setting.task.splits["holdout"]
         rows = split.n if self.rows is None else min(self.rows, split.n)
@@ -158,28 +161,42 @@ class Comparing:
         found, left_out = {}, {}
         for name in names:
             try:
-                found[name] = self._served(name, RIVALS.load(name)(work, self.arena.share), search.effort)
+                found[name] = self._served(
+                    name, RIVALS.load(name)(work, self.arena.share, RIVALS.entry(name)), search.effort
+                )
             except PruneSearchError as why:
                 left_out[name] = str(why)
         return found, left_out
 
     def _served(self, name: str, one: Served, search: Effort) -> ComparedMethod:
-        macs = self._macs
-        spent = one.effort + search
+        task, handle, plan = self.arena.setting.task, self.arena.handle, one.plan
+        spent = one.effort + (search if plan is None else Effort())
+        looked_at = task.splits["calibration"].take(_LOOKED_AT)
         return ComparedMethod(
             name=name,
-            plan=None,
+            plan=None if plan is None else plan.to_dict(),
             text=one.text,
             quality=value_beside(one.unpruned, one.evaluation, None),
             to_ours=paired_difference_to(one.ours, one.evaluation),
             latency=Measured(value=one.latency.least),
             speedup=one.unpruned_ms / one.latency.least,
-            macs=None if macs is None else sum(share * macs.predict(plan) for plan, share in one.runs.items()),
+            macs=self._macs_of(one),
             seconds=spent.seconds,
             rows=spent.rows,
             stages=one.stages,
+            kernels=None if plan is None else kernels_a_stage(task, handle, plan),
+            varies=None if plan is None else varies(task, handle, plan, looked_at),
             by_row=one.latency,
         )
+
+    def _macs_of(self, one: Served) -> float | None:
+        """On average over inputs; rows of a batch are as wide as its widest."""
+        macs = self._macs
+        if macs is None:
+            return None
+        if one.plan is not None:
+            return statistics.fmean(macs.under(one.plan.changes).price(flow) for flow in one.flows)
+        return sum(share * macs.predict(plan) for plan, share in one.runs.items())
 
     @cached_property
     def _macs(self) -> Costs | None:

@@ -14,8 +14,8 @@ from prunesearch.search.finish.kept import Kept
 from prunesearch.search.rivals.arena import Arena, Entrant
 from prunesearch.study.front_items import Measured
 
-_INSIDE = 1.02  # of the target, up to which a plan is at it
-_NEAR_BY = 0.97  # of the target, from which on no plan nearer to it is sought
+INSIDE = 1.02  # of the target, up to which a plan is at it
+NEAR_BY = 0.97  # of the target, from which on no plan nearer to it is sought
 _HOPELESS = 2.0  # of the target: a method that is predicted to come no nearer is not timed
 _AROUND = ((1.0,), (1.06, 1.03, 1.01, 0.98, 0.94), (1.05, 1.02, 1.0, 0.98, 0.95))  # of the target: what is timed
 _TIME = (0.15, 0.3, 0.2)  # of the time, for each of these; the rest is for what is chosen
@@ -65,7 +65,7 @@ class Meeting:
         chosen: dict[str, Plan] = {}
         for name, known in tried.items():
             best = at_target(known, self.arena.share)
-            if known[best] <= _INSIDE * self.arena.share:
+            if known[best] <= INSIDE * self.arena.share:
                 chosen[name] = best
             else:
                 left_out[name] = f"its fastest schedule near it ({best}) is measured at {1 / known[best]:.2f}x"
@@ -86,7 +86,7 @@ class Meeting:
         target, off = self.arena.share, 1.0
         if known:
             best = at_target(known, target)
-            if _NEAR_BY * target <= known[best] <= _INSIDE * target:
+            if NEAR_BY * target <= known[best] <= INSIDE * target:
                 return []
             nearest = min(known, key=lambda plan: abs(known[plan] - target))
             off = known[nearest] / (self._price(nearest) / self._price(Plan()))
@@ -119,7 +119,7 @@ def within(plans: Sequence[Plan], price: Callable[[Plan], float], limits: Sequen
 
 def at_target(shares: Mapping[Plan, float], target: float) -> Plan:
     """Of plans with the shares of the unpruned latency that they take the slowest within the target, or the fastest."""
-    able = [plan for plan, share in shares.items() if share <= _INSIDE * target]
+    able = [plan for plan, share in shares.items() if share <= INSIDE * target]
     return max(able, key=lambda plan: shares[plan]) if able else min(shares, key=lambda plan: shares[plan])
 
 

@@ -1,10 +1,13 @@
-"""Plans chosen row by row as methods among others: a cascade and a router whose mean latency is the target."""
+"""Plans chosen row by row as methods among others: a cascade and a router whose mean latency is the target.
+
+What stages by row are compared by (`rivals.by_score`) works with the same answers and times.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,22 +15,29 @@ import torch
 from torch import Tensor
 
 from prunesearch.core.events import say
+from prunesearch.core.plans.flow import Flow
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.tables.row_kinds import RivalRow
+from prunesearch.export.by_row.serving import time_forwards
 from prunesearch.search.adaptive.adapting import CASCADE, ROUTER, UNPRUNED, Adapting, AdaptSettings, mean_by_plan
 from prunesearch.search.adaptive.choosing import RowRule
 from prunesearch.search.adaptive.row_answers import RowAnswers, answers_of
+from prunesearch.search.adaptive.row_prices import RowPrices
 from prunesearch.search.finish.kept import Kept
 from prunesearch.search.rivals.arena import Arena, Effort, LeftOutError
+from prunesearch.search.rivals.meeting import INSIDE
 from prunesearch.search.solve.seed import spread
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.front_records import RowLatency
+from prunesearch.tasks.batching.batches import EvalSet
 
 OURS = "ours"  # the search's plan at the target, among those that are chosen between
 _OTHERS = 2  # of the search's plans, beside it and the unpruned model
 _STEPS = 10  # of bisecting
 _BATCHES = 40  # that are timed
+_PRICED = 20  # on which a number is set
 _LEAST = 64  # rows that may be asked for
-_AIM, _INSIDE = 0.98, 1.02  # of the target: what is aimed at by calibration rows, what is at it on holdout rows
+_AIM = 0.98  # of the target, by calibration rows
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,8 @@ class Served:
         stages: of the plan that has most.
         effort: of the answers on calibration rows.
         runs: how often a row runs each plan.
+        plan: the one plan, where its stages leave every row a count of its own.
+        flows: how tokens flow through it, in some batches.
     """
 
     evaluation: Evaluation
@@ -53,7 +65,9 @@ class Served:
     text: str
     stages: int
     effort: Effort
-    runs: Mapping[Plan, float]
+    runs: Mapping[Plan, float] = field(default_factory=dict)
+    plan: Plan | None = None
+    flows: Sequence[Flow] = ()
 
 
 @dataclass
@@ -85,14 +99,14 @@ class RowWork(Adapting):
         def make() -> dict[str, Tensor]:
             return _tensors({name: [ms] for name, ms in super(RowWork, self).costs.items()})
 
-        found = self._once({"priced": self._said}, make)
+        found = self.once({"priced": self._said}, make)
         return {name: float(value) for name, value in found.items()}
 
     def times(self, chosen: Mapping[str, RowRule]) -> dict[int, dict[str, list[float]]]:
         """See `Adapting`; of one number of rows in a batch."""
         (size,) = self.wanted.batch_sizes
         rules = [[name, *one.plans, one.by, one.threshold] for name, one in chosen.items()]
-        found = self._once({"timed": self._said, "rules": rules}, lambda: _tensors(Adapting.times(self, chosen)[size]))
+        found = self.once({"timed": self._said, "rules": rules}, lambda: _tensors(Adapting.times(self, chosen)[size]))
         return {size: {name: value.tolist() for name, value in found.items()}}
 
     def at(self, kind: str, share: float) -> RowRule | None:
@@ -108,6 +122,13 @@ class RowWork(Adapting):
                 high = middle
         return best
 
+    def share_of(self, plan: Plan) -> float:
+        """Of the unpruned model's mean time on batches of calibration rows, what a plan takes."""
+        batches = self.batches("calibration", self.wanted.batch_sizes[0])[:_PRICED]
+        forwards = {name: self.server.static(one) for name, one in (("plan", plan), (UNPRUNED, Plan()))}
+        times = time_forwards(forwards, batches, self.setting.config.seed)
+        return float(np.mean(times["plan"]) / np.mean(times[UNPRUNED]))
+
     @cached_property
     def effort(self) -> Effort:
         """What the answers on calibration rows took."""
@@ -115,13 +136,33 @@ class RowWork(Adapting):
         seconds = float(self._answers("calibration")["seconds"])
         return Effort(seconds, round(sum(rows * self.costs[name] / whole for name in self.plans)))
 
+    @cached_property
+    def row_prices(self) -> RowPrices:
+        """See `Adapting`; what counting takes is kept."""
+        found = self.once({"counting": self._said}, lambda: _tensors({"ms": [self.counting_ms()]}))
+        return self.priced_with(float(found["ms"]))
+
+    def _evaluated(self, plans: Mapping[str, Plan], rows: EvalSet) -> dict[str, Evaluation]:
+        """See `Adapting`; the answers of one plan are kept."""
+        found = {}
+        for name, plan in plans.items():
+
+            def make(name: str = name, plan: Plan = plan) -> dict[str, Tensor]:
+                one = Adapting._evaluated(self, {name: plan}, rows)[name]
+                return {"statistics": one.statistics, "kl": one.kl, "agrees": one.agrees}
+
+            parts = self.once({"by_score": plan.to_dict(), "split": rows.name, "rows": rows.n}, make)
+            found[name] = Evaluation(parts["statistics"], parts["kl"], parts["agrees"], self.task.scoring)
+        return found
+
     @property
     def _said(self) -> list[object]:
         """What tells this work from others."""
         plans = [[name, plan.to_dict()] for name, plan in self.plans.items()]
         return [plans, self.wanted.rows, list(self.wanted.batch_sizes), self.wanted.batches]
 
-    def _once(self, of: dict[str, object], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def once(self, of: dict[str, object], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What `make` finds, or found before."""
         return make() if self.kept is None else self.kept.tensors(of, make)
 
     def _answers(self, name: str) -> dict[str, Tensor]:
@@ -136,7 +177,7 @@ class RowWork(Adapting):
                 parts |= {f"{plan}/{i}": part for i, part in enumerate(mine)}
             return parts
 
-        return self._once({"answers": self._said, "split": name}, make)
+        return self.once({"answers": self._said, "split": name}, make)
 
     def _read(self, name: str) -> tuple[dict[str, RowAnswers], Tensor]:
         parts, found = self._answers(name), {}
@@ -152,15 +193,15 @@ def row_work(arena: Arena, ours: Plan, others: Sequence[Plan], rows: int, work: 
     names = {OURS: ours, **{f"other-{i}": plan for i, plan in enumerate(spread(rest, _OTHERS, arena.prices.predict))}}
     batch = (arena.setting.config.batch_size,)
     settings = AdaptSettings(batch_sizes=batch, rows=max(_LEAST, rows), batches=_BATCHES)
-    return work(arena.front, arena.setting, arena.handle, settings, given=names, kept=arena.kept)
+    return work(arena.front, arena.setting, arena.handle, settings, given=names, kept=arena.kept, table=arena.prices)
 
 
-def cascade(work: RowWork, share: float) -> Served:
+def cascade(work: RowWork, share: float, row: RivalRow) -> Served:
     """A fast plan for all rows, then a slower one where it is unsure; see `served`."""
     return served(work, CASCADE, share)
 
 
-def router(work: RowWork, share: float) -> Served:
+def router(work: RowWork, share: float, row: RivalRow) -> Served:
     """An early block says which plan a row runs; see `served`."""
     return served(work, ROUTER, share)
 
@@ -180,18 +221,9 @@ def served(work: RowWork, kind: str, share: float) -> Served:
         places = work.places(kind, chosen)
         shares = [float((places == place).double().mean()) for place in range(len(chosen.plans))]
         (times,) = work.times({kind: chosen}).values()
-        means = {name: float(np.mean(ms)) for name, ms in times.items()}
-        p50, p95 = (float(np.quantile(times[kind], q)) for q in (0.5, 0.95))
-        latency = RowLatency(
-            batch_size=work.wanted.batch_sizes[0],
-            mean=means[kind],
-            p50=p50,
-            p95=p95,
-            worst=max(times[kind]),
-            by_plan=mean_by_plan(kind, chosen, shares, means),
-        )
-        if latency.least > _INSIDE * share * means[UNPRUNED]:
-            most = means[UNPRUNED] / latency.least
+        latency, unpruned = latency_of(work, kind, chosen, times, shares)
+        if latency.least > INSIDE * share * unpruned:
+            most = unpruned / latency.least
             raise LeftOutError(f"the rule that was as fast on calibration rows is measured at {most:.2f}x")
         answers = work.holdout[0]
         return Served(
@@ -199,7 +231,7 @@ def served(work: RowWork, kind: str, share: float) -> Served:
             unpruned=answers[UNPRUNED].evaluation,
             ours=answers[OURS].evaluation,
             latency=latency,
-            unpruned_ms=means[UNPRUNED],
+            unpruned_ms=unpruned,
             text=_said(work, chosen, shares),
             stages=max(len(work.plans[name]) for name in chosen.plans),
             effort=work.effort,
@@ -210,10 +242,21 @@ def served(work: RowWork, kind: str, share: float) -> Served:
         )
 
 
-def _runs(work: RowWork, kind: str, chosen: RowRule, shares: Sequence[float]) -> dict[Plan, float]:
-    """How often a row runs each plan: in a cascade, all that are faster than the one that answers it."""
-    each = [sum(shares[place:]) for place in range(len(shares))] if kind == CASCADE else shares
-    return {work.plans[name]: often for name, often in zip(chosen.plans, each, strict=True)}
+def latency_of(
+    work: RowWork, kind: str, chosen: RowRule, times: Mapping[str, Sequence[float]], shares: list[float]
+) -> tuple[RowLatency, float]:
+    """The spread of latency over batches, and the unpruned model's mean on the same ones."""
+    means = {name: float(np.mean(ms)) for name, ms in times.items()}
+    p50, p95 = (float(np.quantile(times[kind], q)) for q in (0.5, 0.95))
+    latency = RowLatency(
+        batch_size=work.wanted.batch_sizes[0],
+        mean=means[kind],
+        p50=p50,
+        p95=p95,
+        worst=max(times[kind]),
+        by_plan=mean_by_plan(kind, chosen, shares, means),
+    )
+    return latency, means[UNPRUNED]
 
 
 def _said(work: RowWork, chosen: RowRule, shares: Sequence[float]) -> str:

@@ -194,4 +194,4 @@ def test_every_row_says_what_it_is_and_the_first_of_the_searchs_is_told_apart() 
     for row in rows.values():
         assert row.help
         assert bool(row.scorer) == bool(row.shape)
-        assert not (row.by_row and row.scorer)
+        assert not row.scorer or row.by_row == (bool(row.amount) or row.selection != "top_k")
