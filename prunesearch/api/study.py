@@ -39,6 +39,7 @@ from prunesearch.report.loggers import log_finished
 from prunesearch.report.tables.frames import compared_rows, front_rows, trial_rows
 from prunesearch.report.tables.show import show_front
 from prunesearch.search.adaptive.adapting import AdaptSettings
+from prunesearch.search.adaptive.bounding import row_budget
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder, load_front
 from prunesearch.study.front import Front
@@ -320,19 +321,22 @@ class Study:
         """Measure the front again here, predicted against measured."""
         return verify_study(self.folder, self.front, device=device, seconds=seconds, task=self.task)
 
-    def adapt(self, **wanted: Any) -> Study:
+    def adapt(self, *, budget: str | None = None, percentile: float | None = None, **wanted: Any) -> Study:
         """Choose plans of the front row by row, a cascade and a router, and compare them with static ones.
 
         Thresholds are chosen on calibration rows and checked on the holdout; all is timed here on real rows. What is
         found is in `front.adapted`, table, report and dashboard; see `docs/adaptive.md`.
 
         Args:
+            budget: what batches of the first size may take, as `20ms`, `60%` or `2x`; None: anything.
+            percentile: of batches, that the budget bounds; None: the mean.
             wanted: `keep=0.99`, `batch_sizes=(1, 8, 32)`, `rows=2048`, `block=0`, `batches=100` (`AdaptSettings`).
 
         Returns:
             The study itself.
         """
-        adapt_study(self.folder, self.front, AdaptSettings(**wanted), task=self.task)
+        settings = AdaptSettings(**wanted, budget=row_budget(budget, percentile))
+        adapt_study(self.folder, self.front, settings, task=self.task)
         return self
 
     def stress(self, **wanted: Any) -> Study:

@@ -111,6 +111,8 @@ def adapt(
     rows: Annotated[int, typer.Option(help="Of each split, at most.")] = 2048,
     block: Annotated[int, typer.Option(help="After which a router decides, from 0.")] = 0,
     batches: Annotated[int, typer.Option(help="That are timed, of each size.")] = 100,
+    budget: Annotated[str | None, typer.Option(help="Of batches of the first size: 20ms, 60% or 2x.")] = None,
+    percentile: Annotated[float | None, typer.Option(help="Of batches, that it bounds; none: the mean.")] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -120,7 +122,8 @@ def adapt(
 
     with quietly(quiet or json):
         sizes = tuple(batch_size or (1, 8, 32))
-        chosen = load_study(study).adapt(keep=keep, batch_sizes=sizes, rows=rows, block=block, batches=batches)
+        wanted = {"keep": keep, "batch_sizes": sizes, "rows": rows, "block": block, "batches": batches}
+        chosen = load_study(study).adapt(budget=budget, percentile=percentile, **wanted)
     if json:
         _print_json(None if chosen.front.adapted is None else chosen.front.adapted.model_dump())
     else:

@@ -5,7 +5,7 @@ They meet the static front at equal mean time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
 from prunesearch.core.events import say, step
 from prunesearch.core.plans.plan import Plan
+from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.export.by_row.serving import keep_guesses
 from prunesearch.pruning.apply import apply_
 from prunesearch.search.adaptive.adapting import (
@@ -31,11 +32,12 @@ from prunesearch.search.adaptive.adapting import (
 from prunesearch.search.adaptive.choosing import RowRule
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.items import metric_value, paired_difference_to
+from prunesearch.search.rivals.any_method import AnyMethod
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
-from prunesearch.study.front_records import Adapted, RowDuel, RowLatency, RowPlans, RowsLeft
+from prunesearch.study.front_records import Adapted, RowDuel, RowLatency, RowPlans, RowPriced, RowsLeft
 from prunesearch.study.setup import make_setting
 from prunesearch.study.trials import read_trials, study_place
 from prunesearch.tasks.base import Task
@@ -72,8 +74,10 @@ def adapt(folder: StudyFolder, front: Front, wanted: AdaptSettings, *, task: Tas
         )
     fits = fits_for([point.to_plan() for point in front.points], folder.path)
     with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=fits) as handle:
+        sizes = front.conditions.batch_size, wanted.batch_sizes[0]
+        table = AnyMethod(CostTable.load(folder.cost_table)) if len(set(sizes)) == 1 else None
         with torch.inference_mode():
-            found = adapted(Adapting(front, setting, handle, wanted), folder.weights)
+            found = adapted(Adapting(front, setting, handle, wanted, table=table), folder.weights)
         front = front.model_copy(update={"adapted": found})
         trials = read_trials(**study_place(folder, folder.load_config().get("storage")))
         report_study(folder, front, setting, handle, trials)
@@ -114,6 +118,7 @@ def _found(
     sizes = work.wanted.batch_sizes
     if len(sizes) > 1:
         notes.append(f"chosen by what plans take in batches of {sizes[0]}: give `adapt` one batch size for another")
+    notes += _on_budget(work, chosen, times)
     if work.front.combined is not None:
         notes.append("rows are as they are, in no view")
     left_out = len(work.front.points) + 1 - len(work.plans)
@@ -122,14 +127,17 @@ def _found(
     missing = [kind for kind in (CASCADE, ROUTER, BY_SCORE) if kind not in chosen]
     if missing:
         named = [_NAMED.get(kind, kind) for kind in missing]
-        notes.append(f"no {' and no '.join(named)} keeps {work.wanted.keep:.0%} on the calibration rows")
+        bound = "" if work.wanted.budget is None else f", {work.wanted.budget.words},"
+        notes.append(f"no {' and no '.join(named)} keeps {work.wanted.keep:.0%}{bound} on the calibration rows")
+    within = [one for one in contestants if one.kind != "static" or work.fast_enough(one.name)]
+    within = within if any(one.kind == "static" for one in within) else contestants
     return Adapted(
         keep=work.wanted.keep,
         rows=next(iter(evaluations.values())).n,
         batches=work.wanted.batches,
         contestants=contestants,
         duels=[
-            duel_at(one, contestants, evaluations, size, work.task.metric)
+            duel_at(one, [*within, one], evaluations, size, work.task.metric)
             for one in contestants
             if one.kind != "static"
             for size in work.wanted.batch_sizes
@@ -175,6 +183,7 @@ def _contestant(
         plans=list(one.plans),
         plan=work.by_score.to_dict() if by_score and work.by_score is not None else None,
         left=RowsLeft.of(left) if left else None,
+        priced=_priced(work) if by_score else None,
         by=one.by,
         threshold=None if by_score else one.threshold,
         block=work.wanted.block if router else None,
@@ -183,6 +192,32 @@ def _contestant(
         quality=value,
         latencies=latencies,
     )
+
+
+def _priced(work: Adapting) -> RowPriced | None:
+    """What the plan of stages by row was to take by the cost table."""
+    if work.table is None or work.by_score is None:
+        return None
+    ms = work.row_prices.of(work.by_score)
+    return RowPriced(
+        batch_size=work.wanted.batch_sizes[0],
+        mean=float(np.mean(ms)),
+        p95=float(np.quantile(ms, 0.95)),
+        counting=work.row_prices.counting,
+    )
+
+
+def _on_budget(work: Adapting, chosen: Iterable[str], times: Mapping[int, Mapping[str, Sequence[float]]]) -> list[str]:
+    """What batches of holdout rows took beside the bound that calibration rows kept."""
+    budget, limit = work.wanted.budget, work.limit
+    if budget is None or limit is None:
+        return []
+    size, notes = work.wanted.batch_sizes[0], []
+    for name in chosen:
+        ms = budget.of(times[size][name])
+        kept = "is kept" if ms <= limit else "is broken"
+        notes.append(f"{name}: {budget.words} ({limit:.2f} ms) {kept} in batches of {size} holdout rows: {ms:.2f} ms")
+    return notes
 
 
 def _latency(size: int, ms: Sequence[float], by_plan: float | None = None) -> RowLatency:

@@ -287,6 +287,17 @@ class RowsLeft(FrontRecord):
         return cls(mean=sum(counts) / len(counts), p50=middle, p95=high, worst=float(counts[-1]))
 
 
+class RowPriced(FrontRecord):
+    """What batches were predicted to take, by the cost table at the counts that calibration rows have."""
+
+    batch_size: int = Field(ge=1, description="rows of a batch, those of the study's cost table")
+    mean: float = Field(description="milliseconds, over batches")
+    p95: float = Field(description="95th percentile of batches")
+    counting: float = Field(
+        ge=0, description="milliseconds of it that counting adds a stage: the host's wait, and masks; timed once"
+    )
+
+
 class RowPlans(FrontRecord):
     """A plan for all rows, or several that are chosen row by row."""
 
@@ -301,6 +312,9 @@ class RowPlans(FrontRecord):
     )
     plan: dict[str, Any] | None = Field(default=None, description="of `stages`, as a plan's file has it; else null")
     left: RowsLeft | None = Field(default=None, description="of `stages`, on holdout rows; null for other kinds")
+    priced: RowPriced | None = Field(
+        default=None, description="of `stages`; null for other kinds, and where the first batches have other rows"
+    )
     by: str | None = Field(default=None, description="what the sureness is read off; null for one plan")
     threshold: float | None = Field(default=None, description="sureness from which on a plan has a row")
     block: int | None = Field(default=None, description="after which a router decides, from 0")

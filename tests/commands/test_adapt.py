@@ -20,13 +20,15 @@ from prunesearch.pruning.apply import apply_
 from prunesearch.report.tables.adapted_table import adapted_lines, show_adapted
 from prunesearch.report.views.pages import adapted_section
 from prunesearch.search.adaptive.adapting import Adapting, AdaptSettings
+from prunesearch.search.adaptive.bounding import RowBudget
+from prunesearch.search.rivals.any_method import AnyMethod
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
-from prunesearch.study.front_records import RowLatency
+from prunesearch.study.front_records import RowLatency, RowPlans
 from prunesearch.study.setup import make_setting
-from tests.support.known_device import on_box, settings
+from tests.support.known_device import known_table, on_box, settings
 
 WANTED = AdaptSettings(keep=0.9, batch_sizes=(1, 4), rows=64, batches=10)
 
@@ -121,6 +123,45 @@ def test_stages_by_row_are_judged_and_counted_as_rows_one_by_one(front: Front) -
     assert mine.plans[0] in "".join(adapted_lines(found))
     with pytest.raises(PruneSearchError, match="by-score"):
         pick(told, mine.name)
+
+
+def test_a_budget_bounds_a_percentile_and_holdout_batches_say_whether_it_is_kept(front: Front) -> None:
+    setting = make_setting(RunConfig(**front.config))
+    with apply_(setting.task.model, Plan()) as handle, torch.inference_mode():
+        asked = replace(WANTED, keep=0.5, batch_sizes=(4,), budget=RowBudget("100%", 95.0))
+        work = Adapting(front, setting, handle, asked, table=AnyMethod(known_table()))
+        found = adapted(work)
+        for name in ("cascade", "router", "by-score"):
+            one = next((one for one in found.contestants if one.name == name), None)
+            said = [note for note in found.notes if note.startswith(f"{name}: p95 within 100%")]
+            assert len(said) == (one is not None)
+            if one is not None:
+                assert one.latencies[0].p95 == pytest.approx(
+                    float(said[0].split(": ")[-1].removesuffix(" ms")), abs=0.01
+                )
+                kept = one.latencies[0].p95 <= (work.limit or 0.0)
+                assert ("is kept" in said[0]) == kept
+        never = replace(asked, budget=RowBudget("0.0001ms", 95.0))
+        none = adapted(Adapting(front, setting, handle, never))
+    assert {one.kind for one in none.contestants} == {"static"}
+    assert any("p95 within 0.0001ms, on the calibration rows" in note for note in none.notes)
+
+
+def test_stages_by_row_are_priced_before_they_are_timed(front: Front) -> None:
+    setting = make_setting(RunConfig(**front.config))
+    with apply_(setting.task.model, Plan()) as handle, torch.inference_mode():
+        work = Adapting(front, setting, handle, replace(WANTED, keep=0.5), table=AnyMethod(known_table()))
+        found = adapted(work)
+        one = next(one for one in found.contestants if one.kind == "stages")
+        assert one.priced is not None
+        ms = work.row_prices.of(parse_plan(one))
+    assert one.priced.mean == pytest.approx(sum(ms) / len(ms))
+    assert min(ms) <= one.priced.mean <= one.priced.p95 <= max(ms)
+    assert any("by the cost table at the counts of calibration rows" in line for line in adapted_lines(found))
+
+
+def parse_plan(one: RowPlans) -> Plan:
+    return Plan.from_dict(one.plan or {})
 
 
 def test_what_a_cascade_runs_for_every_row_is_a_rival_whatever_the_clock_says(front: Front) -> None:

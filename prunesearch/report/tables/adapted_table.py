@@ -8,7 +8,7 @@ from rich.table import Table
 
 from prunesearch.core.costs import digits
 from prunesearch.study.front import Front
-from prunesearch.study.front_records import Adapted, RowPlans
+from prunesearch.study.front_records import Adapted, RowPlans, RowPriced
 
 
 def adapted_head(metric: str) -> list[str]:
@@ -39,6 +39,7 @@ def adapted_lines(found: Adapted) -> list[str]:
                 f"{one.name}: {one.plans[0]}; behind the last block {left.mean:.0f} tokens on average (p50 "
                 f"{left.p50:.0f}, p95 {left.p95:.0f}, most {left.worst:.0f})"
             )
+            said += [] if one.priced is None else [_priced(one, one.priced)]
         elif one.decides:
             each = ", ".join(f"{name} for {share:.0%}" for name, share in zip(one.plans, one.shares, strict=True))
             how = f"after block {one.block}" if one.block is not None else f"by {one.by}"
@@ -70,6 +71,15 @@ def show_adapted(front: Front, console: Console | None = None) -> None:
     out.print(table)
     for line in adapted_lines(found):
         out.print(line, markup=False)
+
+
+def _priced(one: RowPlans, priced: RowPriced) -> str:
+    found = next(latency for latency in one.latencies if latency.batch_size == priced.batch_size)
+    return (
+        f"{one.name}: by the cost table at the counts of calibration rows {digits(priced.mean)} ms in batches of "
+        f"{priced.batch_size} (p95 {digits(priced.p95)}; the host's wait and masks {digits(priced.counting)} a stage), "
+        f"measured {digits(found.mean)} ({digits(found.p95)})"
+    )
 
 
 def _change(one: RowPlans) -> str:

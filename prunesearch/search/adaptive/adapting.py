@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from prunesearch.cost.costs import Costs
 from prunesearch.export.by_row.row_rule import SURENESS, ByRow, EarlyStates, PlanGuess, sent_to
 from prunesearch.export.by_row.serving import Server, time_forwards
 from prunesearch.pruning.apply import Handle
+from prunesearch.search.adaptive.bounding import BatchCosts, RowBudget
 from prunesearch.search.adaptive.by_score import KINDS, METHODS, RowTwins, counts_of, fractions
 from prunesearch.search.adaptive.choosing import RowRule, cheapest, learnt_guess, mixed_answers
 from prunesearch.search.adaptive.row_answers import RowAnswers, answers_of
@@ -50,6 +51,7 @@ class AdaptSettings:
         rows: of each split, at most.
         block: after which a router decides, from 0.
         batches: that are timed, of each size, at most.
+        budget: what batches of the first size may take; None: anything.
     """
 
     keep: float = 0.99
@@ -57,6 +59,7 @@ class AdaptSettings:
     rows: int = 2048
     block: int = 0
     batches: int = 100
+    budget: RowBudget | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
@@ -129,13 +132,46 @@ class Adapting:
     @cached_property
     def costs(self) -> dict[str, float]:
         """Measured milliseconds of a batch of calibration rows, of every plan and of an early block (`block`)."""
-        forwards = {name: self.server.static(plan) for name, plan in self.plans.items()}
-        return self._priced({**forwards, _EARLY: self.early})
+        return _medians(self.spreads)
 
-    def _priced(self, forwards: Mapping[str, Callable[[Inputs], object]]) -> dict[str, float]:
-        batches = self.batches("calibration", self.wanted.batch_sizes[0])[:_PRICED]
-        times = time_forwards(forwards, batches, self.setting.config.seed)
-        return {name: float(torch.tensor(ms).median()) for name, ms in times.items()}
+    @cached_property
+    def spreads(self) -> dict[str, list[float]]:
+        """The same of every batch."""
+        return self._timed(self._forwards, self.wanted.batch_sizes[0])
+
+    @property
+    def _forwards(self) -> dict[str, Callable[[Inputs], object]]:
+        return {**{name: self.server.static(plan) for name, plan in self.plans.items()}, _EARLY: self.early}
+
+    def _timed(self, forwards: Mapping[str, Callable[[Inputs], object]], rows: int) -> dict[str, list[float]]:
+        return time_forwards(forwards, self.batches("calibration", rows)[:_PRICED], self.setting.config.seed)
+
+    @cached_property
+    def limit(self) -> float | None:
+        """Of the budget, in ms; None for none."""
+        budget = self.wanted.budget
+        return None if budget is None else budget.limit(self.spreads[UNPRUNED])
+
+    def fast_enough(self, name: str) -> bool:
+        """Whether a static plan is inside the budget on calibration rows."""
+        budget, limit = self.wanted.budget, self.limit
+        return budget is None or limit is None or budget.of(self.spreads[name]) <= limit
+
+    def _within(self, *, runs_all: bool) -> Callable[[Sequence[str], Tensor], bool]:
+        """Whether plans, with the place of every row's, are inside the budget."""
+        budget, limit = self.wanted.budget, self.limit
+        if budget is None or limit is None:
+            return lambda plans, places: True
+        costs, rows = self.costs, self.wanted.batch_sizes[0]
+        one = costs if rows == 1 else self._alone
+        before = 0.0 if runs_all else costs[_EARLY]
+        priced = BatchCosts(rows, one, costs, before, budget.of(self.spreads[UNPRUNED]) / costs[UNPRUNED])
+        return lambda plans, places: priced.keeps(budget, limit, plans, places, runs_all=runs_all)
+
+    @cached_property
+    def _alone(self) -> dict[str, float]:
+        """Measured milliseconds of one row."""
+        return _medians(self._timed(self._forwards, 1))
 
     @cached_property
     def row_prices(self) -> RowPrices:
@@ -188,7 +224,8 @@ class Adapting:
             for by, sure_of in SURENESS.items()
         }
         evaluations = {name: found.evaluation for name, found in answers.items()}
-        return cheapest(evaluations, sureness, self.costs, self._floor(evaluations), runs_all=True)
+        floor, within = self._floor(evaluations), self._within(runs_all=True)
+        return cheapest(evaluations, sureness, self.costs, floor, runs_all=True, within=within)
 
     def _router(self) -> RowRule | None:
         """Its guesses have learnt from other calibration rows than its threshold is chosen on."""
@@ -203,8 +240,8 @@ class Adapting:
             for plans in self._sets(_MOST_PLANS)
         }
         evaluations = {name: of_rows(found.evaluation, choose) for name, found in answers.items()}
-        floor, before = self._floor(evaluations), self.costs[_EARLY]
-        return cheapest(evaluations, sureness, self.costs, floor, runs_all=False, before=before)
+        floor, before, within = self._floor(evaluations), self.costs[_EARLY], self._within(runs_all=False)
+        return cheapest(evaluations, sureness, self.costs, floor, runs_all=False, before=before, within=within)
 
     def _by_score(self) -> RowRule | None:
         """The cheapest plan with counts of each row; its twin of fractions leaves as many tokens on average."""
@@ -214,7 +251,11 @@ class Adapting:
         able = {name: plan for name, plan in found.items() if few[name].quality >= floor - _SLACK}
         if not able:
             return None
-        costs = self._priced({name: self.server.static(plan) for name, plan in able.items()})
+        forwards = {name: self.server.static(plan) for name, plan in able.items()}
+        spreads = self._timed(forwards, self.wanted.batch_sizes[0])
+        budget, limit, costs = self.wanted.budget, self.limit, _medians(spreads)
+        if budget is not None and limit is not None:
+            able = {name: plan for name, plan in able.items() if budget.of(spreads[name]) <= limit}
         for name in sorted(able, key=lambda name: costs[name]):
             quality = self._evaluated({name: able[name]}, rows)[name].quality
             if quality >= floor:
@@ -293,6 +334,10 @@ class Adapting:
                 raise PruneSearchError(f"a batch of {size} rows is asked for, but {self.split('holdout').n} are here")
             found[size] = time_forwards(forwards, batches, seed)
         return found
+
+
+def _medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: float(torch.tensor(list(ms)).median()) for name, ms in times.items()}
 
 
 def of_rows(evaluation: Evaluation, rows: Tensor) -> Evaluation:

@@ -5,7 +5,7 @@ All plans share one threshold, so that what is tried is one line from "all rows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,7 @@ def cheapest(
     *,
     runs_all: bool,
     before: float = 0.0,
+    within: Callable[[Sequence[str], Tensor], bool] = lambda plans, places: True,
 ) -> RowRule | None:
     """The plans with the threshold that cost least of those that keep the quality on calibration rows.
 
@@ -132,6 +133,7 @@ def cheapest(
         floor: of the quality.
         runs_all: whether a row has run all faster plans before it comes to its own.
         before: what deciding costs.
+        within: whether plans, with the place of every row's, are fast enough.
     """
     found = []
     for (plans, by), sure in sureness.items():
@@ -139,6 +141,8 @@ def cheapest(
         if ended is None:
             continue
         threshold, places, quality = ended
+        if not within(plans, places):
+            continue
         shares = [float((places == place).float().mean()) for place in range(len(plans))]
         runs = [sum(shares[place:]) if runs_all else share for place, share in enumerate(shares)]
         cost = before + sum(share * costs[name] for share, name in zip(runs, plans, strict=True))
