@@ -31,7 +31,7 @@ from prunesearch.search.adaptive.adapting import (
 )
 from prunesearch.search.adaptive.choosing import RowRule
 from prunesearch.search.finish.illustrate import report_study
-from prunesearch.search.finish.items import metric_value, paired_difference_to
+from prunesearch.search.finish.items import fidelity_of, metric_value, paired_difference_to
 from prunesearch.search.rivals.any_method import AnyMethod
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.config import RunConfig
@@ -184,6 +184,7 @@ def _contestant(
         plan=work.by_score.to_dict() if by_score and work.by_score is not None else None,
         left=RowsLeft.of(left) if left else None,
         priced=_priced(work) if by_score else None,
+        fidelity=fidelity_of(evaluation, one.loss) if by_score else None,
         by=one.by,
         threshold=None if by_score else one.threshold,
         block=work.wanted.block if router else None,

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from prunesearch.core.costs import find_cost
 from prunesearch.core.plans.flow import Geometry
-from prunesearch.study.front_items import CostName, Difference, FrontItem, FrontRecord, MetricValue
+from prunesearch.study.front_items import CostName, Difference, Fidelity, FrontItem, FrontRecord, MetricValue
 
 
 class ModelInfo(FrontRecord):
@@ -311,6 +311,9 @@ class RowPlans(FrontRecord):
         description="ids of points, or `unpruned`, the fastest first; of `stages` the plan, as it is typed"
     )
     plan: dict[str, Any] | None = Field(default=None, description="of `stages`, as a plan's file has it; else null")
+    fidelity: Fidelity | None = Field(
+        default=None, description="of `stages`, closeness to the unpruned model's outputs"
+    )
     left: RowsLeft | None = Field(default=None, description="of `stages`, on holdout rows; null for other kinds")
     priced: RowPriced | None = Field(
         default=None, description="of `stages`; null for other kinds, and where the first batches have other rows"

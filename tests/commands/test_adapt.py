@@ -16,6 +16,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule_text import parse_schedule
 from prunesearch.export.pick import pick
+from prunesearch.export.point import export_point
 from prunesearch.pruning.apply import apply_
 from prunesearch.report.tables.adapted_table import adapted_lines, show_adapted
 from prunesearch.report.views.pages import adapted_section
@@ -98,7 +99,7 @@ def test_what_is_told_is_what_rows_one_by_one_find(front: Front, tmp_path: Path)
     assert adapted_section(front) == []
 
 
-def test_stages_by_row_are_judged_and_counted_as_rows_one_by_one(front: Front) -> None:
+def test_stages_by_row_are_judged_and_counted_as_rows_one_by_one(front: Front, tmp_path: Path) -> None:
     setting = make_setting(RunConfig(**front.config))
     task = setting.task
     with apply_(task.model, Plan()) as handle, torch.inference_mode():
@@ -121,8 +122,17 @@ def test_stages_by_row_are_judged_and_counted_as_rows_one_by_one(front: Front) -
     assert {duel.batch_size for duel in found.duels if duel.adaptive == mine.name} == {1, 4}
     told = front.model_copy(update={"adapted": found})
     assert mine.plans[0] in "".join(adapted_lines(found))
-    with pytest.raises(PruneSearchError, match="by-score"):
-        pick(told, mine.name)
+    point = pick(told, "by-score")
+    assert point.to_plan() == Plan(plan)
+    assert point.quality == mine.quality
+    assert point.latency.value == mine.latencies[0].mean  # the study had batches of 8, which were not timed
+    assert point.speedup == pytest.approx(found.contestants[0].latencies[0].mean / point.latency.value)
+    assert Plan.from_json(str(export_point(told, "by-score", "json"))) == Plan(plan)
+    for to, name in (("onnx", "m.onnx"), ("torch-export", "m.pt2"), ("openvino", "m.xml")):
+        with pytest.raises(PruneSearchError, match=r"a graph of .* needs counts that are the same for every row"):
+            export_point(told, "by-score", to, tmp_path / name)
+    with pytest.raises(PruneSearchError, match="has no plan of stages by row: `prunesearch adapt plain` looks"):
+        pick(front, "by-score")
 
 
 def test_a_budget_bounds_a_percentile_and_holdout_batches_say_whether_it_is_kept(front: Front) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
-from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.schedule import Schedule, refuse_by_row
 from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
 from prunesearch.export.models.record import ModelExport, Timing
@@ -48,7 +48,9 @@ def check_output(path: Path, to: ModelFormat, options: ModelOptions) -> None:
 
 
 def check_methods(schedule: Schedule, to: ModelFormat) -> None:
-    """Raise `PruneSearchError`, with the reason, for a scorer or merge that the format's runtime gets wrong."""
+    """Raise `PruneSearchError`, with the reason, for stages that the format's runtime gets wrong, or cannot hold."""
+    if to.applied:
+        refuse_by_row(schedule, f"a graph of {to.tool}")
     for stage in schedule:
         for name in stage.method.split("+"):
             if name in to.unable:

@@ -257,10 +257,10 @@ class Adapting:
         if budget is not None and limit is not None:
             able = {name: plan for name, plan in able.items() if budget.of(spreads[name]) <= limit}
         for name in sorted(able, key=lambda name: costs[name]):
-            quality = self._evaluated({name: able[name]}, rows)[name].quality
-            if quality >= floor:
-                self.by_score = able[name]
-                return RowRule((str(able[name]),), "its scores", 0.0, (1.0,), quality, costs[name])
+            answers = self._evaluated({name: able[name]}, rows)[name]
+            if answers.quality >= floor:
+                self.by_score, only = able[name], (str(able[name]),)
+                return RowRule(only, "its scores", 0.0, (1.0,), answers.quality, costs[name], answers.loss)
         return None
 
     def _twins(self) -> dict[str, Plan]:

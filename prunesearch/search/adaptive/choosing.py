@@ -32,6 +32,7 @@ class RowRule:
         shares: of calibration rows that go to each plan.
         quality: of all of them together on calibration rows.
         cost: expected, in the unit of the costs given.
+        loss: divergence from the unpruned model on calibration rows, of one plan for all rows.
     """
 
     plans: tuple[str, ...]
@@ -40,6 +41,7 @@ class RowRule:
     shares: tuple[float, ...]
     quality: float
     cost: float
+    loss: float = 0.0
 
 
 def learnt_guess(states: Tensor, same: Tensor) -> PlanGuess:

@@ -75,12 +75,7 @@ class ItemMaker:
             text=str(plan),
             rows=evaluation.n,
             qualities={self.metric: quality, **self._in_views(evaluation, reference.first(evaluation.n))},
-            fidelity=Fidelity(
-                kl=evaluation.loss,
-                agreement=evaluation.agreement,
-                agreement_at_least=evaluation.agreement_at_least(),
-                calibration_kl=record.loss,
-            ),
+            fidelity=fidelity_of(evaluation, record.loss),
             costs=costs,
             loads=self._several(loads),
             tokens=self._tokens(plan),
@@ -175,6 +170,16 @@ def _each(values: Iterable[T | None]) -> list[T] | None:
     listed = list(values)
     found = [value for value in listed if value is not None]
     return found if len(found) == len(listed) else None
+
+
+def fidelity_of(evaluation: Evaluation, calibration: float) -> Fidelity:
+    """How close a plan stays to the unpruned model on holdout rows; `calibration` is its divergence on the others."""
+    return Fidelity(
+        kl=evaluation.loss,
+        agreement=evaluation.agreement,
+        agreement_at_least=evaluation.agreement_at_least(),
+        calibration_kl=calibration,
+    )
 
 
 def metric_value(evaluation: Evaluation, calibration: float | None, moved: float = 0.0) -> MetricValue:
