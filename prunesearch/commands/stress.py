@@ -25,8 +25,8 @@ from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
-from prunesearch.study.front_compared import AttackedPlan, ClassQuality, Stressed, StressedPlan
-from prunesearch.study.front_items import MetricValue
+from prunesearch.study.front_compared import AttackedPlan, Stressed, StressedPlan
+from prunesearch.study.front_items import ClassQuality, MetricValue
 from prunesearch.study.setup import Setting, make_setting
 from prunesearch.study.trials import read_trials, study_place
 from prunesearch.tasks.base import Task

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from prunesearch.study.front_items import Difference, FrontRecord, Measured, MetricValue
+from prunesearch.study.front_items import ClassQuality, Difference, FrontRecord, Measured, MetricValue
 from prunesearch.study.front_records import RowLatency
 
 
@@ -81,15 +81,6 @@ class AttackedPlan(FrontRecord):
     from_unpruned: float = Field(description="quality on rows that were changed to mislead the unpruned model")
     to_unpruned: float = Field(description="of the unpruned model, on rows that were changed to mislead this plan")
     tokens: float = Field(description="behind the last block, on average over rows that were changed to mislead it")
-
-
-class ClassQuality(FrontRecord):
-    """One class of rows."""
-
-    name: str = Field(description="of the class")
-    rows: int = Field(description="of the holdout split")
-    quality: float = Field(description="of the plan on these rows")
-    change: float = Field(description="from the unpruned model's there")
 
 
 class StressedPlan(FrontRecord):

@@ -256,6 +256,17 @@ class Unpruned(FrontItem):
     """The reference that every point is compared with."""
 
 
+class ClassQuality(FrontRecord):
+    """One class of rows."""
+
+    name: str = Field(description="of the class")
+    rows: int = Field(description="of the holdout split")
+    quality: float = Field(description="of the plan on these rows")
+    change: float = Field(description="from the unpruned model's there")
+    low: float | None = Field(default=None, description="lower end of the change's 95 % interval, paired by row")
+    high: float | None = Field(default=None, description="upper end")
+
+
 class Point(FrontItem):
     """One plan of the front, re-evaluated on the holdout split, and re-measured where the device is at hand."""
 
@@ -272,6 +283,11 @@ class Point(FrontItem):
         gt=0,
         description="the unpruned model's latency divided by this point's: as measured, or of predictions where there "
         "is no measurement",
+    )
+    classes: list[ClassQuality] = Field(
+        default_factory=list,
+        description="of a task with classes whose rows are right or wrong, the class that lost most first: those of 20 "
+        "rows or more, 20 of them at most; of rows as they are",
     )
     tuned: Tuned | None = Field(
         default=None,

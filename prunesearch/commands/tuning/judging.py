@@ -20,10 +20,11 @@ from prunesearch.pruning.apply import Handle
 from prunesearch.pruning.forward.artefacts import loaded
 from prunesearch.pruning.forward.beside import Beside
 from prunesearch.search.finish.candidates import blind_note
-from prunesearch.search.finish.items import metric_value, paired_difference_to
+from prunesearch.search.finish.items import fidelity_of, metric_value, paired_difference_to
+from prunesearch.search.finish.robustness import classes_of
 from prunesearch.search.trials.evaluate import Evaluation, Evaluator
 from prunesearch.study.folder import StudyFolder
-from prunesearch.study.front_items import Fidelity, MetricValue, Tuned
+from prunesearch.study.front_items import ClassQuality, Fidelity, MetricValue, Tuned
 from prunesearch.study.setup import Setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.objects import digest_of
@@ -159,12 +160,13 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A plan on its trained weights: quality on the holdout split, closeness to the unpruned model, and how it came."""
+    """A plan on its trained weights: quality on the holdout split, in all and by class, closeness, and how it came."""
 
     plan: Plan
     quality: MetricValue
     fidelity: Fidelity
     tuned: Tuned
+    classes: list[ClassQuality]
 
 
 @dataclass(frozen=True)
@@ -261,14 +263,9 @@ class Judging:
             f"{label}: {self.task.metric} {100 * before.value:.2f} % before, {100 * judged.quality:.2f} % after; "
             f"unpruned {100 * self.unpruned.quality:.2f} %, after the same training {100 * tuned.equal.value:.2f} %"
         )
-        fidelity = Fidelity(
-            kl=judged.loss,
-            agreement=judged.agreement,
-            agreement_at_least=judged.agreement_at_least(),
-            calibration_kl=seen.loss,
-        )
-        whole = Plan(plan.schedule, plan.changes, learnt.name)
-        return Outcome(whole, self._to_unpruned(judged, seen.quality), fidelity, tuned)
+        whole, fidelity = Plan(plan.schedule, plan.changes, learnt.name), fidelity_of(judged, seen.loss)
+        classes = classes_of(self.task, self.unpruned, judged, self.task.holdout.labels)
+        return Outcome(whole, self._to_unpruned(judged, seen.quality), fidelity, tuned, classes)
 
     def _to_unpruned(self, judged: Evaluation, calibration: float) -> MetricValue:
         """A quality with its difference to the user's model."""

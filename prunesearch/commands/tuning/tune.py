@@ -97,6 +97,7 @@ def _judged(judging: Judging, point: Point, learnt: Learnt) -> Point | None:
             "text": str(found.plan),
             "qualities": {**point.qualities, first: found.quality},
             "fidelity": found.fidelity,
+            "classes": found.classes,
             "rows": judging.task.holdout.n,
             "tuned": found.tuned,
         }

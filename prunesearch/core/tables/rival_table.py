@@ -10,7 +10,7 @@ from prunesearch.core.tables.row_kinds import RivalRow, SurveyCells
 
 _BY_NUMBER, _FOUND = "prunesearch.search.rivals.by_number", "prunesearch.search.rivals.searched"
 _ROWS = "prunesearch.search.rivals.row_by_row"
-_SCORED = "prunesearch.search.rivals.by_score"
+_SCORED = "prunesearch.search.rivals.counted_rows"
 _ONE, _THREE = {"kind": "multi-stage", "sites": [0.25]}, {"kind": "multi-stage", "sites": [0.25, 0.5, 0.75]}
 _EVERY, _R = {"kind": "multi-stage", "sites": [1.0]}, {"kind": "constant-r"}
 _LOW, _FIXED = SurveyCells("low", "moderate", "low"), SurveyCells("low", "low", "low")

@@ -156,7 +156,8 @@ def trust_section(study: StudyView) -> list[Any]:
     left = section("Predicted against measured latency", small(said), *shown)
     both = html.Div([left, section("Conditions and provenance", conditions(study))], className="columns even")
     unlike = [*adapted_section(front), *stressed_section(front)]
-    more = [*compared_section(front), *views_section(front), *unlike, *ladder_section(front)]
+    views = [*views_section(front), *classes_section(front)]
+    more = [*compared_section(front), *views, *unlike, *ladder_section(front)]
     return [*more, both]
 
 
@@ -179,6 +180,28 @@ def views_section(front: Front) -> list[Any]:
     said += f"The first row, the {front.combined} of all, is what the search went by."
     shown = table(head, rows, range(1, len(head)), "quality in every view")
     return [section("Quality in every view", small(said), shown)]
+
+
+def classes_section(front: Front) -> list[Any]:
+    """The quality of every point class by class; nothing where rows have no classes."""
+    points = [point for point in front.points if point.classes]
+    if not points:
+        return []
+    known = {point.id: {one.name: one for one in point.classes} for point in points}
+    worst = next((point for point in points if point.id == front.verdict.point), points[-1])
+    names = list(dict.fromkeys(one.name for point in (worst, *points) for one in point.classes))
+    rows = []
+    for name in names:
+        each = [known[point.id].get(name) for point in points]
+        cells = ["" if one is None else f"{100 * one.quality:.1f} ({signed(one.change)})" for one in each]
+        rows.append([name, str(max(one.rows for one in each if one is not None)), *cells])
+    head = ["class", "rows", *(point.id for point in points)]
+    said = (
+        f"{front.task.metric}, %, of every point in every class, and its change from the unpruned model's there; the "
+        f"class that {worst.id} costs most first. Of few rows a change is known to a few points only."
+    )
+    shown = table(head, rows, range(1, len(head)), "quality in every class")
+    return [section("Quality in every class", small(said), shown)]
 
 
 def adapted_section(front: Front) -> list[Any]:

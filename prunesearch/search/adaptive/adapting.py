@@ -25,6 +25,7 @@ from prunesearch.search.adaptive.by_score import KINDS, METHODS, RowTwins, count
 from prunesearch.search.adaptive.choosing import RowRule, cheapest, learnt_guess, mixed_answers
 from prunesearch.search.adaptive.row_answers import RowAnswers, answers_of
 from prunesearch.search.adaptive.row_prices import RowPrices, counting_ms
+from prunesearch.search.finish.robustness import part_of
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.front import Front
 from prunesearch.study.setup import Setting
@@ -239,7 +240,7 @@ class Adapting:
             (plans, _EARLY): torch.stack([guessed[name] for name in plans[:-1]], dim=1)
             for plans in self._sets(_MOST_PLANS)
         }
-        evaluations = {name: of_rows(found.evaluation, choose) for name, found in answers.items()}
+        evaluations = {name: part_of(found.evaluation, choose) for name, found in answers.items()}
         floor, before, within = self._floor(evaluations), self.costs[_EARLY], self._within(runs_all=False)
         return cheapest(evaluations, sureness, self.costs, floor, runs_all=False, before=before, within=within)
 
@@ -338,11 +339,6 @@ class Adapting:
 
 def _medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: float(torch.tensor(list(ms)).median()) for name, ms in times.items()}
-
-
-def of_rows(evaluation: Evaluation, rows: Tensor) -> Evaluation:
-    """Of some rows, int64 `[m]`."""
-    return Evaluation(evaluation.statistics[rows], evaluation.kl[rows], evaluation.agrees[rows], evaluation.metric)
 
 
 def mean_by_plan(name: str, chosen: RowRule, shares: list[float], means: Mapping[str, float]) -> float | None:

@@ -36,7 +36,7 @@ from prunesearch.search.finish.kept import Kept
 from prunesearch.search.finish.ladder import climb, say_ladder
 from prunesearch.search.finish.need import InTurn, prospect_of, rows_at_least, rows_needed, rows_note
 from prunesearch.search.finish.remeasure import Remeasured, remeasure
-from prunesearch.search.finish.robustness import judged_rows, robust_notes
+from prunesearch.search.finish.robustness import class_note, judged_rows, robust_notes, with_classes, with_worst_class
 from prunesearch.search.finish.tuned import keep_tuned
 from prunesearch.search.finish.verdict import TOLERANCE, Judge, in_sequence, with_promises
 from prunesearch.search.handed_on import Run, Searched
@@ -126,6 +126,8 @@ class Finish:
             maker.point(record, evaluation, costs, base)
             for record, evaluation, costs in zip(candidates, evaluations, measured, strict=True)
         ]
+        labels = split.take(reference.n).labels
+        points = with_classes(points, self.task, reference, evaluations, labels)
         carried = self._carried(reference)
         if carried is not None:
             points = [carried.point(point, found) for point, found in zip(points, evaluations, strict=True)]
@@ -141,7 +143,7 @@ class Finish:
                 reference.first(common),
             )
         )
-        blind = blind_note(self.task, reference, split.take(reference.n).labels)
+        blind = blind_note(self.task, reference, labels)
         notes = [] if carried is None else [carried.note()]
         front = self._with_ladder(self._front(unpruned, points, chosen, blind, notes))
         if self.run.folder.front.exists():
@@ -310,8 +312,9 @@ class Finish:
             *said,
             senseless_note(len(inside) - len(answering), self.task.metric),
             *robust_notes(points, unpruned),
+            class_note(points),
+            *self._remarks(points),
         ]
-        notes += self._remarks(points)
         return Front(
             study=self.run.folder.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -341,7 +344,7 @@ class Finish:
             hypervolume=hypervolume(points, unpruned, first),
             selection=chosen,
             notes=[note for note in notes if note],
-            verdict=judge.verdict(points, tested),
+            verdict=with_worst_class(judge.verdict(points, tested), points),
             search=_spent(self.searched, self.records),
         )
 

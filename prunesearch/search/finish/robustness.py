@@ -1,18 +1,26 @@
-"""Quality in several views of the rows: which rows it is of, and what a reader is told."""
+"""Quality in several views of the rows and class by class: which rows it is of, and what a reader is told."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import torch
 from scipy import stats
+from torch import Tensor
 
-from prunesearch.study.front_items import Point, Unpruned
+from prunesearch.search.finish.items import paired_difference_to
+from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.study.front_items import ClassQuality, Point, Unpruned
+from prunesearch.study.front_records import Verdict
 from prunesearch.study.setup import Setting
+from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet
 from prunesearch.tasks.views.view_table import CLEAN
 
 _FEW = 3  # points, below which ranks say nothing
+_LEAST_ROWS = 20  # of a class, below which nothing is said of it
+_MOST = 20  # classes that are told
 
 
 def judged_rows(setting: Setting) -> EvalSet:
@@ -81,3 +89,89 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | No
         return None
     found = float(stats.spearmanr(one, other).statistic)
     return found if math.isfinite(found) else None
+
+
+# -- class by class ----------------------------------------------------------------------------------------------------
+
+
+def with_classes(
+    points: Sequence[Point], task: Task, unpruned: Evaluation, evaluations: Sequence[Evaluation], labels: object
+) -> list[Point]:
+    """The points with what `classes_of` says of each."""
+    return [
+        point.model_copy(update={"classes": classes_of(task, unpruned, found, labels)})
+        for point, found in zip(points, evaluations, strict=True)
+    ]
+
+
+def classes_of(task: Task, unpruned: Evaluation, evaluation: Evaluation, labels: object) -> list[ClassQuality]:
+    """The classes of rows, the one that lost most first; of rows in several views those that are as they were.
+
+    Empty where rows have no one class each, or are not right or wrong.
+
+    Args:
+        task: with its metric and the names of its classes.
+        unpruned: the unpruned model on at least these rows, in the same order.
+        evaluation: a plan.
+        labels: of the rows of `unpruned`.
+    """
+    numbers = isinstance(labels, Tensor) or (isinstance(labels, list) and all(type(one) is int for one in labels))
+    wanted = torch.as_tensor(labels).cpu() if numbers else None
+    if wanted is None or wanted.ndim != 1 or not task.label_names or not task.scoring.binary:
+        return []
+    wanted = wanted[: evaluation.n]
+    base = unpruned.first(evaluation.n)
+    if evaluation.views is not None:
+        clean = evaluation.views.of == evaluation.views.names.index(CLEAN)
+        wanted, base, evaluation = wanted[clean], base.in_views[CLEAN], evaluation.in_views[CLEAN]
+    found = [_class(task, base, evaluation, wanted == label, label) for label in sorted(set(wanted.tolist()))]
+    told = [one for one in found if one.rows >= _LEAST_ROWS]
+    return sorted(told, key=lambda one: (one.change, one.quality))[:_MOST] if len(told) > 1 else []
+
+
+def _class(task: Task, base: Evaluation, found: Evaluation, mine: Tensor, label: int) -> ClassQuality:
+    before, after = (part_of(one, mine.nonzero().flatten()) for one in (base, found))
+    ends = paired_difference_to(before, after).ends
+    names = task.label_names
+    return ClassQuality(
+        name=names[label] if label < len(names) else str(label),
+        rows=after.n,
+        quality=after.quality,
+        change=after.quality - before.quality,
+        low=None if ends is None else ends[0],
+        high=None if ends is None else ends[1],
+    )
+
+
+def part_of(evaluation: Evaluation, rows: Tensor) -> Evaluation:
+    """Of some rows in one view, int64 `[m]`."""
+    return Evaluation(evaluation.statistics[rows], evaluation.kl[rows], evaluation.agrees[rows], evaluation.metric)
+
+
+def worst_class(classes: Sequence[ClassQuality]) -> str:
+    """`cat -3.9 points (95 % interval -9.2 to +1.4; 62.7 % of 51 rows), the most of 10 classes`."""
+    one, ends = classes[0], ""
+    if one.low is not None and one.high is not None:
+        ends = f"95 % interval {100 * one.low:+.1f} to {100 * one.high:+.1f}; "
+    return (
+        f"{one.name} {100 * one.change:+.1f} points ({ends}{100 * one.quality:.1f} % of {one.rows:,} rows), the most "
+        f"of {len(classes)} classes"
+    )
+
+
+def with_worst_class(verdict: Verdict, points: Sequence[Point]) -> Verdict:
+    """The verdict with the class that the recommended point costs most."""
+    point = next((point for point in points if point.id == verdict.point), None)
+    if point is None or not point.classes or point.classes[0].change >= 0:
+        return verdict
+    return verdict.model_copy(update={"text": f"{verdict.text} Class by class it costs {worst_class(point.classes)}."})
+
+
+def class_note(points: Sequence[Point]) -> str | None:
+    """The class that each point costs most, in a line; None where classes are not known."""
+    told = [
+        f"{point.id} {point.classes[0].name} {100 * point.classes[0].change:+.1f}" for point in points if point.classes
+    ]
+    if not told:
+        return None
+    return f"class that loses most, points of rows as they are: {', '.join(told)}"

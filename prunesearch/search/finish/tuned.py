@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from prunesearch.search.finish.candidates import hypervolume
 from prunesearch.search.finish.need import rows_note
+from prunesearch.search.finish.robustness import class_note, with_worst_class
 from prunesearch.search.finish.verdict import Judge, with_promises
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import Point
 from prunesearch.study.front_records import Verdict
+
+_KEPT = ("plan", "text", "qualities", "fidelity", "classes", "rows", "tuned")  # of a point that was tuned
 
 
 def with_tuned(front: Front, tuned: Sequence[Point], *, blind: bool) -> Front:
@@ -49,16 +52,15 @@ def keep_tuned(front: Front, before: Front, *, blind: bool) -> Front:
     for point in front.points:
         old = known.get(point.to_plan().on_own_weights)
         if old is not None:
-            kept = {name: getattr(old, name) for name in ("plan", "text", "qualities", "fidelity", "rows", "tuned")}
+            kept = {name: getattr(old, name) for name in _KEPT}
             found.append(point.model_copy(update=kept))
     return with_tuned(front, found, blind=blind)
 
 
 def _notes(front: Front, points: Sequence[Point]) -> list[str]:
-    """Those of the front, with the holdout rows that its points are of now."""
-    before, now = rows_note(front.points), rows_note(points)
-    kept = [now if note == before else note for note in front.notes]
-    return [note for note in kept if note]
+    """Those of the front, with what its points are of now: their holdout rows, and their worst classes."""
+    now = {said(front.points): said(points) for said in (rows_note, class_note)}
+    return [kept for note in front.notes if (kept := now.get(note, note))]
 
 
 def _stricter(point: Point) -> Point:
@@ -86,4 +88,4 @@ def _verdict(front: Front, points: Sequence[Point], tuned: Sequence[Point], blin
     before = next((point for point in plain if point.id == front.verdict.point), None)
     if before is not None and (sure is None or judge.gain(before) >= judge.gain(sure)):
         return front.verdict
-    return judge.verdict(points, tuned if sure is not None else plain)
+    return with_worst_class(judge.verdict(points, tuned if sure is not None else plain), points)

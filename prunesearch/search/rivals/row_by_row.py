@@ -1,6 +1,6 @@
 """Plans chosen row by row as methods among others: a cascade and a router whose mean latency is the target.
 
-What stages by row are compared by (`rivals.by_score`) works with the same answers and times.
+What stages by row are compared by (`rivals.counted_rows`) works with the same answers and times.
 """
 
 from __future__ import annotations

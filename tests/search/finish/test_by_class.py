@@ -1,0 +1,87 @@
+"""Quality class by class, against counting answers one by one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from prunesearch.search.finish.robustness import class_note, classes_of, with_classes, with_worst_class, worst_class
+from prunesearch.search.trials.evaluate import Evaluation, InViews
+from prunesearch.study.front_records import Verdict
+from prunesearch.tasks.metrics.classes import Accuracy
+from tests.search.finish.test_verdict import point
+
+NAMES = ["cat", "dog", "owl"]
+
+
+def task(names: list[str] = NAMES, *, binary: bool = True) -> Any:
+    return SimpleNamespace(label_names=names, scoring=SimpleNamespace(binary=binary))
+
+
+def evaluation(right: torch.Tensor, views: InViews | None = None) -> Evaluation:
+    n = len(right)
+    return Evaluation(right.float()[:, None], torch.zeros(n), torch.ones(n, dtype=torch.bool), Accuracy(), views)
+
+
+def some(n: int = 120) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % 3
+    before = torch.rand(n, generator=generator) < 0.9
+    after = before & (torch.rand(n, generator=generator) < torch.tensor([0.95, 0.5, 0.9])[labels])
+    return labels, before, after
+
+
+def test_every_class_is_counted_and_the_one_that_lost_most_is_first() -> None:
+    labels, before, after = some()
+    found = classes_of(task(), evaluation(before), evaluation(after[:90]), labels)
+    assert [one.change for one in found] == sorted(one.change for one in found)
+    assert found[0].name == "dog"
+    assert {one.name for one in found} == set(NAMES)
+    for one in found:
+        rows = [row for row in range(90) if NAMES[int(labels[row])] == one.name]
+        right = sum(bool(after[row]) for row in rows) / len(rows)
+        was = sum(bool(before[row]) for row in rows) / len(rows)
+        assert (one.rows, one.quality, one.change) == (len(rows), pytest.approx(right), pytest.approx(right - was))
+        assert one.low is not None
+        assert one.high is not None
+        assert one.low < one.change < one.high
+
+
+def test_of_rows_in_several_views_those_count_that_are_as_they_were() -> None:
+    labels, before, after = some()
+    views = InViews(("clean", "fog"), torch.tensor([0, 1]).repeat(120), torch.arange(120).repeat_interleave(2), "mean")
+    both = [torch.stack([right, torch.zeros_like(right)], 1).flatten() for right in (before, after)]
+    found = classes_of(task(), *(evaluation(right, views) for right in both), labels.repeat_interleave(2))
+    assert found == classes_of(task(), evaluation(before), evaluation(after), labels)
+
+
+def test_what_has_no_classes_says_nothing() -> None:
+    labels, before, after = some()
+    both = evaluation(before), evaluation(after)
+    assert classes_of(task([]), *both, labels) == []
+    assert classes_of(task(binary=False), *both, labels) == []
+    assert classes_of(task(), *both, torch.zeros(120, 2)) == []
+    assert classes_of(task(), *both, [str(label) for label in labels]) == []
+    assert classes_of(task(), evaluation(before[:30]), evaluation(after[:30]), labels[:30]) == []  # ten rows a class
+    many = torch.arange(2400) % 80
+    right = torch.ones(2400, dtype=torch.bool)
+    assert len(classes_of(task([f"c{i}" for i in range(80)]), evaluation(right), evaluation(right), many)) == 20
+
+
+def test_verdict_and_note_have_the_worst_class() -> None:
+    labels, before, after = some()
+    points = [point("p1", 15.0, 0.8), point("p2", 10.0, 0.7)]
+    made = with_classes(points, task(), evaluation(before), [evaluation(before), evaluation(after)], labels)
+    said = with_worst_class(Verdict(text="Take p2.", point="p2"), made).text
+    assert said == f"Take p2. Class by class it costs {worst_class(made[1].classes)}."
+    assert "most of 3 classes" in said
+    assert "40 rows" in said
+    assert with_worst_class(Verdict(text="Take p1.", point="p1"), made).text == "Take p1."  # it lost nowhere
+    assert with_worst_class(Verdict(text="None."), made).text == "None."
+    note = class_note(made)
+    assert note is not None
+    assert "p1 cat +0.0, p2 dog -" in note
+    assert class_note(points) is None
