@@ -197,7 +197,7 @@ def test_plans_chosen_row_by_row_are_at_the_target_and_paired_with_the_searchs_o
     assert "held against the search's plan" in alone.left_out["cascade"]
 
 
-@pytest.mark.parametrize("name", ["threshold", "cumulative", "inverse-cdf"])
+@pytest.mark.parametrize("name", ["score-threshold", "score-share", "inverse-cdf"])
 def test_stages_by_row_are_at_the_target_on_average_and_judged_as_by_hand(study: StudyFolder, name: str) -> None:
     found = compared(study, name, "searched", "fixed-length", budget="1.2x").compared
     assert found is not None

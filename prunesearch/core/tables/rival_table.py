@@ -50,8 +50,10 @@ RIVALS = make_table(
         "progressive": _shaped("the same share goes at every block, by CLS attention", _EVERY, "drop", _BETWEEN),
         "multi-stage": _shaped("the same share goes at three blocks, fused into one token (EViT)", _THREE, "fuse"),
         "merging": _shaped("as many tokens merge at every block (ToMe's r)", _R, "bipartite"),
-        "threshold": _counted("tokens that score enough, of each input as many as do (LTP)", "attention_received", "t"),
-        "cumulative": _counted("as few tokens as hold a share of an input's scores", "cls_attention", "p"),
+        "score-threshold": _counted(
+            "tokens that score enough, of each input as many as do (LTP)", "attention_received", "t"
+        ),
+        "score-share": _counted("as few tokens as hold a share of an input's scores", "cls_attention", "p"),
         "inverse-cdf": _counted("tokens drawn by an input's scores (ATS)", "cls_attention_value", "", "inverse_cdf"),
         "cascade": RivalRow(f"{_ROWS}:cascade", "a fast plan of the search, then a slower one if unsure", by_row=True),
         "router": RivalRow(f"{_ROWS}:router", "the first block says which plan of the search a row runs", by_row=True),

@@ -82,9 +82,9 @@ class Alterations:
             step = place % SEVERITIES if self.severity is None else self.severity - 1
             random = np.random.default_rng([self.seed, place, *view.encode()])
 
-            def one(content: Any, small: bool, step: int = step, random: Any = random) -> Any:
-                amounts = row.small if small and row.small is not None else row.amounts
-                return alter(content, amounts[step], random)
+            def one(content: Any, small: bool, rate: int = 1, step: int = step, random: Any = random) -> Any:
+                amount = (row.small if small and row.small is not None else row.amounts)[step]
+                return alter(content, amount * rate if row.seconds else amount, random)
 
             yield change(cell[column], base, one)
 
@@ -104,9 +104,9 @@ def _picture(cell: Any, base: Path | None, alter: Callable[[Any, bool], Any]) ->
     return file.getvalue()
 
 
-def _sound(cell: Any, base: Path | None, alter: Callable[[Any, bool], Any]) -> dict[str, Any]:
+def _sound(cell: Any, base: Path | None, alter: Callable[[Any, bool, int], Any]) -> dict[str, Any]:
     samples, rate = read_sound(cell, base)
-    made = alter(samples, False)
+    made = alter(samples, False, rate)
     loudest = float(np.abs(made).max(initial=1.0))
     return {"array": (made / loudest).astype(np.float32), "sampling_rate": rate}
 

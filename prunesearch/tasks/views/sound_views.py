@@ -26,3 +26,15 @@ def at_speed(samples: Samples, amount: float, random: Generator) -> Samples:
     speed = Fraction(amount).limit_denominator(_PARTS)
     found: Samples = _signal.resample_poly(samples, speed.denominator, speed.numerator).astype(np.float32)
     return found
+
+
+def reverberated(samples: Samples, amount: float, random: Generator) -> Samples:
+    """Heard in a room in which a sound is 60 dB down after `amount` samples; it ends where it did.
+
+    The room's answer is the sound itself and noise that falls off exponentially (Polack's model), of the same energy.
+    """
+    times = np.arange(1, round(amount) + 1)
+    tail = random.normal(size=len(times)) * 10 ** (-3 * times / amount)
+    room = np.concatenate([[1.0], tail / np.linalg.norm(tail)])
+    found: Samples = _signal.fftconvolve(samples, room)[: len(samples)].astype(np.float32)
+    return found

@@ -23,12 +23,14 @@ class ViewRow(Row):
         groups: words that stand for several views.
         amounts: by severity, 1 to 5.
         small: the same for pictures of less than 64 pixels; None: as of large ones.
+        seconds: amounts are in seconds, which the target is given in samples.
     """
 
     reads: str = "image"
     groups: tuple[str, ...] = ()
     amounts: Sequence[Any] = ()
     small: Sequence[Any] | None = None
+    seconds: bool = False
 
 
 _PIXELS, _BLURS, _WEATHER = (f"prunesearch.tasks.views.{name}" for name in ("pixel_views", "blurs", "weather"))
@@ -206,6 +208,14 @@ _OTHERS = {
         reads="audio",
         groups=("speed",),
         amounts=(0.95, 0.9, 0.87, 0.83, 0.77),
+    ),
+    "reverberation": ViewRow(
+        f"{_SOUNDS}:reverberated",
+        "in a room that echoes",
+        reads="audio",
+        groups=("rooms",),
+        amounts=(0.2, 0.4, 0.6, 0.8, 1.2),
+        seconds=True,
     ),
 }
 
