@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,8 +16,10 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
 from prunesearch.core.events import step, track
 from prunesearch.core.plans.plan import Plan
+from prunesearch.export.by_row.serving import Server
 from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.pruning.forward.twins import Fits
+from prunesearch.search.adaptive.dearness import PIXELS, Dearness, dearer_notes, timed_beside
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.items import metric_value, paired_difference_to
 from prunesearch.search.finish.robustness import rank_correlation
@@ -25,7 +27,7 @@ from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
-from prunesearch.study.front_compared import AttackedPlan, Stressed, StressedPlan
+from prunesearch.study.front_compared import AttackedPlan, DearerPlan, Stressed, StressedPlan
 from prunesearch.study.front_items import ClassQuality, MetricValue
 from prunesearch.study.setup import Setting, make_setting
 from prunesearch.study.trials import read_trials, study_place
@@ -33,10 +35,9 @@ from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet
 from prunesearch.tasks.kinds.classification import logits_of
 from prunesearch.tasks.loading import load
-from prunesearch.tasks.views.attacks import ATTACKS, Colours, attacked
+from prunesearch.tasks.views.attacks import ATTACKS, COMPUTE, Colours, attacked
 
 UNPRUNED, BY_SCORE = "unpruned", "by-score"
-_PIXELS = "pixel_values"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class StressSettings:
     """What is asked for.
 
     Attributes:
-        attacks: names in `ATTACKS`; empty: none.
+        attacks: names in `ATTACKS`, or `compute`, which makes stages by row leave more; empty: none.
         eps: most that a channel of a pixel changes, of 1.
         data: other rows of the same classes, as `run --data` takes them; None: none.
         rows: of the holdout split, at most.
@@ -59,8 +60,8 @@ class StressSettings:
 
     def __post_init__(self) -> None:
         for name in self.attacks:
-            if name not in ATTACKS:
-                raise PruneSearchError(f"unknown attack '{name}': use {' or '.join(ATTACKS)}")
+            if name not in (*ATTACKS, COMPUTE):
+                raise PruneSearchError(f"unknown attack '{name}': use {', '.join(ATTACKS)} or {COMPUTE}")
         if not 0 < self.eps < 1:
             raise PruneSearchError(f"`0 < eps < 1` must hold: it is a part of a channel's range, but got {self.eps}")
         if min(self.rows, self.attacked) < 1:
@@ -149,17 +150,18 @@ class Stressing:
         step(f"{len(self.plans)} plans on {self.rows.n} holdout rows, class by class")
         clean = {name: self._clean(plan, self.rows.batches) for name, plan in track_of(self.plans)}
         shifted, other = self._shifted()
-        attacks = self._attacked()
+        attacks, dearer = self._attacked(), self._dearer()
         told = [self._plan(name, clean, shifted) for name in self.plans]
         return Stressed(
             rows=self.rows.n,
-            attacked_rows=min(self.wanted.attacked, self.rows.n) if attacks else 0,
-            eps=self.wanted.eps if attacks else None,
+            attacked_rows=min(self.wanted.attacked, self.rows.n) if self.wanted.attacks else 0,
+            eps=self.wanted.eps if self.wanted.attacks else None,
             data=self.wanted.data,
             shifted_rows=0 if other is None else other.n,
             plans=told,
             attacked=attacks,
-            notes=stress_notes(told, attacks),
+            dearer=dearer,
+            notes=[*stress_notes(told, attacks), *dearer_notes(dearer)],
         )
 
     def _clean(self, plan: Plan, batches: Iterable[Batch]) -> Judged:
@@ -213,16 +215,52 @@ class Stressing:
             return Colours([0.0], [1.0])
         return Colours(list(processor.image_mean), list(processor.image_std))
 
-    def _attacked(self) -> list[AttackedPlan]:
-        if not self.wanted.attacks:
-            return []
+    @cached_property
+    def _pictures(self) -> list[Batch]:
+        """The rows that are attacked."""
         batches = list(self.rows.take(min(self.wanted.attacked, self.rows.n)).batches)
-        if any(set(batch.inputs) != {_PIXELS} for batch in batches):
+        if any(set(batch.inputs) != {PIXELS} for batch in batches):
             raise PruneSearchError("attacks change pixels, but the model reads more, or none: leave --attack out")
-        step(f"attacking {len(self.plans)} plans: {', '.join(self.wanted.attacks)}")
+        return batches
+
+    def _dearer(self) -> list[DearerPlan]:
+        if COMPUTE not in self.wanted.attacks:
+            return []
+        if BY_SCORE not in self.plans:
+            raise PruneSearchError(
+                "an attack on compute needs a plan of stages by row: every other plan computes on as many tokens "
+                f"whatever is in a row; `prunesearch adapt {self.front.study}` looks for one"
+            )
+        step(f"attacking what {self.plans[BY_SCORE]} computes")
+        plain, made = self._pictures, Dearness(self.task.model, self.handle)
+        changed = self._changed(self.plans[BY_SCORE], plain, COMPUTE, made)
+        return [self._beside(name, plan, plain, changed) for name, plan in track_of(self.plans)]
+
+    def _beside(self, name: str, plan: Plan, plain: Sequence[Batch], changed: Sequence[Batch]) -> DearerPlan:
+        """A plan on rows as they are and as they were changed; both are timed in turn, in batches of the study."""
+        before, after = (self._clean(plan, batches) for batches in (plain, changed))
+        size, seed = self.setting.config.batch_size, self.setting.config.seed
+        pixels = [[batch.inputs[PIXELS] for batch in batches] for batches in (plain, changed)]
+        ms = timed_beside(Server(self.task.model, self.handle).static(plan), pixels[0], pixels[1], size, seed)
+        return DearerPlan(
+            name=name,
+            tokens=before.tokens,
+            attacked_tokens=after.tokens,
+            ms=ms[0],
+            attacked_ms=ms[1],
+            quality=before.evaluation.quality,
+            attacked_quality=after.evaluation.quality,
+        )
+
+    def _attacked(self) -> list[AttackedPlan]:
+        attacks = [name for name in self.wanted.attacks if name != COMPUTE]
+        if not attacks:
+            return []
+        batches = self._pictures
+        step(f"attacking {len(self.plans)} plans: {', '.join(attacks)}")
         able = {name: plan for name, plan in self.plans.items() if not plan.changes}
         found = []
-        for attack in self.wanted.attacks:
+        for attack in attacks:
             changed = {name: self._changed(plan, batches, attack) for name, plan in track_of(able)}
             for name, plan in able.items():
                 own = self._clean(plan, changed[name])
@@ -238,18 +276,21 @@ class Stressing:
                 )
         return found
 
-    def _changed(self, plan: Plan, batches: Sequence[Batch], attack: str) -> list[Batch]:
-        """The batches with pixels that mislead a plan."""
+    def _changed(
+        self, plan: Plan, batches: Sequence[Batch], attack: str, forward: Callable[[Tensor], Tensor] | None = None
+    ) -> list[Batch]:
+        """The batches with pixels that mislead a plan, or that raise what `forward` says."""
+
+        def answer(pixels: Tensor) -> Tensor:
+            return logits_of(self.task.model(**{PIXELS: pixels}))
+
         found = []
         for number, batch in enumerate(batches):
-
-            def forward(pixels: Tensor) -> Tensor:
-                return logits_of(self.task.model(**{_PIXELS: pixels}))
-
             with self.handle.under(plan):
                 labels, seed = torch.as_tensor(batch.labels), self.setting.config.seed + number
-                pixels = attacked(forward, batch.inputs[_PIXELS], labels, attack, self.wanted.eps, self._colours, seed)
-            found.append(replace(batch, inputs={_PIXELS: pixels}))
+                how = labels, attack, self.wanted.eps, self._colours, seed
+                pixels = attacked(forward or answer, batch.inputs[PIXELS], *how)
+            found.append(replace(batch, inputs={PIXELS: pixels}))
         return found
 
 

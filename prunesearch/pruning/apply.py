@@ -13,6 +13,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule, refuse_by_row
 from prunesearch.core.plans.stage import ENCODER, Stage, parse_method
 from prunesearch.core.tables.token_tables import MERGES
+from prunesearch.pruning.decide import Scored
 from prunesearch.pruning.driver import COMPILED, NO_BIAS, Driver
 from prunesearch.pruning.families.blocks import Layout
 from prunesearch.pruning.families.compiled import CompiledLayout
@@ -278,6 +279,13 @@ class Handle:
         inputs: list[Tensor] = []
         with self._driver.state.changed(recorded=inputs):
             yield inputs
+
+    @contextmanager
+    def scoring(self) -> Iterator[list[Scored]]:
+        """Within the block, the scores that the stages of the latest forward went by are collected."""
+        found: list[Scored] = []
+        with self._driver.state.changed(scored=found):
+            yield found
 
     def watched(self, entering: Callable[[], None], passing: Callable[[], None]) -> AbstractContextManager[None]:
         """Within the block, the calling thread's forwards call `entering` where a block begins, and `passing` where its

@@ -22,6 +22,15 @@ from prunesearch.pruning.selections.base import Chosen, SelectionInput
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What a stage went by: scores `[batch, n]`, with gradients where the forward has them, and what they count of."""
+
+    stage: Stage
+    score: Tensor
+    reducible: Tensor
+
+
+@dataclass(frozen=True)
 class Rule:
     """A stage and what carries it out, looked up once.
 
@@ -79,6 +88,7 @@ class Rule:
         in_order: bool,
         features: Tensor | None = None,
         probe: Mapping[str, Tensor] | None = None,
+        seen: list[Scored] | None = None,
     ) -> Assignment | None:
         """Decide what becomes of `tokens`, by the attention of the block they are in.
 
@@ -90,6 +100,7 @@ class Rule:
             cls: see `ScorerInput`.
             in_order: whether the order of tokens means something to the model.
             features, probe: see `ScorerInput`.
+            seen: what the scores are added to.
 
         Returns:
             None where each row keeps all that it has, which only a stage by row finds out.
@@ -100,6 +111,8 @@ class Rule:
         score = selection = None
         if self.score is not None and self.select is not None:
             score, selection = self._chosen(tokens, view, *place, in_order, features, probe)
+            if seen is not None:
+                seen.append(Scored(self.stage, score, tokens.reducible))
             if selection is None:
                 return None
         n_out = tokens.width_after(keep) if selection is None else selection.n_out

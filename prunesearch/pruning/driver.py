@@ -181,6 +181,8 @@ class Driver:
             state.departures.clear()
         if state.recorded is not None:
             state.recorded.clear()
+        if state.scored is not None:
+            state.scored.clear()
         return state.forward
 
     def start(self, *_: Any) -> None:
@@ -312,7 +314,8 @@ class Driver:
             view.mask = view.mask[..., :1, :]  # the same for all queries, as `key_validity` takes it to be
         place = self.encoder.depth, self.seed, family.cls
         probe = self._probe(rule.stage) if rule.learned else None
-        assignment = rule.decide(tokens, view, *place, in_order=family.keeps_order, features=x, probe=probe)
+        order, seen = family.keeps_order, state.scored
+        assignment = rule.decide(tokens, view, *place, in_order=order, features=x, probe=probe, seen=seen)
         if assignment is None:
             return x
         if state.trace is not None:

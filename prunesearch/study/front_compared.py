@@ -83,6 +83,18 @@ class AttackedPlan(FrontRecord):
     tokens: float = Field(description="behind the last block, on average over rows that were changed to mislead it")
 
 
+class DearerPlan(FrontRecord):
+    """A plan on rows that were changed, within a bound, so that stages by row leave more of their tokens."""
+
+    name: str = Field(description="`unpruned`, the id of a point, or `by-score`, which the rows were made for")
+    tokens: float = Field(description="behind the last block, on average over rows as they are")
+    attacked_tokens: float = Field(description="the same over the changed rows")
+    ms: float = Field(description="mean of the same batches as they are, timed side by side with the changed ones")
+    attacked_ms: float = Field(description="mean of the changed batches")
+    quality: float = Field(description="on rows as they are")
+    attacked_quality: float = Field(description="on the changed rows")
+
+
 class StressedPlan(FrontRecord):
     """A plan on rows as they are, class by class, and on those of other data."""
 
@@ -103,4 +115,5 @@ class Stressed(FrontRecord):
     shifted_rows: int = Field(default=0, description="holdout rows of the other data")
     plans: list[StressedPlan] = Field(description="the unpruned model first")
     attacked: list[AttackedPlan] = Field(default_factory=list, description="one a plan and attack")
+    dearer: list[DearerPlan] = Field(default_factory=list, description="one a plan, under an attack on compute")
     notes: list[str] = Field(default_factory=list, description="what a reader should know, and the verdict")

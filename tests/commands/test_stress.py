@@ -13,9 +13,12 @@ from rich.console import Console
 from prunesearch.commands.stress import Stressing, StressSettings, judged, plans_of, stress_notes
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.schedule_text import parse_schedule
 from prunesearch.pruning.apply import apply_
 from prunesearch.report.tables.stressed_table import show_stressed
 from prunesearch.report.views.pages import stressed_section
+from prunesearch.search.adaptive.by_score import counts_of
+from prunesearch.search.adaptive.dearness import Dearness
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
 from prunesearch.study.front import Front
@@ -24,6 +27,7 @@ from prunesearch.study.front_items import Difference, MetricValue
 from prunesearch.study.setup import make_setting
 from prunesearch.tasks.views.attacks import Colours, attacked
 from tests.support.known_device import on_box, settings
+from tests.support.small_models import build, inputs_of
 
 
 @pytest.fixture
@@ -136,3 +140,49 @@ def test_notes_tell_the_class_that_lost_most_and_how_the_order_holds() -> None:
 def test_what_cannot_be_asked(given: dict[str, object], rule: str) -> None:
     with pytest.raises(PruneSearchError, match=rule):
         StressSettings(**given)  # type: ignore[arg-type]
+
+
+def test_an_attack_on_compute_makes_stages_by_row_dearer_and_no_static_plan(front: Front) -> None:
+    pytest.importorskip("foolbox", reason="needs foolbox: pip install 'prunesearch[robust]'")
+    setting = make_setting(RunConfig(**front.config))
+    task, static = setting.task, plans_of(front)
+    wanted = StressSettings(attacks=("compute",), eps=0.2, rows=32, attacked=16)
+    for typed in (
+        "1:t0.06 attention_received+drop",
+        "1:p0.5 cls_attention+drop",
+        "1:0.5 cls_attention+drop@inverse_cdf",
+    ):
+        plans = {**static, "by-score": Plan(parse_schedule(typed))}
+        with apply_(task.model, Plan()) as handle:
+            found = Stressing(front, setting, handle, plans, wanted).found()
+        assert found.attacked == []
+        *others, mine = found.dearer
+        assert [one.name for one in found.dearer] == list(plans)
+        assert mine.attacked_tokens > mine.tokens
+        assert mine.ms > 0
+        assert mine.attacked_ms > 0
+        assert all(one.attacked_tokens == one.tokens for one in others)
+        with apply_(task.model, plans["by-score"]) as alone, torch.inference_mode():
+            left = 0.0
+            for number in range(16):
+                inputs = task.splits["holdout"].batches.pick([number], {})[0].inputs
+                task.model(**inputs)
+                left += setting.geometry.tokens if alone.tokens is None else alone.tokens.n
+        assert mine.tokens == pytest.approx(left / 16)
+        assert any(note.startswith("by-score under an attack on compute") for note in found.notes)
+        assert any("static plans on the same rows: as many tokens as before" in note for note in found.notes)
+    with apply_(task.model, Plan()) as handle, pytest.raises(PruneSearchError, match="needs a plan of stages by row"):
+        Stressing(front, setting, handle, static, wanted).found()
+
+
+def test_dearness_follows_the_counts() -> None:
+    """Of rows with the same stage, the one that leaves more is dearer by it, too."""
+    model, inputs = build("vit"), inputs_of("vit", (13,) * 24)
+    for typed in ("1:t0.07 attention_received+drop", "1:p0.6 cls_attention+drop"):
+        plan = Plan(parse_schedule(typed))
+        with apply_(model, plan) as handle:
+            said = Dearness(model, handle)(inputs["pixel_values"])
+            assert said.requires_grad
+            counts = torch.tensor(counts_of(model, handle, plan, inputs)).float()
+        assert len(set(counts.tolist())) > 1
+        assert float(torch.corrcoef(torch.stack([said.detach(), counts]))[0, 1]) > 0.5

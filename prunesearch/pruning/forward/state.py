@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import DECODER, ENCODER, Stage
 from prunesearch.pruning.attention import AttentionView
-from prunesearch.pruning.decide import Rule
+from prunesearch.pruning.decide import Rule, Scored
 from prunesearch.pruning.forward.assignment import Assignment
 from prunesearch.pruning.forward.past import Prompt
 from prunesearch.pruning.forward.tokens import Tokens
@@ -159,6 +159,7 @@ class ThreadState:
         watchers: called where a block begins, and at the other three borders of its halves; None: nobody watches.
         trace: what forwards are traced in.
         recorded: the inputs of the blocks of the latest forward, where they are observed.
+        scored: what the stages of the latest forward went by, where they are asked.
         resume: the block at which forwards begin, and its input `[batch, tokens, width]`.
         departures: the stages of the latest forward, where a head needs every token back.
         soften: gives tokens of the unpruned model other sizes behind a block's attention (`Handle.softened`).
@@ -175,6 +176,7 @@ class ThreadState:
         self.watchers: tuple[Callable[[], None], Callable[[], None]] | None = None
         self.trace: Trace | None = Trace() if traced else None
         self.recorded: list[Tensor] | None = None
+        self.scored: list[Scored] | None = None
         self.resume: tuple[int, Tensor] | None = None
         self.departures: list[Departure] | None = None
         self.soften: Soften | None = None
