@@ -42,7 +42,9 @@ A method is one row of `RIVALS` (`prunesearch names rivals`). One number sets ea
 keeps, a rate, ToMe's r. It is bisected on the study's cost table, corrected by what was measured, and the plan that
 takes as much of the latency as it may is chosen, by time alone. Scorers are compared at one block, a quarter of the
 depth (earlier where the latency asks for it); what they do not keep is dropped. All plans are then timed interleaved
-in one run, and judged on the same holdout rows.
+in one run, and judged on the same holdout rows. Methods whose time hangs on the row (score-threshold, score-share,
+inverse-cdf, cascade, router) are brought to that latency on average over batches of calibration rows, a number by the
+cost table at the counts that rows have, and timed beside the unpruned model on batches of holdout rows.
 
 | column | what it is |
 |---|---|

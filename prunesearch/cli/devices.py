@@ -132,7 +132,7 @@ def adapt(
 
 def stress(
     study: StudyArgument,
-    attack: Annotated[list[str] | None, typer.Option(help="fgsm, pgd: on pictures.")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="fgsm, pgd; compute, on stages by row: pictures.")] = None,
     eps: Annotated[str, typer.Option(help="Most that a channel changes, of 1, as 2/255.")] = "2/255",
     data: Annotated[str | None, typer.Option(help="Other rows of the same classes.")] = None,
     rows: Annotated[int, typer.Option(help="Of the holdout split, at most.")] = 2048,
