@@ -164,3 +164,19 @@ def test_weights_for_all_widths_are_parts_of_the_models_own(task: Task, tmp_path
     a.weight.data[gone], a.bias.data[gone], b.weight.data[:, gone] = 0.0, 0.0, 0.0
     with torch.no_grad():
         torch.testing.assert_close(found, by_hand(**batch.inputs).logits)
+
+
+def test_what_was_learnt_is_in_fewer_bits_at_once(task: Task, tmp_path: Path) -> None:
+    """Weights of a training that has just ended run as those that are read from its file."""
+    plan = Plan.parse("unpruned | bfloat16 | 1:width(mlp=8) | 0:rank(attention=2)")
+    fits = fits_of(task) | ps.fit_plan(task.model, plan, [dict(batch.inputs) for batch in task.calibration.batches])
+    settings = TrainingSettings(epochs=1, batch_size=5, rate=1e-3, augment=False)
+    school = School(task, seen_rows(task), settings, tmp_path / "weights", tmp_path / "scratch")
+    own = {str(change): fits[str(change)] for change in plan.shaped.changes}
+    found = []
+    for _ in range(2):  # the second one is read
+        learnt = school.learn(lambda: [plan.shaped], "one", "a test", fits=own)
+        (batch,) = rows_of(task).pick(rows_of(task).learnt[:4])
+        with torch.no_grad(), loaded(task.model, learnt.weights), ps.apply_(task.model, plan):
+            found.append(task.model(**batch.inputs).logits)
+    assert torch.equal(*found)

@@ -123,5 +123,5 @@ def split_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
 
 
 def named_fits(fits: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Weights of changes by their names in files."""
-    return {f"{FIT}{change}/{name}": value for change, own in fits.items() for name, value in own.items()}
+    """Weights of changes by their names in files; what was learnt is no parameter any more."""
+    return {f"{FIT}{change}/{name}": value.detach() for change, own in fits.items() for name, value in own.items()}
