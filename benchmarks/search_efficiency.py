@@ -23,6 +23,7 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ from prunesearch.search.solve.sensitivity import measure_sensitivities
 from prunesearch.search.trials.ask_tell import Search
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig
+from prunesearch.study.trials import open_study
 from prunesearch.tasks.batching.batches import EvalSet
 
 RIVALS = ("tpe", "nsga2", "random", "evolution", "reinforce")
@@ -94,6 +96,7 @@ class Run:
         self.evaluator = Evaluator(bench.task, bench.handle, self.split)
         self.spent = self.setup_cpu_s = self.trials_cpu_s = self.trials_forward_s = 0.0
         self.failed = self.raced = 0
+        self.scratch = tempfile.TemporaryDirectory()
 
     def go(self, units: float) -> dict[str, Any]:
         """Search until `units` are spent; the run as it is written to disk."""
@@ -114,7 +117,7 @@ class Run:
         return self._record(trials, units)
 
     def _search(self) -> Search:
-        study = optuna.create_study(directions=["minimize", "minimize"])
+        study = open_study(Path(self.scratch.name) / "s.journal")
         bench, config = self.bench, self.bench.config
         objectives = [Objective("latency", bench.table, bench.unpruned_ms)]
         rival = self.sampler.removesuffix(SEEDED)
