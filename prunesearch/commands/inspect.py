@@ -14,7 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.pruning.apply import apply_
+from prunesearch.core.tables.registry import FREE
+from prunesearch.pruning.apply import Handle, apply_
+from prunesearch.search.costs.costing import free_of
+from prunesearch.search.costs.half_options import kinds_to_search
+from prunesearch.search.costs.precisions import variants_to_search
+from prunesearch.search.space.space import SpaceFile
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.setup import Setting
 
@@ -103,6 +108,7 @@ def inspect(setting: Setting) -> Inspection:
     split = task.calibration.take(min(ROWS, config.search_samples))
     with apply_(task.model, Schedule(), seed=config.seed) as handle:
         evaluator = Evaluator(task, handle, split)
+        _check_free(setting, handle)
         unpruned, row_s = evaluator.unpruned(), _row_seconds(evaluator)
         encoder = handle.encoder
     quality, low, high = unpruned.metric.interval(unpruned.statistics)
@@ -127,6 +133,15 @@ def inspect(setting: Setting) -> Inspection:
         loads=[f"batch {load.batch_size} of {task.at_length(load.length).tokens} tokens" for load in setting.loads],
         seconds=_seconds(setting, row_s),
     )
+
+
+def _check_free(setting: Setting, handle: Handle) -> None:
+    """Refuse what a run would refuse: precisions, and changes of halves of blocks, that cannot be had here."""
+    file = SpaceFile.load(setting.config.space_path or handle.encoder.family.space)
+    free = free_of(setting.config, file)
+    kinds_to_search(setting, file, free)
+    if FREE[1] in free:
+        variants_to_search(setting, handle)
 
 
 def _row_seconds(evaluator: Evaluator) -> float:

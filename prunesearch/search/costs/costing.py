@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunesearch.core.costs import COSTS
@@ -25,7 +26,8 @@ from prunesearch.search.costs.objectives import Objective, make_objectives
 from prunesearch.search.costs.precisions import Variants, variants_to_search
 from prunesearch.search.costs.study_table import cost_table
 from prunesearch.search.space.plan_space import PlanSpace
-from prunesearch.search.space.space import Space
+from prunesearch.search.space.space import Space, SpaceFile
+from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.settings.loads import Load
 from prunesearch.study.setup import Setting
@@ -73,6 +75,11 @@ class Costing:
         return next(o.costs.predict(Plan()) for o in self.objectives if o.name == "latency")
 
 
+def free_of(config: RunConfig, file: SpaceFile) -> Sequence[str]:
+    """What plans of a run may do: as it was asked for, or the space's file says."""
+    return file.free or FREE if config.free is None else config.free
+
+
 @dataclass
 class Coster:
     """Finds the costs of a run; what was measured before is kept.
@@ -97,7 +104,7 @@ class Coster:
             PruneSearchError: if a cost is asked for that the device, or its profile, cannot tell.
         """
         config = self.setting.config
-        free = self.space.file.free or FREE if config.free is None else config.free
+        free = free_of(config, self.space.file)
         variants: Variants = variants_to_search(self.setting, self.handle) if FREE[1] in free else [()]
         options = options_to_search(self.setting, self.handle, self.folder, self.space.file, free)
         if not options and len(variants) == 1 and TOKENS not in free:

@@ -38,18 +38,28 @@ def options_to_search(
     Raises:
         PruneSearchError: where what was asked for cannot be searched here, with the reason.
     """
-    kinds = [kind for kind in free if kind in CHANGES and CHANGES.entry(kind).halves]
+    kinds = kinds_to_search(setting, file, free)
     if not kinds:
         return {}
-    why = half_costs_missing(setting, file)
-    if why:
-        raise PruneSearchError(f"--free {','.join(kinds)} cannot be searched here: {why}; leave it out")
     options = _runnable(setting, handle, folder, _offered(handle, kinds))
     if not any(options.values()):
         raise PruneSearchError(f"--free {','.join(kinds)}: this model has nothing of it; leave it out")
     words = dict.fromkeys(f"{c.half} {c.word}" for known in options.values() for c in known)
     say(f"halves of blocks: {', '.join(words)}")
     return options
+
+
+def kinds_to_search(setting: Setting, file: SpaceFile, free: Sequence[str]) -> list[str]:
+    """Of what is free, the kinds of change of halves of blocks.
+
+    Raises:
+        PruneSearchError: where none can be searched here, with the reason.
+    """
+    kinds = [kind for kind in free if kind in CHANGES and CHANGES.entry(kind).halves]
+    why = half_costs_missing(setting, file) if kinds else ""
+    if why:
+        raise PruneSearchError(f"--free {','.join(kinds)} cannot be searched here: {why}; leave it out")
+    return kinds
 
 
 def half_costs_missing(setting: Setting, file: SpaceFile) -> str:
