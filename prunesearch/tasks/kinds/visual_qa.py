@@ -12,6 +12,7 @@ from torch import Tensor
 from prunesearch.tasks.base import Forward, Outputs, output
 from prunesearch.tasks.batching.batches import Batch, Inputs
 from prunesearch.tasks.kinds.seq2seq import Writing
+from prunesearch.tasks.kinds.visual_qa_features import Features
 from prunesearch.tasks.libraries import quiet_libraries
 
 IGNORED = -100  # labels of what is not an answer
@@ -30,16 +31,20 @@ class VisualAnswers(Writing):
 
     Attributes:
         ends: tokens that end an answer.
+        features: of pictures that were encoded.
     """
 
     timed: ClassVar[str] = "to the last of {} tokens"
     beside: ClassVar[str] = "latencies are those to the first token"
     ends: list[int] = field(default_factory=list)
+    features: Features = field(default_factory=Features)
 
     def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """Logits of the next token along the unpruned answer, `[b, t, vocabulary]`."""
-        options = {"use_cache": False} if forward is self.model else {}
-        found = output(forward(**batch.inputs, **options), "logits")
+        inputs: Mapping[str, Any] = batch.inputs
+        if forward is self.model:
+            inputs = {**self.features.instead(self.model, batch.inputs), "use_cache": False}
+        found = output(forward(**inputs), "logits")
         return {"logits": found[:, len_of_prompt(batch.inputs) - 1 : -1]}
 
     def there(self, batch: Batch) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import prunesearch as ps
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.plan import Plan
+from prunesearch.core.plans.plan import Change, Plan
 from prunesearch.pruning.families.find import find_reduced
 from prunesearch.search.trials.evaluate import Evaluator
 from prunesearch.study.config import RunConfig
@@ -187,3 +189,33 @@ def test_what_is_taught_to_paligemma_looks_back_alone() -> None:
         logits = model(**{name: value for name, value in taught.items() if name != "labels"}).logits
     n = prompt["input_ids"].shape[1]
     assert logits[:, n - 1 : -1, :93].argmax(-1).tolist() == written.tolist()
+
+
+def test_pictures_are_encoded_once_and_nothing_else_changes(folder: str, data: Path) -> None:
+    task = load(folder, data)
+    plans = [Plan(), PRUNED, Plan.parse("input/0:0.4 key_norm+drop")]
+    batches, seen = list(task.calibration.batches), list[int]()
+    hook = task.model.model.vision_tower.register_forward_hook(lambda *_: seen.append(1))
+    with ps.apply_(task.model, Plan()) as handle, torch.inference_mode():
+        for plan in plans:
+            with handle.under(plan):
+                for batch in batches:
+                    found = task.outputs(task.model, batch)["logits"]
+                    alone = task.model(**batch.inputs, use_cache=False).logits  # encodes by itself
+                    n = found.shape[1]
+                    assert torch.equal(found, alone[:, -n - 1 : -1])
+        assert len(seen) == len(batches) * (1 + len(plans))
+        asking = Plan.parse("input/0:0.5 tower_cls_attention+drop")
+        for other in (asking, Plan(changes=[Change.parse("bfloat16")])):
+            before = len(seen)
+            with handle.under(other):
+                task.outputs(task.model, batches[0])
+            assert len(seen) == before + 1
+    hook.remove()
+    twin = copy.deepcopy(task.model)
+    for parameter in twin.parameters():
+        parameter.data *= 1.5
+    with torch.inference_mode():
+        changed = replace(task, model=twin).outputs(twin, batches[0])["logits"]
+        n = changed.shape[1]
+        assert torch.equal(changed, twin(**batches[0].inputs, use_cache=False).logits[:, -n - 1 : -1])
