@@ -40,7 +40,7 @@ class Features:
         changed = changed or self.of is not model
         if _PIXELS not in inputs or changed or torch.is_grad_enabled():
             return {**inputs}
-        key = hashlib.blake2b(inputs[_PIXELS].contiguous().view(torch.uint8).cpu().numpy()).digest()
+        key = hashlib.blake2b(inputs[_PIXELS].contiguous().view(torch.uint8).cpu().numpy().tobytes()).digest()
         found = self.known.get(key)
         if found is None:
             takes = inspect.signature(model.get_image_features).parameters
