@@ -133,6 +133,9 @@ def run(
         list[str] | None,
         typer.Option(help="Tokens of a text whose latency counts: 128, several, or `buckets` of the data."),
     ] = None,
+    answer: Annotated[
+        int | None, typer.Option(help="Tokens of an answer whose last is timed; none: as in the data.")
+    ] = None,
     space: Annotated[str | None, typer.Option(help="YAML file of a search space, or a name in search_spaces/.")] = None,
     sampler: Annotated[str | None, typer.Option(help=f"{explained(SAMPLERS, 'guided')}.")] = None,
     trials: Annotated[
@@ -207,6 +210,7 @@ def run(
         "percentile": percentile,
         "batch_size": batch_size,
         "length": length,
+        "answer": answer,
         "across": across,
         "dtype": dtype,
         "precision": precision,

@@ -107,6 +107,7 @@ class RunConfig(BaseModel):
         mode: how forwards are executed, a name in `RUNTIMES`; `runtime="onnxruntime"` says it too.
         concurrency: forwards under way at once, the measured one among them.
         length: tokens in a text whose latency is measured; None: from the data; several of them are `loads`.
+        answer: tokens of an answer whose last is timed, of models that write; None: as many as in the data on average.
         length_buckets: measure at four lengths that stand for those of the data (`loads.bucket_loads`), which are then
             the `loads`. On the command line: --length buckets.
         space: YAML file of the search space, or the name of one in search_spaces/; None: default.
@@ -173,6 +174,7 @@ class RunConfig(BaseModel):
     mode: str = "eager"
     concurrency: int = Field(default=1, ge=1)
     length: int | None = Field(default=None, ge=8)
+    answer: int | None = Field(default=None, ge=2)
     length_buckets: bool = False
     space: str | None = None
     sampler: str = "guided"
@@ -269,6 +271,7 @@ class RunConfig(BaseModel):
             settled["objectives"] = [self.budget.cost("latency")]
         if self.loads:
             settled["batch_size"], settled["length"] = self.loads[0].batch_size, self.loads[0].length
+            settled["answer"] = self.loads[0].answer or self.answer
             settled["loads"] = self.loads if len(self.loads) > 1 else []
         return self
 

@@ -218,7 +218,7 @@ def make_setting(
             "views are of rows that are read (--data, or a datasets.Dataset), but got a task without them: leave "
             "robust out"
         )
-    config, task = with_buckets(config, replace(task, over=config.over))
+    config, task = with_buckets(config, _answering(config, replace(task, over=config.over)))
     weights = None
     if config.weights is not None:
         if given is not None:  # the caller's own stays as it is
@@ -229,6 +229,18 @@ def make_setting(
     protected = encoder.protected_in(task.timing_inputs(1))
     geometry = Geometry(encoder.depth, task.tokens, protected, encoder.family.part)
     return Setting(config, source, target, task, geometry, tuple(config.loads or [first]), weights)
+
+
+def _answering(config: RunConfig, task: Task) -> Task:
+    """The task whose answers are as long as they are to be timed."""
+    if config.answer is None:
+        return task
+    if not hasattr(task, "usual"):
+        raise PruneSearchError(
+            f"tokens of an answer are of models that write, but the task is {task.name}: leave --answer out"
+        )
+    changes: dict[str, Any] = {"usual": config.answer}
+    return replace(task, **changes)
 
 
 def _load(

@@ -58,6 +58,7 @@ TYPED = {
     "--metric": ("accuracy", "metric", "accuracy"),
     "--device": ("a100", "device", "a100"),
     "--percentile": ("90", "percentile", 90),
+    "--answer": ("64", "answer", 64),
     "--batch-size": ("4", "batch_size", 4),
     "--across": ("worst", "across", "worst"),
     "--dtype": ("float16", "dtype", "float16"),

@@ -17,12 +17,16 @@ _BUCKETS = "buckets"
 
 
 class Load(BaseModel):
-    """Rows of a batch, tokens of a text (None: the model's own, or from the data), the weight in a mean of loads."""
+    """Rows of a batch, tokens of a text (None: the model's own, or from the data), the weight in a mean of loads.
+
+    `answer`: tokens that are written behind it, where a model writes; None: as many as in the data on average.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch_size: int = Field(ge=1)
     length: int | None = Field(default=None, ge=8)
+    answer: int | None = Field(default=None, ge=2)
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
 

@@ -106,7 +106,8 @@ class Writing(Task):
         first = ms.pop("unpruned")
         each = ", ".join(f"{name} {value:.0f} ms ({first / value:.2f}x)" for name, value in ms.items())
         return [
-            f"{self.timed.format(self.usual)}, batch {batch_size}: unpruned {first:.0f} ms"
+            f"{self.timed.format(self.usual)}, batch {batch_size}: unpruned {first:.0f} ms, "
+            f"{1000 * batch_size * self.usual / first:.3g} tokens a second"
             f"{', ' + each if each else ''} (median of {_RUNS}; {self.beside})"
         ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,17 @@ def test_pictures_are_encoded_once_and_nothing_else_changes(folder: str, data: P
         changed = replace(task, model=twin).outputs(twin, batches[0])["logits"]
         n = changed.shape[1]
         assert torch.equal(changed, twin(**batches[0].inputs, use_cache=False).logits[:, -n - 1 : -1])
+
+
+def test_answers_are_as_long_as_they_are_asked_to_be(folder: str, data: Path) -> None:
+    asked = {"model": folder, "data": str(data), "calibration": 12, "holdout": 12}
+    for config in (RunConfig(**asked, answer=5), RunConfig(**asked, loads=[{"batch_size": 2, "answer": 5}])):
+        setting = make_setting(config)
+        assert (config.answer, setting.task.usual) == (5, 5)
+        inputs = setting.task.timing_inputs(config.batch_size)
+        assert setting.task.exactly(inputs, 5).shape == (config.batch_size, setting.task.tokens + 5)
+        with ps.apply_(setting.task.model, Plan()) as handle:
+            said = setting.task.remarks(handle, {}, config.batch_size)[0]
+        assert f"to the last of 5 tokens, batch {config.batch_size}" in said
+        ms, rate = (float(re.findall(pattern, said)[0]) for pattern in (r"unpruned (\d+) ms", r"([\d.e+]+) tokens a s"))
+        assert rate == pytest.approx(1000 * config.batch_size * 5 / ms, rel=0.5 / ms + 0.01)
