@@ -11,8 +11,8 @@ from torch import Tensor
 
 from prunesearch.tasks.base import Forward, Outputs, output
 from prunesearch.tasks.batching.batches import Batch, Inputs
+from prunesearch.tasks.batching.encoded_pictures import Features
 from prunesearch.tasks.kinds.seq2seq import Writing
-from prunesearch.tasks.kinds.visual_qa_features import Features
 from prunesearch.tasks.libraries import quiet_libraries
 
 IGNORED = -100  # labels of what is not an answer
