@@ -153,3 +153,28 @@ def test_a_missing_space_file_and_a_foreign_layer_are_refused(tmp_path: Path) ->
         SpaceFile.load(tmp_path / "none.yaml")
     with pytest.raises(PruneSearchError, match="layer < 4"):
         make_space(layers=[2, 4])
+
+
+def test_selections_are_part_of_methods_and_one_that_ranks_nothing_stands_once() -> None:
+    space = make_space(
+        scorers=["key_norm", "value_norm"], merges=["drop", "fuse", "bipartite"], selections=["top_k", "diversity"]
+    )
+    assert set(space.methods) == {
+        *(f"{scorer}+{merge}" for scorer in ("key_norm", "value_norm") for merge in ("drop", "fuse")),
+        "bipartite",
+        "random+drop@diversity",
+        "key_norm+fuse@diversity",
+        "value_norm+fuse@diversity",
+    }
+    stage = space.stage(1, 1, "key_norm+fuse@diversity")
+    assert (stage.selection, stage.scoring) == ("diversity", "key_norm@diversity")
+    with pytest.raises(ValueError, match="leaves every row a count of its own"):
+        small_space_file(selections=["inverse_cdf"])
+
+
+def test_stages_before_the_first_block_are_refused_in_an_encoder() -> None:
+    file = small_space_file(input=True)
+    assert file.of_part("decoder") is file
+    with pytest.raises(PruneSearchError, match=r"but this model's blocks are in its encoder: leave `input` out"):
+        file.of_part("encoder")
+    assert small_space_file().of_part("encoder").fit(DEPTH, 17, 1).layers == list(range(DEPTH))
