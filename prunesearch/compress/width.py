@@ -8,7 +8,7 @@ Stork 1993), so groups of columns go one after the other where this is least. Wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -34,10 +34,7 @@ class Width:
     keep: int
 
     def change(self, own: Changing, fit: Mapping[str, Tensor]) -> None:
-        """See `ChangesBlock`; `fit`: `kept` groups, and the last layer's `weight` and `bias`.
-
-        Without a `weight` that layer's are its own columns, as an elastic training leaves them.
-        """
+        """See `ChangesBlock`; `fit`: `kept` groups, and the last layer's `weight` and `bias`."""
         block, found = own.block, find_half(own.block, own.core, self.half)
         if not self.keep < found.groups:
             raise PruneSearchError(
@@ -45,14 +42,12 @@ class Width:
             )
         columns = columns_of(fit["kept"], found.size)
         inner = found.groups * found.size
-        # a fit that is being trained is one of parameters
-        part: Callable[..., nn.Module] = LayerPart if isinstance(fit["kept"], nn.Parameter) else _smaller
+        # a fit that is being trained is one of parameters, and so are the layers before the last then
+        part = LayerPart if isinstance(fit["kept"], nn.Parameter) else _with_rows
         for path, ways in zip(found.into, found.ways, strict=True):
             rows = torch.cat([columns + inner * way for way in range(ways)])
-            own.put(path, part(layer_of(block, path), rows=rows))
-        out = layer_of(block, found.out)
-        shared = "weight" not in fit
-        own.put(found.out, part(out, columns=columns) if shared else linear_of(fit["weight"], fit.get("bias"), out))
+            own.put(path, part(layer_of(block, path), rows))
+        own.put(found.out, linear_of(fit["weight"], fit.get("bias"), layer_of(block, found.out)))
         if self.half == "attention":
             own.recount(found.groups, self.keep, found.size)
 
@@ -173,39 +168,29 @@ def columns_of(groups: Tensor, size: int) -> Tensor:
 
 
 class LayerPart(nn.Module):
-    """Some rows, or columns, of a linear layer that stays as it is: what is learnt here is learnt by the whole.
+    """Some rows of a linear layer that stays as it is: what is learnt here is learnt by the whole.
 
     Args:
         whole: the layer; no part of this module.
-        rows, columns: numbers of its outputs and of its inputs that are here; None: all.
+        rows: numbers of its outputs that are here.
     """
 
-    def __init__(self, whole: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
+    def __init__(self, whole: nn.Linear, rows: Tensor) -> None:
         super().__init__()
-        self._whole, self._rows, self._columns = (whole,), rows, columns
+        self._whole, self._rows = (whole,), rows
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the part makes of `[..., columns]`, `[..., rows]`."""
+        """What the part makes of `[..., in]`: `[..., rows]`."""
         (whole,) = self._whole
-        weight: Tensor = whole.weight
         bias = cast(Tensor | None, whole.bias)
-        if self._rows is not None:
-            weight, bias = weight[self._rows], None if bias is None else bias[self._rows]
-        if self._columns is not None:
-            weight = weight[:, self._columns]
-        return nn.functional.linear(x, weight, bias)
+        return nn.functional.linear(x, whole.weight[self._rows], None if bias is None else bias[self._rows])
 
 
-def _smaller(whole: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None) -> nn.Linear:
-    """A layer with some of another's rows, or columns, as its own."""
-    weight: Tensor = whole.weight.detach()
-    bias = None if whole.bias is None else whole.bias.detach()
-    if rows is not None:
-        rows = rows.to(weight.device)
-        weight, bias = weight[rows], None if bias is None else bias[rows]
-    if columns is not None:
-        weight = weight[:, columns.to(weight.device)]
-    return linear_of(weight, bias, whole)
+def _with_rows(linear: nn.Linear, rows: Tensor) -> nn.Linear:
+    """The same layer with some of its outputs."""
+    weight, bias = linear.weight, linear.bias
+    rows = rows.to(weight.device)
+    return linear_of(weight.detach()[rows], None if bias is None else bias.detach()[rows], linear)
 
 
 def linear_of(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear:

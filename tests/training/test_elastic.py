@@ -14,7 +14,7 @@ from prunesearch.core.plans.schedule import Schedule
 from prunesearch.pruning.forward.artefacts import loaded
 from prunesearch.tasks.base import Task
 from prunesearch.training.distillation import LABELS, Distillation, LearntFits, student_of
-from prunesearch.training.elastic import drawn, looked_at, near_the_front, nested, sandwich, shared
+from prunesearch.training.elastic import looked_at, near_the_front, sandwich
 from prunesearch.training.recover import School
 from prunesearch.training.settings import TrainingSettings
 from tests.training.test_training import rows_of, seen_rows
@@ -94,50 +94,7 @@ def test_in_place_the_unpruned_pass_gets_no_gradient_from_those_that_learn_from_
 # -- widths ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_fewer_are_among_the_more() -> None:
-    kept = {2: torch.tensor([5, 7]), 4: torch.tensor([0, 1, 2, 7]), 6: torch.tensor([0, 1, 2, 3, 4, 5])}
-    found = nested(kept)
-    assert {keep: len(groups) for keep, groups in found.items()} == {2: 2, 4: 4, 6: 6}
-    assert set(found[2].tolist()) == {5, 7}
-    assert set(found[2].tolist()) < set(found[4].tolist()) < set(found[6].tolist())
-    assert set(found[4].tolist()) - {5} < set(kept[4].tolist())
-
-
-def test_what_cannot_be_shared_is_not_drawn() -> None:
-    plan = Plan.parse("2:0.50 cls_attention+drop | int8 | 0:width(mlp=8) | 1:skip(part=mlp) | 1:rank(attention=2)")
-    assert drawn(plan) == Plan.parse("2:0.50 cls_attention+drop | 0:width(mlp=8) | 1:skip(part=mlp)")
-
-
 WIDE, NARROW = Plan.parse("unpruned | 1:width(mlp=16) | 0:width(heads=1)"), Plan.parse("unpruned | 1:width(mlp=8)")
-
-
-def test_all_widths_learn_in_the_same_layers(task: Task) -> None:
-    """By hand: layers of the student with the rows and columns that stay; the loss, and where its gradient goes."""
-    student = student_of(task.model).requires_grad_(True)
-    fits = shared([WIDE, NARROW], fits_of(task))
-    assert {tuple(own) for own in fits.values()} == {("kept",)}
-    distilled = Distillation(
-        task, student, rows_of(task), lambda: [NARROW], augment=False, fits=LearntFits(fits, torch.device("cpu"))
-    ).eval()
-    rows = rows_of(task).learnt[:4]
-    distilled(rows)["loss"].backward()
-    kept = fits[str(NARROW.changes[0])]["kept"]
-    into, out = (m for m in student.vit.layers[1].mlp.modules() if isinstance(m, torch.nn.Linear))
-    gone = [row for row in range(into.out_features) if row not in kept.tolist()]
-    assert into.weight.grad is not None
-    assert out.weight.grad is not None
-    assert (into.weight.grad[kept].abs().sum(1) > 0).all()
-    assert not into.weight.grad[gone].any()
-    assert not out.weight.grad[:, gone].any()
-    by_hand = copy.deepcopy(task.model)
-    a, b = (m for m in by_hand.vit.layers[1].mlp.modules() if isinstance(m, torch.nn.Linear))
-    a.weight.data[gone], a.bias.data[gone], b.weight.data[:, gone] = 0.0, 0.0, 0.0
-    (batch,) = rows_of(task).pick(rows)
-    with torch.no_grad():
-        logp = by_hand(**batch.inputs).logits.log_softmax(-1)
-        want = task.model(**batch.inputs).logits.log_softmax(-1)
-        loss = (want.exp() * (want - logp)).sum(-1).mean() - LABELS * logp[torch.arange(4), batch.labels].mean()
-        assert distilled(rows)["loss"].item() == pytest.approx(loss.item(), rel=1e-5)
 
 
 def fits_of(task: Task) -> dict[str, dict[str, torch.Tensor]]:
@@ -146,23 +103,53 @@ def fits_of(task: Task) -> dict[str, dict[str, torch.Tensor]]:
     return ps.fit_plan(task.model, WIDE, batches) | ps.fit_plan(task.model, NARROW, batches)
 
 
-def test_weights_for_all_widths_are_parts_of_the_models_own(task: Task, tmp_path: Path) -> None:
-    """What a training leaves: the model's parameters, and which groups stay; a run has nothing more to fit."""
-    fits = shared([WIDE, NARROW], fits_of(task))
+def narrowed(model: torch.nn.Module, fit: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """By hand: a copy whose neurons of block 1 that went answer nothing, the last layer as it was fitted."""
+    made = copy.deepcopy(model)
+    into, out = (m for m in made.vit.layers[1].mlp.modules() if isinstance(m, torch.nn.Linear))
+    into.weight.data, into.bias.data = into.weight.data[fit["kept"]], into.bias.data[fit["kept"]]
+    out.weight.data, out.bias.data = fit["weight"].clone(), fit["bias"].clone()
+    return made
+
+
+def test_all_widths_learn_in_the_same_rows(task: Task) -> None:
+    """The loss by hand, and where its gradient goes: rows of the whole layer, and that width's own last layer."""
+    student, fits = student_of(task.model).requires_grad_(True), fits_of(task)
+    own = LearntFits(fits, torch.device("cpu"))
+    for value in own.parameters():
+        value.requires_grad_(value.is_floating_point())
+    distilled = Distillation(task, student, rows_of(task), lambda: [NARROW], augment=False, fits=own).eval()
+    rows = rows_of(task).learnt[:4]
+    distilled(rows)["loss"].backward()
+    fit, learnt = fits[str(NARROW.changes[0])], own.by_change()
+    into, out = (m for m in student.vit.layers[1].mlp.modules() if isinstance(m, torch.nn.Linear))
+    gone = [row for row in range(into.out_features) if row not in fit["kept"].tolist()]
+    assert into.weight.grad is not None
+    assert (into.weight.grad[fit["kept"]].abs().sum(1) > 0).all()
+    assert not into.weight.grad[gone].any()
+    assert out.weight.grad is None
+    assert learnt[str(NARROW.changes[0])]["weight"].grad.any()
+    assert learnt[str(WIDE.changes[0])]["weight"].grad is None
+    (batch,) = rows_of(task).pick(rows)
+    with torch.no_grad():
+        logp = narrowed(task.model, fit)(**batch.inputs).logits.log_softmax(-1)
+        want = task.model(**batch.inputs).logits.log_softmax(-1)
+        loss = (want.exp() * (want - logp)).sum(-1).mean() - LABELS * logp[torch.arange(4), batch.labels].mean()
+        assert distilled(rows)["loss"].item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_one_file_of_weights_serves_all_widths(task: Task, tmp_path: Path) -> None:
+    fits, near = fits_of(task), [WIDE, NARROW]
     settings = TrainingSettings(epochs=2, batch_size=5, rate=1e-3, augment=False)
-    near = [WIDE, NARROW]
     school = School(task, seen_rows(task), settings, tmp_path / "weights", tmp_path / "scratch")
     learnt = school.learn(sandwich(near), "one", "a test", looks=looked_at(near), fits=fits)
-    assert {name for name in learnt.weights if "/" in name} == {f"fits/{change}/kept" for change in fits}
+    fit = {name: learnt.weights[f"fits/{NARROW.changes[0]}/{name}"] for name in ("kept", "weight", "bias")}
     (batch,) = rows_of(task).pick(rows_of(task).learnt[:4])
     with torch.no_grad(), loaded(task.model, learnt.weights):
-        by_hand = copy.deepcopy(task.model)
-        with ps.apply_(task.model, NARROW):
-            found = task.model(**batch.inputs).logits
-    a, b = (m for m in by_hand.vit.layers[1].mlp.modules() if isinstance(m, torch.nn.Linear))
-    gone = [row for row in range(a.out_features) if row not in fits[str(NARROW.changes[0])]["kept"].tolist()]
-    a.weight.data[gone], a.bias.data[gone], b.weight.data[:, gone] = 0.0, 0.0, 0.0
-    with torch.no_grad():
+        by_hand = narrowed(task.model, fit)
+        for plan in near:
+            with ps.apply_(task.model, plan):
+                found = task.model(**batch.inputs).logits
         torch.testing.assert_close(found, by_hand(**batch.inputs).logits)
 
 

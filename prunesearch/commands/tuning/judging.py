@@ -29,7 +29,7 @@ from prunesearch.study.setup import Setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.objects import digest_of
 from prunesearch.training.distillation import fixed, teacher_of
-from prunesearch.training.elastic import looked_at, sandwich, shared
+from prunesearch.training.elastic import looked_at, sandwich
 from prunesearch.training.recover import Learnt, School
 from prunesearch.training.settings import TrainingSettings
 from prunesearch.training.training_rows import TrainingRows, training_rows
@@ -111,7 +111,8 @@ class Tuning:
     def learn_elastic(self, near: Sequence[Plan], share: float) -> Learnt:
         """Train a student that serves all of these plans, from the slowest to the fastest."""
         step(f"training one network for {len(near)} plans near the front; the smallest: {near[-1]}")
-        key, fits = self.key([plan if plan.changes else plan.schedule for plan in near], share), shared(near, self.fits)
+        key = self.key([plan if plan.changes else plan.schedule for plan in near], share)
+        fits = {name: fit for plan in near for name, fit in self._fits_of(plan).items()}
         return self._school(share).learn(sandwich(near), key, "elastic", looks=looked_at(near), fits=fits)
 
     def reference(self, learnt: Learnt) -> Learnt | None:

@@ -31,7 +31,7 @@ from prunesearch.study.setup import make_setting
 from prunesearch.study.storage.alone import Alone
 from prunesearch.study.trials import TrialRecord, read_trials, study_place
 from prunesearch.tasks.base import Task
-from prunesearch.training.elastic import drawn, near_the_front
+from prunesearch.training.elastic import near_the_front
 from prunesearch.training.recover import Learnt, School
 
 ELASTIC = "elastic"  # the folder, in that of the study
@@ -97,7 +97,7 @@ def tune_elastic(
     if not near:
         raise PruneSearchError(
             f"an elastic training draws plans that study '{folder.name}' has tried, but none of them has stages, or "
-            "halves of blocks with fewer heads or neurons, or left out: nothing would be elastic"
+            "halves of blocks that are smaller or left out: nothing would be elastic"
         )
     plan_steps(4)
     with Alone(folder):
@@ -123,11 +123,11 @@ def tune_elastic(
 
 def _near(trials: Sequence[TrialRecord]) -> list[Plan]:
     """The plans to draw: of the precision that most were tried in, since costs and losses of two are two fronts."""
-    reduced = [r for r in trials if drawn(r.plan) != Plan()]
+    reduced = [r for r in trials if to_recover(r.plan)]
     if not reduced:
         return []
     ((most, _),) = Counter(r.plan.whole for r in reduced).most_common(1)
-    return near_the_front([(drawn(r.plan), r.predicted_ms, r.loss) for r in reduced if r.plan.whole == most])
+    return near_the_front([(r.plan.shaped, r.predicted_ms, r.loss) for r in reduced if r.plan.whole == most])
 
 
 def _write(folder: StudyFolder, judging: Judging, learnt: Learnt, judged: list[dict[str, Any]], front: Front) -> None:

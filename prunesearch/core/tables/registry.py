@@ -53,7 +53,6 @@ CHANGES = make_table(
             halves={"heads": "attention", "mlp": "mlp"},
             word="{name}{value}",
             fitted=True,
-            shares=True,
         ),
         "rank": ChangeRow(
             f"{_COMPRESS}.rank:make_rank",

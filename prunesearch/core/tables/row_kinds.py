@@ -79,8 +79,6 @@ class ChangeRow(Row):
         word: what the half is called in cost tables then, `{name}` and `{value}` of that parameter filled in.
         removes: the half is left out.
         fitted: it has weights that are fitted on calibration rows.
-        shares: of what is fitted, which part of the block's own layers stays is all that has to be known: one training
-            of these layers serves every such change.
         keeps: the half stays as it is where the rest of the model is in fewer bits; it comes with `precision`.
     """
 
@@ -90,7 +88,6 @@ class ChangeRow(Row):
     word: str = ""
     removes: bool = False
     fitted: bool = False
-    shares: bool = False
     keeps: bool = False
 
 
