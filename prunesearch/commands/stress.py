@@ -194,7 +194,8 @@ class Stressing:
         if self.wanted.data is None:
             return {}, None
         step(f"{len(self.plans)} plans on {self.wanted.data}")
-        config = RunConfig(**{**self.front.config, "data": self.wanted.data, "robust": []})
+        other = {"data": self.wanted.data, "given_digest": None, "robust": []}
+        config = RunConfig(**{**self.front.config, **other})
         task = make_setting(config).task
         if task.label_names != self.task.label_names:
             raise PruneSearchError(

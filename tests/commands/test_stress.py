@@ -97,8 +97,9 @@ def test_an_attack_stays_within_its_bound_and_misleads(attack: str) -> None:
 def test_other_data_are_judged_as_a_study_of_them_would(front: Front, tmp_path: Path) -> None:
     setting = make_setting(RunConfig(**front.config))
     wanted = StressSettings(data=str(front.config["data"]), rows=64)
+    begun = front.model_copy(update={"config": {**front.config, "given_digest": "of-other-rows"}})
     with apply_(setting.task.model, Plan()) as handle:
-        found = Stressing(front, setting, handle, plans_of(front), wanted).found()
+        found = Stressing(begun, setting, handle, plans_of(front), wanted).found()
         own = judged(setting.task, handle, Plan(), setting.task.splits["holdout"].take(64).batches)
     assert found.shifted_rows == own.evaluation.n
     for one in found.plans:
