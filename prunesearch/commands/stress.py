@@ -194,7 +194,7 @@ class Stressing:
         if self.wanted.data is None:
             return {}, None
         step(f"{len(self.plans)} plans on {self.wanted.data}")
-        other = {"data": self.wanted.data, "given_digest": None, "robust": []}
+        other: dict[str, Any] = {"data": self.wanted.data, "given_digest": None, "robust": []}
         config = RunConfig(**{**self.front.config, **other})
         task = make_setting(config).task
         if task.label_names != self.task.label_names:
