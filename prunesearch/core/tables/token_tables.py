@@ -111,7 +111,7 @@ MERGES = make_table(
         ),
         "contextual": MergeRow(
             f"{_MERGES}.contextual:contextual",
-            "the best stay, the others are averaged into a few that count as one token each (VisionZip)",
+            "the best stay, the others are averaged into a few that count as one each (VisionZip)",
             params={"targets": Param(0.15625, 0.0, 1.0, "of the tokens that leave, the part that are such means")},
         ),
         "bipartite": MergeRow(
