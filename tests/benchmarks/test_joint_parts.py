@@ -44,6 +44,7 @@ def test_rows_are_judged_as_a_search_does_and_kept(setting: Setting, tmp_path: P
     assert kept.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_graph_answers_as_the_model_does(setting: Setting, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason=DEV)
     graphs, eager = (runs_of(setting, name, tmp_path) for name in ("onnxruntime", EAGER))

@@ -228,6 +228,7 @@ def test_stages_by_row_are_at_the_target_on_average_and_judged_as_by_hand(study:
     assert one.survey == []
 
 
+@pytest.mark.slow
 def test_what_a_rule_is_to_keep_is_bisected_to_the_latency(study: StudyFolder) -> None:
     front = Front.load(study.front)
     setting = make_setting(RunConfig(**front.config))

@@ -105,6 +105,7 @@ def test_onnx_runtimes_quantiser_leaves_them_alone(tmp_path: Path) -> None:
     assert products["int8"] - products["kept"] == 4 + 2  # q, k, v and out; two of the MLP
 
 
+@pytest.mark.slow
 def test_nncf_leaves_them_alone(tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino", reason=DEV)
     pytest.importorskip("nncf", reason=DEV)

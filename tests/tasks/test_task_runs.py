@@ -70,6 +70,7 @@ def test_a_run(make, metric: str, objective: str, tmp_path: Path):
     assert all(len(row["words"]) > 1 for row in found["rows"])
 
 
+@pytest.mark.slow
 def test_a_run_at_the_lengths_of_the_data(tmp_path: Path):
     shape = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4}
     model = make_bert(tmp_path / "model", BertForSequenceClassification, initializer_range=0.3, **shape)
