@@ -100,7 +100,7 @@ PAIRS = [
     *((name, text_source) for name in MODEL_FORMATS if find_model_format(name).suffix == ""),
     *((name, tag_source) for name in MODEL_FORMATS if name not in ("tensorrt", "torch-export")),
 ]
-# every merge: of the formats that are graphs, which take long, one; those marked slow have all that it would say of others
+# every merge: of the formats that are graphs, which take long, one; those marked slow have what others would say
 SHORT = [pair for pair in PAIRS if find_model_format(pair[0]).suffix == "" or pair == ("onnx", tag_source)]
 
 
