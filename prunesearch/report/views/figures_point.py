@@ -64,8 +64,11 @@ def tokens_figure(study: StudyView, item: Item) -> Figure:
 
 
 def time_rows(study: StudyView, items: Sequence[Item]) -> list[tuple[str, dict[str, float]]]:
-    """Name and ms of each piece for each item, by the cost table; empty where the table cannot price them."""
-    if study.table is None:
+    """Name and ms of each piece for each item, by the cost table; empty where the table cannot price them.
+
+    A table that nothing is ranked by has no parts to tell either.
+    """
+    if study.table is None or study.table.broken_promise:
         return []
     try:
         return [(item.id, _priced(study.table, item.plan)) for item in items]

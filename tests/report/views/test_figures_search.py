@@ -22,6 +22,7 @@ from prunesearch.report.views.figures_search import (
     stages_figure,
 )
 from prunesearch.report.views.study_view import StudyView
+from tests.search.costs.test_broken_promise import BROKEN
 from tests.support.some import some
 from tests.support.studies import SHAPE, plain_trials, small_table, texts_of
 
@@ -100,6 +101,8 @@ def test_tokens_and_time(study):
     drawn = time_figure(rows)["data"]
     assert sum(t["x"][0] for t in drawn) == pytest.approx(table.predict(Schedule()))
     assert time_rows(study, [item]) == []  # no table
+    broken = table.model_copy(update={"status": "measured", "validation": BROKEN})  # nothing is ranked by it
+    assert time_rows(replace(study, read_table=lambda: broken), [plain]) == []
 
 
 def test_names_are_escaped_in_every_figure(make_front):
