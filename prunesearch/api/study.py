@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from prunesearch.commands.adapt import adapt as adapt_study
+from prunesearch.commands.adapt import adapt_wanted
 from prunesearch.commands.compare import CompareSettings
 from prunesearch.commands.compare import compare as compare_methods
 from prunesearch.commands.stress import StressSettings
@@ -38,8 +39,6 @@ from prunesearch.pruning.forward.artefacts import load_, read_weights, with_weig
 from prunesearch.report.loggers import log_finished
 from prunesearch.report.tables.frames import compared_rows, front_rows, trial_rows
 from prunesearch.report.tables.show import show_front
-from prunesearch.search.adaptive.adapting import AdaptSettings
-from prunesearch.search.adaptive.bounding import row_budget
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder, load_front
 from prunesearch.study.front import Front
@@ -321,22 +320,22 @@ class Study:
         """Measure the front again here, predicted against measured."""
         return verify_study(self.folder, self.front, device=device, seconds=seconds, task=self.task)
 
-    def adapt(self, *, budget: str | None = None, percentile: float | None = None, **wanted: Any) -> Study:
+    def adapt(self, **wanted: Any) -> Study:
         """Choose plans of the front row by row, a cascade and a router, and compare them with static ones.
 
         Thresholds are chosen on calibration rows and checked on the holdout; all is timed here on real rows. What is
         found is in `front.adapted`, table, report and dashboard; see `docs/adaptive.md`.
 
         Args:
-            budget: what batches of the first size may take, as `20ms`, `60%` or `2x`; None: anything.
-            percentile: of batches, that the budget bounds; None: the mean.
-            wanted: `keep=0.99`, `batch_sizes=(1, 8, 32)`, `rows=2048`, `block=0`, `batches=100` (`AdaptSettings`).
+            wanted: `keep=0.99`, `batch_sizes=(1, 8, 32)`, `rows=2048`, `block=0`, `batches=100` (`AdaptSettings`);
+                `budget="20ms"` of batches of the first size, and `percentile=95` of them that it bounds;
+                `learn_thresholds=True`, with `train=...` and `training=TrainingSettings(...)` as of `tune`.
 
         Returns:
             The study itself.
         """
-        settings = AdaptSettings(**wanted, budget=row_budget(budget, percentile))
-        adapt_study(self.folder, self.front, settings, task=self.task)
+        settings, learning = adapt_wanted(**wanted)
+        adapt_study(self.folder, self.front, settings, learning=learning, task=self.task)
         return self
 
     def stress(self, **wanted: Any) -> Study:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -113,17 +113,31 @@ def adapt(
     batches: Annotated[int, typer.Option(help="That are timed, of each size.")] = 100,
     budget: Annotated[str | None, typer.Option(help="Of batches of the first size: 20ms, 60% or 2x.")] = None,
     percentile: Annotated[float | None, typer.Option(help="Of batches, that it bounds; none: the mean.")] = None,
+    learn_thresholds: Annotated[
+        bool, typer.Option("--learn-thresholds", help="Train thresholds of stages too (LTP), without labels.")
+    ] = False,
+    train: Annotated[str | None, typer.Option(help="Rows to train them on, as of tune.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Of that training; none: 60 steps.")] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Choose plans of a front row by row; against static ones."""
     from prunesearch.api.verbs import load_study
     from prunesearch.report.tables.adapted_table import show_adapted
+    from prunesearch.training.settings import TrainingSettings
 
     with quietly(quiet or json):
         sizes = tuple(batch_size or (1, 8, 32))
-        wanted = {"keep": keep, "batch_sizes": sizes, "rows": rows, "block": block, "batches": batches}
-        chosen = load_study(study).adapt(budget=budget, percentile=percentile, **wanted)
+        wanted: dict[str, Any] = {"keep": keep, "batch_sizes": sizes, "rows": rows, "block": block, "batches": batches}
+        training = None if epochs is None else TrainingSettings(epochs=epochs)
+        chosen = load_study(study).adapt(
+            budget=budget,
+            percentile=percentile,
+            learn_thresholds=learn_thresholds,
+            train=train,
+            training=training,
+            **wanted,
+        )
     if json:
         _print_json(None if chosen.front.adapted is None else chosen.front.adapted.model_dump())
     else:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from prunesearch.commands.tuning.judging import SCRATCH, Tuning, Wanted
 from prunesearch.compress.fits import fits_for
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
@@ -20,15 +21,17 @@ from prunesearch.core.plans.plan import Plan
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.export.by_row.serving import keep_guesses
 from prunesearch.pruning.apply import apply_
+from prunesearch.pruning.families.find import find_encoder
 from prunesearch.search.adaptive.adapting import (
     BY_SCORE,
-    CASCADE,
+    LEARNT,
     ROUTER,
     UNPRUNED,
     Adapting,
     AdaptSettings,
     mean_by_plan,
 )
+from prunesearch.search.adaptive.bounding import row_budget
 from prunesearch.search.adaptive.choosing import RowRule
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.items import fidelity_of, metric_value, paired_difference_to
@@ -37,52 +40,100 @@ from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
-from prunesearch.study.front_records import Adapted, RowDuel, RowLatency, RowPlans, RowPriced, RowsLeft
-from prunesearch.study.setup import make_setting
+from prunesearch.study.front_records import Adapted, LearntInfo, RowDuel, RowLatency, RowPlans, RowPriced, RowsLeft
+from prunesearch.study.setup import Setting, make_setting
 from prunesearch.study.trials import read_trials, study_place
 from prunesearch.tasks.base import Task
+from prunesearch.training.settings import TrainingSettings
+from prunesearch.training.thresholds import ThresholdSchool
 
-_NAMED = {BY_SCORE: "plan whose stages go by each row's scores"}
+_NAMED = {BY_SCORE: "plan whose stages go by each row's scores", LEARNT: "plan of learnt thresholds"}
 _NEAR = 1.02  # of a mean time, up to which another one is not more
 
 
-def adapt(folder: StudyFolder, front: Front, wanted: AdaptSettings, *, task: Task | None = None) -> Front:
+def adapt(
+    folder: StudyFolder,
+    front: Front,
+    wanted: AdaptSettings,
+    *,
+    learning: Wanted | None = None,
+    task: Task | None = None,
+) -> Front:
     """Choose plans and a threshold on calibration rows, check them on the holdout, time all of it, and write it down.
 
     Args:
         folder: of the study; its front and report are written again.
         front: its front.
         wanted: what is asked for.
+        learning: rows and settings with which thresholds are learnt; None: none are.
         task: of a study of a caller's own model: the model with its data again.
 
     Returns:
         The front with `adapted`.
 
     Raises:
-        PruneSearchError: if the front has no point, answers are no classes, or the device is not here.
+        PruneSearchError: if the front has no point, answers are no classes, the device is not here, or thresholds are
+            to be learnt for batches that the cost table is not of.
     """
     if not front.points:
         raise PruneSearchError(
             f"plans of a front are chosen between, but '{front.study}' has none: {front.verdict.text}"
         )
     plan_steps(4)
+    sizes = front.conditions.batch_size, wanted.batch_sizes[0]
+    if learning is not None and len(set(sizes)) > 1:
+        raise PruneSearchError(
+            f"thresholds are learnt towards a time by the study's cost table, which is of batches of {sizes[0]}, but "
+            f"got {sizes[1]} first: give --batch-size {sizes[0]}"
+        )
     step(f"loading {front.model.id}")
     setting = make_setting(RunConfig(**front.config), task=task)
     if not setting.target.here:
         raise PruneSearchError(
             "what is chosen row by row is timed, but the study's device is not at hand: run it there"
         )
+    school = None if learning is None else school_of(folder, setting, learning)
     fits = fits_for([point.to_plan() for point in front.points], folder.path)
     with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=fits) as handle:
-        sizes = front.conditions.batch_size, wanted.batch_sizes[0]
         table = AnyMethod(CostTable.load(folder.cost_table)) if len(set(sizes)) == 1 else None
         with torch.inference_mode():
-            found = adapted(Adapting(front, setting, handle, wanted, table=table), folder.weights)
+            found = adapted(Adapting(front, setting, handle, wanted, table=table, school=school), folder.weights)
         front = front.model_copy(update={"adapted": found})
         trials = read_trials(**study_place(folder, folder.load_config().get("storage")))
         report_study(folder, front, setting, handle, trials)
     front.save(folder.front)
     return front
+
+
+def adapt_wanted(
+    *,
+    budget: str | None = None,
+    percentile: float | None = None,
+    learn_thresholds: bool = False,
+    train: Any = None,
+    training: TrainingSettings | None = None,
+    **settings: Any,
+) -> tuple[AdaptSettings, Wanted | None]:
+    """What is asked for, and how thresholds are to be learnt; None for the latter where they are not.
+
+    Raises:
+        PruneSearchError: for settings that cannot be, and where rows or a training are given for nothing.
+    """
+    found = AdaptSettings(**settings, budget=row_budget(budget, percentile))
+    if not learn_thresholds:
+        if train is not None or training is not None:
+            raise PruneSearchError("rows and epochs are of thresholds that are learnt: add --learn-thresholds")
+        return found, None
+    if training is not None and training.seconds is not None:
+        raise PruneSearchError("thresholds are learnt for so many epochs, but got a time: give epochs")
+    return found, Wanted(training or TrainingSettings(), train=str(train) if isinstance(train, Path) else train)
+
+
+def school_of(folder: StudyFolder, setting: Setting, learning: Wanted) -> ThresholdSchool:
+    """What learns thresholds of a study's model."""
+    find_encoder(setting.task.model)  # decoders have no stages by row
+    rows = Tuning(folder, learning, setting).rows
+    return ThresholdSchool(setting.task, rows, learning.settings, folder.path / SCRATCH)
 
 
 def adapted(work: Adapting, weights: Path | None = None) -> Adapted:
@@ -124,7 +175,7 @@ def _found(
     left_out = len(work.front.points) + 1 - len(work.plans)
     if left_out:
         notes.append(f"{left_out} points with weights of their own take no part: one model is in memory")
-    missing = [kind for kind in (CASCADE, ROUTER, BY_SCORE) if kind not in chosen]
+    missing = [kind for kind in work.kinds if kind not in chosen]
     if missing:
         named = [_NAMED.get(kind, kind) for kind in missing]
         bound = "" if work.wanted.budget is None else f", {work.wanted.budget.words},"
@@ -175,18 +226,19 @@ def _contestant(
     for size, found in times.items():
         means = {key: float(np.mean(ms)) for key, ms in found.items()}
         latencies.append(_latency(size, found[name], mean_by_plan(name, one, shares, means)))
-    router, by_score = name == ROUTER, name == BY_SCORE
-    left = sorted(work.left()) if by_score else []
+    router, plan = name == ROUTER, work.stages.get(name)
+    left = [] if plan is None else sorted(work.left(plan))
     return RowPlans(
         name=name,
-        kind="stages" if by_score else "router" if router else "cascade",
+        kind="stages" if plan is not None else "router" if router else "cascade",
         plans=list(one.plans),
-        plan=work.by_score.to_dict() if by_score and work.by_score is not None else None,
+        plan=None if plan is None else plan.to_dict(),
         left=RowsLeft.of(left) if left else None,
-        priced=_priced(work) if by_score else None,
-        fidelity=fidelity_of(evaluation, one.loss) if by_score else None,
+        learnt=_learnt(work, plan, evaluation) if name == LEARNT and plan is not None else None,
+        priced=None if plan is None else _priced(work, plan),
+        fidelity=None if plan is None else fidelity_of(evaluation, one.loss),
         by=one.by,
-        threshold=None if by_score else one.threshold,
+        threshold=None if plan is not None else one.threshold,
         block=work.wanted.block if router else None,
         shares=shares,
         calibration=calibration,
@@ -195,11 +247,26 @@ def _contestant(
     )
 
 
-def _priced(work: Adapting) -> RowPriced | None:
-    """What the plan of stages by row was to take by the cost table."""
-    if work.table is None or work.by_score is None:
+def _learnt(work: Adapting, plan: Plan, evaluation: Evaluation) -> LearntInfo | None:
+    """What training took, and what it gained over the thresholds that it began with."""
+    if work.learning is None:
         return None
-    ms = work.row_prices.of(work.by_score)
+    found, school = work.learning.of(plan), work.learning.school
+    before = work.evaluated({"begun": found.begun}, work.split("holdout"))["begun"]
+    return LearntInfo(
+        steps=found.trained.steps,
+        seconds=found.trained.seconds,
+        rows=len(school.rows.learnt),
+        begun=str(found.begun),
+        difference=paired_difference_to(before, evaluation),
+    )
+
+
+def _priced(work: Adapting, plan: Plan) -> RowPriced | None:
+    """What a plan of stages by row was to take by the cost table."""
+    if work.table is None:
+        return None
+    ms = work.row_prices.of(plan)
     return RowPriced(
         batch_size=work.wanted.batch_sizes[0],
         mean=float(np.mean(ms)),

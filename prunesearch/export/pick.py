@@ -20,7 +20,7 @@ from prunesearch.study.front_items import CostAmount, FrontItem, Measured, Point
 from prunesearch.study.front_records import RowPlans
 
 RULES = ("cascade", "router")  # of several points, chosen row by row
-BY_SCORE = "by-score"  # one plan, whose stages leave every row a count of its own
+BY_SCORE = ("by-score", "learnt-thresholds")  # one plan, whose stages leave every row a count of its own
 
 
 def pick(front: Front, spec: str) -> Point:
@@ -30,8 +30,8 @@ def pick(front: Front, spec: str) -> Point:
         front: the front of a study.
         spec: `best@BUDGET` (highest quality within it), `fastest@SHARE` (lowest latency that keeps that share, 0 to 1
             or in %, of the unpruned quality at 95 % confidence), `knee` (farthest from the straight line between the
-            unpruned model and the fastest point), a point's id, a trial's number, or `by-score` (what `adapt` found of
-            stages by row). Ties go to the faster.
+            unpruned model and the fastest point), a point's id, a trial's number, or `by-score` and `learnt-thresholds`
+            (what `adapt` found of stages by row). Ties go to the faster.
 
     Raises:
         PruneSearchError: for an unknown spec, or when no point satisfies it, with the nearest that is there.
@@ -41,8 +41,8 @@ def pick(front: Front, spec: str) -> Point:
             f"the front of study '{front.study}' has no point to pick: {front.verdict.text or 'it is empty'}"
         )
     text = spec.strip()
-    if text == BY_SCORE:
-        return stages_point(front)
+    if text in BY_SCORE:
+        return stages_point(front, text)
     chosen = front.point(text)
     if chosen is not None:
         return chosen
@@ -78,8 +78,8 @@ def pick_rule(front: Front, spec: str) -> RowPlans | None:
     return found
 
 
-def stages_point(front: Front) -> Point:
-    """The plan of stages by row that `prunesearch adapt` found, as a point that is on no front: it has no one latency.
+def stages_point(front: Front, name: str) -> Point:
+    """A plan of stages by row that `prunesearch adapt` found, as a point that is on no front: it has no one latency.
 
     Its latency is the mean over batches of unlike rows, of as many rows as the study's where those were timed.
 
@@ -87,10 +87,11 @@ def stages_point(front: Front) -> Point:
         PruneSearchError: if it has not been looked for, or none kept enough.
     """
     adapted = front.adapted
-    found = next((one for one in adapted.contestants if one.name == BY_SCORE), None) if adapted else None
+    found = next((one for one in adapted.contestants if one.name == name), None) if adapted else None
     if adapted is None or found is None or found.plan is None or found.fidelity is None:
         raise PruneSearchError(
-            f"study '{front.study}' has no plan of stages by row: `prunesearch adapt {front.study}` looks for one"
+            f"study '{front.study}' has no plan of stages by row called {name}: `prunesearch adapt {front.study}"
+            f"{' --learn-thresholds' if name != BY_SCORE[0] else ''}` looks for one"
         )
     sizes = [latency.batch_size for latency in found.latencies]
     place = sizes.index(front.conditions.batch_size) if front.conditions.batch_size in sizes else 0
@@ -98,7 +99,7 @@ def stages_point(front: Front) -> Point:
     ms, plan = found.latencies[place].mean, Plan.from_dict(found.plan)
     predicted = found.priced.mean if found.priced and found.priced.batch_size == sizes[place] else None
     return Point(
-        id=BY_SCORE,
+        id=name,
         trial=-1,
         plan=found.plan,
         text=str(plan),

@@ -19,7 +19,7 @@ from prunesearch.pruning.decide import Rule
 from prunesearch.pruning.families.find import Encoder
 from prunesearch.pruning.forward.beside import probes_of
 from prunesearch.pruning.forward.constants import are_kept
-from prunesearch.pruning.forward.mixed import RowTokens
+from prunesearch.pruning.forward.mixed import RowTokens, SoftTokens
 from prunesearch.pruning.forward.state import (
     Departure,
     Followed,
@@ -306,7 +306,8 @@ class Driver:
         if rule.by_row:
             if not are_kept(x):
                 refuse_by_row([rule.stage], "a graph")
-            tokens = tokens if tokens.by_row else RowTokens.of(tokens)
+            kind = RowTokens if state.soften is None else SoftTokens
+            tokens = tokens if tokens.by_row else kind.of(tokens)
         if not tokens.gives(rule.keep_before, rule.keep):
             return x
         family = self.encoder.family

@@ -298,10 +298,22 @@ class RowPriced(FrontRecord):
     )
 
 
+class LearntInfo(FrontRecord):
+    """What learning thresholds took, and the same stages with the thresholds that training began with, as fast."""
+
+    steps: int = Field(ge=0, description="of the optimiser")
+    seconds: float = Field(ge=0, description="of training")
+    rows: int = Field(ge=1, description="that it had, without their labels")
+    begun: str = Field(description="the stages with thresholds by quantiles, moved to the same time by the cost table")
+    difference: Difference = Field(description="quality with learnt thresholds minus that with those, on holdout rows")
+
+
 class RowPlans(FrontRecord):
     """A plan for all rows, or several that are chosen row by row."""
 
-    name: str = Field(description="`cascade`, `router`, `by-score`, `unpruned`, or the id of a point")
+    name: str = Field(
+        description="`cascade`, `router`, `by-score`, `learnt-thresholds`, `unpruned`, or the id of a point"
+    )
     kind: Literal["static", "cascade", "router", "stages"] = Field(
         description="`static`: one plan; `cascade`: a row runs the plans from the fastest on until one is sure of its "
         "answer; `router`: an early block says which plan a row runs; `stages`: one plan, whose stages leave every row "
@@ -315,6 +327,7 @@ class RowPlans(FrontRecord):
         default=None, description="of `stages`, closeness to the unpruned model's outputs"
     )
     left: RowsLeft | None = Field(default=None, description="of `stages`, on holdout rows; null for other kinds")
+    learnt: LearntInfo | None = Field(default=None, description="of learnt thresholds; null where none were learnt")
     priced: RowPriced | None = Field(
         default=None, description="of `stages`; null for other kinds, and where the first batches have other rows"
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from prunesearch.commands.adapt import adapt, adapted, duel_at
+from prunesearch.commands.adapt import adapt, adapt_wanted, adapted, duel_at, school_of
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule_text import parse_schedule
@@ -29,6 +29,8 @@ from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
 from prunesearch.study.front_records import RowLatency, RowPlans
 from prunesearch.study.setup import make_setting
+from prunesearch.training.settings import TrainingSettings
+from tests.commands.test_tune import write_rows
 from tests.support.known_device import known_table, on_box, settings
 
 WANTED = AdaptSettings(keep=0.9, batch_sizes=(1, 4), rows=64, batches=10)
@@ -131,7 +133,9 @@ def test_stages_by_row_are_judged_and_counted_as_rows_one_by_one(front: Front, t
     for to, name in (("onnx", "m.onnx"), ("torch-export", "m.pt2"), ("openvino", "m.xml")):
         with pytest.raises(PruneSearchError, match=r"a graph of .* needs counts that are the same for every row"):
             export_point(told, "by-score", to, tmp_path / name)
-    with pytest.raises(PruneSearchError, match="has no plan of stages by row: `prunesearch adapt plain` looks"):
+    with pytest.raises(
+        PruneSearchError, match="no plan of stages by row called by-score: `prunesearch adapt plain` looks"
+    ):
         pick(front, "by-score")
 
 
@@ -206,3 +210,61 @@ def test_a_device_that_is_elsewhere_and_a_front_without_points_are_refused(front
     none = front.model_copy(update={"points": []})
     with pytest.raises(PruneSearchError, match="has none"):
         adapt(folder, none, WANTED)
+
+
+class OnlyLearnt(Adapting):
+    """Looks for nothing else."""
+
+    kinds = ("learnt-thresholds",)  # type: ignore[assignment]
+
+    @property
+    def costs(self) -> dict[str, float]:  # type: ignore[override]
+        return {"block": 1.0, **{name: known_table().predict(plan) for name, plan in self.plans.items()}}
+
+    def counting_ms(self) -> float:
+        return 0.01
+
+
+def test_learnt_thresholds_meet_their_time_and_are_judged_as_all_are(front: Front, tmp_path: Path) -> None:
+    write_rows(tmp_path, 64)
+    training = TrainingSettings(batch_size=8, epochs=1, rate=0.05)
+    asked = {"keep": 0.6, "rows": 64, "batches": 10, "batch_sizes": (8,)}
+    settings, learning = adapt_wanted(**asked, learn_thresholds=True, train="train.parquet", training=training)
+    assert learning is not None
+    setting = make_setting(RunConfig(**front.config))
+    school = school_of(StudyFolder(tmp_path / "studies", "plain"), setting, learning)
+    with apply_(setting.task.model, Plan()) as handle, torch.inference_mode():
+        work = OnlyLearnt(front, setting, handle, settings, table=AnyMethod(known_table()), school=school)
+        found = adapted(work)
+        mine = next(one for one in found.contestants if one.name == "learnt-thresholds")
+        plan = Plan.from_dict(mine.plan)
+        good = [name for name in work.plans if work.calibration[0][name].evaluation.quality >= work.floor]
+        aim = min(0.8, min(work.costs[name] for name in good) / work.costs["unpruned"])
+        learnt = work.learning.of(plan)  # type: ignore[union-attr]
+        whole = work.row_prices.mean(Plan())
+        for one in (plan, learnt.begun):  # the time that is aimed at is met; what rows keep comes in steps
+            assert 0.75 * aim < work.row_prices.mean(one) / whole <= aim
+        right = work.evaluated({"it": plan}, work.split("holdout"))["it"].quality
+    assert mine.kind == "stages"
+    assert mine.quality.value == pytest.approx(right)
+    assert mine.learnt is not None
+    assert mine.learnt.begun == str(learnt.begun)
+    assert {stage.layer for stage in plan} == {stage.layer for stage in learnt.begun}
+    assert {duel.adaptive for duel in found.duels} >= {"learnt-thresholds"}
+    (line,) = (line for line in adapted_lines(found) if "rows without labels" in line)
+    assert mine.learnt.begun in line
+    told = front.model_copy(update={"adapted": found})
+    assert pick(told, "learnt-thresholds").to_plan() == plan
+
+
+def test_learning_thresholds_is_refused_in_a_line_where_it_cannot_be(front: Front, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "studies", "plain")
+    wanted, learning = adapt_wanted(batch_sizes=(4,), learn_thresholds=True)
+    with pytest.raises(PruneSearchError, match="is of batches of 8, but got 4 first: give --batch-size 8"):
+        adapt(folder, front, wanted, learning=learning)
+    with pytest.raises(PruneSearchError, match="are learnt: add --learn-thresholds"):
+        adapt_wanted(train="rows.parquet")
+    with pytest.raises(PruneSearchError, match="learnt for so many epochs, but got a time: give epochs"):
+        adapt_wanted(learn_thresholds=True, training=TrainingSettings(time="1m"))
+    with pytest.raises(PruneSearchError, match=r"called learnt-thresholds: .* --learn-thresholds` looks"):
+        pick(front, "learnt-thresholds")

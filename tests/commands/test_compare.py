@@ -67,9 +67,9 @@ class KnownRows(RowWork):
     def times(self, chosen: Mapping[str, RowRule]) -> dict[int, dict[str, list[float]]]:
         (size,), found = self.wanted.batch_sizes, {name: [ms] * 5 for name, ms in self.costs.items()}
         for name, one in chosen.items():
-            if name == "by-score" and self.by_score is not None:
+            if name in self.stages:
                 whole = PRICES.predict(Plan())
-                share = self.share_of(self.by_score)
+                share = self.share_of(self.stages[name])
                 found[name] = [share * whole * part for part in (0.9, 1.0, 1.0, 1.0, 1.1)]
                 continue
             places = self.places(name, one).tolist()

@@ -203,3 +203,16 @@ class RowTokens(Tokens):
     def width_after(self, keep: float) -> int:
         """See `Tokens`."""
         return min(self.n, super().width_after(keep))
+
+
+@dataclass(frozen=True)
+class SoftTokens(RowTokens):
+    """`RowTokens` of which some are partly gone, while thresholds are learnt: their sizes are below 1.
+
+    Where all are either there or gone, they are to each other what `RowTokens` without those that are gone would be.
+    """
+
+    @property
+    def queries(self) -> Tensor | None:
+        """See `Tokens`; what is gone asks no more."""
+        return self.valid if self.size is None else _given(self.valid) * self.size

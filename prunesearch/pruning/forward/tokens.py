@@ -222,6 +222,11 @@ class Tokens:
         return self.valid
 
     @property
+    def queries(self) -> Tensor | None:
+        """`[batch, n]` how much each token's own attention counts where a scorer averages over tokens; None: alike."""
+        return self.valid
+
+    @property
     def protected(self) -> Tensor:
         """`[batch, n]`: tokens that are never reduced."""
         return self.ends if self.valid is None else self.ends & self.valid

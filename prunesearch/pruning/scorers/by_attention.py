@@ -38,14 +38,14 @@ def tower_cls_attention(inputs: ScorerInput) -> Tensor:
 
 def attention_received(inputs: ScorerInput) -> Tensor:
     """Mean attention a token receives, over heads and real queries (PoWER-BERT, Goyal et al. 2020)."""
-    valid = inputs.tokens.valid
+    asking = inputs.tokens.queries
 
     def received(rows: slice, weights: Tensor) -> Tensor:
         per_query = weights.mean(1)
-        return (per_query if valid is None else per_query * valid[:, rows, None]).sum(1)
+        return (per_query if asking is None else per_query * asking[:, rows, None]).sum(1)
 
     total = reduce(torch.add, starmap(received, attention_slabs(inputs.attention)))
-    count = inputs.tokens.n if valid is None else valid.sum(1, keepdim=True)
+    count = inputs.tokens.n if asking is None else asking.sum(1, keepdim=True)
     return total / count
 
 

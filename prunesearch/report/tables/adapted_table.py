@@ -8,7 +8,7 @@ from rich.table import Table
 
 from prunesearch.core.costs import digits
 from prunesearch.study.front import Front
-from prunesearch.study.front_records import Adapted, RowPlans, RowPriced
+from prunesearch.study.front_records import Adapted, LearntInfo, RowPlans, RowPriced
 
 
 def adapted_head(metric: str) -> list[str]:
@@ -40,6 +40,7 @@ def adapted_lines(found: Adapted) -> list[str]:
                 f"{left.p50:.0f}, p95 {left.p95:.0f}, most {left.worst:.0f})"
             )
             said += [] if one.priced is None else [_priced(one, one.priced)]
+            said += [] if one.learnt is None else [_learnt(one, one.learnt)]
         elif one.decides:
             each = ", ".join(f"{name} for {share:.0%}" for name, share in zip(one.plans, one.shares, strict=True))
             how = f"after block {one.block}" if one.block is not None else f"by {one.by}"
@@ -79,6 +80,15 @@ def _priced(one: RowPlans, priced: RowPriced) -> str:
         f"{one.name}: by the cost table at the counts of calibration rows {digits(priced.mean)} ms in batches of "
         f"{priced.batch_size} (p95 {digits(priced.p95)}; the host's wait and masks {digits(priced.counting)} a stage), "
         f"measured {digits(found.mean)} ({digits(found.p95)})"
+    )
+
+
+def _learnt(one: RowPlans, learnt: LearntInfo) -> str:
+    change = learnt.difference
+    ends = "" if change.ends is None else f" (95 %: {100 * change.ends[0]:+.2f} to {100 * change.ends[1]:+.2f})"
+    return (
+        f"{one.name}: {learnt.steps} steps, {learnt.seconds:.0f} s, {learnt.rows:,} rows without labels; "
+        f"{100 * change.value:+.2f} points{ends} over the thresholds that training began with, as fast: {learnt.begun}"
     )
 
 

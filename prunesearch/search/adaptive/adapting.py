@@ -23,6 +23,7 @@ from prunesearch.pruning.apply import Handle
 from prunesearch.search.adaptive.bounding import BatchCosts, RowBudget
 from prunesearch.search.adaptive.by_score import KINDS, METHODS, RowTwins, counts_of, fractions
 from prunesearch.search.adaptive.choosing import RowRule, cheapest, learnt_guess, mixed_answers
+from prunesearch.search.adaptive.learnt import LearntThresholds
 from prunesearch.search.adaptive.row_answers import RowAnswers, answers_of
 from prunesearch.search.adaptive.row_prices import RowPrices, counting_ms
 from prunesearch.search.finish.robustness import part_of
@@ -31,8 +32,10 @@ from prunesearch.study.front import Front
 from prunesearch.study.setup import Setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet, Inputs
+from prunesearch.training.thresholds import ThresholdSchool
 
 UNPRUNED, CASCADE, ROUTER, BY_SCORE = "unpruned", "cascade", "router", "by-score"
+LEARNT = "learnt-thresholds"
 _EARLY = "block"  # what a router reads
 _MOST_PLANS = 4  # of a router
 _PRICED = 20  # batches that price plans for the choice
@@ -83,8 +86,9 @@ class Adapting:
         handle: on the model.
         wanted: what is asked for.
         guesses: what the router's early block says of each plan but the slowest.
-        by_score: the plan whose stages leave every row a count of its own.
+        stages: plans whose stages leave every row a count of its own, by name.
         table: what the model costs in batches of the first size; None: not known.
+        school: what learns thresholds; None: none are learnt.
     """
 
     front: Front
@@ -92,8 +96,9 @@ class Adapting:
     handle: Handle
     wanted: AdaptSettings
     guesses: dict[str, PlanGuess] = field(default_factory=dict)
-    by_score: Plan | None = None
+    stages: dict[str, Plan] = field(default_factory=dict)
     table: Costs | None = None
+    school: ThresholdSchool | None = None
 
     @property
     def task(self) -> Task:
@@ -207,12 +212,19 @@ class Adapting:
 
     def choose(self) -> dict[str, RowRule]:
         """The cheapest cascade, router and plan of stages by row that keep enough on calibration rows."""
-        found = {kind: self.rule(kind) for kind in (CASCADE, ROUTER, BY_SCORE)}
+        found = {kind: self.rule(kind) for kind in self.kinds}
         return {name: chosen for name, chosen in found.items() if chosen is not None}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is looked for."""
+        return (CASCADE, ROUTER, BY_SCORE, *([] if self.school is None else [LEARNT]))
 
     def rule(self, kind: str) -> RowRule | None:
         """That of one kind; None where none keeps enough."""
-        return {CASCADE: self._cascade, ROUTER: self._router, BY_SCORE: self._by_score}[kind]()
+        if kind in (CASCADE, ROUTER):
+            return self._cascade() if kind == CASCADE else self._router()
+        return self._cheapest(kind, self._learnt() if kind == LEARNT else self._twins())
 
     def _floor(self, evaluations: Mapping[str, Evaluation]) -> float:
         return relative_bound(self.wanted.keep, evaluations[UNPRUNED].quality)
@@ -244,11 +256,10 @@ class Adapting:
         floor, before, within = self._floor(evaluations), self.costs[_EARLY], self._within(runs_all=False)
         return cheapest(evaluations, sureness, self.costs, floor, runs_all=False, before=before, within=within)
 
-    def _by_score(self) -> RowRule | None:
-        """The cheapest plan with counts of each row; its twin of fractions leaves as many tokens on average."""
-        rows = self.split("calibration")
-        floor, found = self._floor({UNPRUNED: self.calibration[0][UNPRUNED].evaluation}), self._twins()
-        few = self._evaluated(found, rows.take(min(_SCREENED, rows.n)))
+    def _cheapest(self, kind: str, found: Mapping[str, Plan]) -> RowRule | None:
+        """The cheapest plan with counts of each row that keeps enough."""
+        rows, floor = self.split("calibration"), self.floor
+        few = self.evaluated(found, rows.take(min(_SCREENED, rows.n)))
         able = {name: plan for name, plan in found.items() if few[name].quality >= floor - _SLACK}
         if not able:
             return None
@@ -258,31 +269,60 @@ class Adapting:
         if budget is not None and limit is not None:
             able = {name: plan for name, plan in able.items() if budget.of(spreads[name]) <= limit}
         for name in sorted(able, key=lambda name: costs[name]):
-            answers = self._evaluated({name: able[name]}, rows)[name]
+            answers = self.evaluated({name: able[name]}, rows)[name]
             if answers.quality >= floor:
-                self.by_score, only = able[name], (str(able[name]),)
+                self.stages[kind], only = able[name], (str(able[name]),)
                 return RowRule(only, "its scores", 0.0, (1.0,), answers.quality, costs[name], answers.loss)
         return None
 
-    def _twins(self) -> dict[str, Plan]:
+    @cached_property
+    def floor(self) -> float:
+        """Of the quality on calibration rows."""
+        return self._floor({UNPRUNED: self.calibration[0][UNPRUNED].evaluation})
+
+    @cached_property
+    def _matching(self) -> RowTwins:
         rows = self.split("calibration")
-        count = min(_MATCHED, rows.n)
-        batches = [rows.batches.pick(list(range(count)), rows.padding)[0].inputs]
-        twins, depth = RowTwins(self.task.model, self.handle, batches), self.setting.geometry.depth
+        numbers = list(range(min(_MATCHED, rows.n)))
+        return RowTwins(self.task.model, self.handle, [rows.batches.pick(numbers, rows.padding)[0].inputs])
+
+    def _learnt(self) -> dict[str, Plan]:
+        """Thresholds learnt towards the budget, or the time of the fastest static plan that keeps enough."""
+        if self.learning is None:
+            return {}
+        answers = self.calibration[0]
+        enough = [name for name in self.plans if answers[name].evaluation.quality >= self.floor]
+        best = min(enough, key=lambda name: self.costs[name])
+        share = self.costs[best] / self.costs[UNPRUNED]
+        if self.limit is not None:
+            share = min(share, self.limit / self.costs[UNPRUNED])
+        return self.learning.plans(share, self.plans[best].changes)
+
+    @cached_property
+    def learning(self) -> LearntThresholds | None:
+        """What trains thresholds, where it is asked for."""
+        if self.school is None:
+            return None
+        return LearntThresholds(self.school, self.row_prices, self._matching, self.setting.geometry.depth)
+
+    def _twins(self) -> dict[str, Plan]:
+        """The twins of points and of single stages, which leave as many tokens on average."""
+        twins, depth = self._matching, self.setting.geometry.depth
         points = {name: plan for name, plan in self.plans.items() if name != UNPRUNED}
         asked = [(name, letter, plan) for name, plan in fractions(points, depth) for letter in KINDS]
-        said = f"{len(asked)} sets of stages by row on {count} calibration rows"
+        said = f"{len(asked)} sets of stages by row on calibration rows"
         made = [(f"{name} {letter}", twins.of(plan, letter)) for name, letter, plan in track(asked, len(asked), said)]
         return {name: plan for name, plan in made if plan is not None}
 
-    def _evaluated(self, plans: Mapping[str, Plan], rows: EvalSet) -> dict[str, Evaluation]:
+    def evaluated(self, plans: Mapping[str, Plan], rows: EvalSet) -> dict[str, Evaluation]:
+        """What plans find on rows of a split."""
         answers = answers_of(self.task, self.handle, {UNPRUNED: Plan(), **plans}, rows, self.early)[0]
         return {name: answers[name].evaluation for name in plans}
 
     def places(self, name: str, chosen: RowRule) -> Tensor:
         """The place of every holdout row's plan, int64 `[n]`."""
         answers, states = self.holdout
-        if name == BY_SCORE:
+        if name in self.stages:
             return torch.zeros(len(states), dtype=torch.int64)
         if name == ROUTER:
             sure = torch.stack([guess(states) for guess in self.guesses_of(chosen)], dim=1)
@@ -293,22 +333,18 @@ class Adapting:
     def judged(self, name: str, chosen: RowRule) -> Evaluation:
         """What the plans find together on holdout rows."""
         answers = self.holdout[0]
-        if name == BY_SCORE and self.by_score is not None:
-            return self._evaluated({name: self.by_score}, self.split("holdout"))[name]
+        if name in self.stages:
+            return self.evaluated({name: self.stages[name]}, self.split("holdout"))[name]
         return mixed_answers([answers[plan].evaluation for plan in chosen.plans], self.places(name, chosen))
 
-    def left(self) -> list[int]:
-        """Tokens behind the last block of the plan of stages by row, of holdout rows in batches of one."""
-        if self.by_score is None:
-            return []
-        batches = self.batches("holdout", 1)
-        plan, model = self.by_score, self.task.model
-        return [counts_of(model, self.handle, plan, inputs)[0] for inputs in batches]
+    def left(self, plan: Plan) -> list[int]:
+        """Tokens behind the last block of a plan of stages by row, of holdout rows in batches of one."""
+        return [counts_of(self.task.model, self.handle, plan, inputs)[0] for inputs in self.batches("holdout", 1)]
 
     def forward_of(self, name: str, chosen: RowRule) -> Callable[[Inputs], object]:
         """What is timed."""
-        if name == BY_SCORE and self.by_score is not None:
-            return self.server.static(self.by_score)
+        if name in self.stages:
+            return self.server.static(self.stages[name])
         return self.serving(name, chosen)
 
     def serving(self, name: str, chosen: RowRule) -> ByRow:
@@ -346,7 +382,7 @@ def mean_by_plan(name: str, chosen: RowRule, shares: list[float], means: Mapping
 
     None where rows of one plan have counts of their own.
     """
-    if name == BY_SCORE:
+    if name in (BY_SCORE, LEARNT):
         return None
     if name == ROUTER:
         return means[_EARLY] + sum(share * means[plan] for share, plan in zip(shares, chosen.plans, strict=True))

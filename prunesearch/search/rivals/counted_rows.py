@@ -68,7 +68,7 @@ def by_score(work: RowWork, share: float, row: RivalRow) -> Served:
     """
     with torch.inference_mode():
         plan, effort = _found(work, share, row)
-        work.by_score = plan
+        work.stages[BY_SCORE] = plan
         chosen = RowRule((str(plan),), "its scores", 0.0, (1.0,), 0.0, 0.0)
         (times,) = work.times({BY_SCORE: chosen}).values()
         latency, unpruned = latency_of(work, BY_SCORE, chosen, times, [1.0])

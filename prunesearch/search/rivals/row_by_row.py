@@ -142,13 +142,13 @@ class RowWork(Adapting):
         found = self.once({"counting": self._said}, lambda: _tensors({"ms": [self.counting_ms()]}))
         return self.priced_with(float(found["ms"]))
 
-    def _evaluated(self, plans: Mapping[str, Plan], rows: EvalSet) -> dict[str, Evaluation]:
+    def evaluated(self, plans: Mapping[str, Plan], rows: EvalSet) -> dict[str, Evaluation]:
         """See `Adapting`; the answers of one plan are kept."""
         found = {}
         for name, plan in plans.items():
 
             def make(name: str = name, plan: Plan = plan) -> dict[str, Tensor]:
-                one = Adapting._evaluated(self, {name: plan}, rows)[name]
+                one = Adapting.evaluated(self, {name: plan}, rows)[name]
                 return {"statistics": one.statistics, "kl": one.kl, "agrees": one.agrees}
 
             parts = self.once({"by_score": plan.to_dict(), "split": rows.name, "rows": rows.n}, make)
