@@ -225,6 +225,7 @@ class OnlyLearnt(Adapting):
         return 0.01
 
 
+@pytest.mark.slow
 def test_learnt_thresholds_meet_their_time_and_are_judged_as_all_are(front: Front, tmp_path: Path) -> None:
     write_rows(tmp_path, 64)
     training = TrainingSettings(batch_size=8, epochs=1, rate=0.05)
