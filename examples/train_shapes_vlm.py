@@ -2,15 +2,17 @@
 
     python examples/train_shapes_vlm.py --work DIR --minutes 20     # a piece; the same line again goes on
     python examples/train_shapes_vlm.py --work DIR --judge 1000     # what it gets right so far, and the gate
+    python examples/train_shapes_vlm.py --work DIR --size mini --begin examples/shapes-vlm --minutes 20 --total 60
     python examples/train_shapes_vlm.py --work DIR --out MODEL      # the model, its tokenizer and its card
 
 It is Hugging Face's ``LlavaForConditionalGeneration``: a CLIP tower of 224 pixels (196 image tokens) and a Llama. For
 the first part of the time (`LOOKING`) the tower alone learns what each patch lies on and is beside (`look_at_patches`);
 then projector and text learn to answer, many questions of a picture in a row, none of which sees another; the projector
 also to give patches the embeddings of the words for what is on them, and block `SEEKS` to look, from the end of a
-question, at what it is about. Minutes are those that a core works on it. The learning rate hangs on the minutes used of
-``--total``, however they are cut into pieces; a checkpoint is written to ``--work`` every minute, at the end, and where
-a piece is asked to stop (ctrl-c, SIGTERM).
+question, at what it is about. To `CAPTION` it learns to answer what there is, in each picture. Minutes are those that a
+core works on it. The learning rate hangs on the minutes used of ``--total``, however they are cut into pieces; a
+checkpoint is written to ``--work`` every minute, at the end, and where a piece is asked to stop (ctrl-c, SIGTERM).
+``--begin`` takes the weights of a model that this wrote before, whose tower has looked: all of the time is answering.
 
 The gate says whether the questions are worth pruning for: text alone must get at most 50 % right, be it this model
 without a picture or whoever says the answer that is most frequent, and pictures shrunk to a quarter of the tokens at
@@ -27,6 +29,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,20 @@ import numpy as np
 import torch
 from look_at_patches import IGNORED, Looking, seen_in, targets_of, word_shares
 from PIL import Image
-from shapes_and_words import ALL, COLOURS, FEW, KINDS, SHAPES, SIDE, Question, Sample, samples, text_alone
+from shapes_and_words import (
+    ALL,
+    CAPTION,
+    COLOURS,
+    FEW,
+    KINDS,
+    SHAPES,
+    SIDE,
+    Question,
+    Sample,
+    caption_of,
+    samples,
+    text_alone,
+)
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
@@ -49,7 +65,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 PATCH, BATCH, QUESTIONS = 16, 16, 16
-ANSWER = 4  # tokens at most: three letters and the end
+ANSWER = 4  # tokens at most: three letters and the end; captions are longer
 LOOKING = 0.4  # share of the time
 LOOK_LR, TEXT_LR = 1e-3, 2e-3
 SEEKS = 1
@@ -203,8 +219,9 @@ class Stopped:
 class Trainee:
     """The model, what names its patches at first, and how far it is."""
 
-    def __init__(self, work: Path, size: str, *, half: bool = False) -> None:
+    def __init__(self, work: Path, size: str, *, half: bool = False, begin: Path | None = None) -> None:
         self.repertoire, self.half = REPERTOIRES[size], half
+        self.looking_share = LOOKING
         self.path, self.tokenizer = work / "checkpoint.pt", make_tokenizer()
         torch.manual_seed(0)
         self.model = make_model(size, self.tokenizer)
@@ -224,13 +241,19 @@ class Trainee:
             self.looking.load_state_dict(kept["looking"])
             self.optimizer.load_state_dict(kept["optimizer"])
             self.minutes, self.pictures = kept["minutes"], kept["pictures"]
+            self.looking_share = kept["looking_share"]
+        elif begin is not None:
+            given = LlavaForConditionalGeneration.from_pretrained(begin).state_dict()
+            self.model.load_state_dict(given)
+            self.looking_share = 0.0
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
         parts = {"model": self.model, "looking": self.looking, "optimizer": self.optimizer}
         kept: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({**kept, "minutes": self.minutes, "pictures": self.pictures}, self.path.with_suffix(".new"))
+        kept |= {"minutes": self.minutes, "pictures": self.pictures, "looking_share": self.looking_share}
+        torch.save(kept, self.path.with_suffix(".new"))
         self.path.with_suffix(".new").replace(self.path)
 
     def piece(self, minutes: float, total: float) -> None:
@@ -242,7 +265,7 @@ class Trainee:
         with Stopped() as stopped:
             while self.minutes < min(before + minutes, total) and not stopped:
                 way = self.minutes / total
-                pictures = BATCH if way < LOOKING else BATCH // 4  # of many questions each
+                pictures = BATCH if way < self.looking_share else BATCH // 4  # of many questions each
                 self._step(list(itertools.islice(source, pictures)), way, losses)
                 self.minutes = before + (time.process_time() - begun) / 60 / torch.get_num_threads()
                 if self.minutes - said >= 1:
@@ -253,9 +276,10 @@ class Trainee:
         self._say(losses)
 
     def _step(self, batch: list[Sample], way: float, losses: dict[str, list[float]]) -> None:
-        looks = way < LOOKING
+        share = self.looking_share
+        looks = way < share
         self.tower.requires_grad_(looks)
-        through = way / LOOKING if looks else (way - LOOKING) / (1 - LOOKING)
+        through = way / share if looks else (way - share) / (1 - share)
         self._set_rates(LOOK_LR if looks else TEXT_LR, through)
         what, loss = ("look", self._look(batch)) if looks else ("answer", self._answer(batch))
         self.optimizer.zero_grad(set_to_none=True)
@@ -280,6 +304,7 @@ class Trainee:
         return loss
 
     def _answer(self, batch: list[Sample]) -> Tensor:
+        batch = [replace(s, questions=[*s.questions, caption_of(s.things, self.repertoire)]) for s in batch]
         rows = taught_rows(self.tokenizer, [s.questions for s in batch], (SIDE // PATCH) ** 2)
         inner = self.model.model
         with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
@@ -301,7 +326,7 @@ class Trainee:
         query, key = apply_rotary_pos_emb(query, key, *text.rotary_emb(hidden, rows["position_ids"]))
         taught = rows["labels"] != IGNORED
         row, place = (taught[:, 1:] & ~taught[:, :-1]).nonzero(as_tuple=True)
-        scores = (query[row, :, place][:, :, None] * key[row, :, 1 : 1 + images]).sum(-1) * attention.scaling
+        scores = (key[row, :, 1 : 1 + images] @ query[row, :, place][..., None]).squeeze(-1) * attention.scaling
         looks = scores.float().softmax(-1).mean(1)
         about = torch.stack([seen_in(s, question, PATCH) for s in batch for question in s.questions])
         on = about.any(1)
@@ -372,11 +397,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--total", type=float, default=600.0, help="of all pieces together")
     parser.add_argument("--size", choices=sorted(SIZES), default="small")
+    parser.add_argument("--begin", type=Path, metavar="MODEL", help="the weights to begin with, of the same size")
     parser.add_argument("--bf16", action="store_true", help="products in bfloat16 while it learns to answer")
     parser.add_argument("--judge", type=int, default=0, metavar="PICTURES")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    trainee = Trainee(given.work, given.size, half=given.bf16)
+    trainee = Trainee(given.work, given.size, half=given.bf16, begin=given.begin)
     if given.minutes:
         trainee.piece(given.minutes, given.total)
     if given.judge or given.out is not None:
