@@ -39,7 +39,6 @@ from look_at_patches import IGNORED, Looking, seen_in, targets_of, word_shares
 from PIL import Image
 from shapes_and_words import (
     ALL,
-    CAPTION,
     COLOURS,
     FEW,
     KINDS,

@@ -102,6 +102,11 @@ class Driver:
         """See `Host`."""
         return any(stage.reads_tower for stage in self.reductions.schedule)
 
+    @property
+    def asks_frames(self) -> bool:
+        """See `Host`."""
+        return any(stage.reads_frames for stage in self.reductions.schedule)
+
     # -- the schedule ----------------------------------------------------------------------------------
 
     @property
@@ -144,6 +149,11 @@ class Driver:
             raise PruneSearchError(
                 f"scorer 'tower_cls_attention' needs a tower whose patches are the tokens of a picture, one by one, "
                 f"which a '{self.encoder.family.model_type}' has not: use text_attention"
+            )
+        if any(s.reads_frames for s in schedule) and not self.encoder.family.videos:
+            raise PruneSearchError(
+                f"selection 'frame_change' compares the frames of a video in the prompt of a decoder, which a "
+                f"'{self.encoder.family.model_type}' is not known to read: use diversity"
             )
         asking = [s for s in schedule if s.place.part == INPUT and s.reads_attention]
         if asking:

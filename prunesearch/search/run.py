@@ -116,7 +116,8 @@ def _through(
     """Install on the model what takes schedules, go through the steps, and leave the model as it was."""
     with apply_(setting.task.model, Schedule(), seed=setting.config.seed) as handle:
         geometry = setting.geometry
-        space_file = SpaceFile.load(setting.config.space_path or handle.encoder.family.space).of_part(geometry.part)
+        own = Path(setting.task.space) if setting.task.space else handle.encoder.family.space
+        space_file = SpaceFile.load(setting.config.space_path or own).of_part(geometry.part)
         if setting.weights is not None and RUNTIMES.entry(setting.config.mode).by_torch:
             space_file = space_file.with_scorers(setting.weights.scorers)
         space = space_file.fit(geometry.depth, geometry.tokens, geometry.protected)

@@ -47,7 +47,8 @@ class Task(ABC):
     `timing_at(n)` gives the same function for `n` tokens; None where a model has a length of its own. `lengths` are the
     tokens of the calibration rows, padding left out, where these differ.
     `label_names` are the classes, where there are any; `metric` is a name in `table.METRICS`, or that of `own`, the
-    metric of a caller. `over`, a row of `ACROSS`, is how the qualities in several views become one.
+    metric of a caller. `over`, a row of `ACROSS`, is how the qualities in several views become one. `space` is the
+    shipped search space that suits its rows where the model's own does not; empty: the model's.
     `notes` tells a user in one line each what was inferred or decided.
     """
 
@@ -64,6 +65,7 @@ class Task(ABC):
     lengths: list[int] = field(default_factory=list)
     own: Metric | None = None
     over: str = "mean"
+    space: str = ""
 
     @property
     def calibration(self) -> EvalSet:

@@ -19,7 +19,7 @@ TRANSLATION, SUMMARY = "translation", "summarization"
 SIMILARITY, RETRIEVAL = "sentence-similarity", "text-retrieval"
 AUDIO, CTC, SPEECH = "audio-classification", "speech-recognition-ctc", "speech-recognition"
 SPEAKER = "speaker-verification"
-VISUAL_QA = "visual-question-answering"
+VISUAL_QA, VIDEO_QA, CAPTIONS = "visual-question-answering", "video-question-answering", "image-captioning"
 VIDEO, ZERO_SHOT, DETECTION = "video-classification", "zero-shot-image-classification", "object-detection"
 
 
@@ -68,6 +68,7 @@ class MetricRow(Row):
 CLASSES, NUMBERS, FLAGS = "single_label_classification", "regression", "multi_label_classification"
 _HEADS = ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification", "ForVideoClassification")
 _CLASSES = ("accuracy", "top5", "f1", "macro_f1", "mcc")
+_ANSWERED = ("exact_match", "vqa_accuracy", "anls", "answer_f1")
 
 TASKS = make_table(
     "task",
@@ -221,7 +222,24 @@ TASKS = make_table(
             "questions of pictures, answered by a decoder (LLaVA and its kin); pictures are reduced",
             heads=("ForConditionalGeneration",),
             reads="image",
-            metrics=("exact_match", "vqa_accuracy", "anls", "answer_f1"),
+            metrics=_ANSWERED,
+            columns=(("image", "question", "answer"), ("image", "question", "answers")),
+        ),
+        CAPTIONS: TaskKind(
+            "prunesearch.tasks.kinds.visual_qa_data:load_caption_task",
+            "pictures described by a decoder (BLEU, ROUGE); pictures are reduced",
+            heads=("ForConditionalGeneration",),
+            reads="image",
+            metrics=("rouge_l", "bleu"),
+            columns=(("image", "caption"), ("image", "captions"), ("image", "sentences")),
+        ),
+        VIDEO_QA: TaskKind(
+            "prunesearch.tasks.kinds.visual_qa_data:load_video_qa_task",
+            "questions of videos, answered by a decoder (Qwen2-VL and its kin); videos are reduced",
+            heads=("ForConditionalGeneration",),
+            reads="image",
+            metrics=_ANSWERED,
+            columns=(("video", "question"), ("frames", "question"), ("clip", "question")),
         ),
         FIDELITY: TaskKind(
             "prunesearch.tasks.kinds.fidelity:load_fidelity_task",

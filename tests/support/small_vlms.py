@@ -94,9 +94,8 @@ def _tiles(config: str, vision: Callable[[], Any]) -> Callable[[], Any]:
     def make() -> Any:
         pins = [[16, 16], [16, 32]]
         parts = {"vision_config": vision(), "text_config": hf.Qwen2Config(**TEXT)}
-        return getattr(hf, config)(
-            **parts, image_token_id=PICTURE, image_token_index=PICTURE, image_grid_pinpoints=pins
-        )
+        ids = {"image_token_id": PICTURE, "image_token_index": PICTURE, "video_token_id": VIDEO}
+        return getattr(hf, config)(**parts, **ids, image_grid_pinpoints=pins)
 
     return make
 

@@ -149,6 +149,11 @@ class Stage:
         return MERGES.entry(self.merge).uses_scores and SCORERS.entry(self.scorer).tower
 
     @property
+    def reads_frames(self) -> bool:
+        """Whether its selection compares the frames of videos."""
+        return MERGES.entry(self.merge).uses_scores and SELECTIONS.entry(self.selection).frames
+
+    @property
     def scorer_params(self) -> dict[str, float]:
         """Every parameter of its scorer, defaults included."""
         return all_params(SCORERS.entry(self.scorer).params, self.params)

@@ -54,11 +54,13 @@ class MergeRow(Row):
 @dataclass(frozen=True)
 class SelectionRow(Row):
     """How scores become kept tokens. `static`: as many for every row of the same length; `reads_scores`: it reads
-    nothing but scores; `ranks`: False if scores choose nothing; `order_free`, `params`: as of a scorer."""
+    nothing but scores; `ranks`: False if scores choose nothing; `frames`: it compares the frames of videos;
+    `order_free`, `params`: as of a scorer."""
 
     static: bool = True
     reads_scores: bool = False
     ranks: bool = True
+    frames: bool = False
     order_free: bool = True
     params: Mapping[str, Param] = field(default_factory=dict)
 

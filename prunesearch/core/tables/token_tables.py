@@ -144,6 +144,12 @@ SELECTIONS = make_table(
                 "text_pivots": Param(4.0, 0.0, 32.0, "the same of the tokens that are never reduced"),
             },
         ),
+        "frame_change": SelectionRow(
+            f"{_SELECTIONS}.frames:frame_change",
+            "in videos, what changes from the frame before, whatever the scorer says (EVS)",
+            ranks=False,
+            frames=True,
+        ),
         "inverse_cdf": SelectionRow(
             f"{_SELECTIONS}.row_counts:inverse_cdf",
             "drawn at even steps of the sum of scores, each once: fewer where few hold most (ATS)",

@@ -16,9 +16,9 @@ from typing import Any
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import ENCODER, INPUT
+from prunesearch.core.plans.stage import ENCODER, INPUT, Stage
 from prunesearch.core.tables.export_tables import FORMATS
-from prunesearch.core.tables.token_tables import MERGES
+from prunesearch.core.tables.token_tables import MERGES, SELECTIONS
 from prunesearch.export.schedules.format import Format, ModelShape, Read, leaving, reducing, site
 from prunesearch.export.schedules.parsing import read_text
 
@@ -135,16 +135,22 @@ def differences(before: Schedule, after: Schedule, shape: ModelShape) -> list[st
     given, wanted_in = after.flow(shape.geometry).n_in, before.flow(shape.geometry).n_in
     if given != wanted_in:
         changes.insert(0, f"the first block is given {given} tokens, not {wanted_in}")
-    methods = {site(stage): stage.method for stage, _, _ in reducing(after, shape)}
+    methods = {site(stage): _meant(stage) for stage, _, _ in reducing(after, shape)}
     replaced: dict[tuple[str, str], list[str]] = defaultdict(list)
     for stage, _, _ in reducing(before, shape):
-        method = methods.get(site(stage), stage.method)
-        if method != stage.method:
+        method = methods.get(site(stage), _meant(stage))
+        if method != _meant(stage):
             replaced[stage.method, method].append(site(stage))
     for (old, new), blocks in replaced.items():
         where = f"block{'s' if len(blocks) > 1 else ''} {', '.join(blocks)}"
         changes.append(f"{old} becomes {new} ({'input' if blocks == [INPUT] else where})")
     return changes
+
+
+def _meant(stage: Stage) -> str:
+    """Its method, one scorer for all where nothing hangs on it."""
+    ranks = SELECTIONS.entry(stage.selection).ranks or not MERGES.entry(stage.merge).loses
+    return stage.method if ranks else stage.replace(scorer="random").method
 
 
 def _check_part(tool: Format, shape: ModelShape) -> None:

@@ -198,7 +198,7 @@ def _write_vllm(schedule: Schedule, shape: ModelShape, remarks: Sequence[str]) -
 
 
 def _read_vllm(text: str, shape: ModelShape | None, entry: str | None) -> Read:
-    """Read `--video-pruning-rate 0.5`, the share that is removed; the first frame, whole there, is not told apart."""
+    """Read `--video-pruning-rate 0.5`, the share that is removed."""
     shape = needed(shape)
     rate = number(parse_literal(_one_of(parse_flags(text), _RATE), f"--{_RATE}"), f"--{_RATE}")
     if not 0 <= rate < 1:
@@ -208,9 +208,7 @@ def _read_vllm(text: str, shape: ModelShape | None, entry: str | None) -> Read:
         raise CorruptFileError(
             f"--{_RATE} {rate} drops all {shape.reducible} tokens of a video: a stage leaves at least one"
         )
-    schedule = _at_input(kept, shape, "key_redundancy")
-    note = "change from the frame before decides there, and the first frame stays whole; likeness to all others here"
-    return Read(schedule, (note,) if len(schedule) else ())
+    return Read(_at_input(kept, shape, "random", "frame_change"))
 
 
 def _one_of(values: Mapping[Any, Any], name: str) -> Any:
@@ -272,7 +270,7 @@ VLLM = Format(
     write=_write_vllm,
     read=_read_vllm,
     limits=f"{_ONE}, before the decoder, and those of videos alone (EVS)",
-    variants=("vLLM prunes videos alone, by their change from frame to frame, and no pictures",),
+    variants=("vLLM prunes each video of a prompt by itself, never below the tokens of one frame, and no pictures",),
     source="vllm-project/vllm: vllm/multimodal/evs.py",
     **_COMMON,
 )

@@ -59,6 +59,7 @@ class Family:
             and `num_channels`, where the model's config does not; None for the config.
         part: where its blocks are, a name in `PARTS`; of a decoder, tokens of pictures in a prompt may leave.
         merges: whether tokens may be merged.
+        videos: whether stages of a decoder are told which of its tokens are of which frame of a video.
         tower: whether stages of a decoder are told what the tower in front of it attended to.
         space: the search space where none is asked for; None: the default one.
         secondary: True for the one of a model's two encoders that is reduced only when it is passed by itself.
@@ -86,6 +87,7 @@ class Family:
     part: str = ENCODER
     merges: bool = True
     tower: bool = False
+    videos: bool = False
     space: Path | None = None
     secondary: bool = False
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.pruning.families.frames import FRAMES, Frames, Videos, frames_of, patch_numbers
 from prunesearch.pruning.families.tower import TOLD, rows_told, told_tokens
 from prunesearch.pruning.forward.mixed import MixedTokens
 from prunesearch.pruning.forward.past import Past, Prompt, note_past, past_of
@@ -28,27 +29,34 @@ if TYPE_CHECKING:
 _READ, _TAUGHT = "what a prompt reads", "labels of a prompt"
 # arguments by which models are given pictures
 _PICTURES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+_ENCODES_VIDEOS = "get_video_features"
 # places of tokens that stand for pictures, in configs
 _TOKEN_IDS = ("image_token_id", "video_token_id")
 _IGNORED = -100  # labels that are not taught
 
 
-def pictures(decoder: str, *, makes_masks: bool = False) -> Attachment:
+def pictures(decoder: str, *, makes_masks: bool = False, frames: Frames | None = None) -> Attachment:
     """Let the pictures in a prompt be reduced.
 
     Args:
         decoder: path of the decoder from the base model.
         makes_masks: whether the model around the decoder gives it masks of pairs, made from what it is given.
+        frames: of each video in a prompt, its frames and the tokens of one; None: videos are not told apart.
     """
-    return partial(_attach_pictures, decoder=decoder, makes_masks=makes_masks)
+    return partial(_attach_pictures, decoder=decoder, makes_masks=makes_masks, frames=frames)
 
 
-def _attach_pictures(host: Host, model: nn.Module, hooks: Hooks, *, decoder: str, makes_masks: bool) -> None:
-    reads, runs = _Reader(host, makes_masks), host.base.get_submodule(decoder)
+def _attach_pictures(
+    host: Host, model: nn.Module, hooks: Hooks, *, decoder: str, makes_masks: bool, frames: Frames | None
+) -> None:
+    reads, runs = _Reader(host, makes_masks, frames), host.base.get_submodule(decoder)
     hooks.before(host.base, reads.begin, with_kwargs=True)
     hooks.before(runs, reads.enter, with_kwargs=True)
     hooks.after(runs, reads.leave)
     hooks.after(host.base, reads.end, always=True)
+    if frames is not None:
+        base: Any = host.base
+        hooks.put(base, _ENCODES_VIDEOS, Videos(host, getattr(base, _ENCODES_VIDEOS), frames))
     for owner in model.modules():
         if any(child is host.base for child in owner.children()):
             hooks.before(owner, reads.hear_labels, with_kwargs=True)
@@ -61,6 +69,7 @@ class _Reader:
 
     host: Host
     makes_masks: bool
+    frames: Frames | None
 
     def hear_labels(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
         self.host.state.notes[_TAUGHT] = kwargs.get("labels")
@@ -77,9 +86,11 @@ class _Reader:
         notes[_READ] = (ids, shown, given.get("position_ids") is not None)
         if self.host.asks_tower:
             notes[TOLD] = rows_told(given.get("mm_encoder_outputs"))
+        if self.host.asks_frames and self.frames is not None:
+            notes[FRAMES] = frames_of(given, self.frames, base.config)
 
     def end(self, _: nn.Module, __: Any, ___: Any) -> None:
-        for note in (_READ, TOLD):
+        for note in (_READ, TOLD, FRAMES):
             self.host.state.notes.pop(note, None)
 
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -109,6 +120,9 @@ class _Reader:
         tokens = MixedTokens.given(seen_as, valid, _end_of_prompt(host.state.notes.get(_TAUGHT), valid))
         if host.asks_tower:
             tokens = replace(tokens, told_of_all=told_tokens(host.state.notes.get(TOLD), seen_as))
+        if host.asks_frames:
+            of_videos = ids == host.base.config.video_token_id
+            tokens = replace(tokens, patch_of_all=patch_numbers(host.state.notes.get(FRAMES), of_videos))
         _check_flash(forward, tokens)
         forward.prompt = Prompt(tokens, padding)
 

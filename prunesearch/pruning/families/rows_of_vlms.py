@@ -9,6 +9,7 @@ from typing import Any
 from prunesearch.core.plans.stage import DECODER
 from prunesearch.pruning.families.blocks import PreNorm
 from prunesearch.pruning.families.family import Family
+from prunesearch.pruning.families.frames import by_grid, by_stack
 from prunesearch.pruning.families.in_decoder import pictures
 from prunesearch.pruning.families.positions import InDecoder
 from prunesearch.pruning.families.tower import deepstack, tower
@@ -65,14 +66,14 @@ def _family(model_type: str, decoder: str = "language_model", **more: Any) -> Fa
     )
 
 
+_IN_GRIDS = pictures("language_model", frames=by_grid)
 VISION_LANGUAGE = (
     _family("llava", attachments=(tower("vision_tower"), pictures("language_model")), tower=True),
     _family("llava_next"),
-    _family("llava_onevision"),
+    _family("llava_onevision", attachments=(pictures("language_model", frames=by_stack),), videos=True),
     _family("internvl"),
-    _family("qwen2_vl"),
-    _family("qwen2_5_vl"),
-    _family("qwen3_vl", attachments=(deepstack("language_model"), pictures("language_model"))),
+    *(_family(name, attachments=(_IN_GRIDS,), videos=True) for name in ("qwen2_vl", "qwen2_5_vl")),
+    _family("qwen3_vl", attachments=(deepstack("language_model"), _IN_GRIDS), videos=True),
     _family("paligemma", attachments=(pictures("language_model", makes_masks=True),)),
     _family("idefics3", "text_model"),
     _family("smolvlm", "text_model"),

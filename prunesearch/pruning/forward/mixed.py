@@ -41,6 +41,7 @@ class MixedTokens(Tokens):
 
     counts: tuple[RowCounts, ...] = ()
     told_of_all: Tensor | None = None
+    patch_of_all: Tensor | None = None
     counted: Tensor | None = None
     last: Tensor | None = None
     full: bool = False
@@ -109,6 +110,13 @@ class MixedTokens(Tokens):
         if self.told_of_all is None or self.place is None:
             return None
         return self.told_of_all.gather(1, self.place)
+
+    @property
+    def patches(self) -> Tensor | None:
+        """See `Tokens`."""
+        if self.patch_of_all is None:
+            return None
+        return self.patch_of_all.gather(1, _given(self.place)).where(_given(self.valid), -1)
 
     @property
     def real(self) -> Tensor | None:

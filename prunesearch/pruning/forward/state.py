@@ -243,6 +243,10 @@ class Host(Protocol):
     def asks_tower(self) -> bool:
         """Whether a stage of the calling thread's forwards reads what a tower attended to."""
 
+    @property
+    def asks_frames(self) -> bool:
+        """Whether a stage of the calling thread's forwards compares the frames of videos."""
+
     def start(self, *_: Any) -> None:
         """A forward begins, before the first of its blocks."""
 

@@ -217,6 +217,11 @@ class Tokens:
         return None
 
     @property
+    def patches(self) -> Tensor | None:
+        """`[batch, n]` a number of each place of a video, the same in all frames, -1 elsewhere; None: nobody asks."""
+        return None
+
+    @property
     def real(self) -> Tensor | None:
         """`[batch, n]` False on what attention must not see; None where it may see all."""
         return self.valid

@@ -24,7 +24,9 @@ ROLES = ("image", "audio", "video", "text", "text_pair", "label")
 _CALLED = {
     **dict.fromkeys(("words", "question", "query", "source"), "text"),
     **dict.fromkeys(("context", "documents"), "text_pair"),
-    **dict.fromkeys(("tags", "transcript", "answers", "relevance", "target", "speaker", "objects"), "label"),
+    **dict.fromkeys(
+        ("tags", "transcript", "answers", "captions", "relevance", "target", "speaker", "objects"), "label"
+    ),
 }
 _MEDIA = {"video": VIDEO_NAMES, "audio": AUDIO_NAMES}
 IMAGE_NAMES = ("image", "img", "picture", "photo")

@@ -24,7 +24,7 @@ from prunesearch.tasks.kinds.image import load_images
 from prunesearch.tasks.kinds.pooled import Pooled, embeddings, lacking
 from prunesearch.tasks.kinds.text import load_texts
 from prunesearch.tasks.kinds.video import load_videos
-from prunesearch.tasks.kinds.visual_qa_data import load_visual_qa_task
+from prunesearch.tasks.kinds.visual_qa_data import load_unanswered
 from prunesearch.tasks.loading import missing_note
 from prunesearch.tasks.metrics.classes import Accuracy
 from prunesearch.tasks.metrics.metric import RowMean
@@ -134,7 +134,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 def load_fidelity_task(request: TaskRequest) -> Task:
     """Load model and rows, and label them with what the unpruned model makes of them."""
     if head_of(request.config) == VISUAL_QA:
-        return load_visual_qa_task(request, labelled=False)
+        return load_unanswered(request)
     first = next(iter(request.source.splits.values()))
     kind, columns = unlabelled_content(request.source, first, request.columns)
     splits = split_rows(request.source, columns, request.sizes, seed=request.seed)

@@ -1,10 +1,9 @@
-"""Loading questions of pictures: prompts by the model's own processor, references, and the unpruned model's answers."""
+"""Loading questions of pictures or videos, and captions: prompts, references, and the unpruned model's answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,66 +18,118 @@ from prunesearch.pruning.borders import borrowed
 from prunesearch.pruning.families.in_decoder import of_pictures
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet, Inputs, OnDemand
-from prunesearch.tasks.data.columns import Columns, find_columns
-from prunesearch.tasks.data.image_cells import decode_image, raw_images
-from prunesearch.tasks.data.sources import DataSource, one_line
+from prunesearch.tasks.data.columns import Columns, content_kind, find_columns
+from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.split import SplitPart, few, split_rows
 from prunesearch.tasks.data.usable import texts_of
+from prunesearch.tasks.kinds.prompts import IMAGES, VIDEOS, Asker, Medium
 from prunesearch.tasks.kinds.visual_qa import LAST, VisualAnswers, ended, with_answers
 from prunesearch.tasks.libraries import quiet_libraries
-from prunesearch.tasks.loading import accepted, load, missing_note, to_device
+from prunesearch.tasks.loading import load, missing_note
 from prunesearch.tasks.request import TaskRequest
-from prunesearch.tasks.table import VISUAL_QA
+from prunesearch.tasks.table import CAPTIONS, VIDEO_QA, VISUAL_QA
 
 _QUESTIONS = ("question", "query", "prompt", "instruction", "text")
 _ANSWERS = ("answers", "answer", "multiple_choice_answer", "label")
+_ASKING = ("question", "prompt", "instruction")  # where a text may be the caption
+_CAPTIONS = ("captions", "caption", "sentences", "text", "label")
+_DESCRIBE = "Describe this picture in one sentence."  # where the data ask nothing
 _ROWS = 8  # of a batch at most: every token of a prompt has a logit for every word of the vocabulary
 _CALIBRATION, _HOLDOUT = 200, 500  # rows, unless the user says otherwise: the unpruned model answers each first
 _MOST = 32  # tokens of an answer, unless the model's generation settings say
 _ANSWER_KEY = "answer"  # of one of several answers, as VQA v2 and TextVQA have them
 
 
-def load_visual_qa_task(request: TaskRequest, *, labelled: bool = True) -> Task:
-    """Load a model that reads pictures in its prompt, and questions with their pictures, and return the task.
+@dataclass(frozen=True)
+class _Rows:
+    """What the rows of a kind of task are.
+
+    Attributes:
+        task: its name in `TASKS`.
+        medium: what prompts show.
+        questions, answers: usual names of columns, the first that is there counts.
+        called: what answers are called.
+        asks: what is asked where there is no column of questions; None: that is refused.
+        space: the space that is searched if the model's own has less; empty: the model's.
+    """
+
+    task: str
+    medium: Medium
+    questions: tuple[str, ...] = _QUESTIONS
+    answers: tuple[str, ...] = _ANSWERS
+    called: str = "answers"
+    asks: str | None = None
+    space: str = ""
+
+
+_PICTURES = _Rows(VISUAL_QA, IMAGES)
+_CAPTIONED = _Rows(CAPTIONS, IMAGES, _ASKING, _CAPTIONS, "captions", _DESCRIBE)
+_CLIPS = _Rows(VIDEO_QA, VIDEOS, space="videos")
+
+
+def load_visual_qa_task(request: TaskRequest) -> Task:
+    """Load a model that reads pictures in its prompt, and questions with their pictures."""
+    return _load(request, _PICTURES)
+
+
+def load_caption_task(request: TaskRequest) -> Task:
+    """Load the same with pictures that are to be described, and their captions."""
+    return _load(request, _CAPTIONED)
+
+
+def load_video_qa_task(request: TaskRequest) -> Task:
+    """Load the same with questions of videos."""
+    return _load(request, _CLIPS)
+
+
+def load_unanswered(request: TaskRequest) -> Task:
+    """Load the same with questions of what the data have, pictures or videos; no answers are read."""
+    rows = next(iter(request.source.splits.values()))
+    kind = _CLIPS if content_kind(rows, request.columns) == VIDEOS.kind else _PICTURES
+    return _load(request, kind, labelled=False)
+
+
+def _load(request: TaskRequest, kind: _Rows, *, labelled: bool = True) -> Task:
+    """Load a task.
 
     Args:
         request: what was asked for.
+        kind: of rows.
         labelled: whether answers in the data are read; else the references are what the unpruned model answers.
     """
     rows = next(iter(request.source.splits.values()))
-    columns, answer = question_columns(request.source, rows, request.columns)
+    columns, answer = question_columns(request.source, rows, request.columns, kind)
     answer = answer if labelled else None
     sizes, needed = few(request.sizes, _CALIBRATION, _HOLDOUT), [] if answer is None else [answer]
     splits = split_rows(request.source, columns, sizes, seed=request.seed, needed=needed)
     processor = load(AutoProcessor, request.model_id, "processor")
     model, missing = request.load_model(AutoModelForImageTextToText)
-    metric = request.metric_of(VISUAL_QA)
+    metric = request.metric_of(kind.task)
     sets, asking, written = {}, {}, []
     for role, part in splits.parts.items():
-        asking[role] = _asker(request, part, columns, model, processor)
+        asking[role] = _asker(request, part, columns, model, processor, kind)
         references = None if answer is None else references_of(part.rows[answer][:], part.name_of, answer)
         sets[role], answers = _split(role, asking[role], references, model, request)
         written += [len(row) for row in answers]
     first = asking["calibration"]
     tokens, timing = _timing(first)
     made = VisualAnswers(
-        name=VISUAL_QA,
+        name=kind.task,
         model=model,
         splits=sets,
         tokens=tokens,
         timing_inputs=timing,
         metric=metric,
+        space=kind.space,
         tokenizer=processor.tokenizer,
         most=_most(model),
         usual=max(2, round(sum(written) / len(written))),
         ends=_ends(model),
     )
-    own = "" if answer is not None else "; no answers are read: the references are the unpruned model's own"
     made.notes = [
-        f"columns: {columns}" + ("" if answer is None else f", answers={answer}"),
-        f"metric: {metric} of greedy decoding, {made.most} tokens at most{own}",
+        *_said_of(kind, columns, answer, processor),
+        f"metric: {metric} of greedy decoding, {made.most} tokens at most",
         "divergence: of the next token along the unpruned model's own answers, over its 64 most probable",
-        *([] if first.template else ["the processor has no chat template: a prompt is the picture, then the question"]),
         *request.source.notes,
         *splits.notes,
         *missing_note(missing),
@@ -88,21 +139,39 @@ def load_visual_qa_task(request: TaskRequest, *, labelled: bool = True) -> Task:
     return made
 
 
-def question_columns(source: DataSource, rows: Dataset, given: dict[str, str]) -> tuple[Columns, str | None]:
+def _said_of(kind: _Rows, columns: Columns, answer: str | None, processor: Any) -> list[str]:
+    """What was found in the data, and what prompts are made of."""
+    medium, frames = kind.medium.kind, kind.medium.frames(processor)
+    found = [f"columns: {columns}" + ("" if answer is None else f", {kind.called}={answer}")]
+    if answer is None:
+        found.append("no answers are read: the references are the unpruned model's own")
+    if columns.text is None:
+        found.append(f"every prompt asks '{kind.asks}': name a column of other texts with columns text=NAME")
+    if not getattr(processor, "chat_template", None):
+        found.append(f"the processor has no chat template: a prompt is the {medium}, then the text")
+    if frames is not None:
+        found.append(f"of every video, {frames} frames at even distances are taken")
+    return found
+
+
+def question_columns(
+    source: DataSource, rows: Dataset, given: dict[str, str], kind: _Rows = _PICTURES
+) -> tuple[Columns, str | None]:
     """The columns of pictures and questions, and that of answers if there is one; those `given` as image, text, label.
 
     Raises:
         PruneSearchError: if there are no pictures or no questions.
     """
-    image = find_columns(source, rows, "image", given, labelled=False).image
-    text = given.get("text") or next((name for name in _QUESTIONS if name in rows.column_names), None)
-    if text is None:
+    medium, names = kind.medium.kind, rows.column_names
+    found = getattr(find_columns(source, rows, medium, given, labelled=False), medium)
+    text = given.get("text") or next((name for name in kind.questions if name in names), None)
+    if text is None and kind.asks is None:
         raise PruneSearchError(
-            f"questions of pictures need a column of questions, but '{source.name}' has "
-            f"{', '.join(rows.column_names)}: name it with columns text=QUESTION"
+            f"questions of {medium}s need a column of questions, but '{source.name}' has "
+            f"{', '.join(names)}: name it with columns text=QUESTION"
         )
-    answer = given.get("label") or next((name for name in _ANSWERS if name in rows.column_names), None)
-    return Columns(None, image=image, text=text), answer
+    answer = given.get("label") or next((name for name in kind.answers if name in names and name != text), None)
+    return Columns(None, text=text, **{medium: found}), answer
 
 
 def references_of(cells: list[Any], name_of: Callable[[int], str], column: str) -> list[list[str]]:
@@ -124,80 +193,13 @@ def references_of(cells: list[Any], name_of: Callable[[int], str], column: str) 
     return found
 
 
-@dataclass
-class Asker:
-    """Makes prompts of rows, padded on the left, on the model's device.
-
-    Args:
-        cells: pictures, as the data holds them.
-        questions: a text for each.
-        name_of: what a user finds a row by.
-        decode: of a cell, a PIL image.
-        processor: of the model.
-        model: whose inputs are kept.
-        device, dtype: of the inputs.
-
-    Attributes:
-        lengths: tokens of each row's prompt, once the unpruned model has answered it.
-    """
-
-    cells: Any
-    questions: list[str]
-    name_of: Callable[[int], str]
-    decode: Callable[[Any], Any]
-    processor: Any
-    model: Any
-    device: torch.device
-    dtype: torch.dtype
-    lengths: list[int] = field(default_factory=list)
-
-    @property
-    def template(self) -> bool:
-        """Whether prompts are written by the model's chat template."""
-        return bool(getattr(self.processor, "chat_template", None))
-
-    def __call__(self, numbers: list[int]) -> Inputs:
-        """Inputs of the prompts of rows.
-
-        Raises:
-            PruneSearchError: naming a row whose picture cannot be decoded, or what the processor refuses.
-        """
-        pictures = [self._picture(n) for n in numbers]
-        texts = [self.prompt(self.questions[n]) for n in numbers]
-        self.processor.tokenizer.padding_side = "left"
-        try:
-            with quiet_libraries():
-                found = self.processor(text=texts, images=[[p] for p in pictures], padding=True, return_tensors="pt")
-        except (ValueError, TypeError) as error:
-            raise PruneSearchError(
-                f"the model's processor refuses {self.name_of(numbers[0])} ({one_line(error)}): check the columns of "
-                "pictures and questions"
-            ) from error
-        return to_device(accepted(self.model, dict(found)), self.device, self.dtype)
-
-    def prompt(self, question: str) -> str:
-        """The text of a prompt with one picture."""
-        if not self.template:
-            return f"{self.processor.image_token}{question}"
-        said = [{"type": "image"}, {"type": "text", "text": question}]
-        written: str = self.processor.apply_chat_template(
-            [{"role": "user", "content": said}], add_generation_prompt=True, tokenize=False
-        )
-        return written
-
-    def _picture(self, number: int) -> Any:
-        try:
-            return self.decode(self.cells[number])
-        except PruneSearchError as error:
-            raise PruneSearchError(f"{self.name_of(number)}: {error}") from error
-
-
-def _asker(request: TaskRequest, part: SplitPart, columns: Columns, model: Any, processor: Any) -> Asker:
-    image, text = str(columns.image), str(columns.text)
-    cells = raw_images(part.rows, image).select_columns([image])[image]
-    questions = texts_of(part.rows[text][:], part.name_of, text)
-    decode = partial(decode_image, base=request.source.base)
-    return Asker(cells, questions, part.name_of, decode, processor, model, request.device, request.dtype)
+def _asker(request: TaskRequest, part: SplitPart, columns: Columns, model: Any, processor: Any, kind: _Rows) -> Asker:
+    medium, text = kind.medium, columns.text
+    shown = str(getattr(columns, medium.kind))
+    cells = medium.cells(part.rows, shown).select_columns([shown])[shown]
+    asked = [str(kind.asks)] * len(cells) if text is None else texts_of(part.rows[text][:], part.name_of, text)
+    decode = medium.decoder(processor, request.source.base)
+    return Asker(medium, cells, asked, part.name_of, decode, processor, model, request.device, request.dtype)
 
 
 def _split(

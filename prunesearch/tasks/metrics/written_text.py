@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks.metrics.metric import Floats, OfSums, RowMean, of_one_text
+
+References = str | list[str]  # of a row: one, or several
 
 _ORDER = 4
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -30,11 +33,14 @@ class Bleu(OfSums):
 
     name = "bleu"
 
-    def statistics(self, answers: list[str], wanted: list[str]) -> Tensor:
-        """Matches of orders 1 to 4, n-grams of orders 1 to 4, length, and reference length: `[b, 10]`."""
+    def statistics(self, answers: list[str], wanted: Sequence[References]) -> Tensor:
+        """Matches of orders 1 to 4, n-grams of orders 1 to 4, length, and reference length: `[b, 10]`.
+
+        Of several references the matches are with any, and the length is the nearest one's.
+        """
         scorer, rows = _sacrebleu(), []
         for said, true in zip(answers, wanted, strict=True):
-            found = scorer.sentence_score(said, [true])
+            found = scorer.sentence_score(said, _listed(true))
             rows.append([*found.counts, *found.totals, found.sys_len, found.ref_len])
         return torch.tensor(rows, dtype=torch.float32)
 
@@ -61,10 +67,13 @@ class RougeL(RowMean):
 
     name, binary = "rouge_l", False
 
-    def statistics(self, answers: list[str], wanted: list[str]) -> Tensor:
-        """The F-measures, `[b, 1]`."""
+    def statistics(self, answers: list[str], wanted: Sequence[References]) -> Tensor:
+        """The F-measures, of several references the best: `[b, 1]`."""
         scorer = _rouge()
-        rows = [scorer.score(true, said)["rougeL"].fmeasure for said, true in zip(answers, wanted, strict=True)]
+        rows = [
+            scorer.score_multi(_listed(true), said)["rougeL"].fmeasure
+            for said, true in zip(answers, wanted, strict=True)
+        ]
         return torch.tensor(rows, dtype=torch.float32)[:, None]
 
     def constant(self, wanted: Any) -> float | None:
@@ -142,6 +151,10 @@ class Anls(RowMean):
     def constant(self, wanted: Any) -> float | None:
         """What a common reference has, said for every row."""
         return of_one_text(self, wanted)
+
+
+def _listed(references: References) -> list[str]:
+    return [references] if isinstance(references, str) else references
 
 
 def normalised(text: str) -> str:

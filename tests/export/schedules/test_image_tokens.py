@@ -29,7 +29,7 @@ PUBLISHED = {
     ),
     "visionzip": ("dominant = 54\ncontextual = 10", "input/0:0.11 tower_cls_attention+contextual", [64] * 32),
     "openvino-genai": ("pruning_ratio = 89", "input/0:0.11 key_norm+drop@dpp", [64] * 32),  # round(63.36), made even
-    "vllm": ("vllm serve MODEL --video-pruning-rate 0.75", "input/0:0.25 key_redundancy+drop", [144] * 32),
+    "vllm": ("vllm serve MODEL --video-pruning-rate 0.75", "input/0:0.25 random+drop@frame_change", [144] * 32),
     "lightcompress": (
         "sparse: {method: TokenReduction, special: {method: FastV, pruning_loc: 3, rate: 0.778}}",
         "decoder/2:0.22 text_attention+drop",

@@ -165,7 +165,7 @@ def test_pictures_and_questions_come_from_a_folder(folder: str, data: Path, tmp_
 
 def test_a_processor_without_a_chat_template_is_said(data: Path, tmp_path: Path) -> None:
     task = load(write_vlm(tmp_path / "model", template=None), data)
-    assert any("no chat template: a prompt is the picture, then the question" in note for note in task.notes)
+    assert any("no chat template: a prompt is the image, then the text" in note for note in task.notes)
 
 
 def test_columns_that_are_missing_are_named(folder: str, data: Path) -> None:
