@@ -42,7 +42,6 @@ WORDS = (  # noqa: SIM905
 ).split()
 SIDES = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}
 KINDS = ("looks", "place", "count", "reading")
-CAPTION = "which things are there ?"  # what a caption answers
 _INK = (30, 30, 30)
 # shares of the questions with these answers that are asked: most counts are small, and would be guessed
 _ASKED = {"0": 0.08, "1": 0.25, "2": 0.7}
@@ -181,7 +180,7 @@ def all_questions(things: list[Thing], repertoire: Repertoire = ALL) -> list[Que
         about = tuple(
             number for number, t in enumerate(things) if name in (t.name, t.colour) or (name == "word" and not t.colour)
         )
-        what = f"{name} things" if name in COLOURS else _plural(name)
+        what = f"{name} things" if name in COLOURS else f"{name}s" if name != "cross" else "crosses"
         found.append(Question(f"how many {what} are there ?", str(len(about)), "count", f"count {name}", about))
     return [question for question in found if question.kind in repertoire.kinds]
 
@@ -221,20 +220,6 @@ def _of_neighbour(near: Thing, where: str, form: str) -> list[Question]:
         Question(f"which colour is {where} ?", near.colour, "place", f"colour {form}"),
         Question(f"which shape is {where} ?", near.name, "place", f"shape {form}"),
     ]
-
-
-def caption_of(things: list[Thing], repertoire: Repertoire = ALL) -> Question:
-    """What a picture shows, as a question: how many there are of each, "2 circles 1 star 3 words"; none is left out."""
-    said = []
-    for name in (*repertoire.shapes, "word"):
-        count = sum(name == (thing.name if thing.colour else "word") for thing in things)
-        if count:
-            said.append(f"{count} {name if count == 1 else _plural(name)}")
-    return Question(CAPTION, " ".join(said), "caption", "caption")
-
-
-def _plural(name: str) -> str:
-    return "crosses" if name == "cross" else f"{name}s"
 
 
 def ask(things: list[Thing], rng: np.random.Generator, count: int, repertoire: Repertoire = ALL) -> list[Question]:

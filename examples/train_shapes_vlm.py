@@ -9,10 +9,10 @@ It is Hugging Face's ``LlavaForConditionalGeneration``: a CLIP tower of 224 pixe
 the first part of the time (`LOOKING`) the tower alone learns what each patch lies on and is beside (`look_at_patches`);
 then projector and text learn to answer, many questions of a picture in a row, none of which sees another; the projector
 also to give patches the embeddings of the words for what is on them, and block `SEEKS` to look, from the end of a
-question, at what it is about. To `CAPTION` it learns to answer what there is, in each picture. Minutes are those that a
-core works on it. The learning rate hangs on the minutes used of ``--total``, however they are cut into pieces; a
-checkpoint is written to ``--work`` every minute, at the end, and where a piece is asked to stop (ctrl-c, SIGTERM).
-``--begin`` takes the weights of a model that this wrote before, whose tower has looked: all of the time is answering.
+question, at what it is about. Minutes are those that a core works on it. The learning rate hangs on the minutes used of
+``--total``, however they are cut into pieces; a checkpoint is written to ``--work`` every minute, at the end, and where
+a piece is asked to stop (ctrl-c, SIGTERM). ``--begin`` takes the weights of a model that this wrote: its tower has
+looked, so that all of the time is for answers.
 
 The gate says whether the questions are worth pruning for: text alone must get at most 50 % right, be it this model
 without a picture or whoever says the answer that is most frequent, and pictures shrunk to a quarter of the tokens at
@@ -29,7 +29,6 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +36,7 @@ import numpy as np
 import torch
 from look_at_patches import IGNORED, Looking, seen_in, targets_of, word_shares
 from PIL import Image
-from shapes_and_words import (
-    ALL,
-    COLOURS,
-    FEW,
-    KINDS,
-    SHAPES,
-    SIDE,
-    Question,
-    Sample,
-    caption_of,
-    samples,
-    text_alone,
-)
+from shapes_and_words import ALL, COLOURS, FEW, KINDS, SHAPES, SIDE, Question, Sample, samples, text_alone
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
@@ -64,7 +51,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 PATCH, BATCH, QUESTIONS = 16, 16, 16
-ANSWER = 4  # tokens at most: three letters and the end; captions are longer
+ANSWER = 4  # tokens at most: three letters and the end
 LOOKING = 0.4  # share of the time
 LOOK_LR, TEXT_LR = 1e-3, 2e-3
 SEEKS = 1
@@ -219,8 +206,7 @@ class Trainee:
     """The model, what names its patches at first, and how far it is."""
 
     def __init__(self, work: Path, size: str, *, half: bool = False, begin: Path | None = None) -> None:
-        self.repertoire, self.half = REPERTOIRES[size], half
-        self.looking_share = LOOKING
+        self.repertoire, self.half, self.looking_share = REPERTOIRES[size], half, LOOKING
         self.path, self.tokenizer = work / "checkpoint.pt", make_tokenizer()
         torch.manual_seed(0)
         self.model = make_model(size, self.tokenizer)
@@ -242,8 +228,7 @@ class Trainee:
             self.minutes, self.pictures = kept["minutes"], kept["pictures"]
             self.looking_share = kept["looking_share"]
         elif begin is not None:
-            given = LlavaForConditionalGeneration.from_pretrained(begin).state_dict()
-            self.model.load_state_dict(given)
+            self.model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(begin).state_dict())
             self.looking_share = 0.0
 
     def save(self) -> None:
@@ -251,7 +236,7 @@ class Trainee:
         parts = {"model": self.model, "looking": self.looking, "optimizer": self.optimizer}
         kept: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept |= {"minutes": self.minutes, "pictures": self.pictures, "looking_share": self.looking_share}
+        kept |= {name: getattr(self, name) for name in ("minutes", "pictures", "looking_share")}
         torch.save(kept, self.path.with_suffix(".new"))
         self.path.with_suffix(".new").replace(self.path)
 
@@ -303,7 +288,6 @@ class Trainee:
         return loss
 
     def _answer(self, batch: list[Sample]) -> Tensor:
-        batch = [replace(s, questions=[*s.questions, caption_of(s.things, self.repertoire)]) for s in batch]
         rows = taught_rows(self.tokenizer, [s.questions for s in batch], (SIDE // PATCH) ** 2)
         inner = self.model.model
         with torch.autocast("cpu", torch.bfloat16, enabled=self.half):

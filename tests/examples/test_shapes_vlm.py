@@ -159,6 +159,22 @@ def test_it_trains_in_pieces_is_judged_and_can_be_pruned(made: Any, tmp_path: Pa
         assert said.shape[1] > prompt["input_ids"].shape[1]
 
 
+def test_it_begins_with_weights_whose_tower_has_looked(made: Any, tmp_path: Path) -> None:
+    _, training = made
+    first = training.Trainee(tmp_path / "first", "tiny")
+    first.model.save_pretrained(tmp_path / "model")
+    again = training.Trainee(tmp_path / "again", "tiny", begin=tmp_path / "model")
+    before = {name: weight.clone() for name, weight in again.model.state_dict().items()}
+    assert all(torch.equal(weight, before[name]) for name, weight in first.model.state_dict().items())
+    again.piece(1e-9, 1.0)
+    assert again.pictures == training.BATCH // 4  # it answers at once
+    after = again.model.state_dict()
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert changed
+    assert not any("vision_tower" in name for name in changed)
+    assert training.Trainee(tmp_path / "again", "tiny").looking_share == 0.0
+
+
 def test_the_end_of_a_question_is_told_where_to_look(made: Any, tmp_path: Path) -> None:
     shapes, training = made
     torch.manual_seed(0)

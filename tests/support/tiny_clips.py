@@ -46,7 +46,8 @@ class ReadsClips:
 
     def __call__(self, text: list[str], videos: list[list[Image.Image]], **options: Any) -> dict[str, Tensor]:
         assert options.pop("do_sample_frames") is False
-        whole = [prompt.replace("<video>", " <video>" * (len(v) * PER_FRAME + 1)) for prompt, v in zip(text, videos)]
+        counts = [len(frames) * PER_FRAME + 1 for frames in videos]
+        whole = [prompt.replace("<video>", " <video>" * n) for prompt, n in zip(text, counts, strict=True)]
         return {**self.tokenizer(whole, **options), "pixel_values_videos": torch.stack([_pixels(v) for v in videos])}
 
 

@@ -87,7 +87,8 @@ def test_quality_is_what_the_libraries_say_of_what_is_written(
         else:
             scorer: Any = RougeScorer
             scorer = scorer(["rougeL"], use_stemmer=True)
-            best = [max(scorer.score(r, text)["rougeL"].fmeasure for r in row) for text, row in zip(texts, references)]
+            pairs = zip(texts, references, strict=True)
+            best = [max(scorer.score(r, text)["rougeL"].fmeasure for r in row) for text, row in pairs]
             wanted = sum(best) / len(best)
         with ps.apply_(task.model, Plan()) as handle:
             found = Evaluator(task, handle, task.holdout).evaluate(plan).quality
