@@ -2,7 +2,6 @@
 
     python examples/train_shapes_vlm.py --work DIR --minutes 20     # a piece; the same line again goes on
     python examples/train_shapes_vlm.py --work DIR --judge 1000     # what it gets right so far, and the gate
-    python examples/train_shapes_vlm.py --work DIR --size mini --begin examples/shapes-vlm --minutes 20 --total 60
     python examples/train_shapes_vlm.py --work DIR --out MODEL      # the model, its tokenizer and its card
 
 It is Hugging Face's ``LlavaForConditionalGeneration``: a CLIP tower of 224 pixels (196 image tokens) and a Llama. For
