@@ -145,7 +145,7 @@ SELECTIONS = make_table(
             },
         ),
         "frame_change": SelectionRow(
-            f"{_SELECTIONS}.frames:frame_change",
+            f"{_SELECTIONS}.frame_change:frame_change",
             "in videos, what changes from the frame before, whatever the scorer says (EVS)",
             ranks=False,
             frames=True,

@@ -16,8 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.pruning.families.frames import FRAMES, Frames, Videos, frames_of, patch_numbers
-from prunesearch.pruning.families.tower import TOLD, rows_told, told_tokens
+from prunesearch.pruning.families.tower import (
+    FRAMES,
+    TOLD,
+    Frames,
+    Videos,
+    frames_of,
+    patch_numbers,
+    rows_told,
+    told_tokens,
+)
 from prunesearch.pruning.forward.mixed import MixedTokens
 from prunesearch.pruning.forward.past import Past, Prompt, note_past, past_of
 from prunesearch.pruning.forward.state import ForwardState, Host

@@ -9,10 +9,9 @@ from typing import Any
 from prunesearch.core.plans.stage import DECODER
 from prunesearch.pruning.families.blocks import PreNorm
 from prunesearch.pruning.families.family import Family
-from prunesearch.pruning.families.frames import by_grid, by_stack
 from prunesearch.pruning.families.in_decoder import pictures
 from prunesearch.pruning.families.positions import InDecoder
-from prunesearch.pruning.families.tower import deepstack, tower
+from prunesearch.pruning.families.tower import by_grid, by_stack, deepstack, tower
 
 # decoders whose blocks are alike: `config.model_type` of the text model
 _DECODERS = ("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "gemma")

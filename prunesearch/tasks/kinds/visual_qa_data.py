@@ -18,11 +18,11 @@ from prunesearch.pruning.borders import borrowed
 from prunesearch.pruning.families.in_decoder import of_pictures
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet, Inputs, OnDemand
+from prunesearch.tasks.batching.prompts import IMAGES, VIDEOS, Asker, Medium
 from prunesearch.tasks.data.columns import Columns, content_kind, find_columns
 from prunesearch.tasks.data.sources import DataSource
 from prunesearch.tasks.data.split import SplitPart, few, split_rows
 from prunesearch.tasks.data.usable import texts_of
-from prunesearch.tasks.kinds.prompts import IMAGES, VIDEOS, Asker, Medium
 from prunesearch.tasks.kinds.visual_qa import LAST, VisualAnswers, ended, with_answers
 from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load, missing_note

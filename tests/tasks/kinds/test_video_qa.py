@@ -88,7 +88,7 @@ def test_a_search_judges_it_label_free_and_by_what_it_writes(folder: str, data: 
 
 
 def test_the_models_own_processor_makes_the_same_of_them(folder: str, data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("torchvision")
+    pytest.importorskip("torchvision", reason="pip install torchvision")
     import transformers as hf
 
     stand_in = ReadsClips(folder)

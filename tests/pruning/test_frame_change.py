@@ -16,7 +16,7 @@ from prunesearch.core.plans.schedule_text import parse_schedule
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.forward.mixed import MixedTokens
 from prunesearch.pruning.selections.base import SelectionInput
-from prunesearch.pruning.selections.frames import frame_change
+from prunesearch.pruning.selections.frame_change import frame_change
 from tests.contracts.test_vision_language import said
 from tests.support import reference as ref
 from tests.support.small_clips import READ_VIDEOS, STACKED, clip_of, features_of, prompts_of_clips
