@@ -1,4 +1,4 @@
-"""What a tower looks at in pictures, how its videos are made of frames, and what it adds: told to stages of a decoder."""
+"""What a tower looks at, how its videos are made of frames, and what it adds: told to the stages of a decoder."""
 
 from __future__ import annotations
 
