@@ -1,16 +1,20 @@
 """What fewer picture tokens give models of the sizes that people run: the first token, its parts, steps of decoding.
 
     python benchmarks/picture_models.py smolvlm-256m --tiles 1 5 --seconds 40 --out FILE.json
+    python benchmarks/picture_models.py smolvlm-500m --tiles 5 --seconds 0 --table 200 --out FILE.json
 
 Weights are random, sizes those of the checkpoints, one prompt with a picture of so many tiles (64 tokens each, as the
 checkpoints cut pictures) and 32 tokens of text, one thread, float32. All forwards are timed interleaved in one process,
-in random order; medians are told.
+in random order; medians are told. Of Qwen2.5-VL-3B, for which no such machine has the time, the first `BLOCKS` of the
+decoder and its head alone: what is said of it is of these. A tile is encoded once and stands for all of a picture.
+`--table` measures a cost table of the prefill for so many seconds, and tells its error on schedules it has not seen.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import random
 import statistics
@@ -21,17 +25,22 @@ from typing import Any
 
 import torch
 import transformers as hf
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import prunesearch as ps
 from prunesearch.core.plans.plan import Plan
+from prunesearch.cost.measure import measure_table
 
 # hidden, intermediate, blocks, heads, heads of keys of the decoder; the same of the tower (blocks, heads; width, MLP)
 SIZES = {
     "smolvlm-256m": ((576, 1536, 30, 9, 3), (768, 3072, 12, 12)),
     "smolvlm-500m": ((960, 2560, 32, 15, 5), (768, 3072, 12, 12)),
 }
+QWEN, BLOCKS = "qwen2.5-vl-3b", 4  # of its 36
 SIDE, PATCH, FACTOR = 512, 16, 4  # of a tile; tokens are (512 / 16 / 4) squared
 EACH, TEXT, PICTURE, STEPS = (SIDE // PATCH // FACTOR) ** 2, 32, 49190, 8
+KEPT = (0.75, 0.5, 0.35, 0.222, 0.111)  # of a picture's tokens, after stages that the table knows
+METHODS = ("random+drop", "text_attention+drop")
 PLANS = {
     "unpruned": "",
     "input/0, 50 %": "input/0:0.5 random+drop",
@@ -44,6 +53,31 @@ PLANS = {
 
 def build(name: str) -> Any:
     """The model with random weights."""
+    config, made = _qwen() if name == QWEN else _smolvlm(name)
+    torch.manual_seed(0)
+    return made._from_config(config, attn_implementation="sdpa").eval()
+
+
+def _qwen() -> tuple[Any, Any]:
+    """Its decoder's sizes; the tower is not timed, and small."""
+    text = {
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": BLOCKS,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+    }
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "depth": 2, "out_hidden_size": 2048}
+    config = hf.Qwen2_5_VLConfig(
+        vision_config={**tower, "fullatt_block_indexes": [1]}, text_config=text, image_token_id=PICTURE
+    )
+    return config, hf.Qwen2_5_VLForConditionalGeneration
+
+
+def _smolvlm(name: str) -> tuple[Any, Any]:
     (width, mlp, depth, heads, kv), (vision, vision_mlp, layers, vision_heads) = SIZES[name]
     text = hf.LlamaConfig(
         hidden_size=width,
@@ -63,23 +97,56 @@ def build(name: str) -> Any:
         patch_size=PATCH,
     )
     config = hf.SmolVLMConfig(vision_config=tower, text_config=text, scale_factor=FACTOR, image_token_id=PICTURE)
-    torch.manual_seed(0)
-    return hf.SmolVLMForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
+    return config, hf.SmolVLMForConditionalGeneration
 
 
-def prompt(tiles: int) -> dict[str, torch.Tensor]:
+def prompt(model: Any, tiles: int) -> dict[str, torch.Tensor]:
     """A picture between words."""
     ids = torch.randint(3, 40000, (1, TEXT + EACH * tiles))
     ids[:, 4 : 4 + EACH * tiles] = PICTURE
-    pixels = torch.randn(1, tiles, 3, SIDE, SIDE)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+    found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.model_type != "smolvlm":
+        found["mm_token_type_ids"] = (ids == PICTURE).int()
+        found["image_grid_thw"] = torch.tensor([[1, 2 * EACH // 8, 16 * tiles]])
+    return found
+
+
+def encoded(model: Any, tiles: int) -> Any:
+    """What a tower gives of a picture, its first tile for all of them."""
+    if model.config.model_type != "smolvlm":
+        return BaseModelOutputWithPooling(
+            pooler_output=[torch.randn(EACH * tiles, model.config.text_config.hidden_size)]
+        )
+    found = model.model.get_image_features(torch.randn(1, 1, 3, SIDE, SIDE))
+    found.pooler_output = list(found.pooler_output) * tiles
+    return found
+
+
+class Prefill(torch.nn.Module):
+    """A model whose pictures are encoded already."""
+
+    def __init__(self, model: Any, features: Any) -> None:
+        super().__init__()
+        self.model, self.features = model, features
+
+    def forward(self, **given: Any) -> Any:
+        """The logits of the last token."""
+        return self.model(**given, mm_encoder_outputs={"image": self.features}, logits_to_keep=1, use_cache=True)
+
+
+def error_of(model: Any, tiles: int, seconds: float) -> dict[str, Any]:
+    """The error of a cost table of the prefill, in per cent, on how many schedules that it has not seen."""
+    whole = Prefill(model, encoded(model, tiles))
+    counts = [TEXT + math.ceil(share * EACH * tiles) for share in KEPT]
+    table = measure_table(whole, prompt(model, tiles), counts=counts, methods=METHODS, time_budget_s=seconds)
+    return {
+        name: table.summary()[name] for name in ("mape", "worst", "rank_correlation", "schedules", "noisy", "cells")
+    }
 
 
 def runs_of(model: Any, handle: Any, tiles: int) -> dict[str, Callable[[], Any]]:
     """What is timed of a picture of so many tiles: prefill under each plan, and steps of decoding behind it."""
-    given = prompt(tiles)
-    features = model.model.get_image_features(given["pixel_values"])
-    rest = {name: value for name, value in given.items() if name != "pixel_values"}
+    rest, features = prompt(model, tiles), encoded(model, tiles)
     runs: dict[str, Callable[[], Any]] = {}
 
     def prefill(plan: Plan) -> Any:
@@ -109,7 +176,7 @@ def runs_of(model: Any, handle: Any, tiles: int) -> dict[str, Callable[[], Any]]
 
 def tower_ms(model: Any, tiles: int) -> dict[str, Any]:
     """Of the tower and the projector, twice: they are the same under every plan."""
-    pixels, took = prompt(tiles)["pixel_values"], []
+    pixels, took = torch.randn(1, tiles, 3, SIDE, SIDE), []
     for _ in range(2):
         started = time.perf_counter()
         model.model.get_image_features(pixels)
@@ -133,12 +200,27 @@ def medians(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, Any
     return {name: {"ms": statistics.median(ms), "timings": len(ms)} for name, ms in took.items()}
 
 
+def say(found: dict[str, Any], tiles: int) -> None:
+    """Print what was timed."""
+    tower, base = found.get("tower", {"ms": math.nan})["ms"], found["prefill | unpruned"]["ms"]
+    print(f"{tiles} tiles, {EACH * tiles} + {TEXT} tokens: tower {tower:.0f} ms", flush=True)
+    for name in PLANS:
+        ms, steps = found[f"prefill | {name}"]["ms"], found[f"{STEPS} steps | {name}"]["ms"] / STEPS
+        print(
+            f"  {name:26} prefill {ms:8.1f} ms ({base / ms:.2f}x), first token {tower + ms:8.1f} ms "
+            f"({(tower + base) / (tower + ms):.2f}x), a step {steps:.2f} ms",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Time everything and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=list(SIZES))
+    parser.add_argument("model", choices=[*SIZES, QWEN])
     parser.add_argument("--tiles", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--seconds", type=float, default=40.0)
+    parser.add_argument("--seconds", type=float, default=40.0, help="of forwards at each number of tiles; 0: none")
+    parser.add_argument("--table", type=float, default=0.0, help="seconds of a cost table; 0: none")
+    parser.add_argument("--tower", type=int, default=5, help="tiles up to which the tower is timed")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -150,18 +232,18 @@ def main() -> None:
         "versions": {"prunesearch": ps.__version__, "torch": torch.__version__, "transformers": hf.__version__},
         "tiles": {},
     }
-    with ps.apply_(model, Plan()) as handle, torch.inference_mode():
+    with torch.inference_mode():
         for tiles in given.tiles:
-            found = medians(runs_of(model, handle, tiles), given.seconds)
-            found = known["tiles"][str(tiles)] = {"tower": tower_ms(model, tiles), **found}
-            tower, base = found["tower"]["ms"], found["prefill | unpruned"]["ms"]
-            print(f"{tiles} tiles, {EACH * tiles} + {TEXT} tokens: tower {tower:.0f} ms", flush=True)
-            for name in PLANS:
-                ms, steps = found[f"prefill | {name}"]["ms"], found[f"{STEPS} steps | {name}"]["ms"] / STEPS
-                print(
-                    f"  {name:26} prefill {ms:8.1f} ms ({base / ms:.2f}x), first token {tower + ms:8.1f} ms "
-                    f"({(tower + base) / (tower + ms):.2f}x), a step {steps:.2f} ms"
-                )
+            found = known["tiles"][str(tiles)] = {}
+            if given.table:
+                found["table"] = error_of(model, tiles, given.table)
+                print(f"{tiles} tiles: the table {found['table']}", flush=True)
+            if given.seconds:
+                with ps.apply_(model, Plan()) as handle:
+                    found |= medians(runs_of(model, handle, tiles), given.seconds)
+                if tiles <= given.tower and given.model != QWEN:
+                    found["tower"] = tower_ms(model, tiles)
+                say(found, tiles)
     given.out.write_text(json.dumps(known, indent=1) + "\n")
 
 

@@ -11,12 +11,16 @@ from transformers import AutoModelForImageTextToText
 
 import prunesearch as ps
 from prunesearch.core.plans.plan import Plan
+from prunesearch.cost.tables.cost_table import CostTable
+from prunesearch.search.run import run
 from prunesearch.search.space.space import SpaceFile
 from prunesearch.search.trials.evaluate import Evaluator
+from prunesearch.study.config import RunConfig
 from prunesearch.tasks import load_task
 from prunesearch.tasks.data.video_cells import decode_video
 from prunesearch.tasks.kinds import visual_qa_data
 from prunesearch.tasks.kinds.visual_qa import VisualAnswers
+from tests.search.test_run_pictures import SMALL
 from tests.support.tiny_clips import FRAMES, TOKENS, ReadsClips, write_clip_vlm, write_clips
 
 PRUNED = Plan.parse("input/0:0.5 random+drop@frame_change > decoder/1:0.2 text_attention+drop")
@@ -113,3 +117,15 @@ def test_the_models_own_processor_makes_the_same_of_them(folder: str, data: Path
     again = asker([0, 1])
     assert torch.equal(batch["input_ids"], again["input_ids"])
     torch.testing.assert_close(batch["pixel_values_videos"], again["pixel_values_videos"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_prices_and_tries_what_changes_from_frame_to_frame(
+    folder: str, data: Path, reads: ReadsClips, tmp_path: Path
+) -> None:
+    config = RunConfig(model=folder, data=str(data), **{**SMALL, "calibration": 8, "holdout": 8})
+    front = run(config, "clips", root=tmp_path)
+    table = CostTable.load(tmp_path / "clips" / "cost_table.json")
+    assert table.predict(Plan.parse("input/0:0.5 random+drop@frame_change")) > 0
+    assert front.model.tokens - front.model.protected == TOKENS
+    assert any("frames at even distances" in note for note in front.task.notes)
