@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 import tempfile
 import weakref
@@ -27,6 +28,7 @@ from prunesearch.tasks.libraries import quiet_libraries
 # parts of weights' names that nothing here uses: a pooler is taken off, a mask is for training, positions are counted
 _UNUSED = ("pooler", "masked_spec_embed", "mask_token", "position_ids")
 _WITHOUT_WORDS = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")  # of bytes and characters
+_NEEDS = re.compile(r"requires the (\w+) library")  # how transformers says that a package is missing
 _UNKNOWN = 0.5  # share of unknown tokens from which on texts are not the model's
 
 
@@ -97,6 +99,9 @@ def load(auto: Any, model_id: str, what: str, **options: Any) -> Any:
             )
     except Exception as error:  # transformers raises a dozen kinds here; a user needs one line
         way_out = "check the folder and the options" if local else "check the name and the network"
+        needed = _NEEDS.search(str(error))
+        if needed is not None:
+            way_out = f"pip install {needed[1].lower()}"
         raise PruneSearchError(
             f"the {what} of '{model_id}' could not be loaded ({one_line(error)}): {way_out}"
         ) from error

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from prunesearch.core.errors import CorruptFileError
 from prunesearch.report.views.freeze import Frozen
 from prunesearch.report.views.parts_samples import samples_view
-from prunesearch.report.views.shown_samples import ShownRow, ShownSamples
+from prunesearch.report.views.shown_samples import ShownRow, ShownSamples, ShownStage, ShownTrace
 from tests.support.studies import PNG, samples
 
 
@@ -63,6 +63,15 @@ def test_a_row_is_of_one_kind():
         ShownRow(index=0, label="a")
     with pytest.raises(ValidationError, match="or words"):
         ShownRow(index=0, label="a", picture=PNG)
+
+
+def test_a_picture_in_a_prompt_says_how_many_of_its_own_tokens_stay():
+    stage = ShownStage(layer=0, at_input=True, tokens=5, method="random+drop", owner=[0, 1, -1, -1, 2, 3, 4])
+    row = ShownRow(index=0, label="what ?", picture=PNG, grid=(2, 2), leading=1, trailing=2)
+    trace = ShownTrace(point="p1", row=0, unpruned="a", pruned="a", stages=[stage])
+    text = Frozen().html(samples_view(ShownSamples(rows=[row], traces=[trace]), "p1"))
+    assert "before the first block: 5 tokens (2 of the picture), random+" in text
+    assert "2 of 4 dropped" in text
 
 
 def test_how_they_look():

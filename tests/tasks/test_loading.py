@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks import load_task
+from prunesearch.tasks.loading import load
 from tests.support.tiny import make_bert, make_vit, write_images, write_texts
 from tests.support.tiny_media import make_waves, write_sounds
 
@@ -76,3 +77,13 @@ def test_texts_that_the_tokenizer_does_not_know_are_refused(tmp_path: Path):
     data.write_text("\n".join(f'{{"text": "Какой фильм {i}", "label": {i % 2}}}' for i in range(30)))
     with pytest.raises(PruneSearchError, match=r"\d+% of the tokens of .* are unknown to its tokenizer"):
         load_task(model, data)
+
+
+def test_a_package_that_a_processor_needs_is_named(tmp_path: Path):
+    class Needs:
+        @staticmethod
+        def from_pretrained(*_: object, **__: object) -> None:
+            raise ImportError("\nVideos requires the Torchvision library but it was not found in your environment.")
+
+    with pytest.raises(PruneSearchError, match=r"pip install torchvision$"):
+        load(Needs, str(tmp_path), "processor")

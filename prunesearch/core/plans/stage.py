@@ -139,6 +139,13 @@ class Stage:
         return self.scorer if self.selection == TOP_K else f"{self.scorer}@{self.selection}"
 
     @property
+    def chosen_by(self) -> str:
+        """As `scoring`, for people: the selection alone where the scorer chooses nothing and weighs nothing."""
+        if SELECTIONS.entry(self.selection).ranks or not MERGES.entry(self.merge).loses:
+            return self.scoring
+        return self.selection
+
+    @property
     def reads_attention(self) -> bool:
         """Whether its scorer reads who attends to whom."""
         return MERGES.entry(self.merge).uses_scores and SCORERS.entry(self.scorer).attends

@@ -199,7 +199,7 @@ def _parts(stage: Stage) -> list[tuple[str, str]]:
     """What a stage is an example of; one whose merge ignores scores is of that merge alone."""
     if stage.method == stage.merge:
         return [("merge", stage.merge)]
-    return [("scorer", stage.scorer), ("merge", stage.merge), ("method", stage.method)]
+    return [("scorer", stage.chosen_by), ("merge", stage.merge), ("method", stage.method)]
 
 
 def contributions_figure(found: Sequence[Contribution]) -> Figure | None:

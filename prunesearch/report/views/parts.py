@@ -230,14 +230,21 @@ def _around(study: StudyView, row: Cost, amount: Drawn) -> str:
     return f"{said}{predicted}"
 
 
+def _left_by(study: StudyView, item: Item, stage: Stage) -> str:
+    """Tokens behind a stage; before the first block those that it is given."""
+    if not item.tokens or study.shape is None:
+        return ""
+    return str(item.tokens[stage.layer] if stage.place.site >= 0 else item.plan.flow(study.shape.geometry).n_in)
+
+
 def stages_table(study: StudyView, item: Item) -> Component:
     """One row a stage."""
     rows = [
         [
             str(s.place),
             str(s.amount) if s.by_row else f"{100 * s.keep:.0f} %",
-            str(item.tokens[s.layer]) if item.tokens and s.place.site >= 0 else "",
-            breakable(s.scorer),
+            _left_by(study, item, s),
+            breakable(s.chosen_by),
             breakable(s.merge),
         ]
         for s in item.plan

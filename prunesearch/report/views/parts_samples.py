@@ -54,9 +54,11 @@ def _sample(row: ShownRow, trace: ShownTrace) -> Component:
     return html.Div([*head, strip])
 
 
-def _caption(stage: ShownStage) -> str:
+def _caption(stage: ShownStage, of_picture: int | None = None) -> str:
+    """What a stage leaves; how many are `of_picture`, where others stand behind the picture."""
     where = "before the first block" if stage.at_input else f"after block {stage.layer}"
-    return f"{where}: {stage.tokens} tokens, {stage.method}"
+    part = "" if of_picture is None else f" ({of_picture} of the picture)"
+    return f"{where}: {stage.tokens} tokens{part}, {stage.method}"
 
 
 def _plain_picture(row: ShownRow, title: str) -> Component:
@@ -70,9 +72,10 @@ def _picture(row: ShownRow, stage: ShownStage, title: str) -> Component:
     svg = overlay_svg(owner, (rows, columns), stage.owner)
     overlay = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
     dropped = sum(o < 0 for o in owner)
-    alt = f"{title}, {_caption(stage)}; {dropped} of {len(owner)} dropped"
+    caption = _caption(stage, len({o for o in owner if o >= 0}) if row.trailing else None)
+    alt = f"{title}, {caption}; {dropped} of {len(owner)} dropped"
     both = [html.Img(src=row.picture, alt=alt), html.Img(src=overlay, alt="", className="over")]
-    return html.Figure([html.Div(both, className="overlaid"), html.Figcaption(_caption(stage).replace("+", "+\u200b"))])
+    return html.Figure([html.Div(both, className="overlaid"), html.Figcaption(caption.replace("+", "+\u200b"))])
 
 
 def _words(row: ShownRow, stage: ShownStage, title: str) -> Component:

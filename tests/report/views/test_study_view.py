@@ -13,14 +13,24 @@ import pytest
 from dash import html
 
 from prunesearch.core.pareto import non_dominated
+from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.export import FORMATS, export
 from prunesearch.report.views import pages
 from prunesearch.report.views.freeze import Frozen
 from prunesearch.report.views.other_device import front_on
-from prunesearch.report.views.parts import exports, point_view, points_table
-from prunesearch.report.views.study_view import StudyView, spread_over, staircase
+from prunesearch.report.views.parts import exports, point_view, points_table, stages_table
+from prunesearch.report.views.study_view import Item, ShownShape, StudyView, spread_over, staircase
 from tests.support.studies import SHAPE, conditions_of, small_table
+
+
+def test_a_stage_before_the_first_block_says_what_it_leaves_and_who_chose():
+    shape = ShownShape(2, 20, 4, "decoder")
+    plan = Plan.parse("input/0:0.5 random+drop@diversity > decoder/1:0.25 key_norm+drop")
+    item = Item("p1", plan, None, {}, shape.counts(plan))
+    text = Frozen().html(stages_table(StudyView("a", "a", None, [], {}, shape), item))
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", text)
+    assert cells == ["input/0", "50 %", "12", "diversity", "drop", "decoder/1", "25 %", "8", "key_norm", "drop"]
 
 
 def test_what_the_front_notes_and_how_the_search_ended(make_front):
