@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import typer
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import Event, Listener, listening, silent
+from prunesearch.training.processes import begin, is_first
 
 BAD_INPUT, INTERRUPTED = 2, 130
 _ON_NO_MEMORY = "take a smaller --batch-size, or a smaller model"
@@ -69,7 +71,8 @@ def answer(app: Callable[..., Any], args: list[str]) -> int:
             stream.reconfigure(errors="replace")
     debug = "--debug" in args
     try:
-        with listening(Lazy(live)):
+        begin(args)
+        with listening(Lazy(live)), _first_prints():
             code = app([a for a in args if a != "--debug"], prog_name="prunesearch", standalone_mode=False)
         if code == INTERRUPTED:  # typer has caught it
             _say("interrupted")
@@ -88,6 +91,11 @@ def answer(app: Callable[..., Any], args: list[str]) -> int:
             traceback.print_exc()
         _say(line_of(error))
         return BAD_INPUT
+
+
+def _first_prints() -> contextlib.AbstractContextManager[Any]:
+    """Within the block, of several processes that train together the first alone prints results."""
+    return contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO())
 
 
 def line_of(error: BaseException) -> str:

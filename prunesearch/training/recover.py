@@ -22,6 +22,7 @@ from prunesearch.pruning.forward.artefacts import changed_weights, read_weights,
 from prunesearch.pruning.forward.beside import named_fits
 from prunesearch.tasks.base import Task
 from prunesearch.training.distillation import Distillation, Draw, LearntFits, student_of, teacher_of
+from prunesearch.training.processes import is_first, share_of, together
 from prunesearch.training.settings import EPOCHS, TrainingSettings
 from prunesearch.training.trainable import Trainable, freeze
 from prunesearch.training.trainer import Trained, TrainingLength, train
@@ -122,12 +123,23 @@ class School:
         chosen.end(student)
         weights = {**self.given, **changed_weights(student, teacher.model)}
         weights |= {} if learnt is None else named_fits(learnt.by_change())
+        together()  # all have read the best checkpoint
+        if is_first():
+            self._keep(place, weights, trained, label, {"labels": labels, "planned": count})
+        together()
+        found = self._done(place)
+        assert found is not None
+        return found
+
+    def _keep(
+        self, place: Path, weights: Mapping[str, Tensor], trained: Trained, label: str, facts: Mapping[str, Any]
+    ) -> None:
+        """Write what was learnt, and that it is done."""
         name = save_weights(self.folder, weights, {"format": "pt", "tuned": label})
-        facts = {"weights": name, "steps": trained.steps, "seconds": trained.seconds, "loss": trained.loss}
-        write_text_atomic(place / _DONE, json.dumps({**facts, "labels": labels, "planned": count}) + "\n")
+        told = {"weights": name, "steps": trained.steps, "seconds": trained.seconds, "loss": trained.loss, **facts}
+        write_text_atomic(place / _DONE, json.dumps(told) + "\n")
         for old in place.glob("checkpoint-*"):
             shutil.rmtree(old, ignore_errors=True)
-        return Learnt(name, weights, trained, labels, amount)
 
     def _done(self, place: Path) -> Learnt | None:
         path = place / _DONE
@@ -144,27 +156,27 @@ class School:
     def _planned(self, place: Path, made: Distillation) -> int:
         """Steps of a training: those that the epochs have, or that fit into the time; the same when it goes on."""
         path = place / _PLANNED
-        if path.exists():
-            return int(load_json(path, "training")["steps"])
+        if is_first() and not path.exists():
+            write_text_atomic(path, json.dumps({"steps": self._wanted_steps(made)}) + "\n")
+        together()
+        return int(load_json(path, "training")["steps"])
+
+    def _wanted_steps(self, made: Distillation) -> int:
         settings = self.settings
         in_epoch = len(self.rows.learnt) / (settings.batch_size * settings.accumulate)
         if settings.seconds is None:
-            steps = math.ceil((EPOCHS if settings.epochs is None else settings.epochs) * in_epoch)
-        else:
-            steps = int(settings.seconds * self.share / self._step_seconds(made))
-        steps = max(1, steps)
-        write_text_atomic(path, json.dumps({"steps": steps}) + "\n")
-        return steps
+            return max(1, math.ceil((EPOCHS if settings.epochs is None else settings.epochs) * in_epoch))
+        return max(1, int(settings.seconds * self.share / self._step_seconds(made)))
 
     def _step_seconds(self, made: Distillation) -> float:
         """What a step takes, by a few of them whose gradients are thrown away."""
-        took = []
+        took, rows = [], share_of(self.settings.batch_size)
         made.train()
         for number in range(_TIMED):
             started = time.perf_counter()
             for part in range(self.settings.accumulate):
-                first = (number * self.settings.accumulate + part) * self.settings.batch_size
-                picked = (torch.arange(first, first + self.settings.batch_size)) % len(self.rows.learnt)
+                first = (number * self.settings.accumulate + part) * rows
+                picked = (torch.arange(first, first + rows)) % len(self.rows.learnt)
                 made(self.rows.learnt[picked])["loss"].backward()
             took.append(time.perf_counter() - started)
             made.zero_grad(set_to_none=True)

@@ -10,6 +10,7 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.tables.training_tables import PARAMETERS
 from prunesearch.study.config import first_of
 from prunesearch.study.settings.as_typed import Seconds
+from prunesearch.training.processes import share_of
 
 EPOCHS = 3.0  # where neither these nor a time is asked for
 
@@ -59,6 +60,11 @@ class TrainingSettings(BaseModel):
                 f"a training is as long as --epochs or --time says, but got both "
                 f"({self.epochs:g} and {self.seconds:g} s): leave one out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shared(self) -> TrainingSettings:
+        share_of(self.batch_size)
         return self
 
     @property

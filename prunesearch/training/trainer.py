@@ -26,6 +26,7 @@ from prunesearch.core.events import Moving, moving
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.tasks.libraries import package, quiet_libraries
 from prunesearch.training.distillation import named_parts
+from prunesearch.training.processes import local_place, processes, share_of
 
 _LOOKS = 10  # times that the stopping rows are looked at, and a checkpoint is written
 _PATIENCE = 5  # looks without a better one, after which training ends
@@ -163,7 +164,7 @@ def train(
 def _arguments(amount: TrainingLength, folder: Path, distillation: nn.Module) -> TrainingArguments:
     device = next(distillation.get_submodule(STUDENT).parameters()).device
     accelerator, every = kind_of(str(device)).accelerator, max(1, amount.steps // _LOOKS)
-    if device.index not in (None, 0):  # accelerate takes the first of its kind
+    if device.index not in (None, local_place()):  # accelerate takes the first of its kind
         raise PruneSearchError(
             f"training runs on the first {device.type} device, but got '{device}': name the one to use by "
             "CUDA_VISIBLE_DEVICES"
@@ -171,8 +172,8 @@ def _arguments(amount: TrainingLength, folder: Path, distillation: nn.Module) ->
     made = TrainingArguments(
         output_dir=str(folder),
         max_steps=amount.steps,
-        per_device_train_batch_size=amount.batch_size,
-        per_device_eval_batch_size=amount.batch_size,
+        per_device_train_batch_size=share_of(amount.batch_size),
+        per_device_eval_batch_size=share_of(amount.batch_size),
         gradient_accumulation_steps=amount.accumulate,
         learning_rate=amount.rate,
         warmup_steps=max(1, amount.steps // 20),
@@ -193,6 +194,7 @@ def _arguments(amount: TrainingLength, folder: Path, distillation: nn.Module) ->
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         use_cpu=not accelerator,
+        ddp_find_unused_parameters=processes() > 1,  # a plan may leave blocks out
         bf16=accelerator and _has_bfloat16(device),
         seed=amount.seed,
         report_to=[],

@@ -34,9 +34,9 @@ from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
 from prunesearch.study.settings.given_weights import PLAN
 from prunesearch.study.setup import Setting, make_setting
-from prunesearch.study.storage.alone import Alone
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.objects import digest_of
+from prunesearch.training.processes import alone_together, target_of
 from prunesearch.training.scorers.lesson import ScorerSchool
 from prunesearch.training.trainer import Trained
 
@@ -100,15 +100,17 @@ def learn_scorers(
         PruneSearchError: for bad input, in one line.
     """
     control = next(name for name, row in LEARNED.entries().items() if row.control)
-    names = list(dict.fromkeys([*methods, control]))
+    names = [*dict.fromkeys(name for name in methods if name != control), control]
     for name in names:
         LEARNED.entry(name)
     if wanted.settings.seconds is not None:
         raise PruneSearchError("scorers are trained for so many epochs each, but got --time: use --epochs")
     plan_steps(len(names) + 2)
-    with Alone(folder):
+    config = RunConfig(**front.config)
+    target = target_of(config)
+    with alone_together(folder, target.device) as first:
         step(f"loading {front.model.id}")
-        setting = make_setting(RunConfig(**front.config), task=task, model=model)
+        setting = make_setting(config, target=target, task=task, model=model)
         find_encoder(setting.task.model)  # decoders are not trained yet
         rows = Tuning(folder, wanted, setting).rows
         school = ScorerSchool(setting.task, rows, wanted.settings, folder.path / SCRATCH)
@@ -118,18 +120,34 @@ def learn_scorers(
             step(f"learning {name}: {LEARNED.entry(name).help}")
             found, learnt[name] = school.learn(name, _key(name, wanted, setting, rows.digest))
             tensors |= found
-        step("judging scorers at single stages on holdout rows")
-        judged = _judged(setting, tensors, names, control)
-        rules = [row for row in judged if not row["learned"]]
-        best = min(rules, key=lambda row: float(row["to_control"]))["scorer"]
-        _say(judged, best, control)
-        weights = {name: value for name, value in tensors.items() if f"/{control}/" not in name}
-        told = _told(wanted, rows.said, len(rows.learnt), school, learnt)
-        batch = school.amount.batch_size * school.amount.accumulate
-        each = {name: {"seconds": found.seconds, "rows": found.steps * batch} for name, found in learnt.items()}
-        facts = {"tuned": told, "judged": judged, "best_rule": best, "learnt": each}
-        _write(folder, front, setting, weights, facts)
+        if first:
+            _judge_and_write(folder, front, wanted, setting, school, tensors, learnt)
     return LearntScorers.load(folder.path / SCORERS_FOLDER)
+
+
+def _judge_and_write(
+    folder: StudyFolder,
+    front: Front,
+    wanted: Wanted,
+    setting: Setting,
+    school: ScorerSchool,
+    tensors: Mapping[str, Tensor],
+    learnt: Mapping[str, Trained],
+) -> None:
+    """Compare what was learnt with the control, which comes last, and with the rules; write all but the control."""
+    step("judging scorers at single stages on holdout rows")
+    names, rows = list(learnt), school.rows
+    control = names[-1]
+    judged = _judged(setting, tensors, names, control)
+    rules = [row for row in judged if not row["learned"]]
+    best = min(rules, key=lambda row: float(row["to_control"]))["scorer"]
+    _say(judged, best, control)
+    weights = {name: value for name, value in tensors.items() if f"/{control}/" not in name}
+    told = _told(wanted, rows.said, len(rows.learnt), school, learnt)
+    batch = school.amount.batch_size * school.amount.accumulate
+    each = {name: {"seconds": found.seconds, "rows": found.steps * batch} for name, found in learnt.items()}
+    facts = {"tuned": told, "judged": judged, "best_rule": best, "learnt": each}
+    _write(folder, front, setting, weights, facts)
 
 
 def _key(name: str, wanted: Wanted, setting: Setting, rows: str) -> str:

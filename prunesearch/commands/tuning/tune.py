@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from torch import nn
 
 from prunesearch.commands.tuning.judging import Judging, Tuning, Wanted, to_recover
@@ -26,9 +28,9 @@ from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
 from prunesearch.study.front_items import Point
 from prunesearch.study.setup import make_setting
-from prunesearch.study.storage.alone import Alone
 from prunesearch.study.trials import TrialRecord, read_trials, study_place
 from prunesearch.tasks.base import Task
+from prunesearch.training.processes import alone_together, target_of
 from prunesearch.training.recover import Learnt, School
 
 
@@ -59,9 +61,11 @@ def tune(
     """
     points = _asked(front, wanted.pick, wanted.settings.parameters)
     plan_steps(len(points) + 3)
-    with Alone(folder):
+    config = RunConfig(**front.config)
+    target = target_of(config)
+    with alone_together(folder, target.device) as first:
         step(f"loading {front.model.id}")
-        setting = make_setting(RunConfig(**front.config), task=task, model=model)
+        setting = make_setting(config, target=target, task=task, model=model)
         find_encoder(setting.task.model)  # decoders are not trained yet
         fits = fits_for([point.to_plan() for point in front.points], folder.path)
         work, share = Tuning(folder, wanted, setting, school, fits), 1 / (len(points) + 1)  # the second reference's too
@@ -70,15 +74,25 @@ def tune(
             steps = next((found.amount.steps for found in learnt.values()), None)
             learnt[point.id] = work.learn(point.to_plan().on_own_weights, point.id, share, steps)
         equal = work.reference(next(iter(learnt.values())))
-        step(f"judging {len(points)} tuned points on rows that no training has seen")
-        with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=fits) as handle:
-            judging = Judging.of(work, equal, handle)
-            tuned = [found for point in points if (found := _judged(judging, point, learnt[point.id])) is not None]
-            front = with_tuned(front, tuned, blind=judging.blind)
-            report_study(folder, front, setting, handle, _trials(folder))
-        front.save(folder.front)
-        for point in tuned:
-            _write_card(folder, front, point)
+        if first:
+            front = _judge(work, front, points, learnt, equal)
+    return front if first else Front.load(folder.front)
+
+
+def _judge(
+    work: Tuning, front: Front, points: Sequence[Point], learnt: Mapping[str, Learnt], equal: Learnt | None
+) -> Front:
+    """Judge the points, and write the front with what came of it, the report, and a card for each."""
+    folder, setting = work.folder, work.setting
+    step(f"judging {len(points)} tuned points on rows that no training has seen")
+    with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=work.fits) as handle:
+        judging = Judging.of(work, equal, handle)
+        tuned = [found for point in points if (found := _judged(judging, point, learnt[point.id])) is not None]
+        front = with_tuned(front, tuned, blind=judging.blind)
+        report_study(folder, front, setting, handle, _trials(folder))
+    front.save(folder.front)
+    for point in tuned:
+        _write_card(folder, front, point)
     return front
 
 

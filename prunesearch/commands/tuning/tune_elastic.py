@@ -28,10 +28,10 @@ from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front import Front
 from prunesearch.study.settings.given_weights import PLAN
 from prunesearch.study.setup import make_setting
-from prunesearch.study.storage.alone import Alone
 from prunesearch.study.trials import TrialRecord, read_trials, study_place
 from prunesearch.tasks.base import Task
 from prunesearch.training.elastic import near_the_front
+from prunesearch.training.processes import alone_together, target_of
 from prunesearch.training.recover import Learnt, School
 
 ELASTIC = "elastic"  # the folder, in that of the study
@@ -100,25 +100,34 @@ def tune_elastic(
             "halves of blocks that are smaller or left out: nothing would be elastic"
         )
     plan_steps(4)
-    with Alone(folder):
+    config = RunConfig(**front.config)
+    target = target_of(config)
+    with alone_together(folder, target.device) as first:
         step(f"loading {front.model.id}")
-        setting = make_setting(RunConfig(**front.config), task=task, model=model)
+        setting = make_setting(config, target=target, task=task, model=model)
         find_encoder(setting.task.model)  # decoders are not trained yet
         fits = fits_for([*near, *(point.to_plan() for point in front.points)], folder.path)
         work = Tuning(folder, wanted, setting, school, fits)
         learnt = work.learn_elastic(near, _SHARE)
         equal = work.reference(learnt)
-        step("judging the points of the study on rows that no training has seen")
-        with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=fits) as handle:
-            judging = Judging.of(work, equal, handle)
-            plans = {p.id: p.to_plan().on_own_weights for p in front.points if to_recover(p.to_plan())}
-            judged = judging.on_shared({"unpruned": Plan(), **plans}, learnt)
-        speeds = {p.id: p.speedup for p in front.points}
-        judged = [{**row, "speedup": speeds.get(row["point"], 1.0)} for row in judged]
-        better = sum(row["calibration_after"] > row["calibration_before"] for row in judged)
-        say(f"on the calibration rows {better} of {len(judged)} are better than on the model's own weights")
-        _write(folder, judging, learnt, judged, front)
+        if first:
+            _judge(work, learnt, equal, front)
     return ElasticWeights.load(folder.path / ELASTIC)
+
+
+def _judge(work: Tuning, learnt: Learnt, equal: Learnt | None, front: Front) -> None:
+    """Judge the weights at the points of the study, and write them down."""
+    setting = work.setting
+    step("judging the points of the study on rows that no training has seen")
+    with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=work.fits) as handle:
+        judging = Judging.of(work, equal, handle)
+        plans = {p.id: p.to_plan().on_own_weights for p in front.points if to_recover(p.to_plan())}
+        judged = judging.on_shared({"unpruned": Plan(), **plans}, learnt)
+    speeds = {p.id: p.speedup for p in front.points}
+    judged = [{**row, "speedup": speeds.get(row["point"], 1.0)} for row in judged]
+    better = sum(row["calibration_after"] > row["calibration_before"] for row in judged)
+    say(f"on the calibration rows {better} of {len(judged)} are better than on the model's own weights")
+    _write(work.folder, judging, learnt, judged, front)
 
 
 def _near(trials: Sequence[TrialRecord]) -> list[Plan]:

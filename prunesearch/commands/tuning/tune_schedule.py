@@ -26,9 +26,9 @@ from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.settings.given_weights import PLAN
 from prunesearch.study.setup import make_setting
-from prunesearch.study.storage.alone import Alone
 from prunesearch.tasks.base import Task
-from prunesearch.training.recover import School
+from prunesearch.training.processes import alone_together, target_of
+from prunesearch.training.recover import Learnt, School
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,10 @@ def tune_schedule(
         raise PruneSearchError("a schedule with token stages is tuned, but it has none: nothing would be recovered")
     plan_steps(4)
     folder = StudyFolder.create(path.name, path.parent)
-    with Alone(folder):
+    target = target_of(config)
+    with alone_together(folder, target.device) as first:
         step("loading the model")
-        setting = make_setting(config, task=task, model=model)
+        setting = make_setting(config, target=target, task=task, model=model)
         find_encoder(setting.task.model)  # decoders are not trained yet
         for note in setting.notes:
             say(note)
@@ -98,13 +99,22 @@ def tune_schedule(
         work = Tuning(folder, wanted, setting, school)
         learnt = work.learn(plan, "the schedule")
         equal = work.reference(learnt)
-        step("judging it on rows that no training has seen")
-        with apply_(setting.task.model, Plan(), seed=setting.config.seed) as handle:
-            outcome = Judging.of(work, equal, handle).outcome(plan, learnt, "the schedule")
+        better = first and _judge(work, plan, learnt, equal)
+    if not first:
+        better = (folder.path / PLAN).exists()
+    return TunedSchedule.load(folder.path) if better else None
+
+
+def _judge(work: Tuning, plan: Plan, learnt: Learnt, equal: Learnt | None) -> bool:
+    """Judge the plan on its weights, and write both down if they are better than the model's own; whether they are."""
+    setting, folder = work.setting, work.folder.path
+    step("judging it on rows that no training has seen")
+    with apply_(setting.task.model, Plan(), seed=setting.config.seed) as handle:
+        outcome = Judging.of(work, equal, handle).outcome(plan, learnt, "the schedule")
     if outcome is None:
-        return None
-    _write(folder.path, outcome, setting.source.shown, setting.task.metric, None if equal is None else equal.name)
-    return TunedSchedule(folder.path, outcome.plan)
+        return False
+    _write(folder, outcome, setting.source.shown, setting.task.metric, None if equal is None else equal.name)
+    return True
 
 
 def _write(folder: Path, outcome: Outcome, model: str, metric: str, equal: str | None) -> None:

@@ -22,6 +22,7 @@ from prunesearch.pruning.forward.beside import SCORER
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import Batch
 from prunesearch.training.distillation import teacher_of
+from prunesearch.training.processes import is_first, together
 from prunesearch.training.scorers.scene import LearnsScorer, Scene
 from prunesearch.training.settings import TrainingSettings
 from prunesearch.training.trainer import Trained, TrainingLength, train
@@ -135,9 +136,11 @@ class ScorerSchool:
         trained = train(lesson, (self.rows.learnt, self.rows.stopping), self.amount, place, label=scorer)
         lesson.remove()
         found = lesson.tensors(scorer)
-        write_bytes_atomic(place / _TENSORS, save(found))
-        facts = {"steps": trained.steps, "seconds": trained.seconds, "loss": trained.loss}
-        write_text_atomic(place / _DONE, json.dumps(facts) + "\n")
+        if is_first():
+            write_bytes_atomic(place / _TENSORS, save(found))
+            facts = {"steps": trained.steps, "seconds": trained.seconds, "loss": trained.loss}
+            write_text_atomic(place / _DONE, json.dumps(facts) + "\n")
+        together()
         return found, trained
 
     def _copied(self) -> Task:
