@@ -77,6 +77,21 @@ def best_within(tried: Sequence[Judged], ms: float) -> Judged | None:
     return max((one for one in tried if one.ms <= ms), key=lambda one: one.seen, default=None)
 
 
+def ladder_of(name: str, shape: Shape) -> list[Plan]:
+    """The plans of a rival that one elastic training serves, from the slowest to the fastest."""
+    if name == "random":
+        keeps = [percent / 100 for percent in range(99, 1, -1)]
+        members = _members("multi-stage", shape, "random", "drop", sites=_thirds(shape[0]), keep=keeps)
+    else:
+        members = RIVALS[name](shape)
+
+    def tokens(member: Schedule) -> int:
+        return sum(member.counts(*shape))
+
+    ladder = spread([m for m in members if len(m)], _LADDER, lambda m: -tokens(m))
+    return [Plan(member) for member in sorted(ladder, key=tokens, reverse=True)]
+
+
 class Ways:
     """Makes the ways of one model with its data."""
 
@@ -132,16 +147,9 @@ class Ways:
     def rival(self, name: str) -> Way:
         """A rival's ladder on weights of its own."""
         encoder = self.setting.geometry
-        shape: Shape = encoder.depth, encoder.tokens, encoder.protected
-        if name == "random":
-            keeps = [percent / 100 for percent in range(99, 1, -1)]
-            members = _members("multi-stage", shape, "random", "drop", sites=_thirds(shape[0]), keep=keeps)
-        else:
-            members = RIVALS[name](shape)
-        ladder = spread([m for m in members if len(m)], _LADDER, lambda m: -sum(m.counts(*shape)))
-        ladder.sort(key=lambda m: -sum(m.counts(*shape)))
+        ladder = ladder_of(name, (encoder.depth, encoder.tokens, encoder.protected))
         learnt = self._work().learn_elastic(ladder, 1.0)
-        return Way([(one, learnt.weights) for one in ladder], learnt.trained.seconds, learnt.trained.steps)
+        return Way([(one.schedule, learnt.weights) for one in ladder], learnt.trained.seconds, learnt.trained.steps)
 
     def equal(self) -> Mapping[str, Tensor]:
         """The unpruned model after the same training."""

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from learning import Judged, _row, best_within, show
+from learning import Judged, _row, best_within, ladder_of, show
 
 import prunesearch as ps
+from prunesearch.core.plans.plan import Plan
 from prunesearch.search.trials.evaluate import Evaluation
 
 
@@ -38,3 +39,13 @@ def test_differences_are_paired_with_both_references_and_with_frozen(capsys: Any
     found = {"metric": "accuracy", "holdout": 4, "user": 0.5, "equal": 0.75, "rows": [row]}
     show({**found, "spent": {"elastic": {"steps": 10, "seconds": 3.0}}})
     assert "+75.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["tome", "evit", "dynamicvit", "random"])
+def test_a_rivals_ladder_is_of_plans_that_take_ever_fewer_tokens(name: str) -> None:
+    shape = (4, 65, 1)
+    ladder = ladder_of(name, shape)
+    assert all(isinstance(plan, Plan) for plan in ladder)  # as an elastic training takes them
+    tokens = [sum(plan.schedule.counts(*shape)) for plan in ladder]
+    assert tokens == sorted(tokens, reverse=True)
+    assert 3 < len(set(tokens)) <= 12
