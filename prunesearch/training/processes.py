@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prunesearch.study.folder import StudyFolder
     from prunesearch.study.target import Target
 
+ACCELERATE = "training needs accelerate, which is not installed: pip install 'prunesearch[train]'"
 TRAINS = ("tune", "learn-scorers")  # commands that may be begun so
 
 
@@ -93,10 +94,11 @@ def together(device: str | None = None) -> None:
     if processes() == 1:
         return
     import torch
-    from accelerate import PartialState
+
+    from prunesearch.tasks.libraries import package
 
     if device is not None:
-        PartialState(cpu=device == "cpu")
+        package("accelerate", ACCELERATE).PartialState(cpu=device == "cpu")
     torch.distributed.barrier()
 
 

@@ -26,7 +26,7 @@ from prunesearch.core.events import Moving, moving
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.tasks.libraries import package, quiet_libraries
 from prunesearch.training.distillation import named_parts
-from prunesearch.training.processes import local_place, processes, share_of
+from prunesearch.training.processes import ACCELERATE, local_place, processes, share_of
 
 _LOOKS = 10  # times that the stopping rows are looked at, and a checkpoint is written
 _PATIENCE = 5  # looks without a better one, after which training ends
@@ -139,7 +139,7 @@ def train(
     Raises:
         PruneSearchError: if accelerate is not installed, or the loss is not finite.
     """
-    package("accelerate", "training needs accelerate, which is not installed: pip install 'prunesearch[train]'")
+    package("accelerate", ACCELERATE)
     with moving(label, amount.steps) as progress, quiet():
         clock = Sessions(progress)
         trainer = DistillingTrainer(
