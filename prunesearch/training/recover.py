@@ -95,10 +95,9 @@ class School:
             fits: weights of changes that plans have, which are learnt with the model's.
         """
         place = self.scratch / key
-        known = self._done(place)
-        if known is not None:
+        if (place / _DONE).exists():
             say(f"{label}: trained before")
-            return known
+            return self._read(place)
         settings = self.settings
         chosen: Trainable = PARAMETERS.load(settings.parameters)
         teacher, student = teacher_of(self.task), student_of(self.task.model)
@@ -127,9 +126,7 @@ class School:
         if is_first():
             self._keep(place, weights, trained, label, {"labels": labels, "planned": count})
         together()
-        found = self._done(place)
-        assert found is not None
-        return found
+        return self._read(place)
 
     def _keep(
         self, place: Path, weights: Mapping[str, Tensor], trained: Trained, label: str, facts: Mapping[str, Any]
@@ -141,11 +138,9 @@ class School:
         for old in place.glob("checkpoint-*"):
             shutil.rmtree(old, ignore_errors=True)
 
-    def _done(self, place: Path) -> Learnt | None:
-        path = place / _DONE
-        if not path.exists():
-            return None
-        found, settings = load_json(path, "training"), self.settings
+    def _read(self, place: Path) -> Learnt:
+        """What a training left that is done."""
+        found, settings = load_json(place / _DONE, "training"), self.settings
         weights = read_weights(self.folder, found["weights"])
         trained = Trained(found["steps"], found["seconds"], found["loss"])
         amount = TrainingLength(
