@@ -95,10 +95,11 @@ def together(device: str | None = None) -> None:
         return
     import torch
 
+    from prunesearch.cost.devices.device import kind_of
     from prunesearch.tasks.libraries import package
 
     if device is not None:
-        package("accelerate", ACCELERATE).PartialState(cpu=device == "cpu")
+        package("accelerate", ACCELERATE).PartialState(cpu=not kind_of(device).accelerator)
     torch.distributed.barrier()
 
 
