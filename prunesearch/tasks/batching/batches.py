@@ -252,6 +252,12 @@ class EvalSet:
         return self if n >= self.n else replace(self, batches=self.batches.take(n, self.padding))
 
 
+def in_random_order(batches: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """The rows of batches, in an order that hangs on the seed alone: the first few are a fair sample of all."""
+    order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [batches[place] for place in order]
+
+
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield lists of `size` items in order; the last one may be shorter."""
     iterator = iter(items)

@@ -17,7 +17,7 @@ from prunesearch.core.plans.plan import Plan
 from prunesearch.pruning.borders import borrowed
 from prunesearch.pruning.families.in_decoder import of_pictures
 from prunesearch.tasks.base import Task
-from prunesearch.tasks.batching.batches import EvalSet, Inputs, OnDemand
+from prunesearch.tasks.batching.batches import EvalSet, Inputs, OnDemand, in_random_order
 from prunesearch.tasks.batching.prompts import IMAGES, VIDEOS, Asker, Medium
 from prunesearch.tasks.data.columns import Columns, content_kind, find_columns
 from prunesearch.tasks.data.sources import DataSource
@@ -205,7 +205,11 @@ def _asker(request: TaskRequest, part: SplitPart, columns: Columns, model: Any, 
 def _split(
     role: str, asks: Asker, references: list[list[str]] | None, model: Any, request: TaskRequest
 ) -> tuple[EvalSet, list[list[int]]]:
-    """A split whose batches are made when they are used, of prompts of like length, and what was answered in it."""
+    """A split whose batches are made when they are used, of prompts of like length, and what was answered in it.
+
+    Batches come in random order: longer prompts are other questions, and whoever stops early must not have seen the
+    short ones alone.
+    """
     n, size = len(asks.questions), min(request.batch_size, _ROWS)
     answers: list[list[int]] = []
     ends, fill = _ends(model), _pad_of(asks.processor)
@@ -218,12 +222,12 @@ def _split(
         with quiet_libraries():
             texts = asks.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
         references = [[text.strip()] for text in texts]
-    order = torch.tensor(asks.lengths).argsort(stable=True)
+    by_length = torch.tensor(asks.lengths).argsort(stable=True)
 
     def inputs(numbers: list[int]) -> Inputs:
         return with_answers(asks(numbers), [answers[n] for n in numbers], fill)
 
-    return EvalSet(role, OnDemand(inputs, list(torch.split(order, size)), references)), answers
+    return EvalSet(role, OnDemand(inputs, in_random_order(torch.split(by_length, size), request.seed), references)), answers
 
 
 @torch.inference_mode()

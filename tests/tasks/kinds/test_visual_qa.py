@@ -92,7 +92,7 @@ def test_answers_are_those_of_each_question_alone(folder: str, data: Path, plan:
 
 def test_divergences_are_of_the_next_token_along_the_unpruned_answer(folder: str, data: Path) -> None:
     task = load(folder, data)
-    batch = next(iter(task.calibration.batches))
+    batch = max(task.calibration.batches, key=len)
     with ps.apply_(task.model, Plan()) as handle, torch.inference_mode():
         whole = task.outputs(task.model, batch)
         assert torch.equal(task.divergence(task.condensed(whole), whole, batch).abs() < 1e-5, torch.ones(5).bool())
@@ -234,3 +234,22 @@ def test_answers_are_as_long_as_they_are_asked_to_be(folder: str, data: Path) ->
         assert f"to the last of 5 tokens, batch {config.batch_size}" in said
         ms, rate = (float(re.findall(pattern, said)[0]) for pattern in (r"unpruned (\d+) ms", r"([\d.e+]+) tokens a s"))
         assert rate == pytest.approx(1000 * config.batch_size * 5 / ms, rel=0.5 / ms + 0.01)
+
+
+def test_the_first_batches_of_a_split_are_a_fair_sample_of_its_prompts(folder: str, tmp_path: Path) -> None:
+    """Over many seeds the rows of the first third are as long, on average, as all are; sorted they would be shorter."""
+    rows = write_questions(tmp_path / "rows.parquet", 60)
+    first, whole = [], []
+    for seed in range(12):
+        task = load_task(folder, rows, calibration=24, holdout=24, batch_size=4, seed=seed)
+        batches: Any = task.holdout.batches
+        lengths = [int(n) for b in batches for n in b.inputs["attention_mask"].sum(1) - (b.inputs["labels"] >= 0).sum(1)]
+        assert sorted(n for index in batches.numbers for n in index.tolist()) == list(range(24))
+        first.append(sum(lengths[:8]) / 8)
+        whole.append(sum(lengths) / 24)
+    # two lengths, one word apart, a third of the rows having the longer: sorted, the first third has none of it
+    assert min(whole) > 20
+    gap = sum(first) / 12 - sum(whole) / 12
+    assert abs(gap) < 0.2
+    assert max(first) > max(whole)
+    assert [len(index) for index in task.holdout.take(10).batches.numbers] == [4, 4, 2]
