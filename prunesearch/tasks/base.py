@@ -107,6 +107,14 @@ class Task(ABC):
         """
         return ""
 
+    def served_by(self, model: nn.Module) -> Task | None:
+        """The task with another model in place of its own, which then writes the answers; None where none are written.
+
+        Args:
+            model: of the same class, in eager torch.
+        """
+        return None
+
     @abstractmethod
     def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """Run `forward` once on a batch, and keep what the other methods need.

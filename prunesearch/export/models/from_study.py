@@ -95,11 +95,13 @@ def _quality(
     written_in: str,
 ) -> dict[str, Any]:
     """The fields of `ModelExport` on quality: the study's own beside that of what was written, in its runtime."""
-    why = unjudged(task, done.outputs)
+    served = None if target.open is None else task.served_by(target.open(done.path))
+    why = "" if served is not None else unjudged(task, done.outputs)
     if why:
         return {"unmeasured": why}
     split = task.holdout if written_in else task.holdout.take(_ROWS)
-    run = target.load(done.path)
+    task = served or task
+    run = target.load(done.path) if served is None else served.model
     fixed = {name: inputs[name].shape[-1] for name in split.padding if name in inputs} if target.applied else {}
     try:
         found = quality_of(task, lambda **given: run(given), split, fixed)

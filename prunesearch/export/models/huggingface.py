@@ -33,8 +33,8 @@ from prunesearch.cost.graphs.graph_files import answers_of
 from prunesearch.cost.graphs.graph_running import Forward
 from prunesearch.export.models.bundle import Bundle, Key
 from prunesearch.export.models.model_format import ModelFormat, ModelSource
-from prunesearch.pruning.families import rows_of_audio, rows_of_text, rows_of_vision
-from prunesearch.pruning.families.find import PRUNED, find_encoder
+from prunesearch.pruning.families import rows_of_audio, rows_of_text, rows_of_vision, rows_of_vlms
+from prunesearch.pruning.families.find import PRUNED, find_reduced
 from prunesearch.tasks.libraries import quiet_libraries
 from prunesearch.tasks.loading import load
 
@@ -43,6 +43,7 @@ _VARIANT = "pruned"  # of the file of weights: `model.pruned.safetensors`
 _LINE = 120  # of what is written
 _TABLE, _TABLES = "prunesearch.pruning.families.rows", "prunesearch.pruning.families.find"
 _RESHAPED = "prunesearch.pruning.forward.reshaped"
+_MAKES = ("Family", "_family")  # what rows of the table are calls of
 _EMPTIED = ("AROUND", "REFUSED", "NEAREST")  # what is said of models that the file is not for
 
 _HEAD = '''"""{name}: tokens leave on the way through the blocks.
@@ -174,7 +175,7 @@ def file_with(model: PreTrainedModel, tail: FileEnd, schedules: Mapping[str, Sch
         ("prunesearch.core.tables.token_tables", "SELECTIONS"): 'Registry("selection", {}, SelectionRow)',
         ("prunesearch.core.tables.token_tables", "ROW_COUNTS"): 'Registry("amount by row", {}, Row)',
         (_TABLES, "FAMILIES"): 'Registry("model family", {row.model_type: Row(row, "") for row in ROWS}, Row)',
-        **_rows(find_encoder(model).family.model_type),
+        **_rows_of(model),
         ("prunesearch.core.tables.registry", "CHANGES"): 'Registry("kind of change", {}, ChangeRow)',
         **{(_TABLE, name): "{}" for name in _EMPTIED},
     }
@@ -226,21 +227,31 @@ def _registration(table: str, registry: Registry[Any], name: str) -> str:
     usual = type(row)(row.target, row.help)
     facts = {f.name: getattr(row, f.name) for f in fields(row)}
     unusual = [f"{key}={value!r}" for key, value in facts.items() if value != getattr(usual, key)]
-    words = ", ".join([f'"{name}"', _home(registry, name)[1], json.dumps(row.help, ensure_ascii=False), *unusual])
-    line = f"{table}.register({words})"
-    return line if len(line) <= _LINE else f"{table}.register(\n    {words}\n)"
+    words = [f'"{name}"', _home(registry, name)[1], json.dumps(row.help, ensure_ascii=False), *unusual]
+    line = f"{table}.register({', '.join(words)})"
+    return line if len(line) <= _LINE else "\n    ".join([f"{table}.register(", *(f"{w}," for w in words)]) + "\n)"
+
+
+def _rows_of(model: PreTrainedModel) -> dict[Key, str]:
+    """What stands in place of the rows of the table of families: those that the model needs, its tower's too."""
+    found = find_reduced(model)
+    replaced = _rows(found.family.model_type)
+    if found.tower is None:
+        return replaced
+    front = _rows(found.tower.family.model_type)
+    return {**front, **replaced, (_TABLE, "ROWS"): f"(*{replaced[_TABLE, 'ROWS']}, *{front[_TABLE, 'ROWS']})"}
 
 
 def _rows(model_type: str) -> dict[Key, str]:
-    """What stands in place of the rows of the table of families: the one that is needed, as it is in the source."""
-    for module in (rows_of_vision, rows_of_text, rows_of_audio):
-        name = next(n for n in ("VISION", "TEXTS", "AUDIOS") if hasattr(module, n))
+    """What stands in place of the row of a family, as it is in the source."""
+    for module in (rows_of_vision, rows_of_text, rows_of_audio, rows_of_vlms):
+        name = next(n for n in ("VISION_LANGUAGE", "VISION", "TEXTS", "AUDIOS") if n in vars(module))
         if model_type not in {row.model_type for row in getattr(module, name)}:
             continue
         found: dict[Key, str] = {(_TABLE, "ROWS"): name}
         source = inspect.getsource(module)
         for node in ast.walk(ast.parse(source)):
-            if not isinstance(node, ast.Call) or getattr(node.func, "id", None) != "Family" or not node.args:
+            if not isinstance(node, ast.Call) or getattr(node.func, "id", None) not in _MAKES or not node.args:
                 continue
             if getattr(node.args[0], "value", None) == model_type:
                 found[module.__name__, name] = f"(\n    {ast.get_source_segment(source, node)},\n)"
@@ -313,7 +324,9 @@ def save_folder(
         more: weights that are the class's own.
     """
     with quiet_libraries():
-        model.save_pretrained(path, variant=_VARIANT, state_dict={**model.state_dict(), **(more or {})})
+        # by the names that the class has: transformers renames those of its own model types alone where it loads them
+        weights = {**model.state_dict(), **(more or {})}
+        model.save_pretrained(path, variant=_VARIANT, state_dict=weights, save_original_format=False)
     name = f"{named}{type(model).__name__}"
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     config["architectures"] = [name]
@@ -338,6 +351,8 @@ def save_processor(model: nn.Module, model_id: str | None, inputs: Mapping[str, 
 
 def _processors(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[tuple[Any, str]]:
     """What a model of such inputs has: sounds a feature extractor, and a tokenizer where it writes text."""
+    if {"pixel_values", "input_ids"} <= inputs.keys():
+        return [(transformers.AutoProcessor, "processor")]
     if "pixel_values" in inputs:
         return [(transformers.AutoImageProcessor, "image processor")]
     tokenizer = (transformers.AutoTokenizer, "tokenizer")
@@ -375,6 +390,7 @@ HUGGING_FACE = ModelFormat(
     from_file="transformers from the folder",
     write=lambda source, path, options: write(source, path),
     load=load_folder,
+    open=open_folder,
     suffix="",
     precisions={"bfloat16": "torch", "float16": "torch"},
     unable=dict.fromkeys(

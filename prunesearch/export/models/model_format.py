@@ -82,6 +82,7 @@ class ModelFormat:
         runtime: what runs what was written, to check and time it: a name in `RUNTIMES`.
         write: `(source, path, options) -> notes`; writes a new file or folder at `path`.
         load: `path -> Forward`.
+        open: `path -> model`, where what was written is a model of torch: it may write texts.
         suffix: of the file; empty for a folder.
         tolerance: greatest difference of a logit from the applied model's, relative to the largest (at least 1).
         applied: True if `write` is to find the schedule applied to the model.
@@ -99,6 +100,7 @@ class ModelFormat:
     write: Callable[[ModelSource, Path, ModelOptions], tuple[str, ...]]
     load: Callable[[Path], Forward]
     suffix: str
+    open: Callable[[Path], nn.Module] | None = None
     tolerance: float = 1e-4
     applied: bool = True
     options: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule, refuse_by_row
 from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
+from prunesearch.export.models.prompts import check_answers, prompt_batches, reads_prompts
 from prunesearch.export.models.record import ModelExport, Timing
 
 if TYPE_CHECKING:
@@ -97,10 +98,18 @@ def export_model(
     check_output(path, to, chosen)
     check_methods(source.schedule, to)
     check_changes(source.plan, to)
+    prompts = reads_prompts(source.model)
+    if prompts and to.open is None:
+        raise PruneSearchError(
+            f"{to.tool} cannot hold a model that reads pictures in a prompt and writes token by token: choose --to hf, "
+            "or --to json for the plan"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         notes = write_format(source, to, path, chosen)
         done = _check(source, to, path, notes, exact=not source.written_in(chosen))
+        if prompts and to.open is not None:
+            done = replace(done, notes=(*done.notes, check_answers(source, to.open(path))))
         if seconds is not None:
             done = replace(done, timing=_time(source, to, path, chosen, seconds))
     except BaseException:
@@ -165,7 +174,8 @@ def _check(source: ModelSource, to: ModelFormat, path: Path, notes: tuple[str, .
     from prunesearch.cost.graphs.graph_files import answers_of
     from prunesearch.pruning.apply import apply_
 
-    forward, batches = to.load(path), check_batches(source.inputs)
+    made = prompt_batches if reads_prompts(source.model) else check_batches
+    forward, batches = to.load(path), made(source.inputs)
     wanted = []
     applied = apply_(source.model, source.plan, seed=source.seed, fits=source.fits)
     with applied, torch.inference_mode():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunesearch.tasks.base import Forward, Outputs, output
 from prunesearch.tasks.batching.batches import Batch, Inputs
@@ -38,6 +38,10 @@ class VisualAnswers(Writing):
     beside: ClassVar[str] = "latencies are those to the first token"
     ends: list[int] = field(default_factory=list)
     features: Features = field(default_factory=Features)
+
+    def served_by(self, model: nn.Module) -> VisualAnswers:
+        """The same questions, answered by another model, which looks at the pictures itself."""
+        return replace(self, model=model, features=Features())
 
     def outputs(self, forward: Forward, batch: Batch) -> Outputs:
         """Logits of the next token along the unpruned answer, `[b, t, vocabulary]`."""
