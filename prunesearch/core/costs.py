@@ -46,6 +46,7 @@ class Cost(Row):
         column: what its column is headed; empty: its unit.
         written: of models that write token by token alone.
         halves: it knows plans whose halves of blocks are smaller or left out.
+        rate: what a second has of it, where amounts are milliseconds each: said beside them.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Cost(Row):
     column: str = ""
     written: bool = False
     halves: bool = False
+    rate: str = ""
 
     @property
     def title(self) -> str:
@@ -99,7 +101,8 @@ class Cost(Row):
 
     def text(self, value: float) -> str:
         """The value with three significant digits and its unit."""
-        return f"{digits(value)} {self.unit}"
+        said = f"{digits(value)} {self.unit}"
+        return f"{said}, {digits(1000 / value)} {self.rate}" if self.rate and value > 0 else said
 
     def places(self, value: float) -> int | None:
         """Digits after the point in a column; None for three significant ones."""
@@ -158,6 +161,23 @@ _ROWS = (
         around="p10–p90",
         column="ms to the last",
         written=True,
+    ),
+    Cost(
+        target="prunesearch.search.costs.throughput:ThroughputPricing",
+        help="time of a token, of all of --concurrency requests (models that write): tokens a second",
+        name="throughput",
+        unit="ms a token",
+        per="batch",
+        noun="time of a token",
+        a_noun="a time of a token",
+        typed={},
+        examples="60%",
+        least="Most tokens a second",
+        less="faster",
+        around="p10–p90",
+        column="ms a token",
+        written=True,
+        rate="tokens a second",
     ),
     Cost(
         target=f"{_PRICING}:EnergyPricing",

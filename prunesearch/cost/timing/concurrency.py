@@ -13,16 +13,18 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.amount import kept_count
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import ENCODER
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.shape import device_of
 from prunesearch.cost.timing.modes import runner_for
 from prunesearch.cost.timing.walk import plan_walks
 from prunesearch.pruning.apply import apply_
-from prunesearch.pruning.families.find import find_encoder
+from prunesearch.pruning.families.find import find_reduced
 from prunesearch.pruning.interface import base_name
 
 _START_S = 180.0  # for a process to import torch, build the model and run it once
@@ -67,9 +69,9 @@ def background_load(
     try:
         for worker in workers:
             worker.start()
-        _await(workers, ready)
+        await_all(workers, ready)
         yield
-        _check(workers)
+        check_alive(workers)
     finally:
         stop.set()
         for worker in workers:
@@ -80,7 +82,9 @@ def background_load(
 
 def describe_job(model: nn.Module, inputs: Mapping[str, Tensor], mode: str) -> dict[str, Any]:
     """What a process needs to build the same model and batch, in plain types."""
-    base = find_encoder(model).base
+    found = find_reduced(model)
+    # a decoder's head is a part of every request
+    base = found.base if found.family.part == ENCODER else _outermost(model)
     return {
         "class": type(base).__name__,
         "config": base.config.to_dict(),
@@ -88,21 +92,33 @@ def describe_job(model: nn.Module, inputs: Mapping[str, Tensor], mode: str) -> d
         "attention": base_name(str(base.config._attn_implementation)),
         "device": str(device_of(inputs)),
         "inputs": {name: (tuple(value.shape), value.dtype) for name, value in inputs.items()},
+        # of a prompt it is said which tokens are of pictures
+        "values": {n: v.cpu() for n, v in inputs.items() if found.family.part != ENCODER and not v.is_floating_point()},
         "threads": torch.get_num_threads(),
         "mode": mode,
     }
 
 
-def _await(workers: list[Any], ready: list[Event]) -> None:
+def _outermost(model: nn.Module) -> PreTrainedModel:
+    return next(part for part in model.modules() if isinstance(part, PreTrainedModel))
+
+
+def await_all(workers: list[Any], ready: list[Event]) -> None:
+    """Wait until every process says that it is ready.
+
+    Raises:
+        PruneSearchError: if one does not in time, or dies.
+    """
     deadline = time.monotonic() + _START_S
     for event in ready:
         while not event.wait(0.2):
-            _check(workers)
+            check_alive(workers)
             if time.monotonic() > deadline:
                 raise PruneSearchError(f"a process of the background load did not start in {_START_S:.0f} s: use fewer")
 
 
-def _check(workers: list[Any]) -> None:
+def check_alive(workers: list[Any]) -> None:
+    """Raise `PruneSearchError` if a process has ended."""
     dead = [worker.exitcode for worker in workers if worker.exitcode is not None]
     if dead:
         raise PruneSearchError(
@@ -115,18 +131,19 @@ def _serve(job: dict[str, Any], seed: int, ready: Event, stop: Event) -> None:
     """The other process: build, run once, say so, and go on until told to stop."""
     torch.set_num_threads(job["threads"])
     model = build(job)
-    inputs = _batch(job)
+    inputs = batch_of(job)
     with torch.inference_mode(), apply_(model, Schedule()) as handle:
         with handle.observing() as hidden:
             model(**inputs)
             tokens = hidden[0].shape[1]
         encoder = handle.encoder
-        counts = {encoder.protected + kept_count(k, tokens - encoder.protected) for k in _KEEPS}
+        never = encoder.protected_in(inputs)
+        counts = {never + kept_count(k, tokens - never) for k in _KEEPS}
         grid = sorted(n for n in counts if n < tokens)
         device = device_of(inputs)
         kind = kind_of(device)
         runner = runner_for(job["mode"], model, handle, inputs)
-        for schedule in plan_walks(encoder.depth, tokens, encoder.protected, grid, _METHODS, seed):
+        for schedule in plan_walks(encoder.depth, tokens, never, grid, _METHODS, seed):
             runner.prepare(schedule)
             runner.run()
             kind.synchronize(device)
@@ -144,9 +161,10 @@ def build(job: Mapping[str, Any]) -> nn.Module:
     return model.eval()
 
 
-def _batch(job: Mapping[str, Any]) -> dict[str, Tensor]:
+def batch_of(job: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The batch of a description: random where it may be."""
     made = {}
     for name, (shape, dtype) in job["inputs"].items():
         value = torch.randn(shape) if dtype.is_floating_point else torch.ones(shape)
-        made[name] = value.to(job["device"], dtype)
+        made[name] = job["values"].get(name, value).to(job["device"], dtype)
     return made

@@ -52,6 +52,11 @@ class AnswerCosts(OfOneModel):
         """Of the model that is priced."""
         return self.first.geometry
 
+    @property
+    def in_tower(self) -> Costs | None:
+        """Of the tower: it works for the first token."""
+        return self.first.in_tower
+
     def under(self, changes: tuple[Change, ...]) -> AnswerCosts:
         """Of the model with these changes: steps get as much faster as the unpruned model's first token."""
         if not changes:
@@ -95,22 +100,23 @@ class AnswerPricing(Pricing):
         Raises:
             PruneSearchError: for a model that writes nothing behind what is reduced, a percentile, or several loads.
         """
-        writes = _writing(bench)
-        first, plans = bench.tables[0].costs, [_plan(bench, *dropped) for dropped in (*_FITTED, *_UNSEEN)]
-        timed = self._timed(bench, writes, [Plan(), *plans], "writing answers")
-        seen = 1 + len(_FITTED)
-        found = fitted(first, [Plan(), *plans][:seen], [samples.median_ms for samples in timed[:seen]])
-        unseen = zip(plans[len(_FITTED) :], timed[seen:], strict=True)
-        errors = [abs(found.predict(plan) / samples.median_ms - 1) for plan, samples in unseen]
-        say(
-            f"answer: the time to the last of {writes.tokens} tokens, {timed[0].median_ms:.3g} ms unpruned; predicted "
-            f"with a mean error of {mean(errors):.1%} (worst {max(errors):.1%}) on {len(errors)} unseen schedules"
-        )
+        writes = self._writing(bench)
+        timed = self._timed(bench, writes, tried(bench), "writing answers")
+        found, how_good = judged(bench, [samples.median_ms for samples in timed])
+        say(f"answer: the time to the last of {writes.tokens} tokens, {timed[0].median_ms:.3g} ms unpruned; {how_good}")
         return found
 
     def measure(self, bench: Bench, schedules: Sequence[Plan]) -> list[Measured]:
         """End to end, interleaved."""
-        return [measured_latency(samples) for samples in self._timed(bench, _writing(bench), schedules, "answers")]
+        return [measured_latency(samples) for samples in self._timed(bench, self._writing(bench), schedules, "answers")]
+
+    def _writing(self, bench: Bench) -> Writes:
+        if bench.config.concurrency > 1:
+            raise PruneSearchError(
+                "objective answer is the time of one request at a time, but several are asked for (--concurrency): use "
+                "--objective throughput"
+            )
+        return writing(bench, "answer")
 
     def _timed(self, bench: Bench, writes: Writes, schedules: Sequence[Plan], label: str) -> list[Samples]:
         config = bench.config
@@ -164,12 +170,38 @@ def _plan(bench: Bench, keep: float, half: int) -> Plan:
     return Plan.parse(f"{geometry.part}/{block}:{keep} {method_of(method.scorer, method.merge)}")
 
 
-def _writing(bench: Bench) -> Writes:
+def tried(bench: Bench) -> list[Plan]:
+    """The plans that `judged` asks the times of: those that it fits to, the unpruned model first, and others."""
+    return [Plan(), *(_plan(bench, *dropped) for dropped in (*_FITTED, *_UNSEEN))]
+
+
+def judged(bench: Bench, ms: Sequence[float]) -> tuple[AnswerCosts, str]:
+    """Costs fitted to the first of the times of answers under the plans `tried`, and how near they come to the others.
+
+    Args:
+        ms: of each plan, to the last token.
+    """
+    plans, seen = tried(bench), 1 + len(_FITTED)
+    found = fitted(bench.tables[0].costs, plans[:seen], ms[:seen])
+    unseen = zip(plans[seen:], ms[seen:], strict=True)
+    errors = [abs(found.predict(plan) / took - 1) for plan, took in unseen]
+    said = f"mean error of {mean(errors):.1%} (worst {max(errors):.1%}) on {len(errors)} unseen schedules"
+    return found, f"predicted with a {said}"
+
+
+def writing(bench: Bench, objective: str) -> Writes:
+    """What writes the answers that an objective is of.
+
+    Raises:
+        PruneSearchError: for a model that writes nothing behind what is reduced, a percentile, or several loads.
+    """
     if bench.setting.geometry.part == ENCODER or not hasattr(bench.task, "exactly"):
         raise PruneSearchError(
-            f"objective answer is of models that read pictures in the prompt of a decoder, but the task is "
+            f"objective {objective} is of models that read pictures in the prompt of a decoder, but the task is "
             f"{bench.task.name}: use --objective latency"
         )
     if bench.config.percentile != MEDIAN or len(bench.setting.loads) > 1:
-        raise PruneSearchError("objective answer is the median under one load: leave --percentile and other loads out")
+        raise PruneSearchError(
+            f"objective {objective} is the median under one load: leave --percentile and other loads out"
+        )
     return Writes(bench.task)
