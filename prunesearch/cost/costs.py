@@ -28,6 +28,10 @@ class Pieces(Protocol):
     def head(self, n: int) -> float:
         """What `n` tokens at the end cost more or less than the whole sequence."""
 
+    @property
+    def in_tower(self) -> Costs | None:
+        """Of what makes a decoder's pictures, where its tokens may leave; `head(n)` is all that follows its blocks."""
+
 
 class Costs(Pieces, Protocol):
     """What a search asks of a cost, in the objective's unit (ms or MiB a batch, mJ or GMACs an input).
@@ -57,6 +61,11 @@ class OfOneModel:
         """Of the model that is priced."""
         raise NotImplementedError
 
+    @property
+    def in_tower(self) -> Costs | None:
+        """Of a tower; None where it costs the same under every plan."""
+        return None
+
     def under(self, changes: tuple[Change, ...]) -> Costs:
         """Those of the model with these changes; the same, for what no change makes cheaper."""
         return cast(Costs, self)
@@ -79,17 +88,22 @@ class OfOneModel:
 
 
 def breakdown(pieces: Pieces, flow: Flow) -> dict[str, float]:
-    """What a forward costs by kind of piece: `attention`, `mlp`, `reduce` over all blocks, and the `rest`."""
+    """What a forward costs by kind of piece: `attention`, `mlp`, `reduce` over all blocks, and the `rest`.
+
+    Of a decoder behind a tower whose pieces are known, `tower` is all of these of it, and its projector.
+    """
     attention = mlp = reduce = 0.0
     entry = flow.entry
     if entry is not None:
-        reduce += pieces.reduce(entry.scoring, entry.merge, flow.geometry.tokens, flow.n_in)
+        reduce += pieces.reduce(entry.scoring, entry.merge, flow.n_given, flow.n_in)
     for step in flow:
         attention += pieces.attention(step.n_in, step.sized, step.layer)
         if step.stage is not None:
             reduce += pieces.reduce(step.stage.scoring, step.stage.merge, step.n_in, step.n_out)
         mlp += pieces.mlp(step.n_out, step.layer)
-    return {"attention": attention, "mlp": mlp, "reduce": reduce, "rest": pieces.stem + pieces.head(flow.n_out)}
+    found = {"attention": attention, "mlp": mlp, "reduce": reduce, "rest": pieces.stem + pieces.head(flow.n_out)}
+    tower, in_tower = pieces.in_tower, flow.in_tower
+    return found if tower is None or in_tower is None else {"tower": tower.price(in_tower), **found}
 
 
 def sum_of_pieces(pieces: Pieces, flow: Flow) -> float:

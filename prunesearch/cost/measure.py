@@ -35,6 +35,7 @@ def measure_table(
     variants: Sequence[tuple[Change, ...]] = ((),),
     keep: Path | None = None,
     options: Options | None = None,
+    in_tower: Sequence[str] = (),
 ) -> CostTable:
     """Measure what the pieces of `model` cost on a batch, and the table's error on schedules it has not seen.
 
@@ -60,6 +61,7 @@ def measure_table(
         keep: file of what was timed, written as it comes: the same call goes on where one was interrupted. Whoever
             keeps the table takes it away.
         options: what may be done to halves of its blocks: plans of all of it are measured.
+        in_tower: methods of stages in the tower before a decoder; empty: its time is measured at all of its tokens.
 
     Raises:
         PruneSearchError: for a count, method or mode that cannot be.
@@ -82,6 +84,7 @@ def measure_table(
         variants=variants,
         keep=keep,
         options=options or {},
+        in_tower=in_tower,
     )
     table: CostTable = load_target(row.table)(model, inputs, wanted)
     return table

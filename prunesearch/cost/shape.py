@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
-from prunesearch.core.plans.flow import Geometry
+from prunesearch.core.plans.flow import Geometry, Tower
 from prunesearch.core.plans.plan import HALVES, Change, Halves
 from prunesearch.core.plans.stage import ENCODER
 from prunesearch.cost.devices.device import process_conditions
@@ -55,7 +55,7 @@ class Shape(Record):
     """What of a model decides its cost.
 
     `kind`: how a block computes; `mlp_width`: hidden units of its MLP; `variants`: of every block as `Variant` prints
-    itself, or empty where all are plain.
+    itself, or empty where all are plain. `tower`: of a decoder, what makes its pictures, where tokens may leave in it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,6 +71,7 @@ class Shape(Record):
     activation: str
     variants: tuple[str, ...] = ()
     part: str = ENCODER
+    tower: TowerShape | None = None
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
@@ -81,13 +82,13 @@ class Shape(Record):
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         said: dict[str, Any] = handler(self)
-        usual = {"variants": not self.variants, "part": self.part == ENCODER}
+        usual = {"variants": not self.variants, "part": self.part == ENCODER, "tower": self.tower is None}
         return {name: value for name, value in said.items() if not usual.get(name)}
 
     @property
     def geometry(self) -> Geometry:
         """How tokens flow through the model."""
-        return _geometry(self.depth, self.tokens, self.protected, self.part)
+        return _geometry(self.depth, self.tokens, self.protected, self.part, self.tower and self.tower.passed)
 
     @property
     def blocks(self) -> tuple[Variant, ...]:
@@ -123,13 +124,28 @@ class Shape(Record):
         return f"{said}, {_listed(self.blocks)}" if self.variants else said
 
 
+class TowerShape(Shape):
+    """What of a tower decides its cost; of `pictures` of a prompt, stages may be in its first `reach` blocks."""
+
+    pictures: int = Field(ge=1)
+    reach: int = Field(ge=1)
+
+    @property
+    def passed(self) -> Tower:
+        """How tokens pass it."""
+        return Tower(self.depth, self.tokens, self.protected, self.pictures, self.reach)
+
+
+Shape.model_rebuild()
+
+
 def _joined(own: str, change: Change | None) -> str:
     return own if change is None else "-".join(filter(None, (own, change.word)))
 
 
 @cache  # asked for with every schedule that is priced
-def _geometry(depth: int, tokens: int, protected: int, part: str) -> Geometry:
-    return Geometry(depth, tokens, protected, part)
+def _geometry(depth: int, tokens: int, protected: int, part: str, tower: Tower | None) -> Geometry:
+    return Geometry(depth, tokens, protected, part, tower)
 
 
 @cache
@@ -274,24 +290,38 @@ def conditions_of(
 
 def describe_shape(model: nn.Module, handle: Handle, inputs: Mapping[str, Tensor]) -> Shape:
     """The shape of `model` as it runs on `inputs`; runs one forward."""
-    encoder = handle.encoder
+    front: list[Tensor] = []
     with torch.inference_mode(), handle.observing() as hidden:
-        model(**inputs)
-        _, tokens, width = hidden[0].shape
+        if handle.tower is None:
+            model(**inputs)
+        else:
+            with handle.tower.observing() as front:
+                model(**inputs)
+    tower = None
+    if handle.tower is not None:
+        seen, rows = handle.tower.encoder, len(next(iter(inputs.values())))
+        facts = _facts(seen, front[0], seen.protected)
+        tower = TowerShape(**facts, pictures=len(front[0]) // rows, reach=handle.encoder.reach)
+    return Shape(**_facts(handle.encoder, hidden[0], handle.encoder.protected_in(inputs)), tower=tower)
+
+
+def _facts(encoder: Encoder, entering: Tensor, protected: int) -> dict[str, Any]:
+    """The fields of the shape of an encoder whose first block is given `entering` `[batch, tokens, width]`."""
+    _, tokens, width = entering.shape
     variants = block_variants(encoder, width)
-    return Shape(
-        family=encoder.family.model_type,
-        kind=encoder.family.layout.kind,
-        depth=encoder.depth,
-        tokens=tokens,
-        protected=encoder.protected_in(inputs),
-        width=width,
-        heads=encoder.sizes.num_attention_heads,
-        mlp_width=_mlp_units(encoder, 0, width)[0],
-        activation=str(_setting(encoder.sizes, *_ACTIVATIONS)),
-        variants=() if set(variants) == {PLAIN} else tuple(str(variant) for variant in variants),
-        part=encoder.family.part,
-    )
+    return {
+        "family": encoder.family.model_type,
+        "kind": encoder.family.layout.kind,
+        "depth": encoder.depth,
+        "tokens": tokens,
+        "protected": protected,
+        "width": width,
+        "heads": encoder.sizes.num_attention_heads,
+        "mlp_width": _mlp_units(encoder, 0, width)[0],
+        "activation": str(_setting(encoder.sizes, *_ACTIVATIONS)),
+        "variants": () if set(variants) == {PLAIN} else tuple(str(variant) for variant in variants),
+        "part": encoder.family.part,
+    }
 
 
 def _setting(config: Any, *names: str) -> Any:

@@ -106,6 +106,9 @@ def twins_of(encoder: Encoder, around: Sequence[nn.Module], fits: Fits | None = 
 class Handle:
     """A plan at work in a model: puts it in and takes it out; the model's own `Driver` runs the blocks.
 
+    Attributes:
+        tower: of what makes a decoder's pictures, where stages may be in it; it does what this one says.
+
     What forwards leave (`tokens`, `trace`) and what `under`, `traced`, `observing` and `resuming` change is of the
     calling thread: others go on as they were.
     """
@@ -121,6 +124,7 @@ class Handle:
         check_surroundings(model, encoder.base)
         self._driver = Driver(encoder, traced=trace, seed=seed)
         self._hooks = Hooks()
+        self.tower: Handle | None = None
         self._leaves = Leaves(
             model, encoder.blocks, [*encoder.blocks, *encoder.cores], self._driver.threads, self._hooks
         )
@@ -137,6 +141,10 @@ class Handle:
     def _install(self, model: nn.Module) -> None:
         driver, encoder, hooks = self._driver, self._driver.encoder, self._hooks
         mark_carrier(encoder.base, self)
+        if encoder.tower is not None:
+            self.tower = Handle(encoder.tower.base, Schedule())
+            within, driver.tower = self.tower._driver, self.tower._driver
+            within.places, within.around = True, [*within.around, *driver.around]
         for block in dict.fromkeys(encoder.blocks):
             places = [i for i, other in enumerate(encoder.blocks) if other is block]
             # a forward of the block's own, such as accelerate's, comes back with remove()
@@ -214,6 +222,8 @@ class Handle:
             raise PruneSearchError("halves of blocks can be changed in encoders, but this model's decoder is reduced")
         reductions = Reductions.of(given)
         self._driver.check(reductions.schedule)
+        if self.tower is not None and reductions.tower is not None:
+            self.tower._driver.check(reductions.tower.schedule)
         self._leaves.prepare(reductions.variant, getattr(given, "whole", ()))
         return reductions
 
@@ -244,6 +254,8 @@ class Handle:
         self._driver.installed = False
         self._driver.state.variant, self._driver.state.twins = "", {}
         self._hooks.remove()
+        if self.tower is not None:
+            self.tower.remove()
         for core in self.encoder.cores:
             hide_state(core)
         mark_carrier(base, None)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.schedule import Schedule, refuse_by_row
-from prunesearch.core.plans.stage import DECODER, ENCODER, INPUT, Stage
+from prunesearch.core.plans.stage import DECODER, ENCODER, INPUT, TOWER, Stage
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.decide import Rule
 from prunesearch.pruning.families.find import Encoder
+from prunesearch.pruning.forward.assignment import Assignment
 from prunesearch.pruning.forward.beside import probes_of
 from prunesearch.pruning.forward.constants import are_kept
-from prunesearch.pruning.forward.mixed import RowTokens, SoftTokens
+from prunesearch.pruning.forward.mixed import MixedTokens, RowTokens, SoftTokens
 from prunesearch.pruning.forward.state import (
     Departure,
     Followed,
@@ -35,6 +37,7 @@ from prunesearch.pruning.interface import base_name
 # kernels that take no additive mask, which proportional attention needs
 NO_BIAS = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 COMPILED = "a compiled model"
+_NOTHING = Reductions.of(Schedule())
 _BACKENDS = ("sdpa", "eager", *NO_BIAS)
 
 
@@ -52,6 +55,8 @@ class Driver:
         self.threads = Threads(traced)
         self.standing = Reductions.of(Schedule())
         self.installed, self.compiled = True, False
+        self.tower: Driver | None = None  # of what makes a decoder's pictures
+        self.places = encoder.family.positions is not None  # whether account is kept of the tokens' places
         # what a copy must have in it to be whole: any of these holds the encoder
         self.around: list[nn.Module] = [encoder.base]
         self._checked: tuple[str, Schedule] | None = None
@@ -100,7 +105,24 @@ class Driver:
     @property
     def asks_tower(self) -> bool:
         """See `Host`."""
-        return any(stage.reads_tower for stage in self.reductions.schedule)
+        return any(stage.reads_tower for stage in self.reductions.schedule if stage.place.part != TOWER)
+
+    @property
+    def left_by_tower(self) -> float:
+        """See `Host`."""
+        return min((s.keep for s in self.reductions.schedule if s.place.part == TOWER), default=1.0)
+
+    @contextmanager
+    def in_tower(self) -> Iterator[ThreadState | None]:
+        """See `Host`; who watches the blocks behind it watches the tower's too."""
+        if self.tower is None:
+            yield None
+            return
+        state, watchers = self.tower.state, self.state.watchers
+        with state.changed(reductions=self.reductions.tower or _NOTHING, watchers=watchers):
+            yield state
+        if watchers is not None:
+            watchers[1]()
 
     @property
     def asks_frames(self) -> bool:
@@ -124,6 +146,10 @@ class Driver:
         attention = self.attention
         if self._checked == (attention, schedule):
             return
+        front = Reductions.of(schedule).tower
+        if front is not None and self.encoder.tower is None:
+            kind, why = self.encoder.family.model_type, self.encoder.family.whole_tower
+            raise PruneSearchError(f"no token of a '{kind}' can leave in its tower ({why}): use a stage at {INPUT}/0")
         schedule.check_parts(self.encoder.parts)
         self._check_merges(schedule)
         if attention not in _BACKENDS:
@@ -136,7 +162,7 @@ class Driver:
         self._checked = (attention, schedule)
 
     def _check_merges(self, schedule: Schedule) -> None:
-        merging = [s for s in schedule if MERGES.entry(s.merge).makes_sizes]
+        merging = [s for s in schedule if MERGES.entry(s.merge).makes_sizes and s.place.part != TOWER]
         if merging and not self.encoder.family.merges:
             raise PruneSearchError(
                 f"merge '{merging[0].merge}' would let tokens of a '{self.encoder.family.model_type}' see what comes "
@@ -145,7 +171,7 @@ class Driver:
         behind = self.encoder.family.part != ENCODER
         if behind or self.compiled:
             refuse_by_row(schedule, "a decoder" if behind else COMPILED)
-        if behind and any(s.reads_tower for s in schedule) and not self.encoder.family.tower:
+        if behind and any(s.reads_tower for s in schedule if s.place.part != TOWER) and not self.encoder.family.tower:
             raise PruneSearchError(
                 f"scorer 'tower_cls_attention' needs a tower whose patches are the tokens of a picture, one by one, "
                 f"which a '{self.encoder.family.model_type}' has not: use text_attention"
@@ -163,7 +189,7 @@ class Driver:
             )
 
     def _check_no_bias(self, schedule: Schedule, attention: str) -> None:
-        merging = [s for s in schedule if MERGES.entry(s.merge).makes_sizes]
+        merging = [s for s in schedule if MERGES.entry(s.merge).makes_sizes and s.place.part != TOWER]
         if merging:
             raise PruneSearchError(
                 f"merge '{merging[0].merge}' needs `+ log(size)` on the keys, which {attention} cannot add: "
@@ -280,7 +306,21 @@ class Driver:
         return x
 
     def _reduce_input(self, forward: ForwardState, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Carry out a stage before the first block, to which the features are queries, keys and values of one head."""
+        """Carry out a stage before the first block, to which the features are queries, keys and values of one head.
+
+        What left in the tower leaves first.
+        """
+        watchers = self.threads.state.watchers
+        if self.tower is not None and watchers is not None:
+            watchers[1]()
+        prompt = forward.prompt
+        if prompt is not None and prompt.gone is not None and prompt.tokens is not None:
+            assignment, now = prompt.tokens.without(prompt.gone)
+            stage = [s for s in forward.reductions.schedule if s.place.part == TOWER][-1]
+            self._note(stage, assignment, prompt.tokens, x)
+            x, left = assignment.apply(x, prompt.tokens)
+            forward.tokens = cast(MixedTokens, left).having(now)
+            forward.stages.append((0, forward.tokens))
         rule = forward.rule(INPUT, 0)
         if rule is None:
             return x
@@ -329,14 +369,19 @@ class Driver:
         assignment = rule.decide(tokens, view, *place, in_order=order, features=x, probe=probe, seen=seen)
         if assignment is None:
             return x
-        if state.trace is not None:
-            state.trace.add(rule.stage, assignment, tokens, x)
-        if state.departures is not None:
-            state.departures.append(Departure(assignment, x, tokens.valid))
+        self._note(rule.stage, assignment, tokens, x)
         x, left = assignment.apply(x, tokens)
         forward.tokens = left.kept(rule.keep)
         forward.stages.append((first, forward.tokens))
         return x
+
+    def _note(self, stage: Stage, assignment: Assignment, tokens: Tokens, x: Tensor) -> None:
+        """Let those who look on know of a stage."""
+        state = self.threads.state
+        if state.trace is not None:
+            state.trace.add(stage, assignment, tokens, x)
+        if state.departures is not None:
+            state.departures.append(Departure(assignment, x, tokens.valid))
 
     def _soften(self, forward: ForwardState, soften: Soften, index: int, x: Tensor, mask: Tensor | None) -> None:
         """Let tokens count as `soften` says, for every attention that follows."""
@@ -357,4 +402,4 @@ class Driver:
             mask = positions.padding(x, mask)
         if real is not None:
             mask = real if mask is None else real & key_validity(mask, *x.shape[:2])
-        return Tokens.start(x, mask, encoder.leading, encoder.family.trailing, with_places=positions is not None)
+        return Tokens.start(x, mask, encoder.leading, encoder.family.trailing, with_places=self.places)

@@ -120,7 +120,9 @@ def _through(
         space_file = SpaceFile.load(setting.config.space_path or own).of_part(geometry.part)
         if setting.weights is not None and RUNTIMES.entry(setting.config.mode).by_torch:
             space_file = space_file.with_scorers(setting.weights.scorers)
-        space = space_file.fit(geometry.depth, geometry.tokens, geometry.protected)
+        if space_file.tower and geometry.tower is None:
+            say(f"no stages in the tower: {handle.encoder.family.whole_tower}")
+        space = space_file.fit(geometry.depth, geometry.tokens, geometry.protected, tower=geometry.tower)
         found: Any = Run(setting, folder, lock, handle, space, meter)
         for one in steps:
             found = one(found)

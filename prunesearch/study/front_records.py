@@ -8,8 +8,18 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from prunesearch.core.costs import find_cost
-from prunesearch.core.plans.flow import Geometry
+from prunesearch.core.plans.flow import Geometry, Tower
 from prunesearch.study.front_items import CostName, Difference, Fidelity, FrontItem, FrontRecord, MetricValue
+
+
+class TowerInfo(FrontRecord):
+    """What makes the tokens of a decoder's pictures, as `core.plans.flow.Tower` has it."""
+
+    depth: int = Field(ge=1, description="number of its blocks")
+    tokens: int = Field(ge=1, description="of a picture at the start, protected ones included")
+    protected: int = Field(ge=0, description="of them, never reduced")
+    pictures: int = Field(ge=1, description="of a prompt")
+    reach: int = Field(ge=1, description="so many of its blocks lead to the tokens: stages may be in them")
 
 
 class ModelInfo(FrontRecord):
@@ -30,10 +40,15 @@ class ModelInfo(FrontRecord):
         description="that has the blocks; of a `decoder` `tokens` are those of a prompt with pictures",
     )
 
+    tower: TowerInfo | None = Field(
+        default=None, description="in front of a decoder, where stages may be; null where they may not"
+    )
+
     @property
     def geometry(self) -> Geometry:
         """How tokens flow through it."""
-        return Geometry(self.depth, self.tokens, self.protected, self.part)
+        tower = None if self.tower is None else Tower(**self.tower.model_dump())
+        return Geometry(self.depth, self.tokens, self.protected, self.part, tower)
 
 
 class TaskInfo(FrontRecord):

@@ -226,8 +226,9 @@ def make_setting(
         weights = GivenWeights.load_(task.model, Path(config.weights))
     first = Load(batch_size=config.batch_size, length=config.length)
     encoder = find_reduced(task.model)
-    protected = encoder.protected_in(task.timing_inputs(1))
-    geometry = Geometry(encoder.depth, task.tokens, protected, encoder.family.part)
+    timed = task.timing_inputs(1)
+    protected, tower = encoder.protected_in(timed), encoder.tower_in(timed)
+    geometry = Geometry(encoder.depth, task.tokens, protected, encoder.family.part, tower)
     return Setting(config, source, target, task, geometry, tuple(config.loads or [first]), weights)
 
 

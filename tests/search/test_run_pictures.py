@@ -67,13 +67,20 @@ def test_trials_prune_the_decoder_to_the_tokens_that_they_are_priced_by(
     assert (front.model.tokens - front.model.protected, front.model.depth) == (IMAGES, 4)
     # where the machine is quick, none of so small a model is faster than the unpruned one, and none is tried
     own = Plan.parse("1:0.5 text_attention+drop > 2:0.222 key_norm+drop")
-    plans = [own, *(trial.plan for trial in ps.load_study("pictures", root=root).trials)]
+    front_too = Plan.parse("tower/0:0.5 bipartite > tower/1:0.4 key_norm+drop > decoder/2:0.222 key_norm+drop")
+    plans = [own, front_too, *(trial.plan for trial in ps.load_study("pictures", root=root).trials)]
     for plan in plans:
-        assert {stage.merge for stage in plan} <= {"drop"}
+        assert {stage.merge for stage in plan if stage.place.part != "tower"} <= {"drop"}
         with ps.apply_(task.model, plan) as handle, torch.inference_mode(), handle.observing() as seen:
-            task.model(**inputs)
-        left = plan.flow(setting.geometry).counts
-        assert [x.shape[1] for x in seen] == [front.model.tokens, *left[:-1]]
+            tower: Any = handle.tower
+            with tower.observing() as in_front:
+                task.model(**inputs)
+        flow = plan.flow(front.model.geometry)
+        assert flow == plan.flow(setting.geometry)
+        # a block is given its tokens before a stage at the input takes some: they leave in it
+        assert [x.shape[1] for x in seen] == [front.model.tokens, *flow.counts[:-1]]
+        assert flow.in_tower is not None
+        assert [x.shape[1] for x in in_front] == [step.n_in for step in flow.in_tower]
 
 
 def test_its_table_is_of_the_time_to_the_first_token(front: Front, root: Path) -> None:
@@ -81,6 +88,11 @@ def test_its_table_is_of_the_time_to_the_first_token(front: Front, root: Path) -
     assert table.shape.part == "decoder"
     assert table.shape.geometry.reducible == IMAGES
     assert table.predict(Plan.parse("input/0:0.5 key_norm+drop")) > 0
+    flow = Plan.parse("tower/0:0.5 bipartite > decoder/1:0.3 key_norm+drop").flow(table.geometry)
+    parts, whole = table.breakdown(flow), table.breakdown(Plan().flow(table.geometry))
+    assert set(parts) == {"tower", "attention", "mlp", "reduce", "rest"}
+    assert all(value > 0 for value in parts.values())
+    assert parts["rest"] == pytest.approx(whole["rest"], rel=0.5)
     assert any("time to the first token" in note for note in front.task.notes)
     assert any("to the last of" in note for note in front.notes)
     assert set(front.unpruned.costs) == {"latency"}  # of multiply-adds nothing is said
@@ -119,6 +131,8 @@ def test_its_report_shows_which_patches_stay_for_which_question(setting: Setting
         "0:0.5 key_norm+drop",
         "input/0:0.5 position_stride+drop",
         "input/0:0.5 position_stride+drop > decoder/1:0.1 key_norm+drop > decoder/3:0.05 key_norm+drop",
+        "tower/1:0.5 position_stride+drop",
+        "tower/0:0.8 position_stride+drop > tower/1:0.5 position+drop > decoder/1:0.1 key_norm+drop",
     ],
 )
 def test_its_multiply_adds_are_those_of_the_whole_prompt(setting: Setting, text: str) -> None:
@@ -142,16 +156,7 @@ def test_its_memory_is_what_a_prompt_leaves_in_the_cache(setting: Setting, text:
     assert costs.predict(plan) == pytest.approx(kept / 2**20, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("more", "why"),
-    [
-        ({"device": "a100"}, "but not yet trained, .* profiled or estimated for others"),
-        ({"concurrency": 2}, "but not yet trained, .* run at a concurrency"),
-    ],
-)
-def test_costs_that_are_of_encoders_are_refused(
-    asked: RunConfig, root: Path, more: dict[str, object], why: str
-) -> None:
-    config = RunConfig(**{**asked.to_dict(), **more})
-    with pytest.raises(PruneSearchError, match=why):
-        run(config, f"refused-{next(iter(more))}", root=root)
+def test_costs_that_are_of_encoders_are_refused(asked: RunConfig, root: Path) -> None:
+    config = RunConfig(**{**asked.to_dict(), "device": "a100"})
+    with pytest.raises(PruneSearchError, match="but not yet trained, profiled or estimated for others"):
+        run(config, "refused", root=root)

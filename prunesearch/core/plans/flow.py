@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.stage import ENCODER, INPUT, Place, Stage
+from prunesearch.core.plans.stage import ENCODER, INPUT, TOWER, Place, Stage
 from prunesearch.core.tables.token_tables import MERGES
 
 if TYPE_CHECKING:
@@ -26,10 +26,33 @@ class Part(NamedTuple):
     depth: int
 
 
-def parts_of(part: str, depth: int) -> tuple[Part, ...]:
-    """The parts of a model whose blocks are in `part`: a decoder's come behind its input."""
+class Tower(NamedTuple):
+    """What makes the tokens of a decoder's pictures, one of each of its reducible ones.
+
+    Attributes:
+        depth: number of blocks that a forward runs.
+        tokens: of a picture at the start, protected ones included.
+        protected: of them, never reduced.
+        pictures: of a prompt.
+        reach: so many of its blocks lead to the tokens: stages may be in them.
+    """
+
+    depth: int
+    tokens: int
+    protected: int
+    pictures: int
+    reach: int
+
+
+def parts_of(part: str, depth: int, reach: int = 0) -> tuple[Part, ...]:
+    """The parts of a model whose blocks are in `part`: a decoder's come behind its input, and perhaps its tower.
+
+    `reach`: see `Tower`.
+    """
     own = Part(part, depth)
-    return (own,) if part == ENCODER else (Part(INPUT, 1), own)
+    if part == ENCODER:
+        return (own,)
+    return (*((Part(TOWER, reach),) if reach else ()), Part(INPUT, 1), own)
 
 
 @dataclass(frozen=True)
@@ -43,6 +66,7 @@ class Geometry:
         tokens: sequence length at the start, protected tokens included, padding left out.
         protected: how many of them are never reduced.
         part: that has the blocks; a decoder's tokens may leave before its first block too.
+        tower: in which they may leave as well; None where they may not.
 
     Raises:
         PruneSearchError: for numbers that no model can have.
@@ -52,6 +76,7 @@ class Geometry:
     tokens: int
     protected: int
     part: str = ENCODER
+    tower: Tower | None = None
 
     def __post_init__(self) -> None:
         if self.depth < 1:
@@ -62,7 +87,12 @@ class Geometry:
     @property
     def parts(self) -> tuple[Part, ...]:
         """The parts in the order in which tokens pass them, the one with the blocks last."""
-        return parts_of(self.part, self.depth)
+        return parts_of(self.part, self.depth, 0 if self.tower is None else self.tower.reach)
+
+    @cached_property
+    def of_tower(self) -> Geometry | None:
+        """The tower's own, of one picture."""
+        return None if self.tower is None else Geometry(self.tower.depth, self.tower.tokens, self.tower.protected)
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
@@ -125,7 +155,20 @@ class Flow:
     def entry(self) -> Stage | None:
         """The stage before the first block, where it removes something."""
         found = next((stage for stage in self.stages if stage.place.part == INPUT), None)
-        return found if found is not None and self.n_in < self.geometry.tokens else None
+        return found if found is not None and self.n_in < self.n_given else None
+
+    @cached_property
+    def in_tower(self) -> Flow | None:
+        """The forward of the tower, of one picture; None where none of its tokens may leave."""
+        of_tower = self.geometry.of_tower
+        if of_tower is None:
+            return None
+        return Flow(of_tower, tuple(s.replace(layer=s.layer) for s in self.stages if s.place.part == TOWER))
+
+    @cached_property
+    def n_given(self) -> int:
+        """Tokens of the prompt that the tower leaves, before a stage at the input."""
+        return _from_tower(self.geometry, self.stages)
 
     @cached_property
     def n_in(self) -> int:
@@ -169,7 +212,7 @@ class SeenFlow(Flow):
 
 
 def _seen(geometry: Geometry, stages: Iterable[Stage], widths: Sequence[int]) -> Iterator[Step]:
-    by_block, sized = {stage.layer: stage for stage in stages if stage.place.part != INPUT}, False
+    by_block, sized = _by_block(stages), False
     for block, (n, n_out) in enumerate(itertools.pairwise(widths)):
         stage = by_block.get(block)
         acts = stage is not None and (n_out < n or stage.by_row)
@@ -177,15 +220,28 @@ def _seen(geometry: Geometry, stages: Iterable[Stage], widths: Sequence[int]) ->
         sized = sized or (acts and stage is not None and MERGES.entry(stage.merge).makes_sizes)
 
 
-def _given(geometry: Geometry, stages: Iterable[Stage]) -> int:
+def _by_block(stages: Iterable[Stage]) -> dict[int, Stage]:
+    return {stage.layer: stage for stage in stages if stage.place.part not in (TOWER, INPUT)}
+
+
+def _from_tower(geometry: Geometry, stages: Iterable[Stage]) -> int:
+    """Tokens of the prompt that the tower leaves: of each picture by itself."""
+    tower = geometry.tower
+    if tower is None:
+        return geometry.tokens
+    each = [stage.amount.kept(tower.tokens - tower.protected) for stage in stages if stage.place.part == TOWER]
+    return min([geometry.tokens, *(geometry.protected + tower.pictures * left for left in each)])
+
+
+def _given(geometry: Geometry, stages: Sequence[Stage]) -> int:
     """Tokens that the first block is given."""
     before = [stage.amount.kept(geometry.reducible) for stage in stages if stage.place.part == INPUT]
-    return min([geometry.tokens, *(geometry.protected + left for left in before)])
+    return min([_from_tower(geometry, stages), *(geometry.protected + left for left in before)])
 
 
 def _walk(geometry: Geometry, stages: Iterable[Stage]) -> Iterator[Step]:
     stages = tuple(stages)
-    by_block = {stage.layer: stage for stage in stages if stage.place.part != INPUT}
+    by_block = _by_block(stages)
     n, sized, reducible = _given(geometry, stages), False, geometry.reducible
     for block in range(geometry.depth):
         place, stage = Place(geometry.part, block), by_block.get(block)

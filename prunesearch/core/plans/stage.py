@@ -12,17 +12,19 @@ from prunesearch.core.plans.amount import AMOUNTS, Amount, Keep
 from prunesearch.core.tables.params import Param, Params, all_params, checked_params, params_text, parse_params
 from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
 
-ENCODER, INPUT, DECODER = "encoder", "input", "decoder"
+TOWER, INPUT, ENCODER, DECODER = "tower", "input", "encoder", "decoder"
 BEFORE = -1  # number of the site before the first block
+IN_TOWER = -1000  # number of the site in the first block of a tower, which is far in front of that
 # where a stage may be, in the order in which tokens pass; `input`: what a decoder is given, before its first block
-PARTS = ("tower", INPUT, ENCODER, DECODER)
+PARTS = (TOWER, INPUT, ENCODER, DECODER)
 TOP_K = "top_k"
 
 
 class Place(NamedTuple):
     """Where a stage is: between the attention and the MLP of block `block` (from 0) of a part, one of `PARTS`.
 
-    The part `input` has no blocks: a stage there, at `input/0`, is before the first block of the decoder.
+    The part `input` has no blocks: a stage there, at `input/0`, is before the first block of the decoder. A `tower`
+    makes the tokens of a decoder's pictures, one of each of its own: what leaves in it never enters the decoder.
     """
 
     part: str
@@ -38,13 +40,23 @@ class Place(NamedTuple):
 
     @property
     def site(self) -> int:
-        """Number of the block, `BEFORE` for the input."""
+        """Number of the block, `BEFORE` for the input; those of a tower count from `IN_TOWER`."""
+        if self.part == TOWER:
+            return IN_TOWER + self.block
         return BEFORE if self.part == INPUT else self.block
+
+    @classmethod
+    def of_site(cls, site: int, part: str) -> Place:
+        """The place that a number is of; `part` has the model's blocks."""
+        if site < BEFORE:
+            return cls(TOWER, site - IN_TOWER)
+        return cls(INPUT, 0) if site == BEFORE else cls(part, site)
 
     @property
     def tokens_of(self) -> str:
-        """The part whose tokens at the start are those that a stage here counts: a decoder is given its input's."""
-        return DECODER if self.part == INPUT else self.part
+        """The part whose tokens at the start are those that a stage here counts: a decoder is given its input's, and
+        those of its tower."""
+        return DECODER if self.part in (TOWER, INPUT) else self.part
 
 
 @dataclass(frozen=True, init=False, repr=False)

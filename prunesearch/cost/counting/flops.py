@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 from prunesearch.compress.halves import left_of
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.flow import Flow, Geometry
+from prunesearch.core.plans.flow import Flow, Geometry, Tower
 from prunesearch.core.plans.plan import HALVES, Change, Plan
 from prunesearch.core.plans.schedule import Schedule
 from prunesearch.core.plans.stage import ENCODER
-from prunesearch.cost.costs import OfOneModel
+from prunesearch.cost.costs import OfOneModel, sum_of_pieces
 from prunesearch.cost.shape import BlockSizes, Shape, block_sizes, sizes_of
 
 if TYPE_CHECKING:
     from prunesearch.pruning.families.find import Encoder
 
+_PROJECTOR = "multi_modal_projector"  # from the base of models whose tower may be reduced
 _ATTENTION_OPS = (
     "aten::scaled_dot_product_attention",
     "aten::_scaled_dot_product_attention_math",
@@ -95,6 +96,8 @@ class MacCosts(OfOneModel):
     whole: tuple[BlockSizes, ...] = ()
     known: dict[Change, BlockSizes] = field(default_factory=dict, compare=False, repr=False)
     part: str = ENCODER
+    passed: Tower | None = None
+    tower: TowerMacs | None = None
 
     @classmethod
     def of(cls, encoder: Encoder, tokens: int, head_macs: int = 0, protected: int | None = None) -> MacCosts:
@@ -109,7 +112,12 @@ class MacCosts(OfOneModel):
     @property
     def geometry(self) -> Geometry:
         """Of the model."""
-        return Geometry(len(self.blocks), self.tokens, self.protected, self.part)
+        return Geometry(len(self.blocks), self.tokens, self.protected, self.part, self.passed)
+
+    @property
+    def in_tower(self) -> TowerMacs | None:
+        """Of a tower in front."""
+        return self.tower
 
     def under(self, changes: tuple[Change, ...]) -> MacCosts:
         """Of the model with these changes: fewer bits are as many products, smaller halves are fewer."""
@@ -130,7 +138,9 @@ class MacCosts(OfOneModel):
 
     def price(self, flow: Flow) -> float:
         """A whole forward."""
-        return (encoder_macs(flow, self.blocks) + self.around) / 1e9
+        tower, in_tower = self.tower, flow.in_tower
+        front = 0.0 if tower is None or in_tower is None else tower.price(in_tower)
+        return front + (encoder_macs(flow, self.blocks) + self.around) / 1e9
 
     def attention(self, n: int, sized: bool, layer: int) -> float:
         """The attention half of a block at `n` tokens; token sizes add no product."""
@@ -152,6 +162,61 @@ class MacCosts(OfOneModel):
     def head(self, n: int) -> float:
         """Nothing: it works on one token."""
         return 0.0
+
+
+@dataclass(frozen=True)
+class TowerMacs(OfOneModel):
+    """GMACs of the blocks of a tower on all pictures of a prompt, and of what follows them token by token.
+
+    Attributes:
+        one: of its blocks, on one picture.
+        pictures: of a prompt.
+        each: MACs of a token that is not protected, behind the blocks: of the projector.
+    """
+
+    one: MacCosts
+    pictures: int
+    each: int
+
+    @classmethod
+    def of(cls, encoder: Encoder, passed: Tower) -> TowerMacs | None:
+        """Read the sizes off a decoder's tower; None where it has none that may be reduced."""
+        if encoder.tower is None:
+            return None
+        projector = encoder.base.get_submodule(_PROJECTOR)
+        each = sum(m.weight.numel() for m in projector.modules() if isinstance(m, nn.Linear))
+        one = replace(MacCosts.of(encoder.tower, passed.tokens), around=0)
+        return cls(one, passed.pictures, each)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the tower, of one picture."""
+        return self.one.geometry
+
+    def price(self, flow: Flow) -> float:
+        """All of it."""
+        return sum_of_pieces(self, flow)
+
+    def attention(self, n: int, sized: bool, layer: int) -> float:
+        """The attention half of a block at `n` tokens of each picture."""
+        return self.pictures * self.one.attention(n, sized, layer)
+
+    def mlp(self, n: int, layer: int) -> float:
+        """The MLP half of a block at `n` tokens of each picture."""
+        return self.pictures * self.one.mlp(n, layer)
+
+    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+        """Nothing: what scorers and merges compute is not counted."""
+        return 0.0
+
+    @property
+    def stem(self) -> float:
+        """Nothing: what is before the first block is the same under every plan."""
+        return 0.0
+
+    def head(self, n: int) -> float:
+        """The projector, at `n` tokens of each picture."""
+        return self.pictures * self.each * (n - self.one.protected) / 1e9
 
 
 def _smaller(encoder: Encoder, layer: int, half: str, change: Change, block: BlockSizes) -> BlockSizes:

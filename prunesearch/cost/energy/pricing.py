@@ -10,6 +10,12 @@ from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.energy_fit import EnergyFit
 
 
+def by_kind(table: CostTable, flow: Flow) -> dict[str, float]:
+    """Where a forward's time goes by the kinds that powers are fitted to; a tower is of the rest."""
+    found = table.breakdown(flow)
+    return {**found, "rest": found["rest"] + found.pop("tower", 0.0)}
+
+
 @dataclass(frozen=True)
 class EnergyCosts(OfOneModel):
     """Prices as a `CostTable` does, but in gross mJ for one row of the batch.
@@ -28,7 +34,7 @@ class EnergyCosts(OfOneModel):
 
     def price(self, flow: Flow) -> float:
         """A whole forward."""
-        return self.fit.predict_mj(self.table.breakdown(flow))
+        return self.fit.predict_mj(by_kind(self.table, flow))
 
     def attention(self, n: int, sized: bool, layer: int) -> float:
         """The attention half of block `layer` at `n` tokens; `sized` with `+ log(size)` on the keys."""

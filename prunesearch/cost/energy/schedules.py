@@ -13,6 +13,7 @@ from prunesearch.cost.devices.counter import Unavailable
 from prunesearch.cost.devices.device import kind_of
 from prunesearch.cost.energy.counters import EnergyCounter, open_counter
 from prunesearch.cost.energy.fit import fit_energy
+from prunesearch.cost.energy.pricing import by_kind
 from prunesearch.cost.energy.window import EnergyMeter, EnergyRun, measure_energy
 from prunesearch.cost.shape import device_of
 from prunesearch.cost.tables.cost_table import CostTable
@@ -112,4 +113,4 @@ def fit_table_energy(
         window_s=window_s,
         repeats=repeats,
     )
-    return fit_energy(run, {schedule: table.breakdown(schedule.flow(table.geometry)) for schedule in chosen})
+    return fit_energy(run, {schedule: by_kind(table, schedule.flow(table.geometry)) for schedule in chosen})

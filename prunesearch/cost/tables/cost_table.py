@@ -17,6 +17,7 @@ from prunesearch.cost.costs import OfOneModel, breakdown
 from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.surface import Line, ReducePoint, ReduceSurface, fit_straight_line
 from prunesearch.cost.tables.table_records import Cells, TableFacts, first_error
+from prunesearch.cost.tables.tower_costs import TowerCosts
 
 _VERSION = 3
 _READ = (2, 3)  # in version 2 all blocks were alike
@@ -26,17 +27,18 @@ class CostTable(TableFacts, OfOneModel):
     """Latency of a model's pieces, which `price` adds up to whole forwards.
 
     All latencies are milliseconds for one batch under `conditions`. `changed` has the cells of the model with changes
-    (`Plan.variant`), measured in the same run.
+    (`Plan.variant`), measured in the same run; `tower`, by the same names and "", those of the tower before a decoder.
     """
 
     format: Literal["prunesearch.cost_table"] = "prunesearch.cost_table"
     version: Literal[3] = 3
     cells: Cells
     changed: dict[str, Cells] = Field(default_factory=dict)
+    tower: dict[str, Cells] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if name != "changed" or value}
+        return {name: value for name, value in handler(self).items() if name not in ("changed", "tower") or value}
 
     @model_validator(mode="before")
     @classmethod
@@ -46,7 +48,7 @@ class CostTable(TableFacts, OfOneModel):
 
     @model_validator(mode="after")
     def _sampled(self) -> Self:
-        every = [self.cells, *self.changed.values()]
+        every = [self.cells, *self.changed.values(), *self.tower.values()]
         bare = [row["piece"] for cells in every for row in cells.rows() if row["samples"] == 0]
         if bare and self.status == "measured":
             raise ValueError(f"a measured cell has samples, but {bare[0]} has none")
@@ -122,8 +124,24 @@ class CostTable(TableFacts, OfOneModel):
                     "(another study name), or leave it out (--precision)"
                 )
             facts = {name: getattr(self, name) for name in TableFacts.model_fields}
-            self._under[variant] = CostTable(**{**facts, "cells": self.changed[variant]})
+            tower = {"": self.tower[variant]} if variant in self.tower else {}
+            self._under[variant] = CostTable(**{**facts, "cells": self.changed[variant], "tower": tower})
         return self._under[variant]
+
+    @property
+    def in_tower(self) -> TowerCosts | None:
+        """Of the tower before a decoder, if the table has its pieces."""
+        return self._in_tower
+
+    @cached_property
+    def _in_tower(self) -> TowerCosts | None:
+        if self.shape.tower is None or "" not in self.tower:
+            return None
+        facts = {name: getattr(self, name) for name in TableFacts.model_fields}
+        facts |= {"shape": self.shape.tower, "validation": None, "energy": None}
+        blocks, cells = CostTable(**facts, cells=self.tower[""]), self.tower[""]
+        line = Line("what follows the tower", {cell.n: cell.ms for cell in cells.head})
+        return TowerCosts(blocks, cells.stem.ms, line)
 
     def price(self, flow: Flow) -> float:
         """Latency of a whole forward, in ms.
@@ -272,7 +290,7 @@ class CostTable(TableFacts, OfOneModel):
             "noisy": self.noise.noisy,
             "noise": self.noise.spread,
             "seconds": self.seconds,
-            "cells": sum(map(len, [self.cells, *self.changed.values()])),
+            "cells": sum(map(len, [self.cells, *self.changed.values(), *self.tower.values()])),
         }
 
     # -- files -----------------------------------------------------------------------------------------

@@ -23,14 +23,15 @@ from prunesearch.cost.tables.smooth import smooth, smooth_form
 from prunesearch.cost.tables.table_records import AttentionCell, Cell, Cells, CountCell, NoiseRecord, ReduceCell
 from prunesearch.cost.timing.loop import Sitting
 from prunesearch.cost.timing.modes import runner_for
+from prunesearch.cost.timing.prompt_walks import in_parts, plan_prompt_walks, tower_counts
 from prunesearch.cost.timing.samples import Noise, Samples
 from prunesearch.cost.timing.walk import (
+    OF_TOWER,
     Piece,
     Walker,
     Walks,
     in_turns,
     plain_piece,
-    plan_walks,
     take_walks,
     variant_of_piece,
 )
@@ -64,6 +65,7 @@ def build_table(
     go_on: Callable[[Walks], bool] = lambda walks: False,
     variants: Sequence[tuple[Change, ...]] = ((),),
     sitting: Sitting | None = None,
+    in_tower: Sequence[str] = (),
     options: Options | None = None,
 ) -> CostTable:
     """Measure what every piece of `model` costs on a batch, at every token count and with every method given.
@@ -92,6 +94,7 @@ def build_table(
         variants: changes that the model is measured with too, in turns; the first is none.
         sitting: what others have walked of the same table, and where walks are kept.
         options: of halves of its blocks, some in most forwards.
+        in_tower: methods of stages in the tower before a decoder.
 
     Raises:
         PruneSearchError: for a count or a method that cannot be, or an unsupported device.
@@ -103,9 +106,7 @@ def build_table(
     with borrowed(model) as handle:
         shape = describe_shape(model, handle, inputs)
         grid = check_counts(counts, shape)
-        plan = in_turns(
-            lambda s: plan_walks(shape.depth, shape.tokens, shape.protected, grid, methods, s), variants, seed, options
-        )
+        plan = in_turns(lambda s: plan_prompt_walks(shape, grid, methods, in_tower, s), variants, seed, options)
         walker = Walker(runner_for(mode, model, handle, inputs), shape, clock or clock_for(device))
         walks = take_walks(
             walker,
@@ -118,7 +119,7 @@ def build_table(
             alone=concurrency == 1,
             label=label,
             go_on=go_on,
-            lacking=lambda walks: not spans(walks, shape, grid, methods, options),
+            lacking=lambda walks: not spans(walks, shape, grid, methods, options, in_tower),
             sitting=sitting,
         )
         conditions = conditions_of(handle, inputs, shape.tokens, mode, concurrency)
@@ -129,8 +130,7 @@ def build_table(
         shape=shape,
         conditions=conditions,
         device=describe_device(device),
-        cells=cells.pop(""),
-        changed=cells,
+        **in_parts(cells),
         noise=noise_record(walks.noise).model_copy(update={"thrown_away": walks.thrown_away}),
         seconds=walks.seconds,
         walks=len(walks.steps),
@@ -162,7 +162,12 @@ def check_counts(counts: Iterable[int], shape: Shape) -> list[int]:
 
 
 def spans(
-    walks: Walks, shape: Shape, grid: Sequence[int], methods: Sequence[str], options: Options | None = None
+    walks: Walks,
+    shape: Shape,
+    grid: Sequence[int],
+    methods: Sequence[str],
+    options: Options | None = None,
+    in_tower: Sequence[str] = (),
 ) -> bool:
     """Whether every schedule within the grid can be priced: a table does not extrapolate.
 
@@ -171,6 +176,19 @@ def spans(
     """
     if not grid or not methods:
         return True
+    wanted = {False: _wanted(shape, grid, methods, options or {})}
+    if shape.tower is not None and in_tower:
+        wanted[True] = _wanted(shape.tower, tower_counts(shape, grid), in_tower, {})
+    met: dict[str, set[Piece]] = {}
+    for piece in walks.pieces:
+        plain = plain_piece(piece)
+        mine = met.setdefault(variant_of_piece(piece), set())
+        mine |= {("scorer", plain[1]), ("merge", plain[2])} if len(plain) == 5 else {plain}
+    return bool(met) and all(mine >= wanted.get(name.startswith(OF_TOWER), set()) for name, mine in met.items())
+
+
+def _wanted(shape: Shape, grid: Sequence[int], methods: Sequence[str], options: Options) -> set[Piece]:
+    """The pieces that `spans` asks for."""
     pairs = [parse_method(method) for method in methods]
     sized = {MERGES.entry(merge).makes_sizes for _, merge in pairs}
 
@@ -181,7 +199,7 @@ def spans(
     for block, variant in enumerate(shape.blocks):
         for half in HALVES[0 if block else 1 :]:  # no stage comes before the first block's attention
             wanted |= {piece for n in ends for piece in at(n, half, getattr(variant, half))}
-    for (block, half), known in (options or {}).items():
+    for (block, half), known in options.items():
         for change in known:
             own = getattr(shape.under({(block, half): change}).blocks[block], half)
             wanted.add((half, shape.tokens, *((False, own) if half == HALVES[0] else (own,))))
@@ -189,12 +207,7 @@ def spans(
                 wanted |= set(at(grid[0], half, own))
     names = {("merge", merge) for _, merge in pairs}
     names |= {("scorer", scorer) for scorer, merge in pairs if MERGES.entry(merge).uses_scores}
-    met: dict[str, set[Piece]] = {}
-    for piece in walks.pieces:
-        plain = plain_piece(piece)
-        mine = met.setdefault(variant_of_piece(piece), set())
-        mine |= {("scorer", plain[1]), ("merge", plain[2])} if len(plain) == 5 else {plain}
-    return bool(met) and all(mine >= wanted | names for mine in met.values())
+    return wanted | names
 
 
 def _enough(walks: Walks) -> bool:

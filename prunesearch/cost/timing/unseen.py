@@ -18,6 +18,7 @@ from prunesearch.core.plans.stage import Stage, read_method
 from prunesearch.cost.shape import Shape
 from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.table_records import Cells, NoiseRecord, Validation
+from prunesearch.cost.timing.prompt_walks import in_parts
 from prunesearch.cost.timing.samples import Samples
 
 UNSEEN = 30  # schedules for a validation
@@ -88,8 +89,8 @@ def errors(
     conditions = dict.fromkeys(("batch_size", "dtype", "attention", "mode", "tokens", "device"))
     noise = NoiseRecord(spread=None, drift=None, others=None, noisy=False, why="")
     table = CostTable(
-        status="measured", shape=shape, conditions=conditions, device={}, cells=cells[""], noise=noise, seconds=0,
-        walks=0, changed={name: found for name, found in cells.items() if name},
+        status="measured", shape=shape, conditions=conditions, device={}, noise=noise, seconds=0, walks=0,
+        **in_parts(cells),
     )  # fmt: skip
     timed = [
         (plan, float(np.median(np.divide(s.ms, p)))) for plan, s, p in zip(plans, samples, pace, strict=True) if len(s)

@@ -37,12 +37,20 @@ Piece = tuple[Any, ...]
 
 
 class Within(str):
-    """What is done to the model that a piece is of, beside its tokens: `Plan.variant`."""
+    """What is done to the model that a piece is of, beside its tokens: `Plan.variant`; of a tower behind `OF_TOWER`."""
+
+
+OF_TOWER = "tower|"
 
 
 def variant_of_piece(piece: Piece) -> str:
     """Empty for the model as it is."""
     return piece[-1] if isinstance(piece[-1], Within) else ""
+
+
+def is_unchanged(piece: Piece) -> bool:
+    """Whether it is of the model as it is, its tower's too."""
+    return variant_of_piece(piece) in ("", OF_TOWER)
 
 
 def plain_piece(piece: Piece) -> Piece:
@@ -108,13 +116,16 @@ class Walker:
     def walk(self, plan: Plan | Schedule) -> list[tuple[Piece, float]]:
         """Run one forward; returns its pieces in order, in ms. They add up to the whole forward."""
         self.runner.walk(plan, self._marks, self.clock.mark)
-        steps = self.clock.between_ms(self._marks)
-        return self.named(plan, _fold(steps, self.shape.depth))
+        steps, tower = self.clock.between_ms(self._marks), self.shape.tower
+        folded = _fold(steps, self.shape.depth) if tower is None else _fold_both(steps, tower.depth, self.shape.depth)
+        return self.named(plan, folded)
 
     def named(self, plan: Plan | Schedule, ms: Sequence[float]) -> list[tuple[Piece, float]]:
         """What the pieces of a plan's forward took, in order."""
-        whole = Plan.of(plan)
-        names = piece_names(plan.flow(self.shape.geometry), self.shape.under(whole.halves), whole.variant)
+        whole, flow, tower = Plan.of(plan), plan.flow(self.shape.geometry), self.shape.tower
+        names = piece_names(flow, self.shape.under(whole.halves), whole.variant)
+        if tower is not None and flow.in_tower is not None:
+            names = [*piece_names(flow.in_tower, tower, OF_TOWER + whole.variant), *names]
         return list(zip(names, ms, strict=True))
 
 
@@ -129,6 +140,20 @@ def _fold(steps: Sequence[float], depth: int) -> list[float]:
         between, attend, reduce, feed = steps[4 * block : 4 * block + 4]
         out += [attend if block == 0 else between + attend, reduce, feed]
     return [*out, steps[4 * depth]]
+
+
+def _fold_both(steps: Sequence[float], in_front: int, depth: int) -> list[float]:
+    """As `_fold`, of a tower of `in_front` blocks, and then of the decoder behind it.
+
+    What is between them: projector and what puts features in their places, the tower's; the prompt with its pictures,
+    the decoder's; and taking from it what left in the tower, the tower's again.
+    """
+    # marks: the tower's | features made, prompt made | the decoder's
+    between = 4 * in_front
+    front = _fold(steps[: between + 1], in_front)
+    prompt, *behind = steps[between + 1], *_fold(steps[between + 2 :], depth)
+    front[-1] += behind[0]
+    return [*front, prompt, *behind[1:]]
 
 
 def piece_names(flow: Flow, shape: Shape, changed: str = "") -> list[Piece]:
@@ -291,7 +316,7 @@ def take_walks(
                 if enough(walks) and not go_on(walks):
                     break
     # the first block's attention: the same work in every walk
-    sentinel = [steps[1][1] for steps in walks.steps if not variant_of_piece(steps[1][0])]
+    sentinel = [steps[1][1] for steps in walks.steps if is_unchanged(steps[1][0])]
     walks.noise, walks.seconds = judge_noise(sentinel, sitting.others if alone else None), sitting.seconds
     return walks
 

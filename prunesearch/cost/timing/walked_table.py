@@ -23,6 +23,7 @@ from prunesearch.cost.timing.build import Forms, all_cells, build_table, forms_o
 from prunesearch.cost.timing.concurrency import background_load
 from prunesearch.cost.timing.loop import Sitting
 from prunesearch.cost.timing.modes import Eager, runner_for
+from prunesearch.cost.timing.prompt_walks import with_some_in_tower
 from prunesearch.cost.timing.samples import Samples
 from prunesearch.cost.timing.unseen import UNSEEN, at_most, compare, draw_unseen, errors
 from prunesearch.cost.timing.walk import Walks, some_halves
@@ -76,6 +77,7 @@ def measure_walked_table(model: nn.Module, inputs: Mapping[str, Tensor], wanted:
             variants=wanted.variants,
             sitting=sitting,
             options=wanted.options,
+            in_tower=wanted.in_tower,
         )
     table.noise.waited_s = round(ready.waited_s, 1)
     if ready.doubt:
@@ -108,6 +110,7 @@ def _plans(shape: Shape, wanted: TableWanted, judged: int) -> tuple[list[Plan], 
         seed=wanted.seed + 1,
         between=not RUNTIMES.entry(wanted.mode).compiles,
     )
+    drawn = with_some_in_tower(shape, drawn, wanted.counts, wanted.in_tower, wanted.seed + 3)
     turns = itertools.cycle(wanted.variants)
     few = len(drawn) - _WATCHED if len(drawn) >= 2 * _WATCHED else len(drawn)
     rng = random.Random(wanted.seed + 2)

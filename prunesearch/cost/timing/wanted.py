@@ -32,10 +32,12 @@ class TableWanted:
         variants: changes that the model is measured with; the first is none.
         keep: file of what was timed; None: nothing is kept.
         options: what may be done to halves of its blocks.
+        in_tower: methods of stages in the tower before a decoder.
     """
 
     counts: Sequence[int]
     methods: Sequence[str]
+    in_tower: Sequence[str] = ()
     mode: str = "eager"
     time_budget_s: float = 45.0
     seed: int = 0
@@ -56,7 +58,7 @@ class TableWanted:
             "walks": _ORDER,
             **{name: getattr(self, name) for name in ("seed", "unseen", "min_rounds")},
             "counts": sorted(self.counts),
-            "methods": list(self.methods),
+            "methods": [*self.methods, "|", *self.in_tower],
             "variants": [variant_of(changes) for changes in self.variants],
             "options": [str(change) for known in self.options.values() for change in known],
             "shape": shape.model_dump(),

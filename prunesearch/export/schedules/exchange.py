@@ -16,7 +16,7 @@ from typing import Any
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import ENCODER, INPUT, Stage
+from prunesearch.core.plans.stage import ENCODER, INPUT, TOWER, Stage
 from prunesearch.core.tables.export_tables import FORMATS
 from prunesearch.core.tables.token_tables import MERGES, SELECTIONS
 from prunesearch.export.schedules.format import Format, ModelShape, Read, leaving, reducing, site
@@ -55,6 +55,12 @@ def export_schedule(plan: Plan | Schedule, to: Format, shape: ModelShape, *, los
         whole = plan.changes or plan.weights is not None
         return Exported(to.write(plan if whole else schedule, shape, ()), (), (), plan.weights)
     _check_part(to, shape)
+    in_tower = next((stage for stage in schedule if stage.place.part == TOWER), None)
+    if in_tower is not None:
+        raise PruneSearchError(
+            f"{to.tool} prunes behind the tower, but the stage at {in_tower.place} is in it: use --to json, or a point "
+            "without such a stage"
+        )
     back = to.read(to.write(schedule, shape, ()), shape, None)
     left_out = [f"{change}, which the model is in, is left out" for change in plan.changes]
     if plan.weights is not None:

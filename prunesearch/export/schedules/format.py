@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.flow import Geometry
+from prunesearch.core.plans.flow import Geometry, Tower
 from prunesearch.core.plans.schedule import Schedule, refuse_by_row
 from prunesearch.core.plans.stage import ENCODER, INPUT, Place, Stage
 
@@ -23,6 +23,7 @@ class ModelShape:
         provenance: where a schedule comes from (see `native.provenance_of`); formats with room for it write it down.
         in_order: whether the model keeps tokens in order; None where that is not known.
         part: that has the blocks; tokens of a decoder are those of a whole prompt, the reducible ones its pictures'.
+        tower: in front of a decoder, where its stages may be.
     """
 
     depth: int
@@ -31,6 +32,7 @@ class ModelShape:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     in_order: bool | None = None
     part: str = ENCODER
+    tower: Tower | None = None
 
     def __post_init__(self) -> None:
         if self.depth < 1:
@@ -43,7 +45,7 @@ class ModelShape:
     @property
     def geometry(self) -> Geometry:
         """How tokens flow through it."""
-        return Geometry(self.depth, self.tokens, self.protected, self.part)
+        return Geometry(self.depth, self.tokens, self.protected, self.part, self.tower)
 
     @property
     def reducible(self) -> int:

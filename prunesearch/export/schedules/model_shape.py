@@ -49,7 +49,9 @@ def model_shape(
 def shape_of(front: Front, provenance: Mapping[str, Any]) -> ModelShape:
     """The model of a study."""
     model = front.model
-    return ModelShape(model.depth, model.tokens, model.protected, provenance, part=model.part)
+    return ModelShape(
+        model.depth, model.tokens, model.protected, provenance, part=model.part, tower=model.geometry.tower
+    )
 
 
 def _of_prompts(model: str, depth: int, numbers: dict[str, int | None]) -> ModelShape:

@@ -61,6 +61,9 @@ class Family:
         merges: whether tokens may be merged.
         videos: whether stages of a decoder are told which of its tokens are of which frame of a video.
         tower: whether stages of a decoder are told what the tower in front of it attended to.
+        tower_at: path of that tower, where stages may be in it: its tokens are those of a picture, one by one.
+        tower_leads: how many of that tower's blocks lead to the features: an index as `hidden_states` has it.
+        whole_tower: why no stage may be in it, in words; of a decoder without `tower_at`.
         space: the search space where none is asked for; None: the default one.
         secondary: True for the one of a model's two encoders that is reduced only when it is passed by itself.
     """
@@ -88,6 +91,9 @@ class Family:
     merges: bool = True
     tower: bool = False
     videos: bool = False
+    tower_at: str = ""
+    tower_leads: int = -1
+    whole_tower: str = ""
     space: Path | None = None
     secondary: bool = False
 

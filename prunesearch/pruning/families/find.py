@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunesearch.core.errors import PruneSearchError, UnsupportedModelError
-from prunesearch.core.plans.flow import Part, parts_of
+from prunesearch.core.plans.flow import Part, Tower, parts_of
 from prunesearch.core.plans.stage import ENCODER
 from prunesearch.core.tables.names import Registry, Row, make_table
 from prunesearch.pruning.families.family import Family
@@ -58,13 +58,14 @@ class Encoder:
     """A supported encoder found inside a model: its family, its base module and its blocks.
 
     `blocks` are in the order in which a forward runs through them; one that serves several passes is there several
-    times. `cores` are their attention modules.
+    times. `cores` are their attention modules. `tower` makes a decoder's pictures, where stages may be in it.
     """
 
     family: Family
     base: PreTrainedModel
     blocks: list[nn.Module]
     cores: list[nn.Module]
+    tower: Encoder | None = None
 
     @property
     def depth(self) -> int:
@@ -74,7 +75,15 @@ class Encoder:
     @property
     def parts(self) -> tuple[Part, ...]:
         """Where stages may be, the part with its blocks last; a decoder's come behind its input."""
-        return parts_of(self.family.part, self.depth)
+        return parts_of(self.family.part, self.depth, self.reach)
+
+    @property
+    def reach(self) -> int:
+        """How many blocks of the tower lead to the tokens of pictures; 0 where no stage may be in it."""
+        if self.tower is None:
+            return 0
+        leads = self.family.tower_leads
+        return leads if leads >= 0 else self.tower.depth + 1 + leads
 
     @property
     def leading(self) -> int:
@@ -99,6 +108,15 @@ class Encoder:
             raise PruneSearchError(f"a '{self.family.model_type}' reads prompts: give input_ids with their pictures")
         may_leave = of_pictures(self.base.config, ids[:1, :-1])  # the last token of a prompt stays, whatever it is
         return int(ids.shape[1] - may_leave.sum())
+
+    def tower_in(self, inputs: Mapping[str, Tensor]) -> Tower | None:
+        """How tokens pass the tower where prompts have the pictures of `inputs`; None where none may leave in it."""
+        if self.tower is None:
+            return None
+        pictures = len(inputs["pixel_values"]) // len(inputs["input_ids"])
+        each = int(of_pictures(self.base.config, inputs["input_ids"][0]).sum()) // pictures
+        never = self.tower.protected
+        return Tower(self.tower.depth, never + each, never, pictures, self.reach)
 
     @property
     def sizes(self) -> Any:
@@ -157,8 +175,7 @@ def find_encoder(model: nn.Module) -> Encoder:
     if found.family.part != ENCODER:
         raise UnsupportedModelError(
             f"a '{found.family.model_type}' can be reduced (ps.apply_) and searched (prunesearch run) on the device at "
-            "hand, but not yet trained, exported as a model, profiled or estimated for others, run at a "
-            "concurrency, or given as batches"
+            "hand, and exported (--to hf), but not yet trained, profiled or estimated for others, or given as batches"
         )
     return found
 
@@ -189,7 +206,8 @@ def find_reduced(model: nn.Module) -> Encoder:
         raise _refusal(row, why_not)
     family, place = row.for_config(base.config), base.get_submodule(row.blocks)
     blocks = list(place.children()) if row.order is None else row.order(place, base.config)
-    return Encoder(family, base, blocks, [b.get_submodule(family.layout.core) for b in blocks])
+    tower = find_reduced(base.get_submodule(family.tower_at)) if family.tower_at else None
+    return Encoder(family, base, blocks, [b.get_submodule(family.layout.core) for b in blocks], tower)
 
 
 def _unwrapped(model: PreTrainedModel, row: Family) -> Family:

@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.pruning.families.tower import (
     FRAMES,
+    LEFT,
     TOLD,
     Frames,
     Videos,
     frames_of,
+    gone_tokens,
     patch_numbers,
+    rows_left,
     rows_told,
     told_tokens,
 )
@@ -96,9 +99,11 @@ class _Reader:
             notes[TOLD] = rows_told(given.get("mm_encoder_outputs"))
         if self.host.asks_frames and self.frames is not None:
             notes[FRAMES] = frames_of(given, self.frames, base.config)
+        if self.host.left_by_tower < 1:
+            notes[LEFT] = rows_left(given.get("mm_encoder_outputs"))
 
     def end(self, _: nn.Module, __: Any, ___: Any) -> None:
-        for note in (_READ, TOLD, FRAMES):
+        for note in (_READ, TOLD, LEFT, FRAMES):
             self.host.state.notes.pop(note, None)
 
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -132,7 +137,10 @@ class _Reader:
             of_videos = ids == host.base.config.video_token_id
             tokens = replace(tokens, patch_of_all=patch_numbers(host.state.notes.get(FRAMES), of_videos))
         _check_flash(forward, tokens)
-        forward.prompt = Prompt(tokens, padding)
+        gone = None
+        if host.left_by_tower < 1:
+            gone = gone_tokens(host.state.notes.get(LEFT), host.left_by_tower, seen_as, tokens.reducible | ~valid)
+        forward.prompt = Prompt(tokens, padding, gone=gone)
 
     def leave(self, _: nn.Module, __: Any, output: Any) -> Any:
         """What the decoder gives is put back in its places, and what its cache has is noted."""

@@ -1,4 +1,4 @@
-"""What a tower looks at, how its videos are made of frames, and what it adds: told to the stages of a decoder."""
+"""What a tower looks at and leaves of pictures, how its videos are made, and what it adds: told to a decoder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.amount import kept_count
 from prunesearch.pruning.attention import AttentionView
-from prunesearch.pruning.forward.state import Host
+from prunesearch.pruning.forward.state import Host, ThreadState
+from prunesearch.pruning.forward.tokens import Tokens
 from prunesearch.pruning.hooks import Hooks
 from prunesearch.pruning.scorers.by_attention import attention_slabs
 
@@ -28,12 +30,14 @@ NOWHERE = -1  # of tokens that are of no frame
 
 # given the arguments of a forward and the config: of each video its frames, and the tokens of one; None: no videos
 Frames = Callable[[Mapping[str, Any], Any], "list[tuple[int, int]] | None"]
+LEFT, _WITHIN = "what a tower left", "what a tower is doing"
+_LAYER = "vision_feature_layer"
 # towers whose patches are the tokens of a picture, one by one: where their blocks are, and whether they have a CLS
-_TOWERS = {"clip_vision_model": ("encoder.layers", True), "siglip_vision_model": ("encoder.layers", False)}
+TOWERS = {"clip_vision_model": ("encoder.layers", True), "siglip_vision_model": ("encoder.layers", False)}
 
 
 def tower(path: str) -> Attachment:
-    """Let stages know what the block of a tower that makes the features attends to.
+    """Let stages know what the block of a tower that makes the features attends to, and which tokens it left.
 
     Args:
         path: of the tower, from the base model.
@@ -43,14 +47,14 @@ def tower(path: str) -> Attachment:
 
 def _attach_tower(host: Host, model: nn.Module, hooks: Hooks, *, path: str) -> None:
     base: Any = host.base
-    found, which = base.get_submodule(path), base.config.vision_feature_layer
-    known = _TOWERS.get(found.config.model_type)
+    hooks.put(base, "get_image_features", _Features(host, base.get_image_features))
+    found, which = base.get_submodule(path), getattr(base.config, "vision_feature_layer", None)
+    known = TOWERS.get(found.config.model_type)
     if known is None or not isinstance(which, int) or which >= 0:
         return
     blocks: Any = found.get_submodule(known[0])
     looks = _Tower(host, known[1])
     hooks.before(blocks[which].self_attn, looks.see, with_kwargs=True)
-    hooks.put(base, "get_image_features", _Features(host, base.get_image_features))
 
 
 @dataclass
@@ -64,11 +68,13 @@ class _Tower:
         notes = self.host.state.notes
         if _SEEN in notes:
             x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            notes[_SEEN] = self._attention(core, x)
+            within = notes.get(_WITHIN)
+            seen = _in_their_places(self._attention(core, x)[..., None], None if within is None else within.tokens)
+            notes[_SEEN] = seen[:, 1:, 0] if self.has_cls else seen[..., 0]
 
     @torch.no_grad()
     def _attention(self, core: Any, x: Tensor) -> Tensor:
-        """`[pictures, patches]`, of CLS or, without one, the mean of all; projected once more, for this block alone."""
+        """`[pictures, tokens]`, of CLS or, without one, the mean of all; projected once more, for this block alone."""
         asking = x[:, :1] if self.has_cls else x
         heads = core.num_heads
         query, key = (
@@ -77,11 +83,14 @@ class _Tower:
         view = AttentionView(query, key, key, None, core.scale, None)
         slabs = [weights.mean(1).sum(1) for _, weights in attention_slabs(view)]
         total: Tensor = torch.stack(slabs).sum(0) / int(query.shape[2])
-        return total[:, 1:] if self.has_cls else total
+        return total
 
 
 class _Features:
-    """Stands in for `get_image_features`: each picture's features carry what the tower saw, wherever they go."""
+    """Stands in for `get_image_features`: each picture's features carry what the tower saw, wherever they go.
+
+    Where tokens left in the tower, features are zeros in their places.
+    """
 
     def __init__(self, host: Host, original: Any) -> None:
         self.host, self.original = host, original
@@ -91,22 +100,58 @@ class _Features:
         return inspect.signature(self.original)  # generate() reads it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        notes = self.host.state.notes
-        if not self.host.asks_tower:
-            return self.original(*args, **kwargs)
-        notes[_SEEN] = None
+        notes, asks = self.host.state.notes, self.host.asks_tower
+        if asks:
+            notes[_SEEN] = None
         try:
-            output = self.original(*args, **kwargs)
+            with self.host.in_tower() as within:
+                notes[_WITHIN] = within
+                output = self.original(*args, **kwargs)
+                left = self._put_back(output, within, kwargs) if within is not None else None
         finally:
-            seen = notes.pop(_SEEN)
+            notes.pop(_WITHIN, None)
+            seen = notes.pop(_SEEN, None)
+        if left is not None and LEFT in notes:  # within the model's own forward
+            notes[LEFT] = left
         pictures = getattr(output, "pooler_output", None)
         if seen is None or not isinstance(pictures, list) or len(pictures) != len(seen):
             return output
         for features, row in zip(pictures, seen, strict=True):
             setattr(features, _ON_FEATURES, row)
-        if TOLD in notes:  # within the model's own forward
+        if TOLD in notes:
             notes[TOLD] = list(seen)
         return output
+
+    def _put_back(self, output: Any, within: ThreadState, kwargs: dict[str, Any]) -> Tensor | None:
+        """Put features `[pictures, left, width]` in their places among zeros.
+
+        Returns which are there, bool `[pictures, all]`; None where none can leave in the tower.
+        """
+        if self.host.left_by_tower == 1:
+            return None
+        pictures, asked = getattr(output, "pooler_output", None), kwargs.get(_LAYER)
+        if pictures is None or asked not in (None, getattr(self.host.base.config, _LAYER, None)):
+            raise PruneSearchError(
+                "pictures whose tokens leave in the tower are made with return_dict=True and the config's own "
+                f"{_LAYER}: leave both out of the call"
+            )
+        tokens, found = within.tokens, torch.stack(pictures) if isinstance(pictures, list) else pictures
+        leading = 0 if tokens is None else tokens.leading
+        # what the projector was not given has a place as well
+        every = torch.cat([found[:, :leading], found], 1)
+        here = torch.ones_like(every[..., :1], dtype=torch.bool)
+        full, shown = (_in_their_places(x, tokens)[:, leading:] for x in (every, here))
+        shown = shown[..., 0]
+        output.pooler_output = list(full) if isinstance(pictures, list) else full
+        return shown
+
+
+def _in_their_places(x: Tensor, tokens: Tokens | None) -> Tensor:
+    """What is said `[b, n, width]` of the tokens that a tower still has, among zeros for those that left."""
+    if tokens is None or tokens.place is None:
+        return x
+    full = x.new_zeros(x.shape[0], tokens.n_start, x.shape[2])
+    return full.scatter(1, tokens.place[..., None].expand_as(x), x)
 
 
 def deepstack(decoder: str) -> Attachment:
@@ -151,6 +196,47 @@ def rows_told(given: Any) -> list[Tensor] | None:
     rows = [getattr(features, _ON_FEATURES, None) for features in pictures or ()]
     known = [row for row in rows if isinstance(row, Tensor)]
     return known if known and len(known) == len(rows) else None
+
+
+def rows_left(given: Any) -> Tensor | None:
+    """Which tokens the features of some pictures (`mm_encoder_outputs`) still have, bool `[pictures, all]`.
+
+    Those that left in the tower are zeros, in which form `generate` takes features through beams. None without any.
+    """
+    pictures = getattr(given.get("image"), "pooler_output", None) if isinstance(given, dict) else None
+    if isinstance(pictures, Tensor):
+        return pictures.any(-1)
+    rows = [features.any(-1) for features in pictures or ()]
+    return torch.stack(rows) if len({len(row) for row in rows}) == 1 else None
+
+
+def gone_tokens(left: Tensor | None, keep: float, of_pictures: Tensor, reducible: Tensor) -> Tensor | None:
+    """`[batch, n]` the tokens of prompts that left in the tower; None where pictures have too few for one to leave.
+
+    Args:
+        left: of each picture, in order, which are left.
+        keep: the fraction that leaves the tower.
+        of_pictures, reducible: bool `[batch, n]`.
+
+    Raises:
+        PruneSearchError: if these are not of every picture, or as many as the schedule leaves; or if a prompt ends with
+            one that left.
+    """
+    as_said = left is not None and bool((left.sum(1) == kept_count(keep, left.shape[1])).all())
+    if left is None or not as_said or left.numel() != int(of_pictures.sum()):
+        raise PruneSearchError(
+            "tokens that leave in the tower leave the prompt with them: pass `pixel_values`, or features that "
+            "get_image_features() made under this schedule"
+        )
+    if kept_count(keep, left.shape[1]) == left.shape[1]:
+        return None
+    gone = torch.zeros_like(of_pictures).masked_scatter(of_pictures, ~left.to(of_pictures.device).flatten())
+    if bool((gone & ~reducible).any()):
+        raise PruneSearchError(
+            "the last token of a prompt stays, but the tower left it out of a picture: let text follow the picture, or "
+            "use stages behind the tower"
+        )
+    return gone
 
 
 def told_tokens(rows: list[Tensor] | None, of_pictures: Tensor) -> Tensor:

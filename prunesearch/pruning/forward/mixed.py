@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.amount import kept_count
+from prunesearch.pruning.forward.assignment import Assignment
 from prunesearch.pruning.forward.constants import places
 from prunesearch.pruning.forward.tokens import Tokens, kept_counts
 
@@ -36,10 +37,11 @@ class MixedTokens(Tokens):
 
     `counts` are those of each row at the start, `counted` `[batch, 2]` the same on the device; `last` `[batch]` is the
     place of each row's last token of the prompt, which is never reduced; `full` says
-    that no row has padding, or slots without a token.
+    that no row has padding, or slots without a token. `now` are the reducible tokens that each row still has.
     """
 
     counts: tuple[RowCounts, ...] = ()
+    now: tuple[int, ...] = ()
     told_of_all: Tensor | None = None
     patch_of_all: Tensor | None = None
     counted: Tensor | None = None
@@ -78,6 +80,7 @@ class MixedTokens(Tokens):
             row_start=counted.sum(1),
             place=place,
             counts=counts,
+            now=tuple(row.reducible for row in counts),
             counted=counted,
             last=last,
             full=full,
@@ -136,8 +139,12 @@ class MixedTokens(Tokens):
         """`place`, which is no token's on slots without one."""
         return _given(self.place).where(_given(self.valid), self.n_start)
 
+    def _left(self, keep: float) -> tuple[int, ...]:
+        """Reducible tokens that each row keeps: a fraction of what it had, but no more than it has."""
+        return tuple(min(kept_count(keep, row.reducible), now) for row, now in zip(self.counts, self.now, strict=True))
+
     def _lengths(self, keep: float) -> list[int]:
-        return [row.others + kept_count(keep, row.reducible) for row in self.counts]
+        return [row.others + left for row, left in zip(self.counts, self._left(keep), strict=True)]
 
     def width_after(self, keep: float) -> int:
         """See `Tokens`."""
@@ -149,19 +156,41 @@ class MixedTokens(Tokens):
 
     def row_left(self, keep: float) -> Tensor:
         """See `Tokens`."""
-        return kept_counts(keep, self._counted[:, 0], max(row.reducible for row in self.counts))
+        left = kept_counts(keep, self._counted[:, 0], max(row.reducible for row in self.counts))
+        short = any(kept_count(keep, row.reducible) > now for row, now in zip(self.counts, self.now, strict=True))
+        return left.clamp(max=left.new_tensor(self.now)) if short else left
 
     def most_left(self, keep: float) -> int:
         """See `Tokens`."""
-        return max(kept_count(keep, row.reducible) for row in self.counts)
+        return max(self._left(keep))
 
     def gives(self, before: float, keep: float) -> bool:
         """See `Tokens`."""
-        return any(kept_count(keep, row.reducible) < kept_count(before, row.reducible) for row in self.counts)
+        return self._left(keep) != self.now
 
     def kept(self, keep: float) -> MixedTokens:
         """See `Tokens`."""
-        return self.moved(full=len(set(self._lengths(keep))) == 1)
+        return self.having(self._left(keep))
+
+    def having(self, now: tuple[int, ...]) -> MixedTokens:
+        """The same, known to have so many reducible tokens left in each row, and no padding between tokens."""
+        lengths = {row.others + left for row, left in zip(self.counts, now, strict=True)}
+        return self.moved(now=now, full=len(lengths) == 1)
+
+    def without(self, gone: Tensor) -> tuple[Assignment, tuple[int, ...]]:
+        """What takes some of the reducible tokens away, and how many each row then has.
+
+        Args:
+            gone: bool `[batch, n]`.
+        """
+        stays = _given(self.valid) & ~gone
+        left = (stays & self.reducible).sum(1)
+        now = tuple(left.tolist())
+        lengths = [row.others + some for row, some in zip(self.counts, now, strict=True)]
+        kept = (~stays).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(lengths)]
+        if len(set(lengths)) == 1:
+            return Assignment(kept), now
+        return Assignment(kept, places(kept, kept.shape[1]) < (left + self._counted[:, 1])[:, None]), now
 
     def _attention_mask(self, dtype: torch.dtype, additive: bool) -> Tensor | None:
         return None if self.full and self.size is None else super()._attention_mask(dtype, additive)

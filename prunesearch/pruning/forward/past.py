@@ -120,8 +120,10 @@ class Prompt:
         tokens: of the prompt, where stages may take some; None where none may leave.
         padding: bool `[batch, n]` of all tokens of the conversation; None: none.
         past: what the cache has of an earlier forward, where stages took some.
+        gone: bool `[batch, n]` the tokens of pictures that left in the tower; None: none did.
     """
 
     tokens: MixedTokens | None = None
     padding: Tensor | None = None
     past: Past | None = None
+    gone: Tensor | None = None

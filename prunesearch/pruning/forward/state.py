@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import DECODER, ENCODER, Stage
+from prunesearch.core.plans.stage import DECODER, ENCODER, TOWER, Stage
 from prunesearch.pruning.attention import AttentionView
 from prunesearch.pruning.decide import Rule, Scored
 from prunesearch.pruning.forward.assignment import Assignment
@@ -36,7 +36,7 @@ _STATE, _CARRIER = "_prunesearch_state", "_prunesearch_handle"
 @dataclass(frozen=True)
 class Reductions:
     """A plan as blocks look it up: the rule of each block of a part that has one, which twins of modules run, what is
-    left out.
+    left out; `tower` has the stages of a tower in front, as those of an encoder.
 
     Plans are asked, not imported: this goes into files that know of schedules alone.
     """
@@ -46,6 +46,7 @@ class Reductions:
     rules: Mapping[str, Mapping[int, Rule]]
     variant: str = ""
     skips: frozenset[tuple[int, str]] = frozenset()
+    tower: Reductions | None = None
 
     @classmethod
     def of(cls, given: Any) -> Reductions:
@@ -59,7 +60,9 @@ class Reductions:
             keep_before = before.keep if before is not None and counted else 1.0
             rules.setdefault(stage.place.part, {})[stage.layer] = Rule.of(stage, keep_before, stages[i + 1 :])
             before = stage
-        return cls(given, schedule, rules, getattr(given, "variant", ""), getattr(given, "skips", frozenset()))
+        of_tower = [stage.replace(layer=stage.layer) for stage in stages if stage.place.part == TOWER]
+        tower = cls.of(Schedule(of_tower)) if of_tower else None
+        return cls(given, schedule, rules, getattr(given, "variant", ""), getattr(given, "skips", frozenset()), tower)
 
     def rule(self, part: str, block: int) -> Rule | None:
         """That of a block of a part, if it has one; a stage whose part is not named is at a block of a decoder too."""
@@ -246,6 +249,13 @@ class Host(Protocol):
     @property
     def asks_frames(self) -> bool:
         """Whether a stage of the calling thread's forwards compares the frames of videos."""
+
+    @property
+    def left_by_tower(self) -> float:
+        """The fraction of tokens that their stages in the tower leave; 1: all."""
+
+    def in_tower(self) -> AbstractContextManager[ThreadState | None]:
+        """Within the block, the tower's forwards take away what those stages say; yields what it is doing."""
 
     def start(self, *_: Any) -> None:
         """A forward begins, before the first of its blocks."""

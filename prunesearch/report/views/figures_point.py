@@ -13,8 +13,14 @@ from prunesearch.report.views.figures import Figure, bars, signed
 from prunesearch.report.views.study_view import Item, StudyView
 from prunesearch.study.front_compared import Compared
 
-PIECES = {"attention": "--accent", "mlp": "--s3", "reduce": "--s2", "rest": "--faint"}
-_PIECE_NAMES = {"attention": "attention", "mlp": "MLP", "reduce": "scoring and merging", "rest": "embeddings and head"}
+PIECES = {"tower": "--s4", "attention": "--accent", "mlp": "--s3", "reduce": "--s2", "rest": "--faint"}
+_PIECE_NAMES = {
+    "tower": "tower and projector",
+    "attention": "attention",
+    "mlp": "MLP",
+    "reduce": "scoring and merging",
+    "rest": "embeddings and head",
+}
 
 
 def tokens_figure(study: StudyView, item: Item) -> Figure:
@@ -85,6 +91,8 @@ def time_figure(rows: Sequence[tuple[str, dict[str, float]]]) -> Figure:
     names = [plain(name) for name, _ in rows][::-1]
     traces = []
     for piece, shade in PIECES.items():
+        if any(piece not in row for _, row in rows):  # of a model without one
+            continue
         values = [row[piece] for _, row in rows][::-1]
         traces.append(
             {

@@ -276,7 +276,8 @@ def exports(study: StudyView, item: Item) -> Children:
     if study.front is not None and item.point is not None:
         provenance = dict(provenance_of(item.point, study.front))
         parts.append(code(export_command(study.front, item.id), "command", wrap=True))
-    target = ModelShape(shape.depth, shape.tokens, shape.protected, provenance, part=shape.geometry.part)
+    sizes = shape.depth, shape.tokens, shape.protected
+    target = ModelShape(*sizes, provenance, part=shape.geometry.part, tower=shape.tower)
     stem = f"{study.name}-{item.id}"
     buttons, changed, refused = [], [], []
     for form in (FORMATS[name] for name in FORMATS):

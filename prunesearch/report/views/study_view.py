@@ -13,7 +13,7 @@ import numpy as np
 from prunesearch.core import budget as typed
 from prunesearch.core.costs import COSTS, Cost, find_cost
 from prunesearch.core.errors import PruneSearchError
-from prunesearch.core.plans.flow import Geometry
+from prunesearch.core.plans.flow import Geometry, Tower
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.stage import ENCODER
 from prunesearch.report.views.axes import Drawn, read
@@ -36,16 +36,17 @@ class ShownShape:
     tokens: int
     protected: int
     part: str = ENCODER
+    tower: Tower | None = None
 
     @classmethod
     def of(cls, geometry: Geometry) -> ShownShape:
         """Those of a model."""
-        return cls(geometry.depth, geometry.tokens, geometry.protected, geometry.part)
+        return cls(geometry.depth, geometry.tokens, geometry.protected, geometry.part, geometry.tower)
 
     @property
     def geometry(self) -> Geometry:
         """How tokens flow through the model."""
-        return Geometry(self.depth, self.tokens, self.protected, self.part)
+        return Geometry(self.depth, self.tokens, self.protected, self.part, self.tower)
 
     def counts(self, plan: Plan) -> list[int]:
         """Tokens leaving each block."""

@@ -17,7 +17,7 @@ from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.stage import ENCODER
 from prunesearch.cost.costs import Costs
 from prunesearch.cost.counting.cache_costs import CacheCosts
-from prunesearch.cost.counting.flops import MacCosts, count_macs
+from prunesearch.cost.counting.flops import MacCosts, TowerMacs, count_macs
 from prunesearch.cost.counting.memory import peak_activation_mib
 from prunesearch.cost.counting.memory_costs import MemoryCosts
 from prunesearch.cost.counting.size import SizeCosts
@@ -185,9 +185,10 @@ class MacPricing(Pricing):
                 knows of (position products, an encoder's decoder, convolutions).
         """
         task = bench.task
-        costs, plan = self.told(bench) or self._behind_a_tower(bench), Plan()
+        costs, plan = self.told(bench) or self.behind_a_tower(bench), Plan()
         if costs.part != ENCODER:  # whose own share was read off the unpruned forward: another must say that it holds
-            plan = Plan.parse(f"{costs.part}/{costs.geometry.depth // 2}:0.5 key_norm+drop")
+            front = "tower/0:0.7 key_norm+drop > " if costs.tower is not None else ""
+            plan = Plan.parse(f"{front}{costs.part}/{costs.geometry.depth // 2}:0.5 key_norm+drop")
         with bench.handle.under(plan):
             closed, counted = costs.predict(plan), count_macs(task.model, task.timing_inputs(1)) / 1e9
         if abs(closed - counted) > _MACS_OFF * counted:
@@ -202,10 +203,15 @@ class MacPricing(Pricing):
         geometry = bench.setting.geometry
         return MacCosts.of(bench.handle.encoder, bench.task.tokens) if geometry.part == ENCODER else None
 
-    def _behind_a_tower(self, bench: Bench) -> MacCosts:
-        """The closed form of a decoder's blocks, and what is counted of everything else that a prompt goes through."""
-        task, encoder, protected = bench.task, bench.handle.encoder, bench.setting.geometry.protected
-        blocks = MacCosts.of(encoder, task.tokens, protected=protected)
+    def behind_a_tower(self, bench: Bench) -> MacCosts:
+        """The closed form of a decoder's blocks, and what is counted of everything else that a prompt goes through.
+
+        Of a tower where tokens may leave, its blocks and projector have a closed form too.
+        """
+        task, encoder, geometry = bench.task, bench.handle.encoder, bench.setting.geometry
+        blocks = MacCosts.of(encoder, task.tokens, protected=geometry.protected)
+        if geometry.tower is not None:
+            blocks = replace(blocks, passed=geometry.tower, tower=TowerMacs.of(encoder, geometry.tower))
         with bench.handle.under(Plan()):
             counted = count_macs(task.model, task.timing_inputs(1))
         return replace(blocks, around=round(counted - 1e9 * blocks.predict(Plan())))

@@ -9,6 +9,7 @@ from prunesearch.core.costs import COSTS
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import say, step
 from prunesearch.core.plans.plan import Options, Plan, variant_of
+from prunesearch.core.plans.stage import ENCODER
 from prunesearch.core.tables.registry import FREE, TOKENS
 from prunesearch.cost.costs import Costs
 from prunesearch.cost.counting.flops import MacCosts
@@ -18,7 +19,7 @@ from prunesearch.cost.tables.cost_table import CostTable
 from prunesearch.cost.tables.percentile import MEDIAN, tail_of
 from prunesearch.cost.tables.plateaus import block_curve, plateaus
 from prunesearch.pruning.apply import Handle, runnable
-from prunesearch.search.costs.bench import Bench
+from prunesearch.search.costs.bench import Bench, MacPricing
 from prunesearch.search.costs.half_options import half_costs_missing, options_to_search
 from prunesearch.search.costs.kept_halves import with_kept
 from prunesearch.search.costs.latency import Across, LoadCosts
@@ -131,7 +132,8 @@ class Coster:
         """One load's table; the first has the energy."""
         setting, first = self.setting.under(load), load == self.setting.loads[0]
         config, task, geometry = setting.config, setting.task, setting.geometry
-        space = self.space.file.fit(geometry.depth, geometry.tokens, geometry.protected, self.space.methods)
+        sizes = geometry.depth, geometry.tokens, geometry.protected
+        space = self.space.file.fit(*sizes, self.space.methods, geometry.tower)
         path = self.folder.cost_table
         if not first:
             path = path.with_name(f"{path.stem}-b{load.batch_size}-n{task.tokens}{path.suffix}")
@@ -148,9 +150,15 @@ class Coster:
             )
         macs = None
         if table.broken_promise:
-            macs = MacCosts.of(self.handle.encoder, task.tokens, protected=geometry.protected)
+            macs = self._macs(setting)
             say(f"{_BY_MACS}; {table.broken_promise} (close what else runs here, or give --table-time)")
         return LoadCosts(load.batch_size, task.tokens, load.weight, table, tail, macs)
+
+    def _macs(self, setting: Setting) -> MacCosts:
+        """The closed form, of a decoder that of all that a prompt goes through."""
+        if setting.geometry.part != ENCODER:
+            return MacPricing().behind_a_tower(Bench(setting, self.handle))
+        return MacCosts.of(self.handle.encoder, setting.task.tokens, protected=setting.geometry.protected)
 
     def _at_edges(self, space: PlanSpace, table: CostTable) -> PlanSpace:
         """Move counts to the edges of the table's plateaus, where more tokens cost the same."""

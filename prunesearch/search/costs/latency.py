@@ -28,6 +28,11 @@ class Scaled(OfOneModel):
         """Of the model that is priced."""
         return self.costs.geometry
 
+    @property
+    def in_tower(self) -> Scaled | None:
+        """Of a tower."""
+        return None if self.costs.in_tower is None else Scaled(self.costs.in_tower, self.factor)
+
     def under(self, changes: tuple[Change, ...]) -> Scaled:
         """Those of the model with these changes."""
         return Scaled(self.costs.under(changes), self.factor)
@@ -73,6 +78,43 @@ class ByMacs(Scaled):
         unpruned = Schedule().flow(self.geometry)
         share = self.table.under(whole_of(changes)).price(unpruned) / self.table.price(unpruned)
         return Scaled(self.costs.under(changes), self.factor * share)
+
+
+@dataclass(frozen=True)
+class Summed(OfOneModel):
+    """Several costs of one tower, each times its factor, together."""
+
+    parts: tuple[Scaled, ...]
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the tower."""
+        return self.parts[0].geometry
+
+    def price(self, flow: Flow) -> float:
+        """A whole forward."""
+        return sum(part.price(flow) for part in self.parts)
+
+    def attention(self, n: int, sized: bool, layer: int) -> float:
+        """The attention half of block `layer` at `n` tokens; `sized` with `+ log(size)` on the keys."""
+        return sum(part.attention(n, sized, layer) for part in self.parts)
+
+    def mlp(self, n: int, layer: int) -> float:
+        """The MLP half of block `layer` at `n` tokens."""
+        return sum(part.mlp(n, layer) for part in self.parts)
+
+    def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
+        """One stage."""
+        return sum(part.reduce(scorer, merge, n_in, n_out) for part in self.parts)
+
+    @property
+    def stem(self) -> float:
+        """Everything before the first block."""
+        return sum(part.stem for part in self.parts)
+
+    def head(self, n: int) -> float:
+        """What follows `n` tokens at the end."""
+        return sum(part.head(n) for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -192,6 +234,14 @@ class Across(OfOneModel):
     def reduce(self, scorer: str, merge: str, n_in: int, n_out: int) -> float:
         """One stage."""
         return self._mean(lambda k, part: part.reduce(scorer, merge, self._at(k, n_in), self._at(k, n_out)))
+
+    @property
+    def in_tower(self) -> Summed | None:
+        """Of a tower, whose pictures have as many tokens under every load."""
+        towers = [part.in_tower for part in self._parts]
+        shares = [self._unpruned[0] * w / whole for w, whole in zip(self._weights, self._unpruned, strict=True)]
+        known = tuple(Scaled(one, share) for one, share in zip(towers, shares, strict=True) if one is not None)
+        return Summed(known) if len(known) == len(towers) else None
 
     @property
     def stem(self) -> float:

@@ -48,7 +48,7 @@ def cheapest_methods(given: PlanSpace, costs: Costs) -> list[str]:
     space = given.schedules
     for method in space.methods:
         _, merge = parse_method(method)
-        cost = costs.predict(Schedule([space.stage(space.blocks[0], len(space.keeps) - 1, method)]))
+        cost = costs.predict(Schedule([space.stage(space.somewhere(method), len(space.keeps) - 1, method)]))
         kind = MERGES.entry(merge).makes_sizes
         best[kind] = min(best.get(kind, (cost, method)), (cost, method))
     return [method for _, method in best.values()]

@@ -56,6 +56,7 @@ from prunesearch.study.front_records import (
     Selection,
     TableInfo,
     TaskInfo,
+    TowerInfo,
 )
 from prunesearch.study.setup import Setting
 from prunesearch.study.trials import TrialRecord, evaluation_units, failed_trials, front_records
@@ -355,7 +356,7 @@ class Finish:
         return self.task.remarks(self.run.handle, {p.id: p.to_plan() for p in points}, self.config.batch_size)
 
     def _model(self) -> ModelInfo:
-        encoder = self.run.handle.encoder
+        encoder, tower = self.run.handle.encoder, self.setting.geometry.tower
         return ModelInfo(
             id=self.setting.source.shown,
             class_name=type(self.task.model).__name__,
@@ -364,6 +365,7 @@ class Finish:
             tokens=self.task.tokens,
             protected=self.setting.geometry.protected,
             part=encoder.family.part,
+            tower=None if tower is None else TowerInfo(**tower._asdict()),
         )
 
     def _percentile(self) -> Percentile | None:

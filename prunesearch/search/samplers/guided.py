@@ -191,7 +191,8 @@ class GuidedSampler(BaseSampler):
     def _profile(self, schedule: Plan) -> list[float]:
         keeps = {stage.place.site: stage.keep for stage in schedule}
         current, profile = 1.0, list[float]()
-        for layer in range(BEFORE, self.space.schedules.depth):
+        stages = self.space.schedules
+        for layer in (*(site for site in stages.layers if site < BEFORE), *range(BEFORE, stages.depth)):
             current = keeps.get(layer, current)
             profile.append(current)
         return profile

@@ -151,7 +151,7 @@ class LossModel:
 
     def _use(self, scales: CorrectionScales) -> None:
         space, self.scales = self.space, scales
-        self._layers = alike(np.array(space.layers) / space.depth, scales.blocks)
+        self._layers = alike(np.array(space.at_depth), scales.blocks)
         self._levels = alike(np.log(space.keeps), scales.log_keep)
         methods = method_kernel(space.methods, SurfaceScales())
         self._methods = scales.any_method + (1 - scales.any_method) * methods / methods.max()

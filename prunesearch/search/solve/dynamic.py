@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunesearch.core.pareto import non_dominated
+from prunesearch.core.plans.amount import kept_count
 from prunesearch.core.plans.plan import HALVES, Change, Options, Plan
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import BEFORE, parse_method
+from prunesearch.core.plans.stage import BEFORE, IN_TOWER, parse_method
 from prunesearch.core.tables.registry import CHANGES
 from prunesearch.core.tables.token_tables import MERGES
 from prunesearch.cost.costs import Costs
@@ -70,27 +71,45 @@ class Solver:
         top = min(limit, costs.price(Schedule().flow(costs.geometry))) - costs.stem
         # every block's cost is rounded to a bucket: room for that, or what fits exactly would fall off the end
         rounded = (6 if self.options else 2) * space.depth + (BEFORE in space.layers)
+        rounded += 0 if space.tower is None else 2 * space.tower.depth + 1
         self.width = max(top, 1e-9) / (self.buckets - 1 - rounded)
         self._halves: dict[tuple[int, int, bool], float] = {}
         self._mlps: dict[tuple[int, int], float] = {}
-        self.reduce = np.zeros((len(counts), len(counts), len(parts)))
-        for before in range(len(counts)):
-            for after in range(before + 1, len(counts)):
-                self.reduce[before, after] = [costs.reduce(*part, counts[before], counts[after]) for part in parts]
+        self.reduce = _reduces(costs, counts, parts, [method in space.in_blocks for method in space.methods])
+        # of a tower whose pieces are known: its costs, its tokens at each keep level, its stages
+        self.in_tower = None if space.tower is None else costs.in_tower
+        self.tower_counts: list[int] = []
+        if space.tower is not None:
+            never = space.tower.protected
+            self.tower_counts = [never + kept_count(keep, space.tower.tokens - never) for keep in space.keeps]
+        own = [method in space.in_tower for method in space.methods]
+        self.tower_reduce = _reduces(self.in_tower, self.tower_counts or counts, parts, own)
 
     def attention(self, layer: int, level: int, sized: bool) -> float:
         """The attention half of a block at a keep level."""
         key = (layer, level, sized)
         if key not in self._halves:
-            self._halves[key] = self.costs.attention(self.space.counts[level], sized, layer)
+            costs, number, n = self._at(layer, level)
+            self._halves[key] = 0.0 if costs is None else costs.attention(n, sized, number)
         return self._halves[key]
 
     def mlp(self, layer: int, level: int) -> float:
         """The MLP half of a block at a keep level."""
         key = (layer, level)
         if key not in self._mlps:
-            self._mlps[key] = self.costs.mlp(self.space.counts[level], layer)
+            costs, number, n = self._at(layer, level)
+            self._mlps[key] = 0.0 if costs is None else costs.mlp(n, number)
         return self._mlps[key]
+
+    def _at(self, layer: int, level: int) -> tuple[Costs | None, int, int]:
+        """What prices a block, by which number, and its tokens at a keep level; nothing does of a fixed tower."""
+        if layer < BEFORE:
+            return self.in_tower, layer - IN_TOWER, self.tower_counts[level]
+        return self.costs, layer, self.space.counts[level]
+
+    def stages(self, layer: int) -> NDArray[np.float64]:
+        """What stages at a site cost, `[level before, level after, method]`; endless where a method cannot be."""
+        return self.tower_reduce if layer < BEFORE else self.reduce
 
     @cached_property
     def changed(self) -> dict[tuple[int, str], list[tuple[Change | None, Costs]]]:
@@ -113,19 +132,33 @@ class Solver:
         front = sorted((s for s, k in zip(seeds, keep, strict=True) if k), key=lambda s: -s.cost)
         return spread(front, points, lambda s: s.cost)
 
-    def useful(self, before: int, after: int, added: NDArray[np.float64], biased: bool) -> list[int]:
-        """Of all methods between two levels, those that none beats in cost and added loss `[methods]`.
+    def useful(self, layer: int, before: int, after: int, added: NDArray[np.float64], biased: bool) -> list[int]:
+        """Of all methods between two levels at a site, those that none beats in cost and added loss `[methods]`.
 
         Where sizes are not in play yet, the methods that bring them in are compared among themselves.
         """
         groups = [np.arange(len(added))] if biased else [np.flatnonzero(self.makes_sizes == s) for s in (False, True)]
         found: list[int] = []
         for group in groups:
-            cheapest_first = group[np.lexsort((added[group], self.reduce[before, after, group]))]
+            cheapest_first = group[np.lexsort((added[group], self.stages(layer)[before, after, group]))]
             losses = added[cheapest_first]
             best_so_far = np.minimum.accumulate(np.concatenate([[np.inf], losses[:-1]]))
             found += cheapest_first[losses < best_so_far].tolist()
         return found
+
+
+def _reduces(
+    costs: Costs | None, counts: Sequence[int], parts: Sequence[tuple[str, str]], known: Sequence[bool]
+) -> NDArray[np.float64]:
+    """Costs of stages between all levels, by the methods that are `known` there; endless of the others."""
+    found = np.zeros((len(counts), len(counts), len(parts)))
+    found[..., ~np.array(known, dtype=bool)] = np.inf
+    for before in range(len(counts) if costs is not None else 0):
+        for after in range(before + 1, len(counts)):
+            for place, (part, here) in enumerate(zip(parts, known, strict=True)):
+                if here and costs is not None:
+                    found[before, after, place] = costs.reduce(*part, counts[before], counts[after])
+    return found
 
 
 class _Pass:
@@ -142,6 +175,11 @@ class _Pass:
         # per step and state: `[stages used, bucket]` -> index into `moves`, the step that reached it
         self.steps: list[dict[State, NDArray[np.int32]]] = []
         self.layers: list[int] = []  # the site of each step
+        for block in range(0 if self.space.tower is None else self.space.tower.depth):
+            where = IN_TOWER + block
+            self._advance(where, self.space.layers.index(where) if where in self.space.layers else None)
+        if self.space.tower is not None:
+            self._leave_tower()
         if BEFORE in self.space.layers:
             self._reduce(BEFORE, self.space.layers.index(BEFORE))
         for layer in range(self.space.depth):
@@ -161,6 +199,13 @@ class _Pass:
         self.layers.append(layer)
         return before
 
+    def _leave_tower(self) -> None:
+        """What follows the tower; the decoder is told nothing of sizes."""
+        tower, counts = self.solver.in_tower, self.solver.tower_counts
+        for state, losses in self._begin(BEFORE).items():
+            cost = 0.0 if tower is None else tower.head(counts[state[0]])
+            self._relax(_Move(state, -1, self._shift(cost)), (state[0], False, False), losses)
+
     def _attend(self, layer: int) -> None:
         """The attention of a block, in each of its forms that none beats."""
         for state, losses in self._begin(layer).items():
@@ -178,7 +223,7 @@ class _Pass:
             self._relax(_Move(state, -1, 0), (level, biased, False), losses)
             for after in range(level + 1, len(self.space.counts)) if site is not None and not bare else ():
                 added = self.sensitivities.added(site or 0, level, after)
-                for m in self.solver.useful(level, after, self._possible(site or 0, added), biased):
+                for m in self.solver.useful(layer, level, after, self._possible(site or 0, added), biased):
                     reached = (after, biased or bool(self.solver.makes_sizes[m]), False)
                     shift = self._shift(self.solver.reduce[level, after, m])
                     self._relax(_Move(state, m, shift), reached, losses[:-1] + added[m])
@@ -223,9 +268,9 @@ class _Pass:
             if site is None:
                 continue
             for after in range(level + 1, len(self.space.counts)):
-                added = self.sensitivities.added(site, level, after)
-                for m in self.solver.useful(level, after, added, biased):
-                    cost = attention + self.solver.reduce[level, after, m] + self.solver.mlp(layer, after)
+                added = self._possible(site, self.sensitivities.added(site, level, after))
+                for m in self.solver.useful(layer, level, after, added, biased):
+                    cost = attention + self.solver.stages(layer)[level, after, m] + self.solver.mlp(layer, after)
                     reached = (after, biased or bool(self.solver.makes_sizes[m]), False)
                     self._relax(_Move(state, m, self._shift(cost)), reached, losses[:-1] + added[m])
 

@@ -109,7 +109,7 @@ class _Prior:
     """Covariances of cells under given scales."""
 
     def __init__(self, space: Space, scales: SurfaceScales) -> None:
-        depth, log_keep = np.array(space.layers) / space.depth, np.log(space.keeps[1:])
+        depth, log_keep = np.array(space.at_depth), np.log(space.keeps[1:])
         self.scales = scales
         self._over_blocks = alike(depth, scales.blocks)
         self._over_levels = alike(log_keep, scales.log_keep)

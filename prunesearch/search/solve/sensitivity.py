@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from prunesearch.core.appended import Appended
 from prunesearch.core.plans.plan import Options, Plan
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import BEFORE
 from prunesearch.pruning.apply import Handle
 from prunesearch.search.solve.loss_surface import Cell, LossSurface
 from prunesearch.search.solve.losses import Sensitivities
@@ -216,20 +218,21 @@ class Probe:
         """Divergence of every row under the one stage of `cell`, `[rows]`."""
         layer = self.space.layers[cell[0]]
         stage = self.space.stage(layer, cell[1], self.space.methods[cell[2]])
-        return self.losses_under(Schedule([stage]), max(layer, 0))
+        return self.losses_under(Schedule([stage]), None if layer < BEFORE else max(layer, 0))
 
     @torch.inference_mode()
-    def losses_under(self, plan: Plan | Schedule, layer: int) -> NDArray[np.float64]:
-        """Divergence of every row under a plan that leaves the blocks before `layer` alone, `[rows]`."""
+    def losses_under(self, plan: Plan | Schedule, layer: int | None) -> NDArray[np.float64]:
+        """Divergence of every row under a plan that leaves the blocks before `layer` alone, `[rows]`; None: none."""
         found = []
         for index, batch in enumerate(self.rows.batches):
             reference, inputs = self._entering(index, batch)
-            with self.handle.under(plan), self.handle.resuming(layer, inputs[layer]):
+            again = nullcontext() if layer is None else self.handle.resuming(layer, inputs[layer])
+            with self.handle.under(plan), again:
                 outputs = self.task.outputs(self.task.model, batch)
             # an output that is not finite loses everything: the method is not chosen there
             lost = self.task.divergence(reference, outputs, batch)
             found.append(lost.nan_to_num(1e3, 1e3).double().cpu().numpy())
-        self.passes += self.rows.n * self._share(layer, plan)
+        self.passes += self.rows.n * self._share(layer or 0, plan)
         losses: NDArray[np.float64] = np.maximum(np.concatenate(found), 0.0)
         return losses
 

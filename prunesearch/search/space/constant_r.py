@@ -9,6 +9,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from pydantic import Field
 
 from prunesearch.core.errors import PruneSearchError
+from prunesearch.core.plans.flow import Tower
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.search.space.listed import ListedSpace, Shape, step
 from prunesearch.search.space.space import ALONE, Space, SpaceFile
@@ -22,11 +23,14 @@ class ConstantRFile(SpaceFile):
     r: Literal["all"] | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = "all"
     refused: ClassVar[Mapping[str, str]] = {
         "input": ALONE,
+        "tower": ALONE,
         "keep": "what is kept follows from `r`",
         "max_stages": "every block of `layers` removes tokens",
     }
 
-    def fit(self, depth: int, tokens: int, protected: int, methods: list[str] | None = None) -> Space:
+    def fit(
+        self, depth: int, tokens: int, protected: int, methods: list[str] | None = None, tower: Tower | None = None
+    ) -> Space:
         """The space on a model (see `SpaceFile.fit`)."""
         return ConstantRSpace(self.model_copy(update={"max_stages": depth}), depth, tokens, protected, methods)
 

@@ -38,7 +38,8 @@ def given_seed(path: Path, space: Space) -> tuple[Plan, list[str]]:
     notes: list[str] = []
     last = 0
     for stage in told:
-        count = flow.n_in if stage.place.site == BEFORE else flow.counts[stage.layer]
+        site = stage.place.site
+        count = flow.counts[stage.layer] if site > BEFORE else flow.n_in if site == BEFORE else flow.n_given
         level = min(range(len(space.counts)), key=lambda place: abs(space.counts[place] - count))
         if level <= last:
             notes.append(f"seed {path}: the stage at block {stage.place} is left out, the space has no step so small")

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.amount import kept_count
+from prunesearch.core.plans.flow import Tower
 from prunesearch.cost.tables.plateaus import Plateau
 from prunesearch.search.space.listed import ListedSpace, Shape, step
 from prunesearch.search.space.space import ALONE, Space, SpaceFile
@@ -27,6 +28,7 @@ class MultiStageFile(SpaceFile):
     rates: Literal["one", "each"] = "one"
     refused: ClassVar[Mapping[str, str]] = {
         "input": ALONE,
+        "tower": ALONE,
         "layers": "its blocks are given by `sites`",
         "max_stages": "it has as many stages as `sites`",
     }
@@ -39,7 +41,9 @@ class MultiStageFile(SpaceFile):
                 raise ValueError(f"a site is a block index >= 0, or a part of the depth in [0, 1), but got {site}")
         return sites
 
-    def fit(self, depth: int, tokens: int, protected: int, methods: list[str] | None = None) -> Space:
+    def fit(
+        self, depth: int, tokens: int, protected: int, methods: list[str] | None = None, tower: Tower | None = None
+    ) -> Space:
         """The space on a model (see `SpaceFile.fit`)."""
         blocks = sorted(int(site * depth) if isinstance(site, float) else site for site in self.sites)
         if blocks[-1] >= depth or len(set(blocks)) < len(blocks):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from pydantic import Field, field_validator
 
+from prunesearch.core.plans.flow import Tower
 from prunesearch.core.tables.registry import CURVES
 from prunesearch.search.space.listed import ListedSpace, Shape, step
 from prunesearch.search.space.space import ALONE, Space, SpaceFile
@@ -33,7 +34,7 @@ class ProgressiveFile(SpaceFile):
     """A space of kind `progressive`; `keep` holds the fractions at the end, to which those on the way are rounded."""
 
     kind: Literal["progressive"] = "progressive"
-    refused: ClassVar[Mapping[str, str]] = {"input": ALONE}
+    refused: ClassVar[Mapping[str, str]] = {"input": ALONE, "tower": ALONE}
     max_stages: int = Field(default=512, ge=1)
     curves: list[str] = Field(default_factory=lambda: list(CURVES), min_length=1)
 
@@ -44,7 +45,9 @@ class ProgressiveFile(SpaceFile):
             CURVES.entry(name)
         return names
 
-    def fit(self, depth: int, tokens: int, protected: int, methods: list[str] | None = None) -> Space:
+    def fit(
+        self, depth: int, tokens: int, protected: int, methods: list[str] | None = None, tower: Tower | None = None
+    ) -> Space:
         """The space on a model (see `SpaceFile.fit`)."""
         return ProgressiveSpace(self, depth, tokens, protected, methods)
 

@@ -6,7 +6,6 @@ import copy
 import itertools
 import random
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
@@ -16,16 +15,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from prunesearch.core.errors import PruneSearchError, did_you_mean
 from prunesearch.core.files import data_folder
 from prunesearch.core.plans.amount import kept_count
-from prunesearch.core.plans.flow import Geometry
+from prunesearch.core.plans.flow import Geometry, Tower
 from prunesearch.core.plans.plan import Change, Options
 from prunesearch.core.plans.schedule import Schedule
-from prunesearch.core.plans.stage import BEFORE, DECODER, ENCODER, INPUT, TOP_K, Place, Stage, parse_method, read_method
+from prunesearch.core.plans.stage import (
+    DECODER,
+    ENCODER,
+    TOP_K,
+    Place,
+    Stage,
+    read_method,
+)
 from prunesearch.core.tables.registry import SPACES, check_free
-from prunesearch.core.tables.token_tables import MERGES, SCORERS, SELECTIONS
+from prunesearch.core.tables.token_tables import MERGES, SELECTIONS
 from prunesearch.cost.tables.plateaus import Plateau
+from prunesearch.search.space.sites import Sites
 from prunesearch.study.folder import parse_yaml
 
-ALONE = "stages before the first block are of kind free"
+ALONE = "stages before the first block, and in a tower, are of kind free"
 _ANY = "random"  # the scorer where nothing hangs on it: the cheapest
 
 
@@ -44,6 +51,7 @@ class SpaceFile(BaseModel):
     merges: list[str] = Field(min_length=1)
     selections: list[str] = Field(default=[TOP_K], min_length=1)
     input: bool = False
+    tower: list[str] = []
     max_stages: int = Field(default=4, ge=1)
     free: list[str] | None = None
 
@@ -85,6 +93,14 @@ class SpaceFile(BaseModel):
             read_method(f"{Stage.scorer}+{name}")
         return names
 
+    @field_validator("tower")
+    @classmethod
+    def _in_tower(cls, methods: list[str]) -> list[str]:
+        for method in methods:
+            if Stage(0, 1.0, *read_method(method)).by_row:
+                raise ValueError(f"'{method}' leaves every row a count of its own, which a table cannot price")
+        return methods
+
     @field_validator("selections")
     @classmethod
     def _selections(cls, names: list[str]) -> list[str]:
@@ -117,16 +133,19 @@ class SpaceFile(BaseModel):
         except PruneSearchError as error:
             raise PruneSearchError(f"space file '{path}': {error}") from None
 
-    def fit(self, depth: int, tokens: int, protected: int, methods: list[str] | None = None) -> Space:
+    def fit(
+        self, depth: int, tokens: int, protected: int, methods: list[str] | None = None, tower: Tower | None = None
+    ) -> Space:
         """The space on a model of `depth` blocks and `tokens` tokens, `protected` of which are never reduced.
 
         Args:
             methods: the methods to offer; None for all of the file.
+            tower: in front of a decoder, in which stages may be.
 
         Raises:
             PruneSearchError: if the space does not fit the model.
         """
-        return Space(self, depth, tokens, protected, methods)
+        return Space(self, depth, tokens, protected, methods, tower)
 
     def of_part(self, part: str) -> Self:
         """Itself, where it fits a model whose blocks are in `part`.
@@ -134,10 +153,11 @@ class SpaceFile(BaseModel):
         Raises:
             PruneSearchError: for a space with stages before the first block of an encoder.
         """
-        if self.input and part != DECODER:
+        if (self.input or self.tower) and part != DECODER:
+            key = "input" if self.input else "tower"
             raise PruneSearchError(
-                "stages before the first block (input: true) are of models that read pictures in the prompt of a "
-                f"decoder, but this model's blocks are in its {part}: leave `input` out of the space"
+                "stages before the first block (input: true), or in a tower, are of models that read pictures in the "
+                f"prompt of a decoder, but this model's blocks are in its {part}: leave `{key}` out of the space"
             )
         return self
 
@@ -180,7 +200,7 @@ def _find(path: Path | None) -> Path:
     return shipped[path.name]
 
 
-class Space:
+class Space(Sites):
     """A space fitted to a model: layers, keep levels that differ in tokens, methods, and the parameter encoding.
 
     Level 0 is the whole sequence (keep 1.0); level g is `keeps[g]`. This one is of kind `free`; other kinds derive from
@@ -192,17 +212,23 @@ class Space:
         tokens: sequence length, protected tokens included.
         protected: tokens that are never reduced.
         methods: the methods to offer; None for all of the file.
+        tower: in front of a decoder, in which stages may be.
     """
 
     def __init__(
-        self, file: SpaceFile, depth: int, tokens: int, protected: int, methods: list[str] | None = None
+        self,
+        file: SpaceFile,
+        depth: int,
+        tokens: int,
+        protected: int,
+        methods: list[str] | None = None,
+        tower: Tower | None = None,
     ) -> None:
         layers = list(range(depth)) if file.layers == "all" else sorted(set(file.layers))
         if layers[-1] >= depth:
             raise PruneSearchError(f"`0 <= layer < {depth}` must hold for this model, but the space has {layers}")
-        self.file, self.depth, self.tokens, self.protected = file, depth, tokens, protected
-        self.layers = [BEFORE, *layers] if file.input else layers  # sites, by their numbers
-        self.methods = file.methods() if methods is None else methods
+        self.file, self.tokens, self.protected = file, tokens, protected
+        super().__init__(depth, layers, file.methods(), file.tower, tower if file.tower else None, file.input, methods)
         self.max_stages = min(file.max_stages, len(self.layers))
         # on a short sequence two fractions may keep the same tokens: only the first is offered
         by_count = {kept_count(k, tokens - protected): k for k in reversed([1.0, *self._grid()])}
@@ -218,12 +244,8 @@ class Space:
     @property
     def geometry(self) -> Geometry:
         """Of the model that it is fitted to."""
-        return Geometry(self.depth, self.tokens, self.protected, DECODER if self.file.input else ENCODER)
-
-    @property
-    def blocks(self) -> list[int]:
-        """Those of its sites that are blocks."""
-        return [layer for layer in self.layers if layer != BEFORE]
+        part = DECODER if self.named else ENCODER
+        return Geometry(self.depth, self.tokens, self.protected, part, self.tower)
 
     @property
     def schedules(self) -> Space:
@@ -255,7 +277,7 @@ class Space:
         return self._fit(self.file, methods)
 
     def _fit(self, file: SpaceFile, methods: list[str]) -> Space:
-        found = file.fit(self.depth, self.tokens, self.protected, methods)
+        found = file.fit(self.depth, self.tokens, self.protected, methods, self.tower)
         return found if self.max_stages else found.without_stages()
 
     def at_edges(self, plateaus: Sequence[Plateau]) -> Space:
@@ -275,20 +297,9 @@ class Space:
         """The stage at a layer, keep level and method."""
         key = (layer, level, method)
         if key not in self._stages:
-            where: int | Place = layer
-            if self.file.input:  # where one names its part, all do
-                where = Place(INPUT, 0) if layer == BEFORE else Place(DECODER, layer)
+            where: int | Place = Place.of_site(layer, DECODER) if self.named else layer
             self._stages[key] = Stage(where, self.keeps[level], *read_method(method))
         return self._stages[key]
-
-    def takes(self, site: int, method: int) -> bool:
-        """Whether a method can be at a site, an index into `layers`: before the first block nothing attends."""
-        return self.layers[site] != BEFORE or not self._attends[method]
-
-    @cached_property
-    def _attends(self) -> list[bool]:
-        pairs = [parse_method(method) for method in self.methods]
-        return [MERGES.entry(m).uses_scores and SCORERS.entry(s.partition("@")[0]).attends for s, m in pairs]
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """The parameters: `max_stages` slots of (layer, keep level, method); a slot at level 0 is empty."""
@@ -303,7 +314,7 @@ class Space:
         """Read parameters as a schedule; any combination is legal.
 
         Slots are sorted by layer and levels among themselves, so that keeps fall; of slots at one layer the one that
-        keeps least counts. A method that cannot be before the first block is in it.
+        keeps least counts. A method that cannot be where it is, is at the next place that takes it, or at the last.
         """
         slots = range(self.max_stages)
         sites = sorted((self._site(params, s), s) for s in slots if params[f"level_{s}"] > 0)
@@ -317,8 +328,11 @@ class Space:
         return Schedule(stages)
 
     def _site(self, params: Mapping[str, Any], slot: int) -> int:
-        site: int = params[f"layer_{slot}"]
-        return site if self.takes(site, self.methods.index(params[f"method_{slot}"])) else site + 1
+        site, method = params[f"layer_{slot}"], self.methods.index(params[f"method_{slot}"])
+        if self.takes(site, method):
+            return int(site)
+        taking = [other for other in range(len(self.layers)) if self.takes(other, method)]
+        return next((other for other in taking if other > site), taking[-1])
 
     def encode(self, schedule: Schedule) -> dict[str, Any] | None:
         """Write a schedule as parameters (the inverse of `decode`); None if it does not lie in the space."""

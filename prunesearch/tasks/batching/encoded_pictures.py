@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunesearch.core.plans.stage import TOWER, Stage
 from prunesearch.pruning.apply import handle_of
 from prunesearch.tasks.batching.batches import Inputs
 
@@ -32,10 +33,10 @@ class Features:
     def instead(self, model: Any, inputs: Inputs) -> dict[str, Any]:
         """The inputs with features in place of pictures, where the model's next forward would make the same.
 
-        It would not where the tower is changed too (another precision), or asked what it looks at.
+        It would not where the tower is changed too (another precision, fewer tokens), or asked what it looks at.
         """
         handle = handle_of(model)
-        changed = handle is not None and (handle.plan.changes or any(stage.reads_tower for stage in handle.schedule))
+        changed = handle is not None and (handle.plan.changes or any(map(_asks, handle.schedule)))
         self.of = model if self.of is None else self.of
         changed = changed or self.of is not model
         if _PIXELS not in inputs or changed or torch.is_grad_enabled():
@@ -51,6 +52,11 @@ class Features:
                 self.known[key] = found
         rest = {name: value for name, value in inputs.items() if name != _PIXELS}
         return {**rest, "mm_encoder_outputs": {"image": found}}
+
+
+def _asks(stage: Stage) -> bool:
+    """Whether a stage needs the tower to run."""
+    return stage.reads_tower or stage.place.part == TOWER
 
 
 def _tensors(found: Any) -> list[Tensor]:

@@ -227,7 +227,9 @@ def _split(
     def inputs(numbers: list[int]) -> Inputs:
         return with_answers(asks(numbers), [answers[n] for n in numbers], fill)
 
-    return EvalSet(role, OnDemand(inputs, in_random_order(torch.split(by_length, size), request.seed), references)), answers
+    return EvalSet(
+        role, OnDemand(inputs, in_random_order(torch.split(by_length, size), request.seed), references)
+    ), answers
 
 
 @torch.inference_mode()

@@ -110,7 +110,7 @@ def test_a_decoder_loses_tokens_before_its_first_block_too() -> None:
 
 def test_a_stage_at_the_input_is_priced_as_a_stage() -> None:
     class Told:
-        stem = 1.0
+        stem, in_tower = 1.0, None
 
         def attention(self, n: int, sized: bool, layer: int) -> float:
             return n

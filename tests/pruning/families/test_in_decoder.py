@@ -27,7 +27,10 @@ def prompt(model: Any) -> dict[str, torch.Tensor]:
     [
         ("input/0:0.5 value_norm+drop > 2:0.2 value_norm+drop", r"must name their parts .*: write 2 as decoder/2"),
         ("4:0.5 value_norm+drop", r"`layer < 4` must hold for a model of 4 blocks, but got layer=4"),
-        ("tower/1:0.5 value_norm+drop", r"no part 'tower' .* leave the stage at tower/1 out"),
+        ("tower/1:0.5 value_norm+drop", r"`layer < 1` must hold for the part 'tower', but got layer=1"),
+        ("tower/0:t0.1 value_norm+drop", r"a decoder needs counts that are the same for every row"),
+        ("tower/0:0.5 value_norm+drop > input/0:0.6 key_norm+drop", r"keep must fall strictly"),
+        ("tower/0:0.5 value_norm+drop > decoder/1:0.5 key_norm+drop", r"keep must fall strictly"),
         ("decoder/4:0.5 value_norm+drop", r"`layer < 4` must hold"),
         ("input/1:0.5 value_norm+drop", r"`layer < 1` must hold for the part 'input'"),
         ("decoder/1:0.5 value_norm+fuse", r"merge 'fuse' would let tokens .* use drop, or contextual"),
@@ -246,9 +249,9 @@ def test_what_no_tower_told_is_refused() -> None:
 
 def test_what_knows_of_encoders_alone_is_told() -> None:
     model = build_vlm("llava")
-    assert [tuple(part) for part in find_reduced(model).parts] == [("input", 1), ("decoder", 4)]
+    assert [tuple(part) for part in find_reduced(model).parts] == [("tower", 1), ("input", 1), ("decoder", 4)]
     with pytest.raises(
         UnsupportedModelError,
-        match=r"'llava' can be reduced \(ps.apply_\) and searched .* but not yet trained, exported",
+        match=r"'llava' can be reduced \(ps.apply_\) and searched .* exported \(--to hf\), but not yet trained",
     ):
         find_encoder(model)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from prunesearch.core.plans.flow import Geometry
+from prunesearch.core.plans.flow import Geometry, Tower
 from prunesearch.core.plans.schedule import Schedule
+from prunesearch.core.plans.stage import Place
 from prunesearch.search.solve.losses import Sensitivities
 from prunesearch.search.solve.seed import spread
 from prunesearch.search.solve.solver import solve
-from prunesearch.search.space.moves import neighbours
+from prunesearch.search.space.moves import neighbours, schedule_of
 from prunesearch.search.space.space import Space
 from tests.support.fakes import DEPTH, TOKENS, LinearCosts, small_space_file
 
@@ -71,6 +73,70 @@ def test_stages_before_the_first_block_are_solved_for_too(seed: int) -> None:
         assert found.cost == pytest.approx(costs.predict(found.schedule))
         faster = [loss for latency, loss in pairs if latency <= found.cost - slack]
         assert found.loss <= min(faster, default=float("inf")) + 1e-9
+
+
+@dataclass(frozen=True)
+class BehindTower(LinearCosts):
+    """As `LinearCosts`, of a decoder behind a tower of two blocks, the first of which leads to its pictures."""
+
+    tower: ClassVar[Tower] = Tower(2, 17, 1, 1, 1)
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.depth, self.tokens, self.protected, "decoder", self.tower)
+
+    @property
+    def in_tower(self) -> LinearCosts:
+        return LinearCosts(self.tower.depth, self.tower.tokens, self.tower.protected, 2.0)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_stages_in_a_tower_are_solved_for_too(seed: int) -> None:
+    costs = BehindTower()
+    methods = {"scorers": ["text_attention", "key_norm"], "merges": ["drop"], "tower": ["bipartite", "key_norm+drop"]}
+    file = small_space_file(input=True, max_stages=2, **methods)
+    space = file.fit(DEPTH, costs.tokens, costs.protected, tower=costs.tower)
+    assert [str(Place.of_site(layer, "decoder")) for layer in space.layers[:3]] == ["tower/0", "input/0", "decoder/0"]
+    sensitivities = random_sensitivities(space, seed)
+    every = [Schedule()]
+    for number in (1, 2):
+        for sites in itertools.combinations(range(len(space.layers)), number):
+            for levels in itertools.combinations(range(1, len(space.keeps)), number):
+                for chosen in itertools.product(range(len(space.methods)), repeat=number):
+                    if all(space.takes(*one) for one in zip(sites, chosen, strict=True)):
+                        stages = zip(sites, levels, chosen, strict=True)
+                        every.append(schedule_of(space, list(stages)))
+    pairs = [(costs.predict(s), sensitivities.estimate(s)) for s in every]
+    seeds = solve(space, sensitivities, costs, costs.predict(Schedule()), 1000)
+    passes = DEPTH + costs.tower.depth + 2
+    slack = (costs.predict(Schedule()) - costs.stem) / (499 - 2 * passes) * passes / 2 + 1e-9
+    assert any(str(found.schedule).startswith("tower/0") for found in seeds)
+    for found in seeds:
+        assert found.schedule in every
+        assert found.cost == pytest.approx(costs.predict(found.schedule))
+        faster = [loss for latency, loss in pairs if latency <= found.cost - slack]
+        assert found.loss <= min(faster, default=float("inf")) + 1e-9
+
+
+def test_methods_of_a_tower_stay_in_it_and_others_behind_it() -> None:
+    methods = {"scorers": ["text_attention", "key_norm"], "merges": ["drop"], "tower": ["bipartite", "key_norm+drop"]}
+    space = small_space_file(input=True, **methods).fit(DEPTH, TOKENS, 1, tower=Tower(3, 17, 1, 1, 2))
+    assert (space.in_tower, space.in_blocks) == (
+        ["key_norm+drop", "bipartite"],
+        ["text_attention+drop", "key_norm+drop"],
+    )
+    rng, seen = random.Random(0), set[tuple[str, str]]()
+    names = [name for name in space.distributions() if name.startswith("layer")]
+    for _ in range(300):
+        params = space.plain(rng)
+        params.update({name: rng.randrange(len(space.layers)) for name in names})
+        schedule = space.decode(params)
+        assert space.encode(schedule) is not None
+        for found in (schedule, *(p.schedule for p in neighbours(space, schedule, range(len(space.methods))))):
+            seen |= {(stage.place.part, stage.method) for stage in found}
+    text, keys = "text_attention+drop", "key_norm+drop"
+    wanted = {("tower", "bipartite"), ("tower", keys), ("input", keys), ("decoder", keys), ("decoder", text)}
+    assert seen == wanted
 
 
 def test_methods_that_need_a_block_are_never_before_the_first() -> None:

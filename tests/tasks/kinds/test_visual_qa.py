@@ -243,7 +243,9 @@ def test_the_first_batches_of_a_split_are_a_fair_sample_of_its_prompts(folder: s
     for seed in range(12):
         task = load_task(folder, rows, calibration=24, holdout=24, batch_size=4, seed=seed)
         batches: Any = task.holdout.batches
-        lengths = [int(n) for b in batches for n in b.inputs["attention_mask"].sum(1) - (b.inputs["labels"] >= 0).sum(1)]
+        lengths = [
+            int(n) for b in batches for n in b.inputs["attention_mask"].sum(1) - (b.inputs["labels"] >= 0).sum(1)
+        ]
         assert sorted(n for index in batches.numbers for n in index.tolist()) == list(range(24))
         first.append(sum(lengths[:8]) / 8)
         whole.append(sum(lengths) / 24)
