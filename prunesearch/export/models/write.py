@@ -20,8 +20,8 @@ from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule import Schedule, refuse_by_row
 from prunesearch.core.tables.export_tables import MODEL_FORMATS
 from prunesearch.export.models.model_format import ModelFormat, ModelOptions, ModelSource
-from prunesearch.export.models.prompts import check_answers, prompt_batches, reads_prompts
 from prunesearch.export.models.record import ModelExport, Timing
+from prunesearch.export.models.writing_models import check_answers, prompt_batches, reads_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,8 +17,8 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.export.models.huggingface import HUGGING_FACE
 from prunesearch.export.models.model_format import ModelSource
-from prunesearch.export.models.prompts import prompt_batches
 from prunesearch.export.models.write import export_model, find_model_format
+from prunesearch.export.models.writing_models import prompt_batches
 from tests.contracts.test_vision_language import said
 from tests.support.small_vlms import VLMS, build_vlm, prompts_for
 
@@ -124,15 +124,15 @@ def test_graphs_refuse_a_model_that_writes(name: str, tmp_path: Path) -> None:
 
 
 def test_what_writes_otherwise_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import prunesearch.export.models.prompts as prompts
+    import prunesearch.export.models.writing_models as writing
 
-    true, calls = prompts._said, list[int]()
+    true, calls = writing._said, list[int]()
 
     def shifted(model: Any, batch: Any) -> torch.Tensor:
         calls.append(1)
         return true(model, batch) + (len(calls) > 2)
 
-    monkeypatch.setattr(prompts, "_said", shifted)
+    monkeypatch.setattr(writing, "_said", shifted)
     with pytest.raises(PruneSearchError, match="answers otherwise than the plan from token 0 on"):
         export_model(source_of("llava", PLANS["llava"]), HUGGING_FACE, tmp_path / "folder", seconds=None)
     assert not (tmp_path / "folder").exists()
