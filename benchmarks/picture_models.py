@@ -201,16 +201,16 @@ def medians(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, Any
 
 
 def say(found: dict[str, Any], tiles: int) -> None:
-    """Print what was timed."""
-    tower, base = found.get("tower", {"ms": math.nan})["ms"], found["prefill | unpruned"]["ms"]
-    print(f"{tiles} tiles, {EACH * tiles} + {TEXT} tokens: tower {tower:.0f} ms", flush=True)
+    """Print what was timed; of the first token nothing where the tower was not."""
+    tower, base = found.get("tower", {"ms": None})["ms"], found["prefill | unpruned"]["ms"]
+    beside = "not timed" if tower is None else f"{tower:.0f} ms"
+    print(f"{tiles} tiles, {EACH * tiles} + {TEXT} tokens: tower {beside}", flush=True)
     for name in PLANS:
         ms, steps = found[f"prefill | {name}"]["ms"], found[f"{STEPS} steps | {name}"]["ms"] / STEPS
-        print(
-            f"  {name:26} prefill {ms:8.1f} ms ({base / ms:.2f}x), first token {tower + ms:8.1f} ms "
-            f"({(tower + base) / (tower + ms):.2f}x), a step {steps:.2f} ms",
-            flush=True,
-        )
+        first = ""
+        if tower is not None:
+            first = f"first token {tower + ms:8.1f} ms ({(tower + base) / (tower + ms):.2f}x), "
+        print(f"  {name:26} prefill {ms:8.1f} ms ({base / ms:.2f}x), {first}a step {steps:.2f} ms", flush=True)
 
 
 def main() -> None:
