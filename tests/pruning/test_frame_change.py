@@ -75,6 +75,17 @@ def test_decoding_goes_on_as_without_a_cache(name: str) -> None:
         assert said(model, inputs).tolist() == said(model, inputs, use_cache=False).tolist()
 
 
+@EVERY
+def test_beams_of_a_padded_batch_are_those_of_its_rows(name: str) -> None:
+    model = build_vlm(name, dtype=torch.float64)
+    prompts = [(3, 4, 5), (2, 4 if name == STACKED else 6, 9)]
+    with ps.apply_(model, parse_schedule(SCHEDULE.format(0.4))):
+        together = said(model, prompts_of_clips(model, name, prompts), num_beams=3)
+        for number, prompt in enumerate(prompts):
+            alone = prompts_of_clips(model, name, [prompt], first=number)
+            assert said(model, alone, num_beams=3)[0].tolist() == together[number].tolist()
+
+
 def test_behind_a_stage_it_is_the_last_frame_that_is_there() -> None:
     """Of what an earlier stage left, here any places in any order, each is compared with the last one of its own."""
     draw, n, texts = torch.Generator().manual_seed(0), 30, 8

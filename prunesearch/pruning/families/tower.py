@@ -319,16 +319,17 @@ def patch_numbers(videos: list[tuple[int, int]] | None, of_videos: Tensor) -> Te
             "selection 'frame_change' compares the frames of a video, but this prompt has none: use diversity, or pass "
             "the video with `pixel_values_videos`"
         )
-    total, ends = int(of_videos.sum()), (0, 1)
-    frames = sum(count * size for count, size in videos)
-    end = next((each for each in ends if frames + each * len(videos) == total), None)
-    if end is None:
+    total, frames = int(of_videos.sum()), sum(count * size for count, size in videos)
+    # beams repeat the rows, each with its one video
+    times = (1, max(1, len(of_videos) // len(videos)))
+    found = next(((k, end) for k in times for end in (0, 1) if k * (frames + end * len(videos)) == total), None)
+    if found is None:
         raise PruneSearchError(
             f"selection 'frame_change' needs every token of a video to be of a frame, but {total} tokens stand for "
             f"{len(videos)} videos of {frames} tokens in all"
         )
-    flat, first = [], 0
-    for count, size in videos:
+    (beams, end), flat, first = found, list[Tensor](), 0
+    for count, size in (video for video in videos for _ in range(beams)):
         flat += [torch.arange(first, first + size).repeat(count), torch.full((end,), NOWHERE)]
         first += size
     numbers = torch.cat(flat).to(of_videos.device)
