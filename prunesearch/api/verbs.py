@@ -131,6 +131,7 @@ def _asked(
     config = RunConfig(metric=metric if isinstance(metric, str) else None, **given)
     loading: dict[str, Any] = {"columns": config.columns or None, "length": config.length, "processor": processor}
     reading = {"delimiter": config.delimiter, "header": config.header, "skip_bad": config.skip_bad or None}
+    reading["group"] = config.group
     loading |= {name: value for name, value in reading.items() if value is not None}
     if config.robust:
         loading["views"] = Alterations(config.robust, config.severity or None, VIEW_ROWS, config.seed)

@@ -80,6 +80,7 @@ def run(
     skip_bad: Annotated[
         bool | None, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and count them.")
     ] = None,
+    group: Annotated[str | None, typer.Option(help="Column of the data; results are told group by group.")] = None,
     metric: Annotated[str | None, typer.Option(help=f"What quality is: {listed(METRICS)}; none: by task.")] = None,
     device: Annotated[
         str | None,
@@ -198,6 +199,7 @@ def run(
         "delimiter": delimiter,
         "header": header,
         "skip_bad": skip_bad,
+        "group": group,
         "metric": metric,
         "device": _measured_instead(device),
         "budget": budget,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,13 +16,22 @@ from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.events import plan as plan_steps
 from prunesearch.core.events import step, track
 from prunesearch.core.plans.plan import Plan
-from prunesearch.export.by_row.serving import Server
+from prunesearch.export.by_row.row_rule import ByRow
+from prunesearch.export.by_row.serving import Server, Serving
 from prunesearch.pruning.apply import Handle, apply_
 from prunesearch.pruning.forward.twins import Fits
-from prunesearch.search.adaptive.dearness import PIXELS, Dearness, dearer_notes, timed_beside
+from prunesearch.search.adaptive.dearness import (
+    PIXELS,
+    Dearness,
+    Unsureness,
+    dearer_notes,
+    ruled,
+    rules_of,
+    timed_beside,
+)
+from prunesearch.search.adaptive.stress_notes import stress_notes
 from prunesearch.search.finish.illustrate import report_study
 from prunesearch.search.finish.items import metric_value, paired_difference_to
-from prunesearch.search.finish.robustness import rank_correlation
 from prunesearch.search.trials.evaluate import Evaluation
 from prunesearch.study.config import RunConfig
 from prunesearch.study.folder import StudyFolder
@@ -33,11 +42,12 @@ from prunesearch.study.setup import Setting, make_setting
 from prunesearch.study.trials import read_trials, study_place
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet
+from prunesearch.tasks.data.groups import groups_in
 from prunesearch.tasks.kinds.classification import logits_of
 from prunesearch.tasks.loading import load
 from prunesearch.tasks.views.attacks import ATTACKS, COMPUTE, Colours, attacked
 
-UNPRUNED, BY_SCORE = "unpruned", "by-score"
+UNPRUNED = "unpruned"
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,8 @@ def stress(folder: StudyFolder, front: Front, wanted: StressSettings, *, task: T
     plans = plans_of(front)
     fits = fits_for(list(plans.values()), folder.path)
     with apply_(setting.task.model, Plan(), seed=setting.config.seed, fits=fits) as handle:
-        found = Stressing(front, setting, handle, plans, wanted, fits).found()
+        rules = rules_of(front, plans, Server(setting.task.model, handle), folder.weights)
+        found = Stressing(front, setting, handle, plans, wanted, fits, rules).found()
         front = front.model_copy(update={"stressed": found})
         trials = read_trials(**study_place(folder, folder.load_config().get("storage")))
         report_study(folder, front, setting, handle, trials)
@@ -126,6 +137,7 @@ class Stressing:
         plans: that are judged, the unpruned model first.
         wanted: what is asked for.
         fits: weights of changes of halves of blocks.
+        rules: cascades and routers that `adapt` found, of which only what they compute is attacked.
     """
 
     front: Front
@@ -134,6 +146,7 @@ class Stressing:
     plans: Mapping[str, Plan]
     wanted: StressSettings
     fits: Fits | None = None
+    rules: Mapping[str, ByRow] = field(default_factory=dict)
 
     @property
     def task(self) -> Task:
@@ -174,17 +187,30 @@ class Stressing:
             quality=_beside(name, clean),
             tokens=clean[name].tokens,
             classes=self._classes(name, clean),
+            groups=self._groups(name, clean),
             shifted=_beside(name, shifted) if shifted else None,
         )
 
     def _classes(self, name: str, clean: Mapping[str, Judged]) -> list[ClassQuality]:
-        labels = torch.as_tensor(self.rows.labels).cpu()
-        found = []
-        for label in sorted(set(labels.tolist())):
-            mine = labels == label
+        return self._parts(name, clean, torch.as_tensor(self.rows.labels).cpu().tolist(), self.task.label_names)
+
+    def _groups(self, name: str, clean: Mapping[str, Judged]) -> list[ClassQuality]:
+        values = self.task.groups.get("holdout")
+        if values is None:
+            return []
+        mine = groups_in(self.rows, values)
+        names = sorted(set(mine))
+        return self._parts(name, clean, [names.index(one) for one in mine], names)
+
+    def _parts(
+        self, name: str, clean: Mapping[str, Judged], places: Sequence[int], names: Sequence[str]
+    ) -> list[ClassQuality]:
+        """Right answers of each part of the rows, the one that lost most first; `places` are those of rows' names."""
+        of, found = torch.tensor(places), []
+        for place in sorted(set(places)):
+            mine = of == place
             quality, base = (float(clean[one].right[mine].mean()) for one in (name, UNPRUNED))
-            names = self.task.label_names
-            called = names[label] if label < len(names) else str(label)
+            called = names[place] if place < len(names) else str(place)
             found.append(ClassQuality(name=called, rows=int(mine.sum()), quality=quality, change=quality - base))
         return sorted(found, key=lambda one: (one.change, one.quality))
 
@@ -194,7 +220,7 @@ class Stressing:
         if self.wanted.data is None:
             return {}, None
         step(f"{len(self.plans)} plans on {self.wanted.data}")
-        other: dict[str, Any] = {"data": self.wanted.data, "given_digest": None, "robust": []}
+        other: dict[str, Any] = {"data": self.wanted.data, "given_digest": None, "robust": [], "group": None}
         config = RunConfig(**{**self.front.config, **other})
         task = make_setting(config).task
         if task.label_names != self.task.label_names:
@@ -227,30 +253,59 @@ class Stressing:
     def _dearer(self) -> list[DearerPlan]:
         if COMPUTE not in self.wanted.attacks:
             return []
-        if BY_SCORE not in self.plans:
+        stages = {name: plan for name, plan in self.plans.items() if plan.schedule.by_row is not None}
+        if not stages and not self.rules:
             raise PruneSearchError(
-                "an attack on compute needs a plan of stages by row: every other plan computes on as many tokens "
-                f"whatever is in a row; `prunesearch adapt {self.front.study}` looks for one"
+                "an attack on compute needs a plan of stages by row, a cascade or a router: every other plan computes "
+                f"on as many tokens whatever is in a row; `prunesearch adapt {self.front.study}` looks for them"
             )
-        step(f"attacking what {self.plans[BY_SCORE]} computes")
-        plain, made = self._pictures, Dearness(self.task.model, self.handle)
-        changed = self._changed(self.plans[BY_SCORE], plain, COMPUTE, made)
-        return [self._beside(name, plan, plain, changed) for name, plan in track_of(self.plans)]
+        plain, model, found = self._pictures, self.task.model, []
+        for name, plan in stages.items():
+            step(f"attacking what {plan} computes")
+            changed = self._changed(plan, plain, COMPUTE, Dearness(model, self.handle))
+            others = {one: p for one, p in self.plans.items() if one not in stages}
+            others = others if name == next(iter(stages)) else {UNPRUNED: Plan()}
+            found += [self._beside(one, p, plain, changed, name) for one, p in track_of({**others, name: plan})]
+        for name, rule in self.rules.items():
+            step(f"attacking which plan {name} runs")
+            changed = self._changed(Plan(), plain, COMPUTE, Unsureness(rule))
+            found.append(self._beside(UNPRUNED, Plan(), plain, changed, name))
+            found.append(self._rule_beside(name, rule, plain, changed))
+        return found
 
-    def _beside(self, name: str, plan: Plan, plain: Sequence[Batch], changed: Sequence[Batch]) -> DearerPlan:
-        """A plan on rows as they are and as they were changed; both are timed in turn, in batches of the study."""
-        before, after = (self._clean(plan, batches) for batches in (plain, changed))
-        size, seed = self.setting.config.batch_size, self.setting.config.seed
-        pixels = [[batch.inputs[PIXELS] for batch in batches] for batches in (plain, changed)]
-        ms = timed_beside(Server(self.task.model, self.handle).static(plan), pixels[0], pixels[1], size, seed)
+    def _rule_beside(self, name: str, rule: ByRow, plain: Sequence[Batch], changed: Sequence[Batch]) -> DearerPlan:
+        """A cascade or a router on rows as they are and as they were changed, timed in turn."""
+        before, after = (ruled(self.task, rule, batches) for batches in (plain, changed))
         return DearerPlan(
             name=name,
+            made_for=name,
+            slow=before.slow,
+            attacked_slow=after.slow,
+            quality=before.quality,
+            attacked_quality=after.quality,
+            **self._timed(lambda inputs: rule(inputs)[0], plain, changed),
+        )
+
+    def _timed(self, run: Serving, plain: Sequence[Batch], changed: Sequence[Batch]) -> dict[str, float]:
+        """Mean milliseconds in batches of the study."""
+        size, seed = self.setting.config.batch_size, self.setting.config.seed
+        pixels = [[batch.inputs[PIXELS] for batch in batches] for batches in (plain, changed)]
+        ms, attacked_ms = timed_beside(run, pixels[0], pixels[1], size, seed)
+        return {"ms": ms, "attacked_ms": attacked_ms}
+
+    def _beside(
+        self, name: str, plan: Plan, plain: Sequence[Batch], changed: Sequence[Batch], made_for: str
+    ) -> DearerPlan:
+        """A plan on rows as they are and as they were changed; both are timed in turn."""
+        before, after = (self._clean(plan, batches) for batches in (plain, changed))
+        return DearerPlan(
+            name=name,
+            made_for=made_for,
             tokens=before.tokens,
             attacked_tokens=after.tokens,
-            ms=ms[0],
-            attacked_ms=ms[1],
             quality=before.evaluation.quality,
             attacked_quality=after.evaluation.quality,
+            **self._timed(Server(self.task.model, self.handle).static(plan), plain, changed),
         )
 
     def _attacked(self) -> list[AttackedPlan]:
@@ -334,63 +389,3 @@ def _beside(name: str, found: Mapping[str, Judged]) -> MetricValue:
     return value.model_copy(
         update={"difference": paired_difference_to(found[UNPRUNED].evaluation, found[name].evaluation)}
     )
-
-
-def stress_notes(plans: Sequence[StressedPlan], attacks: Sequence[AttackedPlan]) -> list[str]:
-    """What a reader should know: who loses most where, whether the order of plans holds, and what an attack costs."""
-    pruned, notes = plans[1:], []
-    if pruned and pruned[0].classes:
-        worst = min(pruned, key=lambda one: one.classes[0].change)
-        first, whole = worst.classes[0], worst.quality.difference
-        notes.append(
-            f"class by class {worst.name} loses most: {100 * first.change:+.1f} points on {first.rows} rows of "
-            f"{first.name}, where all rows together change by {100 * (whole.value if whole else 0.0):+.1f}"
-        )
-    clean = {one.name: one.quality.value for one in plans}
-    moved = {one.name: one.shifted.value for one in plans if one.shifted is not None}
-    if moved:
-        notes += _order("on the other data", {n: clean[n] for n in moved if n != UNPRUNED}, moved)
-    for attack in dict.fromkeys(one.attack for one in attacks):
-        mine = {one.name: one for one in attacks if one.attack == attack}
-        own = {name: one.own for name, one in mine.items()}
-        notes += _order(f"under {attack} on themselves", {n: clean[n] for n in own if n != UNPRUNED}, own)
-        there = [one.from_unpruned for name, one in mine.items() if name != UNPRUNED]
-        if there:
-            notes.append(
-                f"{attack} leaves the unpruned model {100 * own[UNPRUNED]:.1f} %; rows that mislead it leave pruned "
-                f"plans {100 * min(there):.1f} to {100 * max(there):.1f} %"
-            )
-    return [*notes, *_compute(plans, attacks)]
-
-
-def _order(where: str, clean: Mapping[str, float], found: Mapping[str, float]) -> list[str]:
-    """How the order of pruned plans holds, and whether any is better than the unpruned model there."""
-    if not clean:
-        return []
-    best, there = (max(values, key=lambda name: values[name]) for values in (clean, {n: found[n] for n in clean}))
-    rank = rank_correlation([clean[n] for n in clean], [found[n] for n in clean])
-    if rank is None:
-        return []
-    same = "stays the best" if best == there else f"is not: {there} is"
-    return [
-        f"{where} the best pruned plan, {best}, {same}; rank correlation of {len(clean)} plans with clean rows "
-        f"{rank:+.2f}"
-    ]
-
-
-def _compute(plans: Sequence[StressedPlan], attacks: Sequence[AttackedPlan]) -> list[str]:
-    """What an attack on answers does to what is computed (DeSparsify, Yehezkel et al. 2024, attacks that itself)."""
-    if not attacks:
-        return []
-    tokens = {one.name: one.tokens for one in plans}
-    static = [one for one in attacks if one.name != BY_SCORE]
-    notes = []
-    if all(abs(one.tokens - tokens[one.name]) < 1e-6 for one in static):
-        notes.append("static plans compute on as many tokens whatever is in a row: no attack makes them dearer")
-    notes += [
-        f"{one.name} computes on {tokens[one.name]:.1f} tokens behind the last block, under {one.attack} on "
-        f"{one.tokens:.1f}"
-        for one in attacks
-        if one.name == BY_SCORE
-    ]
-    return notes

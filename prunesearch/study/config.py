@@ -83,6 +83,7 @@ class RunConfig(BaseModel):
         delimiter: character that sets the columns of a CSV file apart; None: found out.
         header: whether the first row of a CSV or TSV file names its columns; None: unless it cannot.
         skip_bad: leave out rows that cannot be read or decoded, and count them, where they are an error otherwise.
+        group: data column that says which group a row belongs to: results are told group by group; None: they are not.
         metric: a name in `METRICS` that the task has; None: its default.
         device: cpu, cuda or cuda:N, measured now; or the name of a profile (`prunesearch devices`).
         budget: `10ms`, `40mJ`, `2GMACs`, `64MiB`, `60%` or `2x`; None: the whole front.
@@ -157,6 +158,7 @@ class RunConfig(BaseModel):
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     header: bool | None = None
     skip_bad: bool = False
+    group: str | None = Field(default=None, min_length=1)
     metric: str | None = None
     device: str = "cpu"
     budget: BudgetSetting | None = None

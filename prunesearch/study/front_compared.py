@@ -84,11 +84,19 @@ class AttackedPlan(FrontRecord):
 
 
 class DearerPlan(FrontRecord):
-    """A plan on rows that were changed, within a bound, so that stages by row leave more of their tokens."""
+    """A plan, cascade or router on rows that were changed, within a bound, so that one of them computes more."""
 
-    name: str = Field(description="`unpruned`, the id of a point, or `by-score`, which the rows were made for")
-    tokens: float = Field(description="behind the last block, on average over rows as they are")
-    attacked_tokens: float = Field(description="the same over the changed rows")
+    name: str = Field(description="`unpruned`, the id of a point, or what `adapt` found")
+    made_for: str = Field(default="by-score", description="the plan, cascade or router that the rows were made for")
+    tokens: float | None = Field(
+        default=None,
+        description="behind the last block, on average over rows as they are; null where plans are several",
+    )
+    attacked_tokens: float | None = Field(default=None, description="the same over the changed rows")
+    slow: float | None = Field(
+        default=None, description="share of rows as they are that go to the slowest plan; null for one plan"
+    )
+    attacked_slow: float | None = Field(default=None, description="the same of the changed rows")
     ms: float = Field(description="mean of the same batches as they are, timed side by side with the changed ones")
     attacked_ms: float = Field(description="mean of the changed batches")
     quality: float = Field(description="on rows as they are")
@@ -102,6 +110,9 @@ class StressedPlan(FrontRecord):
     quality: MetricValue = Field(description="on rows as they are, with its change from the unpruned model's")
     tokens: float = Field(description="behind the last block, on average over rows as they are")
     classes: list[ClassQuality] = Field(default_factory=list, description="the class that lost most first")
+    groups: list[ClassQuality] = Field(
+        default_factory=list, description="likewise, of a study with groups (`run --group`)"
+    )
     shifted: MetricValue | None = Field(default=None, description="on the other data; null where none was given")
 
 

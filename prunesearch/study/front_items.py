@@ -257,9 +257,9 @@ class Unpruned(FrontItem):
 
 
 class ClassQuality(FrontRecord):
-    """One class of rows."""
+    """One class of rows, or one group."""
 
-    name: str = Field(description="of the class")
+    name: str = Field(description="of the class or group")
     rows: int = Field(description="of the holdout split")
     quality: float = Field(description="of the plan on these rows")
     change: float = Field(description="from the unpruned model's there")
@@ -288,6 +288,10 @@ class Point(FrontItem):
         default_factory=list,
         description="of a task with classes whose rows are right or wrong, the class that lost most first: those of 20 "
         "rows or more, 20 of them at most; of rows as they are",
+    )
+    groups: list[ClassQuality] = Field(
+        default_factory=list,
+        description="of a run with `--group`, the group that lost most first, likewise",
     )
     tuned: Tuned | None = Field(
         default=None,

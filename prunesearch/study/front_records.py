@@ -61,6 +61,7 @@ class TaskInfo(FrontRecord):
     )
     calibration: int = Field(ge=0, description="rows of the split that the search saw")
     holdout: int = Field(ge=0, description="rows of the split on which points are reported")
+    group: str | None = Field(default=None, description="column of the data that says which group a row belongs to")
     notes: list[str] = Field(default_factory=list, description="what was inferred about the data")
 
 

@@ -211,6 +211,11 @@ def make_setting(
     target = target or resolve_target(config.device)
     if task is None:
         task = _load(config, source, target, model, data, processor)
+    if config.group is not None and not task.groups:
+        raise PruneSearchError(
+            "groups are of rows that are read (--data, or a datasets.Dataset), but got a task without them: leave "
+            "group out"
+        )
     if config.robust and config.weights is not None:
         raise PruneSearchError("weights of a study are judged on rows as they are, but got --robust: leave one out")
     if config.robust and not task.views:
@@ -258,6 +263,7 @@ def _load(
         delimiter=config.delimiter,
         header=config.header,
         skip_bad=config.skip_bad,
+        group=config.group,
         metric=config.metric,
         batch_size=config.eval_batch_size,
         dtype=target.dtype(config.dtype),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from prunesearch.tasks.base import Task
+    from prunesearch.tasks.data.groups import Grouping
     from prunesearch.tasks.data.sources import DataSource
     from prunesearch.tasks.views.alter import Alterations
 
@@ -48,6 +49,7 @@ def load_task(
     skip_bad: bool = False,
     whole: bool = False,
     views: Alterations | None = None,
+    group: str | None = None,
 ) -> Task:
     """Load a model and its data, and cache both splits as batches.
 
@@ -65,13 +67,15 @@ def load_task(
     `delimiter` (one character) and `header` (whether the first row names the columns) are of CSV and TSV files; None:
     as they look. `skip_bad` leaves out rows that cannot be read or decoded, and counts them in a note, where they are
     an error otherwise. `whole`: all rows are used, those that are not calibration rows for the holdout split. `views`
-    are further splits, `holdout@fog`, of rows of the two that judge.
+    are further splits, `holdout@fog`, of rows of the two that judge. `group` names a column that says which group a row
+    belongs to.
 
     Raises `PruneSearchError`, in one line, for whatever cannot be loaded or does not fit together. Batches made by the
     caller: `objects.task_of`.
     """
     from prunesearch.pruning.families.find import check_model_type
     from prunesearch.tasks.data.columns import by_role
+    from prunesearch.tasks.data.groups import Grouping as Groups
     from prunesearch.tasks.data.readers.delimited import TextTable
     from prunesearch.tasks.data.sources import as_source
     from prunesearch.tasks.data.split import Sizes
@@ -99,11 +103,15 @@ def load_task(
         weights = {"dtype": first.dtype, "device": first.device, "attention": config._attn_implementation}
     check_model_type(config.model_type)
     check_head(config, model_id, task)
-    source = as_source(data, TextTable(delimiter, header, tuple((columns or {}).values()), skip_bad))
+    named = (*(columns or {}).values(), *([] if group is None else [group]))
+    source = as_source(data, TextTable(delimiter, header, named, skip_bad))
+    grouping = None if group is None else Groups(group)
+    if grouping is not None:
+        grouping.check(source.name, source.splits)
     request = TaskRequest(
         model_id=model_id,
         config=config,
-        source=replace(source, views=views),
+        source=replace(source, views=views, grouping=grouping),
         columns=by_role(columns or {}),
         batch_size=batch_size,
         sizes=Sizes.whole(calibration or 1) if whole else Sizes(calibration, holdout, train),
@@ -122,6 +130,24 @@ def load_task(
         )
     loaded: Task = TASKS.load(kind)(request)
     loaded.check_measure()
+    if grouping is not None:
+        _take_groups(loaded, grouping)
     inferred = " (from the model's head and the data)" if task == "auto" else ""
     loaded.notes.append(f"task: {loaded.name}{inferred}; metric: {loaded.metric}")
     return loaded
+
+
+def _take_groups(task: Task, grouping: Grouping) -> None:
+    """Let a task know the groups of its rows.
+
+    Raises:
+        PruneSearchError: if what it judges are not the rows of the data, one by one.
+    """
+    split = task.splits["holdout"]
+    if len(grouping.values.get("holdout", [])) != split.n:
+        raise PruneSearchError(
+            f"groups are of rows, but task {task.name} judges {split.n} things that are not one a row: leave --group "
+            "out"
+        )
+    task.groups = dict(grouping.values)
+    task.notes.append(f"groups: column '{grouping.column}', {len(set(task.groups['holdout']))} in the holdout rows")

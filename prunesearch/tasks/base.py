@@ -66,6 +66,7 @@ class Task(ABC):
     own: Metric | None = None
     over: str = "mean"
     space: str = ""
+    groups: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def calibration(self) -> EvalSet:

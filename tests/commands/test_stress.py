@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
@@ -14,10 +15,13 @@ from prunesearch.commands.stress import Stressing, StressSettings, judged, plans
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.core.plans.plan import Plan
 from prunesearch.core.plans.schedule_text import parse_schedule
+from prunesearch.export.by_row.row_rule import SURENESS, EarlyStates
+from prunesearch.export.by_row.serving import Server
 from prunesearch.pruning.apply import apply_
 from prunesearch.report.tables.stressed_table import show_stressed
 from prunesearch.report.views.pages import stressed_section
 from prunesearch.search.adaptive.by_score import counts_of
+from prunesearch.search.adaptive.choosing import learnt_guess
 from prunesearch.search.adaptive.dearness import Dearness
 from prunesearch.search.run import run
 from prunesearch.study.config import RunConfig
@@ -176,6 +180,37 @@ def test_an_attack_on_compute_makes_stages_by_row_dearer_and_no_static_plan(fron
         Stressing(front, setting, handle, static, wanted).found()
 
 
+@pytest.mark.parametrize("kind", ["cascade", "router"])
+def test_an_attack_on_compute_sends_rows_to_the_slowest_plan(front: Front, kind: str) -> None:
+    pytest.importorskip("foolbox", reason="needs foolbox: pip install 'prunesearch[robust]'")
+    setting = make_setting(RunConfig(**front.config))
+    task, static = setting.task, plans_of(front)
+    plans = [Plan(parse_schedule("0:0.4 cls_attention+drop")), Plan()]
+    wanted = StressSettings(attacks=("compute",), eps=0.03, rows=32, attacked=16)
+    rows = [task.splits["holdout"].batches.pick([number], {})[0] for number in range(16)]
+    with apply_(task.model, Plan()) as handle:
+        server = Server(task.model, handle)
+        rule = server.cascade(plans, "margin", 0.0)
+        if kind == "router":
+            states = torch.cat([EarlyStates(task.model, handle, 0)(batch.inputs) for batch in rows])
+            guess = learnt_guess(states, torch.arange(16) % 3 > 0)
+            rule = server.router(plans, [guess], 0.0, 0)
+            rule.threshold = float(guess(states).quantile(0.43))
+        else:
+            sure = torch.cat([SURENESS["margin"](server.static(plans[0])(batch.inputs)) for batch in rows])
+            rule.threshold = float(sure.quantile(0.43))
+        found = Stressing(front, setting, handle, static, wanted, rules={kind: rule}).found()
+        with torch.inference_mode():
+            places = [int(rule(batch.inputs)[1]) for batch in rows]
+    unpruned, mine = found.dearer
+    assert (unpruned.name, unpruned.made_for, mine.name) == ("unpruned", kind, kind)
+    assert mine.slow == pytest.approx(sum(places) / 16)
+    assert mine.attacked_slow is not None
+    assert mine.attacked_slow > mine.slow
+    assert unpruned.attacked_tokens == unpruned.tokens
+    assert any(f"{kind} under an attack on compute: " in note and "slowest plan" in note for note in found.notes)
+
+
 def test_dearness_follows_the_counts() -> None:
     """Of rows with the same stage, the one that leaves more is dearer by it, too."""
     model, inputs = build("vit"), inputs_of("vit", (13,) * 24)
@@ -187,3 +222,24 @@ def test_dearness_follows_the_counts() -> None:
             counts = torch.tensor(counts_of(model, handle, plan, inputs)).float()
         assert len(set(counts.tolist())) > 1
         assert float(torch.corrcoef(torch.stack([said.detach(), counts]))[0, 1]) > 0.5
+
+
+def test_groups_of_a_run_are_told_in_front_verdict_pages_and_under_stress(tmp_path: Path) -> None:
+    with on_box(tmp_path):
+        frame = pd.read_parquet("data.parquet")
+        frame.assign(who=["first" if label == 0 else "rest" for label in frame.label]).to_parquet("data.parquet")
+        front = run(RunConfig(**settings(tmp_path, device="box", group="who")), "grouped", root=tmp_path / "studies")
+        setting = make_setting(RunConfig(**front.config))
+        with apply_(setting.task.model, Plan()) as handle:
+            found = Stressing(front, setting, handle, plans_of(front), StressSettings(rows=64)).found()
+    assert front.task.group == "who"
+    for one in found.plans:  # the class that is a group by itself says what the group must
+        groups, classes = ({part.name: part for part in parts} for parts in (one.groups, one.classes))
+        (alone,) = (part for name, part in classes.items() if name in ("0", "LABEL_0"))
+        assert (groups["first"].quality, groups["first"].rows) == (alone.quality, alone.rows)
+        assert groups["first"].rows + groups["rest"].rows == found.rows
+    told = front.model_copy(update={"stressed": found})
+    out = Console(file=io.StringIO(), width=300)
+    show_stressed(told, out)
+    assert "worst group" in out.file.getvalue()
+    assert any(note.startswith("group by group ") for note in found.notes)

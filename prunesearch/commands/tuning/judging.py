@@ -21,7 +21,7 @@ from prunesearch.pruning.forward.artefacts import loaded
 from prunesearch.pruning.forward.beside import Beside
 from prunesearch.search.finish.candidates import blind_note
 from prunesearch.search.finish.items import fidelity_of, metric_value, paired_difference_to
-from prunesearch.search.finish.robustness import classes_of
+from prunesearch.search.finish.robustness import classes_of, groups_of
 from prunesearch.search.trials.evaluate import Evaluation, Evaluator
 from prunesearch.study.folder import StudyFolder
 from prunesearch.study.front_items import ClassQuality, Fidelity, MetricValue, Tuned
@@ -161,13 +161,14 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A plan on its trained weights: quality on the holdout split, in all and by class, closeness, and how it came."""
+    """A plan on its trained weights: quality on the holdout split, in all, by class and by group; how it came."""
 
     plan: Plan
     quality: MetricValue
     fidelity: Fidelity
     tuned: Tuned
     classes: list[ClassQuality]
+    groups: list[ClassQuality]
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,8 @@ class Judging:
         )
         whole, fidelity = Plan(plan.schedule, plan.changes, learnt.name), fidelity_of(judged, seen.loss)
         classes = classes_of(self.task, self.unpruned, judged, self.task.holdout.labels)
-        return Outcome(whole, self._to_unpruned(judged, seen.quality), fidelity, tuned, classes)
+        groups = groups_of(self.task, self.unpruned, judged, self.task.holdout)
+        return Outcome(whole, self._to_unpruned(judged, seen.quality), fidelity, tuned, classes, groups)
 
     def _to_unpruned(self, judged: Evaluation, calibration: float) -> MetricValue:
         """A quality with its difference to the user's model."""

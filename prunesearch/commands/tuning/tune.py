@@ -112,6 +112,7 @@ def _judged(judging: Judging, point: Point, learnt: Learnt) -> Point | None:
             "qualities": {**point.qualities, first: found.quality},
             "fidelity": found.fidelity,
             "classes": found.classes,
+            "groups": found.groups,
             "rows": judging.task.holdout.n,
             "tuned": found.tuned,
         }

@@ -14,6 +14,7 @@ from prunesearch.study.front_items import MetricValue
 def stressed_head(found: Stressed, metric: str) -> list[str]:
     """The titles of `stressed_rows`."""
     head = ["", f"{metric}, %", "change", "worst class", "there"]
+    head += ["worst group", "there"] if found.plans[0].groups else []
     head += ["other data", "change"] if found.data is not None else []
     for attack in dict.fromkeys(one.attack for one in found.attacked):
         head += [attack, "from unpruned", "to unpruned"]
@@ -25,8 +26,9 @@ def stressed_rows(found: Stressed) -> list[list[str]]:
     rows = []
     for one in found.plans:
         row = [one.name, *_value(one.quality)]
-        worst = one.classes[0] if one.classes else None
-        row += ["", ""] if worst is None else [worst.name, f"{100 * worst.quality:.1f} ({100 * worst.change:+.1f})"]
+        for parts in (one.classes, one.groups) if found.plans[0].groups else (one.classes,):
+            worst = parts[0] if parts else None
+            row += ["", ""] if worst is None else [worst.name, f"{100 * worst.quality:.1f} ({100 * worst.change:+.1f})"]
         if found.data is not None:
             row += ["", ""] if one.shifted is None else _value(one.shifted)
         for attack in dict.fromkeys(other.attack for other in found.attacked):
@@ -57,7 +59,7 @@ def show_stressed(front: Front, console: Console | None = None) -> None:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for title in stressed_head(found, front.task.metric):
-        table.add_column(title, justify="left" if title in ("", "worst class") else "right")
+        table.add_column(title, justify="left" if title in ("", "worst class", "worst group") else "right")
     for row in stressed_rows(found):
         table.add_row(*row)
     out.print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dash import html
@@ -31,6 +32,7 @@ from prunesearch.report.views.parts import breakable, details, plot, point_view,
 from prunesearch.report.views.parts_samples import samples_view
 from prunesearch.report.views.study_view import Item, StudyView
 from prunesearch.study.front import Front
+from prunesearch.study.front_items import ClassQuality
 
 FRONT_LABEL = "Scatter plot of quality against cost; the same numbers stand in the table of all points"
 
@@ -156,7 +158,7 @@ def trust_section(study: StudyView) -> list[Any]:
     left = section("Predicted against measured latency", small(said), *shown)
     both = html.Div([left, section("Conditions and provenance", conditions(study))], className="columns even")
     unlike = [*adapted_section(front), *stressed_section(front)]
-    views = [*views_section(front), *classes_section(front)]
+    views = [*views_section(front), *classes_section(front), *groups_section(front)]
     more = [*compared_section(front), *views, *unlike, *ladder_section(front)]
     return [*more, both]
 
@@ -184,24 +186,34 @@ def views_section(front: Front) -> list[Any]:
 
 def classes_section(front: Front) -> list[Any]:
     """The quality of every point class by class; nothing where rows have no classes."""
-    points = [point for point in front.points if point.classes]
-    if not points:
+    return _parts_section(front, {point.id: point.classes for point in front.points}, "class")
+
+
+def groups_section(front: Front) -> list[Any]:
+    """The same group by group; nothing where no column says them."""
+    return _parts_section(front, {point.id: point.groups for point in front.points}, "group", front.task.group)
+
+
+def _parts_section(
+    front: Front, parts: Mapping[str, Sequence[ClassQuality]], what: str, column: str | None = None
+) -> list[Any]:
+    known = {point: {one.name: one for one in mine} for point, mine in parts.items() if mine}
+    if not known:
         return []
-    known = {point.id: {one.name: one for one in point.classes} for point in points}
-    worst = next((point for point in points if point.id == front.verdict.point), points[-1])
-    names = list(dict.fromkeys(one.name for point in (worst, *points) for one in point.classes))
+    worst = front.verdict.point if front.verdict.point in known else list(known)[-1]
+    names = list(dict.fromkeys(name for point in (str(worst), *known) for name in known[point]))
     rows = []
     for name in names:
-        each = [known[point.id].get(name) for point in points]
+        each = [mine.get(name) for mine in known.values()]
         cells = ["" if one is None else f"{100 * one.quality:.1f} ({signed(one.change)})" for one in each]
         rows.append([name, str(max(one.rows for one in each if one is not None)), *cells])
-    head = ["class", "rows", *(point.id for point in points)]
+    head = [what if column is None else column, "rows", *known]
     said = (
-        f"{front.task.metric}, %, of every point in every class, and its change from the unpruned model's there; the "
-        f"class that {worst.id} costs most first. Of few rows a change is known to a few points only."
+        f"{front.task.metric}, %, of every point in every {what}, and its change from the unpruned model's there; the "
+        f"{what} that {worst} costs most first. Of few rows a change is known to a few points only."
     )
-    shown = table(head, rows, range(1, len(head)), "quality in every class")
-    return [section("Quality in every class", small(said), shown)]
+    shown = table(head, rows, range(1, len(head)), f"quality in every {what}")
+    return [section(f"Quality in every {what}", small(said), shown)]
 
 
 def adapted_section(front: Front) -> list[Any]:

@@ -36,7 +36,7 @@ from prunesearch.search.finish.kept import Kept
 from prunesearch.search.finish.ladder import climb, say_ladder
 from prunesearch.search.finish.need import InTurn, prospect_of, rows_at_least, rows_needed, rows_note
 from prunesearch.search.finish.remeasure import Remeasured, remeasure
-from prunesearch.search.finish.robustness import class_note, judged_rows, robust_notes, with_classes, with_worst_class
+from prunesearch.search.finish.robustness import by_parts, judged_rows, part_notes, robust_notes, with_worst_class
 from prunesearch.search.finish.tuned import keep_tuned
 from prunesearch.search.finish.verdict import TOLERANCE, Judge, in_sequence, with_promises
 from prunesearch.search.handed_on import Run, Searched
@@ -127,8 +127,7 @@ class Finish:
             maker.point(record, evaluation, costs, base)
             for record, evaluation, costs in zip(candidates, evaluations, measured, strict=True)
         ]
-        labels = split.take(reference.n).labels
-        points = with_classes(points, self.task, reference, evaluations, labels)
+        points = by_parts(points, self.task, reference, evaluations, split.take(reference.n))
         carried = self._carried(reference)
         if carried is not None:
             points = [carried.point(point, found) for point, found in zip(points, evaluations, strict=True)]
@@ -144,7 +143,7 @@ class Finish:
                 reference.first(common),
             )
         )
-        blind = blind_note(self.task, reference, labels)
+        blind = blind_note(self.task, reference, split.take(reference.n).labels)
         notes = [] if carried is None else [carried.note()]
         front = self._with_ladder(self._front(unpruned, points, chosen, blind, notes))
         if self.run.folder.front.exists():
@@ -313,7 +312,7 @@ class Finish:
             *said,
             senseless_note(len(inside) - len(answering), self.task.metric),
             *robust_notes(points, unpruned),
-            class_note(points),
+            *part_notes(points),
             *self._remarks(points),
         ]
         return Front(
@@ -327,6 +326,7 @@ class Finish:
                 metric=self.task.metric,
                 calibration=self.task.calibration.n,
                 holdout=self.task.holdout.n,
+                group=config.group,
                 notes=self.task.notes,
             ),
             device=Device(**costing.table.device),

@@ -16,6 +16,7 @@ from prunesearch.study.front_records import Verdict
 from prunesearch.study.setup import Setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet
+from prunesearch.tasks.data.groups import groups_in
 from prunesearch.tasks.views.view_table import CLEAN
 
 _FEW = 3  # points, below which ranks say nothing
@@ -104,6 +105,17 @@ def with_classes(
     ]
 
 
+def by_parts(
+    points: Sequence[Point], task: Task, unpruned: Evaluation, evaluations: Sequence[Evaluation], split: EvalSet
+) -> list[Point]:
+    """The points with what `classes_of` and `groups_of` say of each."""
+    points = with_classes(points, task, unpruned, evaluations, split.labels)
+    return [
+        point.model_copy(update={"groups": groups_of(task, unpruned, found, split)})
+        for point, found in zip(points, evaluations, strict=True)
+    ]
+
+
 def classes_of(task: Task, unpruned: Evaluation, evaluation: Evaluation, labels: object) -> list[ClassQuality]:
     """The classes of rows, the one that lost most first; of rows in several views those that are as they were.
 
@@ -119,22 +131,43 @@ def classes_of(task: Task, unpruned: Evaluation, evaluation: Evaluation, labels:
     wanted = torch.as_tensor(labels).cpu() if numbers else None
     if wanted is None or wanted.ndim != 1 or not task.label_names or not task.scoring.binary:
         return []
+    return _each_of(unpruned, evaluation, wanted, task.label_names)
+
+
+def groups_of(task: Task, unpruned: Evaluation, evaluation: Evaluation, split: EvalSet) -> list[ClassQuality]:
+    """The groups of rows likewise, whatever the metric; empty where no column says them.
+
+    Args:
+        task: with the groups of its rows.
+        unpruned, evaluation: as of `classes_of`.
+        split: the rows of `unpruned`.
+    """
+    values = task.groups.get("holdout")
+    if values is None:
+        return []
+    mine = groups_in(split, values)
+    names = sorted(set(mine))
+    places = {name: place for place, name in enumerate(names)}
+    return _each_of(unpruned, evaluation, torch.tensor([places[name] for name in mine]), names)
+
+
+def _each_of(unpruned: Evaluation, evaluation: Evaluation, wanted: Tensor, names: Sequence[str]) -> list[ClassQuality]:
+    """What is told of the parts of rows, by the place of each row's name, int64 `[n]`; the one that lost most first."""
     wanted = wanted[: evaluation.n]
     base = unpruned.first(evaluation.n)
     if evaluation.views is not None:
         clean = evaluation.views.of == evaluation.views.names.index(CLEAN)
         wanted, base, evaluation = wanted[clean], base.in_views[CLEAN], evaluation.in_views[CLEAN]
-    found = [_class(task, base, evaluation, wanted == label, label) for label in sorted(set(wanted.tolist()))]
+    found = [_part(base, evaluation, wanted == place, place, names) for place in sorted(set(wanted.tolist()))]
     told = [one for one in found if one.rows >= _LEAST_ROWS]
     return sorted(told, key=lambda one: (one.change, one.quality))[:_MOST] if len(told) > 1 else []
 
 
-def _class(task: Task, base: Evaluation, found: Evaluation, mine: Tensor, label: int) -> ClassQuality:
+def _part(base: Evaluation, found: Evaluation, mine: Tensor, place: int, names: Sequence[str]) -> ClassQuality:
     before, after = (part_of(one, mine.nonzero().flatten()) for one in (base, found))
     ends = paired_difference_to(before, after).ends
-    names = task.label_names
     return ClassQuality(
-        name=names[label] if label < len(names) else str(label),
+        name=names[place] if place < len(names) else str(place),
         rows=after.n,
         quality=after.quality,
         change=after.quality - before.quality,
@@ -148,30 +181,42 @@ def part_of(evaluation: Evaluation, rows: Tensor) -> Evaluation:
     return Evaluation(evaluation.statistics[rows], evaluation.kl[rows], evaluation.agrees[rows], evaluation.metric)
 
 
-def worst_class(classes: Sequence[ClassQuality]) -> str:
+def worst_class(parts: Sequence[ClassQuality], what: str = "classes") -> str:
     """`cat -3.9 points (95 % interval -9.2 to +1.4; 62.7 % of 51 rows), the most of 10 classes`."""
-    one, ends = classes[0], ""
+    one, ends = parts[0], ""
     if one.low is not None and one.high is not None:
         ends = f"95 % interval {100 * one.low:+.1f} to {100 * one.high:+.1f}; "
     return (
         f"{one.name} {100 * one.change:+.1f} points ({ends}{100 * one.quality:.1f} % of {one.rows:,} rows), the most "
-        f"of {len(classes)} classes"
+        f"of {len(parts)} {what}"
     )
 
 
 def with_worst_class(verdict: Verdict, points: Sequence[Point]) -> Verdict:
-    """The verdict with the class that the recommended point costs most."""
-    point = next((point for point in points if point.id == verdict.point), None)
-    if point is None or not point.classes or point.classes[0].change >= 0:
-        return verdict
-    return verdict.model_copy(update={"text": f"{verdict.text} Class by class it costs {worst_class(point.classes)}."})
+    """The verdict with the class, and the group, that the recommended point costs most."""
+    point, text = next((point for point in points if point.id == verdict.point), None), verdict.text
+    if point is not None and point.classes and point.classes[0].change < 0:
+        text += f" Class by class it costs {worst_class(point.classes)}."
+    if point is not None and point.groups and point.groups[0].change < 0:
+        text += f" Group by group it costs {worst_class(point.groups, 'groups')}."
+    return verdict.model_copy(update={"text": text})
 
 
 def class_note(points: Sequence[Point]) -> str | None:
     """The class that each point costs most, in a line; None where classes are not known."""
-    told = [
-        f"{point.id} {point.classes[0].name} {100 * point.classes[0].change:+.1f}" for point in points if point.classes
-    ]
-    if not told:
-        return None
-    return f"class that loses most, points of rows as they are: {', '.join(told)}"
+    return _most([(point.id, point.classes) for point in points], "class")
+
+
+def group_note(points: Sequence[Point]) -> str | None:
+    """The group likewise."""
+    return _most([(point.id, point.groups) for point in points], "group")
+
+
+def part_notes(points: Sequence[Point]) -> list[str]:
+    """Both, where they are known."""
+    return [note for note in (class_note(points), group_note(points)) if note]
+
+
+def _most(points: Sequence[tuple[str, Sequence[ClassQuality]]], what: str) -> str | None:
+    told = [f"{name} {parts[0].name} {100 * parts[0].change:+.1f}" for name, parts in points if parts]
+    return f"{what} that loses most, points of rows as they are: {', '.join(told)}" if told else None

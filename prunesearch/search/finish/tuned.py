@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from prunesearch.search.finish.candidates import hypervolume
 from prunesearch.search.finish.need import rows_note
-from prunesearch.search.finish.robustness import class_note, with_worst_class
+from prunesearch.search.finish.robustness import class_note, group_note, with_worst_class
 from prunesearch.search.finish.verdict import Judge, with_promises
 from prunesearch.study.front import Front, trust
 from prunesearch.study.front_items import Point
 from prunesearch.study.front_records import Verdict
 
-_KEPT = ("plan", "text", "qualities", "fidelity", "classes", "rows", "tuned")  # of a point that was tuned
+_KEPT = ("plan", "text", "qualities", "fidelity", "classes", "groups", "rows", "tuned")  # of a point that was tuned
 
 
 def with_tuned(front: Front, tuned: Sequence[Point], *, blind: bool) -> Front:
@@ -59,7 +59,7 @@ def keep_tuned(front: Front, before: Front, *, blind: bool) -> Front:
 
 def _notes(front: Front, points: Sequence[Point]) -> list[str]:
     """Those of the front, with what its points are of now: their holdout rows, and their worst classes."""
-    now = {said(front.points): said(points) for said in (rows_note, class_note)}
+    now = {said(front.points): said(points) for said in (rows_note, class_note, group_note)}
     return [kept for note in front.notes if (kept := now.get(note, note))]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +44,13 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 Fetch = Callable[[str, str | None], Any]
 
 
+class Grouping(Protocol):
+    """Takes down what group each row is of."""
+
+    def read(self, parts: Mapping[str, Dataset], name: str) -> None:
+        """The rows of splits, by the splits' roles, of data of this name."""
+
+
 class Views(Protocol):
     """Makes views of rows: `(rows, columns, base)` -> the same rows by the name of each view."""
 
@@ -62,6 +69,7 @@ class DataSource:
     `skip_bad` says whether rows that cannot be decoded are left out, and counted, in place of an error.
     `numbers` `[n]` are the places of a split's rows in its file, from 0, where some have been left out already.
     `views` makes other views of rows, of the first `views.rows` of each split that is judged by; None: there are none.
+    `grouping` takes down which group rows belong to, when splits are drawn of them.
     """
 
     name: str
@@ -71,6 +79,7 @@ class DataSource:
     skip_bad: bool = False
     views: Views | None = None
     numbers: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    grouping: Grouping | None = None
 
     def select(self, keep: dict[str, NDArray[np.int64]], notes: list[str]) -> DataSource:
         """The rows at the places `keep` `[k]` of each split, with `notes` after its own; splits of none are gone."""

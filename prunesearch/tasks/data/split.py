@@ -131,6 +131,8 @@ def make_splits(
             parts[role] = SplitPart(source.splits[pool].select(numbers), ids[chosen], places, said)
     parts, bad_notes = _drop_bad(parts, columns, source) if source.skip_bad else (parts, [])
     parts, duplicate_notes = _drop_duplicates(parts, columns, source)
+    if source.grouping is not None:
+        source.grouping.read({role: part.rows for role, part in parts.items()}, source.name)
     notes += _one_class(parts, label_map.names)
     parts |= _in_views(parts, columns, source)
     return Splits(parts, label_map.names, [*notes, *label_map.notes, *bad_notes, *duplicate_notes])

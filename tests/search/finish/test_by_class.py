@@ -8,9 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from prunesearch.search.finish.robustness import class_note, classes_of, with_classes, with_worst_class, worst_class
+from prunesearch.search.finish.robustness import (
+    by_parts,
+    class_note,
+    classes_of,
+    groups_of,
+    part_notes,
+    with_classes,
+    with_worst_class,
+    worst_class,
+)
 from prunesearch.search.trials.evaluate import Evaluation, InViews
 from prunesearch.study.front_records import Verdict
+from prunesearch.tasks.batching.batches import Batch, EvalSet, Held
 from prunesearch.tasks.metrics.classes import Accuracy
 from tests.search.finish.test_verdict import point
 
@@ -85,3 +95,22 @@ def test_verdict_and_note_have_the_worst_class() -> None:
     assert note is not None
     assert "p1 cat +0.0, p2 dog -" in note
     assert class_note(points) is None
+
+
+def test_every_group_is_counted_by_its_rows_numbers_and_told_in_verdict_and_note() -> None:
+    """Rows come in an order of their own, as texts that are sorted by length do."""
+    labels, before, after = some()
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(1))
+    held = Held([Batch({}, labels[part], part) for part in order.split(50)])
+    whole = SimpleNamespace(groups={"holdout": [NAMES[int(label)] for label in labels]}, **vars(task([], binary=False)))
+    both = evaluation(before[order]), evaluation(after[order])
+    found = groups_of(whole, *both, EvalSet("holdout", held))
+    assert found == classes_of(task(), evaluation(before), evaluation(after), labels)
+    assert groups_of(SimpleNamespace(groups={}), *both, EvalSet("holdout", held)) == []  # type: ignore[arg-type]
+    points = [point("p1", 15.0, 0.8), point("p2", 10.0, 0.7)]
+    made = by_parts(points, whole, both[0], both, EvalSet("holdout", held))
+    said = with_worst_class(Verdict(text="Take p2.", point="p2"), made).text
+    assert said == f"Take p2. Group by group it costs {worst_class(found, 'groups')}."
+    assert "most of 3 groups" in said
+    (note,) = part_notes(made)
+    assert note.startswith("group that loses most, points of rows as they are: p1 cat +0.0, p2 dog -")
