@@ -44,7 +44,7 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 Fetch = Callable[[str, str | None], Any]
 
 
-class Grouping(Protocol):
+class GroupReader(Protocol):
     """Takes down what group each row is of."""
 
     def read(self, parts: Mapping[str, Dataset], name: str) -> None:
@@ -79,7 +79,7 @@ class DataSource:
     skip_bad: bool = False
     views: Views | None = None
     numbers: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-    grouping: Grouping | None = None
+    grouping: GroupReader | None = None
 
     def select(self, keep: dict[str, NDArray[np.int64]], notes: list[str]) -> DataSource:
         """The rows at the places `keep` `[k]` of each split, with `notes` after its own; splits of none are gone."""
