@@ -42,7 +42,7 @@ from prunesearch.study.setup import Setting, make_setting
 from prunesearch.study.trials import read_trials, study_place
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import Batch, EvalSet
-from prunesearch.tasks.data.groups import groups_in
+from prunesearch.tasks.batching.groups import groups_in
 from prunesearch.tasks.kinds.classification import logits_of
 from prunesearch.tasks.loading import load
 from prunesearch.tasks.views.attacks import ATTACKS, COMPUTE, Colours, attacked

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from prunesearch.tasks.base import Task
-    from prunesearch.tasks.data.groups import Grouping
+    from prunesearch.tasks.batching.groups import Grouping
     from prunesearch.tasks.data.sources import DataSource
     from prunesearch.tasks.views.alter import Alterations
 
@@ -74,8 +74,8 @@ def load_task(
     caller: `objects.task_of`.
     """
     from prunesearch.pruning.families.find import check_model_type
+    from prunesearch.tasks.batching.groups import Grouping as Groups
     from prunesearch.tasks.data.columns import by_role
-    from prunesearch.tasks.data.groups import Grouping as Groups
     from prunesearch.tasks.data.readers.delimited import TextTable
     from prunesearch.tasks.data.sources import as_source
     from prunesearch.tasks.data.split import Sizes

@@ -16,7 +16,7 @@ from prunesearch.study.front_records import Verdict
 from prunesearch.study.setup import Setting
 from prunesearch.tasks.base import Task
 from prunesearch.tasks.batching.batches import EvalSet
-from prunesearch.tasks.data.groups import groups_in
+from prunesearch.tasks.batching.groups import groups_in
 from prunesearch.tasks.views.view_table import CLEAN
 
 _FEW = 3  # points, below which ranks say nothing

@@ -14,7 +14,7 @@ from PIL import Image
 
 from prunesearch.core.errors import PruneSearchError
 from prunesearch.tasks import load_task
-from prunesearch.tasks.data.groups import NOBODY, Grouping, groups_in
+from prunesearch.tasks.batching.groups import NOBODY, Grouping, groups_in
 
 WORDS = ("good", "bad", "film", "the", "a")
 
