@@ -96,6 +96,7 @@ TYPED = {
     "--workers": ("2", "workers", 2),
     "--engine": ("ray", "engine", "ray"),
     "--ray-address": ("auto", "ray_address", "auto"),
+    "--group": ("breed", "group", "breed"),
 }
 
 
