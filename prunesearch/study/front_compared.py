@@ -75,7 +75,7 @@ class Compared(FrontRecord):
 class AttackedPlan(FrontRecord):
     """A plan on rows that were changed, within a bound, so that answers come out wrong."""
 
-    name: str = Field(description="`unpruned`, the id of a point, or `by-score`")
+    name: str = Field(description="`unpruned`, the id of a point, or a plan by row that `adapt` found")
     attack: str = Field(description="`fgsm` or `pgd`")
     own: float = Field(description="quality on rows that were changed to mislead this plan")
     from_unpruned: float = Field(description="quality on rows that were changed to mislead the unpruned model")
@@ -106,7 +106,7 @@ class DearerPlan(FrontRecord):
 class StressedPlan(FrontRecord):
     """A plan on rows as they are, class by class, and on those of other data."""
 
-    name: str = Field(description="`unpruned`, the id of a point, or `by-score`")
+    name: str = Field(description="`unpruned`, the id of a point, or a plan by row that `adapt` found")
     quality: MetricValue = Field(description="on rows as they are, with its change from the unpruned model's")
     tokens: float = Field(description="behind the last block, on average over rows as they are")
     classes: list[ClassQuality] = Field(default_factory=list, description="the class that lost most first")

@@ -132,6 +132,13 @@ def test_notes_tell_the_class_that_lost_most_and_how_the_order_holds() -> None:
     assert notes[2].startswith("pgd leaves the unpruned model 20.0 %")
     assert "40.0 to 60.0 %" in notes[2]
     assert len(notes) == 3  # one plan computed more
+    for name in ("by-score", "learnt-thresholds"):  # which may
+        renamed = [one.model_copy(update={"name": name if one.name == "p3" else one.name}) for one in plans]
+        moved = [one.model_copy(update={"name": name if one.name == "p3" else one.name}) for one in attacks]
+        assert stress_notes(renamed, moved)[3:] == [
+            "static plans compute on as many tokens whatever is in a row: no attack makes them dearer",
+            f"{name} computes on 10.0 tokens behind the last block, under pgd on 11.0",
+        ]
 
 
 @pytest.mark.parametrize(

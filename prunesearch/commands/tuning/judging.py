@@ -266,7 +266,7 @@ class Judging:
             f"unpruned {100 * self.unpruned.quality:.2f} %, after the same training {100 * tuned.equal.value:.2f} %"
         )
         whole, fidelity = Plan(plan.schedule, plan.changes, learnt.name), fidelity_of(judged, seen.loss)
-        classes = classes_of(self.task, self.unpruned, judged, self.task.holdout.labels)
+        classes = classes_of(self.task, self.unpruned, judged, self.task.holdout)
         groups = groups_of(self.task, self.unpruned, judged, self.task.holdout)
         return Outcome(whole, self._to_unpruned(judged, seen.quality), fidelity, tuned, classes, groups)
 

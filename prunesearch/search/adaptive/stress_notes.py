@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from prunesearch.export.pick import BY_SCORE
 from prunesearch.search.finish.robustness import rank_correlation
 from prunesearch.study.front_compared import AttackedPlan, StressedPlan
 from prunesearch.study.front_items import ClassQuality
 
-_UNPRUNED, _BY_SCORE = "unpruned", "by-score"
+_UNPRUNED = "unpruned"
 
 
 def stress_notes(plans: Sequence[StressedPlan], attacks: Sequence[AttackedPlan]) -> list[str]:
@@ -65,7 +66,7 @@ def _compute(plans: Sequence[StressedPlan], attacks: Sequence[AttackedPlan]) -> 
     if not attacks:
         return []
     tokens = {one.name: one.tokens for one in plans}
-    static = [one for one in attacks if one.name != _BY_SCORE]
+    static = [one for one in attacks if one.name not in BY_SCORE]
     notes = []
     if all(abs(one.tokens - tokens[one.name]) < 1e-6 for one in static):
         notes.append("static plans compute on as many tokens whatever is in a row: no attack makes them dearer")
@@ -73,6 +74,6 @@ def _compute(plans: Sequence[StressedPlan], attacks: Sequence[AttackedPlan]) -> 
         f"{one.name} computes on {tokens[one.name]:.1f} tokens behind the last block, under {one.attack} on "
         f"{one.tokens:.1f}"
         for one in attacks
-        if one.name == _BY_SCORE
+        if one.name in BY_SCORE
     ]
     return notes

@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from prunesearch.search.finish.items import paired_difference_to
-from prunesearch.search.trials.evaluate import Evaluation
+from prunesearch.search.trials.evaluate import Evaluation, order_of_rows
 from prunesearch.study.front_items import ClassQuality, Point, Unpruned
 from prunesearch.study.front_records import Verdict
 from prunesearch.study.setup import Setting
@@ -95,43 +95,38 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | No
 # -- class by class ----------------------------------------------------------------------------------------------------
 
 
-def with_classes(
-    points: Sequence[Point], task: Task, unpruned: Evaluation, evaluations: Sequence[Evaluation], labels: object
-) -> list[Point]:
-    """The points with what `classes_of` says of each."""
-    return [
-        point.model_copy(update={"classes": classes_of(task, unpruned, found, labels)})
-        for point, found in zip(points, evaluations, strict=True)
-    ]
-
-
 def by_parts(
     points: Sequence[Point], task: Task, unpruned: Evaluation, evaluations: Sequence[Evaluation], split: EvalSet
 ) -> list[Point]:
     """The points with what `classes_of` and `groups_of` say of each."""
-    points = with_classes(points, task, unpruned, evaluations, split.labels)
     return [
-        point.model_copy(update={"groups": groups_of(task, unpruned, found, split)})
+        point.model_copy(
+            update={
+                "classes": classes_of(task, unpruned, found, split),
+                "groups": groups_of(task, unpruned, found, split),
+            }
+        )
         for point, found in zip(points, evaluations, strict=True)
     ]
 
 
-def classes_of(task: Task, unpruned: Evaluation, evaluation: Evaluation, labels: object) -> list[ClassQuality]:
+def classes_of(task: Task, unpruned: Evaluation, evaluation: Evaluation, split: EvalSet) -> list[ClassQuality]:
     """The classes of rows, the one that lost most first; of rows in several views those that are as they were.
 
     Empty where rows have no one class each, or are not right or wrong.
 
     Args:
         task: with its metric and the names of its classes.
-        unpruned: the unpruned model on at least these rows, in the same order.
-        evaluation: a plan.
-        labels: of the rows of `unpruned`.
+        unpruned: the unpruned model on at least these rows, as an `Evaluator` of the split found it.
+        evaluation: a plan, likewise.
+        split: the rows of `unpruned`.
     """
-    numbers = isinstance(labels, Tensor) or (isinstance(labels, list) and all(type(one) is int for one in labels))
+    labels = split.labels
+    numbers = isinstance(labels, Tensor) or all(type(one) is int for one in labels)
     wanted = torch.as_tensor(labels).cpu() if numbers else None
     if wanted is None or wanted.ndim != 1 or not task.label_names or not task.scoring.binary:
         return []
-    return _each_of(unpruned, evaluation, wanted, task.label_names)
+    return _each_of(unpruned, evaluation, wanted[order_of_rows(split)], task.label_names)
 
 
 def groups_of(task: Task, unpruned: Evaluation, evaluation: Evaluation, split: EvalSet) -> list[ClassQuality]:
@@ -139,8 +134,7 @@ def groups_of(task: Task, unpruned: Evaluation, evaluation: Evaluation, split: E
 
     Args:
         task: with the groups of its rows.
-        unpruned, evaluation: as of `classes_of`.
-        split: the rows of `unpruned`.
+        unpruned, evaluation, split: as of `classes_of`.
     """
     values = task.groups.get("holdout")
     if values is None:
@@ -148,7 +142,8 @@ def groups_of(task: Task, unpruned: Evaluation, evaluation: Evaluation, split: E
     mine = groups_in(split, values)
     names = sorted(set(mine))
     places = {name: place for place, name in enumerate(names)}
-    return _each_of(unpruned, evaluation, torch.tensor([places[name] for name in mine]), names)
+    wanted = torch.tensor([places[name] for name in mine])
+    return _each_of(unpruned, evaluation, wanted[order_of_rows(split)], names)
 
 
 def _each_of(unpruned: Evaluation, evaluation: Evaluation, wanted: Tensor, names: Sequence[str]) -> list[ClassQuality]:

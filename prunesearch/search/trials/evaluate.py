@@ -165,6 +165,22 @@ class Rival:
         return min(metric.highest, max(metric.lowest, quality)), float(loss)
 
 
+def order_of_batches(split: EvalSet) -> list[int]:
+    """The batches of a split in the order in which they are evaluated.
+
+    Texts are sorted by length: in that order the first batches would tell of short texts alone.
+    """
+    drawn: list[int] = torch.randperm(len(split.batches), generator=torch.Generator().manual_seed(0)).tolist()
+    return drawn
+
+
+def order_of_rows(split: EvalSet) -> Tensor:
+    """Where the rows of an evaluation are in the order of the batches, in which labels are; int64 `[n]`."""
+    counts = [len(numbers) for numbers in split.batches.numbers]
+    places = torch.arange(sum(counts)).split(counts)
+    return torch.cat([places[i] for i in order_of_batches(split)])
+
+
 class Evaluator:
     """Evaluates schedules on one split; the unpruned model's outputs are computed once and kept.
 
@@ -181,8 +197,7 @@ class Evaluator:
 
     def __init__(self, task: Task, handle: Handle, split: EvalSet, mode: str | None = None) -> None:
         self.task, self.handle, self.split, self.mode = task, handle, split, mode
-        # texts are sorted by length: in that order the first batches would tell of short texts alone
-        self._order = torch.randperm(len(split.batches), generator=torch.Generator().manual_seed(0)).tolist()
+        self._order = order_of_batches(split)
         started = time.monotonic()
         with handle.under(Plan()):
             batches = track(self.batches(), len(split.batches), "unpruned model")
