@@ -177,7 +177,7 @@ def order_of_batches(split: EvalSet) -> list[int]:
 def order_of_rows(split: EvalSet) -> Tensor:
     """Where the rows of an evaluation are in the order of the batches, in which labels are; int64 `[n]`."""
     counts = [len(numbers) for numbers in split.batches.numbers]
-    places = torch.arange(sum(counts)).split(counts)
+    places = torch.split(torch.arange(sum(counts)), counts)
     return torch.cat([places[i] for i in order_of_batches(split)])
 
 
